@@ -1,0 +1,37 @@
+# Three commands for a contributor: `make setup`, `make test`, `make demo`. Each sets up what it needs from nothing and
+# uses it again the second time.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: setup test lint demo bench clean
+
+setup: $(STAMP)
+
+# torch first and alone, so that nothing else chooses its build.
+$(STAMP): pyproject.toml constraints-dev.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --constraint constraints-dev.txt torch
+	$(BIN)/pip install --quiet --constraint constraints-dev.txt --editable ".[dev]"
+	touch $(STAMP)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest
+
+demo: $(STAMP)
+	$(BIN)/python examples/quickstart_transformers.py --report-to tensorboard --output-dir runs/quickstart
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/fit.py
+	$(BIN)/python benchmarks/overhead.py
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info .mypy_cache .ruff_cache

@@ -1,0 +1,160 @@
+"""Counts of |w| by float bit pattern: one read of the weights, in chunks, where they live.
+
+Counts are integers and add: over chunks, threads, ranks, experts and files. The order of the elements does not matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
+
+import torch
+from torch import Tensor
+
+from weibull_monitor.measure.bins import Bins
+from weibull_monitor.measure.threads import alone
+
+HOST_CHUNK = 1 << 19
+"""Elements per pass on the CPU: 2 MiB of int32 a thread, small enough for the cache, large enough to hide call overhead."""
+DEVICE_CHUNK = 1 << 22
+"""Elements per pass elsewhere, where int64 indices are needed: 32 MiB."""
+MAX_THREADS = 8
+"""Bounds the extra memory of a count on the CPU to 16 MiB of buffers; more threads than this wait for memory anyway."""
+
+_QUEUED_ON_DEVICE = frozenset({"cuda", "xpu"})
+"""Device types on which counting is queued without waiting. On others the weights are copied to the host chunk by chunk."""
+
+
+def count_magnitudes(tensors: Sequence[Tensor], bins: Bins) -> Tensor:
+    """Counts the magnitudes of each tensor.
+
+    Args:
+        tensors: Tensors of dtype ``bins.dtype``, of any shape and strides, all on one device. Not modified, never copied
+            whole.
+        bins: The layout to count into.
+
+    Returns:
+        int64, shape (len(tensors), bins.columns): zeros, finite bins, non-finite, a row per tensor; on the tensors'
+        device if that is ``cuda`` or ``xpu`` (queued: no synchronisation), else on the CPU.
+    """
+    device = tensors[0].device if tensors else torch.device("cpu")
+    if device.type in _QUEUED_ON_DEVICE:
+        return count_by_scatter(tensors, bins)
+    return count_by_bincount(tensors, bins)
+
+
+@torch.no_grad()
+def count_by_scatter(tensors: Sequence[Tensor], bins: Bins) -> Tensor:
+    """Counts with operations that no device synchronises for; integer adds only, so the result is deterministic."""
+    device = tensors[0].device
+    counts = torch.zeros(len(tensors), bins.columns, dtype=torch.int64, device=device)
+    one = torch.ones(1, dtype=torch.int64, device=device)
+    for row, tensor in zip(counts, tensors, strict=True):
+        for chunk in chunks(tensor, DEVICE_CHUNK):
+            bits = chunk.view(bins.integer)
+            magnitude = bits & bins.mask
+            column = (magnitude >> bins.shift).long()
+            column = (column + (magnitude != 0)).clamp_(max=bins.columns - 1)
+            if bins.integer == torch.uint8:
+                column = _place_fp8(bits, magnitude, column, bins)
+            row.scatter_add_(0, column, one.expand_as(column))
+    return counts
+
+
+@torch.no_grad()
+def count_by_bincount(tensors: Sequence[Tensor], bins: Bins) -> Tensor:
+    """Counts on the host with `torch.bincount`, the elements divided evenly among threads."""
+    counts = torch.zeros(len(tensors), bins.columns, dtype=torch.int64)
+    total = sum(tensor.numel() for tensor in tensors)
+    threads = max(1, min(torch.get_num_threads(), MAX_THREADS, total // HOST_CHUNK))
+    lock = Lock()
+
+    def work(share: list[tuple[int, Tensor]]) -> None:
+        buffer = torch.empty(HOST_CHUNK, dtype=bins.integer)
+        for row, piece in share:
+            local = torch.zeros(bins.columns, dtype=torch.int64)
+            for chunk in chunks(piece, HOST_CHUNK):
+                _count_chunk(chunk if chunk.device.type == "cpu" else chunk.cpu(), bins, buffer, local)
+            with lock:
+                counts[row] += local
+
+    if threads == 1:
+        work(list(enumerate(tensors)))
+        return counts
+    mine, *others = _divide(tensors, threads)
+    with ThreadPoolExecutor(threads - 1, "weibull-count", initializer=alone) as pool, alone():
+        pending = pool.map(work, others)
+        work(mine)  # a caller that only waited would invite the scheduler to put two workers on one core
+        list(pending)
+    return counts
+
+
+def _count_chunk(chunk: Tensor, bins: Bins, buffer: Tensor, counts: Tensor) -> None:
+    """Adds the counts of one contiguous chunk of at most `HOST_CHUNK` elements on the CPU to a row of counts."""
+    bits = chunk.view(bins.integer)
+    if bins.integer == torch.uint8:
+        every = torch.arange(256, dtype=torch.uint8)
+        magnitude = every & bins.mask
+        column = _place_fp8(every, magnitude, magnitude.long() + (magnitude != 0), bins)
+        counts.index_add_(0, column, torch.bincount(bits, minlength=256))
+        return
+    pattern = torch.bitwise_and(bits, bins.mask, out=buffer[: bits.numel()])
+    if bins.shift:
+        pattern = pattern.bitwise_right_shift_(bins.shift)
+    found = torch.bincount(pattern, minlength=bins.columns)
+    counts[1:-1] += found[: bins.finite]
+    counts[-1] += found[bins.finite :].sum()
+    if found[0]:  # zeros share their bin with the deepest subnormals
+        zeros = bits.numel() - torch.count_nonzero(bits & bins.mask)
+        counts[0] += zeros
+        counts[1] -= zeros
+
+
+def _place_fp8(bits: Tensor, magnitude: Tensor, column: Tensor, bins: Bins) -> Tensor:
+    """Columns of 8-bit floats, whose NaN is not always the highest pattern: in ``fnuz`` types it is the negative zero."""
+    column = column.clamp(max=bins.columns - 1)
+    if bins.fnuz:
+        return torch.where(bits == 0x80, bins.columns - 1, column)
+    return column
+
+
+def chunks(tensor: Tensor, size: int) -> Iterator[Tensor]:
+    """Contiguous 1-D pieces of at most ``size`` elements, each element once, in any order.
+
+    A tensor that is dense in memory (contiguous, transposed, permuted) is not copied; of others, one piece at a time is.
+    """
+    tensor = _flat(tensor)
+    if tensor.is_contiguous():
+        yield from torch.split(tensor.view(-1), size) if tensor.numel() else ()
+    elif tensor[0].numel() > size:
+        for part in tensor:
+            yield from chunks(part, size)
+    else:
+        for rows in torch.split(tensor, max(1, size // max(1, tensor[0].numel()))):
+            yield rows.reshape(-1)
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    """A 1-D view where the elements are dense in memory in some order, else a view with its outermost dimension first."""
+    strides = tensor.stride()
+    order = sorted(range(tensor.dim()), key=lambda d: -strides[d])
+    outermost_first = tensor.detach().permute(order)
+    return outermost_first.view(-1) if outermost_first.is_contiguous() else outermost_first
+
+
+def _divide(tensors: Sequence[Tensor], shares: int) -> list[list[tuple[int, Tensor]]]:
+    """Shares of about equally many elements, as (row, piece of that row's tensor); tensors are cut where need be."""
+    target = -(-sum(tensor.numel() for tensor in tensors) // shares)
+    out: list[list[tuple[int, Tensor]]] = [[]]
+    room = target
+    for row, tensor in enumerate(tensors):
+        rest = _flat(tensor)
+        while len(out) < shares and rest.numel() >= room:
+            cut = min(len(rest), -(-room * len(rest) // rest.numel()))
+            out[-1].append((row, rest[:cut]))
+            out.append([])
+            rest, room = rest[cut:], target
+        out[-1].append((row, rest))
+        room -= rest.numel()
+    return out

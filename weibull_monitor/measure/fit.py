@@ -1,0 +1,164 @@
+"""`fit_weibull`: weights in, Weibull fits out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import overload
+
+import torch
+from torch import Tensor
+
+from weibull_monitor.errors import UnsupportedTensorError
+from weibull_monitor.measure.bins import SUPPORTED, bins_of
+from weibull_monitor.measure.count import count_magnitudes
+from weibull_monitor.measure.solve import MIN_BINS, MIN_VALUES, solve
+
+
+@dataclass(frozen=True)
+class WeibullFit:
+    """The Weibull fit of the magnitudes of one matrix, and what else its counts tell.
+
+    Where `available` is False the estimates are NaN, and `reason` says why.
+
+    Attributes:
+        k: Shape.
+        lambda_: Scale, in the unit of the weights.
+        r2: R² of the straight line through the middle 80 % of the probability plot.
+        k_se: Standard error of ``k`` for independent values, from the plot itself (any shape).
+        lambda_se: Standard error of ``lambda_``.
+        ks: Kolmogorov-Smirnov distance to the fitted distribution, over the whole range.
+        n: Non-zero finite values: those that are fitted.
+        zeros: Values that are exactly zero.
+        nonfinite: Inf and NaN values.
+        rms: Root mean square of all finite values, zeros included.
+        q90_q10: Ratio of the 90 % to the 10 % quantile of the fitted values.
+        p999_p50: Ratio of the 99.9 % quantile to the median of the fitted values.
+        gini: Gini coefficient of the finite magnitudes, zeros included.
+        aic_weibull: Akaike's criterion of a maximum-likelihood Weibull distribution (lower is better).
+        aic_lognormal: The same of a log-normal distribution.
+        aic_gamma: The same of a gamma distribution.
+        occupied_bins: Occupied bins between the 10 % and the 90 % quantile: the resolution of the plot.
+        checksum: Fingerprint of the counts: equal for matrices with equal counts.
+    """
+
+    k: float
+    lambda_: float
+    r2: float
+    k_se: float
+    lambda_se: float
+    ks: float
+    n: int
+    zeros: int
+    nonfinite: int
+    rms: float
+    q90_q10: float
+    p999_p50: float
+    gini: float
+    aic_weibull: float
+    aic_lognormal: float
+    aic_gamma: float
+    occupied_bins: int
+    checksum: int
+
+    @property
+    def available(self) -> bool:
+        """Whether there is a fit."""
+        return math.isfinite(self.k) and math.isfinite(self.lambda_) and self.k > 0
+
+    @property
+    def reason(self) -> str:
+        """Why there is no fit; empty if there is one.
+
+        >>> fit_weibull(torch.zeros(64, 64)).reason
+        'all 4096 values are zero'
+        """
+        if self.available:
+            return ""
+        if self.n == 0 and self.zeros:
+            return f"all {self.zeros} values are zero" + (f" ({self.nonfinite} non-finite)" if self.nonfinite else "")
+        if self.n < MIN_VALUES:
+            return (
+                f"{self.n} non-zero finite values (of {self.n + self.zeros + self.nonfinite}); {MIN_VALUES} are needed"
+            )
+        return f"the middle 80 % of |w| lies in {self.occupied_bins} bins of 1 %; {MIN_BINS} are needed"
+
+
+_INTEGERS = {"n", "zeros", "nonfinite", "occupied_bins", "checksum"}
+_FIELDS = tuple(field.name for field in fields(WeibullFit))  # in the order of `Column`
+
+
+@overload
+def fit_weibull(weights: Tensor) -> WeibullFit: ...
+@overload
+def fit_weibull(weights: Sequence[Tensor]) -> list[WeibullFit]: ...
+def fit_weibull(weights: Tensor | Sequence[Tensor]) -> WeibullFit | list[WeibullFit]:
+    """Fits the Weibull shape and scale of |w|, on the device where the weights live.
+
+    The middle-80 % probability plot of T. Ding, arXiv:2605.18898 (2026), evaluated from counts of float bit patterns: within
+    1e-4 of the exact sort of all values for 65,536 values and more.
+
+    Args:
+        weights: One tensor of any shape, strides, device and float dtype (float64, float32, bfloat16, float16, float8), or
+            a sequence of them, which is fitted in one batch and need not agree in any of these.
+
+    Returns:
+        The fit of the one tensor, or a list of fits in the order of the sequence. Zeros and non-finite values are left
+        out and counted; data that no line can be put through give a fit with ``available == False`` and a `reason`.
+
+    Raises:
+        UnsupportedTensorError: For an integer, boolean, complex, meta, sparse, quantised or empty tensor.
+
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> fit = fit_weibull(torch.randn(1024, 1024, generator=generator) * 0.02)
+    >>> f"k = {fit.k:.3f} ± {fit.k_se:.3f}, lambda = {fit.lambda_:.5f}, R2 = {fit.r2:.3f}"
+    'k = 1.206 ± 0.001, lambda = 0.01774, R2 = 0.998'
+    """
+    if isinstance(weights, Tensor):
+        return fit_weibull([weights])[0]
+    tensors = [_checked(tensor, index) for index, tensor in enumerate(weights)]
+    groups: dict[tuple[torch.device, torch.dtype], list[int]] = {}
+    for index, tensor in enumerate(tensors):
+        groups.setdefault((tensor.device, tensor.dtype), []).append(index)
+    queued = []
+    for (_, dtype), members in groups.items():
+        bins = bins_of(dtype)
+        queued.append((members, solve(count_magnitudes([tensors[i] for i in members], bins), bins)))
+    fits: dict[int, WeibullFit] = {}
+    for members, result in queued:  # only now is anything waited for
+        for index, row in zip(members, result.tolist(), strict=True):
+            fits[index] = _unpack(row)
+    return [fits[index] for index in range(len(tensors))]
+
+
+def _unpack(row: Sequence[float]) -> WeibullFit:
+    return WeibullFit(**{name: int(v) if name in _INTEGERS else v for name, v in zip(_FIELDS, row, strict=True)})  # type: ignore[arg-type]
+
+
+def unsupported(tensor: Tensor) -> str:
+    """Why a tensor cannot be measured; empty if it can.
+
+    >>> unsupported(torch.zeros(2, dtype=torch.int8))
+    'its dtype is int8, not a float that can be counted'
+    """
+    if tensor.is_meta:
+        return "it is on the meta device and has no values yet"
+    if tensor.layout != torch.strided:
+        return f"its layout is {str(tensor.layout).removeprefix('torch.')}"
+    if tensor.dtype not in SUPPORTED:
+        return f"its dtype is {str(tensor.dtype).removeprefix('torch.')}, not a float that can be counted"
+    if tensor.numel() == 0:
+        return "it has no elements"
+    return ""
+
+
+def _checked(tensor: Tensor, index: int) -> Tensor:
+    if not isinstance(tensor, Tensor):
+        raise UnsupportedTensorError(f"weights[{index}] is a {type(tensor).__name__}; pass torch tensors")
+    if problem := unsupported(tensor):
+        raise UnsupportedTensorError(
+            f"weights[{index}] of shape {tuple(tensor.shape)} on {tensor.device} cannot be fitted: {problem}. "
+            "Pass a dense, non-empty float tensor, for example tensor.float() of the dequantised weights."
+        )
+    return tensor
