@@ -113,7 +113,7 @@ def fit_weibull(weights: Tensor | Sequence[Tensor]) -> WeibullFit | list[Weibull
     >>> generator = torch.Generator().manual_seed(0)
     >>> fit = fit_weibull(torch.randn(1024, 1024, generator=generator) * 0.02)
     >>> f"k = {fit.k:.3f} ± {fit.k_se:.3f}, lambda = {fit.lambda_:.5f}, R2 = {fit.r2:.3f}"
-    'k = 1.206 ± 0.001, lambda = 0.01774, R2 = 0.998'
+    'k = 1.203 ± 0.001, lambda = 0.01775, R2 = 0.998'
     """
     if isinstance(weights, Tensor):
         return fit_weibull([weights])[0]

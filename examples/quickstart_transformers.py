@@ -1,0 +1,101 @@
+"""Trains a small Llama-style model on Python's own library sources, with k and λ of every weight matrix beside the loss.
+
+    python examples/quickstart_transformers.py --report-to tensorboard
+    tensorboard --logdir runs/quickstart
+
+Needs ``pip install 'weibull-monitor[transformers,tensorboard]'``, no network and no GPU; about two minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sysconfig
+from pathlib import Path
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments, set_seed
+
+from weibull_monitor import read_history
+from weibull_monitor.integrations.transformers import WeibullCallback
+from weibull_monitor.summary import summarize
+
+
+class LibrarySources(torch.utils.data.Dataset):
+    """Python's standard library as bytes, cut into windows: real text that is on every machine."""
+
+    def __init__(self, window: int = 128, size: int = 4_000_000) -> None:
+        files = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
+        text = b"".join(file.read_bytes() for file in files)[:size]
+        self._tokens = torch.frombuffer(bytearray(text), dtype=torch.uint8).long()
+        self._window = window
+
+    def __len__(self) -> int:
+        return len(self._tokens) // self._window
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        tokens = self._tokens[index * self._window : (index + 1) * self._window]
+        return {"input_ids": tokens, "labels": tokens}
+
+
+def small_llama() -> LlamaForCausalLM:
+    """3.4 M parameters, 4 blocks; W_q, W_k, W_v and W_o stored apart; a byte is a token."""
+    config = LlamaConfig(
+        vocab_size=256,
+        hidden_size=256,
+        intermediate_size=704,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        max_position_embeddings=256,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    return LlamaForCausalLM(config)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--max-steps", type=int, default=600, help="optimizer steps (default: 600)")
+    parser.add_argument(
+        "--output-dir", default="runs/quickstart", help="where everything goes (default: runs/quickstart)"
+    )
+    parser.add_argument("--report-to", nargs="*", default=[], choices=["tensorboard", "wandb"], help="trackers")
+    parser.add_argument("--every-n-steps", type=int, default=100, help="steps between samples (default: 100)")
+    parser.add_argument("--save-steps", type=int, default=0, help="steps between checkpoints (default: none)")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the output directory")
+    options = parser.parse_args()
+
+    set_seed(0)
+    arguments = TrainingArguments(
+        output_dir=options.output_dir,
+        max_steps=options.max_steps,
+        per_device_train_batch_size=8,
+        learning_rate=2e-3,
+        weight_decay=0.1,
+        lr_scheduler_type="cosine",
+        warmup_steps=20,
+        logging_steps=20,
+        save_strategy="steps" if options.save_steps else "no",
+        save_steps=options.save_steps or 500,
+        report_to=options.report_to or "none",
+        use_cpu=not torch.cuda.is_available(),
+    )
+    trainer = Trainer(
+        model=small_llama(),
+        args=arguments,
+        train_dataset=LibrarySources(),
+        callbacks=[WeibullCallback(every_n_steps=options.every_n_steps)],  # this line is all there is to it
+    )
+    trainer.train(resume_from_checkpoint=options.resume or None)
+
+    print("\n" + summarize(read_history(options.output_dir)))
+    print(
+        f"\nEvery sample of every matrix:  {options.output_dir}/weibull/history.jsonl  (weibull_monitor.read_history)"
+    )
+    if "tensorboard" in options.report_to:
+        print(f"The curves beside the loss:    tensorboard --logdir {options.output_dir}")
+    if "wandb" in options.report_to:
+        print("The curves beside the loss:    the W&B run above, sections weibull_*")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,304 @@
+"""`WeibullMonitor`: when to sample, and the way of a sample from the weights to the history and the trackers."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import nn
+
+from weibull_monitor.components import Discovery, discover
+from weibull_monitor.errors import ConfigurationError
+from weibull_monitor.guard import Guard
+from weibull_monitor.measure.bins import MANTISSA_BITS
+from weibull_monitor.measure.reader import ModelReader
+from weibull_monitor.scaling import BudgetKeeper, scaling_of
+from weibull_monitor.schedule import Schedule
+from weibull_monitor.snapshot import Detail, Reference, Scaling, Snapshot
+from weibull_monitor.trackers import HistoryWriter, RunRecord, Tracker, as_trackers, check_trackers, read_history
+
+logger = logging.getLogger("weibull_monitor")
+
+
+class WeibullMonitor:
+    """Fits every weight matrix of a model every so many optimizer steps, and logs k and λ.
+
+    The integrations are thin over this class. In a training loop of your own::
+
+        with WeibullMonitor(model, optimizer, output_dir="runs/x", trackers=["tensorboard"]) as monitor:
+            for batch in loader:
+                ...
+                optimizer.step()
+                monitor.step()
+                scheduler.step()
+
+    What goes wrong after construction (a tracker that raises, a full disk) is reported once on the log, and training goes
+    on. Nothing here uses the global random state or changes the model.
+
+    Args:
+        model: The model; wrappers are seen through.
+        optimizer: The optimizer whose learning rates and weight decays are read. Without one, and for parameters that it
+            does not hold, there are no values of the scaling law.
+        every_n_steps: Distance between samples in optimizer steps, beside a few early ones at 1, 2, 4, … 64; or a function that
+            says of a step whether it is sampled. The baseline and the last step are sampled in any case.
+        output_dir: Where the history goes (``<output_dir>/weibull/history.jsonl``); by default ``runs/<time>``.
+        trackers: Names (``"tensorboard"``, ``"wandb"``) or objects with ``log(metrics, step)`` and ``close()``.
+        detail: ``"kind"`` logs about 60 metrics whatever the model's depth, ``"component"`` three more a matrix.
+        kinds: Regular expressions on parameter names, and the kinds of what they match; they override recognition.
+        include: Regular expressions; only names that one of them matches are measured.
+        exclude: Regular expressions; names that one of them matches are not.
+        resume: A `state_dict` to go on from: no new baseline is taken, and the history in ``output_dir`` goes on.
+        world_size: Number of processes of the run, for the record.
+
+    Attributes:
+        output_dir: The run's directory.
+        last: The last sample, or None.
+
+    Raises:
+        ConfigurationError: For arguments out of range, unknown names, a directory that cannot be written, a model without
+            a weight matrix that can be measured.
+        MissingDependencyError: For a named tracker whose library is not installed.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer | None = None,
+        *,
+        every_n_steps: int | Callable[[int], bool] = 100,
+        output_dir: str | Path | None = None,
+        trackers: Iterable[str | Tracker] = (),
+        detail: Detail = "kind",
+        kinds: Mapping[str, str] | None = None,
+        include: str | Iterable[str] | None = None,
+        exclude: str | Iterable[str] | None = None,
+        resume: Mapping[str, Any] | None = None,
+        world_size: int = 1,
+    ) -> None:
+        self._due = check_options(every_n_steps, trackers, detail)
+        self._detail, self._world_size = detail, world_size
+        self._model = model
+        self._reader = ModelReader(model, lambda model: discover(model, kinds, include, exclude))
+        if not self.discovery.components:
+            raise ConfigurationError(_nothing_to_measure(model, self.discovery))
+        self.output_dir = Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}" if output_dir is None else Path(output_dir)
+        self._history = HistoryWriter(self.output_dir)
+        self._trackers = as_trackers(trackers, self.output_dir)
+        self._budgets = BudgetKeeper(optimizer)
+        self._guard = Guard()
+        self._step = 0
+        self._baseline: dict[str, Reference] = {}
+        self._checksums: dict[str, int] = {}
+        self._begun = self._resumed = self._closed = False
+        self.last: Snapshot | None = None
+        _log_discovery(self.discovery)
+        if resume is not None:
+            self.load_state_dict(resume)
+        else:
+            self._guard("taking the baseline", self._take_baseline)
+
+    @property
+    def discovery(self) -> Discovery:
+        """The components that are measured, and what is not and why."""
+        return self._reader.discovery
+
+    def step(self, step: int | None = None, last: bool = False) -> None:
+        """To be called right after ``optimizer.step()``, before the scheduler moves on. Samples if it is time to.
+
+        Args:
+            step: Optimizer steps taken, if you count yourself; by default, calls of this method.
+            last: Whether this is the last step of training.
+        """
+        self._step = self._step + 1 if step is None else step
+        self._guard("reading the optimizer's parameter groups", self._budgets.advance)
+        if (last or self._guard("asking the schedule", self._is_due)) and not self._closed:
+            self._guard("sampling", self._sample_and_log)
+
+    def sample(self) -> Snapshot:
+        """Measures now, off schedule, and returns the sample without logging it. What goes wrong is raised."""
+        self._reader.refresh()
+        return self._measure()
+
+    def finish(self) -> None:
+        """Samples the last step, unless it was sampled. To be called while the weights are still those of that step."""
+        if self._closed:
+            return
+        if self.last is None or self.last.step != self._step:
+            self._guard("sampling the last step", self._sample_and_log)
+        elif not self._begun:
+            self._guard("writing the history", self._begin)
+
+    def close(self, sample_last: bool = True) -> None:
+        """Finishes, and closes history and trackers. May be called again.
+
+        Args:
+            sample_last: Whether the weights are still those of the last step.
+        """
+        if self._closed:
+            return
+        if sample_last:
+            self.finish()
+        self._closed = True
+        for tracker in self._trackers:
+            self._guard(f"closing {type(tracker).__name__}", tracker.close)
+        self._guard("closing the history", self._history.close)
+
+    def __enter__(self) -> WeibullMonitor:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs that the history does not hold: the step, and what each parameter group has spent."""
+        return {"step": self._step, "budgets": self._budgets.state()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on where `state_dict` was taken: history and baseline continue, budgets are restored.
+
+        To be called before the first `step`. A state that holds nothing but ``step`` will do; what the optimizer has spent is
+        then unknown, and so is everything that follows from it.
+        """
+        self._step = int(state["step"])
+        self._budgets.restore(state.get("budgets"))
+        self._resumed, self.last = True, None
+        self._guard("reading the baseline of the resumed run", self._recall_baseline)
+
+    def _is_due(self) -> bool:
+        return self._due(self._step)
+
+    def _take_baseline(self) -> None:
+        self.last = self._measure()
+        self._baseline = {n: Reference(fit.k, fit.lambda_) for n, fit in self.last.fits.items() if fit.available}
+
+    def _recall_baseline(self) -> None:
+        self._baseline = {}
+        history = read_history(self._history.path)
+        if history.baseline is None:
+            raise LookupError(f"{history.path} holds no sample of step 0: there will be no drift and no budget ratio")
+        scales = history.baseline.values("lambda")
+        self._baseline = {name: Reference(k, scales[name]) for name, k in history.baseline.values("k").items()}
+
+    def _sample_and_log(self) -> None:
+        changed = self._reader.refresh()
+        if not self._begun:
+            self._begin()
+        elif changed:
+            self._history.write_run(self._run_record(resumed_from=self._step))
+        self.last = self._measure()
+        self._log(self.last)
+
+    def _begin(self) -> None:
+        """Writes the run's record and baseline: at the first sample and not before, since a resumption has neither."""
+        self._begun = True
+        self._history.write_run(self._run_record(resumed_from=self._step if self._resumed else None))
+        if self.last is not None and self.last.step == 0:
+            self._log(replace(self.last, baseline=self._baseline))
+
+    def _measure(self) -> Snapshot:
+        started = time.perf_counter()
+        fits, problems = self._reader.read()
+        for name, problem in problems.items():
+            self._guard.once(f"no fit of {name}: {problem}", key=f"fit {name}")
+        scaling: dict[str, Scaling] = {}
+        stepped = self._budgets.by_parameter(self._model)
+        for component in self.discovery.components:
+            if component.name in fits:
+                used, budget = stepped.get(component.parameter, (None, None))
+                reference = self._baseline.get(component.name)
+                lambda_0 = reference.lambda_ if reference else None
+                scaling[component.name] = scaling_of(used, budget, fits[component.name].lambda_, lambda_0)
+        return Snapshot(
+            step=self._step,
+            time=time.time(),
+            components=self.discovery.components,
+            fits=fits,
+            scaling=scaling,
+            baseline=self._baseline,
+            unchanged=self._count_unchanged({name: fit.checksum for name, fit in fits.items()}, scaling),
+            seconds=time.perf_counter() - started,
+        )
+
+    def _count_unchanged(self, checksums: dict[str, int], scaling: Mapping[str, Scaling]) -> int | None:
+        """Trainable components with η > 0 whose counts are those of the last logged sample."""
+        before, trainable = self._checksums, self._reader.trainable()
+        if self.last is None or self.last.step == self._step:
+            return None
+        return sum(
+            before.get(name) == checksum and name in trainable and (scaling[name].eta or 0.0) > 0.0
+            for name, checksum in checksums.items()
+        )
+
+    def _log(self, snapshot: Snapshot) -> None:
+        self._checksums = {name: fit.checksum for name, fit in snapshot.fits.items()}
+        self._guard("writing the history", lambda: self._history.write_snapshot(snapshot))
+        metrics = snapshot.metrics(self._detail)
+        for tracker in self._trackers:
+            self._guard(
+                f"logging to {type(tracker).__name__}",
+                lambda tracker=tracker: tracker.log(metrics, snapshot.step),  # type: ignore[misc]
+            )
+
+    def _run_record(self, resumed_from: int | None) -> RunRecord:
+        from weibull_monitor import __version__
+
+        config = getattr(self._model, "config", None)
+        return RunRecord(
+            started=round(time.time(), 3),
+            resumed_from=resumed_from,
+            model={
+                "class": type(self._model).__name__,
+                "model_type": getattr(config, "model_type", None),
+                "parameters": sum(parameter.numel() for parameter in self._model.parameters()),
+            },
+            world_size=self._world_size,
+            protocol={
+                "fit": "middle-80 % probability plot from bit-pattern counts",
+                "bins_per_octave": 2**MANTISSA_BITS,
+            },
+            components=self.discovery.components,
+            skipped={skipped.name: skipped.reason for skipped in self.discovery.skipped},
+            version=__version__,
+        )
+
+
+def check_options(
+    every_n_steps: int | Callable[[int], bool], trackers: Iterable[str | Tracker], detail: str
+) -> Callable[[int], bool]:
+    """Checks what can be checked before there is a model, and returns the schedule.
+
+    Raises:
+        ConfigurationError: For an argument out of range or an unknown name.
+    """
+    if detail not in ("kind", "component"):
+        raise ConfigurationError(f'detail is {detail!r}; it must be "kind" or "component"')
+    check_trackers(trackers)
+    return every_n_steps if callable(every_n_steps) else Schedule(every_n_steps)
+
+
+def _nothing_to_measure(model: nn.Module, discovery: Discovery) -> str:
+    what = f"{type(model).__name__} has no weight matrix that can be measured"
+    if not discovery.skipped:
+        return f"{what}: no parameter of two or more dimensions is left after include and exclude"
+    first = discovery.skipped[0]
+    return f"{what}: {len(discovery.skipped)} were passed over, the first, {first.name}, because {first.reason}"
+
+
+def _log_discovery(discovery: Discovery) -> None:
+    kinds = Counter(component.label for component in discovery.components)
+    counts = ", ".join(f"{n} {kind}" for kind, n in kinds.items())
+    logger.info("weibull_monitor measures %d matrices: %s", len(discovery.components), counts)
+    if others := [component.name for component in discovery.components if component.kind == "other"]:
+        logger.info("not recognised and measured as `other`: %s", ", ".join(others))
+    for skipped in discovery.skipped:
+        logger.warning("weibull_monitor cannot measure %s: %s", skipped.name, skipped.reason)

@@ -1,0 +1,131 @@
+"""One sample of everything: each component's fit at one step, and the flat metrics that trackers get."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Literal
+
+from weibull_monitor.components import Component
+from weibull_monitor.measure import WeibullFit
+
+Detail = Literal["kind", "component"]
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Where one component stands on the scaling law, λ ∝ √(η/λ_wd). None where a value does not exist.
+
+    Attributes:
+        eta: η, the learning rate of the step just taken.
+        weight_decay: λ_wd, the weight decay of that step.
+        sqrt_eta_over_wd: √(η/λ_wd).
+        effective: √I, the effective √(η/λ_wd) of the schedule so far.
+        t_over_tau: S = Σ ηλ_wd over the steps taken: training time in units of τ = 1/(ηλ_wd).
+        lambda_ratio: λ/√(η/λ_wd).
+        budget_ratio: c = √(λ² - λ_0²·exp(-2S))/√I.
+    """
+
+    eta: float | None = None
+    weight_decay: float | None = None
+    sqrt_eta_over_wd: float | None = None
+    effective: float | None = None
+    t_over_tau: float | None = None
+    lambda_ratio: float | None = None
+    budget_ratio: float | None = None
+
+
+NO_SCALING = Scaling()
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What drift is measured against: k and λ of one component before the first step."""
+
+    k: float
+    lambda_: float
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Every component's fit at one optimizer step.
+
+    Attributes:
+        step: Optimizer steps taken when the weights were read; 0 is the baseline.
+        time: Unix time of the reading, in seconds.
+        components: The components, in the model's order.
+        fits: The fit of each component, by name; components that could not be read are absent.
+        scaling: Where each component stands on the scaling law, by name.
+        baseline: k and λ of each component at step 0, by name; empty if there is none.
+        unchanged: Number of trainable components with η > 0 whose counts are identical to those of the sample before; None
+            where there is none before.
+        seconds: Wall time that measuring took, in seconds.
+    """
+
+    step: int
+    time: float
+    components: tuple[Component, ...]
+    fits: Mapping[str, WeibullFit]
+    scaling: Mapping[str, Scaling] = field(default_factory=dict)
+    baseline: Mapping[str, Reference] = field(default_factory=dict)
+    unchanged: int | None = None
+    seconds: float = 0.0
+
+    def metrics(self, detail: Detail = "kind") -> dict[str, float]:
+        """The flat metrics of this sample: finite floats by key; what does not exist is absent.
+
+        Args:
+            detail: ``"kind"`` for about 60 keys whatever the model's depth, ``"component"`` for three more a component.
+        """
+        out: dict[str, float | None] = {}
+        fitted = [
+            (c, self.fits[c.name]) for c in self.components if c.name in self.fits and self.fits[c.name].available
+        ]
+        by_kind: dict[str, list[tuple[Component, WeibullFit]]] = defaultdict(list)
+        for component, fit in fitted:
+            by_kind[component.label].append((component, fit))
+        for kind, members in by_kind.items():
+            out[f"weibull_k/{kind}"] = median(fit.k for _, fit in members)
+            out[f"weibull_lambda/{kind}"] = median(fit.lambda_ for _, fit in members)
+            out[f"weibull_k_min/{kind}"] = min(fit.k for _, fit in members)
+            out[f"weibull_r2_min/{kind}"] = min(fit.r2 for _, fit in members)
+            scaling = [self.scaling.get(component.name, NO_SCALING) for component, _ in members]
+            out[f"weibull_scaling/lambda_ratio/{kind}"] = _median(s.lambda_ratio for s in scaling)
+            out[f"weibull_scaling/budget_ratio/{kind}"] = _median(s.budget_ratio for s in scaling)
+        for name in ("selection", "transmission"):
+            members = [(c, fit) for c, fit in fitted if c.component_class == name]
+            out[f"weibull_class/{name}_k"] = _median(fit.k for _, fit in members)
+            out[f"weibull_class/{name}_drift_pct"] = _median(
+                100.0 * (fit.k / self.baseline[c.name].k - 1.0) for c, fit in members if c.name in self.baseline
+            )
+        law = [
+            self.scaling.get(c.name, NO_SCALING)
+            for c in self.components
+            if c.component_class in ("selection", "transmission")
+        ]
+        out["weibull_scaling/sqrt_eta_over_wd"] = _median(s.sqrt_eta_over_wd for s in law)
+        out["weibull_scaling/effective_sqrt_eta_over_wd"] = _median(s.effective for s in law)
+        out["weibull_scaling/t_over_tau"] = _median(s.t_over_tau for s in law)
+        read = self.fits.values()
+        out["weibull_health/components"] = float(len(fitted))
+        out["weibull_health/nonfinite"] = float(sum(fit.nonfinite for fit in read))
+        out["weibull_health/zero_fraction_max"] = max(
+            (fit.zeros / max(1, fit.n + fit.zeros + fit.nonfinite) for fit in read), default=None
+        )
+        out["weibull_health/unchanged"] = self.unchanged
+        out["weibull_health/seconds"] = self.seconds
+        if detail == "component":
+            for component, fit in fitted:
+                out[f"weibull_component/{component.name}/k"] = fit.k
+                out[f"weibull_component/{component.name}/lambda"] = fit.lambda_
+                out[f"weibull_component/{component.name}/r2"] = fit.r2
+        return {key: float(value) for key, value in out.items() if value is not None and math.isfinite(value)}
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    """Median of the values that exist, or None."""
+    present = [value for value in values if value is not None]
+    return median(present) if present else None

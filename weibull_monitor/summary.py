@@ -1,0 +1,72 @@
+"""A run in one readable table: per kind, k and λ at the start and now, and the drift with its standard error."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import median
+
+from weibull_monitor.trackers.history import History, RecordedSnapshot
+
+
+def summarize(history: History) -> str:
+    """A table of the first and the last sample of a run.
+
+    The drift of a kind is the median over its matrices of k/k_start - 1; its standard error is that of the median of so many
+    fits (1.25 times that of their mean), each with the error of both ends.
+
+    Args:
+        history: What `read_history` returned.
+
+    Returns:
+        Plain text, about 80 columns wide.
+    """
+    if not history.snapshots:
+        return f"{history.path}: no samples yet"
+    first, last = history.snapshots[0], history.snapshots[-1]
+    kinds = list(dict.fromkeys(c.label for c in last.components))
+    rows = [
+        ["kind", "class", "matrices", "k start", "k now", "drift (median)", "± s.e.", "λ start", "λ now", "λ ratio"]
+    ]
+    for kind in kinds:
+        rows.append(_row(kind, first, last))
+    width = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(_align(cell, w, i) for i, (cell, w) in enumerate(zip(row, width, strict=True))) for row in rows]
+    lines.insert(1, "─" * len(lines[0]))
+    span = f"steps {first.step} to {last.step}, {len(history.snapshots)} samples, {len(last.components)} matrices"
+    return "\n".join([f"Weibull shape k and scale λ of |w|: {span}", "", *lines])
+
+
+def _row(kind: str, first: RecordedSnapshot, last: RecordedSnapshot) -> list[str]:
+    members = [c for c in last.components if c.label == kind]
+    k0, k1, l0, l1 = first.values("k"), last.values("k"), first.values("lambda"), last.values("lambda")
+    e0, e1 = first.values("k_se"), last.values("k_se")
+    both = [c.name for c in members if c.name in k0 and c.name in k1]
+    drift = [k1[name] / k0[name] - 1.0 for name in both]
+    noise = [math.hypot(e0[name] / k0[name], e1[name] / k1[name]) for name in both if name in e0 and name in e1]
+    of_median = (1.2533 if len(noise) > 2 else 1.0) * math.sqrt(sum(n * n for n in noise)) / max(1, len(noise))
+    start, now = _median(l0, both), _median(l1, both)
+    return [
+        kind,
+        members[0].component_class,
+        str(len(members)),
+        _number(_median(k0, both), ".4f"),
+        _number(_median(k1, both), ".4f"),
+        f"{100 * median(drift):+.2f} %" if drift else "–",
+        f"{100 * of_median:.2f} %" if noise else "–",
+        _number(start, ".5f"),
+        _number(now, ".5f"),
+        f"× {now / start:.3f}" if start and now else "–",
+    ]
+
+
+def _median(values: dict[str, float], names: Sequence[str]) -> float | None:
+    return median(values[name] for name in names) if names else None
+
+
+def _number(value: float | None, spec: str) -> str:
+    return "–" if value is None else format(value, spec)
+
+
+def _align(cell: str, width: int, column: int) -> str:
+    return cell.ljust(width) if column < 2 else cell.rjust(width)

@@ -1,0 +1,272 @@
+"""The history: the embedded record of a run, one JSON object a line, appended and never rewritten.
+
+Line types: ``run`` (a run or its resumption begins: what is measured and how) and ``snapshot`` (one sample, in columns
+aligned with the components of the last ``run`` line). Each line goes out in one write, so a killed process leaves at most one
+torn line at the end, which readers skip and the next writer closes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from weibull_monitor.components import Component
+from weibull_monitor.errors import ConfigurationError
+from weibull_monitor.snapshot import NO_SCALING, Snapshot
+
+SCHEMA: Final = 1
+"""Version of the line format."""
+COLUMNS: Final = ("k", "lambda", "r2", "k_se", "rms", "zeros", "nonfinite", "eta", "weight_decay")
+"""The columns of a ``snapshot`` line."""
+FILE: Final = Path("weibull") / "history.jsonl"
+"""Where the history lies within a run's directory."""
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """The beginning of a run, or of its resumption.
+
+    Attributes:
+        started: Unix time, in seconds.
+        resumed_from: Optimizer steps taken before a resumption; None where a new run begins.
+        model: What the model is: its class, and whatever else identifies it.
+        world_size: Number of processes.
+        protocol: How the fits are made.
+        components: What is measured.
+        skipped: Names of what is not, with reasons.
+        version: Version of weibull-monitor.
+        schema: Version of the line format.
+    """
+
+    started: float
+    resumed_from: int | None
+    model: Mapping[str, Any]
+    world_size: int
+    protocol: Mapping[str, Any]
+    components: tuple[Component, ...]
+    skipped: Mapping[str, str]
+    version: str
+    schema: int = SCHEMA
+
+
+class HistoryWriter:
+    """Appends to the history of a run's directory.
+
+    Args:
+        output_dir: The run's directory; created if need be.
+
+    Raises:
+        ConfigurationError: If the file cannot be opened for appending.
+    """
+
+    def __init__(self, output_dir: str | Path) -> None:
+        self.path = Path(output_dir) / FILE
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._fd: int | None = os.open(
+                self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o644
+            )
+            size = os.fstat(self._fd).st_size
+            if size and _last_byte(self._fd, size) != b"\n":
+                os.write(self._fd, b"\n")  # closes the line that a killed process left torn
+        except OSError as error:
+            raise ConfigurationError(
+                f"the history cannot be written to {self.path}: {error.strerror}; pass another output_dir"
+            ) from error
+
+    def write_run(self, record: RunRecord) -> None:
+        """Writes a ``run`` line."""
+        line = asdict(record) | {"components": [_component_to_json(c) for c in record.components]}
+        self._write({"type": "run"} | line)
+
+    def write_snapshot(self, snapshot: Snapshot) -> None:
+        """Writes a ``snapshot`` line; values that do not exist are null."""
+        columns: dict[str, list[float | None]] = {column: [] for column in COLUMNS}
+        for component in snapshot.components:
+            fit = snapshot.fits.get(component.name)
+            scaling = snapshot.scaling.get(component.name, NO_SCALING)
+            row: dict[str, float | None] = {"eta": scaling.eta, "weight_decay": scaling.weight_decay}
+            if fit is not None:
+                row |= {"zeros": fit.zeros, "nonfinite": fit.nonfinite, "rms": fit.rms}
+                row |= {"k": fit.k, "lambda": fit.lambda_, "r2": fit.r2, "k_se": fit.k_se}
+            for column in COLUMNS:
+                columns[column].append(_rounded(row.get(column)))
+        self._write({"type": "snapshot", "step": snapshot.step, "time": round(snapshot.time, 3)} | columns)
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    def _write(self, line: Mapping[str, Any]) -> None:
+        if self._fd is None:
+            raise ConfigurationError(f"the history {self.path} is closed")
+        data = json.dumps(line, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+        while data:  # a write to a regular file is whole but for a full disk, which raises on the second attempt
+            data = data[os.write(self._fd, data) :]
+
+
+@dataclass(frozen=True)
+class RecordedSnapshot:
+    """One sample as the history holds it.
+
+    Attributes:
+        step: Optimizer steps taken.
+        time: Unix time, in seconds.
+        components: What the columns are aligned with.
+        columns: One value a component for each of `COLUMNS`; None where there is none.
+    """
+
+    step: int
+    time: float
+    components: tuple[Component, ...]
+    columns: Mapping[str, tuple[float | None, ...]]
+
+    def values(self, column: str) -> dict[str, float]:
+        """The values of a column that exist, by component name."""
+        return {
+            component.name: value
+            for component, value in zip(self.components, self.columns[column], strict=True)
+            if value is not None
+        }
+
+
+@dataclass(frozen=True)
+class History:
+    """The last run of a history file: resumptions belong to it, runs that began anew in the same place replace it.
+
+    Attributes:
+        path: The file.
+        runs: Its beginning and every resumption.
+        snapshots: Its samples, one a step, by rising step; of a step that was repeated after a resumption, the last.
+    """
+
+    path: Path
+    runs: tuple[RunRecord, ...]
+    snapshots: tuple[RecordedSnapshot, ...]
+
+    @property
+    def components(self) -> tuple[Component, ...]:
+        """What was measured last."""
+        return self.runs[-1].components if self.runs else ()
+
+    @property
+    def baseline(self) -> RecordedSnapshot | None:
+        """The sample before the first step, if there is one."""
+        return self.snapshots[0] if self.snapshots and self.snapshots[0].step == 0 else None
+
+    def series(self, component: str, column: str = "k") -> list[tuple[int, float]]:
+        """(step, value) of one component and column, where there is a value."""
+        pairs = [(snapshot.step, snapshot.values(column).get(component)) for snapshot in self.snapshots]
+        return [(step, value) for step, value in pairs if value is not None]
+
+    def to_pandas(self) -> Any:
+        """A `pandas.DataFrame` in long form: a row a sample and component, with its name, kind, class and block.
+
+        Raises:
+            MissingDependencyError: If pandas is not installed.
+        """
+        try:
+            import pandas as pd
+        except ImportError as error:
+            from weibull_monitor.errors import MissingDependencyError
+
+            raise MissingDependencyError("pandas", "report") from error
+        frames = [
+            pd.DataFrame(
+                {
+                    "step": snapshot.step,
+                    "time": snapshot.time,
+                    "name": [c.name for c in snapshot.components],
+                    "kind": [c.label for c in snapshot.components],
+                    "component_class": [c.component_class for c in snapshot.components],
+                    "block": pd.array([c.block for c in snapshot.components], dtype="Int64"),
+                    **{name: pd.array(values, dtype="Float64") for name, values in snapshot.columns.items()},
+                }
+            )
+            for snapshot in self.snapshots
+        ]
+        columns = ["step", "time", "name", "kind", "component_class", "block", *COLUMNS]
+        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
+
+
+def read_history(path: str | Path) -> History:
+    """Reads the history of a run.
+
+    Args:
+        path: The run's directory, or the ``history.jsonl`` itself.
+
+    Returns:
+        The last run in the file, with its resumptions. Lines that are torn or of a type unknown here are passed over.
+
+    Raises:
+        FileNotFoundError: If there is no history there.
+        ConfigurationError: If it was written by a newer version.
+    """
+    given = Path(path)
+    file = next((f for f in (given, given / FILE, given / FILE.name) if f.is_file()), None)
+    if file is None:
+        raise FileNotFoundError(f"no history at {given}: neither a file, nor {given / FILE}")
+    runs: list[RunRecord] = []
+    snapshots: dict[int, RecordedSnapshot] = {}
+    for line in _lines(file):
+        if line.get("type") == "run":
+            if line["schema"] > SCHEMA:
+                raise ConfigurationError(
+                    f"{file} has schema {line['schema']}, this version reads up to {SCHEMA}; upgrade weibull-monitor"
+                )
+            if line["resumed_from"] is None:
+                runs, snapshots = [], {}
+            runs.append(_run_from_json(line))
+        elif line.get("type") == "snapshot" and runs:
+            columns = {name: tuple(line[name]) for name in COLUMNS}
+            components = runs[-1].components
+            if all(len(values) == len(components) for values in columns.values()):
+                snapshots[line["step"]] = RecordedSnapshot(line["step"], line["time"], components, columns)
+    return History(file, tuple(runs), tuple(snapshots[step] for step in sorted(snapshots)))
+
+
+def _lines(file: Path) -> Iterable[dict[str, Any]]:
+    with file.open("rb") as lines:
+        for line in lines:
+            try:
+                value = json.loads(line)
+            except ValueError:  # torn by a kill; UnicodeDecodeError is one too
+                continue
+            if isinstance(value, dict):
+                yield value
+
+
+def _run_from_json(line: Mapping[str, Any]) -> RunRecord:
+    known = {name: line[name] for name in RunRecord.__dataclass_fields__}
+    return RunRecord(**known | {"components": tuple(_component_from_json(c) for c in line["components"])})
+
+
+def _component_to_json(component: Component) -> dict[str, Any]:
+    dtype = str(component.dtype).removeprefix("torch.")
+    return asdict(component) | {"component_class": component.component_class, "dtype": dtype}
+
+
+def _component_from_json(value: Mapping[str, Any]) -> Component:
+    known = {name: value[name] for name in Component.__dataclass_fields__}
+    return Component(**known | {"shape": tuple(value["shape"]), "dtype": getattr(torch, value["dtype"])})
+
+
+def _rounded(value: float | None) -> float | None:
+    """Nine significant digits, far below the sampling noise of the largest matrix; None for what JSON cannot hold."""
+    if value is None or not math.isfinite(value):
+        return None
+    return value if isinstance(value, int) else float(f"{value:.9g}")
+
+
+def _last_byte(fd: int, size: int) -> bytes:
+    os.lseek(fd, size - 1, os.SEEK_SET)
+    return os.read(fd, 1)

@@ -1,0 +1,43 @@
+"""TensorBoard: scalars, in an event file of our own or through a writer that is already open."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from weibull_monitor.errors import MissingDependencyError
+
+
+class TensorBoardTracker:
+    """Writes scalars for TensorBoard.
+
+    Args:
+        log_dir: Directory of the event file.
+        writer: An open ``SummaryWriter`` to write through instead, which stays its owner's: TensorBoard's Python loader follows
+            only one event file a directory, so a second one beside a host's would stop the host's curves.
+
+    Raises:
+        MissingDependencyError: If tensorboard is not installed.
+    """
+
+    def __init__(self, log_dir: str | Path, writer: Any = None) -> None:
+        self._owns = writer is None
+        if writer is None:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError as error:
+                raise MissingDependencyError("tensorboard", "tensorboard") from error
+            writer = SummaryWriter(str(log_dir))
+        self._writer = writer
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Writes each metric as a scalar and flushes, so that a live page shows it."""
+        for key, value in metrics.items():
+            self._writer.add_scalar(key, value, step)
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Closes the event file if it is ours."""
+        if self._owns:
+            self._writer.close()
