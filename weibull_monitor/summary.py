@@ -28,8 +28,7 @@ def summarize(history: History) -> str:
     rows = [
         ["kind", "class", "matrices", "k start", "k now", "drift (median)", "± s.e.", "λ start", "λ now", "λ ratio"]
     ]
-    for kind in kinds:
-        rows.append(_row(kind, first, last))
+    rows += [_row(kind, first, last) for kind in kinds]
     width = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(_align(cell, w, i) for i, (cell, w) in enumerate(zip(row, width, strict=True))) for row in rows]
     lines.insert(1, "─" * len(lines[0]))
