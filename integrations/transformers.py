@@ -13,10 +13,11 @@ from transformers.trainer_callback import TrainerControl, TrainerState
 from transformers.training_args import TrainingArguments
 
 from weibull_monitor.guard import Guard
-from weibull_monitor.integrations.report_to import trackers_of
 from weibull_monitor.monitor import WeibullMonitor, check_options
 from weibull_monitor.snapshot import Detail
 from weibull_monitor.trackers import Tracker
+
+from .report_to import trackers_of  # relative: this folder is packaged under another name
 
 STATE_KEY = "weibull_monitor"
 """Under ``stateful_callbacks`` in each checkpoint's ``trainer_state.json``: a few numbers a parameter group."""
@@ -55,8 +56,8 @@ class WeibullCallback(TrainerCallback):
         include: str | Iterable[str] | None = None,
         exclude: str | Iterable[str] | None = None,
     ) -> None:
-        self._trackers = trackers if isinstance(trackers, str) else list(trackers)
-        check_options(every_n_steps, [] if self._trackers == "auto" else self._trackers, detail)
+        check_options(every_n_steps, [] if trackers == "auto" else trackers, detail)
+        self._trackers: list[str | Tracker] | None = None if trackers == "auto" else list(trackers)
         self._output_dir = output_dir
         self._options: dict[str, Any] = {
             "every_n_steps": every_n_steps,
@@ -84,16 +85,16 @@ class WeibullCallback(TrainerCallback):
         resume = None
         if state.global_step > 0:
             resume = dict((state.stateful_callbacks or {}).get(STATE_KEY) or {}) | {"step": state.global_step}
-        trackers = self._trackers
-        if trackers == "auto":
-            trackers = self._guard("finding the Trainer's trackers", lambda: trackers_of(args, self._guard)) or []
+        trackers: Iterable[str | Tracker] | None = self._trackers
+        if trackers is None:
+            trackers = self._guard("finding the Trainer's trackers", lambda: trackers_of(args, self._guard))
         self.monitor = self._guard(
             "setting up weibull_monitor",
             lambda: WeibullMonitor(
                 model,
                 optimizer,
                 output_dir=self._output_dir or args.output_dir,
-                trackers=trackers,
+                trackers=trackers or (),
                 resume=resume,
                 world_size=args.world_size,
                 **self._options,

@@ -82,7 +82,8 @@ def bins_of(dtype: torch.dtype) -> Bins:
     if not torch.isfinite(last[-1]):  # e4m3fn: the top bin's last pattern is NaN
         last[-1] = torch.finfo(dtype).max
     smallest = _smallest(dtype)
-    between = (last[:-1] + first[1:]) / 2.0
+    # Between two adjacent float64 there is no midpoint to compute with, and no need of one.
+    between = first[1:] if dtype == torch.float64 else last[:-1] + (first[1:] - last[:-1]) / 2.0
     edges = torch.cat([first.new_tensor([max(smallest / 2.0, 5e-324)]), between, last[-1:]])
     if shift == 0:  # bin 0 would hold nothing but zero, which has a column of its own: close it
         edges[0] = edges[1] * 0.5

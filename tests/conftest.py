@@ -1,0 +1,75 @@
+"""Fixtures shared by all tests. Models are built from configs; nothing is downloaded."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("WANDB_MODE", "offline")
+os.environ.setdefault("WANDB_SILENT", "true")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+from torch import nn
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+class Block(nn.Module):
+    """A block with W_q, W_k, W_o and a feed-forward pair, named as everywhere."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.self_attn = nn.ModuleDict({name: nn.Linear(width, width) for name in ("q_proj", "k_proj", "o_proj")})
+        self.mlp = nn.ModuleDict({"fc1": nn.Linear(width, 2 * width), "fc2": nn.Linear(2 * width, width)})
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        a = self.self_attn
+        x = x + a["o_proj"](torch.tanh(a["q_proj"](x)) * a["k_proj"](x))
+        return x + self.mlp["fc2"](torch.relu(self.mlp["fc1"](x)))
+
+
+class TinyModel(nn.Module):
+    """Two blocks; trains in milliseconds."""
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Block(width) for _ in range(2))
+        for parameter in self.parameters():
+            nn.init.normal_(parameter, std=0.05)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+@pytest.fixture
+def tiny_model() -> TinyModel:
+    return TinyModel()
+
+
+@pytest.fixture
+def train() -> Callable[..., list[float]]:
+    """Trains a tiny model for some steps, calling back after each optimizer step; returns the losses."""
+
+    def run(
+        model: nn.Module, optimizer: torch.optim.Optimizer, steps: int, after: Callable[[], object] = lambda: None
+    ) -> list[float]:
+        losses = []
+        for _ in range(steps):
+            x = torch.randn(8, 32)
+            loss = (model(x) - x.roll(1, dims=1)).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            after()
+            losses.append(loss.item())
+        return losses
+
+    return run
