@@ -56,8 +56,8 @@ class WeibullCallback(TrainerCallback):
         include: str | Iterable[str] | None = None,
         exclude: str | Iterable[str] | None = None,
     ) -> None:
-        check_options(every_n_steps, [] if trackers == "auto" else trackers, detail)
-        self._trackers: list[str | Tracker] | None = None if trackers == "auto" else list(trackers)
+        self._trackers = None if trackers == "auto" else [trackers] if isinstance(trackers, str) else list(trackers)
+        check_options(every_n_steps, self._trackers or (), detail)
         self._output_dir = output_dir
         self._options: dict[str, Any] = {
             "every_n_steps": every_n_steps,

@@ -83,6 +83,7 @@ class WeibullMonitor:
         resume: Mapping[str, Any] | None = None,
         world_size: int = 1,
     ) -> None:
+        trackers = trackers if isinstance(trackers, str) else list(trackers)
         self._due = check_options(every_n_steps, trackers, detail)
         self._detail, self._world_size = detail, world_size
         self._model = model
@@ -97,7 +98,8 @@ class WeibullMonitor:
         self._step = 0
         self._baseline: dict[str, Reference] = {}
         self._checksums: dict[str, int] = {}
-        self._begun = self._resumed = self._closed = False
+        self._resumed_from: int | None = None
+        self._begun = self._closed = False
         self.last: Snapshot | None = None
         _log_discovery(self.discovery)
         if resume is not None:
@@ -171,7 +173,7 @@ class WeibullMonitor:
         """
         self._step = int(state["step"])
         self._budgets.restore(state.get("budgets"))
-        self._resumed, self.last = True, None
+        self._resumed_from, self.last = self._step, None
         self._guard("reading the baseline of the resumed run", self._recall_baseline)
 
     def _is_due(self) -> bool:
@@ -201,7 +203,7 @@ class WeibullMonitor:
     def _begin(self) -> None:
         """Writes the run's record and baseline: at the first sample and not before, since a resumption has neither."""
         self._begun = True
-        self._history.write_run(self._run_record(resumed_from=self._step if self._resumed else None))
+        self._history.write_run(self._run_record(self._resumed_from))
         if self.last is not None and self.last.step == 0:
             self._log(replace(self.last, baseline=self._baseline))
 

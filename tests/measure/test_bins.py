@@ -3,9 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from weibull_monitor.measure.bins import MANTISSA_BITS, SUPPORTED, bins_of
+from weibull_monitor.measure.bins import MANTISSA_BITS, bins_of
+from weibull_monitor.storage import MANTISSA
 
-DTYPES = list(SUPPORTED)
+DTYPES = list(MANTISSA)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from weibull_monitor.measure.bins import SUPPORTED, bins_of
+from weibull_monitor.measure.bins import bins_of
 from weibull_monitor.measure.count import HOST_CHUNK, chunks, count_by_bincount, count_by_scatter, count_magnitudes
+from weibull_monitor.storage import MANTISSA
 
-DTYPES = list(SUPPORTED)
+DTYPES = list(MANTISSA)
 
 
 def brute_force(tensor: torch.Tensor) -> np.ndarray:

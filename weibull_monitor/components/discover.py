@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from weibull_monitor.components.component import CLASS_OF_KIND, Component, Discovery, Skipped
 from weibull_monitor.components.names import ADAPTER, ATTENTION, CROSS, FEED_FORWARD, Context, clean_name, kind_by_name
 from weibull_monitor.errors import ConfigurationError
-from weibull_monitor.measure.fit import unsupported
+from weibull_monitor.storage import unsupported
 
 
 def discover_components(

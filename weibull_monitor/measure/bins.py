@@ -11,6 +11,8 @@ from functools import cache
 
 import torch
 
+from weibull_monitor.storage import MANTISSA
+
 MANTISSA_BITS = 6
 """m: 64 bins an octave, each about 1 % wide. With 32, single fits of 65,536 values miss the exact sort by more than 1e-4."""
 
@@ -56,22 +58,16 @@ class Bins:
 
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
-SUPPORTED: dict[torch.dtype, int] = {torch.float32: 23, torch.bfloat16: 7, torch.float16: 10, torch.float64: 52}
-"""Mantissa bits of every dtype that can be counted."""
-for _name, _mantissa in (("e4m3fn", 3), ("e5m2", 2), ("e4m3fnuz", 3), ("e5m2fnuz", 2)):
-    if _fp8 := getattr(torch, f"float8_{_name}", None):
-        SUPPORTED[_fp8] = _mantissa
-
 
 @cache
 def bins_of(dtype: torch.dtype) -> Bins:
-    """The bin layout of a dtype in `SUPPORTED`; 64 bins an octave, or as many as a shorter mantissa has.
+    """The bin layout of a dtype in `MANTISSA`; 64 bins an octave, or as many as a shorter mantissa has.
 
     >>> bins = bins_of(torch.float32)
     >>> bins.finite, [round(float(e), 5) for e in bins.edges[127 * 64 : 127 * 64 + 3]]
     (16320, [1.0, 1.01562, 1.03125])
     """
-    mantissa = SUPPORTED[dtype]
+    mantissa = MANTISSA[dtype]
     integer = _INTEGERS[dtype.itemsize]
     shift = max(0, mantissa - MANTISSA_BITS)
     patterns = torch.arange(0, 2 ** (8 * dtype.itemsize - 1 - shift), dtype=torch.int64) << shift

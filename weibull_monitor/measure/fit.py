@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from weibull_monitor.errors import UnsupportedTensorError
-from weibull_monitor.measure.bins import SUPPORTED, bins_of
+from weibull_monitor.measure.bins import bins_of
 from weibull_monitor.measure.count import count_magnitudes
 from weibull_monitor.measure.solve import MIN_BINS, MIN_VALUES, solve
+from weibull_monitor.storage import unsupported
 
 
 @dataclass(frozen=True)
@@ -134,23 +135,6 @@ def fit_weibull(weights: Tensor | Sequence[Tensor]) -> WeibullFit | list[Weibull
 
 def _unpack(row: Sequence[float]) -> WeibullFit:
     return WeibullFit(**{name: int(v) if name in _INTEGERS else v for name, v in zip(_FIELDS, row, strict=True)})  # type: ignore[arg-type]
-
-
-def unsupported(tensor: Tensor) -> str:
-    """Why a tensor cannot be measured; empty if it can.
-
-    >>> unsupported(torch.zeros(2, dtype=torch.int8))
-    'its dtype is int8, not a float that can be counted'
-    """
-    if tensor.is_meta:
-        return "it is on the meta device and has no values yet"
-    if tensor.layout != torch.strided:
-        return f"its layout is {str(tensor.layout).removeprefix('torch.')}"
-    if tensor.dtype not in SUPPORTED:
-        return f"its dtype is {str(tensor.dtype).removeprefix('torch.')}, not a float that can be counted"
-    if tensor.numel() == 0:
-        return "it has no elements"
-    return ""
 
 
 def _checked(tensor: Tensor, index: int) -> Tensor:

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from torch import nn
 
 from weibull_monitor.components import Component, Discovery
-from weibull_monitor.measure.fit import WeibullFit, fit_weibull, unsupported
+from weibull_monitor.measure.fit import WeibullFit, fit_weibull
+from weibull_monitor.storage import unsupported
 
 
 class ModelReader:

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from weibull_monitor.scaling import Budget, BudgetKeeper, Hyperparameters, hyperparameters, scaling_of
+
+
+def cosine(step: int, peak: float, total: int = 20_000, warmup: int = 200, floor: float = 0.1) -> float:
+    """η of a step (from 1) of the published runs: linear warm-up, cosine to a tenth."""
+    if step <= warmup:
+        return peak * step / warmup
+    phase = (step - warmup) / (total - warmup)
+    return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * phase)))
+
+
+# λ at steps 1 and 20,000 of eight published runs (T. Ding, arXiv:2606.19367, 2026, CC BY 4.0) and their budget ratio c.
+TRAJECTORIES = {
+    "pythia-arch eta=3e-4 wd=0.01": (3e-4, 0.01, 0.700),
+    "pythia-arch eta=1e-3 wd=0.01": (1e-3, 0.01, 0.627),
+    "pythia-arch eta=1e-3 wd=0.01 seed 3": (1e-3, 0.01, 0.626),
+    "pythia-arch eta=3e-3 wd=0.01": (3e-3, 0.01, 0.589),
+    "pythia-arch eta=1e-3 wd=0.05": (1e-3, 0.05, 0.651),
+    "pythia-arch eta=1e-3 wd=0.1": (1e-3, 0.1, 0.680),
+    "pythia-arch eta=1e-3 wd=0.2": (1e-3, 0.2, 0.717),
+    "llama-arch eta=1e-3 wd=0.01": (1e-3, 0.01, 0.640),
+}
+ENDS = {
+    "pythia-arch eta=3e-4 wd=0.01": (0.01776, 0.03129),
+    "pythia-arch eta=1e-3 wd=0.01": (0.017762, 0.076286),
+    "pythia-arch eta=1e-3 wd=0.01 seed 3": (0.017753, 0.076245),
+    "pythia-arch eta=3e-3 wd=0.01": (0.01776, 0.186056),
+    "pythia-arch eta=1e-3 wd=0.05": (0.017762, 0.061675),
+    "pythia-arch eta=1e-3 wd=0.1": (0.017762, 0.049107),
+    "pythia-arch eta=1e-3 wd=0.2": (0.017762, 0.03386),
+    "llama-arch eta=1e-3 wd=0.01": (0.01775, 0.077798),
+}
+
+
+@pytest.mark.parametrize("run", TRAJECTORIES)
+def test_budget_ratio_of_the_published_runs(run: str) -> None:
+    peak, weight_decay, expected = TRAJECTORIES[run]
+    lambda_0, lambda_ = ENDS[run]
+    budget = Budget()
+    for step in range(1, 20_001):
+        budget = budget.advanced(cosine(step, peak), weight_decay)
+    used = Hyperparameters(cosine(20_000, peak), weight_decay, law=True)
+    c = scaling_of(used, budget, lambda_, lambda_0).budget_ratio
+    assert c == pytest.approx(expected, abs=1.5e-3)
+
+
+def test_effective_value_tends_to_the_plain_one_for_a_constant_rate() -> None:
+    eta, weight_decay, steps = 1e-3, 0.5, 10_000
+    budget = Budget()
+    for _ in range(steps):
+        budget = budget.advanced(eta, weight_decay)
+    scaling = scaling_of(Hyperparameters(eta, weight_decay, True), budget, 0.02, 0.018)
+    assert scaling.sqrt_eta_over_wd == pytest.approx(math.sqrt(eta / weight_decay))
+    assert scaling.effective == pytest.approx(scaling.sqrt_eta_over_wd, rel=1e-3)
+    assert scaling.t_over_tau == pytest.approx(steps * eta * weight_decay)
+
+
+def test_the_recursion_is_the_geometric_sum() -> None:
+    eta, weight_decay, steps = 3e-3, 0.2, 37
+    budget = Budget()
+    for _ in range(steps):
+        budget = budget.advanced(eta, weight_decay)
+    q = math.exp(-2 * eta * weight_decay)
+    assert budget.integral == pytest.approx(2 * eta**2 * (1 - q**steps) / (1 - q), rel=1e-12)
+
+
+def test_without_weight_decay_there_is_no_plain_value_but_an_effective_one() -> None:
+    budget = Budget().advanced(1e-3, 0.0).advanced(1e-3, 0.0)
+    scaling = scaling_of(Hyperparameters(1e-3, 0.0, True), budget, 0.02, 0.0199)
+    assert scaling.sqrt_eta_over_wd is None
+    assert scaling.lambda_ratio is None
+    assert scaling.t_over_tau is None
+    assert scaling.effective == pytest.approx(2e-3)
+    assert scaling.budget_ratio == pytest.approx(math.sqrt(0.02**2 - 0.0199**2) / 2e-3)
+
+
+@pytest.mark.parametrize(
+    ("used", "budget", "lambda_", "lambda_0"),
+    [
+        (None, Budget(1e-6, 0.1), 0.02, 0.018),  # no optimizer
+        (Hyperparameters(1e-3, 0.1, True), Budget(), 0.02, 0.018),  # no step yet
+        (Hyperparameters(1e-3, 0.1, True), None, 0.02, 0.018),  # a run that was not followed from its start
+        (Hyperparameters(1e-3, 0.1, True), Budget(1e-6, 0.1), 0.02, None),  # no baseline
+        (Hyperparameters(1e-3, 0.1, True), Budget(1e-6, 0.0), 0.017, 0.018),  # shrunk below its start
+        (Hyperparameters(1e-3, 0.1, True), Budget(1e-6, 0.1), math.nan, 0.018),  # no fit
+        (Hyperparameters(1e-3, 0.1, False), Budget(1e-6, 0.1), 0.02, 0.018),  # the law does not apply
+    ],
+)
+def test_where_there_is_no_budget_ratio_there_is_none(
+    used: Hyperparameters | None, budget: Budget | None, lambda_: float, lambda_0: float | None
+) -> None:
+    assert scaling_of(used, budget, lambda_, lambda_0).budget_ratio is None
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "law"),
+    [
+        (lambda p: torch.optim.AdamW(p, weight_decay=0.1), True),
+        (lambda p: torch.optim.Adam(p), True),
+        (lambda p: torch.optim.Adam(p, weight_decay=0.1), False),
+        (lambda p: torch.optim.NAdam(p, weight_decay=0.1, decoupled_weight_decay=True), True),
+        (lambda p: torch.optim.SGD(p, lr=0.1), False),
+        (lambda p: torch.optim.SGD(p, lr=0.1, weight_decay=0.1), False),
+    ],
+)
+def test_the_law_is_for_steps_of_size_eta_and_decoupled_decay(optimizer: object, law: bool) -> None:
+    assert callable(optimizer)
+    made = optimizer([torch.nn.Parameter(torch.zeros(2, 2))])
+    assert hyperparameters(made.param_groups[0], type(made).__name__).law is law
+
+
+def test_groups_are_followed_apart_and_survive_their_own_state(tiny_model: torch.nn.Module) -> None:
+    q, rest = [], []
+    for name, parameter in tiny_model.named_parameters():
+        (q if "q_proj" in name else rest).append(parameter)
+    optimizer = torch.optim.AdamW([{"params": q, "lr": 1e-2, "weight_decay": 0.5}, {"params": rest, "lr": 1e-3}])
+    keeper = BudgetKeeper(optimizer)
+    assert keeper.by_parameter(tiny_model) == {}
+    for _ in range(3):
+        keeper.advance()
+    stepped = keeper.by_parameter(tiny_model)
+    used, budget = stepped["layers.0.self_attn.q_proj.weight"]
+    assert used == Hyperparameters(1e-2, 0.5, True)
+    assert budget == Budget().advanced(1e-2, 0.5).advanced(1e-2, 0.5).advanced(1e-2, 0.5)
+    assert stepped["layers.0.mlp.fc1.weight"][0].eta == 1e-3
+
+    again = BudgetKeeper(optimizer)
+    again.restore(keeper.state())
+    keeper.advance()
+    again.advance()
+    assert again.by_parameter(tiny_model) == keeper.by_parameter(tiny_model)
+
+
+def test_an_unknown_past_gives_no_budget(tiny_model: torch.nn.Module) -> None:
+    keeper = BudgetKeeper(torch.optim.AdamW(tiny_model.parameters()))
+    keeper.restore(None)
+    keeper.advance()
+    assert keeper.state() is None
+    assert all(budget is None for _, budget in keeper.by_parameter(tiny_model).values())
