@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
@@ -73,3 +75,12 @@ def train() -> Callable[..., list[float]]:
         return losses
 
     return run
+
+
+@pytest.fixture(scope="session")
+def documented_key() -> Callable[[str], bool]:
+    """Whether the table of logged keys in the documentation has a row for a key."""
+    table = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text()
+    rows = re.findall(r"^\| `(weibull_[^`]+)` \|", table, flags=re.MULTILINE)
+    patterns = [re.compile(re.escape(r).replace("<kind>", "[a-z_]+").replace("<name>", ".+") + "$") for r in rows]
+    return lambda key: any(pattern.match(key) for pattern in patterns)

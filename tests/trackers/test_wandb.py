@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from trackers.wandb_offline import history, records
+from trackers.wandb_offline import finished, history
 
 from weibull_monitor.trackers import as_trackers
 from weibull_monitor.trackers.wandb import WandbTracker
@@ -25,9 +25,7 @@ def test_a_run_of_its_own_is_begun_written_and_finished(tmp_path: Path) -> None:
     tracker.close()
     assert wandb.run is None
     assert [(row["weibull_step"], row["weibull_k/attn_q"]) for row in history(tmp_path)] == [(0, 1.25), (100, 1.5)]
-    metrics = [
-        r.metric for f in tmp_path.rglob("*.wandb") for r in records(f) if r.WhichOneof("record_type") == "metric"
-    ]
+    metrics = [r.metric for r in finished(tmp_path) if r.WhichOneof("record_type") == "metric"]
     assert ("weibull_k/*", "weibull_step") in {(m.glob_name, m.step_metric) for m in metrics}
 
 

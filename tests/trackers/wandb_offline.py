@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,11 +31,21 @@ def records(path: Path) -> Iterator[Any]:
             pending = b""
 
 
+def finished(directory: Path, patience: float = 30.0) -> list[Any]:
+    """All records of the offline runs below a directory, once each has its last: W&B's service writes on after `finish`."""
+    deadline = time.monotonic() + patience
+    while True:
+        runs = [list(records(file)) for file in sorted(directory.rglob("run-*.wandb"))]
+        done = runs and all(run and run[-1].WhichOneof("record_type") == "exit" for run in runs)
+        if done or time.monotonic() > deadline:
+            return [record for run in runs for record in run]
+        time.sleep(0.1)
+
+
 def history(directory: Path) -> list[dict[str, Any]]:
     """Every logged row of the offline runs below a directory, in order."""
     return [
         {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
-        for file in sorted(directory.rglob("*.wandb"))
-        for record in records(file)
+        for record in finished(directory)
         if record.WhichOneof("record_type") == "history"
     ]
