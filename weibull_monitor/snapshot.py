@@ -6,8 +6,9 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from statistics import median
 from typing import Literal
+
+import numpy as np
 
 from weibull_monitor.components import Component
 from weibull_monitor.measure import WeibullFit
@@ -88,8 +89,8 @@ class Snapshot:
         for component, fit in fitted:
             by_kind[component.label].append((component, fit))
         for kind, members in by_kind.items():
-            out[f"weibull_k/{kind}"] = median(fit.k for _, fit in members)
-            out[f"weibull_lambda/{kind}"] = median(fit.lambda_ for _, fit in members)
+            out[f"weibull_k/{kind}"] = _median(fit.k for _, fit in members)
+            out[f"weibull_lambda/{kind}"] = _median(fit.lambda_ for _, fit in members)
             out[f"weibull_k_min/{kind}"] = min(fit.k for _, fit in members)
             out[f"weibull_r2_min/{kind}"] = min(fit.r2 for _, fit in members)
             scaling = [self.scaling.get(component.name, NO_SCALING) for component, _ in members]
@@ -128,4 +129,4 @@ class Snapshot:
 def _median(values: Iterable[float | None]) -> float | None:
     """Median of the values that exist, or None."""
     present = [value for value in values if value is not None]
-    return median(present) if present else None
+    return float(np.median(present)) if present else None

@@ -13,11 +13,11 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 Array = npt.NDArray[np.float64]
 Numeric = float | Array
@@ -147,7 +147,8 @@ def anchor(magnitude_quantile: Callable[[Array], Array], nodes: int = 400) -> An
     )
 
 
-_normal_quantile = np.vectorize(NormalDist().inv_cdf, otypes=[np.float64])
+def _normal_quantile(p: Array) -> Array:
+    return np.asarray(torch.special.ndtri(torch.from_numpy(p)))
 
 
 @lru_cache(maxsize=1)
@@ -162,11 +163,11 @@ def anchors() -> dict[str, Anchor]:
     """
 
     def truncated(at: float) -> Callable[[Array], Array]:
-        half = NormalDist().cdf(at) - 0.5
-        return lambda f: np.asarray(_normal_quantile(0.5 + f * half))
+        half = math.erf(at / math.sqrt(2.0)) / 2.0
+        return lambda f: _normal_quantile(0.5 + f * half)
 
     return {
-        "normal": anchor(lambda f: np.asarray(_normal_quantile((1.0 + f) / 2.0))),
+        "normal": anchor(lambda f: _normal_quantile((1.0 + f) / 2.0)),
         "truncated_normal_2": anchor(truncated(2.0)),
         "truncated_normal_3": anchor(truncated(3.0)),
         "uniform": anchor(lambda f: f),

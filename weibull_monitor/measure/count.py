@@ -15,12 +15,16 @@ from torch import Tensor
 from weibull_monitor.measure.bins import Bins
 from weibull_monitor.measure.threads import alone
 
-HOST_CHUNK = 1 << 19
-"""Elements per pass on the CPU: 2 MiB of int32 a thread, small enough for the cache, large enough to hide call overhead."""
-DEVICE_CHUNK = 1 << 22
-"""Elements per pass elsewhere, where int64 indices are needed: 32 MiB."""
-MAX_THREADS = 8
-"""Bounds the extra memory of a count on the CPU to 16 MiB of buffers; more threads than this wait for memory anyway."""
+HOST_CHUNK = 1 << 20
+"""Elements per pass on the CPU at most: 4 MiB of int32 a thread, small enough for the cache, large enough to hide calls."""
+HOST_BUFFERS = 1 << 22
+"""Elements per pass of all threads together: bounds the extra memory to 16 MiB of int32, 32 MiB of int64."""
+DEVICE_CHUNK = 1 << 20
+"""Elements per pass elsewhere, where indices are int64: about 21 MiB of temporaries."""
+MIN_SHARE = 1 << 19
+"""Elements that are worth a thread of their own."""
+MAX_THREADS = 16
+"""More threads than this wait for memory anyway."""
 
 _QUEUED_ON_DEVICE = frozenset({"cuda", "xpu"})
 """Device types on which counting is queued without waiting. On others the weights are copied to the host chunk by chunk."""
@@ -67,14 +71,15 @@ def count_by_bincount(tensors: Sequence[Tensor], bins: Bins) -> Tensor:
     """Counts on the host with `torch.bincount`, the elements divided evenly among threads."""
     counts = torch.zeros(len(tensors), bins.columns, dtype=torch.int64)
     total = sum(tensor.numel() for tensor in tensors)
-    threads = max(1, min(torch.get_num_threads(), MAX_THREADS, total // HOST_CHUNK))
+    threads = max(1, min(torch.get_num_threads(), MAX_THREADS, total // MIN_SHARE))
+    size = min(HOST_CHUNK, HOST_BUFFERS // threads)
     lock = Lock()
 
     def work(share: list[tuple[int, Tensor]]) -> None:
-        buffer = torch.empty(HOST_CHUNK, dtype=bins.integer)
+        buffer = torch.empty(size, dtype=bins.integer)
         for row, piece in share:
             local = torch.zeros(bins.columns, dtype=torch.int64)
-            for chunk in chunks(piece, HOST_CHUNK):
+            for chunk in chunks(piece, size):
                 _count_chunk(chunk if chunk.device.type == "cpu" else chunk.cpu(), bins, buffer, local)
             with lock:
                 counts[row] += local
@@ -91,7 +96,7 @@ def count_by_bincount(tensors: Sequence[Tensor], bins: Bins) -> Tensor:
 
 
 def _count_chunk(chunk: Tensor, bins: Bins, buffer: Tensor, counts: Tensor) -> None:
-    """Adds the counts of one contiguous chunk of at most `HOST_CHUNK` elements on the CPU to a row of counts."""
+    """Adds the counts of one contiguous chunk of at most as many elements as the buffer holds on the CPU to a row of counts."""
     bits = chunk.view(bins.integer)
     if bins.integer == torch.uint8:
         every = torch.arange(256, dtype=torch.uint8)
