@@ -25,9 +25,7 @@ def summarize(history: History) -> str:
         return f"{history.path}: no samples yet"
     first, last = history.snapshots[0], history.snapshots[-1]
     kinds = list(dict.fromkeys(c.label for c in last.components))
-    rows = [
-        ["kind", "class", "matrices", "k start", "k now", "drift (median)", "± s.e.", "λ start", "λ now", "growth"]
-    ]
+    rows = [["kind", "class", "matrices", "k start", "k now", "drift (median)", "± s.e.", "λ start", "λ now", "growth"]]
     rows += [_row(kind, first, last) for kind in kinds]
     width = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(_align(cell, w, i) for i, (cell, w) in enumerate(zip(row, width, strict=True))) for row in rows]

@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from oracle import exact_fit, samples
 from scipy import stats
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from weibull_monitor import fit_weibull
 from weibull_monitor.measure import bins_of, count_magnitudes, solve
+from weibull_monitor.measure.count import count_by_scatter
+from weibull_monitor.measure.solve import solve_on_device
 from weibull_monitor.weibull import anchors
 
 DISTRIBUTIONS = [
@@ -157,3 +162,33 @@ def test_checksum_tells_equal_counts_from_others() -> None:
     moved[0] *= 1.5
     a, b, c = fit_weibull([weights, weights.flip(0), moved])
     assert a.checksum == b.checksum != c.checksum
+
+
+def test_checksum_is_of_the_matrix_whatever_is_fitted_beside_it() -> None:
+    weights = torch.cat([samples("normal", 500).float(), torch.zeros(3), torch.tensor([float("inf")])])
+    fewer_zeros = weights[:-2]
+    alone = fit_weibull(weights).checksum
+    assert fit_weibull([torch.full((9,), 1e-45), weights, torch.full((9,), 3e38)])[1].checksum == alone
+    assert fit_weibull(fewer_zeros).checksum != alone
+
+
+class NoWaiting(TorchDispatchMode):
+    """Refuses every operation whose result on the host, or whose shape, depends on values: a device is waited for there."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        assert name not in ("_local_scalar_dense", "item", "nonzero", "equal", "is_nonzero", "bincount", "unique"), name
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float8_e4m3fn], ids=str)
+def test_what_is_queued_on_a_device_waits_for_nothing_and_gives_the_same(dtype: torch.dtype) -> None:
+    """The operations of the CUDA path, run here on the CPU: none depends on a value, and the fits are the same."""
+    bins = bins_of(dtype)
+    tensors = [samples(name, 3000).float().to(dtype) for name in ("normal", "student t 3", "half zeros")]
+    tensors += [torch.zeros(500, dtype=dtype), torch.randn(60, 60).to(dtype).t()[::2]]
+    with NoWaiting():
+        counts = count_by_scatter(tensors, bins)
+        queued = solve_on_device(counts, bins, trim=False)
+    assert torch.equal(counts, count_magnitudes(tensors, bins))
+    torch.testing.assert_close(queued, solve(counts, bins), rtol=1e-9, atol=1e-9, equal_nan=True)

@@ -62,13 +62,22 @@ def solve(counts: Tensor, bins: Bins) -> Tensor:
         that cannot be fitted holds NaN where there is no value. Nothing is synchronised on CUDA.
     """
     with alone():  # the pieces are small, and a team of threads would go on spinning for a while
-        return _solve(counts.cpu() if counts.device.type == "mps" else counts, bins)
+        counts = counts.cpu() if counts.device.type == "mps" else counts
+        return solve_on_device(counts, bins, trim=counts.device.type == "cpu")
 
 
-def _solve(counts: Tensor, bins: Bins) -> Tensor:
+def solve_on_device(counts: Tensor, bins: Bins, trim: bool) -> Tensor:
+    """Like `solve`, where the counts are.
+
+    Args:
+        counts: As for `solve`.
+        bins: The layout of the counts.
+        trim: Whether to look which bins are used and leave out the others: less work, but a device would have to be waited
+            for.
+    """
     edges = bins.edges.to(counts.device, non_blocking=True)
     first, last = 0, bins.finite
-    if counts.device.type == "cpu":  # looking is free here: leave out the bins that no row uses
+    if trim:
         used = counts[:, 1:-1].any(dim=0).nonzero()
         first, last = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 1)
     log_edges = edges[first : last + 1].log()
@@ -80,7 +89,7 @@ def _solve(counts: Tensor, bins: Bins) -> Tensor:
         finite = counts[part, 1 + first : 1 + last].double()
         out[part, Column.ZEROS] = counts[part, 0].double()
         out[part, Column.NONFINITE] = counts[part, -1].double()
-        out[part, Column.CHECKSUM] = _checksum(counts[part, first : last + 1], first)
+        out[part, Column.CHECKSUM] = _checksum(counts[part], slice(1 + first, 1 + last))
         _solve_rows(finite, log_edges, out[part])
     return out
 
@@ -197,12 +206,13 @@ def _log_quantiles(p: Tensor, f: Tensor, x: Tensor) -> Tensor:
     return x[upper - 1] + (x[upper] - x[upper - 1]) * ((p - f0) / (f1 - f0).clamp(min=1e-300)).clamp(0, 1)
 
 
-def _checksum(counts: Tensor, first: int) -> Tensor:
+def _checksum(counts: Tensor, used: slice) -> Tensor:
     """A 52-bit fingerprint of each row, exact in float64: equal counts give equal ones.
 
-    The sum of counts times a hash of their position, which is ``first`` for the first of them; empty bins add nothing.
+    The sum of the counts times a hash of their column, over zeros, non-finite values and the ``used`` bins; others are empty.
     """
-    position = torch.arange(first + 1, first + 1 + counts.shape[1], dtype=torch.int64, device=counts.device)
-    mixed = position * 0x5851F42D4C957F2D
+    column = torch.arange(1, counts.shape[1] + 1, dtype=torch.int64, device=counts.device)
+    mixed = column * 0x5851F42D4C957F2D
     mixed = (mixed ^ (mixed >> 29)) * 0x14057B7EF767814F
-    return ((counts * mixed).sum(1) & ((1 << 52) - 1)).double()
+    total = (counts[:, used] * mixed[used]).sum(1) + counts[:, 0] * mixed[0] + counts[:, -1] * mixed[-1]
+    return (total & ((1 << 52) - 1)).double()
