@@ -167,6 +167,21 @@ def test_weights_that_turn_bad_are_counted_named_once_and_left_out(
     assert dict(read_history(tmp_path).series(Q0, "nonfinite"))[2] == 1024
 
 
+def test_many_matrices_with_one_trouble_are_one_warning(
+    tmp_path: Path, tiny_model: nn.Module, caplog: pytest.LogCaptureFixture
+) -> None:
+    with torch.no_grad():
+        for layer in tiny_model.layers:
+            layer.mlp["fc2"].weight.zero_()
+    for name in ("a", "b", "c"):
+        setattr(tiny_model, name, nn.Parameter(torch.zeros(8, 8, dtype=torch.int8), requires_grad=False))
+    WeibullMonitor(tiny_model, output_dir=tmp_path).close()
+    warnings = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+    assert len(warnings) == 2
+    assert "3 matrices cannot be measured: a and others, because its dtype is int8" in warnings[0]
+    assert "2 matrices have no fit: layers.0.mlp.fc2.weight and others, because all 2048 finite" in warnings[1]
+
+
 def test_frozen_parameters_are_read_once_and_stay_in_the_record(
     tmp_path: Path, tiny_model: nn.Module, train: Train
 ) -> None:

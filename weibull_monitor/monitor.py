@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -210,8 +211,8 @@ class WeibullMonitor:
     def _measure(self) -> Snapshot:
         started = time.perf_counter()
         fits, problems = self._reader.read()
-        for name, problem in problems.items():
-            self._guard.once(f"no fit of {name}: {problem}", key=f"fit {name}")
+        for key, message in _by_reason(problems, "have no fit").items():
+            self._guard.once(message, key=key)
         scaling: dict[str, Scaling] = {}
         stepped = self._budgets.by_parameter(self._model)
         for component in self.discovery.components:
@@ -302,5 +303,16 @@ def _log_discovery(discovery: Discovery) -> None:
     logger.info("weibull_monitor measures %d matrices: %s", len(discovery.components), counts)
     if others := [component.name for component in discovery.components if component.kind == "other"]:
         logger.info("not recognised and measured as `other`: %s", ", ".join(others))
-    for skipped in discovery.skipped:
-        logger.warning("weibull_monitor cannot measure %s: %s", skipped.name, skipped.reason)
+    for message in _by_reason({s.name: s.reason for s in discovery.skipped}, "cannot be measured").values():
+        logger.warning("weibull_monitor: %s", message)
+
+
+def _by_reason(reasons: Mapping[str, str], what: str) -> dict[str, str]:
+    """One message for all names with the same reason, whatever numbers are in it; by that reason."""
+    grouped: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        grouped.setdefault(re.sub(r"\d+", "#", reason), []).append(name)
+    return {
+        key: f"{len(names)} matrices {what}: {names[0]}{' and others' * (len(names) > 1)}, because {reasons[names[0]]}"
+        for key, names in grouped.items()
+    }

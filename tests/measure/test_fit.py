@@ -49,12 +49,15 @@ def test_something_else_than_a_tensor_is_a_typed_error() -> None:
 @pytest.mark.parametrize(
     ("tensor", "reason"),
     [
-        (torch.randn(99), "99 non-zero finite values (of 99); 100 are needed"),
-        (torch.cat([torch.randn(60), torch.zeros(500)]), "60 non-zero finite values (of 560); 100 are needed"),
-        (torch.zeros(300), "all 300 values are zero"),
-        (torch.full((300,), 0.25), "the middle 80 % of |w| lies in 1 bins of 1 %; 5 are needed"),
-        (torch.full((300,), float("nan")), "0 non-zero finite values (of 300); 100 are needed"),
-        (torch.tensor([-1.0, 1.0, 2.0]).repeat(200), "the middle 80 % of |w| lies in 2 bins of 1 %; 5 are needed"),
+        (torch.randn(99), "99 of 99 values are finite and not zero; 100 are needed"),
+        (torch.cat([torch.randn(60), torch.zeros(500)]), "60 of 560 values are finite and not zero; 100 are needed"),
+        (torch.zeros(300), "all 300 finite values are zero"),
+        (torch.full((300,), 0.25), "the middle 80 % of |w| lies in 1 bins of about 1 %; 5 are needed"),
+        (torch.full((300,), float("nan")), "0 of 300 values are finite and not zero; 100 are needed"),
+        (
+            torch.tensor([-1.0, 1.0, 2.0]).repeat(200),
+            "the middle 80 % of |w| lies in 2 bins of about 1 %; 5 are needed",
+        ),
     ],
     ids=["few", "few among zeros", "all zero", "all equal", "all NaN", "two values"],
 )

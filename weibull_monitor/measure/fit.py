@@ -73,17 +73,15 @@ class WeibullFit:
         """Why there is no fit; empty if there is one.
 
         >>> fit_weibull(torch.zeros(64, 64)).reason
-        'all 4096 values are zero'
+        'all 4096 finite values are zero'
         """
         if self.available:
             return ""
         if self.n == 0 and self.zeros:
-            return f"all {self.zeros} values are zero" + (f" ({self.nonfinite} non-finite)" if self.nonfinite else "")
+            return f"all {self.zeros} finite values are zero"
         if self.n < MIN_VALUES:
-            return (
-                f"{self.n} non-zero finite values (of {self.n + self.zeros + self.nonfinite}); {MIN_VALUES} are needed"
-            )
-        return f"the middle 80 % of |w| lies in {self.occupied_bins} bins of 1 %; {MIN_BINS} are needed"
+            return f"{self.n} of {self.n + self.zeros + self.nonfinite} values are finite and not zero; {MIN_VALUES} are needed"
+        return f"the middle 80 % of |w| lies in {self.occupied_bins} bins of about 1 %; {MIN_BINS} are needed"
 
 
 _INTEGERS = {"n", "zeros", "nonfinite", "occupied_bins", "checksum"}
