@@ -57,6 +57,7 @@ class Component:
         dtype: Dtype of its storage.
         trainable: Whether the parameter required a gradient at discovery.
         parameter: The parameter's name in ``model.named_parameters()``, wrappers included.
+        why: Of a component of the kind ``other``: why it is none of the kinds that have a name.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Component:
     dtype: torch.dtype
     trainable: bool
     parameter: str
+    why: str = ""
 
     @property
     def component_class(self) -> ComponentClass:

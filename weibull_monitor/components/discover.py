@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 from torch import Tensor, nn
 
 from weibull_monitor.components.component import CLASS_OF_KIND, Component, Discovery, Skipped
-from weibull_monitor.components.names import ADAPTER, ATTENTION, CROSS, FEED_FORWARD, Context, clean_name, kind_by_name
+from weibull_monitor.components.identify import is_cross
+from weibull_monitor.components.identify import kinds as kinds_of
+from weibull_monitor.components.names import clean_name
+from weibull_monitor.components.tree import Leaf, leaves
 from weibull_monitor.errors import ConfigurationError
 from weibull_monitor.measure.fit import unsupported
 
@@ -53,81 +56,49 @@ def discover(
     """Like `discover_components`, with the matrices that cannot be measured and the reason for each."""
     overrides = [(_compiled(pattern), _known(kind)) for pattern, kind in (kinds or {}).items()]
     kept, left_out = _patterns(include), _patterns(exclude)
-    peft = any(name.endswith("base_layer") or ".lora_" in name for name, _ in model.named_modules())
-    modules = dict(model.named_modules())
-    components: list[Component] = []
+    wanted: dict[str, Tensor] = {}
     skipped: list[Skipped] = []
     for parameter, tensor in model.named_parameters():
-        name = clean_name(parameter, peft)
-        if tensor.dim() < 2 and _storage_problem(tensor) is None:
+        problem = _storage_problem(tensor) or (unsupported(tensor) if tensor.dim() > 1 and not tensor.is_meta else "")
+        if problem:
+            skipped.append(Skipped(clean_name(parameter), problem, tensor.numel()))
+        elif tensor.dim() > 1:
+            wanted[parameter] = tensor
+    found = list(leaves(model, wanted))
+    siblings: dict[str, dict[str, Leaf]] = {}
+    identified = kinds_of(found, _output_embeddings(model))
+    for leaf, (kind, _) in zip(found, identified, strict=True):
+        siblings.setdefault(leaf.unit, {})[kind] = leaf
+    components: list[Component] = []
+    for leaf, (kind, why) in zip(found, identified, strict=True):
+        if (kept and not any(p.search(leaf.name) for p in kept)) or any(p.search(leaf.name) for p in left_out):
             continue
-        if (kept and not any(p.search(name) for p in kept)) or any(p.search(name) for p in left_out):
-            continue
-        if problem := _storage_problem(tensor) or (unsupported(tensor) if not tensor.is_meta else ""):
-            skipped.append(Skipped(name, problem, tensor.numel()))
-            continue
-        kind = next((kind for pattern, kind in overrides if pattern.search(name)), None)
-        owner_path, _, attribute = parameter.rpartition(".")
-        path = name.rpartition(".")[0] if attribute == "weight" else name
-        above = list(_above(owner_path, modules))
+        override = next((kind for pattern, kind in overrides if pattern.search(leaf.name)), None)
+        final = override or kind
         components.append(
             Component(
-                name=name,
-                kind=kind or _kind(path, modules[owner_path], above),
-                block=_first_index(name),
-                expert=_index_after(name, "experts"),
-                cross=any(CROSS.search(word) for word in _words(above)),
-                shape=tuple(tensor.shape),
-                dtype=tensor.dtype,
-                trainable=tensor.requires_grad,
-                parameter=parameter,
+                name=leaf.name,
+                kind=final,
+                block=_first_index(leaf.name),
+                expert=_index_after(leaf.name, "experts"),
+                cross=final.startswith("attn_") and is_cross(leaf, siblings[leaf.unit]),
+                shape=tuple(leaf.tensor.shape),
+                dtype=leaf.tensor.dtype,
+                trainable=leaf.tensor.requires_grad,
+                parameter=leaf.parameter,
+                why="" if override else why,
             )
         )
     return Discovery(tuple(components), tuple(skipped))
 
 
-def _kind(path: str, owner: nn.Module, above: list[tuple[str, nn.Module]]) -> str:
-    """The kind of a matrix from its owner's class, its place and its siblings."""
-    if ADAPTER.search(path):
-        return "adapter"
-    if isinstance(owner, nn.Embedding):
-        return "embedding"
-    kind = kind_by_name(path, _context(above))
-    if kind in ("ffn_up", "ffn_down") and not _has_gate(above):
-        return "ffn_in" if kind == "ffn_up" else "ffn_out"
-    return kind or "other"
-
-
-def _context(above: list[tuple[str, nn.Module]]) -> Context:
-    """Whether the innermost telling module above is an attention or a feed-forward block."""
-    for name, module in reversed(above):
-        for word in (name, type(module).__name__):
-            if ATTENTION.search(word):
-                return "attention"
-            if FEED_FORWARD.search(word):
-                # The `output` of BERT's attention is named and classed after the attention that holds it.
-                return "attention" if name == "output" and any(ATTENTION.search(n) for n, _ in above) else "ffn"
-    return "any"
-
-
-def _has_gate(above: list[tuple[str, nn.Module]]) -> bool:
-    siblings = above[-2][1] if len(above) > 1 else None
-    return siblings is not None and any(
-        kind_by_name(name, "ffn") in ("ffn_gate", "ffn_gate_up") for name, _ in siblings.named_children()
-    )
-
-
-def _above(owner_path: str, modules: Mapping[str, nn.Module]) -> Iterator[tuple[str, nn.Module]]:
-    """(name, module) from the outermost module below the root down to the owner itself."""
-    segments = owner_path.split(".") if owner_path else []
-    for depth in range(1, len(segments) + 1):
-        yield segments[depth - 1], modules[".".join(segments[:depth])]
-
-
-def _words(above: list[tuple[str, nn.Module]]) -> Iterator[str]:
-    for name, module in above:
-        yield name
-        yield type(module).__name__
+def _output_embeddings(model: nn.Module) -> nn.Module | None:
+    """The module that makes the logits, where a model says which it is."""
+    get = getattr(model, "get_output_embeddings", None)
+    try:
+        return get() if callable(get) else None
+    except (AttributeError, NotImplementedError, TypeError):
+        return None  # a method that only some of its subclasses can answer
 
 
 def _storage_problem(tensor: Tensor) -> str | None:
