@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Literal, get_args
 
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
+from weibull_monitor.components.blocks import blocks_of, expert_of
 from weibull_monitor.components.component import CLASS_OF_KIND, Component, Discovery, Skipped
+from weibull_monitor.components.heads import Heads, heads_of
 from weibull_monitor.components.identify import is_cross
 from weibull_monitor.components.identify import kinds as kinds_of
 from weibull_monitor.components.names import clean_name
+from weibull_monitor.components.split import fragments
+from weibull_monitor.components.storage import packed_buffers, storage_problem, unreadable
 from weibull_monitor.components.tree import Leaf, leaves
 from weibull_monitor.errors import ConfigurationError
-from weibull_monitor.measure.fit import unsupported
+
+Resolution = Literal["parameter", "matrix", "head"]
 
 
 def discover_components(
@@ -21,6 +29,7 @@ def discover_components(
     kinds: Mapping[str, str] | None = None,
     include: str | Iterable[str] | None = None,
     exclude: str | Iterable[str] | None = None,
+    resolution: Resolution = "matrix",
 ) -> tuple[Component, ...]:
     """Every weight matrix of a model that can be measured, in the order of ``model.named_parameters()``.
 
@@ -30,10 +39,12 @@ def discover_components(
             before everything that is recognised.
         include: One or several regular expressions; only names that one of them matches are kept.
         exclude: One or several regular expressions; names that one of them matches are left out.
+        resolution: ``matrix``: every stored matrix, and the parts of those that hold several (q, k and v; gate and up; experts).
+            ``head``: also every attention head of q, k, v and o. ``parameter``: stored matrices only.
 
     Returns:
-        One `Component` a matrix. What is not recognised has the kind ``other``. A parameter that several modules share is
-        there once.
+        One `Component` a matrix. What is not recognised has the kind ``other`` and a reason. A parameter that several modules
+        share is there once. A part follows the parameter that it is a part of, and has its name and a suffix in brackets.
 
     Raises:
         ConfigurationError: For an unknown kind or an invalid pattern.
@@ -44,7 +55,7 @@ def discover_components(
     >>> component.name, component.kind, component.component_class, component.block
     ('layers.0.self_attn.q_proj.weight', 'attn_q', 'selection', 0)
     """
-    return discover(model, kinds, include, exclude).components
+    return discover(model, kinds, include, exclude, resolution).components
 
 
 def discover(
@@ -52,44 +63,90 @@ def discover(
     kinds: Mapping[str, str] | None = None,
     include: str | Iterable[str] | None = None,
     exclude: str | Iterable[str] | None = None,
+    resolution: Resolution = "matrix",
 ) -> Discovery:
     """Like `discover_components`, with the matrices that cannot be measured and the reason for each."""
+    if resolution not in get_args(Resolution):
+        raise ConfigurationError(f"resolution is {resolution!r}; it is one of {', '.join(get_args(Resolution))}")
     overrides = [(_compiled(pattern), _known(kind)) for pattern, kind in (kinds or {}).items()]
     kept, left_out = _patterns(include), _patterns(exclude)
-    wanted: dict[str, Tensor] = {}
+
+    def wanted(name: str) -> bool:
+        return (not kept or any(p.search(name) for p in kept)) and not any(p.search(name) for p in left_out)
+
+    matrices, skipped, elements, vectors = _sorted_out(model)
+    found = list(leaves(model, matrices))
+    identified = [
+        (next((kind for pattern, kind in overrides if pattern.search(leaf.name)), ""), *kind)
+        for leaf, kind in zip(found, kinds_of(found, _output_embeddings(model)), strict=True)
+    ]
+    siblings: dict[str, dict[str, Leaf]] = {}
+    for leaf, (override, kind, _) in zip(found, identified, strict=True):
+        siblings.setdefault(leaf.unit, {})[override or kind] = leaf
+    heads: dict[str, Heads | None] = {}
+    components: list[Component] = []
+    for leaf, (override, kind, why), (block, tower) in zip(found, identified, blocks_of(found), strict=True):
+        kind = override or kind
+        beside = siblings[leaf.unit]
+        whole = Component(
+            name=leaf.name,
+            kind=kind,
+            block=block,
+            expert=expert_of(leaf.name),
+            cross=kind.startswith("attn_") and is_cross(leaf, beside),
+            shape=tuple(leaf.tensor.shape),
+            dtype=leaf.tensor.dtype,
+            trainable=leaf.tensor.requires_grad,
+            parameter=leaf.parameter,
+            tower=tower,
+            why="" if override else why,
+        )
+        if wanted(whole.name):
+            components.append(whole)
+        if resolution == "parameter":
+            continue
+        if kind.startswith("attn_") and leaf.unit not in heads:
+            heads[leaf.unit] = heads_of(leaf.unit_module, _configs(model, leaf))
+        for fragment in fragments(leaf, kind, beside, heads.get(leaf.unit), resolution):
+            name = f"{leaf.name}[{fragment.part.label}]"
+            if wanted(name):
+                part_kind = next((k for p, k in overrides if p.search(name) and not p.search(leaf.name)), fragment.kind)
+                expert = whole.expert if fragment.expert is None else fragment.expert
+                components.append(
+                    replace(whole, name=name, kind=part_kind, expert=expert, shape=fragment.shape, part=fragment.part)
+                )
+    return Discovery(tuple(components), tuple(skipped), elements, vectors)
+
+
+def _sorted_out(model: nn.Module) -> tuple[dict[str, Tensor], list[Skipped], int, int]:
+    """The matrices by name, what cannot be measured, and the elements of all parameters and of those that are vectors."""
+    matrices: dict[str, Tensor] = {}
     skipped: list[Skipped] = []
+    elements = vectors = 0
     for parameter, tensor in model.named_parameters():
-        problem = _storage_problem(tensor) or (unsupported(tensor) if tensor.dim() > 1 and not tensor.is_meta else "")
+        if isinstance(tensor, UninitializedParameter):
+            skipped.append(
+                Skipped(clean_name(parameter), "it has no shape before the first forward pass (a lazy module)", 0)
+            )
+            continue
+        elements += tensor.numel()
+        problem = storage_problem(tensor) or (unreadable(tensor) if tensor.dim() > 1 else "")
         if problem:
             skipped.append(Skipped(clean_name(parameter), problem, tensor.numel()))
-        elif tensor.dim() > 1:
-            wanted[parameter] = tensor
-    found = list(leaves(model, wanted))
-    siblings: dict[str, dict[str, Leaf]] = {}
-    identified = kinds_of(found, _output_embeddings(model))
-    for leaf, (kind, _) in zip(found, identified, strict=True):
-        siblings.setdefault(leaf.unit, {})[kind] = leaf
-    components: list[Component] = []
-    for leaf, (kind, why) in zip(found, identified, strict=True):
-        if (kept and not any(p.search(leaf.name) for p in kept)) or any(p.search(leaf.name) for p in left_out):
-            continue
-        override = next((kind for pattern, kind in overrides if pattern.search(leaf.name)), None)
-        final = override or kind
-        components.append(
-            Component(
-                name=leaf.name,
-                kind=final,
-                block=_first_index(leaf.name),
-                expert=_index_after(leaf.name, "experts"),
-                cross=final.startswith("attn_") and is_cross(leaf, siblings[leaf.unit]),
-                shape=tuple(leaf.tensor.shape),
-                dtype=leaf.tensor.dtype,
-                trainable=leaf.tensor.requires_grad,
-                parameter=leaf.parameter,
-                why="" if override else why,
-            )
-        )
-    return Discovery(tuple(components), tuple(skipped))
+        elif tensor.dim() > 1 and tensor.numel():
+            matrices[parameter] = tensor
+        else:
+            vectors += tensor.numel()
+    for name, reason, numel in packed_buffers(model):
+        elements += numel
+        skipped.append(Skipped(clean_name(name), reason, numel))
+    return matrices, skipped, elements, vectors
+
+
+def _configs(model: nn.Module, leaf: Leaf) -> list[object]:
+    """The configurations of the modules above a matrix, nearest first."""
+    modules = [leaf.unit_module, *(module for _, module in reversed(leaf.above)), model]
+    return [module.config for module in modules if hasattr(module, "config")]
 
 
 def _output_embeddings(model: nn.Module) -> nn.Module | None:
@@ -99,27 +156,6 @@ def _output_embeddings(model: nn.Module) -> nn.Module | None:
         return get() if callable(get) else None
     except (AttributeError, NotImplementedError, TypeError):
         return None  # a method that only some of its subclasses can answer
-
-
-def _storage_problem(tensor: Tensor) -> str | None:
-    """Why the values of a parameter are not all here as plain floats, or None."""
-    if hasattr(tensor, "ds_tensor"):
-        return "it is partitioned by DeepSpeed ZeRO-3"
-    module = type(tensor).__module__
-    if module.startswith("torch.distributed"):
-        return "it is sharded (DTensor)"
-    if module.startswith(("bitsandbytes", "torchao", "hqq", "gptqmodel", "awq")):
-        return f"its storage is quantised ({module.partition('.')[0]} {type(tensor).__name__})"
-    return None
-
-
-def _first_index(name: str) -> int | None:
-    return next((int(segment) for segment in name.split(".") if segment.isdigit()), None)
-
-
-def _index_after(name: str, container: str) -> int | None:
-    found = re.search(rf"(?:^|\.){container}\.(\d+)(?:\.|$)", name)
-    return int(found[1]) if found else None
 
 
 def _compiled(pattern: str) -> re.Pattern[str]:

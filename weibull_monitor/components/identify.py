@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,7 @@ from typing import Final
 from torch import nn
 
 from weibull_monitor.components.feed_forward import Sibling, roles
-from weibull_monitor.components.names import ADAPTER, CROSS, SELF, kind_by_name
+from weibull_monitor.components.names import ADAPTER, CROSS, SELF, Place, kind_by_name
 from weibull_monitor.components.tree import Leaf, is_block, place_of
 
 WHY: Final[Mapping[str, str]] = {
@@ -113,10 +112,10 @@ def _attention(siblings: Sequence[Leaf]) -> list[tuple[str, str]]:
     return out
 
 
-def _named(leaf: Leaf, place: str) -> tuple[str, str] | None:
+def _named(leaf: Leaf, place: Place) -> tuple[str, str] | None:
     """The kind that a matrix's name stands for at a place; nearer names only where they say what the farther does not."""
     for path in leaf.paths:
-        kind = kind_by_name(path, place)  # type: ignore[arg-type]
+        kind = kind_by_name(path, place)
         if kind == "lm_head" and path is not leaf.paths[-1]:
             continue  # BERT's prediction head, whose other matrix is tied to the embedding
         if kind == "embedding" and isinstance(leaf.owner, nn.Linear) and not _EMBEDS.search(path.rpartition(".")[2]):
@@ -163,7 +162,9 @@ def input_first(owner: nn.Module, shapes: Sequence[tuple[int, ...]] = ()) -> boo
     stated = getattr(owner, "is_transposed", None)
     if isinstance(stated, bool):
         return stated
-    if len(shapes) == 2 and all(len(shape) == 3 for shape in shapes):  # the one that fits: the second reads what the first makes
+    if len(shapes) == 2 and all(
+        len(shape) == 3 for shape in shapes
+    ):  # the one that fits: the second reads what the first makes
         (_, a, b), (_, c, d) = shapes
         return b in (c, 2 * c) and a == d and not (a in (d, 2 * d) and b == c)
     return False
@@ -190,8 +191,3 @@ def is_cross(leaf: Leaf, siblings: Mapping[str, Leaf]) -> bool:
         if is_block(name, module):
             return False
     return False
-
-
-def is_convolution(module: nn.Module) -> bool:
-    """Whether a module is a convolution with a kernel of more than one element."""
-    return isinstance(module, nn.modules.conv._ConvNd) and math.prod(module.kernel_size) > 1

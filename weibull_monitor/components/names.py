@@ -67,7 +67,11 @@ PLACES: Final[tuple[Surroundings, ...]] = (
         r"projector|merger|connector|pooler|aligner|classif|prediction_?head|decoder_?head|projection_?head|hyper_?network|"
         r"position_?bias|bbox|adaptor$",
     ),
-    Surroundings("attention", r"attn|attention|^att$|^attentions$|^mha$", r"(?:attn|attention(?!layer)|multi_?head_?att)(?!\w*(?:mlp|ffn|feed_?forward)$)"),
+    Surroundings(
+        "attention",
+        r"attn|attention|^att$|^attentions$|^mha$",
+        r"(?:attn|attention(?!layer)|multi_?head_?att)(?!\w*(?:mlp|ffn|feed_?forward)$)",
+    ),
     Surroundings(
         "ffn",
         r"mlp|ffn|feed_?forward|(?:^|_)ffs?\d*$|moe|experts?$|densereludense|positionwise",
@@ -105,7 +109,9 @@ CROSS: Final = re.compile(
 """What the name or class of a cross-attention module contains."""
 SELF: Final = re.compile(r"self_?att", re.IGNORECASE)
 """What the name of a self-attention module contains, wherever it stands."""
-ADAPTER: Final = re.compile(r"\blora_|\bmodules_to_save\b|\badapter_modules?\b|_adapter_list\b|\b(?:houlsby|ia3|vera|oft|boft|loha|lokr)_")
+ADAPTER: Final = re.compile(
+    r"\blora_|\bmodules_to_save\b|\badapter_modules?\b|_adapter_list\b|\b(?:houlsby|ia3|vera|oft|boft|loha|lokr)_"
+)
 """What the path of an adapter's parameter contains (PEFT, and the adapters of X-MOD)."""
 
 
@@ -161,7 +167,9 @@ TABLE: Final[tuple[Row, ...]] = (
     ),
     # Feed-forward blocks; the roles are settled by siblings and shapes, see `feed_forward`.
     Row("ffn_gate_up", "ffn", r"gate_up_proj|gate_and_up_proj|gate_up|wi_fused|w12|up_gate_proj|weights_in"),
-    Row("ffn_gate", "ffn", r"gate_proj|wi_0|w1|w_0|proj_up_gate|fc1_g|gate|linear_gate|fc_gate|receptance|c_fc2|ff_gate"),
+    Row(
+        "ffn_gate", "ffn", r"gate_proj|wi_0|w1|w_0|proj_up_gate|fc1_g|gate|linear_gate|fc_gate|receptance|c_fc2|ff_gate"
+    ),
     Row("ffn_up", "ffn", r"up_proj|wi_1|w3|v1|w_1|proj_up|fc1_x|up|linear_v|linear_up|c_fc_1"),
     Row("ffn_down", "ffn", r"down_proj|w2|wo|Wo|w_out|proj_down|down|linear_down|weights_out|down"),
     Row(
@@ -177,11 +185,23 @@ TABLE: Final[tuple[Row, ...]] = (
         r"out_proj|output_linear|proj_out|conv2|pwconv2|pointwise_conv2|value|post_expert_proj|fc2_latent_proj|dense_out|out|conv_2",
     ),
     # A block that holds its feed-forward matrices itself.
-    Row("ffn_in", "block", r"\w*intermediate\w*(?:\.dense)?|\w+_inter|fc1|lin1|linear_?1|ffn|pwconv1|pointwise_conv1|dense_h_to_4h"),
-    Row("ffn_out", "block", r"(?:layout_|lang_|visn_)?output(?:_query)?(?:\.dense)?|fc2|lin2|linear_?2|ffn_output|pwconv2|pointwise_conv2|dense_4h_to_h"),
+    Row(
+        "ffn_in",
+        "block",
+        r"\w*intermediate\w*(?:\.dense)?|\w+_inter|fc1|lin1|linear_?1|ffn|pwconv1|pointwise_conv1|dense_h_to_4h",
+    ),
+    Row(
+        "ffn_out",
+        "block",
+        r"(?:layout_|lang_|visn_)?output(?:_query)?(?:\.dense)?|fc2|lin2|linear_?2|ffn_output|pwconv2|pointwise_conv2|dense_4h_to_h",
+    ),
     # Outside of blocks.
     Row("attn_gate", "block", r"attn_gate"),
-    Row("lm_head", "anywhere", r"(?:\w+_)?lm_heads?(?:\.\d+)?(?:\.decoder)?|embed_out|output_projection|predictions\.decoder"),
+    Row(
+        "lm_head",
+        "anywhere",
+        r"(?:\w+_)?lm_heads?(?:\.\d+)?(?:\.decoder)?|embed_out|output_projection|predictions\.decoder",
+    ),
     Row(
         "embedding",
         "anywhere",

@@ -141,7 +141,8 @@ def _place(model: nn.Module, chain: Chain, stands: int) -> tuple[Place, str, nn.
     if ffn is not None:
         depth = ffn[1].count(".")
         parent = chain[depth - 1][1] if depth else model
-        return ffn if ffn[1].rpartition(".")[2].isdigit() or _holds_attention(parent) or is_block("", model) else ("outside", ffn[1], ffn[2])
+        in_block = ffn[1].rpartition(".")[2].isdigit() or _holds_attention(parent) or is_block("", model)
+        return ffn if in_block else ("outside", ffn[1], ffn[2])
     return ("block", "", model) if is_block("", model) else ("anywhere", "", model)
 
 
