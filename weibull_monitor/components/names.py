@@ -47,7 +47,7 @@ class Surroundings(NamedTuple):
 
 PLACES: Final[tuple[Surroundings, ...]] = (
     # Small things that are named after what they stand beside: read first.
-    Surroundings("norm", r"norm|_hc$", r"norm\d*$|hyper_?connection|ada_?ln|ada_?(?:layer|rms)?_?norm|residual_?scal"),
+    Surroundings("norm", r"norm|_hc$", r"(?<!dropoutlayer)norm\d*$|attention_?residual|hyper_?connection|ada_?ln|ada_?(?:layer|rms)?_?norm|residual_?scal"),
     Surroundings("indexer", r"indexer", r"indexer"),
     Surroundings("router", r"router|^gate$|^gating$", r"router|topkgat|moegate|^gate$"),
     # Recurrences and convolutions that do the work of attention.
@@ -162,7 +162,7 @@ TABLE: Final[tuple[Row, ...]] = (
     Row(
         "attn_o",
         "attention",
-        r"o_proj|out_proj|o|wo|Wo|to_out|out_lin|c_proj|dense|output|proj|projection|projection_layer|output_proj|out|proj_out|"
+        r"o_proj|out_proj|post_attention\.\w+|o|wo|Wo|to_out|out_lin|c_proj|dense|output|proj|projection|projection_layer|output_proj|out|proj_out|"
         r"linear_out|post|post_proj|attention_out|layout_output|out_\w+_proj|o_a_proj|o_b_proj|final|fc_out|output_projection|linear|output_linear",
     ),
     # Feed-forward blocks; the roles are settled by siblings and shapes, see `feed_forward`.

@@ -69,7 +69,7 @@ def leaves(model: nn.Module, parameters: Mapping[str, Tensor]) -> Iterator[Leaf]
         chain, clean_owner = chains[owner_path]
         stands = len(chain) if attribute == "weight" else len(chain) + 1  # depth of what stands for the matrix
         paths = [clean_owner if stands == len(chain) else name]
-        while stands > 1 and held[parent := paths[-1].rpartition(".")[0]] == 1:
+        while stands > 1 and held[parent := paths[-1].rpartition(".")[0]] == 1 and not _is_place(chain[stands - 2]):
             paths.append(parent)
             stands -= 1
         key = (clean_owner, stands)
@@ -161,6 +161,11 @@ def place_of(name: str, module: nn.Module) -> Place | None:
 def _makes_keys_and_values(module: nn.Module) -> bool:
     found = {kind_by_name(name, "attention") for name, _ in module.named_children()}
     return {"attn_k", "attn_v"} <= found
+
+
+def _is_place(link: tuple[str, nn.Module]) -> bool:
+    """Whether a module is an attention or a mixer of its own, even if it holds a single matrix."""
+    return place_of(*link) in ("attention", "mixer") and not type(link[1]).__name__.endswith("Layer")
 
 
 def is_block(name: str, module: nn.Module) -> bool:
