@@ -47,7 +47,11 @@ class Surroundings(NamedTuple):
 
 PLACES: Final[tuple[Surroundings, ...]] = (
     # Small things that are named after what they stand beside: read first.
-    Surroundings("norm", r"norm|_hc$", r"(?<!dropoutlayer)norm\d*$|attention_?residual|hyper_?connection|ada_?ln|ada_?(?:layer|rms)?_?norm|residual_?scal"),
+    Surroundings(
+        "norm",
+        r"norm|_hc$",
+        r"(?<!dropoutlayer)norm\d*$|attention_?residual|hyper_?connection|ada_?ln|ada_?(?:layer|rms)?_?norm|residual_?scal",
+    ),
     Surroundings("indexer", r"indexer", r"indexer"),
     Surroundings("router", r"router|^gate$|^gating$", r"router|topkgat|moegate|^gate$"),
     # Recurrences and convolutions that do the work of attention.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -130,6 +131,8 @@ def _place(model: nn.Module, chain: Chain, stands: int) -> tuple[Place, str, nn.
             return ffn  # a head with attention of its own is a block
         if ffn is not None and place == "attention" and ffn[1].endswith("experts"):
             return place, path, module  # a mixture of attentions: its experts are queries and outputs
+        if ffn is not None and place == "ffn" and _one_feed_forward(ffn[1], module):
+            ffn = (place, path, module)
         if ffn is not None and place in ("attention", "ffn"):
             continue
         if place == "ffn":
@@ -173,6 +176,13 @@ def is_block(name: str, module: nn.Module) -> bool:
     if isinstance(module, _TRANSPARENT):
         return isinstance(module, nn.ModuleDict) and name.isdigit()
     return name.isdigit() or type(module).__name__.endswith(("Layer", "Block", "Transition"))
+
+
+def _one_feed_forward(inner: str, outer: nn.Module) -> bool:
+    """Whether a feed-forward module is the inner part of another, and not one of its experts or of a list."""
+    if isinstance(outer, _TRANSPARENT) or inner.rpartition(".")[2].isdigit():
+        return False
+    return not any(re.search("expert|moe|router", name) for name, _ in outer.named_children())
 
 
 def _routes(chain: Chain, depth: int, model: nn.Module) -> bool:
