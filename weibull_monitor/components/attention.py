@@ -11,7 +11,6 @@ from torch import nn
 
 from weibull_monitor.components.component import Component
 from weibull_monitor.components.heads import heads_of
-from weibull_monitor.components.names import clean_name
 
 Sharing = Literal["MHA", "GQA", "MQA", "MLA", "unknown"]
 _QK_NORM = re.compile(r"(?:^|_)(?:q|k|qk|query|key)_?(?:layer)?_?norm|^norm_[qk]$|^[qk]_layernorm$|^ln_[qk]$")
@@ -69,7 +68,7 @@ def attention_types(model: nn.Module, components: Iterable[Component]) -> tuple[
     modules = dict(model.named_modules())
     groups: dict[str, dict[str, Component]] = {}
     for component in components:
-        if component.kind.startswith("attn_") and component.part is None and component.kind != "attn_gate":
+        if component.kind.startswith("attn_") and (component.part is None or component.kind == "attn_gate"):
             path = _attention_path(component.parameter, modules)
             groups.setdefault(path, {}).setdefault(component.kind, component)
     counted: dict[AttentionType, int] = {}
@@ -97,7 +96,7 @@ def _type(path: str, by_kind: dict[str, Component], modules: dict[str, nn.Module
     segments = path.split(".")
     above = [modules[".".join(segments[:n])] for n in range(len(segments), 0, -1)]
     heads = heads_of(unit, [m.config for m in (*above, model) if hasattr(m, "config")])
-    any_one = next(iter(by_kind.values()))
+    any_one = next(c for kind, c in by_kind.items() if kind != "attn_gate")
     query, key = by_kind.get("attn_q"), by_kind.get("attn_k")
     sharing: Sharing = "unknown"
     count = kv = size = None
@@ -124,6 +123,6 @@ def _type(path: str, by_kind: dict[str, Component], modules: dict[str, nn.Module
         qk_norm=any(_QK_NORM.search(name) for name in names),
         fused=bool(by_kind.keys() & {"attn_qkv", "attn_kv", "attn_qk"}),
         cross=any_one.cross,
-        gated=any(re.search(r"gate|^g_proj$", clean_name(name)) for name in names),
+        gated="attn_gate" in by_kind,
         blocks=0,
     )

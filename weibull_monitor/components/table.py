@@ -13,7 +13,7 @@ EXAMPLES = 6
 def coverage(discovery: Discovery) -> float:
     """The share of the model's elements that are in matrices which are measured, whatever their kind; 0 for an empty model."""
     measured = sum(component.numel for component in _stored(discovery))
-    return measured / discovery.elements if discovery.elements else 0.0
+    return min(1.0, measured / discovery.elements) if discovery.elements else 0.0
 
 
 def render(discovery: Discovery) -> str:
