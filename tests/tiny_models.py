@@ -22,14 +22,23 @@ CAUSAL: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt_neox": ("gpt_neox", LLAMA_LIKE),
     "gpt_neox_japanese": (
         "gpt_neox_japanese",
-        {**COMMON, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_multiple_size": 2},
+        {
+            **COMMON,
+            "hidden_size": 32,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 4,
+            "intermediate_multiple_size": 2,
+        },
     ),
     "bloom": ("bloom", {**COMMON, "hidden_size": 32, "n_layer": 1, "n_head": 4}),
     "falcon head by head": (
         "falcon",
         {**LLAMA_LIKE, "multi_query": False, "new_decoder_architecture": False, "alibi": False},
     ),
-    "falcon one key": ("falcon", {**LLAMA_LIKE, "multi_query": True, "new_decoder_architecture": False, "alibi": False}),
+    "falcon one key": (
+        "falcon",
+        {**LLAMA_LIKE, "multi_query": True, "new_decoder_architecture": False, "alibi": False},
+    ),
     "falcon groups": ("falcon", {**LLAMA_LIKE, "num_kv_heads": 2, "new_decoder_architecture": True, "alibi": False}),
     "gpt2": ("gpt2", {**COMMON, "n_embd": 32, "n_layer": 1, "n_head": 4, "n_positions": 32}),
     "gpt_bigcode head by head": (

@@ -58,7 +58,9 @@ def _add_components(commands: Commands[argparse.ArgumentParser]) -> None:
         help="which matrices a model has, and what each is",
         description="Prints which matrices a model has, what each is, what is not recognised and why. Reads no weights.",
     )
-    command.add_argument("source", help="a directory that holds a config.json, such a file, or a model type such as 'llama'")
+    command.add_argument(
+        "source", help="a directory that holds a config.json, such a file, or a model type such as 'llama'"
+    )
     command.add_argument("--list", action="store_true", help="also list every matrix by name")
     command.add_argument(
         "--resolution",

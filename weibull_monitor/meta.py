@@ -49,15 +49,22 @@ def build(source: str) -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for model_class in _classes(config, transformers):
-            try:
-                with torch.device("meta"):
-                    model: nn.Module = model_class._from_config(config)
+            model = _attempt(model_class, config, problems)
+            if model is not None:
                 return model
-            except Exception as error:  # a constructor may fail in any way, and another class may still do
-                first_line = next((line for line in str(error).splitlines() if line.strip()), "")
-                problems.append(f"{model_class.__name__}: {type(error).__name__}: {first_line}"[:200])
     why = problems[0] if problems else "transformers has no model class for it"
     raise ConfigurationError(f"no model can be built from the configuration of {config.model_type!r}: {why}")
+
+
+def _attempt(model_class: Any, config: Any, problems: list[str]) -> nn.Module | None:
+    try:
+        with torch.device("meta"):
+            model: nn.Module = model_class._from_config(config)
+        return model
+    except Exception as error:  # a constructor may fail in any way, and another class may still do
+        first_line = next((line for line in str(error).splitlines() if line.strip()), "")
+        problems.append(f"{model_class.__name__}: {type(error).__name__}: {first_line}"[:200])
+        return None
 
 
 def _configuration(source: str, transformers: Any) -> Any:
@@ -108,7 +115,9 @@ def _candidates(config: Any, transformers: Any) -> Iterator[Any]:
     except ImportError:
         return
     for _, model_class in inspect.getmembers(module, inspect.isclass):
-        if getattr(model_class, "config_class", None) is type(config) and not model_class.__name__.endswith("PreTrainedModel"):
+        if getattr(model_class, "config_class", None) is type(config) and not model_class.__name__.endswith(
+            "PreTrainedModel"
+        ):
             yield model_class
 
 

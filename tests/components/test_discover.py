@@ -1,4 +1,4 @@
-"""What a matrix is called must not depend on how it is spelled where there is better evidence; where there is none, on the table."""
+"""What a matrix is must not depend on how it is spelled where there is better evidence."""
 
 from __future__ import annotations
 
@@ -62,7 +62,9 @@ def test_outputs_of_attention_and_of_feed_forward_in_bert() -> None:
 
 
 def test_a_gate_that_gates_nothing_is_an_input_projection() -> None:
-    plain = blocks(self_attn=nn.MultiheadAttention(8, 2), mlp=nn.ModuleDict({"gate_proj": linear(16), "down_proj": linear(8, 16)}))
+    plain = blocks(
+        self_attn=nn.MultiheadAttention(8, 2), mlp=nn.ModuleDict({"gate_proj": linear(16), "down_proj": linear(8, 16)})
+    )
     assert ends(plain)["mlp.gate_proj"] == "ffn_in"
     assert ends(plain)["mlp.down_proj"] == "ffn_out"
 
@@ -74,7 +76,10 @@ def test_a_gate_that_gates_nothing_is_an_input_projection() -> None:
         (nn.ModuleDict({"Wi": linear(64), "Wo": linear(8, 32)}), ["ffn_gate_up", "ffn_down"]),
         (nn.ModuleDict({"w1": linear(32), "w2": linear(8, 32), "w3": linear(32)}), ["ffn_gate", "ffn_down", "ffn_up"]),
         (nn.ModuleDict({"w1": linear(32), "w2": linear(8, 32)}), ["ffn_in", "ffn_out"]),
-        (nn.ModuleDict({"fc1_g": linear(32), "fc1_x": linear(32), "fc2": linear(8, 32)}), ["ffn_gate", "ffn_up", "ffn_down"]),
+        (
+            nn.ModuleDict({"fc1_g": linear(32), "fc1_x": linear(32), "fc2": linear(8, 32)}),
+            ["ffn_gate", "ffn_up", "ffn_down"],
+        ),
     ],
 )
 def test_feed_forward_blocks_by_their_shapes(feed_forward: nn.Module, expected: list[str]) -> None:
@@ -83,7 +88,7 @@ def test_feed_forward_blocks_by_their_shapes(feed_forward: nn.Module, expected: 
 
 
 class NanoGPT(nn.Module):
-    """Home-made: blocks in a ModuleDict called transformer, fused c_attn in a Linear, heads only in the attention's attributes."""
+    """Home-made: blocks in a ModuleDict, a fused c_attn in a Linear, heads only in an attribute."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -163,7 +168,12 @@ def test_an_encoder_decoder_has_its_attentions_apart() -> None:
 def test_cross_attention_by_widths_alone() -> None:
     """Keys that read another width than queries come from another sequence, whatever the module is called."""
     attention = nn.ModuleDict({"to_q": linear(8, 8), "to_k": linear(8, 12), "to_v": linear(8, 12), "to_out": linear()})
-    assert set(kinds(blocks(attn2=attention)).values()) == {"cross_attn_q", "cross_attn_k", "cross_attn_v", "cross_attn_o"}
+    assert set(kinds(blocks(attn2=attention)).values()) == {
+        "cross_attn_q",
+        "cross_attn_k",
+        "cross_attn_v",
+        "cross_attn_o",
+    }
 
 
 def test_blocks_of_stages_are_numbered_through() -> None:
@@ -256,7 +266,12 @@ def test_wrappers_change_no_name_and_no_kind() -> None:
 
 def test_a_thirty_billion_parameter_model_takes_less_than_two_seconds_and_reads_no_weight() -> None:
     config = CONFIG_MAPPING["qwen3_moe"](
-        hidden_size=2048, num_hidden_layers=48, num_experts=128, moe_intermediate_size=768, num_attention_heads=32, head_dim=128
+        hidden_size=2048,
+        num_hidden_layers=48,
+        num_experts=128,
+        moe_intermediate_size=768,
+        num_attention_heads=32,
+        head_dim=128,
     )
     with torch.device("meta"):  # there is no weight that could be read
         model = AutoModelForCausalLM.from_config(config)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
 from tiny_models import CAUSAL, LLAMA_LIKE, base, causal, randomised
+from torch import Tensor, nn
 from transformers import BlipVisionConfig, BlipVisionModel
 
 from weibull_monitor.components import Component, discover_components
@@ -403,7 +403,7 @@ def test_every_head_is_the_one_that_the_attention_calls_so(name: str) -> None:
 
 
 def test_heads_of_matrices_that_are_stored_apart() -> None:
-    model = base("llama", **{**CAUSAL["phi3 unequal"][1]})
+    model = base("llama", **CAUSAL["phi3 unequal"][1])
     components = discover_components(model, resolution="head")
     by_kind: dict[str, list[Component]] = {}
     for component in components:

@@ -24,7 +24,8 @@ def roles(siblings: Sequence[Sibling], place: str = "ffn") -> list[str | None]:
         place: The rows of the table of names to read: ``ffn``, or ``block`` for a block that holds them itself.
 
     Returns:
-        ``ffn_gate``, ``ffn_up``, ``ffn_down``; ``ffn_gate_up``, ``ffn_down``; or ``ffn_in``, ``ffn_out``; None for what is none of them.
+        ``ffn_gate``, ``ffn_up``, ``ffn_down``; ``ffn_gate_up``, ``ffn_down``; or ``ffn_in``, ``ffn_out``; None for what is
+        none of them.
 
     >>> roles([Sibling("gate_proj", 256, 64), Sibling("up_proj", 256, 64), Sibling("down_proj", 64, 256)])
     ['ffn_gate', 'ffn_up', 'ffn_down']

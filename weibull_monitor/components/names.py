@@ -50,25 +50,31 @@ PLACES: Final[tuple[Surroundings, ...]] = (
     Surroundings(
         "norm",
         r"norm|_hc$",
-        r"(?<!dropoutlayer)norm\d*$|attention_?residual|hyper_?connection|ada_?ln|ada_?(?:layer|rms)?_?norm|residual_?scal",
+        r"(?<!dropoutlayer)norm\d*$|attention_?residual|hyper_?connection|ada_?ln|ada_?(?:layer|rms)?_?norm|"
+        r"residual_?scal",
     ),
     Surroundings("indexer", r"indexer", r"indexer"),
     Surroundings("router", r"router|^gate$|^gating$", r"router|topkgat|moegate|^gate$"),
     # Recurrences and convolutions that do the work of attention.
     Surroundings(
         "mixer",
-        r"linear_attn|lightning|mamba|^ssm$|mlstm|slstm|rglru|sconv|conv_module|convolution_module|^lconv1d$|token_?mix|"
+        r"linear_attn|lightning|mamba|^ssm$|mlstm|slstm|rglru|sconv|conv_module|convolution_module|^lconv1d$|"
+        r"token_?mix|"
         r"post_\w+_convolution|^patch_mixer$|^mlp_inter$",
         r"delta_?net|delta_?attention|lightning|mamba|mlstm|slstm|xlstmlayer|rg_?lru|recurrent_?block|short_?conv|"
-        r"conformer\w*conv\w*module|convolution_?module|audio_?conv_?module|lightconv|rwkv\w*attention|token_?mix|fsmn|"
+        r"conformer\w*conv\w*module|convolution_?module|audio_?conv_?module|lightconv|rwkv\w*attention|token_?mix|"
+        r"fsmn|"
         r"focal\w*modulation",
     ),
     Surroundings(
         "outside",
-        r"projector|merger|connector|pooler|aligner|classifier|_head$|^head$|^heads?_|bbox|_embed(?:s|_\w)?$|position_bias_mlp|"
-        r"^time_mlp|hypernetwork|vision_adapter|(?:text|audio|image|visual|vision|video|pointer|language)_proj(?:ection)?$|"
+        r"projector|merger|connector|pooler|aligner|classifier|_head$|^head$|^heads?_|bbox|_embed(?:s|_\w)?$|"
+        r"position_bias_mlp|"
+        r"^time_mlp|hypernetwork|vision_adapter|"
+        r"(?:text|audio|image|visual|vision|video|pointer|language)_proj(?:ection)?$|"
         r"_generator$|^final_layer$|^reg_conf$",
-        r"projector|merger|connector|pooler|aligner|classif|prediction_?head|decoder_?head|projection_?head|hyper_?network|"
+        r"projector|merger|connector|pooler|aligner|classif|prediction_?head|decoder_?head|projection_?head|"
+        r"hyper_?network|"
         r"position_?bias|bbox|adaptor$",
     ),
     Surroundings(
@@ -79,7 +85,8 @@ PLACES: Final[tuple[Surroundings, ...]] = (
     Surroundings(
         "ffn",
         r"mlp|ffn|feed_?forward|(?:^|_)ffs?\d*$|moe|experts?$|densereludense|positionwise",
-        r"mlp|ffn|feed_?forward|dense_?act|dense_?gated|(?:^|[a-z0-9])FF$|moe|experts?$|swiglu|positionwise|pointwise_?ff",
+        r"mlp|ffn|feed_?forward|dense_?act|dense_?gated|(?:^|[a-z0-9])FF$|moe|experts?$|swiglu|positionwise|"
+        r"pointwise_?ff",
     ),
 )
 
@@ -106,8 +113,10 @@ def place_by_name(name: str, cls: str) -> Place | None:
 
 
 CROSS: Final = re.compile(
-    r"cross_?(?:modal_?)?att|crossattn|xattn|encdecattention|enc(?:oder)?_(?:decoder_)?att|multi_?head_?cross|^multihead_attn$|"
-    r"(?:src|source|context|memory)_attn|encoder_attention|co_attention|^x_attn$|bi_?multi_?head_?att|assign_?attention|image_to_token|token_to_image|cross_attend",
+    r"cross_?(?:modal_?)?att|crossattn|xattn|encdecattention|enc(?:oder)?_(?:decoder_)?att|multi_?head_?cross|"
+    r"^multihead_attn$|"
+    r"(?:src|source|context|memory)_attn|encoder_attention|co_attention|^x_attn$|bi_?multi_?head_?att|"
+    r"assign_?attention|image_to_token|token_to_image|cross_attend",
     re.IGNORECASE,
 )
 """What the name or class of a cross-attention module contains."""
@@ -139,7 +148,8 @@ TABLE: Final[tuple[Row, ...]] = (
     Row(
         "attn_qkv",
         "attention",
-        r"qkv_proj|qkv|query_key_value|c_attn|att_proj|Wqkv|wqkv|in_proj(?:_weight)?|to_qkv|queries_keys_values",
+        r"qkv_proj|qkv|query_key_value|c_attn|att_proj|Wqkv|wqkv|qkv_linear|in_proj(?:_weight)?|to_qkv|"
+        r"queries_keys_values",
     ),
     Row("attn_kv", "attention", r"kv_proj|kv|to_kv|key_value|Wkv|keys_values"),
     Row("attn_qk", "attention", r"query_key|qk_proj|qk|to_qk"),
@@ -147,27 +157,34 @@ TABLE: Final[tuple[Row, ...]] = (
     Row(
         "attn_q",
         "attention",
-        r"q_proj(?:_weight)?|quer(?:y|ies)|\w+_query|query_\w+|q|wq|Wq|to_q(?:uery)?|\w*q_lin|q_attn|q_head|project_q|linear_q|"
-        r"projection_query|pos_q_proj|input_linear|q_\w+_proj|\w+_query_\w+_proj|vision_proj|r_proj|to_queries|proj_q",
+        r"q_proj(?:_weight)?|quer(?:y|ies)|\w+_query|query_\w+|q|wq|Wq|to_q(?:uery)?|\w*q_lin|q_attn|q_head|"
+        r"project_q|linear_q|"
+        r"projection_query|pos_q_proj|input_linear|q_\w+_proj|\w+_query_\w+_proj|vision_proj|r_proj|to_queries|"
+        r"proj_q",
     ),
     Row(
         "attn_k",
         "attention",
-        r"k_proj(?:_weight)?|keys?|\w+_key|key_\w+|k|wk|Wk|to_k(?:ey|eys)?|k_lin|k_attn|k_head|project_k|linear_k|projection_key|"
-        r"relative_k_proj|k_\w+_proj|\w+_key_\w+_proj|linear_pos|pos_proj|pos_key_proj|r|r_kernel|r_net|text_proj|proj_k",
+        r"k_proj(?:_weight)?|keys?|\w+_key|key_\w+|k|wk|Wk|to_k(?:ey|eys)?|k_lin|k_attn|k_head|project_k|linear_k|"
+        r"projection_key|"
+        r"relative_k_proj|k_\w+_proj|\w+_key_\w+_proj|linear_pos|pos_proj|pos_key_proj|r|r_kernel|r_net|text_proj|"
+        r"proj_k",
     ),
     Row(
         "attn_v",
         "attention",
-        r"v_proj(?:_weight|_\w+)?|values?|\w+_value|values?_\w+|v|wv|Wv|to_v(?:alue|alues)?|v_lin|v_attn|v_head|project_v|linear_v|"
+        r"v_proj(?:_weight|_\w+)?|(?:\w+_)?value_proj|values?|\w+_value|values?_\w+|v|wv|Wv|to_v(?:alue|alues)?|"
+        r"v_lin|v_attn|v_head|project_v|linear_v|"
         r"projection_value|proj_v",
     ),
     Row("attn_gate", "attention", r"gate_proj|g_proj|g_a_proj|g_b_proj|output_gate|gate|to_gates?|attn_gate"),
     Row(
         "attn_o",
         "attention",
-        r"o_proj|out_proj|post_attention\.\w+|o|wo|Wo|to_out|out_lin|c_proj|dense|output|proj|projection|projection_layer|output_proj|out|proj_out|"
-        r"linear_out|post|post_proj|attention_out|layout_output|out_\w+_proj|o_a_proj|o_b_proj|final|fc_out|output_projection|linear|output_linear",
+        r"o_proj|out_proj|post_attention\.\w+|o|wo|Wo|to_out|out_lin|c_proj|dense|output|proj|projection|"
+        r"projection_layer|output_proj|out|proj_out|"
+        r"linear_out|post|post_proj|attention_out|layout_output|out_\w+_proj|o_a_proj|o_b_proj|final|fc_out|"
+        r"output_projection|linear|output_linear",
     ),
     # Feed-forward blocks; the roles are settled by siblings and shapes, see `feed_forward`.
     Row("ffn_gate_up", "ffn", r"gate_up_proj|gate_and_up_proj|gate_up|wi_fused|w12|up_gate_proj|weights_in"),
@@ -179,14 +196,18 @@ TABLE: Final[tuple[Row, ...]] = (
     Row(
         "ffn_in",
         "ffn",
-        r"dense_h_to_4h|c_fc|fc1|fc_in|lin1|wi|Wi|intermediate(?:[._]dense)?|linear_?1|linear_fc1|dense_?1|layer_?1|ffn|ffn_in|"
-        r"w_in|in_proj|input_linear|proj_in|conv1|pwconv1|pointwise_conv1|key|pre_expert_proj|fc1_latent_proj|dense_in|dense|conv_1",
+        r"dense_h_to_4h|c_fc|fc1|fc_in|lin1|wi|Wi|intermediate(?:[._]dense)?|linear_?1|linear_fc1|dense_?1|"
+        r"layer_?1|ffn|ffn_in|"
+        r"w_in|in_proj|input_linear|proj_in|conv1|pwconv1|pointwise_conv1|key|pre_expert_proj|fc1_latent_proj|"
+        r"dense_in|dense|conv_1",
     ),
     Row(
         "ffn_out",
         "ffn",
-        r"dense_4h_to_h|c_proj|fc2|fc_out|lin2|output(?:[._]dense)?|linear_?2|linear_fc2|dense_?2|layer_?2|ffn_out(?:put)?|"
-        r"out_proj|output_linear|proj_out|conv2|pwconv2|pointwise_conv2|value|post_expert_proj|fc2_latent_proj|dense_out|out|conv_2",
+        r"dense_4h_to_h|c_proj|fc2|fc_out|lin2|output(?:[._]dense)?|linear_?2|linear_fc2|dense_?2|layer_?2|"
+        r"ffn_out(?:put)?|"
+        r"out_proj|output_linear|proj_out|conv2|pwconv2|pointwise_conv2|value|post_expert_proj|fc2_latent_proj|"
+        r"dense_out|out|conv_2",
     ),
     # A block that holds its feed-forward matrices itself.
     Row(
@@ -197,7 +218,8 @@ TABLE: Final[tuple[Row, ...]] = (
     Row(
         "ffn_out",
         "block",
-        r"(?:layout_|lang_|visn_)?output(?:_query)?(?:\.dense)?|fc2|lin2|linear_?2|ffn_output|pwconv2|pointwise_conv2|dense_4h_to_h",
+        r"(?:layout_|lang_|visn_)?output(?:_query)?(?:\.dense)?|fc2|lin2|linear_?2|ffn_output|pwconv2|"
+        r"pointwise_conv2|dense_4h_to_h",
     ),
     # Outside of blocks.
     Row("attn_gate", "block", r"attn_gate"),
@@ -209,8 +231,10 @@ TABLE: Final[tuple[Row, ...]] = (
     Row(
         "embedding",
         "anywhere",
-        r"patch_embed\w*(?:\.proj\w*)?|patch_conv|\w*pos(?:ition\w*)?_emb\w*|\w*embeddings?|\w*_tokens?|\w*_embeds?|embed(?!ding)\w*|"
-        r"relative_(?:position|attention)_bias\w*|rel_pos_\w+|\w*_queries|queries|latents|probe|emb_\w+|latents_\w+|\w+_emb|pos_embed\w*|query_tokens",
+        r"patch_embed\w*(?:\.proj\w*)?|patch_conv|\w*pos(?:ition\w*)?_emb\w*|\w*embeddings?|\w*_tokens?|"
+        r"\w*_embeds?|embed(?!ding)\w*|"
+        r"relative_(?:position|attention)_bias\w*|rel_pos_\w+|\w*_queries|queries|latents|probe|emb_\w+|"
+        r"latents_\w+|\w+_emb|pos_embed\w*|query_tokens",
     ),
 )
 

@@ -94,7 +94,10 @@ def _stored(discovery: Discovery) -> list[Component]:
     return [component for component in discovery.components if component.part is None]
 
 
+# fmt: off
 _ORDER = (
-    "attn_qkv attn_qk attn_q attn_k attn_kv attn_v attn_q_a attn_q_b attn_kv_a attn_kv_b attn_gate attn_o ffn_gate_up ffn_gate "
-    "ffn_up ffn_down ffn_in ffn_out router mixer embedding lm_head adapter other"
-).split()
+    "attn_qkv", "attn_qk", "attn_q", "attn_k", "attn_kv", "attn_v", "attn_q_a", "attn_q_b", "attn_kv_a", "attn_kv_b", "attn_gate",
+    "attn_o", "ffn_gate_up", "ffn_gate", "ffn_up", "ffn_down", "ffn_in", "ffn_out", "router", "mixer", "embedding", "lm_head",
+    "adapter", "other",
+)
+# fmt: on
