@@ -94,7 +94,7 @@ def _classes(config: Any, transformers: Any) -> Iterator[Any]:
     """Model classes for a configuration: the one that it names, those of the auto classes, those of its own module."""
     seen = []
     for model_class in _candidates(config, transformers):
-        if model_class is not None and model_class not in seen and hasattr(model_class, "_from_config"):
+        if model_class is not None and model_class not in seen:
             seen.append(model_class)
             yield model_class
 

@@ -76,7 +76,16 @@ def heads_of(unit: nn.Module, configs: Iterable[Any] = ()) -> Heads | None:
 def _first(holders: Iterable[Any], names: Iterable[str], kind: type[int] = int) -> int | None:
     for holder in holders:
         for name in names:
-            value: object = getattr(holder, name, None)
+            value = _attribute(holder, name)
             if type(value) is kind and isinstance(value, int) and value:
                 return int(value)
     return None
+
+
+def _attribute(holder: Any, name: str) -> object:
+    try:
+        return getattr(holder, name, None)
+    except (
+        Exception
+    ):  # a configuration whose layers differ refuses to name one figure for all, with an error of its own
+        return None

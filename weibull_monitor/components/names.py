@@ -221,8 +221,8 @@ TABLE: Final[tuple[Row, ...]] = (
         r"(?:layout_|lang_|visn_)?output(?:_query)?(?:\.dense)?|fc2|lin2|linear_?2|ffn_output|pwconv2|"
         r"pointwise_conv2|dense_4h_to_h",
     ),
-    # Outside of blocks.
     Row("attn_gate", "block", r"attn_gate"),
+    # Outside of blocks.
     Row(
         "lm_head",
         "anywhere",

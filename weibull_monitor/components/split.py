@@ -173,7 +173,7 @@ def _gate_size(leaf: Leaf, kind: str, rows: int, siblings: Mapping[str, Leaf], h
 
 def _shared_key_value(leaf: Leaf) -> bool:
     """Whether one projection is both key and value (DeepSeek-V4), so that there is nothing to part."""
-    return bool(re.search(r"DeepseekV4|compressor", f"{leaf.name} {type(leaf.unit_module).__name__}"))
+    return bool(re.search(r"DeepseekV4|\.compressor\.", f"{leaf.name} {type(leaf.unit_module).__name__}"))
 
 
 def _sizes(
