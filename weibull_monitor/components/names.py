@@ -60,7 +60,7 @@ PLACES: Final[tuple[Surroundings, ...]] = (
         "mixer",
         r"linear_attn|lightning|mamba|^ssm$|mlstm|slstm|rglru|sconv|conv_module|convolution_module|^lconv1d$|"
         r"token_?mix|"
-        r"post_\w+_convolution|^patch_mixer$|^mlp_inter$",
+        r"post_\w+_convolution|^patch_mixer$|^mlp_inter$|^local_representation$",
         r"delta_?net|delta_?attention|lightning|mamba|mlstm|slstm|xlstmlayer|rg_?lru|recurrent_?block|short_?conv|"
         r"conformer\w*conv\w*module|convolution_?module|audio_?conv_?module|lightconv|rwkv\w*attention|token_?mix|"
         r"fsmn|"
@@ -79,7 +79,7 @@ PLACES: Final[tuple[Surroundings, ...]] = (
     ),
     Surroundings(
         "attention",
-        r"attn|attention|^att$|^attentions$|^mha$",
+        r"attn|attention|^att$|^mha$|weighted_averag",
         r"(?:attn|attention(?!layer)|multi_?head_?att)(?!\w*(?:mlp|ffn|feed_?forward)$)",
     ),
     Surroundings(
@@ -213,13 +213,13 @@ TABLE: Final[tuple[Row, ...]] = (
     Row(
         "ffn_in",
         "block",
-        r"\w*intermediate\w*(?:\.dense)?|\w+_inter|fc1|lin1|linear_?1|ffn|pwconv1|pointwise_conv1|dense_h_to_4h",
+        r"\w*intermediate\w*(?:\.dense)?|\w+_inter|fc1|lin1|linear_?1|ffn|pwconv1|point_?wise_conv1|dense_h_to_4h",
     ),
     Row(
         "ffn_out",
         "block",
         r"(?:layout_|lang_|visn_)?output(?:_query)?(?:\.dense)?|fc2|lin2|linear_?2|ffn_output|pwconv2|"
-        r"pointwise_conv2|dense_4h_to_h",
+        r"point_?wise_conv2|dense_4h_to_h",
     ),
     Row("attn_gate", "block", r"attn_gate"),
     # Outside of blocks.
