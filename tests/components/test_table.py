@@ -8,6 +8,7 @@ from weibull_monitor.components import (
     discover,
     discover_components,
     render,
+    representatives,
     summarise_experts,
 )
 from weibull_monitor.components.storage import storage_problem
@@ -83,6 +84,14 @@ def test_experts_are_summarised_and_none_is_a_key() -> None:
     del values[next(c.name for c in components if c.kind == "ffn_up" and c.expert == 2)]
     without = {s.kind: s for s in summarise_experts(components, values)}["ffn_up"]
     assert (without.highest_expert, without.experts) == (1, 2)
+
+
+def test_every_kind_is_represented_once() -> None:
+    model = base("mixtral", **LLAMA_LIKE, num_local_experts=3, num_experts_per_tok=1)
+    names = [c.name for c in representatives(discover_components(model, resolution="head")) if c.kind == "ffn_down"]
+    assert [name.partition("[")[2] for name in names] == ["expert 0]", "expert 1]", "expert 2]"]
+    kinds = [c.kind for c in representatives(discover_components(model, resolution="head"))]
+    assert kinds.count("attn_q") == kinds.count("attn_o") == kinds.count("ffn_gate_up") == 1
 
 
 def test_attention_types_come_from_shapes_and_modules() -> None:

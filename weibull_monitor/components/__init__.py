@@ -9,6 +9,7 @@ from weibull_monitor.components.component import Skipped as Skipped
 from weibull_monitor.components.discover import discover as discover
 from weibull_monitor.components.discover import discover_components as discover_components
 from weibull_monitor.components.experts import ExpertSummary as ExpertSummary
+from weibull_monitor.components.experts import representatives as representatives
 from weibull_monitor.components.experts import summarise_experts as summarise_experts
 from weibull_monitor.components.part import Part as Part
 from weibull_monitor.components.table import coverage as coverage

@@ -1,4 +1,4 @@
-"""Experts, summarised: a few figures for all experts of a matrix, never a key for each."""
+"""What a median per kind is taken over, and experts summarised: a few figures for all of them, never a key for each."""
 
 from __future__ import annotations
 
@@ -8,6 +8,27 @@ from dataclasses import dataclass
 from statistics import median
 
 from weibull_monitor.components.component import Component
+
+
+def representatives(components: Sequence[Component]) -> tuple[Component, ...]:
+    """The components that stand for their kind once each, as medians per kind need them.
+
+    Left out are heads, which are pieces of a matrix that is there itself, and a parameter that has a part of its own kind: all
+    experts' down-projections in one tensor, or queries stored with a gate. A fused matrix of a kind of its own stays.
+
+    >>> from torch import nn
+    >>> from weibull_monitor.components import discover_components
+    >>> found = discover_components(nn.MultiheadAttention(8, 2), resolution="head")
+    >>> [c.kind for c in representatives(found)], len(found)
+    (['attn_qkv', 'attn_q', 'attn_k', 'attn_v', 'attn_o'], 13)
+    """
+    parted = {(c.parameter, c.kind) for c in components if c.part is not None and not _is_head(c)}
+    return tuple(c for c in components if not _is_head(c) and not (c.part is None and (c.parameter, c.kind) in parted))
+
+
+def _is_head(component: Component) -> bool:
+    part = component.part
+    return part is not None and (bool(part.within) or part.label.startswith("head "))
 
 
 @dataclass(frozen=True)
