@@ -146,6 +146,9 @@ def _place(model: nn.Module, chain: Chain, stands: int) -> tuple[Place, str, nn.
         parent = chain[depth - 1][1] if depth else model
         in_block = ffn[1].rpartition(".")[2].isdigit() or _holds_attention(parent) or is_block("", model)
         return ffn if in_block else ("outside", ffn[1], ffn[2])
+    root = place_of("", model)  # a part of a model may be looked at alone
+    if root in ("attention", "ffn"):
+        return root, "", model
     return ("block", "", model) if is_block("", model) else ("anywhere", "", model)
 
 
