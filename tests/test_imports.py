@@ -17,7 +17,7 @@ PACKAGE = ROOT / "weibull_monitor"
 # From the ground up; a module may import from its own layer and from those before it.
 LAYERS = [
     ("errors", "guard", "storage"),
-    ("weibull",),
+    ("weibull", "meta"),
     ("components",),
     ("measure",),
     ("schedule", "snapshot"),

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from weibull_monitor.components import Component
+from weibull_monitor.components import Component, distinct, representatives
 from weibull_monitor.measure import WeibullFit
 
 Detail = Literal["kind", "component"]
@@ -79,15 +79,15 @@ class Snapshot:
         """The flat metrics of this sample: finite floats by key; what does not exist is absent.
 
         Args:
-            detail: ``"kind"`` for about 60 keys whatever the model's depth, ``"component"`` for three more a component.
+            detail: ``"kind"`` for about 60 keys whatever the model's depth, ``"component"`` for three more a component, experts
+                excepted.
         """
         out: dict[str, float | None] = {}
-        fitted = [
-            (c, self.fits[c.name]) for c in self.components if c.name in self.fits and self.fits[c.name].available
-        ]
+        fits = {name: fit for name, fit in self.fits.items() if fit.available}
         by_kind: dict[str, list[tuple[Component, WeibullFit]]] = defaultdict(list)
-        for component, fit in fitted:
-            by_kind[component.label].append((component, fit))
+        for component in representatives(self.components):
+            if component.name in fits:
+                by_kind[component.label].append((component, fits[component.name]))
         for kind, members in by_kind.items():
             out[f"weibull_k/{kind}"] = _median(fit.k for _, fit in members)
             out[f"weibull_lambda/{kind}"] = _median(fit.lambda_ for _, fit in members)
@@ -96,33 +96,32 @@ class Snapshot:
             scaling = [self.scaling.get(component.name, NO_SCALING) for component, _ in members]
             out[f"weibull_scaling/lambda_ratio/{kind}"] = _median(s.lambda_ratio for s in scaling)
             out[f"weibull_scaling/budget_ratio/{kind}"] = _median(s.budget_ratio for s in scaling)
+        once = distinct(self.components)
         for name in ("selection", "transmission"):
-            members = [(c, fit) for c, fit in fitted if c.component_class == name]
+            members = [(c, fits[c.name]) for c in once if c.component_class == name and c.name in fits]
             out[f"weibull_class/{name}_k"] = _median(fit.k for _, fit in members)
             out[f"weibull_class/{name}_drift_pct"] = _median(
                 100.0 * (fit.k / self.baseline[c.name].k - 1.0) for c, fit in members if c.name in self.baseline
             )
-        law = [
-            self.scaling.get(c.name, NO_SCALING)
-            for c in self.components
-            if c.component_class in ("selection", "transmission")
-        ]
+        law = [self.scaling.get(c.name, NO_SCALING) for c in once if c.component_class in ("selection", "transmission")]
         out["weibull_scaling/sqrt_eta_over_wd"] = _median(s.sqrt_eta_over_wd for s in law)
         out["weibull_scaling/effective_sqrt_eta_over_wd"] = _median(s.effective for s in law)
         out["weibull_scaling/t_over_tau"] = _median(s.t_over_tau for s in law)
-        read = self.fits.values()
-        out["weibull_health/components"] = float(len(fitted))
-        out["weibull_health/nonfinite"] = float(sum(fit.nonfinite for fit in read))
+        out["weibull_health/components"] = float(len(fits))
+        out["weibull_health/nonfinite"] = float(sum(self.fits[c.name].nonfinite for c in once if c.name in self.fits))
         out["weibull_health/zero_fraction_max"] = max(
-            (fit.zeros / max(1, fit.n + fit.zeros + fit.nonfinite) for fit in read), default=None
+            (fit.zeros / max(1, fit.n + fit.zeros + fit.nonfinite) for fit in self.fits.values()),
+            default=None,
         )
         out["weibull_health/unchanged"] = self.unchanged
         out["weibull_health/seconds"] = self.seconds
         if detail == "component":
-            for component, fit in fitted:
-                out[f"weibull_component/{component.name}/k"] = fit.k
-                out[f"weibull_component/{component.name}/lambda"] = fit.lambda_
-                out[f"weibull_component/{component.name}/r2"] = fit.r2
+            for component in self.components:
+                if component.name in fits and component.expert is None:
+                    fit = fits[component.name]
+                    out[f"weibull_component/{component.name}/k"] = fit.k
+                    out[f"weibull_component/{component.name}/lambda"] = fit.lambda_
+                    out[f"weibull_component/{component.name}/r2"] = fit.r2
         return {key: float(value) for key, value in out.items() if value is not None and math.isfinite(value)}
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from statistics import median
 
+from weibull_monitor.components import Component, representatives
 from weibull_monitor.trackers.history import History, RecordedSnapshot
 
 
@@ -24,9 +25,10 @@ def summarize(history: History) -> str:
     if not history.snapshots:
         return f"{history.path}: no samples yet"
     first, last = history.snapshots[0], history.snapshots[-1]
-    kinds = list(dict.fromkeys(c.label for c in last.components))
+    shown = representatives(last.components)
+    kinds = list(dict.fromkeys(c.label for c in shown))
     rows = [["kind", "class", "matrices", "k start", "k now", "drift (median)", "± s.e.", "λ start", "λ now", "growth"]]
-    rows += [_row(kind, first, last) for kind in kinds]
+    rows += [_row([c for c in shown if c.label == kind], first, last) for kind in kinds]
     width = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(_align(cell, w, i) for i, (cell, w) in enumerate(zip(row, width, strict=True))) for row in rows]
     lines.insert(1, "─" * len(lines[0]))
@@ -34,8 +36,7 @@ def summarize(history: History) -> str:
     return "\n".join([f"Weibull shape k and scale λ of |w|: {span}", "", *lines])
 
 
-def _row(kind: str, first: RecordedSnapshot, last: RecordedSnapshot) -> list[str]:
-    members = [c for c in last.components if c.label == kind]
+def _row(members: Sequence[Component], first: RecordedSnapshot, last: RecordedSnapshot) -> list[str]:
     k0, k1, l0, l1 = first.values("k"), last.values("k"), first.values("lambda"), last.values("lambda")
     e0, e1 = first.values("k_se"), last.values("k_se")
     both = [c.name for c in members if c.name in k0 and c.name in k1]
@@ -44,7 +45,7 @@ def _row(kind: str, first: RecordedSnapshot, last: RecordedSnapshot) -> list[str
     of_median = (1.2533 if len(noise) > 2 else 1.0) * math.sqrt(sum(n * n for n in noise)) / max(1, len(noise))
     start, now = _median(l0, both), _median(l1, both)
     return [
-        kind,
+        members[0].label,
         members[0].component_class,
         str(len(members)),
         _number(_median(k0, both), ".4f"),

@@ -7,6 +7,8 @@ from typing import Final, Literal
 
 import torch
 
+from weibull_monitor.components.part import Part
+
 ComponentClass = Literal["selection", "transmission", "mixed", "none"]
 
 CLASS_OF_KIND: Final[dict[str, ComponentClass]] = {
@@ -57,6 +59,9 @@ class Component:
         dtype: Dtype of its storage.
         trainable: Whether the parameter required a gradient at discovery.
         parameter: The parameter's name in ``model.named_parameters()``, wrappers included.
+        part: Which elements of that parameter it is made of; None for all of them.
+        tower: Path of the list of blocks that it stands in, such as ``vision_tower.encoder.layers``; empty outside of blocks.
+        why: Of a component of the kind ``other``: why it is none of the kinds that have a name.
     """
 
     name: str
@@ -68,6 +73,9 @@ class Component:
     dtype: torch.dtype
     trainable: bool
     parameter: str
+    part: Part | None = None
+    tower: str = ""
+    why: str = ""
 
     @property
     def component_class(self) -> ComponentClass:
@@ -99,7 +107,16 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Discovery:
-    """Everything that was found in a model: what is measured and what is not."""
+    """Everything that was found in a model: what is measured and what is not.
+
+    Attributes:
+        components: What is measured, the parts of a parameter after the parameter itself.
+        skipped: What cannot be measured.
+        elements: Elements of all parameters of the model, each once.
+        vectors: Elements of parameters with fewer than two dimensions, which are no matrices.
+    """
 
     components: tuple[Component, ...]
     skipped: tuple[Skipped, ...]
+    elements: int = 0
+    vectors: int = 0

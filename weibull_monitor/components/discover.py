@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Literal, get_args
 
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
+from weibull_monitor.components.blocks import blocks_of, expert_of
 from weibull_monitor.components.component import CLASS_OF_KIND, Component, Discovery, Skipped
-from weibull_monitor.components.names import ADAPTER, ATTENTION, CROSS, FEED_FORWARD, Context, clean_name, kind_by_name
+from weibull_monitor.components.heads import Heads, heads_of
+from weibull_monitor.components.identify import is_cross
+from weibull_monitor.components.identify import kinds as kinds_of
+from weibull_monitor.components.names import clean_name
+from weibull_monitor.components.split import fragments
+from weibull_monitor.components.storage import packed_buffers, storage_problem, unreadable
+from weibull_monitor.components.tree import Leaf, leaves
 from weibull_monitor.errors import ConfigurationError
-from weibull_monitor.storage import unsupported
+
+Resolution = Literal["parameter", "matrix", "head"]
 
 
 def discover_components(
@@ -18,6 +29,7 @@ def discover_components(
     kinds: Mapping[str, str] | None = None,
     include: str | Iterable[str] | None = None,
     exclude: str | Iterable[str] | None = None,
+    resolution: Resolution = "matrix",
 ) -> tuple[Component, ...]:
     """Every weight matrix of a model that can be measured, in the order of ``model.named_parameters()``.
 
@@ -27,10 +39,12 @@ def discover_components(
             before everything that is recognised.
         include: One or several regular expressions; only names that one of them matches are kept.
         exclude: One or several regular expressions; names that one of them matches are left out.
+        resolution: ``matrix``: every stored matrix, and the parts of those that hold several (q, k and v; gate and up; experts).
+            ``head``: also every attention head of q, k, v and o. ``parameter``: stored matrices only.
 
     Returns:
-        One `Component` a matrix. What is not recognised has the kind ``other``. A parameter that several modules share is
-        there once.
+        One `Component` a matrix. What is not recognised has the kind ``other`` and a reason. A parameter that several modules
+        share is there once. A part follows the parameter that it is a part of, and has its name and a suffix in brackets.
 
     Raises:
         ConfigurationError: For an unknown kind or an invalid pattern.
@@ -41,7 +55,7 @@ def discover_components(
     >>> component.name, component.kind, component.component_class, component.block
     ('layers.0.self_attn.q_proj.weight', 'attn_q', 'selection', 0)
     """
-    return discover(model, kinds, include, exclude).components
+    return discover(model, kinds, include, exclude, resolution).components
 
 
 def discover(
@@ -49,106 +63,99 @@ def discover(
     kinds: Mapping[str, str] | None = None,
     include: str | Iterable[str] | None = None,
     exclude: str | Iterable[str] | None = None,
+    resolution: Resolution = "matrix",
 ) -> Discovery:
     """Like `discover_components`, with the matrices that cannot be measured and the reason for each."""
+    if resolution not in get_args(Resolution):
+        raise ConfigurationError(f"resolution is {resolution!r}; it is one of {', '.join(get_args(Resolution))}")
     overrides = [(_compiled(pattern), _known(kind)) for pattern, kind in (kinds or {}).items()]
     kept, left_out = _patterns(include), _patterns(exclude)
-    peft = any(name.endswith("base_layer") or ".lora_" in name for name, _ in model.named_modules())
-    modules = dict(model.named_modules())
+
+    def wanted(name: str) -> bool:
+        return (not kept or any(p.search(name) for p in kept)) and not any(p.search(name) for p in left_out)
+
+    matrices, skipped, elements, vectors = _sorted_out(model)
+    found = list(leaves(model, matrices))
+    identified = [
+        (next((kind for pattern, kind in overrides if pattern.search(leaf.name)), ""), *kind)
+        for leaf, kind in zip(found, kinds_of(found, _output_embeddings(model)), strict=True)
+    ]
+    siblings: dict[str, dict[str, Leaf]] = {}
+    for leaf, (override, kind, _) in zip(found, identified, strict=True):
+        siblings.setdefault(leaf.unit, {})[override or kind] = leaf
+    heads: dict[str, Heads | None] = {}
     components: list[Component] = []
-    skipped: list[Skipped] = []
-    for parameter, tensor in model.named_parameters():
-        name = clean_name(parameter, peft)
-        if tensor.dim() < 2 and _storage_problem(tensor) is None:
-            continue
-        if (kept and not any(p.search(name) for p in kept)) or any(p.search(name) for p in left_out):
-            continue
-        if problem := _storage_problem(tensor) or (unsupported(tensor) if not tensor.is_meta else ""):
-            skipped.append(Skipped(name, problem, tensor.numel()))
-            continue
-        kind = next((kind for pattern, kind in overrides if pattern.search(name)), None)
-        owner_path, _, attribute = parameter.rpartition(".")
-        path = name.rpartition(".")[0] if attribute == "weight" else name
-        above = list(_above(owner_path, modules))
-        components.append(
-            Component(
-                name=name,
-                kind=kind or _kind(path, modules[owner_path], above),
-                block=_first_index(name),
-                expert=_index_after(name, "experts"),
-                cross=any(CROSS.search(word) for word in _words(above)),
-                shape=tuple(tensor.shape),
-                dtype=tensor.dtype,
-                trainable=tensor.requires_grad,
-                parameter=parameter,
-            )
+    for leaf, (override, kind, why), (block, tower) in zip(found, identified, blocks_of(found), strict=True):
+        kind = override or kind
+        beside = siblings[leaf.unit]
+        whole = Component(
+            name=leaf.name,
+            kind=kind,
+            block=block,
+            expert=expert_of(leaf.name),
+            cross=kind.startswith("attn_") and is_cross(leaf, beside),
+            shape=tuple(leaf.tensor.shape),
+            dtype=leaf.tensor.dtype,
+            trainable=leaf.tensor.requires_grad,
+            parameter=leaf.parameter,
+            tower=tower,
+            why="" if override else why,
         )
-    return Discovery(tuple(components), tuple(skipped))
+        if wanted(whole.name):
+            components.append(whole)
+        if resolution == "parameter":
+            continue
+        if kind.startswith("attn_") and leaf.unit not in heads:
+            heads[leaf.unit] = heads_of(leaf.unit_module, _configs(model, leaf))
+        for fragment in fragments(leaf, kind, beside, heads.get(leaf.unit), resolution):
+            name = f"{leaf.name}[{fragment.part.label}]"
+            if wanted(name):
+                part_kind = next((k for p, k in overrides if p.search(name) and not p.search(leaf.name)), fragment.kind)
+                expert = whole.expert if fragment.expert is None else fragment.expert
+                components.append(
+                    replace(whole, name=name, kind=part_kind, expert=expert, shape=fragment.shape, part=fragment.part)
+                )
+    return Discovery(tuple(components), tuple(skipped), elements, vectors)
 
 
-def _kind(path: str, owner: nn.Module, above: list[tuple[str, nn.Module]]) -> str:
-    """The kind of a matrix from its owner's class, its place and its siblings."""
-    if ADAPTER.search(path):
-        return "adapter"
-    if isinstance(owner, nn.Embedding):
-        return "embedding"
-    kind = kind_by_name(path, _context(above))
-    if kind in ("ffn_up", "ffn_down") and not _has_gate(above):
-        return "ffn_in" if kind == "ffn_up" else "ffn_out"
-    return kind or "other"
+def _sorted_out(model: nn.Module) -> tuple[dict[str, Tensor], list[Skipped], int, int]:
+    """The matrices by name, what cannot be measured, and the elements of all parameters and of those that are vectors."""
+    matrices: dict[str, Tensor] = {}
+    skipped: list[Skipped] = []
+    elements = vectors = 0
+    for parameter, tensor in model.named_parameters():
+        if isinstance(tensor, UninitializedParameter):
+            skipped.append(
+                Skipped(clean_name(parameter), "it has no shape before the first forward pass (a lazy module)", 0)
+            )
+            continue
+        elements += tensor.numel()
+        problem = storage_problem(tensor) or (unreadable(tensor) if tensor.dim() > 1 else "")
+        if problem:
+            skipped.append(Skipped(clean_name(parameter), problem, tensor.numel()))
+        elif tensor.dim() > 1 and tensor.numel():
+            matrices[parameter] = tensor
+        else:
+            vectors += tensor.numel()
+    for name, reason, numel in packed_buffers(model):
+        elements += numel
+        skipped.append(Skipped(clean_name(name), reason, numel))
+    return matrices, skipped, elements, vectors
 
 
-def _context(above: list[tuple[str, nn.Module]]) -> Context:
-    """Whether the innermost telling module above is an attention or a feed-forward block."""
-    for name, module in reversed(above):
-        for word in (name, type(module).__name__):
-            if ATTENTION.search(word):
-                return "attention"
-            if FEED_FORWARD.search(word):
-                # The `output` of BERT's attention is named and classed after the attention that holds it.
-                return "attention" if name == "output" and any(ATTENTION.search(n) for n, _ in above) else "ffn"
-    return "any"
+def _configs(model: nn.Module, leaf: Leaf) -> list[object]:
+    """The configurations of the modules above a matrix, nearest first."""
+    modules = [leaf.unit_module, *(module for _, module in reversed(leaf.above)), model]
+    return [module.config for module in modules if hasattr(module, "config")]
 
 
-def _has_gate(above: list[tuple[str, nn.Module]]) -> bool:
-    siblings = above[-2][1] if len(above) > 1 else None
-    return siblings is not None and any(
-        kind_by_name(name, "ffn") in ("ffn_gate", "ffn_gate_up") for name, _ in siblings.named_children()
-    )
-
-
-def _above(owner_path: str, modules: Mapping[str, nn.Module]) -> Iterator[tuple[str, nn.Module]]:
-    """(name, module) from the outermost module below the root down to the owner itself."""
-    segments = owner_path.split(".") if owner_path else []
-    for depth in range(1, len(segments) + 1):
-        yield segments[depth - 1], modules[".".join(segments[:depth])]
-
-
-def _words(above: list[tuple[str, nn.Module]]) -> Iterator[str]:
-    for name, module in above:
-        yield name
-        yield type(module).__name__
-
-
-def _storage_problem(tensor: Tensor) -> str | None:
-    """Why the values of a parameter are not all here as plain floats, or None."""
-    if hasattr(tensor, "ds_tensor"):
-        return "it is partitioned by DeepSpeed ZeRO-3"
-    module = type(tensor).__module__
-    if module.startswith("torch.distributed"):
-        return "it is sharded (DTensor)"
-    if module.startswith(("bitsandbytes", "torchao", "hqq", "gptqmodel", "awq")):
-        return f"its storage is quantised ({module.partition('.')[0]} {type(tensor).__name__})"
-    return None
-
-
-def _first_index(name: str) -> int | None:
-    return next((int(segment) for segment in name.split(".") if segment.isdigit()), None)
-
-
-def _index_after(name: str, container: str) -> int | None:
-    found = re.search(rf"(?:^|\.){container}\.(\d+)(?:\.|$)", name)
-    return int(found[1]) if found else None
+def _output_embeddings(model: nn.Module) -> nn.Module | None:
+    """The module that makes the logits, where a model says which it is."""
+    get = getattr(model, "get_output_embeddings", None)
+    try:
+        return get() if callable(get) else None
+    except (AttributeError, NotImplementedError, TypeError):
+        return None  # a method that only some of its subclasses can answer
 
 
 def _compiled(pattern: str) -> re.Pattern[str]:

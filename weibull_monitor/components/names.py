@@ -1,19 +1,18 @@
-"""Names: of parameters, without what wrappers add to them, and of modules, with the kinds they stand for.
+"""Names: of parameters, without what wrappers add to them, and of modules, with the kinds and the places they stand for.
 
-The table below is read from top to bottom; the first row whose pattern matches the end of a module's path decides. The path
-is the clean one, without ``.weight``. A row may ask for its context: that the path leads through an attention or a
-feed-forward block, by the name or the class of a module above. Everything that depends on siblings (is there a
-gate beside this up-projection?) is in `discover`.
+Spelling is the last resort. What a matrix's owner is (`nn.Embedding`, `nn.MultiheadAttention`, an experts module that says how it
+is laid out), what stands beside it and which shapes fit together comes first, in `feed_forward` and `discover`. The tables
+below say the rest, and are all that has to be extended for a new spelling.
 """
 
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import Final, Literal, NamedTuple
 
-_WRAPPERS = re.compile(
-    r"(?:^|(?<=\.))(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\.(?=.)"
-)
+_WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.(?=.)")
+_OUTERMOST = re.compile(r"^(?:(?:module|_forward_module)\.)+(?=.)")
 
 
 def clean_name(parameter: str, peft: bool = False) -> str:
@@ -28,65 +27,233 @@ def clean_name(parameter: str, peft: bool = False) -> str:
     >>> clean_name("base_model.model.model.layers.0.self_attn.q_proj.base_layer.weight", peft=True)
     'model.layers.0.self_attn.q_proj.weight'
     """
-    name = _WRAPPERS.sub("", parameter)
+    name = _OUTERMOST.sub("", _WRAPPERS.sub("", parameter))
     if peft:
         name = name.removeprefix("base_model.model.").replace(".base_layer.", ".")
     return name
 
 
-Context = Literal["attention", "ffn", "any"]
+Place = Literal["attention", "ffn", "mixer", "router", "indexer", "norm", "outside", "block", "anywhere"]
+"""Where a matrix stands: the innermost module above it that says so. ``anywhere`` is no such module at all."""
+
+
+class Surroundings(NamedTuple):
+    """A row of the table of places: what the name or the class of a module contains."""
+
+    place: Place
+    names: str  # of the attribute that holds the module
+    classes: str  # of its class, without words such as ``Layer`` or ``Encoder`` at its end, which say "a whole block"
+
+
+PLACES: Final[tuple[Surroundings, ...]] = (
+    # Small things that are named after what they stand beside: read first.
+    Surroundings(
+        "norm",
+        r"norm|_hc$",
+        r"(?<!dropoutlayer)norm\d*$|attention_?residual|hyper_?connection|ada_?ln|ada_?(?:layer|rms)?_?norm|"
+        r"residual_?scal",
+    ),
+    Surroundings("indexer", r"indexer", r"indexer"),
+    Surroundings("router", r"router|^gate$|^gating$", r"router|topkgat|moegate|^gate$"),
+    # Recurrences and convolutions that do the work of attention.
+    Surroundings(
+        "mixer",
+        r"linear_attn|lightning|mamba|^ssm$|mlstm|slstm|rglru|sconv|conv_module|convolution_module|^lconv1d$|"
+        r"token_?mix|"
+        r"post_\w+_convolution|^patch_mixer$|^mlp_inter$|^local_representation$",
+        r"delta_?net|delta_?attention|lightning|mamba|mlstm|slstm|xlstmlayer|rg_?lru|recurrent_?block|short_?conv|"
+        r"conformer\w*conv\w*module|convolution_?module|audio_?conv_?module|lightconv|rwkv\w*attention|token_?mix|"
+        r"fsmn|"
+        r"focal\w*modulation",
+    ),
+    Surroundings(
+        "outside",
+        r"projector|merger|connector|pooler|aligner|classifier|_head$|^head$|^heads?_|bbox|_embed(?:s|_\w)?$|"
+        r"position_bias_mlp|"
+        r"^time_mlp|hypernetwork|vision_adapter|"
+        r"(?:text|audio|image|visual|vision|video|pointer|language)_proj(?:ection)?$|"
+        r"_generator$|^final_layer$|^reg_conf$",
+        r"projector|merger|connector|pooler|aligner|classif|prediction_?head|decoder_?head|projection_?head|"
+        r"hyper_?network|"
+        r"position_?bias|bbox|adaptor$",
+    ),
+    Surroundings(
+        "attention",
+        r"attn|attention|^att$|^mha$|weighted_averag",
+        r"(?:attn|attention(?!layer)|multi_?head_?att)(?!\w*(?:mlp|ffn|feed_?forward)$)",
+    ),
+    Surroundings(
+        "ffn",
+        r"mlp|ffn|feed_?forward|(?:^|_)ffs?\d*$|moe|experts?$|densereludense|positionwise",
+        r"mlp|ffn|feed_?forward|dense_?act|dense_?gated|(?:^|[a-z0-9])FF$|moe|experts?$|swiglu|positionwise|"
+        r"pointwise_?ff",
+    ),
+)
+
+_NOT_WHOLE = re.compile(r"(?:mlp|ffn|feed_?forward|recurrent)(?:layer|block)$", re.IGNORECASE)
+_WHOLE = re.compile(r"(?:Layer|Block|Model|Encoder|Decoder|Stage|Embeddings?|Backbone|Transformer|Tower)$|For[A-Z]\w*$")
+
+
+@cache
+def place_by_name(name: str, cls: str) -> Place | None:
+    """The place that a module is, by its name and its class, or None.
+
+    >>> place_by_name("self_attn", "LlamaAttention"), place_by_name("linear_attn", "Qwen3NextGatedDeltaNet")
+    ('attention', 'mixer')
+    >>> place_by_name("post_attention_layernorm", "GatedNorm"), place_by_name("3", "PixtralAttentionLayer")
+    ('norm', None)
+    """
+    whole = _WHOLE.search(cls) is not None and not _NOT_WHOLE.search(cls)
+    for row in PLACES:
+        if row.place == "norm" and name.isdigit():
+            continue  # an element of a list is a block, though it be called after the norm that it starts with
+        if re.search(row.names, name, re.IGNORECASE) or (not whole and re.search(row.classes, cls, re.IGNORECASE)):
+            return row.place
+    return None
+
+
+CROSS: Final = re.compile(
+    r"cross_?(?:modal_?)?att|crossattn|xattn|encdecattention|enc(?:oder)?_(?:decoder_)?att|multi_?head_?cross|"
+    r"^multihead_attn$|"
+    r"(?:src|source|context|memory)_attn|encoder_attention|co_attention|^x_attn$|bi_?multi_?head_?att|"
+    r"assign_?attention|image_to_token|token_to_image|cross_attend",
+    re.IGNORECASE,
+)
+"""What the name or class of a cross-attention module contains."""
+SELF: Final = re.compile(r"self_?att", re.IGNORECASE)
+"""What the name of a self-attention module contains, wherever it stands."""
+ADAPTER: Final = re.compile(
+    r"\blora_|\bmodules_to_save\b|\badapter_modules?\b|_adapter_list\b|\b(?:houlsby|ia3|vera|oft|boft|loha|lokr)_"
+)
+"""What the path of an adapter's parameter contains (PEFT, and the adapters of X-MOD)."""
 
 
 class Row(NamedTuple):
-    """A row of the table: a kind, where it applies, and the ends of module paths that mean it."""
+    """A row of the table of kinds: a kind, where it applies, and the ends of module paths that mean it."""
 
     kind: str
-    context: Context
+    place: Place
     names: str  # alternatives, each the last segments of a path; matched whole
 
 
 TABLE: Final[tuple[Row, ...]] = (
-    # Attention, stored apart.
-    Row("attn_q", "attention", r"q_proj|query|q|wq|to_q|q_lin|q_attn"),
-    Row("attn_k", "attention", r"k_proj|key|k|wk|to_k|k_lin"),
-    Row("attn_v", "attention", r"v_proj|value|v|wv|to_v|v_lin"),
-    Row("attn_o", "attention", r"o_proj|out_proj|o|wo|to_out|to_out\.0|out_lin|c_proj|dense|output\.dense|proj"),
-    # Attention, fused.
-    Row("attn_qkv", "attention", r"qkv_proj|qkv|query_key_value|c_attn|Wqkv|in_proj|wqkv"),
-    Row("attn_kv", "attention", r"kv_proj|kv|to_kv|key_value"),
-    # Feed-forward; `ffn_up` and `ffn_down` become `ffn_in` and `ffn_out` where there is no gate beside them.
-    Row("ffn_gate_up", "ffn", r"gate_up_proj"),
-    Row("ffn_gate", "ffn", r"gate_proj|wi_0|w1"),
-    Row("ffn_up", "ffn", r"up_proj|wi_1|w3"),
-    Row("ffn_down", "ffn", r"down_proj|w2|wo"),
-    Row("ffn_in", "ffn", r"dense_h_to_4h|c_fc|fc1|fc_in|lin1|wi|intermediate\.dense"),
-    Row("ffn_out", "ffn", r"dense_4h_to_h|c_proj|fc2|fc_out|lin2|output\.dense"),
+    Row("embedding", "attention", r"rel_logits_proj(?:\.proj)?"),
+    Row("mixer", "attention", r"conv_\w+|\w+_sconv|key_conv_attn_layer\.\w+"),
+    # Latents and what is made of them (multi-head latent attention).
+    Row("attn_q_a", "attention", r"q_a_proj|wq_a|q_down_proj"),
+    Row("attn_q_b", "attention", r"q_b_proj|wq_b|q_up_proj|q_gate_proj"),
+    Row("attn_kv_a", "attention", r"kv_a_proj(?:_with_mqa)?|wkv_a|kv_down_proj"),
+    Row("attn_kv_b", "attention", r"kv_b_proj|wkv_b|kv_up_proj"),
+    # Fused.
+    Row(
+        "attn_qkv",
+        "attention",
+        r"qkv_proj|qkv|query_key_value|c_attn|att_proj|Wqkv|wqkv|qkv_linear|in_proj(?:_weight)?|to_qkv|"
+        r"queries_keys_values",
+    ),
+    Row("attn_kv", "attention", r"kv_proj|kv|to_kv|key_value|Wkv|keys_values"),
+    Row("attn_qk", "attention", r"query_key|qk_proj|qk|to_qk"),
+    # Stored apart.
+    Row(
+        "attn_q",
+        "attention",
+        r"q_proj(?:_weight)?|quer(?:y|ies)|\w+_query|query_\w+|q|wq|Wq|to_q(?:uery)?|\w*q_lin|q_attn|q_head|"
+        r"project_q|linear_q|"
+        r"projection_query|pos_q_proj|input_linear|q_\w+_proj|\w+_query_\w+_proj|vision_proj|r_proj|to_queries|"
+        r"proj_q",
+    ),
+    Row(
+        "attn_k",
+        "attention",
+        r"k_proj(?:_weight)?|keys?|\w+_key|key_\w+|k|wk|Wk|to_k(?:ey|eys)?|k_lin|k_attn|k_head|project_k|linear_k|"
+        r"projection_key|"
+        r"relative_k_proj|k_\w+_proj|\w+_key_\w+_proj|linear_pos|pos_proj|pos_key_proj|r|r_kernel|r_net|text_proj|"
+        r"proj_k",
+    ),
+    Row(
+        "attn_v",
+        "attention",
+        r"v_proj(?:_weight|_\w+)?|(?:\w+_)?value_proj|values?|\w+_value|values?_\w+|v|wv|Wv|to_v(?:alue|alues)?|"
+        r"v_lin|v_attn|v_head|project_v|linear_v|"
+        r"projection_value|proj_v",
+    ),
+    Row("attn_gate", "attention", r"gate_proj|g_proj|g_a_proj|g_b_proj|output_gate|gate|to_gates?|attn_gate"),
+    Row(
+        "attn_o",
+        "attention",
+        r"o_proj|out_proj|post_attention\.\w+|o|wo|Wo|to_out|out_lin|c_proj|dense|output|proj|projection|"
+        r"projection_layer|output_proj|out|proj_out|"
+        r"linear_out|post|post_proj|attention_out|layout_output|out_\w+_proj|o_a_proj|o_b_proj|final|fc_out|"
+        r"output_projection|linear|output_linear",
+    ),
+    # Feed-forward blocks; the roles are settled by siblings and shapes, see `feed_forward`.
+    Row("ffn_gate_up", "ffn", r"gate_up_proj|gate_and_up_proj|gate_up|wi_fused|w12|up_gate_proj|weights_in"),
+    Row(
+        "ffn_gate", "ffn", r"gate_proj|wi_0|w1|w_0|proj_up_gate|fc1_g|gate|linear_gate|fc_gate|receptance|c_fc2|ff_gate"
+    ),
+    Row("ffn_up", "ffn", r"up_proj|wi_1|w3|v1|w_1|proj_up|fc1_x|up|linear_v|linear_up|c_fc_1"),
+    Row("ffn_down", "ffn", r"down_proj|w2|wo|Wo|w_out|proj_down|down|linear_down|weights_out|down"),
+    Row(
+        "ffn_in",
+        "ffn",
+        r"dense_h_to_4h|c_fc|fc1|fc_in|lin1|wi|Wi|intermediate(?:[._]dense)?|linear_?1|linear_fc1|dense_?1|"
+        r"layer_?1|ffn|ffn_in|"
+        r"w_in|in_proj|input_linear|proj_in|conv1|pwconv1|pointwise_conv1|key|pre_expert_proj|fc1_latent_proj|"
+        r"dense_in|dense|conv_1",
+    ),
+    Row(
+        "ffn_out",
+        "ffn",
+        r"dense_4h_to_h|c_proj|fc2|fc_out|lin2|output(?:[._]dense)?|linear_?2|linear_fc2|dense_?2|layer_?2|"
+        r"ffn_out(?:put)?|"
+        r"out_proj|output_linear|proj_out|conv2|pwconv2|pointwise_conv2|value|post_expert_proj|fc2_latent_proj|"
+        r"dense_out|out|conv_2",
+    ),
+    # A block that holds its feed-forward matrices itself.
+    Row(
+        "ffn_in",
+        "block",
+        r"\w*intermediate\w*(?:\.dense)?|\w+_inter|fc1|lin1|linear_?1|ffn|pwconv1|point_?wise_conv1|dense_h_to_4h",
+    ),
+    Row(
+        "ffn_out",
+        "block",
+        r"(?:layout_|lang_|visn_)?output(?:_query)?(?:\.dense)?|fc2|lin2|linear_?2|ffn_output|pwconv2|"
+        r"point_?wise_conv2|dense_4h_to_h",
+    ),
+    Row("attn_gate", "block", r"attn_gate"),
     # Outside of blocks.
-    Row("lm_head", "any", r"lm_head|embed_out"),
-    Row("embedding", "any", r"patch_embed\w*(?:\.proj\w*)?|position_embeddings|cls_token|mask_token"),
+    Row(
+        "lm_head",
+        "anywhere",
+        r"(?:\w+_)?lm_heads?(?:\.\d+)?(?:\.decoder)?|embed_out|output_projection|predictions\.decoder",
+    ),
+    Row(
+        "embedding",
+        "anywhere",
+        r"patch_embed\w*(?:\.proj\w*)?|patch_conv|\w*pos(?:ition\w*)?_emb\w*|\w*embeddings?|\w*_tokens?|"
+        r"\w*_embeds?|embed(?!ding)\w*|"
+        r"relative_(?:position|attention)_bias\w*|rel_pos_\w+|\w*_queries|queries|latents|probe|emb_\w+|"
+        r"latents_\w+|\w+_emb|pos_embed\w*|query_tokens",
+    ),
 )
 
-ATTENTION: Final = re.compile(r"attn|attention", re.IGNORECASE)
-"""What the name or class of an attention module contains."""
-FEED_FORWARD: Final = re.compile(
-    r"mlp|ffn|feed_?forward|densereludense|dense_?gated|^intermediate$|^output$", re.IGNORECASE
-)
-"""What the name or class of a feed-forward module contains; BERT has no module for it, but two parts of one."""
-CROSS: Final = re.compile(r"cross_?att|encdecattention|encoder_attn|multi_?head_?cross", re.IGNORECASE)
-"""What the name or class of a cross-attention module contains."""
-ADAPTER: Final = re.compile(r"\blora_|\bmodules_to_save\b|\badapters?\b")
-"""What the path of a PEFT adapter's parameter contains."""
+
+def rows(place: Place) -> list[tuple[str, re.Pattern[str]]]:
+    """The rows of one place, compiled."""
+    return [(row.kind, re.compile(rf"(?:^|\.)(?:{row.names})$")) for row in TABLE if row.place == place]
 
 
-def kind_by_name(path: str, context: Context) -> str | None:
-    """The kind that a module's path stands for within its context, or None.
+_COMPILED: Final[dict[str, list[tuple[str, re.Pattern[str]]]]] = {
+    place: rows(place) for place in ("attention", "ffn", "block", "anywhere")
+}
 
-    >>> kind_by_name("encoder.layer.3.attention.output.dense", "attention")
-    'attn_o'
-    >>> kind_by_name("encoder.layer.3.output.dense", "ffn")
-    'ffn_out'
+
+@cache
+def kind_by_name(path: str, place: Place) -> str | None:
+    """The kind that the end of a module's path stands for at its place, or None.
+
+    >>> kind_by_name("attention.output", "attention"), kind_by_name("layer.3.output", "block")
+    ('attn_o', 'ffn_out')
     """
-    for row in TABLE:
-        if row.context in (context, "any") and re.search(rf"(?:^|\.)(?:{row.names})$", path):
-            return row.kind
-    return None
+    return next((kind for kind, pattern in _COMPILED.get(place, ()) if pattern.search(path)), None)

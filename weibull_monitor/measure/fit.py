@@ -127,11 +127,12 @@ def fit_weibull(weights: Tensor | Sequence[Tensor]) -> WeibullFit | list[Weibull
     fits: dict[int, WeibullFit] = {}
     for members, result in queued:  # only now is anything waited for
         for index, row in zip(members, result.tolist(), strict=True):
-            fits[index] = _unpack(row)
+            fits[index] = unpack(row)
     return [fits[index] for index in range(len(tensors))]
 
 
-def _unpack(row: Sequence[float]) -> WeibullFit:
+def unpack(row: Sequence[float]) -> WeibullFit:
+    """A row of `solve`'s result as a fit."""
     return WeibullFit(**{name: int(v) if name in _INTEGERS else v for name, v in zip(_FIELDS, row, strict=True)})  # type: ignore[arg-type]
 
 

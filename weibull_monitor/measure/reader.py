@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
-from torch import nn
+from torch import Tensor, nn
 
 from weibull_monitor.components import Component, Discovery
-from weibull_monitor.measure.fit import WeibullFit, fit_weibull
+from weibull_monitor.measure.fit import WeibullFit, unpack
+from weibull_monitor.measure.parts import count_components
+from weibull_monitor.measure.solve import solve
 from weibull_monitor.storage import unsupported
 
 
@@ -51,12 +54,16 @@ class ModelReader:
         for component in self.discovery.components:
             parameter = parameters[component.parameter]
             if parameter.requires_grad or component.name not in self._frozen:
-                if problem := unsupported(parameter):
+                if problem := unsupported(parameter) or _reshaped(component, parameter):
                     problems[component.name] = problem
                 else:
                     due.append(component)
-        measured = fit_weibull([parameters[component.parameter].detach() for component in due])
-        fresh = {component.name: fit for component, fit in zip(due, measured, strict=True)}
+        queued = [(r.indices, solve(r.counts, r.bins)) for r in count_components(due, parameters.__getitem__)]
+        fresh = {
+            due[index].name: unpack(row)
+            for indices, result in queued  # only now is anything waited for
+            for index, row in zip(indices, result.tolist(), strict=True)
+        }
         for component in due:
             fit = fresh[component.name]
             if parameters[component.parameter].requires_grad:
@@ -75,3 +82,9 @@ class ModelReader:
 
     def _parameter_names(self) -> tuple[str, ...]:
         return tuple(name for name, _ in self._model.named_parameters())
+
+
+def _reshaped(component: Component, parameter: Tensor) -> str:
+    """Why a component is no longer where it was found in its parameter; empty if it is."""
+    found = math.prod(component.part.view) if component.part else component.numel
+    return "" if parameter.numel() == found else f"its storage had {found} elements and now has {parameter.numel()}"

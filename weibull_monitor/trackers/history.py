@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import torch
 
-from weibull_monitor.components import Component
+from weibull_monitor.components import Component, Part
 from weibull_monitor.errors import ConfigurationError
 from weibull_monitor.snapshot import NO_SCALING, Snapshot
 
@@ -256,7 +256,10 @@ def _component_to_json(component: Component) -> dict[str, Any]:
 
 
 def _component_from_json(value: Mapping[str, Any]) -> Component:
-    known = {name: value[name] for name in Component.__dataclass_fields__}
+    known = {name: value[name] for name in Component.__dataclass_fields__ if name in value}
+    if part := known.get("part"):
+        ranges = tuple((start, stop) for start, stop in part["ranges"])
+        known["part"] = Part(part["label"], tuple(part["view"]), ranges, part["within"])
     return Component(**known | {"shape": tuple(value["shape"]), "dtype": getattr(torch, value["dtype"])})
 
 

@@ -1,0 +1,106 @@
+"""``weibull-monitor``: the command line. Every command prints its result and says in one sentence what was wrong.
+
+Exit codes: 0 done; 1 something that was asked for cannot be done, with the reason on standard error; 2 the command line itself is
+wrong (as argparse has it).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from weibull_monitor.components import attention_types, discover, render
+from weibull_monitor.errors import ConfigurationError, WeibullMonitorError
+
+OK, FAILED = 0, 1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        arguments: The words of the command line; those of this process by default.
+
+    Returns:
+        The exit code.
+    """
+    options = parser().parse_args(arguments)
+    try:
+        code: int = options.run(options)
+        return code
+    except WeibullMonitorError as error:
+        print(f"weibull-monitor: {error}", file=sys.stderr)
+        return FAILED
+    except BrokenPipeError:  # the reader has seen enough
+        sys.stderr.close()
+        return OK
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line's grammar: one function for each command adds its own."""
+    top = argparse.ArgumentParser(
+        prog="weibull-monitor",
+        description="A thermometer for weight matrices.",
+        epilog="exit codes: 0 done, 1 it cannot be done (standard error says why), 2 the command line is wrong",
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="command")
+    _add_components(commands)
+    return top
+
+
+Commands = argparse._SubParsersAction
+
+
+def _add_components(commands: Commands[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser(
+        "components",
+        help="which matrices a model has, and what each is",
+        description="Prints which matrices a model has, what each is, what is not recognised and why. Reads no weights.",
+    )
+    command.add_argument(
+        "source", help="a directory that holds a config.json, such a file, or a model type such as 'llama'"
+    )
+    command.add_argument("--list", action="store_true", help="also list every matrix by name")
+    command.add_argument(
+        "--resolution",
+        choices=("parameter", "matrix", "head"),
+        default="matrix",
+        help="stored matrices only; their parts too (default); every attention head too",
+    )
+    command.add_argument(
+        "--kind",
+        action="append",
+        default=[],
+        metavar="PATTERN=KIND",
+        help=r"call what a pattern matches so, as in 'my_mixer\.w=mixer'; may be repeated",
+    )
+    command.set_defaults(run=_components)
+
+
+def _components(options: argparse.Namespace) -> int:
+    from weibull_monitor.meta import build
+
+    kinds = dict(_pattern_and_kind(text) for text in options.kind)
+    model = build(options.source)
+    found = discover(model, kinds=kinds, resolution=options.resolution)
+    if options.list:
+        for component in found.components:
+            shape = "×".join(str(n) for n in component.shape)
+            print(f"{component.label:18} {shape:>18}  {component.name}")
+        print()
+    print(render(found))
+    for one in attention_types(model, found.components):
+        print(f"attention: {one.tower or 'outside of blocks'}: {one}")
+    return OK
+
+
+def _pattern_and_kind(text: str) -> tuple[str, str]:
+    pattern, separator, kind = text.rpartition("=")
+    if not separator or not pattern:
+        raise ConfigurationError(f"--kind {text!r} is not of the form PATTERN=KIND, as in 'my_mixer=mixer'")
+    return pattern, kind
+
+
+if __name__ == "__main__":
+    sys.exit(main())
