@@ -9,47 +9,14 @@ Needs ``pip install 'weibull-monitor[transformers,tensorboard]'``, no network an
 from __future__ import annotations
 
 import argparse
-import sysconfig
-from pathlib import Path
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments, set_seed
+from small_llama import LibrarySources, small_llama
+from transformers import Trainer, TrainingArguments, set_seed
 
 from weibull_monitor import read_history
 from weibull_monitor.integrations.transformers import WeibullCallback
 from weibull_monitor.summary import summarize
-
-
-class LibrarySources(torch.utils.data.Dataset):
-    """Python's standard library as bytes, cut into windows: real text that is on every machine."""
-
-    def __init__(self, window: int = 128, size: int = 4_000_000) -> None:
-        files = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
-        text = b"".join(file.read_bytes() for file in files)[:size]
-        self._tokens = torch.frombuffer(bytearray(text), dtype=torch.uint8).long()
-        self._window = window
-
-    def __len__(self) -> int:
-        return len(self._tokens) // self._window
-
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        tokens = self._tokens[index * self._window : (index + 1) * self._window]
-        return {"input_ids": tokens, "labels": tokens}
-
-
-def small_llama() -> LlamaForCausalLM:
-    """3.4 M parameters, 4 blocks; W_q, W_k, W_v and W_o stored apart; a byte is a token."""
-    config = LlamaConfig(
-        vocab_size=256,
-        hidden_size=256,
-        intermediate_size=704,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        max_position_embeddings=256,
-        bos_token_id=None,
-        eos_token_id=None,
-    )
-    return LlamaForCausalLM(config)
 
 
 def main() -> None:
@@ -58,7 +25,9 @@ def main() -> None:
     parser.add_argument(
         "--output-dir", default="runs/quickstart", help="where everything goes (default: runs/quickstart)"
     )
-    parser.add_argument("--report-to", nargs="*", default=[], choices=["tensorboard", "wandb"], help="trackers")
+    parser.add_argument(
+        "--report-to", nargs="*", default=[], choices=["tensorboard", "wandb", "mlflow", "trackio"], help="trackers"
+    )
     parser.add_argument("--every-n-steps", type=int, default=100, help="steps between samples (default: 100)")
     parser.add_argument("--save-steps", type=int, default=0, help="steps between checkpoints (default: none)")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the output directory")

@@ -12,8 +12,13 @@ from transformers.training_args import TrainingArguments
 
 from weibull_monitor.guard import Guard
 from weibull_monitor.trackers import Tracker
+from weibull_monitor.trackers.mlflow import MlflowTracker
 from weibull_monitor.trackers.tensorboard import TensorBoardTracker
+from weibull_monitor.trackers.trackio import TrackioTracker, active_run
 from weibull_monitor.trackers.wandb import WandbTracker
+
+STEP_METRIC = "train/global_step"
+"""What the Trainer's own callbacks count optimizer steps in."""
 
 
 def trackers_of(args: TrainingArguments, guard: Guard) -> list[Tracker]:
@@ -25,21 +30,43 @@ def trackers_of(args: TrainingArguments, guard: Guard) -> list[Tracker]:
     """
     found: list[Tracker] = []
     for name in args.report_to or ():
-        if name == "tensorboard":
-            found.append(TensorBoardTracker(_tensorboard_directory(args), writer=_tensorboard_writer()))
-        elif name == "wandb":
-            import wandb
-
-            if wandb.run is None:
-                guard.once("report_to has wandb, but no W&B run is active: weibull_monitor does not log to it")
-            else:
-                found.append(WandbTracker(wandb.run, step_metric="train/global_step"))
-        elif name != "none":
+        if name == "none":
+            continue
+        if name not in _SERVED:
             guard.once(
                 f"report_to={name!r} is not served by weibull_monitor; pass trackers=[...] with an object that has "
                 "log(metrics, step) and close(). The history is written in any case."
             )
+        elif tracker := guard(f"finding the run of report_to={name!r}", lambda name=name: _SERVED[name](args)):  # type: ignore[misc]
+            found.append(tracker)
+        else:
+            guard.once(f"report_to has {name!r}, but no run of it is active: weibull_monitor does not log to it")
     return found
+
+
+def _tensorboard(args: TrainingArguments) -> Tracker | None:
+    return TensorBoardTracker(_tensorboard_directory(args), writer=_tensorboard_writer())
+
+
+def _wandb(args: TrainingArguments) -> Tracker | None:
+    import wandb
+
+    return WandbTracker(wandb.run, step_metric=STEP_METRIC) if wandb.run is not None else None
+
+
+def _mlflow(args: TrainingArguments) -> Tracker | None:
+    import mlflow
+
+    run = mlflow.active_run()
+    return MlflowTracker(run.info.run_id) if run is not None else None
+
+
+def _trackio(args: TrainingArguments) -> Tracker | None:
+    run = active_run()
+    return TrackioTracker(run, step_metric=STEP_METRIC) if run is not None else None
+
+
+_SERVED = {"tensorboard": _tensorboard, "wandb": _wandb, "mlflow": _mlflow, "trackio": _trackio}
 
 
 def _tensorboard_writer() -> Any:

@@ -6,12 +6,13 @@ import logging
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from torch import nn
@@ -27,6 +28,9 @@ from weibull_monitor.snapshot import Detail, Reference, Scaling, Snapshot
 from weibull_monitor.trackers import HistoryWriter, RunRecord, Tracker, as_trackers, check_trackers, read_history
 
 logger = logging.getLogger("weibull_monitor")
+
+_AT_WORK: WeakValueDictionary[Path, WeibullMonitor] = WeakValueDictionary()
+"""The monitor that writes to each history now: two would log everything twice."""
 
 
 class WeibullMonitor:
@@ -46,12 +50,13 @@ class WeibullMonitor:
 
     Args:
         model: The model; wrappers are seen through.
-        optimizer: The optimizer whose learning rates and weight decays are read. Without one, and for parameters that it
-            does not hold, there are no values of the scaling law.
+        optimizer: The optimizer whose learning rates and weight decays are read, or several of them. Without one, and for
+            parameters that it does not hold, there are no values of the scaling law.
         every_n_steps: Distance between samples in optimizer steps, beside a few early ones at 1, 2, 4, … 64; or a function that
             says of a step whether it is sampled. The baseline and the last step are sampled in any case.
         output_dir: Where the history goes (``<output_dir>/weibull/history.jsonl``); by default ``runs/<time>``.
-        trackers: Names (``"tensorboard"``, ``"wandb"``) or objects with ``log(metrics, step)`` and ``close()``.
+        trackers: Names (``"tensorboard"``, ``"wandb"``, ``"mlflow"``, ``"trackio"``) or objects with ``log(metrics, step)`` and
+            ``close()``.
         detail: ``"kind"`` logs about 60 metrics whatever the model's depth, ``"component"`` three more a matrix.
         kinds: Regular expressions on parameter names, and the kinds of what they match; they override recognition.
         include: Regular expressions; only names that one of them matches are measured.
@@ -72,7 +77,7 @@ class WeibullMonitor:
     def __init__(
         self,
         model: nn.Module,
-        optimizer: torch.optim.Optimizer | None = None,
+        optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None = None,
         *,
         every_n_steps: int | Callable[[int], bool] = 100,
         output_dir: str | Path | None = None,
@@ -100,13 +105,14 @@ class WeibullMonitor:
         self._baseline: dict[str, Reference] = {}
         self._checksums: dict[str, int] = {}
         self._resumed_from: int | None = None
-        self._begun = self._closed = False
+        self._begun = self._closed = self._noted = False
         self.last: Snapshot | None = None
         _log_discovery(self.discovery)
         if resume is not None:
             self.load_state_dict(resume)
         else:
             self._guard("taking the baseline", self._take_baseline)
+        self._take_over()
 
     @property
     def discovery(self) -> Discovery:
@@ -117,13 +123,37 @@ class WeibullMonitor:
         """To be called right after ``optimizer.step()``, before the scheduler moves on. Samples if it is time to.
 
         Args:
-            step: Optimizer steps taken, if you count yourself; by default, calls of this method.
+            step: Optimizer steps taken since training began, if you count yourself; by default, calls of this method. A step
+                that is not above the one before is that step again, and nothing happens.
             last: Whether this is the last step of training.
         """
+        if step is not None and step <= self._step:
+            if step < self._step:
+                self._guard.once(f"step went back from {self._step} to {step}; pass the steps since training began")
+            return
         self._step = self._step + 1 if step is None else step
-        self._guard("reading the optimizer's parameter groups", self._budgets.advance)
+        if self._noted:
+            self._noted = False
+        else:
+            self._guard("reading the optimizer's parameter groups", self._budgets.advance)
         if (last or self._guard("asking the schedule", self._is_due)) and not self._closed:
             self._guard("sampling", self._sample_and_log)
+
+    def optimizer_stepped(self, optimizer: torch.optim.Optimizer) -> None:
+        """Where several optimizers step at different times: says before `step` which of them have. Unsaid, all have.
+
+        Args:
+            optimizer: One that has just stepped, before its scheduler moves on.
+        """
+        self._noted = True
+        self._guard("reading the optimizer's parameter groups", lambda: self._budgets.advance(optimizer))
+
+    def add_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
+        """Follows one more optimizer from now on.
+
+        What its parameters have spent is known, and so their budget ratio, if it has not stepped before.
+        """
+        self._budgets.add(optimizer, known=self._step == 0 or not optimizer.state)
 
     def sample(self) -> Snapshot:
         """Measures now, off schedule, and returns the sample without logging it. What goes wrong is raised."""
@@ -150,6 +180,8 @@ class WeibullMonitor:
         if sample_last:
             self.finish()
         self._closed = True
+        if _AT_WORK.get(self._history.path.resolve()) is self:
+            del _AT_WORK[self._history.path.resolve()]
         for tracker in self._trackers:
             self._guard(f"closing {type(tracker).__name__}", tracker.close)
         self._guard("closing the history", self._history.close)
@@ -179,6 +211,14 @@ class WeibullMonitor:
 
     def _is_due(self) -> bool:
         return self._due(self._step)
+
+    def _take_over(self) -> None:
+        """Closes a monitor that still writes to this history: attached twice, or a cell that was run again."""
+        path = self._history.path.resolve()
+        if (before := _AT_WORK.get(path)) is not None:
+            self._guard.once(f"another monitor writes to {path}; it is closed, and this one goes on alone")
+            before.close(sample_last=False)
+        _AT_WORK[path] = self
 
     def _take_baseline(self) -> None:
         self.last = self._measure()

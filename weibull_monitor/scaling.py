@@ -99,51 +99,117 @@ def scaling_of(used: Hyperparameters | None, budget: Budget | None, lambda_: flo
     )
 
 
-class BudgetKeeper:
-    """Follows an optimizer: what its parameter groups are stepped with, and what they have spent.
+class _Followed:
+    """One optimizer: what its parameter groups were last stepped with, and what each has spent."""
 
-    Args:
-        optimizer: The optimizer, or None for none; wrappers with ``param_groups`` are seen through.
-    """
-
-    def __init__(self, optimizer: torch.optim.Optimizer | None) -> None:
-        self._optimizer = optimizer
-        self._name = type(getattr(optimizer, "optimizer", optimizer)).__name__
-        self._used: list[Hyperparameters] = []
-        self._budgets: list[Budget] = []
-        self._known = True
+    def __init__(self, optimizer: torch.optim.Optimizer, known: bool) -> None:
+        self.optimizer = optimizer
+        self.innermost = innermost(optimizer)
+        self.known = known
+        self.stepped = False
+        self.budgets: list[Budget] = []
+        self._steps: list[tuple[float, float] | None] = []
 
     def advance(self) -> None:
-        """Takes note of the step just taken: one multiply-add a parameter group."""
-        if self._optimizer is None:
-            return
-        self._used = [hyperparameters(group, self._name) for group in self._optimizer.param_groups]
-        fresh = [Budget()] * (len(self._used) - len(self._budgets))
-        self._budgets = [
-            b.advanced(u.eta, u.weight_decay) for b, u in zip(self._budgets + fresh, self._used, strict=True)
+        """Takes note of a step. This is all that happens off schedule, so it does nothing that can wait."""
+        groups = self.optimizer.param_groups
+        if len(groups) != len(self.budgets):
+            self._fit(len(groups))
+        for i, group in enumerate(groups):
+            if group.get("lr") is None:  # some optimizers choose it themselves
+                self._steps[i] = None
+                continue
+            step = self._steps[i] = (float(group["lr"]), float(group.get("weight_decay") or 0.0))
+            self.budgets[i] = self.budgets[i].advanced(*step)
+        self.stepped = True
+
+    def used(self) -> list[Hyperparameters | None]:
+        """What each group was last stepped with; None for one without a learning rate, and before the first step."""
+        if not self.stepped:
+            return [None] * len(self.optimizer.param_groups)
+        name = type(self.innermost).__name__
+        return [
+            step and hyperparameters({**group, "lr": step[0], "weight_decay": step[1]}, name)
+            for step, group in zip(self._steps, self.optimizer.param_groups, strict=False)
         ]
+
+    def restore(self, spent: Sequence[Sequence[float]] | None) -> None:
+        """Goes on from what each group had spent; None if that is not known."""
+        self.known = spent is not None
+        self.budgets = [Budget(*budget) for budget in spent or ()]
+        self._steps = [None] * len(self.budgets)
+
+    def _fit(self, groups: int) -> None:
+        """Groups were added, and have spent nothing so far; or taken away, and then which is which is not known."""
+        self.known &= groups >= len(self.budgets)
+        self.budgets = (self.budgets + [Budget()] * groups)[:groups]
+        self._steps = [None] * groups
+
+
+class BudgetKeeper:
+    """Follows optimizers: what their parameter groups are stepped with, and what they have spent.
+
+    Args:
+        optimizers: One optimizer, several, or None for none; wrappers with ``param_groups`` are seen through.
+    """
+
+    def __init__(self, optimizers: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None) -> None:
+        given = optimizers if isinstance(optimizers, Sequence) else [optimizers] if optimizers is not None else []
+        self._followed = [_Followed(optimizer, known=True) for optimizer in given]
+
+    def add(self, optimizer: torch.optim.Optimizer, known: bool) -> None:
+        """Follows one more optimizer from now on, unless it is followed already.
+
+        Args:
+            optimizer: The optimizer.
+            known: Whether it has not stepped yet, so that what it spends from now on is all that it spends.
+        """
+        if all(followed.innermost is not innermost(optimizer) for followed in self._followed):
+            self._followed.append(_Followed(optimizer, known))
+
+    def advance(self, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """Takes note of the step just taken: one multiply-add a parameter group.
+
+        Args:
+            optimizer: The optimizer that took it; by default, each has.
+        """
+        for followed in self._followed:
+            if optimizer is None or followed.innermost is innermost(optimizer):
+                followed.advance()
 
     def by_parameter(self, model: nn.Module) -> dict[str, tuple[Hyperparameters, Budget | None]]:
         """What each parameter of the model was stepped with and its group has spent; nothing before the first step.
 
         Returns:
-            By the parameter's name in ``model.named_parameters()``; parameters without an optimizer are absent. The budget is
-            None if part of the run was not followed.
+            By the parameter's name in ``model.named_parameters()``; parameters that no optimizer has stepped are absent. The
+            budget is None if part of the run was not followed.
         """
-        if self._optimizer is None or not self._used:
-            return {}
-        group_of = {id(p): i for i, group in enumerate(self._optimizer.param_groups) for p in group["params"]}
-        return {
-            name: (self._used[group_of[id(parameter)]], self._budgets[group_of[id(parameter)]] if self._known else None)
-            for name, parameter in model.named_parameters()
-            if id(parameter) in group_of
-        }
+        found: dict[int, tuple[Hyperparameters, Budget | None]] = {}
+        for followed in self._followed:
+            for i, used in enumerate(followed.used()):
+                if used is not None:
+                    stands = (used, followed.budgets[i] if followed.known else None)
+                    found.update((id(p), stands) for p in followed.optimizer.param_groups[i]["params"])
+        return {name: found[id(p)] for name, p in model.named_parameters() if id(p) in found}
 
-    def state(self) -> list[list[float]] | None:
-        """What the groups have spent, as JSON can hold it; None if part of the run was not followed."""
-        return [list(budget) for budget in self._budgets] if self._known else None
+    def state(self) -> list[list[list[float]] | None] | None:
+        """What the groups of each optimizer have spent, as JSON can hold it; None where part of the run was not followed."""
+        states = [[list(budget) for budget in f.budgets] if f.known else None for f in self._followed]
+        return None if states and not any(f.known for f in self._followed) else states
 
-    def restore(self, state: Sequence[Sequence[float]] | None) -> None:
-        """Goes on from `state`."""
-        self._known = state is not None
-        self._budgets = [Budget(*budget) for budget in state or ()]
+    def restore(self, state: Sequence[Sequence[Sequence[float]] | None] | None) -> None:
+        """Goes on from `state`; optimizers that it does not hold have an unknown past."""
+        for i, followed in enumerate(self._followed):
+            followed.restore(state[i] if state is not None and i < len(state) else None)
+
+
+def innermost(optimizer: Any) -> Any:
+    """The optimizer itself under the wrappers of Accelerate, Lightning and DeepSpeed.
+
+    >>> inner = torch.optim.AdamW([nn.Parameter(torch.zeros(2, 2))])
+    >>> innermost(inner) is inner
+    True
+    """
+    while hasattr(inner := getattr(optimizer, "optimizer", None), "param_groups"):
+        optimizer = inner
+    return optimizer

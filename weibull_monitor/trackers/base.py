@@ -42,7 +42,7 @@ class MemoryTracker:
         self.closed = True
 
 
-NAMES = ("tensorboard", "wandb", "memory")
+NAMES = ("tensorboard", "wandb", "mlflow", "trackio", "memory")
 
 
 def as_trackers(trackers: Iterable[str | Tracker], output_dir: Path) -> list[Tracker]:
@@ -80,4 +80,12 @@ def _named(name: str, output_dir: Path) -> Tracker:
         from weibull_monitor.trackers.wandb import WandbTracker
 
         return WandbTracker(directory=output_dir)
+    if name == "mlflow":
+        from weibull_monitor.trackers.mlflow import MlflowTracker
+
+        return MlflowTracker(directory=output_dir)
+    if name == "trackio":
+        from weibull_monitor.trackers.trackio import TrackioTracker
+
+        return TrackioTracker(directory=output_dir)
     return MemoryTracker()

@@ -146,7 +146,7 @@ class History:
     Attributes:
         path: The file.
         runs: Its beginning and every resumption.
-        snapshots: Its samples, one a step, by rising step; of a step that was repeated after a resumption, the last.
+        snapshots: Its samples, one a step, by rising step. A resumption replaces what had been sampled after its checkpoint.
     """
 
     path: Path
@@ -225,6 +225,8 @@ def read_history(path: str | Path) -> History:
                 )
             if line["resumed_from"] is None:
                 runs, snapshots = [], {}
+            else:  # what was sampled after the checkpoint that is resumed from belongs to a branch that was given up
+                snapshots = {step: s for step, s in snapshots.items() if step <= line["resumed_from"]}
             runs.append(_run_from_json(line))
         elif line.get("type") == "snapshot" and runs:
             columns = {name: tuple(line[name]) for name in COLUMNS}

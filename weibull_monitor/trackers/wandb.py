@@ -17,17 +17,29 @@ class WandbTracker:
         directory: Where a run of its own keeps its files.
         step_metric: The metric that counts optimizer steps and is the x-axis; it is logged beside ours. Inside a run that
             somebody else started, pass theirs (``train/global_step`` under the HF Trainer).
+        ride_along: Whether to add our values to rows of the run's owner instead of making rows, one sample a row; what finds
+            none waits until `close`. For owners who log with ``step=``: a row of ours moves W&B's own step on, and W&B drops
+            what is then logged below it.
 
     Raises:
         MissingDependencyError: If wandb is not installed.
     """
 
-    def __init__(self, run: Any = None, directory: str | Path | None = None, step_metric: str = "weibull_step") -> None:
+    def __init__(
+        self,
+        run: Any = None,
+        directory: str | Path | None = None,
+        step_metric: str = "weibull_step",
+        ride_along: bool = False,
+    ) -> None:
         try:
             import wandb
         except ImportError as error:
             raise MissingDependencyError("wandb", "wandb") from error
         self._step_metric = step_metric
+        self._ride_along = ride_along
+        self._waiting: list[dict[str, float]] = []
+        self._rode_at: int | None = None
         run = run or wandb.run
         self._owns = run is None
         if run is None:
@@ -40,9 +52,21 @@ class WandbTracker:
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Logs all metrics of a step in one call."""
-        self._run.log({**metrics, self._step_metric: step})
+        row = {**metrics, self._step_metric: step}
+        if not self._ride_along:
+            self._run.log(row)
+            return
+        self._waiting.append(row)
+        if self._run.step != self._rode_at:
+            self._rode_at = self._run.step
+            self._run.log(self._waiting.pop(0), commit=False)
 
     def close(self) -> None:
-        """Finishes the run if it is ours."""
+        """Logs what still waits for a row, and finishes the run if it is ours."""
+        if self._waiting and self._run.step == self._rode_at:
+            self._run.log({})  # ends the row that holds a sample of ours
+        for row in self._waiting:
+            self._run.log(row)
+        self._waiting.clear()
         if self._owns:
             self._run.finish()

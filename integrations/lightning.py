@@ -1,0 +1,149 @@
+"""Lightning's `Trainer`, imported as ``lightning`` or as ``pytorch_lightning``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from weibull_monitor.guard import Guard
+from weibull_monitor.monitor import WeibullMonitor, check_options
+from weibull_monitor.scaling import innermost
+from weibull_monitor.snapshot import Detail
+from weibull_monitor.trackers import Tracker
+
+from .lightning_host import LoggerTracker, callback_class
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Callback as _Callback
+else:
+    _Callback = callback_class()
+
+
+class WeibullCallback(_Callback):
+    """Logs k and λ of every weight matrix while the Trainer trains: ``Trainer(callbacks=[WeibullCallback()])``.
+
+    It writes to every logger of the Trainer at Lightning's own step, and to ``<output_dir>/weibull/history.jsonl``. Its steps
+    are those of the optimizer, whatever the accumulation; where several optimizers take turns, batches in which any of them
+    stepped. Resumed, it goes on with the history and the baseline of the run that wrote the checkpoint.
+
+    Args:
+        every_n_steps: Distance between samples in optimizer steps, beside a few early ones; or a function of the step.
+        trackers: ``"auto"`` for the Trainer's loggers, or names and objects as `WeibullMonitor` takes them.
+        output_dir: Where the history goes; by default ``trainer.log_dir``, or where the resumed run has it.
+        detail: ``"kind"`` logs about 60 metrics whatever the model's depth, ``"component"`` three more a matrix.
+        kinds: Regular expressions on parameter names, and the kinds of what they match; they override recognition.
+        include: Regular expressions; only names that one of them matches are measured.
+        exclude: Regular expressions; names that one of them matches are not.
+
+    Attributes:
+        monitor: The `WeibullMonitor` at work, from the beginning of training; None before, under ``fast_dev_run``, and on other
+            than the main process.
+
+    Raises:
+        ConfigurationError: For an argument out of range or an unknown name.
+    """
+
+    def __init__(
+        self,
+        every_n_steps: int | Callable[[int], bool] = 100,
+        *,
+        trackers: Literal["auto"] | Iterable[str | Tracker] = "auto",
+        output_dir: str | Path | None = None,
+        detail: Detail = "kind",
+        kinds: Mapping[str, str] | None = None,
+        include: str | Iterable[str] | None = None,
+        exclude: str | Iterable[str] | None = None,
+    ) -> None:
+        self._trackers = None if trackers == "auto" else [trackers] if isinstance(trackers, str) else list(trackers)
+        check_options(every_n_steps, self._trackers or (), detail)
+        self._output_dir = output_dir
+        self._options: dict[str, Any] = {"every_n_steps": every_n_steps, "detail": detail}
+        self._options |= {"kinds": kinds, "include": include, "exclude": exclude}
+        self._guard = Guard()
+        self._hooks: list[Any] = []
+        self._state: dict[str, Any] = {}
+        self._trainer: Any = None
+        self._stepped = False
+        self.monitor: WeibullMonitor | None = None
+
+    @property
+    def state_key(self) -> str:
+        """The same whatever the options, so that they can change on resumption; Lightning refuses a second callback."""
+        return "weibull_monitor"
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Takes the baseline, or goes on where the checkpoint, or the last `fit`, ended."""
+        self._state, self.monitor = self.state_dict(), None
+        if trainer.fast_dev_run:
+            return
+        place = self._guard("finding trainer.log_dir", lambda: trainer.log_dir)  # every process has to take part
+        if trainer.is_global_zero:
+            self.monitor = self._guard("setting up weibull_monitor", lambda: self._begin(trainer, pl_module, place))
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Samples if it is time to and several optimizers take turns; one optimizer is sampled right after its step."""
+        if self.monitor is not None and self._stepped:
+            self._stepped = False
+            self.monitor.step()
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Samples the last step, unless it was, and closes the history and the trackers."""
+        self._end(sample_last=True)
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Closes the history and the trackers of a training that was interrupted."""
+        self._end(sample_last=trainer.world_size == 1)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs: the step, what each parameter group has spent, and where the history lies."""
+        if self.monitor is None:
+            return dict(self._state)
+        place = str(self.monitor.output_dir.resolve())
+        return self.monitor.state_dict() | {"global_step": self._trainer.global_step, "output_dir": place}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on from `state_dict` when training starts."""
+        self._state, self.monitor = dict(state_dict), None
+
+    def _begin(self, trainer: Any, pl_module: Any, log_dir: str | None) -> WeibullMonitor:
+        resume: dict[str, Any] | None = None
+        if trainer.global_step > 0:
+            resume = self._state
+            if resume.get("global_step") != trainer.global_step:
+                resume = {"step": trainer.global_step // max(1, len(trainer.optimizers))}
+        kept = Path((resume or {}).get("output_dir", ""), "weibull")
+        place = self._output_dir or (kept.parent if kept.is_dir() else log_dir or trainer.default_root_dir)
+        if self._trackers is None and not trainer.loggers:
+            self._guard.once(
+                f"the Trainer has no logger: k and λ are in the history only, {place}/weibull/history.jsonl"
+            )
+        monitor = WeibullMonitor(
+            pl_module,
+            trainer.optimizers,
+            output_dir=place,
+            trackers=[LoggerTracker(x, trainer) for x in trainer.loggers] if self._trackers is None else self._trackers,
+            resume=resume,
+            world_size=trainer.world_size,
+            **self._options,
+        )
+        self._trainer, self._stepped = trainer, False
+        for optimizer in map(innermost, trainer.optimizers):
+            self._hooks.append(optimizer.register_step_post_hook(partial(self._after_step, monitor)))
+        return monitor
+
+    def _after_step(self, monitor: WeibullMonitor, optimizer: Any, args: Any, kwargs: Any) -> None:
+        """Called by the optimizer itself: micro-batches and skipped steps do not count, and no scheduler has moved on."""
+        if len(self._hooks) == 1:
+            monitor.step()
+        else:
+            monitor.optimizer_stepped(optimizer)
+            self._stepped = True
+
+    def _end(self, sample_last: bool) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+        if self.monitor is not None:
+            self.monitor.close(sample_last)
