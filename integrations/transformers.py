@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import TrainerControl, TrainerState
 from transformers.training_args import TrainingArguments
 
+from weibull_monitor.components import Resolution
 from weibull_monitor.guard import Guard
 from weibull_monitor.monitor import WeibullMonitor, check_options
 from weibull_monitor.snapshot import Detail
@@ -35,8 +36,8 @@ class WeibullCallback(TrainerCallback):
         output_dir: Where the history goes; by default ``args.output_dir``.
         detail: ``"kind"`` logs about 60 metrics whatever the model's depth, ``"component"`` three more a matrix.
         kinds: Regular expressions on parameter names, and the kinds of what they match; they override recognition.
-        include: Regular expressions; only names that one of them matches are measured.
-        exclude: Regular expressions; names that one of them matches are not.
+        include: Regular expressions on names: only what one of them matches is measured; ``exclude``: that is not.
+        resolution: ``"auto"``, ``"parameter"``, ``"matrix"`` or ``"head"``, as `WeibullMonitor` takes it.
 
     Attributes:
         monitor: The `WeibullMonitor` at work, from the beginning of training; None before, and on other than the main process.
@@ -55,17 +56,13 @@ class WeibullCallback(TrainerCallback):
         kinds: Mapping[str, str] | None = None,
         include: str | Iterable[str] | None = None,
         exclude: str | Iterable[str] | None = None,
+        resolution: Resolution | Literal["auto"] = "auto",
     ) -> None:
         self._trackers = None if trackers == "auto" else [trackers] if isinstance(trackers, str) else list(trackers)
         check_options(every_n_steps, self._trackers or (), detail)
         self._output_dir = output_dir
-        self._options: dict[str, Any] = {
-            "every_n_steps": every_n_steps,
-            "detail": detail,
-            "kinds": kinds,
-            "include": include,
-            "exclude": exclude,
-        }
+        self._options: dict[str, Any] = {"every_n_steps": every_n_steps, "detail": detail, "resolution": resolution}
+        self._options |= {"kinds": kinds, "include": include, "exclude": exclude}
         self._guard = Guard()
         self.monitor: WeibullMonitor | None = None
 

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import logging
-import re
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 from weakref import WeakValueDictionary
 
 import torch
 from torch import nn
 
-from weibull_monitor.components import Discovery, discover
+from weibull_monitor.components import (
+    Discovery,
+    Resolution,
+    attention_types,
+    by_reason,
+    discover,
+    nothing_to_measure,
+    render,
+    without_single_experts,
+)
 from weibull_monitor.errors import ConfigurationError
 from weibull_monitor.guard import Guard
 from weibull_monitor.measure.bins import MANTISSA_BITS
@@ -28,6 +35,9 @@ from weibull_monitor.snapshot import Detail, Reference, Scaling, Snapshot
 from weibull_monitor.trackers import HistoryWriter, RunRecord, Tracker, as_trackers, check_trackers, read_history
 
 logger = logging.getLogger("weibull_monitor")
+
+MAX_COMPONENTS = 2_000
+"""More components than this are measured only when asked for: a sample of them is a line of 200 kB in the history."""
 
 _AT_WORK: WeakValueDictionary[Path, WeibullMonitor] = WeakValueDictionary()
 """The monitor that writes to each history now: two would log everything twice."""
@@ -61,6 +71,9 @@ class WeibullMonitor:
         kinds: Regular expressions on parameter names, and the kinds of what they match; they override recognition.
         include: Regular expressions; only names that one of them matches are measured.
         exclude: Regular expressions; names that one of them matches are not.
+        resolution: ``"matrix"`` measures stored matrices and the parts of those that hold several (q, k and v; gate and up; each
+            expert), ``"head"`` also each attention head, ``"parameter"`` stored matrices alone. ``"auto"`` is ``"matrix"``, but
+            for single experts where they would make more than 2,000 components.
         resume: A `state_dict` to go on from: no new baseline is taken, and the history in ``output_dir`` goes on.
         world_size: Number of processes of the run, for the record.
 
@@ -86,6 +99,7 @@ class WeibullMonitor:
         kinds: Mapping[str, str] | None = None,
         include: str | Iterable[str] | None = None,
         exclude: str | Iterable[str] | None = None,
+        resolution: Resolution | Literal["auto"] = "auto",
         resume: Mapping[str, Any] | None = None,
         world_size: int = 1,
     ) -> None:
@@ -93,9 +107,9 @@ class WeibullMonitor:
         self._due = check_options(every_n_steps, trackers, detail)
         self._detail, self._world_size = detail, world_size
         self._model = model
-        self._reader = ModelReader(model, lambda model: discover(model, kinds, include, exclude))
+        self._reader = ModelReader(model, _finder(kinds, include, exclude, resolution))
         if not self.discovery.components:
-            raise ConfigurationError(_nothing_to_measure(model, self.discovery))
+            raise ConfigurationError(nothing_to_measure(model, self.discovery))
         self.output_dir = Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}" if output_dir is None else Path(output_dir)
         self._history = HistoryWriter(self.output_dir)
         self._trackers = as_trackers(trackers, self.output_dir)
@@ -251,7 +265,7 @@ class WeibullMonitor:
     def _measure(self) -> Snapshot:
         started = time.perf_counter()
         fits, problems = self._reader.read()
-        for key, message in _by_reason(problems, "have no fit").items():
+        for key, message in by_reason(problems, "have no fit").items():
             self._guard.once(message, key=key)
         scaling: dict[str, Scaling] = {}
         stepped = self._budgets.by_parameter(self._model)
@@ -309,6 +323,7 @@ class WeibullMonitor:
                 "fit": "middle-80 % probability plot from bit-pattern counts",
                 "bins_per_octave": 2**MANTISSA_BITS,
             },
+            attention=[asdict(kind) for kind in attention_types(self._model, self.discovery.components)],
             components=self.discovery.components,
             skipped={skipped.name: skipped.reason for skipped in self.discovery.skipped},
             version=__version__,
@@ -329,30 +344,23 @@ def check_options(
     return every_n_steps if callable(every_n_steps) else Schedule(every_n_steps)
 
 
-def _nothing_to_measure(model: nn.Module, discovery: Discovery) -> str:
-    what = f"{type(model).__name__} has no weight matrix that can be measured"
-    if not discovery.skipped:
-        return f"{what}: no parameter of two or more dimensions is left after include and exclude"
-    first = discovery.skipped[0]
-    return f"{what}: {len(discovery.skipped)} were passed over, the first, {first.name}, because {first.reason}"
+def _finder(
+    kinds: Mapping[str, str] | None,
+    include: str | Iterable[str] | None,
+    exclude: str | Iterable[str] | None,
+    resolution: Resolution | Literal["auto"],
+) -> Callable[[nn.Module], Discovery]:
+    """Finds the components of a model, with the monitor's options."""
+
+    def find(model: nn.Module) -> Discovery:
+        if resolution != "auto":
+            return discover(model, kinds, include, exclude, resolution)
+        return without_single_experts(discover(model, kinds, include, exclude), MAX_COMPONENTS)
+
+    return find
 
 
 def _log_discovery(discovery: Discovery) -> None:
-    kinds = Counter(component.label for component in discovery.components)
-    counts = ", ".join(f"{n} {kind}" for kind, n in kinds.items())
-    logger.info("weibull_monitor measures %d matrices: %s", len(discovery.components), counts)
-    if others := [component.name for component in discovery.components if component.kind == "other"]:
-        logger.info("not recognised and measured as `other`: %s", ", ".join(others))
-    for message in _by_reason({s.name: s.reason for s in discovery.skipped}, "cannot be measured").values():
+    logger.info("weibull_monitor measures\n%s", render(discovery))
+    for message in by_reason({s.name: s.reason for s in discovery.skipped}, "cannot be measured").values():
         logger.warning("weibull_monitor: %s", message)
-
-
-def _by_reason(reasons: Mapping[str, str], what: str) -> dict[str, str]:
-    """One message for all names with the same reason, whatever numbers are in it; by that reason."""
-    grouped: dict[str, list[str]] = {}
-    for name, reason in reasons.items():
-        grouped.setdefault(re.sub(r"\d+", "#", reason), []).append(name)
-    return {
-        key: f"{len(names)} matrices {what}: {names[0]}{' and others' * (len(names) > 1)}, because {reasons[names[0]]}"
-        for key, names in grouped.items()
-    }

@@ -21,6 +21,7 @@ def record(model: torch.nn.Module, resumed_from: int | None = None) -> RunRecord
         model={"class": "TinyModel"},
         world_size=1,
         protocol={},
+        attention=[],
         components=discover(model).components,
         skipped={"x": "because"},
         version="0",

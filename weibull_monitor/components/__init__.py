@@ -13,6 +13,9 @@ from weibull_monitor.components.experts import ExpertSummary as ExpertSummary
 from weibull_monitor.components.experts import distinct as distinct
 from weibull_monitor.components.experts import representatives as representatives
 from weibull_monitor.components.experts import summarise_experts as summarise_experts
+from weibull_monitor.components.experts import without_single_experts as without_single_experts
+from weibull_monitor.components.messages import by_reason as by_reason
+from weibull_monitor.components.messages import nothing_to_measure as nothing_to_measure
 from weibull_monitor.components.part import Part as Part
 from weibull_monitor.components.table import coverage as coverage
 from weibull_monitor.components.table import render as render

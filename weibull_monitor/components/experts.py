@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from statistics import median
+from dataclasses import dataclass, replace
 
-from weibull_monitor.components.component import Component
+import numpy as np
+
+from weibull_monitor.components.component import Component, Discovery
 
 
 def representatives(components: Sequence[Component]) -> tuple[Component, ...]:
@@ -36,6 +37,15 @@ def distinct(components: Sequence[Component]) -> tuple[Component, ...]:
     """
     split = {c.parameter for c in components if c.part is not None and not _is_head(c)}
     return tuple(c for c in components if not _is_head(c) and not (c.part is None and c.parameter in split))
+
+
+def without_single_experts(discovery: Discovery, limit: int) -> Discovery:
+    """The same, without each expert's part of the tensors that hold all experts of a block, if there are more than ``limit``
+    components with them. The tensors themselves stay."""
+    if len(discovery.components) <= limit:
+        return discovery
+    kept = tuple(c for c in discovery.components if c.part is None or c.expert is None)
+    return replace(discovery, components=kept)
 
 
 def _is_head(component: Component) -> bool:
@@ -85,5 +95,5 @@ def summarise_experts(components: Sequence[Component], values: Mapping[str, floa
     out = []
     for (kind, block, tower), found in groups.items():
         low, high = min(found), max(found)
-        out.append(ExpertSummary(kind, block, tower, median(v for v, _ in found), *low, *high, len(found)))
+        out.append(ExpertSummary(kind, block, tower, float(np.median([v for v, _ in found])), *low, *high, len(found)))
     return tuple(out)

@@ -21,7 +21,7 @@ HOST_BUFFERS = 1 << 22
 """Elements per pass of all threads together: bounds the extra memory to 16 MiB of int32, 32 MiB of int64."""
 DEVICE_CHUNK = 1 << 20
 """Elements per pass elsewhere, where indices are int64: about 21 MiB of temporaries."""
-MIN_SHARE = 1 << 19
+MIN_SHARE = 1 << 20
 """Elements that are worth a thread of their own."""
 MAX_THREADS = 16
 """More threads than this wait for memory anyway."""
@@ -72,15 +72,13 @@ def count_by_bincount(tensors: Sequence[Tensor], bins: Bins) -> Tensor:
     counts = torch.zeros(len(tensors), bins.columns, dtype=torch.int64)
     total = sum(tensor.numel() for tensor in tensors)
     threads = max(1, min(torch.get_num_threads(), MAX_THREADS, total // MIN_SHARE))
-    size = min(HOST_CHUNK, HOST_BUFFERS // threads)
+    size = max(1, min(HOST_CHUNK, HOST_BUFFERS // threads, total))
     lock = Lock()
 
     def work(share: list[tuple[int, Tensor]]) -> None:
         buffer = torch.empty(size, dtype=bins.integer)
         for row, piece in share:
-            local = torch.zeros(bins.columns, dtype=torch.int64)
-            for chunk in chunks(piece, size):
-                _count_chunk(chunk if chunk.device.type == "cpu" else chunk.cpu(), bins, buffer, local)
+            local = _count_piece(piece, bins, buffer)
             with lock:
                 counts[row] += local
 
@@ -95,25 +93,28 @@ def count_by_bincount(tensors: Sequence[Tensor], bins: Bins) -> Tensor:
     return counts
 
 
-def _count_chunk(chunk: Tensor, bins: Bins, buffer: Tensor, counts: Tensor) -> None:
-    """Adds the counts of one contiguous chunk of at most as many elements as the buffer holds on the CPU to a row of counts."""
-    bits = chunk.view(bins.integer)
+def _count_piece(piece: Tensor, bins: Bins, buffer: Tensor) -> Tensor:
+    """A row of counts, made in chunks of the buffer's size on the CPU."""
+    patterns = torch.zeros(256 if bins.integer == torch.uint8 else (bins.mask >> bins.shift) + 1, dtype=torch.int64)
+    for chunk in chunks(piece, len(buffer)):
+        bits = chunk.cpu().view(bins.integer)
+        if bins.integer != torch.uint8:  # of 8-bit floats all 256 patterns are counted
+            bits = torch.bitwise_and(bits, bins.mask, out=buffer[: len(bits)]).bitwise_right_shift_(bins.shift)
+        patterns += torch.bincount(bits, minlength=len(patterns))
+    row = torch.zeros(bins.columns, dtype=torch.int64)
     if bins.integer == torch.uint8:
         every = torch.arange(256, dtype=torch.uint8)
         magnitude = every & bins.mask
-        column = _place_fp8(every, magnitude, magnitude.long() + (magnitude != 0), bins)
-        counts.index_add_(0, column, torch.bincount(bits, minlength=256))
-        return
-    pattern = torch.bitwise_and(bits, bins.mask, out=buffer[: bits.numel()])
-    if bins.shift:
-        pattern = pattern.bitwise_right_shift_(bins.shift)
-    found = torch.bincount(pattern, minlength=bins.columns)
-    counts[1:-1] += found[: bins.finite]
-    counts[-1] += found[bins.finite :].sum()
-    if found[0]:  # zeros share their bin with the deepest subnormals
-        zeros = bits.numel() - torch.count_nonzero(bits & bins.mask)
-        counts[0] += zeros
-        counts[1] -= zeros
+        return row.index_add_(0, _place_fp8(every, magnitude, magnitude.long() + (magnitude != 0), bins), patterns)
+    row[1:-1] = patterns[: bins.finite]
+    row[-1] = patterns[bins.finite :].sum()
+    if patterns[0]:  # zeros share their bin with the deepest subnormals: tell them apart
+        nonzero = sum(
+            int(torch.count_nonzero(c.cpu().view(bins.integer) & bins.mask)) for c in chunks(piece, len(buffer))
+        )
+        row[0] = piece.numel() - nonzero
+        row[1] -= row[0]
+    return row
 
 
 def _place_fp8(bits: Tensor, magnitude: Tensor, column: Tensor, bins: Bins) -> Tensor:

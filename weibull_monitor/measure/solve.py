@@ -177,12 +177,11 @@ def _statistics(count: Tensor, x: Tensor, f: Tensor, k: Tensor, log_lambda: Tens
     log_var = (share * ((u - log_mean) ** 2 + width**2 / 12)).sum(1, keepdim=True)
     lognormal = -0.5 * (2 * torch.pi * log_var).log() - 0.5 - log_mean
     s = mean.log() - log_mean
-    shape = (3 - s + ((s - 3) ** 2 + 24 * s).sqrt()) / (12 * s)  # Minka (2002), then Newton
-    for _ in range(2):
-        shape = shape - (shape.log() - shape.digamma() - s) / (1 / shape - torch.polygamma(1, shape))
+    shape = (3 - s + ((s - 3) ** 2 + 24 * s).sqrt()) / (12 * s)  # Minka (2002), then one step of Newton
+    shape = shape - (shape.log() - shape.digamma() - s) / (1 / shape - torch.polygamma(1, shape))
     gamma = shape * (shape / mean).log() - shape.lgamma() + (shape - 1) * log_mean - shape
     power = k.clamp(min=1e-3)
-    for _ in range(4):
+    for _ in range(3):
         e = share * (power * (u - log_mean)).exp()
         e0, e1, e2 = e.sum(1, keepdim=True), (e * u).sum(1, keepdim=True), (e * u * u).sum(1, keepdim=True)
         value = e1 / e0 - log_mean - 1 / power

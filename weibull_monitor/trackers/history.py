@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -39,6 +39,7 @@ class RunRecord:
         model: What the model is: its class, and whatever else identifies it.
         world_size: Number of processes.
         protocol: How the fits are made.
+        attention: Every kind of attention of the model, as `weibull_monitor.components.AttentionType` has it.
         components: What is measured.
         skipped: Names of what is not, with reasons.
         version: Version of weibull-monitor.
@@ -50,6 +51,7 @@ class RunRecord:
     model: Mapping[str, Any]
     world_size: int
     protocol: Mapping[str, Any]
+    attention: Sequence[Mapping[str, Any]]
     components: tuple[Component, ...]
     skipped: Mapping[str, str]
     version: str
