@@ -118,9 +118,7 @@ class WeibullCallback(_Callback):
         kept = Path((resume or {}).get("output_dir", ""), "weibull")
         place = self._output_dir or (kept.parent if kept.is_dir() else log_dir or trainer.default_root_dir)
         if self._trackers is None and not trainer.loggers:
-            self._guard.once(
-                f"the Trainer has no logger: k and λ are in the history only, {place}/weibull/history.jsonl"
-            )
+            self._guard.once(f"the Trainer has no logger: k and λ are in {place}/weibull/history.jsonl only")
         monitor = WeibullMonitor(
             pl_module,
             trainer.optimizers,
