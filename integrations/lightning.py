@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from weibull_monitor.components import Resolution
-from weibull_monitor.guard import Guard
-from weibull_monitor.monitor import WeibullMonitor, check_options
+from weibull_monitor.monitor import WeibullMonitor
 from weibull_monitor.scaling import innermost
-from weibull_monitor.snapshot import Detail
-from weibull_monitor.trackers import Tracker
 
 from .lightning_host import LoggerTracker, callback_class
+from .options import CallbackOptions
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback as _Callback
@@ -22,53 +19,21 @@ else:
     _Callback = callback_class()
 
 
-class WeibullCallback(_Callback):
+class WeibullCallback(CallbackOptions, _Callback):
     """Logs k and λ of every weight matrix while the Trainer trains: ``Trainer(callbacks=[WeibullCallback()])``.
 
     It writes to every logger of the Trainer at Lightning's own step, and to ``<output_dir>/weibull/history.jsonl``. Its steps
     are those of the optimizer, whatever the accumulation; where several optimizers take turns, batches in which any of them
     stepped. Resumed, it goes on with the history and the baseline of the run that wrote the checkpoint.
 
-    Args:
-        every_n_steps: Distance between samples in optimizer steps, beside a few early ones; or a function of the step.
-        trackers: ``"auto"`` for the Trainer's loggers, or names and objects as `WeibullMonitor` takes them.
-        output_dir: Where the history goes; by default ``trainer.log_dir``, or where the resumed run has it.
-        detail: ``"kind"`` logs about 60 metrics whatever the model's depth, ``"component"`` three more a matrix.
-        kinds: Regular expressions on parameter names, and the kinds of what they match; they override recognition.
-        include: Regular expressions on names: only what one of them matches is measured; ``exclude``: that is not.
-        resolution: ``"auto"``, ``"parameter"``, ``"matrix"`` or ``"head"``, as `WeibullMonitor` takes it.
-
-    Attributes:
-        monitor: The `WeibullMonitor` at work, from the beginning of training; None before, under ``fast_dev_run``, and on other
-            than the main process.
-
-    Raises:
-        ConfigurationError: For an argument out of range or an unknown name.
+    Its arguments are those of `CallbackOptions`: ``every_n_steps``, ``trackers``, ``output_dir`` (``trainer.log_dir`` by default,
+    or where the resumed run has it), ``detail``, ``kinds``, ``include``, ``exclude``, ``resolution``.
     """
 
-    def __init__(
-        self,
-        every_n_steps: int | Callable[[int], bool] = 100,
-        *,
-        trackers: Literal["auto"] | Iterable[str | Tracker] = "auto",
-        output_dir: str | Path | None = None,
-        detail: Detail = "kind",
-        kinds: Mapping[str, str] | None = None,
-        include: str | Iterable[str] | None = None,
-        exclude: str | Iterable[str] | None = None,
-        resolution: Resolution | Literal["auto"] = "auto",
-    ) -> None:
-        self._trackers = None if trackers == "auto" else [trackers] if isinstance(trackers, str) else list(trackers)
-        check_options(every_n_steps, self._trackers or (), detail)
-        self._output_dir = output_dir
-        self._options: dict[str, Any] = {"every_n_steps": every_n_steps, "detail": detail, "resolution": resolution}
-        self._options |= {"kinds": kinds, "include": include, "exclude": exclude}
-        self._guard = Guard()
-        self._hooks: list[Any] = []
-        self._state: dict[str, Any] = {}
-        self._trainer: Any = None
-        self._stepped = False
-        self.monitor: WeibullMonitor | None = None
+    _hooks: Sequence[Any] = ()
+    _state: Mapping[str, Any] = {}
+    _trainer: Any = None
+    _stepped = False
 
     @property
     def state_key(self) -> str:
@@ -112,7 +77,7 @@ class WeibullCallback(_Callback):
     def _begin(self, trainer: Any, pl_module: Any, log_dir: str | None) -> WeibullMonitor:
         resume: dict[str, Any] | None = None
         if trainer.global_step > 0:
-            resume = self._state
+            resume = dict(self._state)
             if resume.get("global_step") != trainer.global_step:
                 resume = {"step": trainer.global_step // max(1, len(trainer.optimizers))}
         kept = Path((resume or {}).get("output_dir", ""), "weibull")
@@ -130,7 +95,8 @@ class WeibullCallback(_Callback):
         )
         self._trainer, self._stepped = trainer, False
         for optimizer in map(innermost, trainer.optimizers):
-            self._hooks.append(optimizer.register_step_post_hook(partial(self._after_step, monitor)))
+            hook = optimizer.register_step_post_hook(partial(self._after_step, monitor))
+            self._hooks = [*self._hooks, hook]
         return monitor
 
     def _after_step(self, monitor: WeibullMonitor, optimizer: Any, args: Any, kwargs: Any) -> None:
@@ -144,6 +110,6 @@ class WeibullCallback(_Callback):
     def _end(self, sample_last: bool) -> None:
         for hook in self._hooks:
             hook.remove()
-        self._hooks.clear()
+        self._hooks = ()
         if self.monitor is not None:
             self.monitor.close(sample_last)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,59 +11,25 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import TrainerControl, TrainerState
 from transformers.training_args import TrainingArguments
 
-from weibull_monitor.components import Resolution
-from weibull_monitor.guard import Guard
-from weibull_monitor.monitor import WeibullMonitor, check_options
-from weibull_monitor.snapshot import Detail
+from weibull_monitor.monitor import WeibullMonitor
 from weibull_monitor.trackers import Tracker
 
-from .report_to import trackers_of  # relative: this folder is packaged under another name
+from .options import CallbackOptions  # relative: this folder is packaged under another name
+from .report_to import trackers_of
 
 STATE_KEY = "weibull_monitor"
 """Under ``stateful_callbacks`` in each checkpoint's ``trainer_state.json``: a few numbers a parameter group."""
 
 
-class WeibullCallback(TrainerCallback):
+class WeibullCallback(CallbackOptions, TrainerCallback):
     """Logs k and λ of every weight matrix while the Trainer trains: ``Trainer(..., callbacks=[WeibullCallback()])``.
 
     It writes to the trackers in ``args.report_to`` (TensorBoard, W&B) beside the Trainer's own curves, and to the history in
     ``<output_dir>/weibull/history.jsonl``. It adds nothing to ``state.log_history``, and never ends a training run.
 
-    Args:
-        every_n_steps: Distance between samples in optimizer steps, beside a few early ones; or a function of the step.
-        trackers: ``"auto"`` for those in ``args.report_to``, or names and objects as `WeibullMonitor` takes them.
-        output_dir: Where the history goes; by default ``args.output_dir``.
-        detail: ``"kind"`` logs about 60 metrics whatever the model's depth, ``"component"`` three more a matrix.
-        kinds: Regular expressions on parameter names, and the kinds of what they match; they override recognition.
-        include: Regular expressions on names: only what one of them matches is measured; ``exclude``: that is not.
-        resolution: ``"auto"``, ``"parameter"``, ``"matrix"`` or ``"head"``, as `WeibullMonitor` takes it.
-
-    Attributes:
-        monitor: The `WeibullMonitor` at work, from the beginning of training; None before, and on other than the main process.
-
-    Raises:
-        ConfigurationError: For an argument out of range or an unknown name.
+    Its arguments are those of `CallbackOptions`: ``every_n_steps``, ``trackers``, ``output_dir`` (``args.output_dir`` if not
+    given), ``detail``, ``kinds``, ``include``, ``exclude``, ``resolution``.
     """
-
-    def __init__(
-        self,
-        every_n_steps: int | Callable[[int], bool] = 100,
-        *,
-        trackers: Literal["auto"] | Iterable[str | Tracker] = "auto",
-        output_dir: str | Path | None = None,
-        detail: Detail = "kind",
-        kinds: Mapping[str, str] | None = None,
-        include: str | Iterable[str] | None = None,
-        exclude: str | Iterable[str] | None = None,
-        resolution: Resolution | Literal["auto"] = "auto",
-    ) -> None:
-        self._trackers = None if trackers == "auto" else [trackers] if isinstance(trackers, str) else list(trackers)
-        check_options(every_n_steps, self._trackers or (), detail)
-        self._output_dir = output_dir
-        self._options: dict[str, Any] = {"every_n_steps": every_n_steps, "detail": detail, "resolution": resolution}
-        self._options |= {"kinds": kinds, "include": include, "exclude": exclude}
-        self._guard = Guard()
-        self.monitor: WeibullMonitor | None = None
 
     def on_train_begin(
         self,
