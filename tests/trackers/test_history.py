@@ -139,6 +139,17 @@ def test_an_empty_history_is_an_empty_frame(tmp_path: Path) -> None:
     assert len(history.to_pandas()) == 0
 
 
+def test_a_line_written_before_a_field_was_added_is_read(tmp_path: Path, tiny_model: torch.nn.Module) -> None:
+    writer = HistoryWriter(tmp_path)
+    writer.write_run(record(tiny_model))
+    line = json.loads((tmp_path / FILE).read_text())
+    for component in line["components"]:
+        del component["part"], component["tower"], component["why"]
+    del line["attention"]
+    (tmp_path / FILE).write_text(json.dumps(line) + "\n")
+    assert read_history(tmp_path).components[0].part is None
+
+
 def test_a_newer_schema_is_refused_with_advice(tmp_path: Path) -> None:
     (tmp_path / "weibull").mkdir()
     (tmp_path / FILE).write_text('{"type":"run","schema":99}\n')

@@ -39,11 +39,11 @@ class RunRecord:
         model: What the model is: its class, and whatever else identifies it.
         world_size: Number of processes.
         protocol: How the fits are made.
-        attention: Every kind of attention of the model, as `weibull_monitor.components.AttentionType` has it.
         components: What is measured.
         skipped: Names of what is not, with reasons.
         version: Version of weibull-monitor.
         schema: Version of the line format.
+        attention: Every kind of attention of the model, as `weibull_monitor.components.AttentionType` has it.
     """
 
     started: float
@@ -51,11 +51,11 @@ class RunRecord:
     model: Mapping[str, Any]
     world_size: int
     protocol: Mapping[str, Any]
-    attention: Sequence[Mapping[str, Any]]
     components: tuple[Component, ...]
     skipped: Mapping[str, str]
     version: str
     schema: int = SCHEMA
+    attention: Sequence[Mapping[str, Any]] = ()
 
 
 class HistoryWriter:
@@ -250,7 +250,7 @@ def _lines(file: Path) -> Iterable[dict[str, Any]]:
 
 
 def _run_from_json(line: Mapping[str, Any]) -> RunRecord:
-    known = {name: line[name] for name in RunRecord.__dataclass_fields__}
+    known = {name: line[name] for name in RunRecord.__dataclass_fields__ if name in line}
     return RunRecord(**known | {"components": tuple(_component_from_json(c) for c in line["components"])})
 
 
