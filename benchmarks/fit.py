@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 from weibull_monitor import fit_weibull
 
@@ -107,9 +108,9 @@ def table(w: torch.Tensor, threads: int) -> None:
     best = [float("inf")] * len(rows)
     for _ in range(ROUNDS):  # in turn, so that a busy moment of the machine does not fall on one of them alone
         for i, (_, count, method) in enumerate(rows):
-            torch.set_num_threads(count)
-            best[i] = min(best[i], clock(lambda method=method: method(w), budget=0.2))  # type: ignore[misc]
-    torch.set_num_threads(threads)
+            # Not torch.set_num_threads: once called, it makes MKL leave threads spinning after every logarithm.
+            with threadpool_limits(limits=count, user_api="openmp"):
+                best[i] = min(best[i], clock(lambda method=method: method(w), budget=0.2))  # type: ignore[misc]
     timed = [(name, seconds, result) for (name, _, _), seconds, result in zip(rows, best, results, strict=True)]
     floor, rival = timed[0][1], next(seconds for name, seconds, _ in timed if name.startswith("npm"))
     for name, seconds, fit in timed:

@@ -23,7 +23,7 @@ from weibull_monitor import read_history
 from weibull_monitor.integrations.transformers import WeibullCallback
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
-from quickstart_transformers import LibrarySources, small_llama
+from small_llama import LibrarySources, small_llama
 
 
 class Timed(WeibullCallback):
