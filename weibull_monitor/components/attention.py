@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from torch import nn
 
@@ -13,7 +13,7 @@ from weibull_monitor.components.component import Component
 from weibull_monitor.components.heads import heads_of
 
 Sharing = Literal["MHA", "GQA", "MQA", "MLA", "unknown"]
-_QK_NORM = re.compile(r"(?:^|_)(?:q|k|qk|query|key)_?(?:layer)?_?norm|^norm_[qk]$|^[qk]_layernorm$|^ln_[qk]$")
+_QK_NORM: Final = r"(?:^|_)(?:q|k|qk|query|key)_?(?:layer)?_?norm|^norm_[qk]$|^[qk]_layernorm$|^ln_[qk]$"
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def _type(path: str, by_kind: dict[str, Component], modules: dict[str, nn.Module
         query_heads=count,
         key_value_heads=kv,
         head_size=size,
-        qk_norm=any(_QK_NORM.search(name) for name in names),
+        qk_norm=any(re.search(_QK_NORM, name) for name in names),
         fused=bool(by_kind.keys() & {"attn_qkv", "attn_kv", "attn_qk"}),
         cross=any_one.cross,
         gated="attn_gate" in by_kind,

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Final
 
 from torch import nn
 
 from weibull_monitor.components.tree import Leaf, place_of
 
-_EXPERT = re.compile(r"(?:^|\.)experts\.(?:expert_)?(\d+)(?:\.|$)")
+_EXPERT: Final = r"(?:^|\.)experts\.(?:expert_)?(\d+)(?:\.|$)"
 
 
 def expert_of(name: str) -> int | None:
@@ -19,7 +20,7 @@ def expert_of(name: str) -> int | None:
     >>> expert_of("layers.3.mlp.experts.7.up_proj.weight"), expert_of("layers.3.mlp.experts.expert_7.wi.weight")
     (7, 7)
     """
-    found = _EXPERT.search(name)
+    found = re.search(_EXPERT, name)
     return int(found[1]) if found else None
 
 

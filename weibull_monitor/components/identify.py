@@ -26,7 +26,7 @@ WHY: Final[Mapping[str, str]] = {
 }
 """Why a matrix is ``other``, by where it stands."""
 
-_EMBEDS: Final = re.compile(r"^(?!class|bbox).*embed|^rel_pos")
+_EMBEDS: Final = r"^(?!class|bbox).*embed|^rel_pos"
 _SHARED_GATE: Final = ("shared_expert_gate", "shared_experts_gate")
 
 
@@ -50,7 +50,7 @@ def kinds(leaves: Sequence[Leaf], lm_head: nn.Module | None = None) -> list[tupl
 
 def _alone(leaf: Leaf, lm_head: nn.Module | None) -> tuple[str, str] | None:
     """The kind of a matrix that needs no look at its siblings."""
-    if ADAPTER.search(leaf.name):
+    if re.search(ADAPTER, leaf.name):
         return "adapter", ""
     if isinstance(leaf.owner, nn.Embedding):
         return "embedding", ""
@@ -118,7 +118,11 @@ def _named(leaf: Leaf, place: Place) -> tuple[str, str] | None:
         kind = kind_by_name(path, place)
         if kind == "lm_head" and path is not leaf.paths[-1]:
             continue  # BERT's prediction head, whose other matrix is tied to the embedding
-        if kind == "embedding" and isinstance(leaf.owner, nn.Linear) and not _EMBEDS.search(path.rpartition(".")[2]):
+        if (
+            kind == "embedding"
+            and isinstance(leaf.owner, nn.Linear)
+            and not re.search(_EMBEDS, path.rpartition(".")[2])
+        ):
             continue
         if kind:
             return kind, ""
@@ -184,9 +188,9 @@ def is_cross(leaf: Leaf, siblings: Mapping[str, Leaf]) -> bool:
             return True
     above = leaf.above if leaf.above else ()
     for name, module in reversed(above):
-        if SELF.search(name):
+        if re.search(SELF, name):
             return False
-        if CROSS.search(name) or CROSS.search(type(module).__name__):
+        if re.search(CROSS, name) or re.search(CROSS, type(module).__name__):
             return True
         if is_block(name, module):
             return False

@@ -112,17 +112,16 @@ def place_by_name(name: str, cls: str) -> Place | None:
     return None
 
 
-CROSS: Final = re.compile(
-    r"cross_?(?:modal_?)?att|crossattn|xattn|encdecattention|enc(?:oder)?_(?:decoder_)?att|multi_?head_?cross|"
+CROSS: Final = (
+    r"(?i)cross_?(?:modal_?)?att|crossattn|xattn|encdecattention|enc(?:oder)?_(?:decoder_)?att|multi_?head_?cross|"
     r"^multihead_attn$|"
     r"(?:src|source|context|memory)_attn|encoder_attention|co_attention|^x_attn$|bi_?multi_?head_?att|"
-    r"assign_?attention|image_to_token|token_to_image|cross_attend",
-    re.IGNORECASE,
+    r"assign_?attention|image_to_token|token_to_image|cross_attend"
 )
 """What the name or class of a cross-attention module contains."""
-SELF: Final = re.compile(r"self_?att", re.IGNORECASE)
+SELF: Final = r"(?i)self_?att"
 """What the name of a self-attention module contains, wherever it stands."""
-ADAPTER: Final = re.compile(
+ADAPTER: Final = (
     r"\blora_|\bmodules_to_save\b|\badapter_modules?\b|_adapter_list\b|\b(?:houlsby|ia3|vera|oft|boft|loha|lokr)_"
 )
 """What the path of an adapter's parameter contains (PEFT, and the adapters of X-MOD)."""
@@ -239,14 +238,10 @@ TABLE: Final[tuple[Row, ...]] = (
 )
 
 
-def rows(place: Place) -> list[tuple[str, re.Pattern[str]]]:
-    """The rows of one place, compiled."""
+@cache
+def _rows(place: Place) -> list[tuple[str, re.Pattern[str]]]:
+    """The rows of one place, compiled when they are first needed."""
     return [(row.kind, re.compile(rf"(?:^|\.)(?:{row.names})$")) for row in TABLE if row.place == place]
-
-
-_COMPILED: Final[dict[str, list[tuple[str, re.Pattern[str]]]]] = {
-    place: rows(place) for place in ("attention", "ffn", "block", "anywhere")
-}
 
 
 @cache
@@ -256,4 +251,4 @@ def kind_by_name(path: str, place: Place) -> str | None:
     >>> kind_by_name("attention.output", "attention"), kind_by_name("layer.3.output", "block")
     ('attn_o', 'ffn_out')
     """
-    return next((kind for kind, pattern in _COMPILED.get(place, ()) if pattern.search(path)), None)
+    return next((kind for kind, pattern in _rows(place) if pattern.search(path)), None)

@@ -19,15 +19,13 @@ from weibull_monitor.components.identify import input_first
 from weibull_monitor.components.part import Part
 from weibull_monitor.components.tree import Leaf
 
-HEAD_BY_HEAD: Final = re.compile(r"\.query_key_value\b|DisentangledSelfAttention|LevitAttention|GPTBigCodeAttention")
+HEAD_BY_HEAD: Final = r"\.query_key_value\b|DisentangledSelfAttention|LevitAttention|GPTBigCodeAttention"
 """Path or class of an attention that stores q, k and v of each head together (unless it says that it has one KV head)."""
-GROUP_BY_GROUP: Final = re.compile(r"\.wqkv\b|InternLM2")
+GROUP_BY_GROUP: Final = r"\.wqkv\b|InternLM2"
 """The same for an attention that stores the queries of a KV head with its key and its value; Falcon says so itself."""
-FOUR_BLOCKS: Final = re.compile(r"CodeGenAttention")
+FOUR_BLOCKS: Final = r"CodeGenAttention"
 """CodeGen: four blocks of (q, v, k), one for each accelerator it was trained on."""
-UP_BEFORE_GATE: Final = re.compile(
-    r"Phi4MultimodalAudioMLP|GatedLinearUnit|GEGLU|MoonshineDecoderMLP|MoonshineStreamingDecoderMLP"
-)
+UP_BEFORE_GATE: Final = r"Phi4MultimodalAudioMLP|GatedLinearUnit|GEGLU|MoonshineDecoderMLP|MoonshineStreamingDecoderMLP"
 """Classes whose second half goes through the activation, and whose first is what it gates."""
 
 
@@ -114,19 +112,21 @@ def _fused(
     rows = leaf.tensor.shape[axis]
     where = f"{leaf.name} {type(leaf.unit_module).__name__} {type(leaf.owner).__name__}"
     if kind == "attn_qkv":
-        if FOUR_BLOCKS.search(where) and rows % 12 == 0:
+        if re.search(FOUR_BLOCKS, where) and rows % 12 == 0:
             return _stacked(leaf, axis, (4, 3, rows // 12), 1, {"q": (0, 1), "v": (1, 2), "k": (2, 3)}, heads)
-        grouped = GROUP_BY_GROUP.search(where) or getattr(leaf.unit_module, "new_decoder_architecture", False) is True
+        grouped = (
+            re.search(GROUP_BY_GROUP, where) or getattr(leaf.unit_module, "new_decoder_architecture", False) is True
+        )
         if grouped and heads and rows % (heads.query + 2 * heads.key_value) == 0:
             n = heads.query // heads.key_value
             view = (heads.key_value, n + 2, rows // (heads.query + 2 * heads.key_value))
             return _stacked(leaf, axis, view, 1, {"q": (0, n), "k": (n, n + 1), "v": (n + 1, n + 2)}, heads)
-        if HEAD_BY_HEAD.search(where) and getattr(leaf.unit_module, "multi_query", False) is not True:
+        if re.search(HEAD_BY_HEAD, where) and getattr(leaf.unit_module, "multi_query", False) is not True:
             return _by_head(leaf, axis, heads, ("q", "k", "v"))
         sizes = _sizes(leaf, rows, siblings, heads, axis)
         return _concatenated(leaf, axis, dict(zip(("q", "k", "v"), sizes, strict=True)), heads) if sizes else []
     if kind == "attn_kv" and not _shared_key_value(leaf):
-        if HEAD_BY_HEAD.search(where) and getattr(leaf.unit_module, "multi_query", False) is not True:
+        if re.search(HEAD_BY_HEAD, where) and getattr(leaf.unit_module, "multi_query", False) is not True:
             return _by_head(leaf, axis, heads, ("k", "v"))
         return _concatenated(leaf, axis, {"k": rows // 2, "v": rows // 2}, heads) if rows % 2 == 0 else []
     if (
@@ -336,7 +336,7 @@ def _gate_and_up(leaf: Leaf, shape: tuple[int, ...], axis: int, expert: int | No
     frame = _Frame(shape, axis, (n // 2, 2) if alternating else (2, n // 2))
     modules = [leaf.owner, leaf.unit_module, *(module for _, module in leaf.above[-2:])]
     owners = " ".join(type(module).__name__ for module in modules)
-    order = ("up", "gate") if UP_BEFORE_GATE.search(owners) else ("gate", "up")
+    order = ("up", "gate") if re.search(UP_BEFORE_GATE, owners) else ("gate", "up")
     for index, label in enumerate(order):
         at = {1 if alternating else 0: (index, index + 1)}
         prefix = "" if expert is None else f"expert {expert}, "

@@ -57,7 +57,7 @@ def leaves(model: nn.Module, parameters: Mapping[str, Tensor]) -> Iterator[Leaf]
     names = {parameter: clean_name(parameter, peft) for parameter in parameters}
     held: Counter[str] = Counter()  # matrices at or below each path
     for name in names.values():
-        if not ADAPTER.search(name):
+        if not re.search(ADAPTER, name):
             segments = name.split(".")
             held.update(".".join(segments[:depth]) for depth in range(len(segments)))
     known: dict[tuple[str, int], tuple[Place, str, nn.Module]] = {}

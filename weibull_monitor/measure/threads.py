@@ -11,12 +11,13 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from threadpoolctl import ThreadpoolController
 
 
 @lru_cache(maxsize=1)
-def _openmp() -> ThreadpoolController:
+def _openmp() -> Any:
     """The OpenMP runtimes of this process; looking them up takes milliseconds."""
+    from threadpoolctl import ThreadpoolController
+
     return ThreadpoolController().select(user_api="openmp")
 
 
