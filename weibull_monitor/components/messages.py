@@ -14,7 +14,10 @@ def nothing_to_measure(model: nn.Module, discovery: Discovery) -> str:
     """Why a model has no component."""
     what = f"{type(model).__name__} has no weight matrix that can be measured"
     if not discovery.skipped:
-        return f"{what}: no parameter of two or more dimensions is left after include and exclude"
+        return (
+            f"{what}: no parameter of two or more dimensions is left after include and exclude "
+            "(FSDP1 flattens all of them; sharded weights are not read yet)"
+        )
     first = discovery.skipped[0]
     return f"{what}: {len(discovery.skipped)} were passed over, the first, {first.name}, because {first.reason}"
 
