@@ -6,8 +6,11 @@ import math
 from collections.abc import Sequence
 from statistics import median
 
-from weibull_monitor.components import Component, representatives
+from weibull_monitor.components import Component, representatives, summarise_experts
 from weibull_monitor.trackers.history import History, RecordedSnapshot
+
+WIDEST = 3
+"""Groups of experts that are shown."""
 
 
 def summarize(history: History) -> str:
@@ -20,7 +23,7 @@ def summarize(history: History) -> str:
         history: What `read_history` returned.
 
     Returns:
-        Plain text, about 80 columns wide.
+        Plain text, about 100 columns wide; of a mixture of experts also the groups of experts whose k lies widest apart.
     """
     if not history.snapshots:
         return f"{history.path}: no samples yet"
@@ -32,8 +35,19 @@ def summarize(history: History) -> str:
     width = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(_align(cell, w, i) for i, (cell, w) in enumerate(zip(row, width, strict=True))) for row in rows]
     lines.insert(1, "─" * len(lines[0]))
-    span = f"steps {first.step} to {last.step}, {len(history.snapshots)} samples, {len(last.components)} matrices"
-    return "\n".join([f"Weibull shape k and scale λ of |w|: {span}", "", *lines])
+    span = f"steps {first.step} to {last.step}, {len(history.snapshots)} samples, {len(shown)} matrices"
+    return "\n".join([f"Weibull shape k and scale λ of |w|: {span}", "", *lines, *_experts(last)])
+
+
+def _experts(last: RecordedSnapshot) -> list[str]:
+    """The groups of experts whose k lies widest apart, and which experts those are."""
+    groups = sorted(summarise_experts(last.components, last.values("k")), key=lambda g: g.lowest - g.highest)
+    lines = [
+        f"{g.kind}, block {g.block}: median {g.median:.4f} of {g.experts}, lowest {g.lowest:.4f} (expert {g.lowest_expert}), "
+        f"highest {g.highest:.4f} (expert {g.highest_expert})"
+        for g in groups[:WIDEST]
+    ]
+    return ["", "k of the experts, where it lies widest apart:", *lines] if lines else []
 
 
 def _row(members: Sequence[Component], first: RecordedSnapshot, last: RecordedSnapshot) -> list[str]:
@@ -43,13 +57,14 @@ def _row(members: Sequence[Component], first: RecordedSnapshot, last: RecordedSn
     drift = [k1[name] / k0[name] - 1.0 for name in both]
     noise = [math.hypot(e0[name] / k0[name], e1[name] / k1[name]) for name in both if name in e0 and name in e1]
     of_median = (1.2533 if len(noise) > 2 else 1.0) * math.sqrt(sum(n * n for n in noise)) / max(1, len(noise))
-    start, now = _median(l0, both), _median(l1, both)
+    fitted = [c.name for c in members if c.name in k1]
+    start, now = _median(l0, both), _median(l1, fitted)
     return [
         members[0].label,
         members[0].component_class,
         str(len(members)),
         _number(_median(k0, both), ".4f"),
-        _number(_median(k1, both), ".4f"),
+        _number(_median(k1, fitted), ".4f"),
         f"{100 * median(drift):+.2f} %" if drift else "–",
         f"{100 * of_median:.2f} %" if noise else "–",
         _number(start, ".5f"),
