@@ -33,6 +33,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/fit.py
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/step_cost.py
+	$(BIN)/python benchmarks/accuracy.py
 
 # After a change to what is recognised, or with another transformers: two to three minutes.
 docs: $(STAMP)
