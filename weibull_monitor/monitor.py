@@ -27,6 +27,7 @@ from weibull_monitor.components import (
 )
 from weibull_monitor.errors import ConfigurationError
 from weibull_monitor.guard import Guard
+from weibull_monitor.measure import WeibullFit
 from weibull_monitor.measure.bins import MANTISSA_BITS
 from weibull_monitor.measure.reader import ModelReader
 from weibull_monitor.scaling import BudgetKeeper, scaling_of
@@ -117,7 +118,6 @@ class WeibullMonitor:
         self._guard = Guard()
         self._step = 0
         self._baseline: dict[str, Reference] = {}
-        self._checksums: dict[str, int] = {}
         self._resumed_from: int | None = None
         self._begun = self._closed = self._noted = False
         self.last: Snapshot | None = None
@@ -282,22 +282,21 @@ class WeibullMonitor:
             fits=fits,
             scaling=scaling,
             baseline=self._baseline,
-            unchanged=self._count_unchanged({name: fit.checksum for name, fit in fits.items()}, scaling),
+            unchanged=self._count_unchanged(fits, scaling),
             seconds=time.perf_counter() - started,
         )
 
-    def _count_unchanged(self, checksums: dict[str, int], scaling: Mapping[str, Scaling]) -> int | None:
+    def _count_unchanged(self, fits: Mapping[str, WeibullFit], scaling: Mapping[str, Scaling]) -> int | None:
         """Trainable components with η > 0 whose counts are those of the last logged sample."""
-        before, trainable = self._checksums, self._reader.trainable()
         if self.last is None or self.last.step == self._step:
             return None
+        before = self.last.fits
         return sum(
-            before.get(name) == checksum and name in trainable and (scaling[name].eta or 0.0) > 0.0
-            for name, checksum in checksums.items()
+            name in before and before[name].checksum == fits[name].checksum and (scaling[name].eta or 0.0) > 0.0
+            for name in self._reader.trainable() & fits.keys()
         )
 
     def _log(self, snapshot: Snapshot) -> None:
-        self._checksums = {name: fit.checksum for name, fit in snapshot.fits.items()}
         self._guard("writing the history", lambda: self._history.write_snapshot(snapshot))
         metrics = snapshot.metrics(self._detail)
         for tracker in self._trackers:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import overload
 
@@ -124,15 +124,22 @@ def fit_weibull(weights: Tensor | Sequence[Tensor]) -> WeibullFit | list[Weibull
     for (_, dtype), members in groups.items():
         bins = bins_of(dtype)
         queued.append((members, solve(count_magnitudes([tensors[i] for i in members], bins), bins)))
-    fits: dict[int, WeibullFit] = {}
-    for members, result in queued:  # only now is anything waited for
-        for index, row in zip(members, result.tolist(), strict=True):
-            fits[index] = unpack(row)
+    fits = delivered(queued)
     return [fits[index] for index in range(len(tensors))]
 
 
-def unpack(row: Sequence[float]) -> WeibullFit:
-    """A row of `solve`'s result as a fit."""
+def delivered(queued: Iterable[tuple[Sequence[int], Tensor]]) -> dict[int, WeibullFit]:
+    """The fits that results of `solve` hold, by index; only here is a device waited for.
+
+    Args:
+        queued: The indices that the rows of a result belong to, and that result.
+    """
+    return {
+        index: _unpack(row) for indices, result in queued for index, row in zip(indices, result.tolist(), strict=True)
+    }
+
+
+def _unpack(row: Sequence[float]) -> WeibullFit:
     return WeibullFit(**{name: int(v) if name in _INTEGERS else v for name, v in zip(_FIELDS, row, strict=True)})  # type: ignore[arg-type]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from weibull_monitor.components import Component, Discovery
-from weibull_monitor.measure.fit import WeibullFit, unpack
+from weibull_monitor.measure.fit import WeibullFit, delivered
 from weibull_monitor.measure.parts import count_components
 from weibull_monitor.measure.solve import solve
 from weibull_monitor.storage import unsupported
@@ -59,11 +59,7 @@ class ModelReader:
                 else:
                     due.append(component)
         queued = [(r.indices, solve(r.counts, r.bins)) for r in count_components(due, parameters.__getitem__)]
-        fresh = {
-            due[index].name: unpack(row)
-            for indices, result in queued  # only now is anything waited for
-            for index, row in zip(indices, result.tolist(), strict=True)
-        }
+        fresh = {due[index].name: fit for index, fit in delivered(queued).items()}
         for component in due:
             fit = fresh[component.name]
             if parameters[component.parameter].requires_grad:

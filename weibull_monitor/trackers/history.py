@@ -18,7 +18,7 @@ from typing import Any, Final
 import torch
 
 from weibull_monitor.components import Component, Part
-from weibull_monitor.errors import ConfigurationError
+from weibull_monitor.errors import ConfigurationError, MissingDependencyError
 from weibull_monitor.snapshot import NO_SCALING, Snapshot
 
 SCHEMA: Final = 1
@@ -179,8 +179,6 @@ class History:
         try:
             import pandas as pd
         except ImportError as error:
-            from weibull_monitor.errors import MissingDependencyError
-
             raise MissingDependencyError("pandas", "report") from error
         frames = [
             pd.DataFrame(
