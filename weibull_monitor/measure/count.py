@@ -15,10 +15,10 @@ from torch import Tensor
 from weibull_monitor.measure.bins import Bins
 from weibull_monitor.measure.threads import alone
 
-HOST_CHUNK = 1 << 20
-"""Elements per pass on the CPU at most: 4 MiB of int32 a thread, small enough for the cache, large enough to hide calls."""
-HOST_BUFFERS = 1 << 22
-"""Elements per pass of all threads together: bounds the extra memory to 16 MiB of int32, 32 MiB of int64."""
+HOST_CHUNK = 1 << 19
+"""Elements per pass on the CPU at most: 2 MiB of int32 a thread, small enough for the cache, large enough to hide calls."""
+HOST_BUFFERS = 1 << 21
+"""Elements per pass of all threads together: bounds the extra memory to 8 MiB of int32, and as much for strided pieces."""
 DEVICE_CHUNK = 1 << 20
 """Elements per pass elsewhere, where indices are int64: about 21 MiB of temporaries."""
 MIN_SHARE = 1 << 20
