@@ -42,7 +42,7 @@ class AccelerateMonitor:
         options: Whatever else `WeibullMonitor` takes.
 
     Attributes:
-        monitor: The `WeibullMonitor` at work; None on other than the main process.
+        monitor: The `WeibullMonitor` at work.
 
     Raises:
         ConfigurationError: For arguments out of range, as `WeibullMonitor`.
@@ -59,16 +59,13 @@ class AccelerateMonitor:
         **options: Any,
     ) -> None:
         self._accelerator = accelerator
-        self.monitor: WeibullMonitor | None = None
-        if accelerator.is_main_process:
-            self.monitor = WeibullMonitor(
-                model,
-                optimizer,
-                output_dir=output_dir or accelerator.project_dir,
-                trackers=trackers_of(accelerator) if trackers == "auto" else trackers,
-                world_size=accelerator.num_processes,
-                **options,
-            )
+        self.monitor = WeibullMonitor(
+            model,
+            optimizer,
+            output_dir=output_dir or accelerator.project_dir,
+            trackers=trackers_of(accelerator) if trackers == "auto" else trackers,
+            **options,
+        )
 
     def step(self, step: int | None = None, last: bool = False) -> None:
         """To be called after each ``optimizer.step()``; micro-batches, and steps that overflowed, do not count.
@@ -78,13 +75,12 @@ class AccelerateMonitor:
             last: Whether this is the last step of training.
         """
         accelerator = self._accelerator
-        if self.monitor is not None and accelerator.sync_gradients and not accelerator.optimizer_step_was_skipped:
+        if accelerator.sync_gradients and not accelerator.optimizer_step_was_skipped:
             self.monitor.step(step, last)
 
     def close(self) -> None:
         """Samples the last step, unless it was, and closes the history. Trackers of the accelerator stay open."""
-        if self.monitor is not None:
-            self.monitor.close()
+        self.monitor.close()
 
     def __enter__(self) -> AccelerateMonitor:
         return self
@@ -92,15 +88,15 @@ class AccelerateMonitor:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close()
+        self.monitor.__exit__(kind, error, traceback)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs, as ``accelerator.save_state`` saves it."""
-        return self.monitor.state_dict() if self.monitor is not None else {}
+        return self.monitor.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from `state_dict`, as ``accelerator.load_state`` asks for; to be called before the first `step`."""
-        if self.monitor is not None and state:
+        if state:
             self.monitor.load_state_dict(state)
 
 

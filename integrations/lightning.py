@@ -46,8 +46,7 @@ class WeibullCallback(CallbackOptions, _Callback):
         if trainer.fast_dev_run:
             return
         place = self._guard("finding trainer.log_dir", lambda: trainer.log_dir)  # every process has to take part
-        if trainer.is_global_zero:
-            self.monitor = self._guard("setting up weibull_monitor", lambda: self._begin(trainer, pl_module, place))
+        self.monitor = self._guard("setting up weibull_monitor", lambda: self._begin(trainer, pl_module, place))
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Samples if it is time to and several optimizers take turns; one optimizer is sampled right after its step."""
@@ -82,7 +81,7 @@ class WeibullCallback(CallbackOptions, _Callback):
                 resume = {"step": trainer.global_step // max(1, len(trainer.optimizers))}
         kept = Path((resume or {}).get("output_dir", ""), "weibull")
         place = self._output_dir or (kept.parent if kept.is_dir() else log_dir or trainer.default_root_dir)
-        if self._trackers is None and not trainer.loggers:
+        if self._trackers is None and not trainer.loggers and trainer.is_global_zero:
             self._guard.once(f"the Trainer has no logger: k and λ are in {place}/weibull/history.jsonl only")
         monitor = WeibullMonitor(
             pl_module,
@@ -90,7 +89,6 @@ class WeibullCallback(CallbackOptions, _Callback):
             output_dir=place,
             trackers=[LoggerTracker(x, trainer) for x in trainer.loggers] if self._trackers is None else self._trackers,
             resume=resume,
-            world_size=trainer.world_size,
             **self._options,
         )
         self._trainer, self._stepped = trainer, False

@@ -27,7 +27,7 @@ class CallbackOptions:
         resolution: ``"auto"``, ``"parameter"``, ``"matrix"`` or ``"head"``, as `WeibullMonitor` takes it.
 
     Attributes:
-        monitor: The `WeibullMonitor` at work, from the beginning of training; None before, and on other than the main process.
+        monitor: The `WeibullMonitor` at work, from the beginning of training; None before.
 
     Raises:
         ConfigurationError: For an argument out of range or an unknown name.

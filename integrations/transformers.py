@@ -42,13 +42,13 @@ class WeibullCallback(CallbackOptions, TrainerCallback):
     ) -> None:
         """Takes the baseline, or goes on where the checkpoint that is resumed from was saved."""
         self.monitor = None
-        if not state.is_world_process_zero or model is None:
+        if model is None:
             return
         resume = None
         if state.global_step > 0:
             resume = dict((state.stateful_callbacks or {}).get(STATE_KEY) or {}) | {"step": state.global_step}
         trackers: Iterable[str | Tracker] | None = self._trackers
-        if trackers is None:
+        if trackers is None and state.is_world_process_zero:
             trackers = self._guard("finding the Trainer's trackers", lambda: trackers_of(args, self._guard))
         self.monitor = self._guard(
             "setting up weibull_monitor",
@@ -58,7 +58,6 @@ class WeibullCallback(CallbackOptions, TrainerCallback):
                 output_dir=self._output_dir or args.output_dir,
                 trackers=trackers or (),
                 resume=resume,
-                world_size=args.world_size,
                 **self._options,
             ),
         )

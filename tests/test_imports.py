@@ -17,6 +17,7 @@ PACKAGE = ROOT / "weibull_monitor"
 # From the ground up; a module may import from its own layer and from those before it.
 LAYERS = [
     ("errors", "guard", "storage"),
+    ("sharding",),
     ("weibull", "meta"),
     ("components",),
     ("measure",),
@@ -25,6 +26,7 @@ LAYERS = [
     ("reference",),
     ("alerts",),
     ("trackers",),
+    ("recorder",),
     ("monitor",),
     ("summary",),
     ("checkpoint",),

@@ -122,10 +122,10 @@ def test_groups_are_followed_apart_and_survive_their_own_state(tiny_model: torch
         (q if "q_proj" in name else rest).append(parameter)
     optimizer = torch.optim.AdamW([{"params": q, "lr": 1e-2, "weight_decay": 0.5}, {"params": rest, "lr": 1e-3}])
     keeper = BudgetKeeper(optimizer)
-    assert keeper.by_parameter(tiny_model) == {}
+    assert keeper.by_parameter(dict(tiny_model.named_parameters())) == {}
     for _ in range(3):
         keeper.advance()
-    stepped = keeper.by_parameter(tiny_model)
+    stepped = keeper.by_parameter(dict(tiny_model.named_parameters()))
     used, budget = stepped["layers.0.self_attn.q_proj.weight"]
     assert used == Hyperparameters(1e-2, 0.5, True)
     assert budget == Budget().advanced(1e-2, 0.5).advanced(1e-2, 0.5).advanced(1e-2, 0.5)
@@ -135,7 +135,9 @@ def test_groups_are_followed_apart_and_survive_their_own_state(tiny_model: torch
     again.restore(keeper.state())
     keeper.advance()
     again.advance()
-    assert again.by_parameter(tiny_model) == keeper.by_parameter(tiny_model)
+    assert again.by_parameter(dict(tiny_model.named_parameters())) == keeper.by_parameter(
+        dict(tiny_model.named_parameters())
+    )
 
 
 def test_an_unknown_past_gives_no_budget(tiny_model: torch.nn.Module) -> None:
@@ -143,4 +145,4 @@ def test_an_unknown_past_gives_no_budget(tiny_model: torch.nn.Module) -> None:
     keeper.restore(None)
     keeper.advance()
     assert keeper.state() is None
-    assert all(budget is None for _, budget in keeper.by_parameter(tiny_model).values())
+    assert all(budget is None for _, budget in keeper.by_parameter(dict(tiny_model.named_parameters())).values())

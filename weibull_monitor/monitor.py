@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
-from weakref import WeakValueDictionary
 
 import torch
 from torch import nn
@@ -18,8 +18,8 @@ from torch import nn
 from weibull_monitor.components import (
     Discovery,
     Resolution,
-    attention_types,
     by_reason,
+    differs,
     discover,
     nothing_to_measure,
     render,
@@ -30,18 +30,18 @@ from weibull_monitor.guard import Guard
 from weibull_monitor.measure import WeibullFit
 from weibull_monitor.measure.bins import MANTISSA_BITS
 from weibull_monitor.measure.reader import ModelReader
-from weibull_monitor.scaling import BudgetKeeper, scaling_of
+from weibull_monitor.recorder import Recorder
+from weibull_monitor.scaling import BudgetKeeper, from_notes, scaling_of, to_notes
 from weibull_monitor.schedule import Schedule
+from weibull_monitor.sharding import Ranks
+from weibull_monitor.sharding.ranks import JOIN_TIMEOUT
 from weibull_monitor.snapshot import Detail, Reference, Scaling, Snapshot
-from weibull_monitor.trackers import HistoryWriter, RunRecord, Tracker, as_trackers, check_trackers, read_history
+from weibull_monitor.trackers import RunRecord, Tracker, check_trackers, read_history
 
 logger = logging.getLogger("weibull_monitor")
 
 MAX_COMPONENTS = 2_000
 """More components than this are measured only when asked for: a sample of them is a line of 200 kB in the history."""
-
-_AT_WORK: WeakValueDictionary[Path, WeibullMonitor] = WeakValueDictionary()
-"""The monitor that writes to each history now: two would log everything twice."""
 
 
 class WeibullMonitor:
@@ -58,6 +58,10 @@ class WeibullMonitor:
 
     What goes wrong after construction (a tracker that raises, a full disk) is reported once on the log, and training goes
     on. Nothing here uses the global random state or changes the model.
+
+    Where the model is spread over processes (DDP, FSDP, tensor, expert or pipeline parallelism, DeepSpeed ZeRO), every process
+    makes a monitor and calls the same methods at the same steps. Each counts what it holds, no weight is gathered, and the
+    main process (rank 0) has the samples and writes.
 
     Args:
         model: The model; wrappers are seen through.
@@ -76,15 +80,17 @@ class WeibullMonitor:
             expert), ``"head"`` also each attention head, ``"parameter"`` stored matrices alone. ``"auto"`` is ``"matrix"``, but
             for single experts where they would make more than 2,000 components.
         resume: A `state_dict` to go on from: no new baseline is taken, and the history in ``output_dir`` goes on.
-        world_size: Number of processes of the run, for the record.
+        process_group: The processes that measure together: all of them (``"auto"``), a process group of torch, or None for
+            this process alone, which then has to have every weight.
+        join_timeout: Seconds to wait when it is made until every process has made one.
 
     Attributes:
         output_dir: The run's directory.
-        last: The last sample, or None.
+        last: The last sample, or None; always None on other than the main process.
 
     Raises:
         ConfigurationError: For arguments out of range, unknown names, a directory that cannot be written, a model without
-            a weight matrix that can be measured.
+            a weight matrix that can be measured, a process that makes no monitor.
         MissingDependencyError: For a named tracker whose library is not installed.
     """
 
@@ -102,36 +108,51 @@ class WeibullMonitor:
         exclude: str | Iterable[str] | None = None,
         resolution: Resolution | Literal["auto"] = "auto",
         resume: Mapping[str, Any] | None = None,
-        world_size: int = 1,
+        process_group: Any | Literal["auto"] | None = "auto",
+        join_timeout: float = JOIN_TIMEOUT,
     ) -> None:
-        trackers = trackers if isinstance(trackers, str) else list(trackers)
-        self._due = check_options(every_n_steps, trackers, detail)
-        self._detail, self._world_size = detail, world_size
         self._model = model
-        self._reader = ModelReader(model, _finder(kinds, include, exclude, resolution))
+        self._ranks = Ranks.of(process_group)
+        self._guard = Guard()
+        self._recorder: Recorder | None = None
+        with self._ranks.joining(join_timeout) if self._ranks else nullcontext():
+            trackers = trackers if isinstance(trackers, str) else list(trackers)
+            self._due = check_options(every_n_steps, trackers, detail)
+            self._reader = ModelReader(model, _finder(kinds, include, exclude, resolution), self._ranks)
+            if self._ranks is None and not self.discovery.components:
+                raise ConfigurationError(nothing_to_measure(model, self.discovery))
+            self.output_dir = (
+                Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}" if output_dir is None else Path(output_dir)
+            )
+            if self.is_main:
+                self._recorder = Recorder(self.output_dir, trackers, detail, self._guard)
+        self._reader.agree()
         if not self.discovery.components:
             raise ConfigurationError(nothing_to_measure(model, self.discovery))
-        self.output_dir = Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}" if output_dir is None else Path(output_dir)
-        self._history = HistoryWriter(self.output_dir)
-        self._trackers = as_trackers(trackers, self.output_dir)
         self._budgets = BudgetKeeper(optimizer)
-        self._guard = Guard()
-        self._step = 0
+        self._step, self._sampled = 0, -1
         self._baseline: dict[str, Reference] = {}
         self._resumed_from: int | None = None
         self._begun = self._closed = self._noted = False
         self.last: Snapshot | None = None
-        _log_discovery(self.discovery)
+        if self.is_main:
+            self._log_table()
         if resume is not None:
             self.load_state_dict(resume)
         else:
             self._guard("taking the baseline", self._take_baseline)
-        self._take_over()
+        if self._recorder is not None:
+            self._recorder.take_over()
 
     @property
     def discovery(self) -> Discovery:
-        """The components that are measured, and what is not and why."""
+        """The components that are measured, and what is not and why; on all processes together."""
         return self._reader.discovery
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process has the samples and writes."""
+        return self._ranks is None or self._ranks.is_main
 
     def step(self, step: int | None = None, last: bool = False) -> None:
         """To be called right after ``optimizer.step()``, before the scheduler moves on. Samples if it is time to.
@@ -150,7 +171,7 @@ class WeibullMonitor:
             self._noted = False
         else:
             self._guard("reading the optimizer's parameter groups", self._budgets.advance)
-        if (last or self._guard("asking the schedule", self._is_due)) and not self._closed:
+        if (last or self._guard("asking the schedule", self._is_due)) and not self._over:
             self._guard("sampling", self._sample_and_log)
 
     def optimizer_stepped(self, optimizer: torch.optim.Optimizer) -> None:
@@ -169,36 +190,36 @@ class WeibullMonitor:
         """
         self._budgets.add(optimizer, known=self._step == 0 or not optimizer.state)
 
-    def sample(self) -> Snapshot:
-        """Measures now, off schedule, and returns the sample without logging it. What goes wrong is raised."""
-        self._reader.refresh()
+    def sample(self) -> Snapshot | None:
+        """Measures now, off schedule, and returns the sample without logging it. What goes wrong is raised.
+
+        Returns:
+            The sample; None on other than the main process. All processes have to call this.
+        """
         return self._measure()
 
     def finish(self) -> None:
         """Samples the last step, unless it was sampled. To be called while the weights are still those of that step."""
-        if self._closed:
+        if self._over:
             return
-        if self.last is None or self.last.step != self._step:
+        if self._sampled != self._step:
             self._guard("sampling the last step", self._sample_and_log)
         elif not self._begun:
-            self._guard("writing the history", self._begin)
+            self._begin()
 
     def close(self, sample_last: bool = True) -> None:
         """Finishes, and closes history and trackers. May be called again.
 
         Args:
-            sample_last: Whether the weights are still those of the last step.
+            sample_last: Whether the weights are still those of the last step, and all processes have come here.
         """
         if self._closed:
             return
         if sample_last:
             self.finish()
         self._closed = True
-        if _AT_WORK.get(self._history.path.resolve()) is self:
-            del _AT_WORK[self._history.path.resolve()]
-        for tracker in self._trackers:
-            self._guard(f"closing {type(tracker).__name__}", tracker.close)
-        self._guard("closing the history", self._history.close)
+        if self._recorder is not None:
+            self._recorder.close()
 
     def __enter__(self) -> WeibullMonitor:
         return self
@@ -206,7 +227,7 @@ class WeibullMonitor:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close()
+        self.close(sample_last=self._ranks is None or kind is None)  # the other processes may not come to sample
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs that the history does not hold: the step, and what each parameter group has spent."""
@@ -220,55 +241,64 @@ class WeibullMonitor:
         """
         self._step = int(state["step"])
         self._budgets.restore(state.get("budgets"))
-        self._resumed_from, self.last = self._step, None
-        self._guard("reading the baseline of the resumed run", self._recall_baseline)
+        self._resumed_from, self.last, self._sampled = self._step, None, -1
+        if self.is_main:
+            self._guard("reading the baseline of the resumed run", self._recall_baseline)
+
+    @property
+    def _over(self) -> bool:
+        """Whether there is nothing more to do. Another monitor may have taken over; on many ranks they go on in step."""
+        replaced = self._recorder is not None and self._recorder.closed and self._ranks is None
+        return self._closed or replaced or (self._ranks is not None and self._ranks.broken)
 
     def _is_due(self) -> bool:
         return self._due(self._step)
 
-    def _take_over(self) -> None:
-        """Closes a monitor that still writes to this history: attached twice, or a cell that was run again."""
-        path = self._history.path.resolve()
-        if (before := _AT_WORK.get(path)) is not None:
-            self._guard.once(f"another monitor writes to {path}; it is closed, and this one goes on alone")
-            before.close(sample_last=False)
-        _AT_WORK[path] = self
-
     def _take_baseline(self) -> None:
+        self._sampled = self._step
         self.last = self._measure()
-        self._baseline = {n: Reference(fit.k, fit.lambda_) for n, fit in self.last.fits.items() if fit.available}
+        if self.last is not None:
+            self._baseline = {n: Reference(fit.k, fit.lambda_) for n, fit in self.last.fits.items() if fit.available}
 
     def _recall_baseline(self) -> None:
+        assert self._recorder is not None
         self._baseline = {}
-        history = read_history(self._history.path)
+        history = read_history(self._recorder.path)
         if history.baseline is None:
             raise LookupError(f"{history.path} holds no sample of step 0: there will be no drift and no budget ratio")
         scales = history.baseline.values("lambda")
         self._baseline = {name: Reference(k, scales[name]) for name, k in history.baseline.values("k").items()}
 
     def _sample_and_log(self) -> None:
-        changed = self._reader.refresh()
         if not self._begun:
             self._begin()
-        elif changed:
-            self._history.write_run(self._run_record(resumed_from=self._step))
-        self.last = self._measure()
-        self._log(self.last)
+        self._sampled = self._step
+        before = self.discovery.components
+        snapshot = self._measure()
+        if self._recorder is not None and snapshot is not None:
+            if [c.name for c in before] != [c.name for c in snapshot.components]:
+                self._recorder.begin(self._run_record(resumed_from=self._step))
+            self.last = snapshot
+            self._recorder.log(snapshot)
 
     def _begin(self) -> None:
         """Writes the run's record and baseline: at the first sample and not before, since a resumption has neither."""
         self._begun = True
-        self._history.write_run(self._run_record(self._resumed_from))
-        if self.last is not None and self.last.step == 0:
-            self._log(replace(self.last, baseline=self._baseline))
+        if self._recorder is not None:
+            self._recorder.begin(self._run_record(self._resumed_from))
+            if self.last is not None and self.last.step == 0:
+                self._recorder.log(replace(self.last, baseline=self._baseline))
 
-    def _measure(self) -> Snapshot:
+    def _measure(self) -> Snapshot | None:
         started = time.perf_counter()
-        fits, problems = self._reader.read()
-        for key, message in by_reason(problems, "have no fit").items():
+        notes = to_notes(self._budgets.by_parameter(self._reader.optimized()))
+        reading = self._reader.read(self._step, notes)
+        for key, message in by_reason(reading.problems, "have no fit").items():
             self._guard.once(message, key=key)
-        scaling: dict[str, Scaling] = {}
-        stepped = self._budgets.by_parameter(self._model)
+        if not self.is_main:
+            return None
+        fits, scaling = reading.fits, dict[str, Scaling]()
+        stepped = from_notes(reading.notes)
         for component in self.discovery.components:
             if component.name in fits:
                 used, budget = stepped.get(component.parameter, (None, None))
@@ -296,14 +326,12 @@ class WeibullMonitor:
             for name in self._reader.trainable() & fits.keys()
         )
 
-    def _log(self, snapshot: Snapshot) -> None:
-        self._guard("writing the history", lambda: self._history.write_snapshot(snapshot))
-        metrics = snapshot.metrics(self._detail)
-        for tracker in self._trackers:
-            self._guard(
-                f"logging to {type(tracker).__name__}",
-                lambda tracker=tracker: tracker.log(metrics, snapshot.step),  # type: ignore[misc]
-            )
+    def _log_table(self) -> None:
+        logger.info("weibull_monitor measures\n%s", render(self.discovery))
+        for message in by_reason({s.name: s.reason for s in self.discovery.skipped}, "cannot be measured").values():
+            logger.warning("weibull_monitor: %s", message)
+        if different := self._reader.different:
+            logger.warning("weibull_monitor: %s", differs(different))
 
     def _run_record(self, resumed_from: int | None) -> RunRecord:
         from weibull_monitor import __version__
@@ -315,14 +343,14 @@ class WeibullMonitor:
             model={
                 "class": type(self._model).__name__,
                 "model_type": getattr(config, "model_type", None),
-                "parameters": sum(parameter.numel() for parameter in self._model.parameters()),
+                "parameters": self.discovery.elements,
             },
-            world_size=self._world_size,
+            world_size=self._ranks.size if self._ranks else 1,
             protocol={
                 "fit": "middle-80 % probability plot from bit-pattern counts",
                 "bins_per_octave": 2**MANTISSA_BITS,
             },
-            attention=[asdict(kind) for kind in attention_types(self._model, self.discovery.components)],
+            attention=[asdict(kind) for kind in self._reader.table.attention],
             components=self.discovery.components,
             skipped={skipped.name: skipped.reason for skipped in self.discovery.skipped},
             version=__version__,
@@ -357,9 +385,3 @@ def _finder(
         return without_single_experts(discover(model, kinds, include, exclude), MAX_COMPONENTS)
 
     return find
-
-
-def _log_discovery(discovery: Discovery) -> None:
-    logger.info("weibull_monitor measures\n%s", render(discovery))
-    for message in by_reason({s.name: s.reason for s in discovery.skipped}, "cannot be measured").values():
-        logger.warning("weibull_monitor: %s", message)

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor
 
 from weibull_monitor.snapshot import NO_SCALING, Scaling
 
@@ -99,6 +99,30 @@ def scaling_of(used: Hyperparameters | None, budget: Budget | None, lambda_: flo
     )
 
 
+Stepped = tuple[Hyperparameters, Budget | None]
+"""What a parameter was stepped with, and what its group has spent, if that is known."""
+
+
+def to_notes(stepped: Mapping[str, Stepped]) -> dict[str, tuple[float, ...]]:
+    """The same as six numbers for each parameter, as ranks tell them to each other.
+
+    >>> from_notes(to_notes({"w": (Hyperparameters(0.1, 0.0, True), None)}))
+    {'w': (Hyperparameters(eta=0.1, weight_decay=0.0, law=True), None)}
+    """
+    return {
+        name: (used.eta, used.weight_decay, float(used.law), float(budget is not None), *(budget or Budget()))
+        for name, (used, budget) in stepped.items()
+    }
+
+
+def from_notes(notes: Mapping[str, Sequence[float]]) -> dict[str, Stepped]:
+    """What `to_notes` was given."""
+    return {
+        name: (Hyperparameters(eta, weight_decay, bool(law)), Budget(integral, decay) if known else None)
+        for name, (eta, weight_decay, law, known, integral, decay) in notes.items()
+    }
+
+
 class _Followed:
     """One optimizer: what its parameter groups were last stepped with, and what each has spent."""
 
@@ -177,20 +201,23 @@ class BudgetKeeper:
             if optimizer is None or followed.innermost is innermost(optimizer):
                 followed.advance()
 
-    def by_parameter(self, model: nn.Module) -> dict[str, tuple[Hyperparameters, Budget | None]]:
-        """What each parameter of the model was stepped with and its group has spent; nothing before the first step.
+    def by_parameter(self, parameters: Mapping[str, Tensor]) -> dict[str, Stepped]:
+        """What each parameter was stepped with and its group has spent; nothing before the first step.
+
+        Args:
+            parameters: By name, the tensor that an optimizer holds for each parameter.
 
         Returns:
-            By the parameter's name in ``model.named_parameters()``; parameters that no optimizer has stepped are absent. The
-            budget is None if part of the run was not followed.
+            By the same names; parameters that no optimizer has stepped are absent. The budget is None if part of the run was not
+            followed.
         """
-        found: dict[int, tuple[Hyperparameters, Budget | None]] = {}
+        found: dict[int, Stepped] = {}
         for followed in self._followed:
             for i, used in enumerate(followed.used()):
                 if used is not None:
                     stands = (used, followed.budgets[i] if followed.known else None)
-                    found.update((id(p), stands) for p in followed.optimizer.param_groups[i]["params"])
-        return {name: found[id(p)] for name, p in model.named_parameters() if id(p) in found}
+                    found.update((id(p), stands) for p in stepped_by(followed.optimizer, i))
+        return {name: found[id(p)] for name, p in parameters.items() if id(p) in found}
 
     def state(self) -> list[list[list[float]] | None] | None:
         """What the groups of each optimizer have spent, as JSON can hold it; None where part of the run was not followed."""
@@ -203,10 +230,16 @@ class BudgetKeeper:
             followed.restore(state[i] if state is not None and i < len(state) else None)
 
 
+def stepped_by(optimizer: Any, group: int) -> Sequence[Tensor]:
+    """The parameters of the model that one of an optimizer's groups steps."""
+    tensors: Sequence[Tensor] = optimizer.param_groups[group]["params"]
+    return tensors
+
+
 def innermost(optimizer: Any) -> Any:
     """The optimizer itself under the wrappers of Accelerate, Lightning and DeepSpeed.
 
-    >>> inner = torch.optim.AdamW([nn.Parameter(torch.zeros(2, 2))])
+    >>> inner = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(2, 2))])
     >>> innermost(inner) is inner
     True
     """
