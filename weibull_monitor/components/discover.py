@@ -127,7 +127,7 @@ def _sorted_out(model: nn.Module) -> tuple[dict[str, Tensor], list[Skipped], int
     for parameter, held in held_parameters(model).items():
         numel, matrix = math.prod(held.shape), len(held.shape) > 1
         elements += numel
-        problem = held.problem or storage_problem(held.read()) or (unreadable(held.standin) if matrix else "")
+        problem = held.problem or storage_problem(held.stored) or (unreadable(held.standin) if matrix else "")
         if problem:
             skipped.append(Skipped(clean_name(parameter), problem, numel))
         elif matrix and numel:

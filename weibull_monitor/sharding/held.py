@@ -53,6 +53,11 @@ class Held:
             return self.optimized
         return torch.empty(self.shape, dtype=self.dtype, device="meta", requires_grad=self.requires_grad)
 
+    @property
+    def stored(self) -> Tensor:
+        """What holds the elements that are here: its type says whether they are plain numbers."""
+        return self.optimized if self.copy is None else self.read()
+
     def stands(self, parameter: Tensor) -> bool:
         """Whether this is still true of a parameter. Elements that were moved to disk, or gathered, may have come back."""
         return (
