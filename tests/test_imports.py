@@ -18,6 +18,7 @@ PACKAGE = ROOT / "weibull_monitor"
 LAYERS = [
     ("errors", "guard", "storage"),
     ("weibull", "meta"),
+    ("attribution",),
     ("components",),
     ("measure",),
     ("schedule", "snapshot"),
@@ -26,7 +27,8 @@ LAYERS = [
     ("alerts",),
     ("trackers",),
     ("monitor",),
-    ("summary",),
+    ("summary", "diagnosis"),
+    ("compare",),
     ("checkpoint",),
     ("report",),
     ("integrations",),

@@ -73,7 +73,7 @@ def attribute_sigma(k: npt.ArrayLike, lambda_: npt.ArrayLike) -> SigmaGrowth:
 
     >>> growth = attribute_sigma([2.0, 2.0, 1.0], [0.01, 0.02, 0.02])  # λ doubles; then C(k) rises from √(1 − π/4) to 1
     >>> [round(float(x), 3) for x in (growth.total[-1], growth.from_lambda[-1], growth.from_k[-1])], growth.dominated_by
-    ([1.463, 0.693, 0.77], 'both')
+    ([1.463, 0.693, 0.769], 'both')
     """
     shapes, scales = np.asarray(k, float), np.asarray(lambda_, float)
     if shapes.shape != scales.shape or shapes.ndim not in (1, 2) or len(shapes) < 2:

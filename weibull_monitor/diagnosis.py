@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -20,11 +19,12 @@ from weibull_monitor.reference import (
     Nearest,
     Reading,
     classify,
+    expected_range,
     initialisation_of,
     nearest,
     training_state,
 )
-from weibull_monitor.reference.classify import TrainingState
+from weibull_monitor.reference.classify import MILD_DRIFT, ONE_POPULATION, TrainingState
 from weibull_monitor.reference.reading import KindMedian, KnownAttention, Recorded, Run, Source, reading, reading_at
 from weibull_monitor.snapshot import Snapshot
 from weibull_monitor.weibull import anchors
@@ -45,7 +45,9 @@ class KindDiagnosis:
     Attributes:
         median: Its medians over the blocks.
         result: What the median k says; the drift is the median over the matrices.
-        verdict: That in words. ``as initialised`` goes before all others: no drift, so nothing to compare with trained models.
+        verdict: That in words. ``as initialised``: no drift from an initialisation, and either no other kind has drifted or k
+            is not as published. Feed-forward k of trained models is within 2 % of the initialisation's, so by itself it does
+            not tell one from the other.
         growth: Growth of σ since the baseline, over the kind's matrices; None without a baseline.
     """
 
@@ -85,6 +87,7 @@ class Diagnosis:
     Attributes:
         reading: What was diagnosed, its attention and clock.
         kinds: By kind, in the model's order.
+        classes: The same over all W_q and W_k (``selection``) and over all feed-forward matrices (``feed-forward``).
         matrices: What each single shape says, by component name: heads, parts, experts and all towers included.
         odd: Matrices to look at, the worst first.
         training: How far training has come, by T/τ; None if that is not known.
@@ -94,6 +97,7 @@ class Diagnosis:
 
     reading: Reading
     kinds: tuple[KindDiagnosis, ...]
+    classes: tuple[KindDiagnosis, ...]
     matrices: Mapping[str, Classification]
     odd: tuple[OddMatrix, ...]
     training: TrainingState | None
@@ -127,14 +131,15 @@ def diagnose(source: nn.Module | Source, attention: KnownAttention = None, step:
     run = cast(Run, source) if hasattr(source, "snapshots") else None
     if step is not None and run is None:
         raise ConfigurationError("a step can be chosen of a history only; pass what read_history returns")
-    sample = reading_at(run, step, attention) if run else reading(cast(Source, source), attention)
+    sample = reading_at(run, step, attention) if run else reading(source, attention)
     if not sample.k:
         raise ConfigurationError("no matrix has a fit: there is nothing to diagnose")
     start = run.snapshots[0] if run and sample.baseline else None
     neighbours = nearest(sample)
     return Diagnosis(
         reading=sample,
-        kinds=tuple(_kind(kind, sample, start) for kind in sample.medians()),
+        kinds=_kinds(sample.medians(), sample, start),
+        classes=_kinds(_class_medians(sample), sample, start),
         matrices={c.name: _matrix(c, sample) for c in sample.components if c.name in sample.k},
         odd=_odd(sample, fits),
         training=training_state(sample.t_over_tau) if sample.t_over_tau else None,
@@ -163,16 +168,44 @@ def _matrix(component: Component, sample: Reading) -> Classification:
     )
 
 
-def _kind(kind: KindMedian, sample: Reading, start: Recorded | None) -> KindDiagnosis:
+def _class_medians(sample: Reading) -> list[KindMedian]:
+    groups = {
+        "selection": [c for c in sample.comparable if c.component_class == "selection" and not c.cross],
+        "feed-forward": [c for c in sample.comparable if c.kind.startswith("ffn_") and c.kind != "ffn_gate_up"],
+    }
+    return [sample.median_over(name, members) for name, members in groups.items() if members]
+
+
+def _kinds(kinds: Sequence[KindMedian], sample: Reading, start: Recorded | None) -> tuple[KindDiagnosis, ...]:
+    results = [_classified(kind, sample) for kind in kinds]
+    fresh = all(result.severity == "none" for result in results)
+    return tuple(
+        KindDiagnosis(kind, result, _verdict(result, fresh, _from_scratch(kind, sample)), _growth(kind, sample, start))
+        for kind, result in zip(kinds, results, strict=True)
+    )
+
+
+def _classified(kind: KindMedian, sample: Reading) -> Classification:
     drifts = [sample.k[name] / sample.baseline[name] - 1.0 for name in kind.names if name in sample.baseline]
     baseline = kind.k / (1.0 + median(drifts)) if drifts else None
     r2 = median(sample.r2[name] for name in kind.names)
-    result = classify(kind.k, kind.kind, sample.attention, r2=r2, k_se=kind.se, baseline=baseline)
-    return KindDiagnosis(kind, result, _verdict(result), _growth(kind, sample, start))
+    of = "transmission" if kind.kind == "feed-forward" else kind.kind
+    return classify(kind.k, of, sample.attention, r2=r2, k_se=kind.se, baseline=baseline)
 
 
-def _verdict(result: Classification) -> Verdict:
-    if result.severity == "none":
+def _from_scratch(kind: KindMedian, sample: Reading) -> bool:
+    """Whether the kind's baseline, if there is one, may be an initialisation."""
+    starts = [sample.baseline[name] for name in kind.names if name in sample.baseline]
+    return not starts or _an_initialisation(median(starts), kind.se)
+
+
+def _an_initialisation(k: float, se: float) -> bool:
+    return abs(k / anchors()[initialisation_of(k)].k - 1.0) <= max(MILD_DRIFT, 3.0 * se)
+
+
+def _verdict(result: Classification, fresh: bool, from_scratch: bool) -> Verdict:
+    outside = result.position in (None, "just above", "above")
+    if result.severity == "none" and from_scratch and (fresh or outside):
         return "as initialised"
     if result.position is None:
         return "nothing published"
@@ -211,7 +244,7 @@ def _odd(sample: Reading, fits: Mapping[str, WeibullFit]) -> tuple[OddMatrix, ..
 
 def _why_odd(component: Component, sample: Reading, far: bool, centre: float) -> str:
     k, r2, what = sample.k[component.name], sample.r2[component.name], []
-    if r2 < 0.95:
+    if r2 < ONE_POPULATION:
         what.append(f"R² {r2:.3f}: not one population")
     if far:
         what.append(f"k far from the kind's median {centre:.3f}")
@@ -222,28 +255,15 @@ def _why_odd(component: Component, sample: Reading, far: bool, centre: float) ->
 
 
 def _notes(sample: Reading) -> list[str]:
-    notes = []
-    starts = [sample.baseline[c.name] for c in sample.comparable if c.name in sample.baseline]
-    if starts:
-        shape = median(starts)
-        likely = anchors()[initialisation_of(shape)].k
-        if abs(shape / likely - 1.0) > max(0.01, 3.0 * 1.2533 * 1.132 / math.sqrt(_elements(sample))):
-            notes.append(
-                f"the baseline (median k {shape:.3f}) is no known initialisation: the model had been trained before, and drift is "
-                "since this run began"
-            )
-    elif sample.baseline == {}:
-        notes.append(
-            "there is no baseline: drift is against the anchor of the initialisation that each kind's k looks like"
-        )
-    return notes
+    if not sample.baseline:
+        return ["there is no baseline: drift is against the anchor of the initialisation that k looks like"]
+    trained = [m.kind for m in sample.medians() if _known(m.kind, sample) and not _from_scratch(m, sample)]
+    if trained:
+        return [
+            f"at the baseline k of {', '.join(trained)} was that of no initialisation: drift is since this run began"
+        ]
+    return []
 
 
-def _elements(sample: Reading) -> int:
-    return max(1, sum(c.numel for c in sample.comparable))
-
-
-def kinds_by_class(kinds: Sequence[KindDiagnosis]) -> dict[str, list[KindDiagnosis]]:
-    """Kinds grouped by class, in the order of classes."""
-    order = ("selection", "transmission", "mixed", "none")
-    return {name: found for name in order if (found := [k for k in kinds if k.median.component_class == name])}
+def _known(kind: str, sample: Reading) -> bool:
+    return expected_range(kind, sample.attention) is not None

@@ -32,7 +32,7 @@ _STATES: Final[tuple[tuple[float, TrainingState], ...]] = (
 _INITIALISATIONS: Final = ("normal", "truncated_normal_2", "truncated_normal_3", "uniform")
 
 
-def regime(k: float, r2: float | None = None) -> Regime:
+def regime(k: float, r2: float | None = None, noise: float = 0.0) -> Regime:
     """The regime of a shape: T. Ding, arXiv:2605.18898 (2026).
 
     In the band 1.18 to 1.21 it is that of transmission, from 0.95 to the band mild selection, below it strong selection. What
@@ -41,6 +41,7 @@ def regime(k: float, r2: float | None = None) -> Regime:
     Args:
         k: Shape, above 0.
         r2: R² of the fit; below 0.95 no single shape describes the matrix.
+        noise: By how much k may miss the band and still be taken for one in it: two standard errors, say.
 
     Raises:
         ValueError: If ``k`` is not above 0.
@@ -52,9 +53,9 @@ def regime(k: float, r2: float | None = None) -> Regime:
         raise ValueError(f"k is {k}; a shape is above 0 (a fit that is not available has none)")
     if r2 is not None and r2 < ONE_POPULATION:
         return "mixture"
-    if k > BAND[1]:
+    if k > BAND[1] + noise:
         return "above the band"
-    return "transmission" if k >= BAND[0] else "mild selection" if k >= STRONG else "strong selection"
+    return "transmission" if k >= BAND[0] - noise else "mild selection" if k >= STRONG else "strong selection"
 
 
 def drift_severity(drift: float) -> Severity:
@@ -101,7 +102,7 @@ class Classification:
 
     Attributes:
         k: The shape.
-        regime: Its regime.
+        regime: Its regime; what misses the band by less than two standard errors is in it.
         drift: k/k_init − 1.
         severity: Severity of the drift. Against an anchor, a drift of less than two standard errors is none.
         against: ``baseline`` if k_init is the run's own, else the name of the initialisation whose anchor it is.
@@ -151,7 +152,7 @@ def classify(
     >>> fresh.against, fresh.severity, fresh.regime, fresh.position
     ('uniform', 'none', 'above the band', 'above')
     """
-    of = regime(k, r2)
+    of = regime(k, r2, 2.0 * (k_se or 0.0))
     against = "baseline" if baseline is not None else initialisation_of(k)
     start = baseline if baseline is not None else anchors()[against].k
     drift = k / start - 1.0

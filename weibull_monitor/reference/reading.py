@@ -116,9 +116,10 @@ class Reading:
         groups: dict[str, list[Component]] = {}
         for component in self.comparable:
             groups.setdefault(component.label, []).append(component)
-        return tuple(self._median(kind, members) for kind, members in groups.items())
+        return tuple(self.median_over(kind, members) for kind, members in groups.items())
 
-    def _median(self, kind: str, members: Sequence[Component]) -> KindMedian:
+    def median_over(self, kind: str, members: Sequence[Component]) -> KindMedian:
+        """Medians over components that have a fit, one or more."""
         names = tuple(c.name for c in members)
         k = [self.k[name] for name in names]
         return KindMedian(
