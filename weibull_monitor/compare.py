@@ -42,7 +42,7 @@ def _head(diagnosis: Diagnosis) -> str:
 
 
 def _table(diagnosis: Diagnosis) -> str:
-    head = ["kind", "matrices", "k", "published (models)", "verdict", "drift", "", "regime", "σ", "by λ"]
+    head = ["kind", "matrices", "k", "published (models)", "verdict", "drift", "severity", "regime", "σ growth", "by λ"]
     body = [_row(kind) for kind in diagnosis.kinds]
     classes = [_row(kind) for kind in diagnosis.classes]
     rows = [head, *body, *classes]
@@ -61,7 +61,7 @@ def _row(kind: KindDiagnosis) -> list[str]:
         str(kind.median.matrices),
         f"{kind.median.k:.4f}",
         f"{expected} ({expected.models:>2})" if expected else "–",
-        kind.verdict + (f" ({result.position})" if result.position not in (None, "inside") else ""),
+        kind.verdict + (f" ({result.position})" if kind.verdict in ("near published", "not as published") else ""),
         f"{100 * result.drift:+.1f} %",
         result.severity,
         result.regime,

@@ -29,13 +29,20 @@ from weibull_monitor.reference.reading import KindMedian, KnownAttention, Record
 from weibull_monitor.snapshot import Snapshot
 from weibull_monitor.weibull import anchors
 
-Verdict = Literal["as initialised", "as published", "near published", "not as published", "nothing published"]
+Verdict = Literal[
+    "as initialised", "short of published", "as published", "near published", "not as published", "nothing published"
+]
 SHALLOW: Final = (5, 0.70)
 """Feed-forward k below the second in blocks up to the first occur in published Qwen models of 3 B and above."""
 FAR: Final = 5.0
 """A matrix this many robust standard deviations of its kind away from its kind's median is listed."""
 APART: Final = 0.05
 """… if it is also further away than this."""
+
+YOUNG: Final = (
+    "T/τ is below 0.25, so k and λ are still on their way; what was published of most models is of T/τ above 1, and W_q and W_k "
+    "move furthest"
+)
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,8 @@ class KindDiagnosis:
         result: What the median k says; the drift is the median over the matrices.
         verdict: That in words. ``as initialised``: no drift from an initialisation, and either no other kind has drifted or k
             is not as published. Feed-forward k of trained models is within 2 % of the initialisation's, so by itself it does
-            not tell one from the other.
+            not tell one from the other. ``short of published``: between where it started and what is published, as in a
+            young model.
         growth: Growth of σ since the baseline, over the kind's matrices; None without a baseline.
     """
 
@@ -211,6 +219,8 @@ def _verdict(result: Classification, fresh: bool, from_scratch: bool) -> Verdict
         return "nothing published"
     if result.position == "inside":
         return "as published"
+    if outside and from_scratch and result.drift < 0.0:  # training lowers k, and it has not come so far
+        return "short of published"
     return "near published" if result.position.startswith("just") else "not as published"
 
 
@@ -255,6 +265,11 @@ def _why_odd(component: Component, sample: Reading, far: bool, centre: float) ->
 
 
 def _notes(sample: Reading) -> list[str]:
+    young = sample.t_over_tau is not None and training_state(sample.t_over_tau) == "transition"
+    return [*([YOUNG] if young and sample.step else []), *_notes_on_the_start(sample)]
+
+
+def _notes_on_the_start(sample: Reading) -> list[str]:
     if not sample.baseline:
         return ["there is no baseline: drift is against the anchor of the initialisation that k looks like"]
     trained = [m.kind for m in sample.medians() if _known(m.kind, sample) and not _from_scratch(m, sample)]
