@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from weibull_monitor.diagnosis import Diagnosis, KindDiagnosis, diagnose
+from weibull_monitor.errors import ConfigurationError
 from weibull_monitor.reference import Neighbour, PublishedModel
 from weibull_monitor.trackers import read_history
 
@@ -136,7 +137,11 @@ def add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 
 def _compare(options: argparse.Namespace) -> int:
-    diagnosis = diagnose(read_history(options.directory), step=options.step)
+    try:
+        history = read_history(options.directory)
+    except FileNotFoundError as error:
+        raise ConfigurationError(str(error)) from error
+    diagnosis = diagnose(history, step=options.step)
     print(render_diagnosis(diagnosis, options.neighbours))
     if options.list:
         print(f"\n{_matrices(diagnosis)}")

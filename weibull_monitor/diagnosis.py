@@ -30,7 +30,7 @@ from weibull_monitor.snapshot import Snapshot
 from weibull_monitor.weibull import anchors
 
 Verdict = Literal[
-    "as initialised", "short of published", "as published", "near published", "not as published", "nothing published"
+    "k as initialised", "short of published", "as published", "near published", "not as published", "nothing published"
 ]
 SHALLOW: Final = (5, 0.70)
 """Feed-forward k below the second in blocks up to the first occur in published Qwen models of 3 B and above."""
@@ -52,7 +52,7 @@ class KindDiagnosis:
     Attributes:
         median: Its medians over the blocks.
         result: What the median k says; the drift is the median over the matrices.
-        verdict: That in words. ``as initialised``: no drift from an initialisation, and either no other kind has drifted or k
+        verdict: That in words. ``k as initialised``: no drift from an initialisation, and either no other kind has drifted or k
             is not as published. Feed-forward k of trained models is within 2 % of the initialisation's, so by itself it does
             not tell one from the other. ``short of published``: between where it started and what is published, as in a
             young model.
@@ -129,7 +129,7 @@ def diagnose(source: nn.Module | Source, attention: KnownAttention = None, step:
     >>> _ = torch.manual_seed(0)
     >>> result = diagnose(torch.nn.TransformerEncoderLayer(256, 4, 1024))  # PyTorch's initialisation: uniform
     >>> {kind.median.kind: (kind.verdict, kind.result.against) for kind in result.kinds}["ffn_in"]
-    ('as initialised', 'uniform')
+    ('k as initialised', 'uniform')
     """
     fits: Mapping[str, WeibullFit] = {}
     if isinstance(source, nn.Module):
@@ -173,6 +173,7 @@ def _matrix(component: Component, sample: Reading) -> Classification:
         r2=sample.r2[name],
         k_se=sample.k_se.get(name),
         baseline=sample.baseline.get(name),
+        initialisation=sample.initialisation,
     )
 
 
@@ -198,7 +199,9 @@ def _classified(kind: KindMedian, sample: Reading) -> Classification:
     baseline = kind.k / (1.0 + median(drifts)) if drifts else None
     r2 = median(sample.r2[name] for name in kind.names)
     of = "transmission" if kind.kind == "feed-forward" else kind.kind
-    return classify(kind.k, of, sample.attention, r2=r2, k_se=kind.se, baseline=baseline)
+    return classify(
+        kind.k, of, sample.attention, r2=r2, k_se=kind.se, baseline=baseline, initialisation=sample.initialisation
+    )
 
 
 def _from_scratch(kind: KindMedian, sample: Reading) -> bool:
@@ -214,7 +217,7 @@ def _an_initialisation(k: float, se: float) -> bool:
 def _verdict(result: Classification, fresh: bool, from_scratch: bool) -> Verdict:
     outside = result.position in (None, "just above", "above")
     if result.severity == "none" and from_scratch and (fresh or outside):
-        return "as initialised"
+        return "k as initialised"
     if result.position is None:
         return "nothing published"
     if result.position == "inside":
@@ -271,13 +274,20 @@ def _notes(sample: Reading) -> list[str]:
 
 def _notes_on_the_start(sample: Reading) -> list[str]:
     if not sample.baseline:
-        return ["there is no baseline: drift is against the anchor of the initialisation that k looks like"]
+        return [f"there is no baseline: drift is against the anchor of {_start(sample)}"]
     trained = [m.kind for m in sample.medians() if _known(m.kind, sample) and not _from_scratch(m, sample)]
     if trained:
         return [
             f"at the baseline k of {', '.join(trained)} was that of no initialisation: drift is since this run began"
         ]
     return []
+
+
+def _start(sample: Reading) -> str:
+    if sample.initialisation is None:
+        return "the initialisation that each k looks like"
+    name, k = sample.initialisation, anchors()[sample.initialisation].k
+    return f"{name.replace('_', ' ')} initialisation, k = {k:.4f}, which the feed-forward matrices are nearest to"
 
 
 def _known(kind: str, sample: Reading) -> bool:

@@ -15,6 +15,8 @@ from weibull_monitor.reference.published import PUBLISHED, AttentionKind
 Position = Literal["below", "just below", "inside", "just above", "above"]
 FEW: Final = 3
 """Fewer models of a type than this do not tell how much models of that type differ."""
+ROUNDING: Final = 1e-4
+"""Published medians have four decimals here, and fits are exact to about as much."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,9 @@ class ExpectedRange:
         >>> expected.position(1.12), expected.position(1.085), expected.position(0.9)
         ('inside', 'just below', 'below')
         """
-        if k < self.low:
+        if k < self.low - ROUNDING:
             return "just below" if k >= self.low - self.spread else "below"
-        if k > self.high:
+        if k > self.high + ROUNDING:
             return "just above" if k <= self.high + self.spread else "above"
         return "inside"
 

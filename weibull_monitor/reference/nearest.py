@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from weibull_monitor.reference.attention import Attention
+from weibull_monitor.reference.classify import initialisation_of
 from weibull_monitor.reference.expected import spread, spread_is_known
 from weibull_monitor.reference.published import PUBLISHED, AttentionKind, PublishedModel
 from weibull_monitor.reference.reading import KindMedian, KnownAttention, Reading, Source, reading
@@ -166,4 +167,4 @@ def _as_initialised(kind: KindMedian, sample: Reading, has_baseline: bool) -> bo
     if has_baseline:
         pairs = [sample.k[name] / sample.baseline[name] - 1.0 for name in kind.names if name in sample.baseline]
         return all(abs(drift) < HARDLY for drift in pairs)
-    return abs(kind.k / anchors()["normal"].k - 1.0) < HARDLY
+    return abs(kind.k / anchors()[sample.initialisation or initialisation_of(kind.k)].k - 1.0) < HARDLY

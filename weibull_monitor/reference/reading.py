@@ -11,6 +11,7 @@ from typing import Any, Protocol, cast
 from weibull_monitor.components import AttentionType, Component, representatives
 from weibull_monitor.errors import ConfigurationError
 from weibull_monitor.reference.attention import Attention, attention_of
+from weibull_monitor.reference.classify import initialisation_of
 from weibull_monitor.snapshot import Snapshot
 
 
@@ -110,6 +111,15 @@ class Reading:
     def experts(self) -> bool:
         """Whether there are experts, of which no published model has any."""
         return any(c.expert is not None or (c.kind.startswith("ffn_") and len(c.shape) > 2) for c in self.components)
+
+    @property
+    def initialisation(self) -> str | None:
+        """The initialisation that the feed-forward matrices look like, which training moves least; None if there are none.
+
+        A guess for want of a baseline: see `initialisation_of`.
+        """
+        shapes = [self.k[c.name] for c in self.comparable if c.kind.startswith("ffn_")]
+        return initialisation_of(median(shapes)) if shapes else None
 
     def medians(self) -> tuple[KindMedian, ...]:
         """Medians per kind over the comparable matrices, in the model's order."""
