@@ -70,7 +70,7 @@ def test_a_trained_model_is_diagnosed_from_its_history(run: tuple[nn.Module, Pat
         assert growth.total[-1] == pytest.approx(torch.tensor(measured).log().mean().item(), abs=0.06)
         assert found[kind].result.severity == ("none" if abs(drifts[1]) < 0.01 else "mild")
     assert any("T/τ is below 0.25" in note for note in result.notes)
-    assert any("elements; the smallest published model has 18.9 M" in note for note in result.notes)
+    assert any("elements; those of the smallest published model have 18.9 million" in note for note in result.notes)
     assert not any("no baseline" in note for note in result.notes)
 
 

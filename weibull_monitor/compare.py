@@ -50,7 +50,10 @@ def _table(diagnosis: Diagnosis) -> str:
     lines = _aligned(rows, right=(1, 2, 3, 5, 8, 9))
     rule = "─" * max(map(len, lines))
     out = [lines[0], rule, *lines[1 : 1 + len(body)]]
-    return "\n".join([*out, rule, *lines[1 + len(body) :]] if classes else out)
+    against = {kind.result.against for kind in diagnosis.kinds}
+    start = "the run's baseline" if against == {"baseline"} else "an initialisation"
+    legend = f"k, published: medians over the blocks; drift: of k against {start}; σ growth: of the fit, and the share of λ in it"
+    return "\n".join([*out, *([rule, *lines[1 + len(body) :]] if classes else []), legend])
 
 
 def _row(kind: KindDiagnosis) -> list[str]:

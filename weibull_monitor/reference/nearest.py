@@ -144,8 +144,8 @@ def _notes(sample: Reading, medians: dict[str, KindMedian], like: tuple[Attentio
         )
     if (elements := sum(c.numel for c in sample.comparable)) < SMALLEST:
         notes.append(
-            f"the matrices compared have {elements / 1e6:.1f} M elements; the smallest published model has 18.9 M, and all were "
-            "trained on 300 billion tokens or more"
+            f"the matrices compared have {elements:,} elements; those of the smallest published model have 18.9 million, and all "
+            "were trained on 300 billion tokens or more"
         )
     starts = [sample.baseline[c.name] for c in sample.comparable if c.name in sample.baseline]
     if medians and all(_as_initialised(m, sample, bool(starts)) for m in medians.values() if _published(m.kind, like)):
