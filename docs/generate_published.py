@@ -1,7 +1,7 @@
 """Writes the tables of docs/published.md anew, from the package: the models, the ranges, and how far models of a type are apart.
 
-    python docs/generate_published.py            # into docs/published.md, between its markers
-    python docs/generate_published.py --print    # to standard output
+python docs/generate_published.py            # into docs/published.md, between its markers
+python docs/generate_published.py --print    # to standard output
 """
 
 from __future__ import annotations
@@ -31,9 +31,7 @@ def tables() -> dict[str, str]:
     return {
         "models": models(),
         "gated": shapes([m for m in PUBLISHED if m.attention != "fused"], KINDS),
-        "fused": shapes(
-            [m for m in PUBLISHED if m.attention == "fused"], ("attn_qkv", "attn_o", "ffn_in", "ffn_out")
-        ),
+        "fused": shapes([m for m in PUBLISHED if m.attention == "fused"], ("attn_qkv", "attn_o", "ffn_in", "ffn_out")),
         "ranges": ranges(),
         "distances": distances(),
     }
@@ -60,15 +58,17 @@ def models() -> str:
 
 def shapes(of: list[PublishedModel], kinds: tuple[str, ...]) -> str:
     """k and λ by kind."""
-    rows = [f"| model | {' | '.join(f'`{kind}`' for kind in kinds)} |", "|---" * (len(kinds) + 1) + "|"]
-    for m in of:
-        rows.append(f"| {m.name} | {' | '.join(f'{m.k[kind]:.4f} · {m.lambda_[kind]:.4g}' for kind in kinds)} |")
-    return "\n".join(rows)
+    rows = [["model", *(f"`{kind}`" for kind in kinds)], ["---"] * (len(kinds) + 1)]
+    rows += [[m.name, *(f"{m.k[kind]:.4f} · {m.lambda_[kind]:.4g}" for kind in kinds)] for m in of]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def ranges() -> str:
     """Expected ranges and spreads of everything that has one."""
-    rows = ["| kind or class | attention | published medians of k | models | sd between models |", "|---|---|---|---|---|"]
+    rows = [
+        "| kind or class | attention | published medians of k | models | sd between models of a type |",
+        "|---|---|---|---|---|",
+    ]
     asked: list[tuple[str, AttentionKind | None]] = [
         (kind, attention)
         for attention in ("mha", "gqa", "fused")
@@ -79,10 +79,9 @@ def ranges() -> str:
         if (found := expected_range(of, attention)) is not None:
             name = {"mha": "multi-head, stored apart"}.get(attention or "", TYPES[attention]) if attention else "any"
             like: frozenset[AttentionKind] = frozenset([attention] if attention else TYPES)
-            known = of in ("selection", "transmission") or spread_is_known(of, like)
-            known = known and attention != "mha"
+            known = attention != "mha" and (of in ("selection", "transmission") or spread_is_known(of, like))
             rows.append(
-                f"| `{of}` | {name} | {found} | {found.models} | {found.spread:.4f}{'' if known else ' (of GQA)'} |"
+                f"| `{of}` | {name} | {found} | {found.models} | {found.spread:.4f}{'' if known else ' (of other types)'} |"
             )
     return "\n".join(rows)
 
@@ -92,9 +91,7 @@ def distances() -> str:
     rows = ["| attention | pairs | nearest | median | furthest |", "|---|---|---|---|---|"]
     for attention in ("gqa", "fused"):
         of = [m for m in PUBLISHED if m.attention == attention]
-        found = sorted(
-            (distance(a, b, attention), f"{a.name} and {b.name}") for a, b in itertools.combinations(of, 2)
-        )
+        found = sorted((distance(a, b, attention), f"{a.name} and {b.name}") for a, b in itertools.combinations(of, 2))
         median = found[len(found) // 2][0]
         ends = [f"{found[i][0]:.2f} ({found[i][1]})" for i in (0, -1)]
         rows.append(f"| {TYPES[attention]} | {len(found)} | {ends[0]} | {median:.2f} | {ends[1]} |")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from published_like import fill, give_shapes, llama, neox, of_kind
+from test_parts import mixtral
 from torch import nn
 
 from weibull_monitor import WeibullMonitor, fit_weibull, read_history
@@ -133,6 +135,32 @@ def test_one_kind_that_is_not_as_published_is_told() -> None:
     assert found["attn_q"].verdict == "as published"
     assert found["ffn_up"].verdict == "not as published"
     assert found["ffn_up"].result.position == "below"
+
+
+def test_heads_and_experts_are_classified_without_an_expectation(tmp_path: Path) -> None:
+    model = give_shapes(llama(8, 8, blocks=1), published("olmo-1-7b").k)
+    monitor = WeibullMonitor(model, output_dir=tmp_path, resolution="head")
+    heads = {n: r for n, r in diagnose(monitor.sample()).matrices.items() if "head " in n}
+    monitor.close()
+    assert len(heads) == 8 * 4
+    assert {result.expected for result in heads.values()} == {None}
+    experts = {n: r for n, r in diagnose(mixtral(4)).matrices.items() if "expert " in n}
+    assert experts
+    assert {result.expected for result in experts.values()} == {None}
+
+
+def test_a_live_sample_knows_its_baseline_and_growth(tmp_path: Path) -> None:
+    model = give_shapes(llama(), published("mistral-7b").k, scale=0.02)
+    with WeibullMonitor(model, output_dir=tmp_path) as monitor:
+        give_shapes(model, published("mistral-7b").k, scale=0.03)
+        monitor.step(last=True)
+        assert monitor.last is not None
+        live, recorded = kinds(diagnose(monitor.last)), kinds(diagnose(read_history(tmp_path)))
+    for found in (live, recorded):
+        growth = found["attn_q"].growth
+        assert growth is not None
+        assert growth.total[-1] == pytest.approx(math.log(1.5), abs=1e-4)
+        assert growth.dominated_by == "lambda"
 
 
 def test_strong_selection_of_multi_head_attention() -> None:

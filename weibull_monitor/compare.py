@@ -98,12 +98,16 @@ def _neighbours(diagnosis: Diagnosis, shown: int) -> str:
     found = diagnosis.nearest.neighbours
     if not found:
         return "No published model can be compared."
-    rows = [["nearest published", "distance", "attention", "tokens", "T/τ", "largest differences, in standard errors"]]
+    attention = diagnosis.nearest.attention
+    by = "" if attention and attention.like else " by feed-forward alone"
+    rows = [
+        [f"nearest published{by}", "distance", "attention", "tokens", "T/τ", "largest differences, in standard errors"]
+    ]
     rows += [_neighbour_row(neighbour) for neighbour in found[:shown]]
     lines = _aligned(rows, right=(1, 4))
     lines.insert(1, "─" * max(map(len, lines)))
     lines.append(
-        "distance: about 1 for two published models of one type, over 3 is unlike any; k only, λ is not compared"
+        "distance: about 1 for two published models of one type, none of which are further apart than 2; of k, not of λ"
     )
     return "\n".join(lines)
 

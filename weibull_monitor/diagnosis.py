@@ -25,7 +25,7 @@ from weibull_monitor.reference import (
     training_state,
 )
 from weibull_monitor.reference.classify import MILD_DRIFT, ONE_POPULATION, TrainingState
-from weibull_monitor.reference.reading import KindMedian, KnownAttention, Recorded, Run, Source, reading, reading_at
+from weibull_monitor.reference.reading import KindMedian, KnownAttention, Run, Source, reading, reading_at
 from weibull_monitor.snapshot import Snapshot
 from weibull_monitor.weibull import anchors
 
@@ -96,7 +96,8 @@ class Diagnosis:
         reading: What was diagnosed, its attention and clock.
         kinds: By kind, in the model's order.
         classes: The same over all W_q and W_k (``selection``) and over all feed-forward matrices (``feed-forward``).
-        matrices: What each single shape says, by component name: heads, parts, experts and all towers included.
+        matrices: What each single shape says, by component name: heads, parts, experts and all towers included, of which those
+            that published models do not have come without an expected range.
         odd: Matrices to look at, the worst first.
         training: How far training has come, by T/τ; None if that is not known.
         nearest: The published models by distance.
@@ -142,13 +143,12 @@ def diagnose(source: nn.Module | Source, attention: KnownAttention = None, step:
     sample = reading_at(run, step, attention) if run else reading(source, attention)
     if not sample.k:
         raise ConfigurationError("no matrix has a fit: there is nothing to diagnose")
-    start = run.snapshots[0] if run and sample.baseline else None
     neighbours = nearest(sample)
     return Diagnosis(
         reading=sample,
-        kinds=_kinds(sample.medians(), sample, start),
-        classes=_kinds(_class_medians(sample), sample, start),
-        matrices={c.name: _matrix(c, sample) for c in sample.components if c.name in sample.k},
+        kinds=_kinds(sample.medians(), sample),
+        classes=_kinds(_class_medians(sample), sample),
+        matrices=_matrices(sample),
         odd=_odd(sample, fits),
         training=training_state(sample.t_over_tau) if sample.t_over_tau else None,
         nearest=neighbours,
@@ -164,17 +164,22 @@ def _measure(model: nn.Module, attention: KnownAttention) -> tuple[Snapshot, Kno
     return Snapshot(step=0, time=0.0, components=components, fits=fits), known
 
 
-def _matrix(component: Component, sample: Reading) -> Classification:
-    name = component.name
-    return classify(
-        sample.k[name],
-        component.label,
-        sample.attention,
-        r2=sample.r2[name],
-        k_se=sample.k_se.get(name),
-        baseline=sample.baseline.get(name),
-        initialisation=sample.initialisation,
-    )
+def _matrices(sample: Reading) -> dict[str, Classification]:
+    published = {c.name for c in sample.comparable}  # nothing is published of heads, experts and other towers
+
+    def result(component: Component) -> Classification:
+        name = component.name
+        return classify(
+            sample.k[name],
+            component.label if name in published else "",
+            sample.attention,
+            r2=sample.r2[name],
+            k_se=sample.k_se.get(name),
+            baseline=sample.baseline.get(name),
+            initialisation=sample.initialisation,
+        )
+
+    return {c.name: result(c) for c in sample.components if c.name in sample.k}
 
 
 def _class_medians(sample: Reading) -> list[KindMedian]:
@@ -185,11 +190,11 @@ def _class_medians(sample: Reading) -> list[KindMedian]:
     return [sample.median_over(name, members) for name, members in groups.items() if members]
 
 
-def _kinds(kinds: Sequence[KindMedian], sample: Reading, start: Recorded | None) -> tuple[KindDiagnosis, ...]:
+def _kinds(kinds: Sequence[KindMedian], sample: Reading) -> tuple[KindDiagnosis, ...]:
     results = [_classified(kind, sample) for kind in kinds]
     fresh = all(result.severity == "none" for result in results)
     return tuple(
-        KindDiagnosis(kind, result, _verdict(result, fresh, _from_scratch(kind, sample)), _growth(kind, sample, start))
+        KindDiagnosis(kind, result, _verdict(result, fresh, _from_scratch(kind, sample)), _growth(kind, sample))
         for kind, result in zip(kinds, results, strict=True)
     )
 
@@ -227,15 +232,14 @@ def _verdict(result: Classification, fresh: bool, from_scratch: bool) -> Verdict
     return "near published" if result.position.startswith("just") else "not as published"
 
 
-def _growth(kind: KindMedian, sample: Reading, start: Recorded | None) -> SigmaGrowth | None:
-    if start is None:
-        return None
-    scales = start.values("lambda")
-    both = [name for name in kind.names if name in scales and name in sample.baseline]
+def _growth(kind: KindMedian, sample: Reading) -> SigmaGrowth | None:
+    both = [name for name in kind.names if name in sample.baseline and name in sample.baseline_lambda]
     if not both:
         return None
     k = [[sample.baseline[name] for name in both], [sample.k[name] for name in both]]
-    return attribute_sigma(k, [[scales[name] for name in both], [sample.lambda_[name] for name in both]])
+    return attribute_sigma(
+        k, [[sample.baseline_lambda[name] for name in both], [sample.lambda_[name] for name in both]]
+    )
 
 
 def _odd(sample: Reading, fits: Mapping[str, WeibullFit]) -> tuple[OddMatrix, ...]:
@@ -274,7 +278,7 @@ def _notes(sample: Reading) -> list[str]:
 
 def _notes_on_the_start(sample: Reading) -> list[str]:
     if not sample.baseline:
-        return [f"there is no baseline: drift is against the anchor of {_start(sample)}"]
+        return [f"there is no baseline before this sample: drift is against the anchor of {_start(sample)}"]
     trained = [m.kind for m in sample.medians() if _known(m.kind, sample) and not _from_scratch(m, sample)]
     if trained:
         return [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from weibull_monitor.components import AttentionType, Component, distinct
@@ -90,13 +90,20 @@ def attention_of(
     towers = {c.tower for c in mine if c.kind.startswith("attn_")}
     values = [vars(one) if isinstance(one, AttentionType) else dict(one) for one in recorded]
     values = [one for one in values if not one["cross"] and one["tower"] in towers]
-    if values:
-        values.sort(key=lambda one: -one["blocks"])
-        types = list(dict.fromkeys(Attention(one["sharing"], fused, one["qk_norm"]) for one in values))
-        return Attention(types[0].sharing, fused, types[0].qk_norm, "; ".join(str(other) for other in types[1:]))
+    if not values:
+        return _by_sizes(mine, kinds, fused)
+    values.sort(key=lambda one: -one["blocks"])
+    types = list(dict.fromkeys(Attention(one["sharing"], fused, one["qk_norm"]) for one in values))
+    differs = "; ".join(str(other) for other in types[1:])
+    if types[0].sharing == "unknown" and (by_sizes := _by_sizes(mine, kinds, fused)) is not None:
+        return replace(by_sizes, qk_norm=types[0].qk_norm, differs=differs)
+    return replace(types[0], differs=differs)
+
+
+def _by_sizes(components: Sequence[Component], kinds: set[str], fused: bool) -> Attention | None:
     if kinds & {"attn_kv_a", "attn_kv_b", "attn_q_b"}:
         return Attention("MLA", fused)
-    sizes = {c.kind: c.numel for c in distinct(mine)}
+    sizes = {c.kind: c.numel for c in distinct(components)}
     if {"attn_q", "attn_k"} <= sizes.keys():
         return Attention("MHA" if sizes["attn_q"] == sizes["attn_k"] else "GQA", fused)
     return Attention("unknown", fused) if kinds & {"attn_q", "attn_k", "attn_qkv", "attn_qk", "attn_kv"} else None

@@ -77,6 +77,7 @@ class Reading:
         lambda_: Scale.
         r2: R².
         baseline: Shape before training, by component name; empty if not known.
+        baseline_lambda: Scale before training, likewise.
         attention: Attention of the main tower; None if there is none.
         t_over_tau: Training time in units of τ, or None.
         clock: How that was computed, in words.
@@ -89,6 +90,7 @@ class Reading:
     lambda_: Mapping[str, float]
     r2: Mapping[str, float]
     baseline: Mapping[str, float] = field(default_factory=dict)
+    baseline_lambda: Mapping[str, float] = field(default_factory=dict)
     attention: Attention | None = None
     t_over_tau: float | None = None
     clock: str = ""
@@ -159,6 +161,7 @@ def reading(source: Source | Reading, attention: KnownAttention = None) -> Readi
         return source
     if isinstance(source, Snapshot):
         fits = {name: fit for name, fit in source.fits.items() if fit.available}
+        start = source.baseline if source.step else {}
         spent = [s.t_over_tau for s in source.scaling.values() if s.t_over_tau is not None]
         return Reading(
             step=source.step,
@@ -167,7 +170,8 @@ def reading(source: Source | Reading, attention: KnownAttention = None) -> Readi
             k_se={name: fit.k_se for name, fit in fits.items()},
             lambda_={name: fit.lambda_ for name, fit in fits.items()},
             r2={name: fit.r2 for name, fit in fits.items()},
-            baseline={name: reference.k for name, reference in source.baseline.items()} if source.step else {},
+            baseline={name: at_start.k for name, at_start in start.items()},
+            baseline_lambda={name: at_start.lambda_ for name, at_start in start.items()},
             attention=_attention(source.components, attention),
             t_over_tau=median(spent) if spent else None,
             clock="S = Σ η·λ_wd" if spent else "",
@@ -203,11 +207,13 @@ def reading_at(run: Run, step: int | None = None, attention: KnownAttention = No
     snapshot = at_step(run, step)
     recorded = attention if attention is not None else (getattr(run.runs[-1], "attention", ()) if run.runs else ())
     first = run.snapshots[0]
+    trained = first.step == 0 and snapshot.step > 0
     t_over_tau = _t_over_tau(run, snapshot)
     return _of_record(
         snapshot,
         recorded,
-        baseline=first.values("k") if first.step == 0 and snapshot.step > 0 else {},
+        baseline=first.values("k") if trained else {},
+        baseline_lambda=first.values("lambda") if trained else {},
         t_over_tau=t_over_tau,
         clock="T·η_peak·λ_wd" if t_over_tau is not None else "",
     )
