@@ -39,6 +39,8 @@ def _head(diagnosis: Diagnosis) -> str:
     lines = [f"step {sample.step}: {sample.attention or 'no self-attention'}"]
     if diagnosis.training is not None:
         lines.append(f"training time: T/τ = {sample.t_over_tau:.3g} ({sample.clock}): {diagnosis.training}")
+    elif sample.clock:
+        lines.append(f"training time: T/τ {sample.clock}")
     return "\n".join(lines)
 
 

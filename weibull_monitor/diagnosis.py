@@ -53,8 +53,8 @@ class KindDiagnosis:
         median: Its medians over the blocks.
         result: What the median k says; the drift is the median over the matrices.
         verdict: That in words. ``k as initialised``: no drift from an initialisation, and either no other kind has drifted or k
-            is not as published. Feed-forward k of trained models is within 2 % of the initialisation's, so by itself it does
-            not tell one from the other. ``short of published``: between where it started and what is published, as in a
+            is not as published. Feed-forward k of trained models is within about 3 % of the initialisation's, so by itself
+            it does not tell one from the other. ``short of published``: between where it started and what is published, as in a
             young model.
         growth: Growth of σ since the baseline, over the kind's matrices; None without a baseline.
     """

@@ -12,7 +12,7 @@ from published_like import fill, give_shapes, llama, neox, noise_of, of_kind
 from weibull_monitor import WeibullMonitor, read_history
 from weibull_monitor.components import attention_types, discover_components
 from weibull_monitor.errors import ConfigurationError
-from weibull_monitor.reference import PUBLISHED, Attention, attention_of, nearest, published, reading
+from weibull_monitor.reference import PUBLISHED, Attention, attention_of, nearest, published, reading, reading_at
 from weibull_monitor.reference.expected import spread
 from weibull_monitor.snapshot import Snapshot
 
@@ -141,6 +141,37 @@ def test_training_time_counts_the_peak_of_the_learning_rate(
     assert monitor.last is not None
     assert reading(read_history(tmp_path)).t_over_tau == pytest.approx(40 * 1e-2 * 0.1)
     assert reading(monitor.last).t_over_tau == pytest.approx(20 * 1e-2 * 0.1, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [(0.2, "the weight decay changed on the way"), (0.0, "the weight decay changed on the way")],
+)
+def test_a_weight_decay_that_changes_gives_no_training_time_and_a_reason(
+    change: float, reason: str, tmp_path: Path, tiny_model: torch.nn.Module, train: Callable[..., list[float]]
+) -> None:
+    optimizer = torch.optim.AdamW(tiny_model.parameters(), lr=1e-2, weight_decay=0.1)
+    with WeibullMonitor(tiny_model, optimizer, every_n_steps=5, output_dir=tmp_path) as monitor:
+        train(tiny_model, optimizer, 10, monitor.step)
+        optimizer.param_groups[0]["weight_decay"] = change
+        train(tiny_model, optimizer, 10, monitor.step)
+    history = read_history(tmp_path)
+    found = reading(history)
+    assert found.t_over_tau is None
+    assert reason in found.clock
+    assert reading_at(history, 10).t_over_tau == pytest.approx(10 * 1e-2 * 0.1)  # until then it had not
+
+
+@pytest.mark.parametrize(("eta", "weight_decay"), [(1e-2, 0.0), (0.0, 0.1)])
+def test_without_decay_or_without_steps_there_is_no_training_time(
+    eta: float, weight_decay: float, tmp_path: Path, tiny_model: torch.nn.Module, train: Callable[..., list[float]]
+) -> None:
+    optimizer = torch.optim.AdamW(tiny_model.parameters(), lr=eta, weight_decay=weight_decay)
+    with WeibullMonitor(tiny_model, optimizer, every_n_steps=5, output_dir=tmp_path) as monitor:
+        train(tiny_model, optimizer, 10, monitor.step)
+    found = reading(read_history(tmp_path))
+    assert found.t_over_tau is None
+    assert "no step with η and weight decay above 0" in found.clock
 
 
 def test_attention_that_no_published_model_has_leaves_the_feed_forward_matrices(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ class Reading:
         baseline_lambda: Scale before training, likewise.
         attention: Attention of the main tower; None if there is none.
         t_over_tau: Training time in units of τ, or None.
-        clock: How that was computed, in words.
+        clock: How that was computed, or why there is none.
     """
 
     step: int
@@ -208,14 +208,14 @@ def reading_at(run: Run, step: int | None = None, attention: KnownAttention = No
     recorded = attention if attention is not None else (getattr(run.runs[-1], "attention", ()) if run.runs else ())
     first = run.snapshots[0]
     trained = first.step == 0 and snapshot.step > 0
-    t_over_tau = _t_over_tau(run, snapshot)
+    t_over_tau, clock = _t_over_tau(run, snapshot)
     return _of_record(
         snapshot,
         recorded,
         baseline=first.values("k") if trained else {},
         baseline_lambda=first.values("lambda") if trained else {},
         t_over_tau=t_over_tau,
-        clock="T·η_peak·λ_wd" if t_over_tau is not None else "",
+        clock=clock,
     )
 
 
@@ -234,16 +234,23 @@ def _of_record(snapshot: Recorded, attention: KnownAttention, **more: Any) -> Re
     )
 
 
-def _t_over_tau(run: Run, snapshot: Recorded) -> float | None:
-    """T·η_peak·λ_wd as published, with the highest η and the λ_wd sampled so far: median over the matrices that have both."""
+def _t_over_tau(run: Run, snapshot: Recorded) -> tuple[float | None, str]:
+    """T·η_peak·λ_wd as published, with the highest η sampled so far: median over the matrices that have both; and how."""
     peak: dict[str, float] = {}
+    decays: dict[str, set[float]] = {}
     for earlier in run.snapshots:
-        if earlier.step <= snapshot.step:
+        if 0 < earlier.step <= snapshot.step:
             for name, eta in earlier.values("eta").items():
                 peak[name] = max(eta, peak.get(name, 0.0))
-    decay = {name: wd for name, wd in snapshot.values("weight_decay").items() if wd > 0 and name in peak}
-    products = [peak[name] * wd for name, wd in decay.items()]
-    return median(products) * snapshot.step if products else None
+            for name, decay in earlier.values("weight_decay").items():
+                decays.setdefault(name, set()).add(decay)
+    used = [name for name in snapshot.values("weight_decay") if peak.get(name, 0.0) > 0 and max(decays[name]) > 0]
+    if any(len(decays[name]) > 1 for name in used):
+        return None, "none: the weight decay changed on the way, and T·η_peak·λ_wd is for a constant one"
+    products = [peak[name] * next(iter(decays[name])) for name in used]
+    if not products:
+        return None, "none: no step with η and weight decay above 0 was sampled" if snapshot.step else ""
+    return median(products) * snapshot.step, "T·η_peak·λ_wd, for decoupled weight decay"
 
 
 def _attention(components: Sequence[Component], known: KnownAttention) -> Attention | None:
