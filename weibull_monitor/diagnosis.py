@@ -272,19 +272,15 @@ def _why_odd(component: Component, sample: Reading, far: bool, centre: float) ->
 
 
 def _notes(sample: Reading) -> list[str]:
-    young = sample.t_over_tau is not None and training_state(sample.t_over_tau) == "transition"
-    return [*([YOUNG] if young and sample.step else []), *_notes_on_the_start(sample)]
-
-
-def _notes_on_the_start(sample: Reading) -> list[str]:
     if not sample.baseline:
         return [f"there is no baseline before this sample: drift is against the anchor of {_start(sample)}"]
     trained = [m.kind for m in sample.medians() if _known(m.kind, sample) and not _from_scratch(m, sample)]
     if trained:
         return [
-            f"at the baseline k of {', '.join(trained)} was that of no initialisation: drift is since this run began"
+            f"at the baseline k of {', '.join(trained)} was that of no initialisation: drift and T/τ count from there"
         ]
-    return []
+    young = sample.t_over_tau is not None and training_state(sample.t_over_tau) == "transition"
+    return [YOUNG] if young else []
 
 
 def _start(sample: Reading) -> str:
