@@ -192,12 +192,12 @@ def test_experts_are_left_out_and_that_is_said(tmp_path: Path) -> None:
 
 
 def test_of_two_towers_the_larger_one_is_compared(tmp_path: Path) -> None:
-    model = torch.nn.ModuleDict({"small": llama(blocks=1), "large": llama(blocks=3)})
-    give_shapes(model["large"], published("mistral-7b").k)
+    model = torch.nn.ModuleDict({"first": llama(blocks=1), "second": llama(blocks=3)})
+    give_shapes(model["second"], published("mistral-7b").k)
     result = nearest(sampled(model, tmp_path))
     assert result.neighbours[0].model.name == "mistral-7b"
     assert result.neighbours[0].distance < 0.1
-    assert "only large.model.layers is compared; left out: small.model.layers" in result.notes
+    assert "only second.model.layers is compared; left out: first.model.layers" in result.notes
 
 
 def test_a_fresh_model_is_said_to_resemble_initialisations_only(tmp_path: Path) -> None:
