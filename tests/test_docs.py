@@ -5,13 +5,16 @@ from __future__ import annotations
 import doctest
 import re
 from collections.abc import Callable
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 
 from weibull_monitor import MemoryTracker, WeibullMonitor
 from weibull_monitor.components import CLASS_OF_KIND
+from weibull_monitor.reference import PUBLISHED
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -54,6 +57,22 @@ def test_links_within_the_repository_lead_somewhere(page: Path) -> None:
 def test_examples_with_a_prompt_run(page: Path) -> None:
     failed, _ = doctest.testfile(str(page), module_relative=False, encoding="utf-8")
     assert failed == 0
+
+
+def test_the_tables_of_published_models_are_those_of_the_package() -> None:
+    page = (ROOT / "docs/published.md").read_text()
+    assert generate_published().filled(page) == page, "run: python docs/generate_published.py"
+    assert all(model.name in page for model in PUBLISHED)
+
+
+def generate_published() -> ModuleType:
+    """The script beside the page, which is no module of the package."""
+    spec = spec_from_file_location("generate_published", ROOT / "docs/generate_published.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def test_the_readme_names_the_commands_that_the_makefile_has() -> None:

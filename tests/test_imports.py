@@ -19,6 +19,7 @@ LAYERS = [
     ("errors", "guard", "storage"),
     ("sharding",),
     ("weibull", "meta"),
+    ("attribution",),
     ("components",),
     ("measure",),
     ("schedule", "snapshot"),
@@ -28,7 +29,8 @@ LAYERS = [
     ("trackers",),
     ("recorder",),
     ("monitor",),
-    ("summary",),
+    ("summary", "diagnosis"),
+    ("compare",),
     ("checkpoint",),
     ("report",),
     ("integrations",),
@@ -87,4 +89,5 @@ def test_a_wheel_holds_the_integrations_inside_the_package_only(tmp_path: Path) 
     names = zipfile.ZipFile(wheel).namelist()
     assert "weibull_monitor/integrations/transformers.py" in names
     assert "weibull_monitor/py.typed" in names
+    assert {str(file.relative_to(ROOT)) for file in PACKAGE.rglob("*.py")} <= set(names)
     assert {name.split("/")[0].split("-")[0] for name in names} <= {"weibull_monitor"}
