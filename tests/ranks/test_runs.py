@@ -86,7 +86,7 @@ def test_ranks_that_own_different_modules(tmp_path: Path) -> None:
 def test_a_run_goes_on_with_another_number_of_ranks(sizes: tuple[int, int], tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     first = launch("runs:resumed", sizes[0], tmp_path, None)
-    (tmp_path / "store").unlink()
+    (tmp_path / "store").unlink(missing_ok=True)
     second = launch("runs:resumed", sizes[1], tmp_path, first[-1]["state"])
     history: dict[str, Any] = second[0]["history"]
     assert list(history) == ["0", "1", "2", "3", "4"]

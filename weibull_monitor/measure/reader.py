@@ -21,7 +21,7 @@ ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
-class Reading:
+class Measurement:
     """What one reading of a model gave. On other than the main rank there are no fits in it.
 
     Attributes:
@@ -75,7 +75,7 @@ class ModelReader:
         self._read_once &= {c.name for c in self.discovery.components if not c.trainable}
         self.different = agreement.different
 
-    def read(self, step: int = 0, notes: Notes | None = None) -> Reading:
+    def read(self, step: int = 0, notes: Notes | None = None) -> Measurement:
         """Reads every matrix once.
 
         Args:
@@ -90,7 +90,7 @@ class ModelReader:
             due = [c for c in self.discovery.components if c.trainable or c.name not in self._read_once]
             counted = self._counter.count(due, self._holdings, settled, step, notes or {})
             if counted is not None:
-                return self._reading(due, self._fitted(counted), counted)
+                return self._measurement(due, self._fitted(counted), counted)
             self._find_anew()
         raise RuntimeError("the parameters of the model change while they are read")
 
@@ -114,13 +114,13 @@ class ModelReader:
             for _ in rows:  # after a failure too: the other ranks wait where the rest is summed
                 pass
 
-    def _reading(self, due: Sequence[Component], found: Mapping[int, WeibullFit], counted: Counted) -> Reading:
+    def _measurement(self, due: Sequence[Component], found: Mapping[int, WeibullFit], counted: Counted) -> Measurement:
         problems = {due[index].name: problem for index, problem in counted.problems.items()}
         spoiled = {due[index].parameter for index in counted.problems}
         once = [c.name for c in due if not c.trainable and c.parameter not in spoiled]
         self._read_once.update(once)
         if not self.is_main:
-            return Reading(problems=problems)
+            return Measurement(problems=problems)
         fresh = {due[index].name: fit for index, fit in found.items()}
         self._frozen = {n: f for n, f in self._frozen.items() if n in self._read_once} | {
             n: fresh[n] for n in once if n in fresh
@@ -133,4 +133,4 @@ class ModelReader:
                 problems[component.name] = fit.reason
         fits = self._frozen | fresh
         ordered = {c.name: fits[c.name] for c in self.discovery.components if c.name in fits}
-        return Reading(ordered, problems, counted.notes)
+        return Measurement(ordered, problems, counted.notes)

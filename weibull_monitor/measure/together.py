@@ -148,8 +148,8 @@ class Together:
         """Writes the notes that fall to this rank, as the bits of float64: no other rank writes there, so the sum keeps them."""
         if self._mine:
             absent = [float("nan")] * NOTE_NUMBERS
-            values = torch.tensor([list(notes.get(name, absent)) for name in self._noted if name in self._mine])
-            values = values.double()
+            told = [list(notes.get(name, absent)) for name in self._noted if name in self._mine]
+            values = torch.tensor(told, dtype=torch.float64)
             mine = [row for row, name in enumerate(self._noted) if name in self._mine]
             self._noted_rows(buffer)[mine] = _bits(values, buffer.dtype).to(buffer.device)
 
