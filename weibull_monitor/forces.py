@@ -22,9 +22,8 @@ from torch import Tensor
 
 CHUNK: Final = 1 << 19
 """Elements per pass: bounds the temporaries to a few MiB."""
-ALIGNED, SQUARED, UPDATE, BEFORE = range(4)
-"""The sums of a matrix: ⟨w', u⟩, ⟨w', w'⟩, ⟨u, u⟩ after the step, and ⟨w, w⟩ measured before it."""
 SUMS: Final = 4
+"""The sums over a matrix: ⟨w', u⟩, ⟨w', w'⟩, ⟨u, u⟩ after the step, and ⟨w, w⟩ measured before it."""
 
 
 class AdamState(NamedTuple):
@@ -37,7 +36,6 @@ class AdamState(NamedTuple):
         beta1: Decay of m.
         beta2: Decay of v.
         eps: ε.
-        sign: -1 for an optimizer that maximises, else 1.
     """
 
     mean: Tensor
@@ -46,7 +44,6 @@ class AdamState(NamedTuple):
     beta1: float
     beta2: float
     eps: float
-    sign: float
 
 
 @dataclass(frozen=True)
@@ -103,8 +100,7 @@ def adam_state(parameter: Tensor, group: Mapping[str, Any], optimizer: Any) -> A
     if mean.shape != parameter.shape or not mean.is_floating_point() or not square.is_floating_point():
         return f"{name} keeps a state of another shape or precision than the parameter"
     beta1, beta2 = group["betas"]
-    sign = -1.0 if group.get("maximize") else 1.0
-    return AdamState(mean, square, state["step"], float(beta1), float(beta2), float(group["eps"]), sign)
+    return AdamState(mean, square, state["step"], float(beta1), float(beta2), float(group["eps"]))
 
 
 @torch.no_grad()
@@ -125,7 +121,7 @@ def sums_after(
     correct1, correct2 = 1.0 - state.beta1**state.step, (1.0 - state.beta2**state.step) ** 0.5
     out = torch.zeros(3, dtype=_precise(weights[0].device), device=weights[0].device)
     for w, m, v in _chunks(weights, means, squares):
-        w, u = w.float(), state.sign * (m.float() / correct1) / (v.float().sqrt() / correct2 + state.eps)
+        w, u = w.float(), (m.float() / correct1) / (v.float().sqrt() / correct2 + state.eps)
         out += torch.stack([(w * u).sum(dtype=out.dtype), (w * w).sum(dtype=out.dtype), (u * u).sum(dtype=out.dtype)])
     return out
 
@@ -144,7 +140,7 @@ def forces_of(sums: Sequence[float], eta: float, weight_decay: float) -> Forces 
     """The forces of one step from the sums over a matrix.
 
     Args:
-        sums: In the order of the constants above; NaN for a norm that was not measured.
+        sums: In the order of `SUMS`; NaN for a norm that was not measured.
         eta: η of the step.
         weight_decay: λ_wd of the step.
 

@@ -219,6 +219,15 @@ class BudgetKeeper:
                     found.update((id(p), stands) for p in stepped_by(followed.optimizer, i))
         return {name: found[id(p)] for name, p in parameters.items() if id(p) in found}
 
+    def owners(self) -> dict[int, tuple[Mapping[str, Any], Any]]:
+        """The parameter group and the optimizer itself that step each tensor, by the tensor's id."""
+        return {
+            id(p): (group, followed.innermost)
+            for followed in self._followed
+            for i, group in enumerate(followed.optimizer.param_groups)
+            for p in stepped_by(followed.optimizer, i)
+        }
+
     def state(self) -> list[list[list[float]] | None] | None:
         """What the groups of each optimizer have spent, as JSON can hold it; None where part of the run was not followed."""
         states = [[list(budget) for budget in f.budgets] if f.known else None for f in self._followed]
