@@ -16,12 +16,16 @@ PACKAGE = ROOT / "weibull_monitor"
 
 # From the ground up; a module may import from its own layer and from those before it.
 LAYERS = [
-    ("errors", "guard", "storage"),
+    ("errors", "guard", "reasons", "storage"),
     ("weibull", "meta"),
     ("components",),
     ("measure",),
     ("schedule", "snapshot"),
+    ("continuity", "optimizers"),
     ("scaling",),
+    ("forecast",),
+    ("plan",),
+    ("law",),
     ("reference",),
     ("alerts",),
     ("trackers",),

@@ -27,10 +27,11 @@ from weibull_monitor.components import (
 )
 from weibull_monitor.errors import ConfigurationError
 from weibull_monitor.guard import Guard
+from weibull_monitor.law import ScalingLaw
 from weibull_monitor.measure import WeibullFit
 from weibull_monitor.measure.bins import MANTISSA_BITS
 from weibull_monitor.measure.reader import ModelReader
-from weibull_monitor.scaling import BudgetKeeper, scaling_of
+from weibull_monitor.scaling import BudgetKeeper
 from weibull_monitor.schedule import Schedule
 from weibull_monitor.snapshot import Detail, Reference, Scaling, Snapshot
 from weibull_monitor.trackers import HistoryWriter, RunRecord, Tracker, as_trackers, check_trackers, read_history
@@ -75,6 +76,9 @@ class WeibullMonitor:
         resolution: ``"matrix"`` measures stored matrices and the parts of those that hold several (q, k and v; gate and up; each
             expert), ``"head"`` also each attention head, ``"parameter"`` stored matrices alone. ``"auto"`` is ``"matrix"``, but
             for single experts where they would make more than 2,000 components.
+        scheduler: For a forecast of λ: the optimizer's scheduler, one for each of several optimizers, or a function of the
+            optimizer step (from 1) that the learning rate is in proportion to. It is read, never stepped.
+        total_steps: For a forecast of λ: optimizer steps of the whole run.
         resume: A `state_dict` to go on from: no new baseline is taken, and the history in ``output_dir`` goes on.
         world_size: Number of processes of the run, for the record.
 
@@ -101,6 +105,8 @@ class WeibullMonitor:
         include: str | Iterable[str] | None = None,
         exclude: str | Iterable[str] | None = None,
         resolution: Resolution | Literal["auto"] = "auto",
+        scheduler: Any = None,
+        total_steps: int | None = None,
         resume: Mapping[str, Any] | None = None,
         world_size: int = 1,
     ) -> None:
@@ -115,6 +121,7 @@ class WeibullMonitor:
         self._history = HistoryWriter(self.output_dir)
         self._trackers = as_trackers(trackers, self.output_dir)
         self._budgets = BudgetKeeper(optimizer)
+        self._law = ScalingLaw(model, self._budgets, scheduler, total_steps)
         self._guard = Guard()
         self._step = 0
         self._baseline: dict[str, Reference] = {}
@@ -145,6 +152,8 @@ class WeibullMonitor:
             if step < self._step:
                 self._guard.once(f"step went back from {self._step} to {step}; pass the steps since training began")
             return
+        if step is not None and step > self._step + 1:
+            self._budgets.lose_track()
         self._step = self._step + 1 if step is None else step
         if self._noted:
             self._noted = False
@@ -210,7 +219,7 @@ class WeibullMonitor:
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs that the history does not hold: the step, and what each parameter group has spent."""
-        return {"step": self._step, "budgets": self._budgets.state()}
+        return {"step": self._step, "budgets": self._budgets.state(), "watched": self._budgets.watched()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on where `state_dict` was taken: history and baseline continue, budgets are restored.
@@ -219,7 +228,7 @@ class WeibullMonitor:
         then unknown, and so is everything that follows from it.
         """
         self._step = int(state["step"])
-        self._budgets.restore(state.get("budgets"))
+        self._budgets.restore(state.get("budgets"), state.get("watched"))
         self._resumed_from, self.last = self._step, None
         self._guard("reading the baseline of the resumed run", self._recall_baseline)
 
@@ -245,6 +254,7 @@ class WeibullMonitor:
             raise LookupError(f"{history.path} holds no sample of step 0: there will be no drift and no budget ratio")
         scales = history.baseline.values("lambda")
         self._baseline = {name: Reference(k, scales[name]) for name, k in history.baseline.values("k").items()}
+        self._law.recall(history.snapshots, until=self._step)
 
     def _sample_and_log(self) -> None:
         changed = self._reader.refresh()
@@ -267,14 +277,7 @@ class WeibullMonitor:
         fits, problems = self._reader.read()
         for key, message in by_reason(problems, "have no fit").items():
             self._guard.once(message, key=key)
-        scaling: dict[str, Scaling] = {}
-        stepped = self._budgets.by_parameter(self._model)
-        for component in self.discovery.components:
-            if component.name in fits:
-                used, budget = stepped.get(component.parameter, (None, None))
-                reference = self._baseline.get(component.name)
-                lambda_0 = reference.lambda_ if reference else None
-                scaling[component.name] = scaling_of(used, budget, fits[component.name].lambda_, lambda_0)
+        scaling = self._law.at(self._step, self.discovery.components, fits, self._baseline)
         return Snapshot(
             step=self._step,
             time=time.time(),
@@ -322,6 +325,8 @@ class WeibullMonitor:
                 "fit": "middle-80 % probability plot from bit-pattern counts",
                 "bins_per_octave": 2**MANTISSA_BITS,
             },
+            optimizers=self._budgets.describe(),
+            total_steps=self._law.total_steps,
             attention=[asdict(kind) for kind in attention_types(self._model, self.discovery.components)],
             components=self.discovery.components,
             skipped={skipped.name: skipped.reason for skipped in self.discovery.skipped},
