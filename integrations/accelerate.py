@@ -126,7 +126,7 @@ class AccelerateTracker:
 
 
 def trackers_of(accelerator: Accelerator) -> list[Tracker]:
-    """The accelerator's trackers, after ``init_trackers``, as trackers of ours that write to the same runs and leave them open."""
+    """The accelerator's trackers, after ``init_trackers``, as trackers of ours that write to the same runs."""
     return [_tracker_of(tracker) for tracker in accelerator.trackers]
 
 

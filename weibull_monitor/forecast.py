@@ -21,10 +21,12 @@ MIN_DECAY: Final = 0.01
 """Of S: below it nothing is forecast."""
 MIN_SHARE: Final = 0.25
 """Of the run's steps: before it nothing is forecast. At a tenth of the published runs the error is up to 37 %."""
-MARGIN: Final = 0.10
-"""What the interval allows c to differ by, relative, beside its drift; docs/scaling.md says what it covers."""
-NOISE: Final = 0.002
+MARGIN: Final = 0.2
+"""What the interval allows ln c to differ by, beside its drift; docs/scaling.md says what it covers."""
+NOISE: Final = 0.005
 """What the interval allows λ itself to differ by, relative."""
+UNKNOWN_DRIFT: Final = 0.5
+"""Drift per doubling where there are too few samples to tell."""
 EQUILIBRIUM: Final = 3.0
 """S after which λ is at 99.8 % of its equilibrium's square."""
 
@@ -64,12 +66,26 @@ def ratio_between(before: Point, now: Point) -> float | None:
     return math.sqrt(grown / injected) if injected > 0 and grown > 0 else None
 
 
-def drift(baseline: Point, before: Point, now: Point) -> float:
-    """By how much ln c of the whole run rose per doubling of the steps, from ``before`` to ``now``; 0 if that is not known."""
-    if not 0 < before.step < now.step:
-        return 0.0
-    then, whole = ratio_between(baseline, before), ratio_between(baseline, now)
-    return math.log(whole / then) / math.log2(now.step / before.step) if then and whole else 0.0
+def drift(baseline: Point, earlier: Point, before: Point, now: Point) -> float:
+    """By how much ln c changes per doubling of the steps: of the recent steps or of the whole run, whichever changes more.
+
+    Args:
+        baseline: The sample before the first step.
+        earlier: A sample at about a quarter of the steps so far; the baseline if there is none.
+        before: A sample at about half of them.
+        now: The last sample.
+
+    Returns:
+        The change, without its sign: c may turn.
+    """
+    if not earlier.step <= before.step < now.step or before.step == 0:
+        return UNKNOWN_DRIFT
+    changes = [
+        (ratio_between(baseline, before), ratio_between(baseline, now)),
+        (ratio_between(earlier, before), ratio_between(before, now)),
+    ]
+    doublings = math.log2(now.step / before.step)
+    return max(abs(math.log(c1 / c0)) / doublings if c0 and c1 else UNKNOWN_DRIFT for c0, c1 in changes)
 
 
 def forecast(now: Point, c: float, trend: float, rest: Rest, doublings: float) -> Estimate:
@@ -83,7 +99,7 @@ def forecast(now: Point, c: float, trend: float, rest: Rest, doublings: float) -
         doublings: How many times the number of steps will double until then.
 
     Returns:
-        The forecast with c as it was; the interval has c differ by `MARGIN`, and go on drifting at its trend.
+        The forecast with c as it was; the interval has ln c differ by `MARGIN`, and drift on at its trend, either way.
 
     >>> now = Point(step=10_000, lambda_=0.06, integral=1.2e-2, decay=0.05)
     >>> forecast(now, c=0.6, trend=0.0, rest=Rest(decay=0.0, injection=0.0), doublings=0.0).value
@@ -112,7 +128,7 @@ def equilibrium(now: Point, c: float, trend: float, plain: float) -> Estimate:
 
 
 def _range(c: float, drifted: float) -> tuple[float, float]:
-    return c * math.exp(min(0.0, drifted) - MARGIN), c * math.exp(max(0.0, drifted) + MARGIN)
+    return c * math.exp(-drifted - MARGIN), c * math.exp(drifted + MARGIN)
 
 
 class Trail:
@@ -132,6 +148,6 @@ class Trail:
         while len(self._samples) > 2 and self._samples[1][0] <= step / 4:
             del self._samples[0]
 
-    def half(self, step: int) -> Mapping[str, Point]:
-        """The last sample at or before half of the steps so far; empty if there is none."""
-        return next((points for at, points in reversed(self._samples) if at <= step / 2), {})
+    def until(self, step: float) -> Mapping[str, Point]:
+        """The last sample at or before a step, by component name; empty if there is none."""
+        return next((points for at, points in reversed(self._samples) if at <= step), {})

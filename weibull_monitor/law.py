@@ -118,7 +118,9 @@ class ScalingLaw:
             scaling = scaling_of(how, lambda_, lambda_0)
             if how and lambda_0 is not None and scaling.effective is not None and scaling.t_over_tau is not None:
                 now = Point(step, lambda_, scaling.effective**2, scaling.t_over_tau)
-                if scaling.reason is None:
+                if scaling.reason is None and not _covered(component):
+                    scaling = replace(scaling, reason="kind_not_covered")
+                elif scaling.reason is None:
                     scaling = self._extrapolated(scaling, how, Point(0, lambda_0, 0.0, 0.0), name, now)
                 points.append((name, now))
             found[name] = scaling
@@ -130,11 +132,11 @@ class ScalingLaw:
     def _extrapolated(self, scaling: Scaling, how: Stepped, baseline: Point, name: str, now: Point) -> Scaling:
         """With forecast and equilibrium, or the reason why there is none."""
         share = now.step / self.total_steps if self.total_steps else 0.0
-        before = self._trail.half(now.step).get(name, baseline)
+        before = self._trail.until(now.step / 2).get(name, baseline)
         c = ratio_between(before, now)
         if c is None:
             return replace(scaling, reason="shrunk")
-        trend = drift(baseline, before, now)
+        trend = drift(baseline, self._trail.until(before.step / 2).get(name, baseline), before, now)
         plain = scaling.sqrt_eta_over_wd
         if plain and now.decay >= MIN_DECAY and (share >= MIN_SHARE or now.decay >= 1.0):
             scaling = replace(scaling, equilibrium=equilibrium(now, c, trend, plain))
@@ -179,6 +181,11 @@ class ScalingLaw:
             level = logging.WARNING if reason in ("optimizer_reset", "weight_decay_changed") else logging.INFO
             message = "weibull_monitor: there is no forecast of λ for %d of %d matrices, because %s"
             logger.log(level, message, count, len(found), EXPLANATION[reason])
+
+
+def _covered(component: Component) -> bool:
+    """Whether the law was seen to hold for matrices of its kind: those of attention and of feed-forward layers."""
+    return component.component_class != "none" or component.kind.startswith("attn_")
 
 
 def _went_as_planned(plan: _Plan, rule: Rule, step: int, steps: int, rates: Mapping[int, float]) -> bool:

@@ -18,6 +18,7 @@ Reason = Literal[
     "no_weight_decay",
     "weight_decay_changed",
     "optimizer_reset",
+    "kind_not_covered",
     "no_schedule",
     "off_schedule",
     "too_early",
@@ -40,11 +41,14 @@ EXPLANATION: Final[dict[Reason, str]] = {
     "zero_learning_rate": "the learning rate is 0",
     "no_weight_decay": "there is no weight decay, so nothing to balance the steps",
     "weight_decay_changed": "weight decay was changed in mid-run",
+    "kind_not_covered": "the law is for attention and feed-forward matrices, and was seen to fail for others",
     "no_schedule": "the learning rates to come are not known; pass scheduler= and total_steps=",
     "off_schedule": "the learning rate is not the one that the scheduler had planned",
     "too_early": "less than a quarter of the run, or of T/τ less than 0.01, has passed",
 }
 """What each reason means, in words that follow "because"."""
 
-PASSING: Final[frozenset[Reason]] = frozenset({"too_early", "zero_learning_rate", "no_optimizer", "shrunk"})
+PASSING: Final[frozenset[Reason]] = frozenset(
+    {"too_early", "zero_learning_rate", "no_optimizer", "shrunk", "kind_not_covered"}
+)
 """Reasons that come and go in a healthy run, and are not worth a line on the log."""
