@@ -31,9 +31,12 @@ LAYERS = [
     ("trackers",),
     ("monitor",),
     ("summary",),
+    ("sweep",),
+    ("sweep_plot",),
     ("checkpoint",),
     ("report",),
     ("integrations",),
+    ("commands",),
     ("cli",),
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
@@ -60,7 +63,18 @@ def test_imports_point_down(file: Path) -> None:
 
 
 def test_importing_the_package_imports_no_optional_library() -> None:
-    optional = ["transformers", "lightning", "wandb", "tensorboard", "plotly", "pandas", "scipy", "mlflow", "rich"]
+    optional = [
+        "transformers",
+        "lightning",
+        "wandb",
+        "tensorboard",
+        "plotly",
+        "pandas",
+        "scipy",
+        "mlflow",
+        "rich",
+        "matplotlib",
+    ]
     program = f"import sys, weibull_monitor; print([m for m in {optional} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -42,6 +42,15 @@ class Point(NamedTuple):
     """S."""
 
 
+def as_recorded(step: int, lambda_: float, effective: float, t_over_tau: float) -> Point:
+    """A sample with the nine digits that the history keeps, so that a resumed run forecasts the same to the last of them."""
+    return Point(step, _nine(lambda_), _nine(effective) ** 2, _nine(t_over_tau))
+
+
+def _nine(value: float) -> float:
+    return float(f"{value:.9g}")
+
+
 class Rest(NamedTuple):
     """What the steps to come will spend."""
 

@@ -18,6 +18,7 @@ from weibull_monitor.forecast import (
     Point,
     Rest,
     Trail,
+    as_recorded,
     drift,
     equilibrium,
     forecast,
@@ -84,7 +85,7 @@ class ScalingLaw:
                 scales, roots = sample.values("lambda"), sample.values("effective")
                 spent = sample.values("t_over_tau")
                 points = (
-                    (n, Point(sample.step, scales[n], roots[n] ** 2, spent[n]))
+                    (n, as_recorded(sample.step, scales[n], roots[n], spent[n]))
                     for n in scales
                     if n in roots and n in spent
                 )
@@ -117,11 +118,11 @@ class ScalingLaw:
             lambda_0 = reference.lambda_ if reference else None
             scaling = scaling_of(how, lambda_, lambda_0)
             if how and lambda_0 is not None and scaling.effective is not None and scaling.t_over_tau is not None:
-                now = Point(step, lambda_, scaling.effective**2, scaling.t_over_tau)
+                now = as_recorded(step, lambda_, scaling.effective, scaling.t_over_tau)
                 if scaling.reason is None and not _covered(component):
                     scaling = replace(scaling, reason="kind_not_covered")
                 elif scaling.reason is None:
-                    scaling = self._extrapolated(scaling, how, Point(0, lambda_0, 0.0, 0.0), name, now)
+                    scaling = self._extrapolated(scaling, how, as_recorded(0, lambda_0, 0.0, 0.0), name, now)
                 points.append((name, now))
             found[name] = scaling
         if step > 0:
@@ -162,7 +163,8 @@ class ScalingLaw:
             (rule,), before, steps = rules, self._plans.get(n), self._budgets.steps_of(n)
             as_planned = before is None or _went_as_planned(before, rule, step, steps, rates)
             if before is not None and as_planned:
-                before.checked, before.position, before.steps, before.trusted = step, rule.position(), steps, True
+                before.position = _due(before, rule, step)
+                before.checked, before.steps, before.trusted = step, steps, True
                 continue
             now = [float(group["lr"]) if group.get("lr") is not None else math.nan for group in optimizer.param_groups]
             ahead = rates_ahead(rule, step, self.total_steps, now)
@@ -192,12 +194,17 @@ def _went_as_planned(plan: _Plan, rule: Rule, step: int, steps: int, rates: Mapp
     """Whether optimizer and scheduler have stepped as often as they should, and at the rates that they should."""
     if steps - plan.steps != step - plan.checked or max(rates) >= len(plan.ahead):
         return False
-    position = rule.position()
-    if position is not None and plan.position is not None:
-        due = sum(rule.ticks(n) for n in range(plan.checked, step) if n > 0)
-        if position != plan.position + due:
-            return False
+    position, due = rule.position(), _due(plan, rule, step)
+    if due is not None and position not in (due, due + rule.ticks(step)):  # the last sample may be taken after its tick
+        return False
     planned = {i: plan.ahead[i].rate(step) for i in rates} if step > plan.checked else {}
     return all(
         rate is None or math.isclose(rate, rates[i], rel_tol=TOLERANCE, abs_tol=1e-15) for i, rate in planned.items()
     )
+
+
+def _due(plan: _Plan, rule: Rule, step: int) -> int | None:
+    """How often the scheduler should have stepped before the tick that follows a step."""
+    if plan.position is None:
+        return None
+    return plan.position + sum(rule.ticks(n) for n in range(plan.checked, step) if n > 0)
