@@ -247,8 +247,7 @@ def test_a_scheduler_for_plateaus_is_no_schedule(tmp_path: Path) -> None:
     model = model_of(64)
     optimizer = adamw(model)
     scheduler = lr.ReduceLROnPlateau(optimizer)
-    options = {"scheduler": [scheduler], "total_steps": 100}
-    tracker = walk(model, optimizer, tmp_path, None, 100, between=lambda step: scheduler.step(1.0 / step), **options)
+    tracker = walk(model, optimizer, tmp_path, [scheduler], 100, between=lambda step: scheduler.step(1.0 / step))
     assert no_forecast(tracker)
     assert withheld(tmp_path) == {"no_schedule": 2}
 

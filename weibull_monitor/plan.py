@@ -189,6 +189,7 @@ class Ahead:
         self._lengths = np.diff(np.append(starts, len(rates)))
         self._sum = np.add.reduceat(rates, starts) if len(rates) else np.zeros(0)
         self._squares = np.add.reduceat(rates**2, starts) if len(rates) else np.zeros(0)
+        self._memo: tuple[tuple[int, float], Rest] | None = None  # every matrix of a group asks the same
 
     def rate(self, step: int) -> float | None:
         """The learning rate of a step; None outside of the plan."""
@@ -201,10 +202,14 @@ class Ahead:
         I at the end gains Σ_j 2η_j²·exp(-2 Σ_{i>j} η_iλ_wd): the recursion, unrolled. Within a stretch of several steps the
         later ones are taken to be as long as the earlier.
         """
+        if self._memo is not None and self._memo[0] == (step, weight_decay):
+            return self._memo[1]
         share = np.clip((self._starts + self._lengths - step) / self._lengths, 0.0, 1.0)
         length = self._lengths * share
         decay = self._sum * share * weight_decay
         later = np.cumsum(decay[::-1])[::-1] - decay
         within = decay * np.maximum(0.0, length - 1.0) / (2.0 * np.maximum(length, 1.0))
         injection = 2.0 * self._squares * share * np.exp(-2.0 * (later + within))
-        return Rest(float(decay.sum()), float(injection.sum()))
+        found = Rest(float(decay.sum()), float(injection.sum()))
+        self._memo = ((step, weight_decay), found)
+        return found

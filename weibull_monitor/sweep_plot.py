@@ -43,9 +43,7 @@ def draw(sweep: Sweep, path: str | Path, kinds: Sequence[str] = ()) -> None:
         effective = [(e.effective, e.grown) for e in one.ends if e.effective is not None and e.grown is not None]
         _scatter(right, effective, one, one.effective, style)
     _dress(left, "plain: the law for long runs at a constant rate", "√(η/λ_wd)", "λ at the end")
-    _dress(
-        right, "effective", "√I, the effective √(η/λ_wd) of the schedule", "√(λ² − λ₀² e^(−2S)): what training put in"
-    )
+    _dress(right, "effective: with the schedule and the start in it", "√I", "√(λ² − λ₀²·exp(−2S))")
     runs = len({end.run for one in shown for end in one.ends})
     figure.suptitle(f"Weibull scale λ of {runs} runs: one point a run, median over the matrices", fontsize=12)
     figure.savefig(path, dpi=150)
