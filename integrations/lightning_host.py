@@ -65,10 +65,10 @@ def schedule_of(trainer: Any, module: Any) -> tuple[list[Rule], int | None]:
     if not module.automatic_optimization:
         return [], None
     total = trainer.estimated_stepping_batches
-    batches, accumulated = trainer.num_training_batches, trainer.accumulate_grad_batches
-    an_epoch = math.ceil(batches / accumulated) if math.isfinite(batches) else None
     configs = [config for config in trainer.lr_scheduler_configs if not config.reduce_on_plateau]
-    rules = [Rule(config.scheduler, _ticks(config, an_epoch, accumulated)) for config in configs]
+    rules = [
+        Rule(c.scheduler, _ticks(c, trainer.num_training_batches, trainer.accumulate_grad_batches)) for c in configs
+    ]
     plateau = [config.scheduler.optimizer for config in trainer.lr_scheduler_configs if config.reduce_on_plateau]
     scheduled = [*plateau, *(rule.scheduler.optimizer for rule in rules)]
     free = [optimizer for optimizer in trainer.optimizers if all(optimizer is not other for other in scheduled)]
@@ -76,8 +76,14 @@ def schedule_of(trainer: Any, module: Any) -> tuple[list[Rule], int | None]:
     return rules, int(total) if math.isfinite(total) and total > 0 else None
 
 
-def _ticks(config: Any, an_epoch: int | None, accumulated: int) -> Callable[[int], int]:
-    """How often Lightning steps a scheduler after each optimizer step."""
-    if config.interval == "step":
-        return lambda step: int(step * accumulated % config.frequency == 0)
-    return lambda step: int(an_epoch is not None and step % (an_epoch * config.frequency) == 0)
+def _ticks(config: Any, batches: float, accumulated: int) -> Callable[[int], int]:
+    """How often Lightning steps a scheduler after each optimizer step; frequencies count the batches of an epoch."""
+    an_epoch = math.ceil(batches / accumulated) if math.isfinite(batches) else sys.maxsize
+
+    def ticks(step: int) -> int:
+        epoch, within = divmod(step - 1, an_epoch)
+        if config.interval == "step":
+            return int(min((within + 1) * accumulated, batches) % config.frequency == 0)
+        return int(within + 1 == an_epoch and (epoch + 1) % config.frequency == 0)
+
+    return ticks

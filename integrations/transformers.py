@@ -60,7 +60,7 @@ class WeibullCallback(CallbackOptions, TrainerCallback):
                 output_dir=self._output_dir or args.output_dir,
                 trackers=trackers or (),
                 scheduler=lr_scheduler if isinstance(lr_scheduler, LRScheduler) else None,
-                total_steps=state.max_steps,
+                total_steps=state.max_steps if state.max_steps > 0 else None,
                 resume=resume,
                 world_size=args.world_size,
                 **self._options,

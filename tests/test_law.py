@@ -48,7 +48,7 @@ def walk(
     **options: Any,
 ) -> MemoryTracker:
     """Trains on gradients of random sign."""
-    torch.manual_seed(0)
+    torch.manual_seed(1234)  # not the seed that the weights were drawn with: they must be independent
     tracker = MemoryTracker()
     given = {"scheduler": scheduler, "total_steps": steps, "every_n_steps": 20, "output_dir": where} | options
     with WeibullMonitor(model, optimizer, trackers=[tracker], **given) as monitor:

@@ -6,6 +6,7 @@ import copy
 import math
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from torch import nn
 from torch.optim import lr_scheduler as lr
 
-from weibull_monitor import ConfigurationError
+from weibull_monitor import ConfigurationError, WeibullMonitor
 from weibull_monitor.plan import Rule, as_rules, rates_ahead
 
 TOTAL = 40
@@ -142,8 +143,10 @@ def test_the_model_that_a_scheduler_holds_is_not_copied() -> None:
     assert ahead[0].tolist() == pytest.approx([1e-2, 9e-3, 8.1e-3])
 
 
-def test_what_is_no_scheduler_is_refused_with_advice() -> None:
+def test_what_is_no_scheduler_is_refused_with_advice(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"scheduler is a float; pass a scheduler of torch\.optim"):
         as_rules(1e-3)
+    with pytest.raises(ConfigurationError, match="total_steps is 0; it must be an integer of at least 1"):
+        WeibullMonitor(nn.Linear(32, 32), total_steps=0, output_dir=tmp_path)
     assert as_rules(None) == []
     assert len(as_rules([math.sqrt, Rule(math.sqrt)])) == 2

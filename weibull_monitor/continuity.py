@@ -80,5 +80,6 @@ class StateWatch:
                 for parameter in group["params"]:
                     if state := states.get(parameter):
                         count = state.get("step")
-                        return parameter, count if isinstance(count, (int, float, torch.Tensor)) else None
+                        single = isinstance(count, torch.Tensor) and count.numel() == 1
+                        return parameter, count if single or isinstance(count, (int, float)) else None
         return None, None

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from torch import nn
 
 from weibull_monitor.components import Component
+from weibull_monitor.errors import ConfigurationError
 from weibull_monitor.forecast import (
     MIN_DECAY,
     MIN_SHARE,
@@ -67,10 +68,12 @@ class ScalingLaw:
         total_steps: Optimizer steps of the whole run, if known.
 
     Raises:
-        ConfigurationError: For a ``scheduler`` that is none.
+        ConfigurationError: For a ``scheduler`` that is none, or a number of steps below 1.
     """
 
     def __init__(self, model: nn.Module, budgets: BudgetKeeper, scheduler: Any, total_steps: int | None) -> None:
+        if total_steps is not None and (not isinstance(total_steps, int) or total_steps < 1):
+            raise ConfigurationError(f"total_steps is {total_steps!r}; it must be an integer of at least 1, or None")
         self._model, self._budgets = model, budgets
         self._rules, self.total_steps = as_rules(scheduler), total_steps
         self._plans: dict[int, _Plan] = {}

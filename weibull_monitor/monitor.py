@@ -325,7 +325,7 @@ class WeibullMonitor:
                 "fit": "middle-80 % probability plot from bit-pattern counts",
                 "bins_per_octave": 2**MANTISSA_BITS,
             },
-            optimizers=self._budgets.describe(),
+            optimizers=self._guard("describing the optimizers", self._budgets.describe) or (),
             total_steps=self._law.total_steps,
             attention=[asdict(kind) for kind in attention_types(self._model, self.discovery.components)],
             components=self.discovery.components,
