@@ -9,9 +9,11 @@ from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
+from accelerate.scheduler import AcceleratedScheduler
 from torch import nn
 
 from weibull_monitor.monitor import WeibullMonitor
+from weibull_monitor.plan import Rule
 from weibull_monitor.trackers import Tracker
 from weibull_monitor.trackers.mlflow import MlflowTracker
 from weibull_monitor.trackers.tensorboard import TensorBoardTracker
@@ -39,6 +41,7 @@ class AccelerateMonitor:
         optimizer: The optimizer, prepared or not; or several.
         trackers: ``"auto"`` for ``accelerator.trackers``, or names and objects as `WeibullMonitor` takes them.
         output_dir: Where the history goes; by default ``accelerator.project_dir``, or else ``runs/<time>``.
+        scheduler: For a forecast of λ: the scheduler, prepared or not; to be given together with ``total_steps``.
         options: Whatever else `WeibullMonitor` takes.
 
     Attributes:
@@ -56,6 +59,7 @@ class AccelerateMonitor:
         *,
         trackers: Literal["auto"] | Iterable[str | Tracker] = "auto",
         output_dir: str | Path | None = None,
+        scheduler: Any = None,
         **options: Any,
     ) -> None:
         self._accelerator = accelerator
@@ -64,6 +68,7 @@ class AccelerateMonitor:
             optimizer,
             output_dir=output_dir or accelerator.project_dir,
             trackers=trackers_of(accelerator) if trackers == "auto" else trackers,
+            scheduler=_rule_of(scheduler, accelerator) if isinstance(scheduler, AcceleratedScheduler) else scheduler,
             **options,
         )
 
@@ -101,11 +106,7 @@ class AccelerateMonitor:
 
 
 class AccelerateTracker:
-    """Writes through any other of Accelerate's trackers, which stays the accelerator's.
-
-    Args:
-        tracker: An ``accelerate.tracking.GeneralTracker``.
-    """
+    """Writes through any other ``accelerate.tracking.GeneralTracker``, which stays the accelerator's."""
 
     def __init__(self, tracker: Any) -> None:
         self._tracker = tracker
@@ -119,12 +120,14 @@ class AccelerateTracker:
 
 
 def trackers_of(accelerator: Accelerator) -> list[Tracker]:
-    """The accelerator's trackers as trackers of ours that write to the same runs and leave them open.
-
-    Args:
-        accelerator: An accelerator on its main process, after ``init_trackers``.
-    """
+    """The accelerator's trackers, after ``init_trackers``, as trackers of ours that write to the same runs."""
     return [_tracker_of(tracker) for tracker in accelerator.trackers]
+
+
+def _rule_of(scheduler: AcceleratedScheduler, processes: int) -> Rule:
+    """Where batches are not split, Accelerate steps the scheduler once for each process."""
+    times = 1 if scheduler.split_batches or not scheduler.step_with_optimizer else processes
+    return Rule(scheduler.scheduler, lambda step: times)
 
 
 def _tracker_of(tracker: Any) -> Tracker:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from weibull_monitor.monitor import WeibullMonitor
 from weibull_monitor.scaling import innermost
 
-from .lightning_host import LoggerTracker, callback_class
+from .lightning_host import LoggerTracker, callback_class, schedule_of
 from .options import CallbackOptions
 
 if TYPE_CHECKING:
@@ -83,11 +83,14 @@ class WeibullCallback(CallbackOptions, _Callback):
         place = self._output_dir or (kept.parent if kept.is_dir() else log_dir or trainer.default_root_dir)
         if self._trackers is None and not trainer.loggers and trainer.is_global_zero:
             self._guard.once(f"the Trainer has no logger: k and λ are in {place}/weibull/history.jsonl only")
+        rules, total = self._guard("reading the schedule", lambda: schedule_of(trainer, pl_module)) or ([], None)
         monitor = WeibullMonitor(
             pl_module,
             trainer.optimizers,
             output_dir=place,
             trackers=[LoggerTracker(x, trainer) for x in trainer.loggers] if self._trackers is None else self._trackers,
+            scheduler=rules,
+            total_steps=total,
             resume=resume,
             **self._options,
         )

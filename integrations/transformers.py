@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
 from transformers import TrainerCallback
 from transformers.trainer_callback import TrainerControl, TrainerState
 from transformers.training_args import TrainingArguments
@@ -38,6 +39,7 @@ class WeibullCallback(CallbackOptions, TrainerCallback):
         control: TrainerControl,
         model: nn.Module | None = None,
         optimizer: torch.optim.Optimizer | None = None,
+        lr_scheduler: Any = None,
         **kwargs: Any,
     ) -> None:
         """Takes the baseline, or goes on where the checkpoint that is resumed from was saved."""
@@ -57,6 +59,8 @@ class WeibullCallback(CallbackOptions, TrainerCallback):
                 optimizer,
                 output_dir=self._output_dir or args.output_dir,
                 trackers=trackers or (),
+                scheduler=lr_scheduler if isinstance(lr_scheduler, LRScheduler) else None,
+                total_steps=state.max_steps if state.max_steps > 0 else None,
                 resume=resume,
                 **self._options,
             ),

@@ -16,15 +16,20 @@ PACKAGE = ROOT / "weibull_monitor"
 
 # From the ground up; a module may import from its own layer and from those before it.
 LAYERS = [
-    ("errors", "guard", "storage"),
+    ("errors", "guard", "reasons", "storage"),
     ("sharding",),
     ("weibull", "meta"),
     ("attribution",),
     ("components",),
     ("measure",),
     ("schedule", "snapshot"),
+    ("continuity", "optimizers"),
     ("scaling", "forces"),
+    ("notes",),
     ("force_reader",),
+    ("forecast",),
+    ("plan",),
+    ("law",),
     ("reference",),
     ("alerts",),
     ("trackers",),
@@ -32,9 +37,12 @@ LAYERS = [
     ("monitor",),
     ("summary", "diagnosis"),
     ("compare",),
+    ("sweep",),
+    ("sweep_plot",),
     ("checkpoint",),
     ("report",),
     ("integrations",),
+    ("commands",),
     ("cli",),
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
@@ -61,7 +69,18 @@ def test_imports_point_down(file: Path) -> None:
 
 
 def test_importing_the_package_imports_no_optional_library() -> None:
-    optional = ["transformers", "lightning", "wandb", "tensorboard", "plotly", "pandas", "scipy", "mlflow", "rich"]
+    optional = [
+        "transformers",
+        "lightning",
+        "wandb",
+        "tensorboard",
+        "plotly",
+        "pandas",
+        "scipy",
+        "mlflow",
+        "rich",
+        "matplotlib",
+    ]
     program = f"import sys, weibull_monitor; print([m for m in {optional} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

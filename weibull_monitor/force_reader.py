@@ -73,10 +73,10 @@ class ForceReader:
         for complete in sums.complete([batch]):
             for index, row in zip(complete.indices, complete.counts.tolist(), strict=True):
                 component = components[index]
-                used, _ = stepped.get(component.parameter, (None, None))
-                if used is None or row[_LOST]:
+                how = stepped.get(component.parameter)
+                if how is None or row[_LOST]:
                     continue
-                forces = forces_of(row[:SUMS], used.eta, used.weight_decay)
+                forces = forces_of(row[:SUMS], how.used.eta, how.used.weight_decay)
                 if forces is not None:
                     out[component.name] = forces
         return out

@@ -27,11 +27,13 @@ from weibull_monitor.components import (
 )
 from weibull_monitor.errors import ConfigurationError
 from weibull_monitor.guard import Guard
+from weibull_monitor.law import ScalingLaw
 from weibull_monitor.measure import WeibullFit
 from weibull_monitor.measure.bins import MANTISSA_BITS
 from weibull_monitor.measure.reader import ModelReader
+from weibull_monitor.notes import from_notes, to_notes
 from weibull_monitor.recorder import Recorder
-from weibull_monitor.scaling import BudgetKeeper, from_notes, scaling_of, to_notes
+from weibull_monitor.scaling import BudgetKeeper
 from weibull_monitor.schedule import Schedule
 from weibull_monitor.sharding import Ranks
 from weibull_monitor.sharding.ranks import JOIN_TIMEOUT
@@ -79,6 +81,9 @@ class WeibullMonitor:
         resolution: ``"matrix"`` measures stored matrices and the parts of those that hold several (q, k and v; gate and up; each
             expert), ``"head"`` also each attention head, ``"parameter"`` stored matrices alone. ``"auto"`` is ``"matrix"``, but
             for single experts where they would make more than 2,000 components.
+        scheduler: For a forecast of λ: the optimizer's scheduler, one for each of several optimizers, or a function of the
+            optimizer step (from 1) that the learning rate is in proportion to. It is read, never stepped.
+        total_steps: For a forecast of λ: optimizer steps of the whole run.
         resume: A `state_dict` to go on from: no new baseline is taken, and the history in ``output_dir`` goes on.
         process_group: The processes that measure together: all of them (``"auto"``), a process group of torch, or None for
             this process alone, which then has to have every weight.
@@ -107,6 +112,8 @@ class WeibullMonitor:
         include: str | Iterable[str] | None = None,
         exclude: str | Iterable[str] | None = None,
         resolution: Resolution | Literal["auto"] = "auto",
+        scheduler: Any = None,
+        total_steps: int | None = None,
         resume: Mapping[str, Any] | None = None,
         process_group: Any | Literal["auto"] | None = "auto",
         join_timeout: float = JOIN_TIMEOUT,
@@ -130,6 +137,7 @@ class WeibullMonitor:
         if not self.discovery.components:
             raise ConfigurationError(nothing_to_measure(model, self.discovery))
         self._budgets = BudgetKeeper(optimizer)
+        self._law = ScalingLaw(self._budgets, scheduler, total_steps)
         self._step, self._sampled = 0, -1
         self._baseline: dict[str, Reference] = {}
         self._resumed_from: int | None = None
@@ -166,6 +174,8 @@ class WeibullMonitor:
             if step < self._step:
                 self._guard.once(f"step went back from {self._step} to {step}; pass the steps since training began")
             return
+        if step is not None and step > self._step + 1:
+            self._budgets.lose_track()
         self._step = self._step + 1 if step is None else step
         if self._noted:
             self._noted = False
@@ -231,7 +241,7 @@ class WeibullMonitor:
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs that the history does not hold: the step, and what each parameter group has spent."""
-        return {"step": self._step, "budgets": self._budgets.state()}
+        return {"step": self._step, "budgets": self._budgets.state(), "watched": self._budgets.watched()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on where `state_dict` was taken: history and baseline continue, budgets are restored.
@@ -240,7 +250,7 @@ class WeibullMonitor:
         then unknown, and so is everything that follows from it.
         """
         self._step = int(state["step"])
-        self._budgets.restore(state.get("budgets"))
+        self._budgets.restore(state.get("budgets"), state.get("watched"))
         self._resumed_from, self.last, self._sampled = self._step, None, -1
         if self.is_main:
             self._guard("reading the baseline of the resumed run", self._recall_baseline)
@@ -268,6 +278,7 @@ class WeibullMonitor:
             raise LookupError(f"{history.path} holds no sample of step 0: there will be no drift and no budget ratio")
         scales = history.baseline.values("lambda")
         self._baseline = {name: Reference(k, scales[name]) for name, k in history.baseline.values("k").items()}
+        self._law.recall(history.snapshots, until=self._step)
 
     def _sample_and_log(self) -> None:
         if not self._begun:
@@ -291,20 +302,14 @@ class WeibullMonitor:
 
     def _measure(self) -> Snapshot | None:
         started = time.perf_counter()
-        notes = to_notes(self._budgets.by_parameter(self._reader.optimized()))
-        reading = self._reader.read(self._step, notes)
+        here = self._budgets.by_parameter(self._reader.optimized())
+        reading = self._reader.read(self._step, to_notes(here))
         for key, message in by_reason(reading.problems, "have no fit").items():
             self._guard.once(message, key=key)
         if not self.is_main:
             return None
-        fits, scaling = reading.fits, dict[str, Scaling]()
-        stepped = from_notes(reading.notes)
-        for component in self.discovery.components:
-            if component.name in fits:
-                used, budget = stepped.get(component.parameter, (None, None))
-                reference = self._baseline.get(component.name)
-                lambda_0 = reference.lambda_ if reference else None
-                scaling[component.name] = scaling_of(used, budget, fits[component.name].lambda_, lambda_0)
+        fits, stepped = reading.fits, from_notes(reading.notes) | here
+        scaling = self._law.at(self._step, self.discovery.components, fits, self._baseline, stepped)
         return Snapshot(
             step=self._step,
             time=time.time(),
@@ -350,6 +355,8 @@ class WeibullMonitor:
                 "fit": "middle-80 % probability plot from bit-pattern counts",
                 "bins_per_octave": 2**MANTISSA_BITS,
             },
+            optimizers=self._guard("describing the optimizers", self._budgets.describe) or (),
+            total_steps=self._law.total_steps,
             attention=[asdict(kind) for kind in self._reader.table.attention],
             components=self.discovery.components,
             skipped={skipped.name: skipped.reason for skipped in self.discovery.skipped},
