@@ -25,6 +25,7 @@ class CallbackOptions:
         include: Regular expressions; only names that one of them matches are measured.
         exclude: Regular expressions; names that one of them matches are not.
         resolution: ``"auto"``, ``"parameter"``, ``"matrix"`` or ``"head"``, as `WeibullMonitor` takes it.
+        forces: Whether to find what each sampled step of AdamW did to the squared norm of each matrix.
 
     Attributes:
         monitor: The `WeibullMonitor` at work, from the beginning of training; None before.
@@ -44,11 +45,12 @@ class CallbackOptions:
         include: str | Iterable[str] | None = None,
         exclude: str | Iterable[str] | None = None,
         resolution: Resolution | Literal["auto"] = "auto",
+        forces: bool = False,
     ) -> None:
         self._trackers = None if trackers == "auto" else [trackers] if isinstance(trackers, str) else list(trackers)
         check_options(every_n_steps, self._trackers or (), detail)
         self._output_dir = output_dir
         self._options: dict[str, Any] = {"every_n_steps": every_n_steps, "detail": detail, "resolution": resolution}
-        self._options |= {"kinds": kinds, "include": include, "exclude": exclude}
+        self._options |= {"kinds": kinds, "include": include, "exclude": exclude, "forces": forces}
         self._guard = Guard()
         self.monitor: WeibullMonitor | None = None

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from weibull_monitor import MemoryTracker, WeibullMonitor, read_history
 from weibull_monitor.forces import AdamState, adam_state, forces_of, squared_norm, sums_after
 
 
@@ -120,3 +122,55 @@ def test_what_has_no_forces_says_why() -> None:
     assert forces_of([math.nan, 1.0, 1.0, 1.0], 1e-3, 0.1) is None
     decoupled = torch.optim.Adam([parameter], decoupled_weight_decay=True)
     assert "no state of it yet" in str(adam_state(parameter, decoupled.param_groups[0], decoupled))
+
+
+def run(model: nn.Module, directory: Path, steps: int = 6, optimizer: Any = None, **options: Any) -> WeibullMonitor:
+    optimizer = optimizer or torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1)
+    monitor = WeibullMonitor(
+        model, optimizer, output_dir=directory, every_n_steps=lambda step: step % 3 == 0, forces=True, **options
+    )
+    for step in range(steps):
+        torch.manual_seed(step)
+        for parameter in model.parameters():
+            parameter.grad = torch.randn_like(parameter) + parameter.detach()
+        optimizer.step()
+        monitor.step()
+    return monitor
+
+
+def test_the_monitor_logs_the_forces_when_asked(tiny_model: nn.Module, tmp_path: Path) -> None:
+    tracker = MemoryTracker()
+    with run(tiny_model, tmp_path, trackers=[tracker]) as monitor:
+        snapshot = monitor.last
+    assert snapshot is not None
+    trained = {c.name for c in snapshot.components}
+    assert snapshot.forces.keys() == trained
+    for forces in snapshot.forces.values():
+        assert forces.closure == pytest.approx(0.0, abs=5e-3)
+        assert forces.injection > 0 > forces.decay
+    assert [step for step, metrics in tracker.records if "weibull_force/net/attn_q" in metrics] == [3, 6]
+    _, last = tracker.records[-1]
+    assert sum(abs(last[f"weibull_force/{f}/attn_q"]) for f in ("alignment", "injection", "decay")) == pytest.approx(1)
+    recorded = read_history(tmp_path).snapshots
+    assert recorded[0].values("force_net") == {}
+    for name, value in recorded[-1].values("force_alignment").items():
+        assert value == pytest.approx(snapshot.forces[name].alignment, rel=1e-6)
+
+
+def test_parts_of_a_matrix_make_up_the_whole(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    with run(nn.MultiheadAttention(32, 4), tmp_path) as monitor:
+        assert monitor.last is not None
+        forces = monitor.last.forces
+    assert {"in_proj_weight", "in_proj_weight[q]", "in_proj_weight[v]", "out_proj.weight"} <= forces.keys()
+    assert forces["in_proj_weight"].closure == pytest.approx(0.0, abs=5e-3)
+
+
+def test_another_optimizer_has_none_and_says_so_once(
+    tiny_model: nn.Module, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sgd = torch.optim.SGD(tiny_model.parameters(), lr=1e-3)
+    with run(tiny_model, tmp_path, optimizer=sgd) as monitor:
+        assert monitor.last is not None
+        assert monitor.last.forces == {}
+    assert caplog.text.count("the forces are those of AdamW, and the optimizer is SGD") == 1

@@ -21,7 +21,7 @@ _LOST = SUMS
 
 
 class ForceReader:
-    """Finds what a step did to the squared norm of every matrix: `before` the step, and `after` it.
+    """Finds what a step did to the squared norm of every matrix: `before` the step, `collect` after it, then `forces`.
 
     The sums over a matrix are added over its parts and over the ranks, packed into one all-reduce; nothing is waited for on
     the way.
@@ -30,11 +30,15 @@ class ForceReader:
         reader: What reads the model.
         keeper: What follows its optimizers.
         ranks: The ranks that hold the model together; None for one process.
+
+    Attributes:
+        reasons: Why this rank could not take the sums of some components, by name.
     """
 
     def __init__(self, reader: ModelReader, keeper: BudgetKeeper, ranks: Ranks | None) -> None:
         self._reader, self._keeper, self._ranks = reader, keeper, ranks
         self._norms: dict[str, Tensor] = {}
+        self._collected: tuple[Sequence[Component], Sums, Tensor] | None = None
         self.reasons: dict[str, str] = {}
 
     def before(self) -> None:
@@ -45,40 +49,47 @@ class ForceReader:
             components[i].name: squared_norm(here) for i, here in pieces.items() if here and not isinstance(here, str)
         }
 
-    def after(self, stepped: Mapping[str, Stepped]) -> dict[str, Forces]:
-        """The forces of the step just taken, on the main rank; nothing elsewhere. To be called on every rank.
+    def collect(self) -> None:
+        """Takes the sums after the step, and adds those of all ranks: to be called on every rank, whatever fails elsewhere."""
+        components, sums = self._components(), Sums(self._components())
+        packed = torch.zeros(len(sums.read), SUMS + 1, dtype=torch.float64)
+        self.reasons = {}
+        try:
+            owners = self._keeper.owners()
+            rows = {place: self._row(components[i], owners) for place, i in enumerate(sums.read)}
+            here = {place: row for place, row in rows.items() if isinstance(row, Tensor)}
+            if here:
+                packed[list(here), :SUMS] = torch.stack(list(here.values())).double().cpu()
+            lost = {place: row for place, row in rows.items() if isinstance(row, str)}
+        except Exception as error:  # the other ranks wait at the sum
+            packed.zero_()
+            lost = dict.fromkeys(range(len(packed)), f"taking the sums failed ({type(error).__name__}: {error})")
+        for place, reason in lost.items():
+            packed[place, _LOST] = 1.0
+            self.reasons[components[sums.read[place]].name] = reason
+        if self._ranks is not None:
+            packed = self._ranks.sum_(packed.to(self._ranks.device)).cpu()
+        self._norms, self._collected = {}, (components, sums, packed)
+
+    def forces(self, stepped: Mapping[str, Stepped]) -> dict[str, Forces]:
+        """The forces on each component that what was collected gives, by name.
 
         Args:
             stepped: What each parameter was stepped with.
         """
-        components, owners = self._components(), self._keeper.owners()
-        sums = Sums(components)
-        packed = torch.zeros(len(sums.read), SUMS + 1, dtype=torch.float64)
-        self.reasons = {}
-        rows = [self._row(components[i], owners) for i in sums.read]
-        for place, row in enumerate(rows):
-            if isinstance(row, str):
-                packed[place, _LOST] = 1.0
-                self.reasons[components[sums.read[place]].name] = row
-        here = [place for place, row in enumerate(rows) if isinstance(row, Tensor)]
-        if here:
-            packed[here, :SUMS] = torch.stack([row for row in rows if isinstance(row, Tensor)]).double().cpu()
-        if self._ranks is not None:
-            packed = self._ranks.sum_(packed.to(self._ranks.device)).cpu()
-        self._norms = {}
-        if not self._reader.is_main:
+        if self._collected is None:
             return {}
+        components, sums, packed = self._collected
+        self._collected = None
         batch = CountedRows(sums.read, packed, bins_of(torch.float32))
         out: dict[str, Forces] = {}
         for complete in sums.complete([batch]):
             for index, row in zip(complete.indices, complete.counts.tolist(), strict=True):
-                component = components[index]
-                how = stepped.get(component.parameter)
-                if how is None or row[_LOST]:
-                    continue
-                forces = forces_of(row[:SUMS], how.used.eta, how.used.weight_decay)
-                if forces is not None:
-                    out[component.name] = forces
+                how = stepped.get(components[index].parameter)
+                if how is not None and not row[_LOST]:
+                    found = forces_of(row[:SUMS], how.used.eta, how.used.weight_decay)
+                    if found is not None:
+                        out[components[index].name] = found
         return out
 
     def _components(self) -> Sequence[Component]:

@@ -26,6 +26,7 @@ from weibull_monitor.components import (
     without_single_experts,
 )
 from weibull_monitor.errors import ConfigurationError
+from weibull_monitor.force_reader import ForceReader
 from weibull_monitor.guard import Guard
 from weibull_monitor.law import ScalingLaw
 from weibull_monitor.measure import WeibullFit
@@ -84,6 +85,8 @@ class WeibullMonitor:
         scheduler: For a forecast of λ: the optimizer's scheduler, one for each of several optimizers, or a function of the
             optimizer step (from 1) that the learning rate is in proportion to. It is read, never stepped.
         total_steps: For a forecast of λ: optimizer steps of the whole run.
+        forces: Whether to find at each sample what the step did to the squared norm of each matrix: by alignment, injection and
+            decay. For AdamW; it reads the optimizer's state, and the weights once more before the step.
         resume: A `state_dict` to go on from: no new baseline is taken, and the history in ``output_dir`` goes on.
         process_group: The processes that measure together: all of them (``"auto"``), a process group of torch, or None for
             this process alone, which then has to have every weight.
@@ -114,6 +117,7 @@ class WeibullMonitor:
         resolution: Resolution | Literal["auto"] = "auto",
         scheduler: Any = None,
         total_steps: int | None = None,
+        forces: bool = False,
         resume: Mapping[str, Any] | None = None,
         process_group: Any | Literal["auto"] | None = "auto",
         join_timeout: float = JOIN_TIMEOUT,
@@ -138,6 +142,7 @@ class WeibullMonitor:
             raise ConfigurationError(nothing_to_measure(model, self.discovery))
         self._budgets = BudgetKeeper(optimizer)
         self._law = ScalingLaw(self._budgets, scheduler, total_steps)
+        self._forces = ForceReader(self._reader, self._budgets, self._ranks) if forces else None
         self._step, self._sampled = 0, -1
         self._baseline: dict[str, Reference] = {}
         self._resumed_from: int | None = None
@@ -183,6 +188,8 @@ class WeibullMonitor:
             self._guard("reading the optimizer's parameter groups", self._budgets.advance)
         if (last or self._guard("asking the schedule", self._is_due)) and not self._over:
             self._guard("sampling", self._sample_and_log)
+        if self._forces is not None and not self._over:
+            self._guard("measuring the norms before the next step", self._prepare_forces)
 
     def optimizer_stepped(self, optimizer: torch.optim.Optimizer) -> None:
         """Where several optimizers step at different times: says before `step` which of them have. Unsaid, all have.
@@ -264,6 +271,10 @@ class WeibullMonitor:
     def _is_due(self) -> bool:
         return self._due(self._step)
 
+    def _prepare_forces(self) -> None:
+        if self._forces is not None and self._due(self._step + 1):
+            self._forces.before()
+
     def _take_baseline(self) -> None:
         self._sampled = self._step
         self.last = self._measure()
@@ -303,12 +314,17 @@ class WeibullMonitor:
     def _measure(self) -> Snapshot | None:
         started = time.perf_counter()
         here = self._budgets.by_parameter(self._reader.optimized())
+        if self._forces is not None and self._step > 0:
+            self._forces.collect()
+            for key, message in by_reason(self._forces.reasons, "have no forces").items():
+                self._guard.once(message, key=key)
         reading = self._reader.read(self._step, to_notes(here))
         for key, message in by_reason(reading.problems, "have no fit").items():
             self._guard.once(message, key=key)
+        stepped = from_notes(reading.notes) | here
         if not self.is_main:
             return None
-        fits, stepped = reading.fits, from_notes(reading.notes) | here
+        fits = reading.fits
         scaling = self._law.at(self._step, self.discovery.components, fits, self._baseline, stepped)
         return Snapshot(
             step=self._step,
@@ -317,6 +333,7 @@ class WeibullMonitor:
             fits=fits,
             scaling=scaling,
             baseline=self._baseline,
+            forces=self._forces.forces(stepped) if self._forces is not None else {},
             unchanged=self._count_unchanged(fits, scaling),
             seconds=time.perf_counter() - started,
         )

@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from weibull_monitor.components import Component, distinct, representatives
+from weibull_monitor.forces import Forces
 from weibull_monitor.measure import WeibullFit
 from weibull_monitor.reasons import Reason
 
@@ -83,6 +84,7 @@ class Snapshot:
         fits: The fit of each component, by name; components that could not be read are absent.
         scaling: Where each component stands on the scaling law, by name.
         baseline: k and λ of each component at step 0, by name; empty if there is none.
+        forces: What the last step did to the squared norm of each component, by name; empty unless asked for.
         unchanged: Number of trainable components with η > 0 whose counts are identical to those of the sample before; None
             where there is none before.
         seconds: Wall time that measuring took, in seconds.
@@ -94,6 +96,7 @@ class Snapshot:
     fits: Mapping[str, WeibullFit]
     scaling: Mapping[str, Scaling] = field(default_factory=dict)
     baseline: Mapping[str, Reference] = field(default_factory=dict)
+    forces: Mapping[str, Forces] = field(default_factory=dict)
     unchanged: int | None = None
     seconds: float = 0.0
 
@@ -129,6 +132,11 @@ class Snapshot:
             if detail == "component":
                 out[f"weibull_scaling/lambda_forecast_low/{kind}"] = _median(f.low for f in foretold)
                 out[f"weibull_scaling/lambda_forecast_high/{kind}"] = _median(f.high for f in foretold)
+            forces = [self.forces[component.name] for component, _ in members if component.name in self.forces]
+            for place, force in enumerate(("alignment", "injection", "decay")):
+                out[f"weibull_force/{force}/{kind}"] = _median(f.shares[place] for f in forces)
+            out[f"weibull_force/net/{kind}"] = _median(f.net for f in forces)
+            out[f"weibull_force/closure/{kind}"] = _median(f.closure for f in forces)
         once = distinct(self.components)
         for name in ("selection", "transmission"):
             members = [(c, fits[c.name]) for c in once if c.component_class == name and c.name in fits]

@@ -45,7 +45,7 @@ def trained(
     """What the history holds after a few steps of two micro-batches each, the same on every rank."""
     optimizer = optimizer_of(wrapped)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 0.1, 1.0, total_iters=steps)
-    options.setdefault("every_n_steps", every_second)
+    options = {"every_n_steps": every_second, "forces": True, **options}
     with WeibullMonitor(wrapped, optimizer, output_dir=directory, **options) as monitor:
         for _ in range(steps):
             for micro in range(2):

@@ -19,12 +19,14 @@ def test_the_history_of_many_ranks_is_that_of_one(size: int, tmp_path: Path) -> 
     main, *others = launch("runs:histories", size, tmp_path)
     alone = main["alone"]
     assert list(alone) == ["0", "2", "4", "6"]
-    assert len(alone["6"]["k"]) == len(alone["6"]["eta"]) > 15
+    assert len(alone["6"]["k"]) == len(alone["6"]["eta"]) == len(alone["6"]["force_closure"]) > 15
     for layout in ("ddp", "fsdp2", "fsdp1_flat"):
         assert main[layout].keys() == alone.keys()
         for step, columns in alone.items():
             for column, values in columns.items():
                 found = {name.replace("_fsdp_wrapped_module.", ""): v for name, v in main[layout][step][column].items()}
+                if column.startswith("force"):  # sums of floats, in another order
+                    values = pytest.approx(values, rel=1e-4, abs=1e-6)
                 assert found == values, (layout, step, column)
     assert all(history is None for other in others for history in other.values())
 

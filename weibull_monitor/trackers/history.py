@@ -11,7 +11,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,14 +19,16 @@ import torch
 
 from weibull_monitor.components import Component, Part
 from weibull_monitor.errors import ConfigurationError, MissingDependencyError
+from weibull_monitor.forces import Forces
 from weibull_monitor.snapshot import NO_SCALING, Snapshot
 
 SCHEMA: Final = 1
 """Version of the line format."""
 _FIRST: Final = ("k", "lambda", "r2", "k_se", "rms", "zeros", "nonfinite", "eta", "weight_decay")
 _LAW: Final = ("effective", "t_over_tau", "lambda_forecast", "lambda_forecast_low", "lambda_forecast_high")
-COLUMNS: Final = (*_FIRST, *_LAW, "lambda_equilibrium")
-"""The columns of a ``snapshot`` line; lines of earlier versions have the first nine."""
+_FORCES: Final = tuple(f"force_{field.name}" for field in fields(Forces))
+COLUMNS: Final = (*_FIRST, *_LAW, "lambda_equilibrium", *_FORCES)
+"""The columns of a ``snapshot`` line; lines of earlier versions have the first nine, and forces are there when asked for."""
 FILE: Final = Path("weibull") / "history.jsonl"
 """Where the history lies within a run's directory."""
 
@@ -96,7 +98,8 @@ class HistoryWriter:
 
     def write_snapshot(self, snapshot: Snapshot) -> None:
         """Writes a ``snapshot`` line; values that do not exist are null."""
-        columns: dict[str, list[float | None]] = {column: [] for column in COLUMNS}
+        written = COLUMNS if snapshot.forces else COLUMNS[: -len(_FORCES)]
+        columns: dict[str, list[float | None]] = {column: [] for column in written}
         for component in snapshot.components:
             fit = snapshot.fits.get(component.name)
             scaling = snapshot.scaling.get(component.name, NO_SCALING)
@@ -109,7 +112,9 @@ class HistoryWriter:
             if fit is not None:
                 row |= {"zeros": fit.zeros, "nonfinite": fit.nonfinite, "rms": fit.rms}
                 row |= {"k": fit.k, "lambda": fit.lambda_, "r2": fit.r2, "k_se": fit.k_se}
-            for column in COLUMNS:
+            if forces := snapshot.forces.get(component.name):
+                row |= {f"force_{name}": value for name, value in asdict(forces).items()}
+            for column in written:
                 columns[column].append(_rounded(row.get(column)))
         line = {
             "type": "snapshot",
