@@ -268,13 +268,14 @@ class WeibullMonitor:
         for key, message in by_reason(problems, "have no fit").items():
             self._guard.once(message, key=key)
         scaling: dict[str, Scaling] = {}
-        stepped = self._budgets.by_parameter(self._model)
+        stepped, bounds = self._budgets.by_parameter(self._model), self._budgets.bounds(self._model)
         for component in self.discovery.components:
             if component.name in fits:
                 used, budget = stepped.get(component.parameter, (None, None))
                 reference = self._baseline.get(component.name)
                 lambda_0 = reference.lambda_ if reference else None
-                scaling[component.name] = scaling_of(used, budget, fits[component.name].lambda_, lambda_0)
+                update_max = bounds[component.parameter].rms(component.numel) if component.parameter in bounds else None
+                scaling[component.name] = scaling_of(used, budget, fits[component.name].lambda_, lambda_0, update_max)
         return Snapshot(
             step=self._step,
             time=time.time(),

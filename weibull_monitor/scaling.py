@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from weibull_monitor.bounds import UpdateBound, update_bound
 from weibull_monitor.snapshot import NO_SCALING, Scaling
 
 _COUPLED = frozenset({"Adam", "NAdam", "RAdam", "Adamax", "SGD", "RMSprop", "Adagrad", "Adadelta", "Rprop", "ASGD"})
@@ -34,10 +35,11 @@ class Hyperparameters(NamedTuple):
 
 
 class Budget(NamedTuple):
-    """What one parameter group has spent since the baseline: I and S above."""
+    """What one parameter group has spent since the baseline: I and S above, and Σ η."""
 
     integral: float = 0.0
     decay: float = 0.0
+    path: float = 0.0
 
     def advanced(self, eta: float, weight_decay: float) -> Budget:
         """The budget after one more step.
@@ -49,7 +51,7 @@ class Budget(NamedTuple):
         1.001
         """
         spent = eta * weight_decay
-        return Budget(self.integral * math.exp(-2.0 * spent) + 2.0 * eta * eta, self.decay + spent)
+        return Budget(self.integral * math.exp(-2.0 * spent) + 2.0 * eta * eta, self.decay + spent, self.path + eta)
 
 
 def hyperparameters(group: Mapping[str, Any], optimizer: str) -> Hyperparameters:
@@ -69,7 +71,13 @@ def hyperparameters(group: Mapping[str, Any], optimizer: str) -> Hyperparameters
     return Hyperparameters(eta, weight_decay, not coupled and optimizer not in _UNBOUNDED)
 
 
-def scaling_of(used: Hyperparameters | None, budget: Budget | None, lambda_: float, lambda_0: float | None) -> Scaling:
+def scaling_of(
+    used: Hyperparameters | None,
+    budget: Budget | None,
+    lambda_: float,
+    lambda_0: float | None,
+    update_max: float | None = None,
+) -> Scaling:
     """Where a component stands on the law.
 
     Args:
@@ -77,6 +85,7 @@ def scaling_of(used: Hyperparameters | None, budget: Budget | None, lambda_: flo
         budget: What its parameter group has spent since the baseline; None if that is not known.
         lambda_: λ now; NaN if there is no fit.
         lambda_0: λ at the baseline, if known.
+        update_max: Bound of the RMS of the optimizer's update, in units of η, if there is one.
 
     Returns:
         Every value that exists; those that do not (no weight decay, no baseline, no step yet) are None.
@@ -84,7 +93,8 @@ def scaling_of(used: Hyperparameters | None, budget: Budget | None, lambda_: flo
     if used is None:
         return NO_SCALING
     if not used.law:
-        return Scaling(eta=used.eta, weight_decay=used.weight_decay)
+        path = budget.path if budget else None
+        return Scaling(eta=used.eta, weight_decay=used.weight_decay, eta_sum=path, update_max=update_max)
     plain = math.sqrt(used.eta / used.weight_decay) if used.weight_decay > 0 and used.eta > 0 else None
     effective = math.sqrt(budget.integral) if budget and budget.integral > 0 else None
     grown = lambda_**2 - lambda_0**2 * math.exp(-2.0 * budget.decay) if budget and lambda_0 is not None else math.nan
@@ -96,6 +106,8 @@ def scaling_of(used: Hyperparameters | None, budget: Budget | None, lambda_: flo
         t_over_tau=budget.decay if budget and used.weight_decay > 0 else None,
         lambda_ratio=lambda_ / plain if plain and math.isfinite(lambda_) else None,
         budget_ratio=math.sqrt(grown) / effective if effective and grown >= 0 else None,
+        eta_sum=budget.path if budget else None,
+        update_max=update_max,
     )
 
 
@@ -190,6 +202,21 @@ class BudgetKeeper:
                 if used is not None:
                     stands = (used, followed.budgets[i] if followed.known else None)
                     found.update((id(p), stands) for p in followed.optimizer.param_groups[i]["params"])
+        return {name: found[id(p)] for name, p in model.named_parameters() if id(p) in found}
+
+    def bounds(self, model: nn.Module) -> dict[str, UpdateBound]:
+        """What bounds the update of each parameter that an optimizer holds; those without a bound are absent."""
+        found: dict[int, UpdateBound] = {}
+        for followed in self._followed:
+            name = type(followed.innermost).__name__
+            for group in followed.optimizer.param_groups:
+                known: dict[tuple[int, ...], UpdateBound | None] = {}
+                for parameter in group["params"]:
+                    shape = tuple(parameter.shape)
+                    if shape not in known:
+                        known[shape] = update_bound(name, group, shape)
+                    if bound := known[shape]:
+                        found[id(parameter)] = bound
         return {name: found[id(p)] for name, p in model.named_parameters() if id(p) in found}
 
     def state(self) -> list[list[list[float]] | None] | None:

@@ -28,6 +28,8 @@ class Scaling:
         t_over_tau: S = Σ ηλ_wd over the steps taken: training time in units of τ = 1/(ηλ_wd).
         lambda_ratio: λ/√(η/λ_wd).
         budget_ratio: c = √(λ² - λ_0²·exp(-2S))/√I.
+        eta_sum: Σ η over the steps taken.
+        update_max: Bound of the RMS of the optimizer's update of one step, in units of η (`weibull_monitor.bounds`).
     """
 
     eta: float | None = None
@@ -37,6 +39,8 @@ class Scaling:
     t_over_tau: float | None = None
     lambda_ratio: float | None = None
     budget_ratio: float | None = None
+    eta_sum: float | None = None
+    update_max: float | None = None
 
 
 NO_SCALING = Scaling()

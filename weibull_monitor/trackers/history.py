@@ -23,7 +23,10 @@ from weibull_monitor.snapshot import NO_SCALING, Snapshot
 
 SCHEMA: Final = 1
 """Version of the line format."""
-COLUMNS: Final = ("k", "lambda", "r2", "k_se", "rms", "zeros", "nonfinite", "eta", "weight_decay")
+COLUMNS: Final = (
+    *("k", "lambda", "r2", "k_se", "rms", "zeros", "nonfinite"),
+    *("eta", "weight_decay", "eta_sum", "update_max"),
+)
 """The columns of a ``snapshot`` line."""
 FILE: Final = Path("weibull") / "history.jsonl"
 """Where the history lies within a run's directory."""
@@ -95,6 +98,7 @@ class HistoryWriter:
             fit = snapshot.fits.get(component.name)
             scaling = snapshot.scaling.get(component.name, NO_SCALING)
             row: dict[str, float | None] = {"eta": scaling.eta, "weight_decay": scaling.weight_decay}
+            row |= {"eta_sum": scaling.eta_sum, "update_max": scaling.update_max}
             if fit is not None:
                 row |= {"zeros": fit.zeros, "nonfinite": fit.nonfinite, "rms": fit.rms}
                 row |= {"k": fit.k, "lambda": fit.lambda_, "r2": fit.r2, "k_se": fit.k_se}
@@ -229,8 +233,9 @@ def read_history(path: str | Path) -> History:
                 snapshots = {step: s for step, s in snapshots.items() if step <= line["resumed_from"]}
             runs.append(_run_from_json(line))
         elif line.get("type") == "snapshot" and runs:
-            columns = {name: tuple(line[name]) for name in COLUMNS}
             components = runs[-1].components
+            absent = [None] * len(components)  # a column that was added after the line was written
+            columns = {name: tuple(line.get(name, absent)) for name in COLUMNS}
             if all(len(values) == len(components) for values in columns.values()):
                 snapshots[line["step"]] = RecordedSnapshot(line["step"], line["time"], components, columns)
     return History(file, tuple(runs), tuple(snapshots[step] for step in sorted(snapshots)))
