@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakValueDictionary
 
 import torch
@@ -34,6 +34,9 @@ from weibull_monitor.scaling import BudgetKeeper, scaling_of
 from weibull_monitor.schedule import Schedule
 from weibull_monitor.snapshot import Detail, Reference, Scaling, Snapshot
 from weibull_monitor.trackers import HistoryWriter, RunRecord, Tracker, as_trackers, check_trackers, read_history
+
+if TYPE_CHECKING:
+    from weibull_monitor.alerts import Alert, AlertSettings
 
 logger = logging.getLogger("weibull_monitor")
 
@@ -75,6 +78,11 @@ class WeibullMonitor:
         resolution: ``"matrix"`` measures stored matrices and the parts of those that hold several (q, k and v; gate and up; each
             expert), ``"head"`` also each attention head, ``"parameter"`` stored matrices alone. ``"auto"`` is ``"matrix"``, but
             for single experts where they would make more than 2,000 components.
+        alerts: Thresholds of the rules that every sample is judged by (docs/alerts.md): the defaults, the path of a TOML file, a
+            dictionary or `AlertSettings`; False for no alerts.
+        on_alert: Called with each `Alert` of a warning or an error.
+        webhook: A URL that each of them is posted to, as Slack's incoming webhooks take it; it is never logged.
+        stop_on: Severity (``"error"``, ``"warning"``) of an alert from which `stop_requested` is True.
         resume: A `state_dict` to go on from: no new baseline is taken, and the history in ``output_dir`` goes on.
         world_size: Number of processes of the run, for the record.
 
@@ -101,9 +109,16 @@ class WeibullMonitor:
         include: str | Iterable[str] | None = None,
         exclude: str | Iterable[str] | None = None,
         resolution: Resolution | Literal["auto"] = "auto",
+        alerts: AlertSettings | Mapping[str, Any] | str | Path | bool = True,
+        on_alert: Callable[[Alert], object] | None = None,
+        webhook: str | None = None,
+        stop_on: str | None = None,
         resume: Mapping[str, Any] | None = None,
         world_size: int = 1,
     ) -> None:
+        from weibull_monitor.alerts.watch import AlertOptions, Watch  # not before it is needed: 20 ms
+
+        told = AlertOptions.of(alerts, on_alert, webhook, stop_on)
         trackers = trackers if isinstance(trackers, str) else list(trackers)
         self._due = check_options(every_n_steps, trackers, detail)
         self._detail, self._world_size = detail, world_size
@@ -116,6 +131,8 @@ class WeibullMonitor:
         self._trackers = as_trackers(trackers, self.output_dir)
         self._budgets = BudgetKeeper(optimizer)
         self._guard = Guard()
+        self._watch = Watch(told, self._history, self._trackers, str(self.output_dir), self._guard)
+        self._guard("finding the kinds of attention", lambda: self._watch.begin(self._attention()))
         self._step = 0
         self._baseline: dict[str, Reference] = {}
         self._resumed_from: int | None = None
@@ -132,6 +149,11 @@ class WeibullMonitor:
     def discovery(self) -> Discovery:
         """The components that are measured, and what is not and why."""
         return self._reader.discovery
+
+    @property
+    def stop_requested(self) -> bool:
+        """Whether an alert of the severity ``stop_on`` has been told: for a loop of your own to end by."""
+        return bool(self._watch.decision)
 
     def step(self, step: int | None = None, last: bool = False) -> None:
         """To be called right after ``optimizer.step()``, before the scheduler moves on. Samples if it is time to.
@@ -198,6 +220,7 @@ class WeibullMonitor:
             del _AT_WORK[self._history.path.resolve()]
         for tracker in self._trackers:
             self._guard(f"closing {type(tracker).__name__}", tracker.close)
+        self._watch.close()
         self._guard("closing the history", self._history.close)
 
     def __enter__(self) -> WeibullMonitor:
@@ -210,7 +233,8 @@ class WeibullMonitor:
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs that the history does not hold: the step, and what each parameter group has spent."""
-        return {"step": self._step, "budgets": self._budgets.state()}
+        alerts = self._guard("keeping the alerts", self._watch.state_dict)
+        return {"step": self._step, "budgets": self._budgets.state()} | ({"alerts": alerts} if alerts else {})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on where `state_dict` was taken: history and baseline continue, budgets are restored.
@@ -221,7 +245,7 @@ class WeibullMonitor:
         self._step = int(state["step"])
         self._budgets.restore(state.get("budgets"))
         self._resumed_from, self.last = self._step, None
-        self._guard("reading the baseline of the resumed run", self._recall_baseline)
+        self._guard("reading the baseline of the resumed run", lambda: self._recall_baseline(state.get("alerts") or {}))
 
     def _is_due(self) -> bool:
         return self._due(self._step)
@@ -238,9 +262,10 @@ class WeibullMonitor:
         self.last = self._measure()
         self._baseline = {n: Reference(fit.k, fit.lambda_) for n, fit in self.last.fits.items() if fit.available}
 
-    def _recall_baseline(self) -> None:
+    def _recall_baseline(self, alerts: Mapping[str, Any]) -> None:
         self._baseline = {}
         history = read_history(self._history.path)
+        self._watch.resume(alerts, [s for s in history.snapshots if s.step <= self._step])
         if history.baseline is None:
             raise LookupError(f"{history.path} holds no sample of step 0: there will be no drift and no budget ratio")
         scales = history.baseline.values("lambda")
@@ -299,12 +324,17 @@ class WeibullMonitor:
 
     def _log(self, snapshot: Snapshot) -> None:
         self._guard("writing the history", lambda: self._history.write_snapshot(snapshot))
-        metrics = snapshot.metrics(self._detail)
+        alerts = self._watch.observe(snapshot)
+        metrics = snapshot.metrics(self._detail) | self._watch.metrics()
         for tracker in self._trackers:
             self._guard(
                 f"logging to {type(tracker).__name__}",
                 lambda tracker=tracker: tracker.log(metrics, snapshot.step),  # type: ignore[misc]
             )
+        self._watch.tell(alerts)
+
+    def _attention(self) -> list[dict[str, Any]]:
+        return [asdict(kind) for kind in attention_types(self._model, self.discovery.components)]
 
     def _run_record(self, resumed_from: int | None) -> RunRecord:
         from weibull_monitor import __version__
@@ -323,7 +353,7 @@ class WeibullMonitor:
                 "fit": "middle-80 % probability plot from bit-pattern counts",
                 "bins_per_octave": 2**MANTISSA_BITS,
             },
-            attention=[asdict(kind) for kind in attention_types(self._model, self.discovery.components)],
+            attention=self._attention(),
             components=self.discovery.components,
             skipped={skipped.name: skipped.reason for skipped in self.discovery.skipped},
             version=__version__,

@@ -1,7 +1,7 @@
 """The history: the embedded record of a run, one JSON object a line, appended and never rewritten.
 
-Line types: ``run`` (a run or its resumption begins: what is measured and how) and ``snapshot`` (one sample, in columns
-aligned with the components of the last ``run`` line). Each line goes out in one write, so a killed process leaves at most one
+Line types: ``run`` (a run or its resumption begins: what is measured and how), ``snapshot`` (one sample, in columns
+aligned with the components of the last ``run`` line) and ``alert`` (something begins, gets worse or ends). Each line goes out in one write, so a killed process leaves at most one
 torn line at the end, which readers skip and the next writer closes.
 """
 
@@ -13,13 +13,16 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
 from weibull_monitor.components import Component, Part
 from weibull_monitor.errors import ConfigurationError, MissingDependencyError
 from weibull_monitor.snapshot import NO_SCALING, Snapshot
+
+if TYPE_CHECKING:
+    from weibull_monitor.alerts import Alert
 
 SCHEMA: Final = 1
 """Version of the line format."""
@@ -106,6 +109,10 @@ class HistoryWriter:
                 columns[column].append(_rounded(row.get(column)))
         self._write({"type": "snapshot", "step": snapshot.step, "time": round(snapshot.time, 3)} | columns)
 
+    def write_alert(self, alert: Alert) -> None:
+        """Writes an ``alert`` line."""
+        self._write({"type": "alert"} | alert.to_json())
+
     def close(self) -> None:
         """Closes the file."""
         if self._fd is not None:
@@ -153,11 +160,13 @@ class History:
         path: The file.
         runs: Its beginning and every resumption.
         snapshots: Its samples, one a step, by rising step. A resumption replaces what had been sampled after its checkpoint.
+        alerts: What was told of them, in order; a resumption replaces these too.
     """
 
     path: Path
     runs: tuple[RunRecord, ...]
     snapshots: tuple[RecordedSnapshot, ...]
+    alerts: tuple[Alert, ...] = ()
 
     @property
     def components(self) -> tuple[Component, ...]:
@@ -221,6 +230,7 @@ def read_history(path: str | Path) -> History:
         raise FileNotFoundError(f"no history at {given}: neither a file, nor {given / FILE}")
     runs: list[RunRecord] = []
     snapshots: dict[int, RecordedSnapshot] = {}
+    alerts: list[Alert] = []
     for line in _lines(file):
         if line.get("type") == "run":
             if line["schema"] > SCHEMA:
@@ -228,9 +238,10 @@ def read_history(path: str | Path) -> History:
                     f"{file} has schema {line['schema']}, this version reads up to {SCHEMA}; upgrade weibull-monitor"
                 )
             if line["resumed_from"] is None:
-                runs, snapshots = [], {}
+                runs, snapshots, alerts = [], {}, []
             else:  # what was sampled after the checkpoint that is resumed from belongs to a branch that was given up
                 snapshots = {step: s for step, s in snapshots.items() if step <= line["resumed_from"]}
+                alerts = [alert for alert in alerts if alert.step <= line["resumed_from"]]
             runs.append(_run_from_json(line))
         elif line.get("type") == "snapshot" and runs:
             components = runs[-1].components
@@ -238,7 +249,9 @@ def read_history(path: str | Path) -> History:
             columns = {name: tuple(line.get(name, absent)) for name in COLUMNS}
             if all(len(values) == len(components) for values in columns.values()):
                 snapshots[line["step"]] = RecordedSnapshot(line["step"], line["time"], components, columns)
-    return History(file, tuple(runs), tuple(snapshots[step] for step in sorted(snapshots)))
+        elif line.get("type") == "alert" and runs:
+            alerts.append(_alert_from_json(line))
+    return History(file, tuple(runs), tuple(snapshots[step] for step in sorted(snapshots)), tuple(alerts))
 
 
 def _lines(file: Path) -> Iterable[dict[str, Any]]:
@@ -255,6 +268,12 @@ def _lines(file: Path) -> Iterable[dict[str, Any]]:
 def _run_from_json(line: Mapping[str, Any]) -> RunRecord:
     known = {name: line[name] for name in RunRecord.__dataclass_fields__ if name in line}
     return RunRecord(**known | {"components": tuple(_component_from_json(c) for c in line["components"])})
+
+
+def _alert_from_json(line: Mapping[str, Any]) -> Alert:
+    from weibull_monitor.alerts.finding import alert_from_json
+
+    return alert_from_json(line)
 
 
 def _component_to_json(component: Component) -> dict[str, Any]:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from weibull_monitor.errors import MissingDependencyError
+
+if TYPE_CHECKING:
+    from weibull_monitor.alerts import Alert
 
 
 class TensorBoardTracker:
@@ -35,6 +38,15 @@ class TensorBoardTracker:
         """Writes each metric as a scalar and flushes, so that a live page shows it."""
         for key, value in metrics.items():
             self._writer.add_scalar(key, value, step)
+        self._writer.flush()
+
+    def alert(self, alert: Alert) -> None:
+        """Writes the text, and a marker: a curve of the rule's own that jumps to 1, 2 or 3 by severity and falls to 0 at the end."""
+        from weibull_monitor.alerts.finding import rank
+
+        self._writer.add_text(f"weibull_alerts/{alert.finding.rule}", f"**{alert.title}**\n\n{alert.text}", alert.step)
+        level = 0 if alert.phase == "ends" else rank(alert.finding.severity)
+        self._writer.add_scalar(f"weibull_alerts/{alert.finding.rule}", level, alert.step)
         self._writer.flush()
 
     def close(self) -> None:

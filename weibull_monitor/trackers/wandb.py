@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from weibull_monitor.errors import MissingDependencyError
+
+if TYPE_CHECKING:
+    from weibull_monitor.alerts import Alert
 
 
 class WandbTracker:
@@ -60,6 +63,14 @@ class WandbTracker:
         if self._run.step != self._rode_at:
             self._rode_at = self._run.step
             self._run.log(self._waiting.pop(0), commit=False)
+
+    def alert(self, alert: Alert) -> None:
+        """Sends a W&B alert; W&B passes on one a title and minute, and titles are the same for each rule and severity."""
+        import wandb
+
+        level = "info" if alert.phase == "ends" else alert.finding.severity
+        levels = {"info": wandb.AlertLevel.INFO, "warning": wandb.AlertLevel.WARN, "error": wandb.AlertLevel.ERROR}
+        self._run.alert(title=alert.title, text=alert.text, level=levels[level])
 
     def close(self) -> None:
         """Logs what still waits for a row, and finishes the run if it is ours."""
