@@ -437,7 +437,7 @@ def train(case: Case, place: Path, **options: Any) -> Outcome:
     monitor.close()
     outcome = Outcome(case, str(place), fault_step, world.victims, tuple(losses))
     (place / "outcome.json").write_text(json.dumps(asdict(outcome)))
-    if case.steps == 200:
+    if place.name == "pretraining":
         torch.save(model.state_dict(), place / "weights.pt")
     return outcome
 
@@ -509,9 +509,9 @@ def faulty_cases(seed: int, repeats: int) -> list[Case]:
         Case("masked", "bert"),
     ]
     cases = []
-    for index, fault in enumerate(FAULTS):
-        for repeat in range(repeats):
-            case = variants[(index + repeat) % len(variants)]
+    for repeat in range(repeats):
+        for index, fault in enumerate(FAULTS):
+            case = replace(variants[(index + repeat) % len(variants)], steps=240)
             if fault == "weight decay x 100" and case.weight_decay == 0.0:
                 case = replace(case, weight_decay=0.1, name="decay")
             if fault == "bf16 freezes a matrix":

@@ -151,9 +151,9 @@ class WeibullMonitor:
         return self._reader.discovery
 
     @property
-    def stop_requested(self) -> bool:
-        """Whether an alert of the severity ``stop_on`` has been told: for a loop of your own to end by."""
-        return bool(self._watch.decision)
+    def stop_requested(self) -> int:
+        """Whether an alert of the severity ``stop_on`` has been told: 0 no; 1 stop; 2 the weights are worth saving, and stop."""
+        return self._watch.decision
 
     def step(self, step: int | None = None, last: bool = False) -> None:
         """To be called right after ``optimizer.step()``, before the scheduler moves on. Samples if it is time to.

@@ -12,7 +12,13 @@ if TYPE_CHECKING:
     from weibull_monitor.alerts.recorded import replay as replay
     from weibull_monitor.alerts.settings import AlertSettings as AlertSettings
 
-_HOME = {"Engine": "engine", "Alert": "finding", "Finding": "finding", "replay": "recorded", "AlertSettings": "settings"}
+_HOME = {
+    "Engine": "engine",
+    "Alert": "finding",
+    "Finding": "finding",
+    "replay": "recorded",
+    "AlertSettings": "settings",
+}
 """Loaded when first asked for, so that `import weibull_monitor` stays quick."""
 
 

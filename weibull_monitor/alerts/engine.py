@@ -104,6 +104,8 @@ class Engine:
 
     def _admitted(self, name: str, given: Reading, found: Mapping[str, Reading]) -> Reading:
         """The reading without components that are ignored or claimed by a stronger rule, and no graver than allowed."""
+        if not (given.strength >= 1.0).any():
+            return given
         out = self._ignored[name].copy()
         for stronger in CLAIMED_BY.get(name, ()):
             if stronger in found:

@@ -51,6 +51,8 @@ class Facts:
         trainable: Required a gradient when they were found.
         numel: Number of elements.
         precision: Distance of 1 and the next number in the dtype of storage.
+        blocks: Index of the block; -1 outside of blocks.
+        labels: Kinds, as metric keys spell them: one string a component.
         groups: What is judged together.
     """
 
@@ -60,6 +62,8 @@ class Facts:
     trainable: Bools
     numel: Floats
     precision: Floats
+    blocks: Ints
+    labels: tuple[str, ...]
     groups: tuple[Group, ...]
 
     def __len__(self) -> int:
@@ -89,6 +93,8 @@ class Facts:
             trainable=array(lambda c: c.trainable, bool),
             numel=array(lambda c: c.numel, float),
             precision=array(lambda c: _precision(c.dtype), float),
+            blocks=array(lambda c: -1 if c.block is None else c.block, int),
+            labels=tuple(c.label for c in components),
             groups=_groups(components, standing, {_place(a): _sharing(a) for a in attention}),
         )
 
@@ -98,7 +104,8 @@ def _groups(
 ) -> tuple[Group, ...]:
     found: dict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
     for i, c in enumerate(components):
-        if id(c) in standing and c.block is not None and c.expert is None:
+        comparable = c.kind.startswith(("attn_", "ffn_"))  # adapters of one block are of all shapes
+        if id(c) in standing and c.block is not None and c.expert is None and comparable:
             found[c.tower, c.label].append((c.block, i))
     groups = []
     for (tower, label), members in found.items():

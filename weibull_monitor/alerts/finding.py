@@ -32,7 +32,8 @@ class Finding:
         component: The worst component.
         components: Names of the components, the worst first; at most 20 of them.
         count: How many there are.
-        value: What was measured of the worst one, in the unit of the rule; None where there is no number.
+        quantity: What was measured: k, λ, R², …
+        value: Its value, of the worst component; None where there is no number.
         expected: Range that was expected of that value; an end is None where it is open.
         z: Distance from that range, in units of what is usual (the rule says of what); None where there is none.
         meaning: One sentence: what it may mean and what to look at.
@@ -44,6 +45,7 @@ class Finding:
     component: str
     components: tuple[str, ...]
     count: int
+    quantity: str
     value: float | None
     expected: tuple[float | None, float | None]
     z: float | None
@@ -60,12 +62,14 @@ class Alert:
         step: Step of the sample at which it is told.
         finding: The finding, as it was when it began or got worse.
 
-    >>> finding = Finding("nonfinite", "error", 40, "a.weight", ("a.weight",), 1, 3.0, (0.0, 0.0), None, "Look at the loss.")
+    >>> finding = Finding(
+    ...     "nonfinite", "error", 40, "a.weight", ("a.weight",), 1, "Inf and NaN", 3.0, (0.0, 0.0), None, "Look at the loss."
+    ... )
     >>> alert = Alert("begins", 40, 40, finding)
     >>> alert.title
     'weibull: nonfinite (error)'
     >>> print(alert.text)
-    step 40: a.weight: 3, expected 0. Look at the loss.
+    step 40: a.weight: Inf and NaN 3, expected 0. Look at the loss.
     """
 
     phase: Phase
@@ -85,7 +89,7 @@ class Alert:
         finding = self.finding
         more = f" and {finding.count - 1} more" if finding.count > 1 else ""
         if self.phase == "ends":
-            return f"step {self.step}: {finding.component}{more}: as usual again, since step {self.since} it was not."
+            return f"step {self.step}: {finding.component}{more}: no longer found; it began at step {self.since}."
         return f"step {self.step}: {finding.component}{more}{self._numbers()}. {finding.meaning}"
 
     def _numbers(self) -> str:
@@ -93,7 +97,7 @@ class Alert:
         if finding.value is None:
             return ""
         z = f", z {finding.z:.1f}" if finding.z is not None and math.isfinite(finding.z) else ""
-        return f": {finding.value:.4g}{expectation(finding.expected)}{z}"
+        return f": {finding.quantity} {finding.value:.4g}{expectation(finding.expected)}{z}"
 
     def to_json(self) -> dict[str, Any]:
         """The ``alert`` line of the history."""
@@ -113,7 +117,7 @@ def expectation(expected: tuple[float | None, float | None]) -> str:
 def alert_from_json(line: Mapping[str, Any]) -> Alert:
     """The alert of an ``alert`` line of the history.
 
-    >>> finding = Finding("dead", "warning", 8, "a", ("a", "b"), 2, 0.5, (None, 0.1), 4.0, "Look.")
+    >>> finding = Finding("dead", "warning", 8, "a", ("a", "b"), 2, "zeros", 0.5, (None, 0.1), 4.0, "Look.")
     >>> alert_from_json(Alert("begins", 8, 8, finding).to_json()) == Alert("begins", 8, 8, finding)
     True
     """

@@ -149,7 +149,7 @@ class TransmissionExit(RuleSettings):
 
 @dataclass(frozen=True)
 class BodyBreak(RuleSettings):
-    """R² under ``r2``; or since the sample before a fall by ``fall``, or a change of k by ``change``, and ``z`` times what is usual."""
+    """R² under ``r2``; or a sudden fall by ``fall``, or a sudden change of k by ``change``, and ``z`` times what is usual."""
 
     r2: float = 0.95
     fall: float = 0.01
@@ -255,6 +255,13 @@ def _filled(defaults: Settings, given: Mapping[str, Any], where: str) -> Setting
     return dataclasses.replace(defaults, **changed)  # type: ignore[type-var]
 
 
+def _check_pattern(name: str, pattern: str) -> None:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ConfigurationError(f"{name}: {pattern!r} is not a regular expression: {error}") from error
+
+
 def _checked(name: str, value: Any, default: Any) -> Any:
     """The value of one key, if it is of the default's type and in range."""
     key = name.rpartition(".")[2]
@@ -267,10 +274,7 @@ def _checked(name: str, value: Any, default: Any) -> Any:
         if not isinstance(patterns, (list, tuple)) or not all(isinstance(p, str) for p in patterns):
             raise ConfigurationError(f"{name} is {value!r}; it must be a list of regular expressions")
         for pattern in patterns:
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise ConfigurationError(f"{name}: {pattern!r} is not a regular expression: {error}") from error
+            _check_pattern(name, pattern)
         return tuple(patterns)
     if isinstance(default, str):
         if value not in SEVERITIES:

@@ -30,7 +30,8 @@ class Track:
         self._standing: list[tuple[Alert, Bools]] = []
         self._since_told: int | None = None
         self._rank_told = 0
-        self._make_room(0)
+        self._active: Bools = np.zeros(0, dtype=bool)
+        self._waiting, self._hot, self._quiet = self._active, np.zeros(0, np.int64), np.zeros(0, np.int64)
 
     @property
     def standing(self) -> list[Alert]:
@@ -47,19 +48,21 @@ class Track:
     def follow(self, found: Reading, step: int, settings: RuleSettings, cool_down: int) -> list[Alert]:
         """Takes in the reading of one more sample, and returns what is new.
 
-        A component is active from ``settings.persist`` samples in a row at strength 1 until ``settings.clear`` samples in a row below
-        0.8. What becomes active at one sample is one alert. Within the cool-down after one, others wait, and are then told
+        A component is active from ``settings.persist`` samples in a row at strength 1 until ``settings.clear`` samples in a row
+        below 0.8. What becomes active at one sample is one alert. Within the cool-down after one, others wait, and are then told
         together, unless they are graver.
         """
+        if self._since_told is not None:
+            self._since_told += 1
         hit = found.strength >= 1.0
+        if not (self._standing or hit.any() or self._hot.any() or self._active.any()):
+            return []  # as nearly always
         self._hot = np.where(hit, np.minimum(self._hot + 1, settings.persist), 0)
         begun = (self._hot >= settings.persist) & ~self._active
         self._quiet = np.where(self._active & (found.strength < KEEPS), self._quiet + 1, 0)
         over = self._active & (self._quiet >= settings.clear)
         self._active = (self._active | begun) & ~over
         self._waiting = (self._waiting | begun) & ~over
-        if self._since_told is not None:
-            self._since_told += 1
         told = self._ended(step) + self._worsened(found, hit, step)
         return told + self._begun(found, hit, step, cool_down)
 

@@ -20,6 +20,7 @@ READ: Final = (
 """The recorded columns that rules read."""
 DERIVED: Final = ("work", "budget", "decay")
 """What follows from them: of the interval before a sample its `work`, and I and S of the scaling law (`scaling.py`)."""
+_NO_FIT: Final = (math.nan,) * 7
 CAPACITY: Final = 32
 """Samples that are kept. 2,000 components take 14 MB."""
 WARMING: Final = 2.0
@@ -51,6 +52,8 @@ class Window:
             a jump by a factor of two a sample.
         settled: Whether η of each component has ever been past its warm-up before the last sample, shape (components,).
         samples: Samples taken so far, those that are no longer kept included.
+        memo: What several rules make of the latest sample alike; emptied at the next.
+        kept: What rules make of the components and the baseline; emptied when these change.
     """
 
     def __init__(self, attention: Iterable[Mapping[str, Any]] = ()) -> None:
@@ -58,7 +61,14 @@ class Window:
         self._buffer: dict[str, Floats] = {}
         self._steps: list[int] = []
         self._end = 0
+        self._components: tuple[Component, ...] = ()
+        self.facts = Facts.of(())
+        self.baseline: dict[str, Floats] = {}
+        self.peak: Floats = np.zeros(0)
+        self.settled: Bools = np.zeros(0, dtype=bool)
         self.samples = 0
+        self.memo: dict[Any, Any] = {}
+        self.kept: dict[Any, Any] = {}
         self._adopt(())
 
     def push(self, sample: Sample) -> None:
@@ -66,6 +76,7 @@ class Window:
         if sample.components is not self._components and sample.components != self._components:
             self._adopt(sample.components)
         self._components = sample.components
+        self.memo.clear()
         columns = columns_of(sample)
         if self._end == 2 * CAPACITY:
             for values in self._buffer.values():
@@ -79,20 +90,24 @@ class Window:
         self._derive()
         if sample.step == 0:
             self.baseline = {name: self.now(name).copy() for name in READ}
+            self.kept.clear()
 
     def __getitem__(self, column: str) -> Floats:
         """A column of the last samples, the latest last: a view of shape (samples, components)."""
-        return self._buffer[column][self._end - len(self._steps) : self._end]
+        values: Floats = self._buffer[column][self._end - len(self._steps) : self._end]
+        return values
 
     def now(self, column: str) -> Floats:
         """A column of the latest sample, shape (components,)."""
-        return self._buffer[column][self._end - 1]
+        values: Floats = self._buffer[column][self._end - 1]
+        return values
 
     def before(self, column: str) -> Floats:
         """A column of the sample before the latest; NaN if there was none."""
         if len(self._steps) < 2:
             return np.full(len(self.facts), np.nan)
-        return self._buffer[column][self._end - 2]
+        values: Floats = self._buffer[column][self._end - 2]
+        return values
 
     @property
     def steps(self) -> Sequence[int]:
@@ -160,7 +175,7 @@ class Window:
 
     def _adopt(self, components: tuple[Component, ...]) -> None:
         """Makes room for these components, and carries over what is known of them."""
-        before = {c.name: i for i, c in enumerate(getattr(self, "_components", ()))}
+        before = {c.name: i for i, c in enumerate(self._components)}
         kept = [(before[c.name], i) for i, c in enumerate(components) if c.name in before]
         source, target = [a for a, _ in kept], [b for _, b in kept]
 
@@ -174,12 +189,12 @@ class Window:
         self._buffer = {
             name: carried(self._buffer.get(name), (2 * CAPACITY, size), np.nan) for name in (*READ, *DERIVED)
         }
-        old = getattr(self, "baseline", {})
-        self.baseline = {name: carried(old.get(name), (size,), np.nan) for name in READ}
-        self.peak = carried(getattr(self, "peak", None), (size,), 0.0)
-        self.settled = carried(getattr(self, "settled", None), (size,), 0.0) > 0
+        self.baseline = {name: carried(self.baseline.get(name), (size,), np.nan) for name in READ}
+        self.peak = carried(self.peak, (size,), 0.0)
+        self.settled = carried(self.settled.astype(float), (size,), 0.0) > 0
         self._components = components
         self.facts = Facts.of(components, self._attention)
+        self.kept.clear()
 
 
 def columns_of(sample: Any) -> dict[str, Floats]:
@@ -197,17 +212,16 @@ def columns_of(sample: Any) -> dict[str, Floats]:
 
 
 def _columns_of_snapshot(snapshot: Snapshot) -> dict[str, Floats]:
-    rows = np.full((len(READ), len(snapshot.components)), np.nan)
-    nothing = math.nan
-    for i, component in enumerate(snapshot.components):
+    rows = []
+    for component in snapshot.components:
         fit = snapshot.fits.get(component.name)
         s = snapshot.scaling.get(component.name, NO_SCALING)
-        if fit is not None:
-            rows[:7, i] = (fit.k, fit.lambda_, fit.r2, fit.k_se, fit.rms, fit.zeros, fit.nonfinite)
-        given = (s.eta, s.weight_decay, s.eta_sum, s.update_max)
-        rows[7:, i] = [nothing if value is None else value for value in given]
-    rows[~np.isfinite(rows)] = np.nan
-    return dict(zip(READ, rounded(rows), strict=True))
+        measured = (
+            (fit.k, fit.lambda_, fit.r2, fit.k_se, fit.rms, fit.zeros, fit.nonfinite) if fit is not None else _NO_FIT
+        )
+        rows.append((*measured, s.eta, s.weight_decay, s.eta_sum, s.update_max))
+    values = np.array(rows, dtype=float).reshape(len(rows), len(READ)).T  # None becomes NaN
+    return dict(zip(READ, rounded(np.where(np.isfinite(values), values, np.nan)), strict=True))
 
 
 def rounded(values: Floats) -> Floats:

@@ -1,8 +1,8 @@
 """The history: the embedded record of a run, one JSON object a line, appended and never rewritten.
 
-Line types: ``run`` (a run or its resumption begins: what is measured and how), ``snapshot`` (one sample, in columns
-aligned with the components of the last ``run`` line) and ``alert`` (something begins, gets worse or ends). Each line goes out in one write, so a killed process leaves at most one
-torn line at the end, which readers skip and the next writer closes.
+Line types: ``run`` (a run or its resumption begins: what is measured and how), ``snapshot`` (one sample, in columns aligned
+with the components of the last ``run`` line) and ``alert`` (something begins, gets worse or ends). Each line goes out in one
+write, so a killed process leaves at most one torn line at the end, which readers skip and the next writer closes.
 """
 
 from __future__ import annotations

@@ -41,15 +41,26 @@ class TensorBoardTracker:
         self._writer.flush()
 
     def alert(self, alert: Alert) -> None:
-        """Writes the text, and a marker: a curve of the rule's own that jumps to 1, 2 or 3 by severity and falls to 0 at the end."""
-        from weibull_monitor.alerts.finding import rank
-
-        self._writer.add_text(f"weibull_alerts/{alert.finding.rule}", f"**{alert.title}**\n\n{alert.text}", alert.step)
-        level = 0 if alert.phase == "ends" else rank(alert.finding.severity)
-        self._writer.add_scalar(f"weibull_alerts/{alert.finding.rule}", level, alert.step)
-        self._writer.flush()
+        """Writes the text and a marker of an alert."""
+        write_alert(self._writer, alert, alert.step)
 
     def close(self) -> None:
         """Closes the event file if it is ours."""
         if self._owns:
             self._writer.close()
+
+
+def write_alert(writer: Any, alert: Alert, step: int) -> None:
+    """Writes the text of an alert, and a marker: a curve of its rule, 1, 2 or 3 by severity where it begins, 0 where it ends.
+
+    Args:
+        writer: An open ``SummaryWriter``.
+        alert: The alert.
+        step: The step of both.
+    """
+    from weibull_monitor.alerts.finding import rank
+
+    tag = f"weibull_alerts/{alert.finding.rule}"
+    writer.add_text(tag, f"**{alert.title}**\n\n{alert.text}", step)
+    writer.add_scalar(tag, 0 if alert.phase == "ends" else rank(alert.finding.severity), step)
+    writer.flush()

@@ -65,12 +65,8 @@ class WandbTracker:
             self._run.log(self._waiting.pop(0), commit=False)
 
     def alert(self, alert: Alert) -> None:
-        """Sends a W&B alert; W&B passes on one a title and minute, and titles are the same for each rule and severity."""
-        import wandb
-
-        level = "info" if alert.phase == "ends" else alert.finding.severity
-        levels = {"info": wandb.AlertLevel.INFO, "warning": wandb.AlertLevel.WARN, "error": wandb.AlertLevel.ERROR}
-        self._run.alert(title=alert.title, text=alert.text, level=levels[level])
+        """Sends a W&B alert."""
+        send_alert(self._run, alert)
 
     def close(self) -> None:
         """Logs what still waits for a row, and finishes the run if it is ours."""
@@ -81,3 +77,15 @@ class WandbTracker:
         self._waiting.clear()
         if self._owns:
             self._run.finish()
+
+
+def send_alert(run: Any, alert: Alert) -> None:
+    """Sends a W&B alert. W&B passes on one a title and minute; titles are the same for each rule and severity.
+
+    Args:
+        run: The W&B run.
+        alert: The alert; that one ends is told at level INFO.
+    """
+    severity = "info" if alert.phase == "ends" else alert.finding.severity
+    level = {"info": "INFO", "warning": "WARN", "error": "ERROR"}[severity]  # the values of wandb.AlertLevel
+    run.alert(title=alert.title, text=alert.text, level=level)

@@ -26,6 +26,7 @@ class Reading:
         high: Upper end.
         z: Distance from it in units of what is usual; NaN where there is none.
         meaning: What to say of the component with this index.
+        quantity: What the value of the component with this index is.
     """
 
     strength: Floats
@@ -35,11 +36,13 @@ class Reading:
     high: Floats
     z: Floats
     meaning: Callable[[int], str]
+    quantity: Callable[[int], str]
 
 
 def reading(
     strength: Floats,
     severity: int | Ranks,
+    quantity: str | Callable[[int], str],
     value: Floats,
     meaning: str | Callable[[int], str],
     low: float | Floats = np.nan,
@@ -59,6 +62,7 @@ def reading(
         high=full(high),
         z=full(z),
         meaning=(lambda _: meaning) if isinstance(meaning, str) else meaning,
+        quantity=(lambda _: quantity) if isinstance(quantity, str) else quantity,
     )
 
 
@@ -82,6 +86,7 @@ def finding_of(rule: str, found: Reading, of: Bools, step: int, names: tuple[str
         component=names[worst],
         components=tuple(names[i] for i in ordered[:MAX_NAMES]),
         count=len(indices),
+        quantity=found.quantity(worst),
         value=_number(found.value[worst]),
         expected=(_number(found.low[worst]), _number(found.high[worst])),
         z=_number(found.z[worst]),
@@ -92,7 +97,8 @@ def finding_of(rule: str, found: Reading, of: Bools, step: int, names: tuple[str
 def graded(strength: Floats, levels: tuple[Floats | float, ...]) -> Ranks:
     """Ranks of severity from the strengths at which each begins."""
     with quiet():
-        return np.sum([strength >= level for level in levels], axis=0).astype(np.int8)
+        ranks: Ranks = np.sum([strength >= level for level in levels], axis=0).astype(np.int8)
+    return ranks
 
 
 def _number(value: float) -> float | None:

@@ -25,10 +25,11 @@ HISTORY = 3
 def impossible_change(window: Window, settings: ImpossibleChange) -> Reading | None:
     """The RMS moved further since the sample before than the optimizer can have moved it.
 
-    |ΔRMS| ≤ RMS(Δw) ≤ Σ_t η_t(|u|_max + λ_wd·RMS), by the triangle inequality, with |u|_max of `weibull_monitor.bounds`: an error.
-    Adam's bound is reached by gradients that grow without end only; while their size is steady the mean of u² is at most about
-    1 (Σ g²/v telescopes: A. Défossez et al., "A Simple Convergence Proof of Adam and Adagrad", 2020, lemma 5.2). What is beyond
-    ``sustained`` times that, and within the bound, is a warning. Rounding to bf16 or fp16 can at most double a step.
+    |ΔRMS| ≤ RMS(Δw) ≤ Σ_t η_t(|u|_max + λ_wd·RMS), by the triangle inequality, with |u|_max of `weibull_monitor.bounds`: an
+    error. Adam's bound is reached by gradients that grow without end only; while their size is steady the mean of u² is at
+    most about 1 (Σ g²/v telescopes: A. Défossez et al., "A Simple Convergence Proof of Adam and Adagrad", 2020, lemma 5.2).
+    What is beyond ``sustained`` times that, and within the bound, is a warning. Rounding to bf16 or fp16 can at most double a
+    step.
     """
     if len(window.steps) < 2:
         return None
@@ -47,21 +48,20 @@ def impossible_change(window: Window, settings: ImpossibleChange) -> Reading | N
     return reading(
         strength=np.where(window.facts.trainable, strength, 0.0),
         severity=graded(np.abs(moved), (likely, likely, certain)),
+        quantity="RMS",
         value=rms,
         low=np.maximum(0.0, before - likely),
         high=before + likely,
         z=strength,
         meaning=lambda i: (
-            f"Its RMS went from {before[i]:.4g} to {rms[i]:.4g} since step {window.steps[-2]}, further than steps of η can carry it: "
-            "something else wrote to it. Look for a mis-loaded or re-initialised layer, a rescaling, or corrupted memory"
+            f"Its RMS went from {before[i]:.4g} to {rms[i]:.4g} since step {window.steps[-2]}, further than steps of η can carry "
+            "it: something else wrote to it. Look for a mis-loaded or re-initialised layer, a rescaling, or corrupted memory"
         ),
     )
 
 
-def usual_movement(window: Window, values: Floats, lookback: int) -> tuple[Floats, Floats, Floats, Floats]:
-    """The last movement of ``values``, the centre and the size of what is usual, and how many past intervals are as long.
-
-    Each of shape (components,).
+def usual_movement(window: Window, column: str, lookback: int) -> tuple[Floats, Floats, Floats, Floats]:
+    """The last movement of a column, the centre and the size of what is usual, and how many past intervals are as long.
 
     Past movements are brought to the length of the last interval: in proportion to its `work` if that is longer, as a drift
     would go, and to the square root if it is shorter, as noise would. Usual is the root sum of squares of their robust
@@ -69,17 +69,26 @@ def usual_movement(window: Window, values: Floats, lookback: int) -> tuple[Float
 
     Args:
         window: The window.
-        values: Shape (samples, components).
+        column: Name of the column; ``log lambda`` for the logarithm of one.
         lookback: Intervals that are looked back on.
+
+    Returns:
+        Four arrays of shape (components,); the centre is NaN with fewer than `HISTORY` intervals.
     """
-    moves, work = np.diff(values, axis=0), window["work"][1:]
+    if (column, lookback) in window.memo:
+        known: tuple[Floats, Floats, Floats, Floats] = window.memo[column, lookback]
+        return known
+    values = window[column.removeprefix("log ")][-lookback - 2 :]
+    work = window["work"][-lookback - 2 :][1:]
     with quiet():
-        ratio = work[-1] / work[-1 - lookback : -1]
-        past = moves[-1 - lookback : -1] * np.where(ratio > 1.0, ratio, np.sqrt(ratio))
+        moves = np.diff(np.log(values) if column.startswith("log ") else values, axis=0)
+        ratio = work[-1] / work[:-1]
+        past = moves[:-1] * np.where(ratio > 1.0, ratio, np.sqrt(ratio))
         centre = median_of(past)
         size = np.sqrt(spread_of(past, centre) ** 2 + median_of(np.abs(past)) ** 2)
         enough = np.isfinite(past).sum(axis=0) >= HISTORY
         alike = (ratio <= LIKE).sum(axis=0).astype(float)
+    window.memo[column, lookback] = moves[-1], np.where(enough, centre, np.nan), size, alike
     return moves[-1], np.where(enough, centre, np.nan), size, alike
 
 
@@ -92,8 +101,7 @@ def scale_shift(window: Window, settings: ScaleShift) -> Reading | None:
     if len(window.steps) < HISTORY + 2:
         return None
     with quiet():
-        logs = np.log(window["lambda"][-settings.lookback - 2 :])
-        moved, centre, size, alike = usual_movement(window, logs, settings.lookback)
+        moved, centre, size, alike = usual_movement(window, "log lambda", settings.lookback)
         noise = SE_LAMBDA * window.now("k_se") / window.now("k")
         bounded = np.isfinite(window.now("update_max"))
         young = np.where(bounded, YOUNG * window.now("work") / window.now("rms"), YOUNG) / (1.0 + alike) ** 2
@@ -109,14 +117,15 @@ def scale_shift(window: Window, settings: ScaleShift) -> Reading | None:
     return reading(
         strength=np.where(window.facts.trainable & window.warm, strength, 0.0),
         severity=2,
+        quantity="λ",
         value=now,
         low=low,
         high=high,
         z=z,
         meaning=lambda i: (
-            f"λ went from {before[i]:.4g} to {now[i]:.4g} since step {window.steps[-2]}; it had moved by {100 * centre[i]:+.1f} % "
-            f"in such a time. η is {_known(window, 'eta', i)} and λ_wd {_known(window, 'weight_decay', i)}: are they what you set? "
-            "If so, look for a batch or a checkpoint that broke it"
+            f"λ went from {before[i]:.4g} to {now[i]:.4g} since step {window.steps[-2]}; it had moved by {100 * centre[i]:+.1f} "
+            f"% in such a time. η is {_known(window, 'eta', i)} and λ_wd {_known(window, 'weight_decay', i)}: are they what you "
+            "set? If so, look for a batch or a checkpoint that broke it"
         ),
     )
 
@@ -138,11 +147,12 @@ def scale_runaway(window: Window, settings: ScaleRunaway) -> Reading | None:
     return reading(
         strength=np.where(body & window.warm & (c > 1.0), strength, 0.0),
         severity=2,
+        quantity="budget ratio c",
         value=c,
         high=settings.ratio * usual,
         z=c / usual,
-        meaning="λ has grown further beyond its start than the steps that were taken make the other matrices grow: look at this matrix's "
-        "rate, at the attention logits if it is a W_q or W_k, and at whether something scaled it",
+        meaning="λ has grown further beyond its start than the steps that were taken make the other matrices grow: look at this "
+        "matrix's rate, at the attention logits if it is a W_q or W_k, and at whether something scaled it",
     )
 
 
@@ -150,21 +160,22 @@ def scale_stall(window: Window, settings: ScaleStall) -> Reading | None:
     """A matrix that has nearly stopped moving though its η is not low: not `unchanged`, but as good as.
 
     Movement is that of k and of ln λ in standard errors, over Σ η in units of the RMS; of the last two intervals the larger
-    counts, and usual is the median of all that are kept.
+    counts, and usual is the median of the last twelve before.
     """
     if len(window.steps) < settings.history + 3:
         return None
     with quiet():
-        error = window["k_se"][1:]
-        by_shape = np.diff(window["k"], axis=0) / error
-        by_scale = np.diff(np.log(window["lambda"]), axis=0) / (SE_LAMBDA * error / window["k"][1:])
-        speed = np.hypot(by_shape, by_scale) * window["rms"][1:] / window["work"][1:]
+        k, scale, error, rms, work = (window[c][-15:] for c in ("k", "lambda", "k_se", "rms", "work"))
+        by_shape = np.diff(k, axis=0) / error[1:]
+        by_scale = np.diff(np.log(scale), axis=0) / (SE_LAMBDA * error[1:] / k[1:])
+        speed = np.hypot(by_shape, by_scale) * rms[1:] / work[1:]
         usual, now = median_of(speed[:-2]), np.fmax(speed[-1], speed[-2])
         share = now / usual
         strength = settings.share / np.maximum(share, 1e-3 * settings.share)
     return reading(
         strength=np.where(window.moving & window.warm & window.facts.body & (now > 0), strength, 0.0),
         severity=2,
+        quantity="share of the usual speed",
         value=share,
         low=settings.share,
         meaning="k and λ move at this share of the speed they had, though η is not low: updates that are lost in rounding (bf16 "

@@ -9,7 +9,7 @@ import numpy as np
 
 from weibull_monitor.alerts.facts import Group, Sharing
 from weibull_monitor.alerts.robust import Floats, quiet
-from weibull_monitor.alerts.rules.reading import Reading, reading
+from weibull_monitor.alerts.rules.reading import Ranks, Reading, reading
 from weibull_monitor.alerts.rules.scale import HISTORY, usual_movement
 from weibull_monitor.alerts.settings import SelectionDrift, SelectionRange, SelectionShift
 from weibull_monitor.alerts.window import Window
@@ -31,7 +31,6 @@ def selection_range(window: Window, settings: SelectionRange) -> Reading | None:
     For attention of which nothing is published (MLA, and what was not recognised) the lowest of all kinds is the lower end.
     """
     lowest = min(low for low, _ in PUBLISHED.values())
-    ends: dict[str, tuple[float, float]] = {}
     out = _Spread(len(window.facts))
     for group in _selection(window):
         published = PUBLISHED.get(group.sharing, (lowest, ANCHOR))
@@ -40,22 +39,22 @@ def selection_range(window: Window, settings: SelectionRange) -> Reading | None:
         low = np.nanmin([published[0] - settings.margin, start - settings.margin])
         high = np.nanmax([ANCHOR + settings.margin, start + settings.margin])
         beyond = max(low - now, now - high) - 4.0 * error
-        ends[group.label] = published
         warm = bool(window.warm[group.members].all())
         out.set(group, 1.0 + beyond if warm and beyond > 0 else 0.0, now, low, high)
     return out.reading(
         2,
-        "The median k of this kind of matrix is outside what is known of trained models with this attention: look at the attention "
-        "logits and the gradient norm; if the model is meant to be so, widen margin or switch the rule off",
+        "median k",
+        "The median k of this kind of matrix is outside what is known of trained models with this attention: look at the "
+        "attention logits and the gradient norm; if the model is meant to be so, widen margin or switch the rule off",
     )
 
 
 def selection_shift(window: Window, settings: SelectionShift) -> Reading | None:
-    """k of one W_q or W_k, or of one of their heads, changed suddenly: beyond its own recent movement and its standard error."""
+    """k of a W_q or W_k, or of one of their heads, changed suddenly: beyond its own recent movement and standard error."""
     if len(window.steps) < HISTORY + 2:
         return None
     with quiet():
-        moved, centre, size, _ = usual_movement(window, window["k"][-settings.lookback - 2 :], settings.lookback)
+        moved, centre, size, _ = usual_movement(window, "k", settings.lookback)
         usual = np.sqrt(size**2 + window.now("k_se") ** 2)
         z = (moved - centre) / usual
         strength = np.minimum(np.abs(z) / settings.z, np.abs(moved - centre) / settings.change)
@@ -65,13 +64,15 @@ def selection_shift(window: Window, settings: SelectionShift) -> Reading | None:
     return reading(
         strength=np.where(chosen, strength, 0.0),
         severity=2,
+        quantity="k",
         value=now,
         low=low,
         high=high,
         z=z,
         meaning=lambda i: (
-            f"The shape of this W_q or W_k went from {before[i]:.3f} to {now[i]:.3f} since step {window.steps[-2]}, far beyond its own "
-            "movement: attention is being remade. Look at the rate of this parameter group, the gradient norm and the attention logits"
+            f"The shape of this W_q or W_k went from {before[i]:.3f} to {now[i]:.3f} since step {window.steps[-2]}, far beyond "
+            "its own movement: attention is being remade. Look at the rate of this parameter group, the gradient norm and the "
+            "attention logits"
         ),
     )
 
@@ -96,8 +97,9 @@ def selection_drift(window: Window, settings: SelectionDrift) -> Reading | None:
         out.set(group, abs(drift) / settings.mild, 100.0 * drift, -100.0 * settings.strong, 100.0 * settings.strong)
     return out.reading(
         ranks,
+        "drift of the median k, %",
         lambda i: (
-            f"The median k of this kind has drifted by {out.value[i]:+.1f} % from the baseline: "
+            "The median k of this kind has drifted from the baseline: "
             + (
                 "strong; if this is not a model trained from the start, compare its outputs with the one it came from"
                 if abs(out.value[i]) >= 100.0 * settings.strong
@@ -118,8 +120,8 @@ class _Spread:
         of = group.members
         self.strength[of], self.value[of], self.low[of], self.high[of] = strength, value, low, high
 
-    def reading(self, severity: int | np.ndarray, meaning: str | Callable[[int], str]) -> Reading:
-        return reading(self.strength, severity, self.value, meaning, self.low, self.high)
+    def reading(self, severity: int | Ranks, quantity: str, meaning: str | Callable[[int], str]) -> Reading:
+        return reading(self.strength, severity, quantity, self.value, meaning, self.low, self.high)
 
 
 def _selection(window: Window) -> Iterable[Group]:
