@@ -42,7 +42,7 @@ def impossible_change(window: Window, settings: ImpossibleChange) -> Reading | N
         rest = path * decay * np.fmax(rms, before) + window.facts.precision * np.fmax(rms, before)
         bound = window.now("update_max")
         certain = path * bound * np.where(coarse, 2.0, 1.0) + rest
-        likely = path * np.fmin(bound, settings.sustained) * np.where(coarse, 2.0, 1.0) + rest
+        likely = path * np.minimum(bound, settings.sustained) * np.where(coarse, 2.0, 1.0) + rest
         moved = rms - before
         strength = np.abs(moved) / likely
     return reading(

@@ -22,9 +22,7 @@ R2_NOISE: Final = 0.06
 LOG_NOISE: Final = 0.02
 """ln λ of blocks of a kind may differ by so much without being unlike."""
 SHALLOW: Final = 5
-"""Blocks 0 to 5 of Qwen models of 3 B and above hold feed-forward matrices of k ≤ 0.70: T. Ding, arXiv:2605.18898 (2026)."""
-SHALLOW_K: Final = 0.9
-"""Between 0.70, the highest of those models, and 1.0, the lowest of the smaller ones without the anomaly."""
+"""Among blocks 0 to 5 of Qwen models of 3 B and above are feed-forward matrices of k ≤ 0.70: T. Ding, arXiv:2605.18898 (2026)."""
 LOADED_SO: Final = float(np.log(4.0))
 """A factor of λ that a block of a baseline may have from all others: more than this is taken for a mis-loaded one."""
 PUBLISHED: Final[dict[str, tuple[float, float]]] = {
@@ -60,7 +58,7 @@ def layer_outlier(window: Window, settings: LayerOutlier) -> Reading:
             found = np.nan_to_num(np.minimum(np.abs(departs) / (settings.z * usual), np.abs(departs) / least))
             as_loaded = np.abs(began) >= 0.7 * np.abs(departs)
             tolerated = as_loaded & ((which == 0) | (np.abs(departs) < LOADED_SO))
-            named = (now[of] < SHALLOW_K) & layers.shallow & ~as_loaded & (which == 0)
+            named = layers.shallow & ~as_loaded & (departs < 0) & (which == 0)
             stronger = found > strength[of]
             chosen, reach = of[stronger], np.maximum(settings.z * usual, least)[stronger]
             strength[chosen], z[chosen] = found[stronger], (departs / usual)[stronger]
