@@ -172,9 +172,7 @@ def test_components_that_come_and_go_keep_their_own_past() -> None:
     for n, now in enumerate(after):
         for name in now:
             now[name][: 4 * 7] = healthy(samples=30, blocks=4)[12 + n][name]
-    samples = samples_of(before) + [
-        type(s)(s.step + 120, s.components, s.columns) for s in samples_of(after, blocks=5)
-    ]
+    samples = samples_of(before) + [type(s)(s.step + 120, s.components, s.columns) for s in samples_of(after, blocks=5)]
     engine = Engine(AlertSettings(), [ATTENTION])
     assert [a.text for s in samples for a in engine.observe(s) if a.finding.severity != "info"] == []
 

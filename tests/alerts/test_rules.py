@@ -73,7 +73,11 @@ FAULTS = {
     "selection_shift": (lambda c: set_from(c, "k", Q, 1.10), Q, "warning"),
     "selection_range": (lambda c: drifting(c, ("attn_q",), 0.95), index(0, "attn_q"), "warning"),
     "selection_drift": (lambda c: drifting(c, ("attn_k",), 0.80), index(0, "attn_k"), "warning"),
-    "layer_outlier": (lambda c: [now["k"].__setitem__(K, now["k"][K] - 0.02 * n) for n, now in enumerate(c)], K, "warning"),
+    "layer_outlier": (
+        lambda c: [now["k"].__setitem__(K, now["k"][K] - 0.02 * n) for n, now in enumerate(c)],
+        K,
+        "warning",
+    ),
     "transmission_exit": (lambda c: drifting(c, ("ffn_up",), 1.05), index(0, "ffn_up"), "warning"),
     "body_break": (lambda c: set_from(c, "r2", DOWN, 0.94), DOWN, "warning"),
     "unchanged": (lambda c: frozen(c, UP), UP, "warning"),
@@ -142,7 +146,9 @@ def test_a_matrix_that_was_not_there_before_has_no_usual_movement() -> None:
 def test_the_bound_of_the_optimizer_is_that_of_the_steps_between_the_samples() -> None:
     """RMS 0.0203 + 10 steps of η 1e-3: up to 1.25 times 0.01 may be; ×1.5 is within, ×1.9 beyond, ×6 beyond Adam's own bound."""
     for factor, expected in ((1.5, None), (1.9, "warning"), (6.0, "error")):
-        found = [a.finding for a in alerts_of(lambda c, f=factor: scaled(c, Q, f)) if a.finding.rule == "impossible_change"]  # type: ignore[misc]
+        found = [
+            a.finding for a in alerts_of(lambda c, f=factor: scaled(c, Q, f)) if a.finding.rule == "impossible_change"
+        ]  # type: ignore[misc]
         assert [f.severity for f in found[:1]] == ([expected] if expected else [])
 
 
@@ -238,7 +244,9 @@ def test_the_shallow_anomaly_has_its_own_words_and_is_no_warning() -> None:
     deep = healthy(blocks=8)
     for n, now in enumerate(deep):
         now["k"][index(7, "ffn_gate")] -= 0.018 * n
-    (found, *_) = [a for a in replay(samples_of(deep, blocks=8), None, [ATTENTION]) if a.finding.rule == "layer_outlier"]
+    (found, *_) = [
+        a for a in replay(samples_of(deep, blocks=8), None, [ATTENTION]) if a.finding.rule == "layer_outlier"
+    ]
     assert found.finding.severity == "warning"
 
 

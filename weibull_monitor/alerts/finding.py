@@ -101,7 +101,9 @@ class Alert:
 
     def to_json(self) -> dict[str, Any]:
         """The ``alert`` line of the history."""
-        return {"phase": self.phase, "since": self.since} | asdict(self.finding) | {"step": self.step}
+        return {"step": self.step, "phase": self.phase, "since": self.since, "found": self.finding.step} | {
+            name: value for name, value in asdict(self.finding).items() if name != "step"
+        }
 
 
 def expectation(expected: tuple[float | None, float | None]) -> str:
@@ -121,7 +123,7 @@ def alert_from_json(line: Mapping[str, Any]) -> Alert:
     >>> alert_from_json(Alert("begins", 8, 8, finding).to_json()) == Alert("begins", 8, 8, finding)
     True
     """
-    known = {name: line[name] for name in Finding.__dataclass_fields__}
+    known = {name: line[name] for name in Finding.__dataclass_fields__ if name != "step"}
     low, high = known["expected"]
-    known |= {"components": tuple(known["components"]), "expected": (low, high)}
+    known |= {"step": line["found"], "components": tuple(known["components"]), "expected": (low, high)}
     return Alert(line["phase"], line["since"], line["step"], Finding(**known))
