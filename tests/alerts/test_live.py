@@ -187,7 +187,7 @@ def test_tensorboard_has_the_text_and_a_marker(tmp_path: Path, train: Train) -> 
     (text, *_) = reader.Tensors("weibull_alerts/impossible_change/text_summary")
     assert text.step == 24
     assert Q in text.tensor_proto.string_val[0].decode()
-    assert [e.value for e in reader.Scalars("weibull_alerts/active") if e.step == 24][0] >= 1.0
+    assert next(e.value for e in reader.Scalars("weibull_alerts/active") if e.step == 24) >= 1.0
 
 
 def test_wandb_has_an_alert_of_its_level(tmp_path: Path, train: Train) -> None:

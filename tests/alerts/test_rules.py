@@ -19,7 +19,7 @@ from alerts.simulated import (
 from weibull_monitor.alerts import AlertSettings, replay
 from weibull_monitor.alerts.rules import RULES
 
-Q, K, O, UP, DOWN = (index(2, kind) for kind in ("attn_q", "attn_k", "attn_o", "ffn_up", "ffn_down"))
+Q, K, OUT, UP, DOWN = (index(2, kind) for kind in ("attn_q", "attn_k", "attn_o", "ffn_up", "ffn_down"))
 AT = 15
 """The sample from which a fault shows."""
 
@@ -65,7 +65,7 @@ def slowed(columns: list[Columns], i: int) -> None:
 
 FAULTS = {
     "nonfinite": (lambda c: set_from(c, "nonfinite", UP, 3.0), UP, "error"),
-    "dead": (lambda c: set_from(c, "zeros", O, 16384.0), O, "warning"),
+    "dead": (lambda c: set_from(c, "zeros", OUT, 16384.0), OUT, "warning"),
     "impossible_change": (lambda c: scaled(c, Q, 8.0), Q, "error"),
     "scale_shift": (lambda c: scaled(c, K, 0.8), K, "warning"),
     "scale_runaway": (lambda c: scaled(c, Q, 3.5), Q, "warning"),
