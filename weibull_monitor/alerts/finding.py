@@ -35,7 +35,7 @@ class Finding:
         quantity: What was measured: k, λ, R², …
         value: Its value, of the worst component; None where there is no number.
         expected: Range that was expected of that value; an end is None where it is open.
-        z: Distance from that range, in units of what is usual (the rule says of what); None where there is none.
+        z: Distance from what is usual, in units of what is usual; None for rules that do not go by it.
         meaning: One sentence: what it may mean and what to look at.
     """
 

@@ -250,7 +250,7 @@ def read_history(path: str | Path) -> History:
             if all(len(values) == len(components) for values in columns.values()):
                 snapshots[line["step"]] = RecordedSnapshot(line["step"], line["time"], components, columns)
         elif line.get("type") == "alert" and runs:
-            alerts.append(_alert_from_json(line))
+            alerts += _alerts_from_json(line)
     return History(file, tuple(runs), tuple(snapshots[step] for step in sorted(snapshots)), tuple(alerts))
 
 
@@ -270,10 +270,14 @@ def _run_from_json(line: Mapping[str, Any]) -> RunRecord:
     return RunRecord(**known | {"components": tuple(_component_from_json(c) for c in line["components"])})
 
 
-def _alert_from_json(line: Mapping[str, Any]) -> Alert:
+def _alerts_from_json(line: Mapping[str, Any]) -> list[Alert]:
+    """The alert of a line; none if it lacks what this version knows of an alert."""
     from weibull_monitor.alerts.finding import alert_from_json
 
-    return alert_from_json(line)
+    try:
+        return [alert_from_json(line)]
+    except (KeyError, TypeError, ValueError):
+        return []
 
 
 def _component_to_json(component: Component) -> dict[str, Any]:

@@ -52,7 +52,6 @@ def impossible_change(window: Window, settings: ImpossibleChange) -> Reading | N
         value=rms,
         low=np.maximum(0.0, before - likely),
         high=before + likely,
-        z=strength,
         meaning=lambda i: (
             f"Its RMS went from {before[i]:.4g} to {rms[i]:.4g} since step {window.steps[-2]}, further than steps of η can carry "
             "it: something else wrote to it. Look for a mis-loaded or re-initialised layer, a rescaling, or corrupted memory"
@@ -150,7 +149,6 @@ def scale_runaway(window: Window, settings: ScaleRunaway) -> Reading | None:
         quantity="budget ratio c",
         value=c,
         high=settings.ratio * usual,
-        z=c / usual,
         meaning="λ has grown further beyond its start than the steps that were taken make the other matrices grow: look at this "
         "matrix's rate, at the attention logits if it is a W_q or W_k, and at whether something scaled it",
     )
