@@ -87,6 +87,7 @@ def usual_movement(window: Window, column: str, lookback: int) -> tuple[Floats, 
         size = np.sqrt(spread_of(past, centre) ** 2 + median_of(np.abs(past)) ** 2)
         enough = np.isfinite(past).sum(axis=0) >= HISTORY
         alike = (ratio <= LIKE).sum(axis=0).astype(float)
+        window.memo["past", column, lookback] = past
     window.memo[column, lookback] = moves[-1], np.where(enough, centre, np.nan), size, alike
     return moves[-1], np.where(enough, centre, np.nan), size, alike
 
@@ -95,7 +96,8 @@ def scale_shift(window: Window, settings: ScaleShift) -> Reading | None:
     """λ moved in a way that is not this matrix's own, at a learning rate that is not higher than it has been.
 
     Half of ``z`` is enough where half of the attention and feed-forward matrices show it in the same direction at the same
-    sample, which noise does not do, and where η itself has jumped.
+    sample, which noise does not do, and where η itself has jumped. λ may grow quickly when a matrix begins to learn, but it
+    falls no faster than weight decay makes it: a fall is held against past falls and Σ ηλ_wd alone, with the λ_wd of before.
     """
     if len(window.steps) < HISTORY + 2:
         return None
@@ -104,8 +106,15 @@ def scale_shift(window: Window, settings: ScaleShift) -> Reading | None:
         noise = SE_LAMBDA * window.now("k_se") / window.now("k")
         bounded = np.isfinite(window.now("update_max"))
         young = np.where(bounded, YOUNG * window.now("work") / window.now("rms"), YOUNG) / (1.0 + alike) ** 2
-        usual = np.sqrt(size**2 + noise**2 + settings.floor**2 + young**2)
+        least = noise**2 + settings.floor**2 + young**2
+        usual = np.sqrt(size**2 + least)
         z = (moved - centre) / usual
+        falls = np.minimum(window.memo["past", "log lambda", settings.lookback], 0.0)
+        decay = np.nan_to_num(window.before("weight_decay") * window.now("work"), nan=0.0)
+        of_falls = np.sqrt(median_of(falls**2) + spread_of(falls, median_of(falls)) ** 2 + decay**2 + least)
+        fallen = np.isfinite(centre) & (moved < 0.0) & (np.abs(moved) / of_falls > np.abs(z))
+        z, usual = np.where(fallen, moved / of_falls, z), np.where(fallen, of_falls, usual)
+        centre = np.where(fallen, 0.0, centre)
         of_body = z[window.facts.body & window.facts.trainable]
         common = float(median_of(of_body[:, None])[0]) if len(of_body) > HISTORY else 0.0
         together = (np.sign(z) * common >= COMMON * settings.z) & window.facts.body
