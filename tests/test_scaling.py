@@ -144,3 +144,26 @@ def test_an_unknown_past_gives_no_budget(tiny_model: torch.nn.Module) -> None:
     keeper.advance()
     assert keeper.state() is None
     assert all(budget is None for _, budget in keeper.by_parameter(tiny_model).values())
+
+
+def test_the_path_and_the_bound_of_each_parameter_are_known(tiny_model: torch.nn.Module) -> None:
+    q, rest = [], []
+    for name, parameter in tiny_model.named_parameters():
+        (q if "q_proj" in name else rest).append(parameter)
+    followed = [torch.optim.AdamW(q, lr=1e-2, betas=(0.9, 0.95)), torch.optim.SGD(rest, lr=0.1)]
+    keeper = BudgetKeeper(followed)
+    for step in range(3):
+        followed[0].param_groups[0]["lr"] = 1e-2 * (step + 1)
+        keeper.advance()
+    stepped, bounds = keeper.by_parameter(tiny_model), keeper.bounds(tiny_model)
+    name = "layers.0.self_attn.q_proj.weight"
+    used, budget = stepped[name]
+    assert budget is not None
+    assert budget.path == pytest.approx(0.06)
+    assert bounds[name].rms(1024) == pytest.approx(1.1646, abs=1e-3)
+    assert "layers.0.mlp.fc1.weight" not in bounds  # SGD has none
+    scaling = scaling_of(used, budget, 0.02, 0.018, bounds[name].rms(1024))
+    assert (scaling.eta_sum, scaling.update_max) == (budget.path, bounds[name].rms(1024))
+    again = BudgetKeeper(followed)
+    again.restore([[[1e-6, 0.1]], None])  # a state from before the path was kept
+    assert again.state() == [[[1e-6, 0.1, 0.0]], None]

@@ -170,6 +170,24 @@ def test_weight_decay_by_mistake_is_found_though_each_matrix_moves_little() -> N
     assert "λ_wd 10" in found[0].finding.meaning
 
 
+def test_a_fall_is_unusual_where_as_large_a_rise_is_not() -> None:
+    """A matrix that learns grows by 2 to 15 % a sample; weight decay alone cannot take 15 % away."""
+
+    def learning(columns: list[Columns]) -> None:
+        chance, grown = np.random.default_rng(1), 0.0
+        for now in columns[1:]:
+            grown += chance.uniform(0.02, 0.15)
+            for name in ("lambda", "rms"):
+                now[name][K] *= np.exp(grown)
+
+    def fallen(columns: list[Columns]) -> None:
+        learning(columns)
+        scaled(columns, K, 0.78)
+
+    assert [a for a in alerts_of(learning) if a.finding.rule == "scale_shift"] == []
+    assert [a.step for a in alerts_of(fallen) if a.finding.rule == "scale_shift"][:1] == [10 * AT]
+
+
 def test_a_learning_rate_that_jumps_is_not_excused_by_itself() -> None:
     """η × 30 makes all steps 30 times as long: what moves as far as that would allow is still unusual."""
 

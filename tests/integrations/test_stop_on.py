@@ -121,7 +121,7 @@ def test_two_processes_stop_at_the_same_step(tmp_path: Path) -> None:
     assert (tmp_path / "run/checkpoint-4/model.safetensors").is_file()
 
 
-def lightning_run(where: Path, **options: Any) -> Any:
+def lightning_run(where: Path, logger: Any = False, **options: Any) -> Any:
     """A Lightning Trainer of twelve batches whose W_q is scaled before the fifth."""
     lightning = pytest.importorskip("lightning", reason="needs the lightning extra")
     from weibull_monitor.integrations.lightning import WeibullCallback
@@ -147,7 +147,7 @@ def lightning_run(where: Path, **options: Any) -> Any:
         default_root_dir=where,
         accelerator="cpu",
         max_epochs=1,
-        logger=False,
+        logger=logger,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -168,6 +168,33 @@ def test_lightning_saves_and_stops(tmp_path: Path) -> None:
 def test_without_it_lightning_goes_on(tmp_path: Path) -> None:
     assert lightning_run(tmp_path).global_step == 12
     assert not (tmp_path / "weibull/stopped.ckpt").exists()
+
+
+def test_lightnings_tensorboard_has_the_alert_where_its_sample_is(tmp_path: Path) -> None:
+    pytest.importorskip("lightning", reason="needs the lightning extra")
+    from lightning.pytorch.loggers import TensorBoardLogger
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    logger = TensorBoardLogger(tmp_path)
+    lightning_run(tmp_path, logger=logger)
+    reader = EventAccumulator(logger.log_dir, size_guidance={"scalars": 0, "tensors": 0})
+    reader.Reload()
+    marked = [e.step for e in reader.Scalars("weibull_alerts/impossible_change")]
+    active = [e.step for e in reader.Scalars("weibull_alerts/active") if e.value > 0]
+    assert marked[0] == active[0]
+    assert reader.Tensors("weibull_alerts/impossible_change/text_summary")[0].step == active[0]
+
+
+def test_lightnings_wandb_has_the_alert(tmp_path: Path) -> None:
+    pytest.importorskip("lightning", reason="needs the lightning extra")
+    wandb = pytest.importorskip("wandb", reason="needs the wandb extra")
+    from lightning.pytorch.loggers import WandbLogger
+    from trackers.wandb_offline import finished
+
+    lightning_run(tmp_path, logger=WandbLogger(save_dir=tmp_path, offline=True))
+    wandb.finish()
+    titles = [r.alert.title for r in finished(tmp_path) if r.WhichOneof("record_type") == "alert"]
+    assert "weibull: impossible_change (error)" in titles
 
 
 @pytest.mark.parametrize("host", ["transformers", "lightning"])
