@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from accelerate.scheduler import AcceleratedScheduler
 from torch import nn
 
+from weibull_monitor.alerts.agree import agreed
 from weibull_monitor.monitor import WeibullMonitor
 from weibull_monitor.plan import Rule
 from weibull_monitor.trackers import Tracker
@@ -82,6 +83,11 @@ class AccelerateMonitor:
         accelerator = self._accelerator
         if accelerator.sync_gradients and not accelerator.optimizer_step_was_skipped:
             self.monitor.step(step, last)
+
+    @property
+    def stop_requested(self) -> int:
+        """As `WeibullMonitor.stop_requested`, agreed among all processes: to be asked on each of them, at the same steps."""
+        return agreed(self.monitor.stop_requested if self.monitor is not None else 0)
 
     def close(self) -> None:
         """Samples the last step, unless it was, and closes the history. Trackers of the accelerator stay open."""

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from weibull_monitor.alerts.watch import SAVE_AND_STOP
 from weibull_monitor.monitor import WeibullMonitor
 from weibull_monitor.scaling import innermost
 
@@ -27,13 +28,15 @@ class WeibullCallback(CallbackOptions, _Callback):
     stepped. Resumed, it goes on with the history and the baseline of the run that wrote the checkpoint.
 
     Its arguments are those of `CallbackOptions`: ``every_n_steps``, ``trackers``, ``output_dir`` (``trainer.log_dir`` by default,
-    or where the resumed run has it), ``detail``, ``kinds``, ``include``, ``exclude``, ``resolution``.
+    or where the resumed run has it), ``detail``, ``kinds``, ``include``, ``exclude``, ``resolution``, ``alerts``, ``on_alert``,
+    ``webhook``, ``stop_on``: then ``<output_dir>/weibull/stopped.ckpt`` is saved before training ends.
     """
 
     _hooks: Sequence[Any] = ()
     _state: Mapping[str, Any] = {}
     _trainer: Any = None
     _stepped = False
+    _asked_at = 0
 
     @property
     def state_key(self) -> str:
@@ -49,10 +52,18 @@ class WeibullCallback(CallbackOptions, _Callback):
         self.monitor = self._guard("setting up weibull_monitor", lambda: self._begin(trainer, pl_module, place))
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Samples if it is time to and several optimizers take turns; one optimizer is sampled right after its step."""
+        """Samples if several optimizers take turns (one is sampled right after its step), and stops if an alert asks for it."""
         if self.monitor is not None and self._stepped:
             self._stepped = False
             self.monitor.step()
+        step = trainer.global_step // max(1, len(trainer.optimizers))
+        if step != self._asked_at and not trainer.should_stop:
+            self._asked_at = step
+            if decision := self._stop_decision(step, trainer.world_size):
+                if decision == SAVE_AND_STOP:
+                    place = trainer.strategy.broadcast(str(self.monitor.output_dir) if self.monitor is not None else "")
+                    trainer.save_checkpoint(Path(place, "weibull", "stopped.ckpt"))
+                trainer.should_stop = True
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Samples the last step, unless it was, and closes the history and the trackers."""

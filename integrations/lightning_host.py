@@ -9,8 +9,11 @@ from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import Any
 
+from weibull_monitor.alerts import Alert
 from weibull_monitor.errors import MissingDependencyError
 from weibull_monitor.plan import Rule
+from weibull_monitor.trackers.tensorboard import write_alert
+from weibull_monitor.trackers.wandb import send_alert
 
 _FLAVOURS = ("lightning.pytorch", "pytorch_lightning")
 
@@ -39,13 +42,23 @@ class LoggerTracker:
 
     def __init__(self, logger: Any, trainer: Any) -> None:
         self._logger, self._trainer = logger, trainer
+        self._step = 0
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Logs where `LearningRateMonitor` logs the learning rate that these weights meet next."""
         loop = self._trainer.fit_loop.epoch_loop
         progress = loop.batch_progress.current
         in_batch = progress.ready - progress.completed  # the count goes up after the batch
-        self._logger.log_metrics(dict(metrics), step=0 if step == 0 else loop._batches_that_stepped + in_batch)
+        self._step = 0 if step == 0 else loop._batches_that_stepped + in_batch
+        self._logger.log_metrics(dict(metrics), step=self._step)
+
+    def alert(self, alert: Alert) -> None:
+        """Tells TensorBoard and W&B, beside the metrics logged last; other loggers have nothing for alerts."""
+        experiment = self._logger.experiment
+        if hasattr(experiment, "add_text"):
+            write_alert(experiment, alert, self._step)
+        elif hasattr(experiment, "alert"):
+            send_alert(experiment, alert)
 
     def close(self) -> None:
         """Leaves the logger open."""

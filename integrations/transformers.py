@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import TrainerControl, TrainerState
 from transformers.training_args import TrainingArguments
 
+from weibull_monitor.alerts.watch import SAVE_AND_STOP
 from weibull_monitor.monitor import WeibullMonitor
 from weibull_monitor.trackers import Tracker
 
@@ -26,10 +27,11 @@ class WeibullCallback(CallbackOptions, TrainerCallback):
     """Logs k and λ of every weight matrix while the Trainer trains: ``Trainer(..., callbacks=[WeibullCallback()])``.
 
     It writes to the trackers in ``args.report_to`` (TensorBoard, W&B) beside the Trainer's own curves, and to the history in
-    ``<output_dir>/weibull/history.jsonl``. It adds nothing to ``state.log_history``, and never ends a training run.
+    ``<output_dir>/weibull/history.jsonl``. It adds nothing to ``state.log_history``, and never ends a training run unless
+    ``stop_on`` says so.
 
     Its arguments are those of `CallbackOptions`: ``every_n_steps``, ``trackers``, ``output_dir`` (``args.output_dir`` if not
-    given), ``detail``, ``kinds``, ``include``, ``exclude``, ``resolution``.
+    given), ``detail``, ``kinds``, ``include``, ``exclude``, ``resolution``, ``alerts``, ``on_alert``, ``webhook``, ``stop_on``.
     """
 
     def on_train_begin(
@@ -75,9 +77,12 @@ class WeibullCallback(CallbackOptions, TrainerCallback):
             self.monitor.step(step, last=step >= state.max_steps)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Puts what a resumed run will need where the next checkpoint takes it from."""
+        """Puts what a resumed run will need where the next checkpoint takes it from, and stops if an alert asks for it."""
         if self.monitor is not None and isinstance(state.stateful_callbacks, dict):
             state.stateful_callbacks[STATE_KEY] = self.monitor.state_dict()
+        if decision := self._stop_decision(state.global_step, args.world_size):
+            control.should_training_stop = True
+            control.should_save |= decision == SAVE_AND_STOP
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

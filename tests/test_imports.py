@@ -18,7 +18,7 @@ PACKAGE = ROOT / "weibull_monitor"
 LAYERS = [
     ("errors", "guard", "reasons", "storage"),
     ("sharding",),
-    ("weibull", "meta"),
+    ("weibull", "meta", "bounds"),
     ("attribution", "forces"),
     ("components",),
     ("measure",),

@@ -146,4 +146,28 @@ def test_an_unknown_past_gives_no_budget(tiny_model: torch.nn.Module) -> None:
     keeper.restore(None)
     keeper.advance()
     assert keeper.state() is None
-    assert all(stepped.budget is None for stepped in keeper.by_parameter(dict(tiny_model.named_parameters())).values())
+    parameters = dict(tiny_model.named_parameters())
+    assert all(stepped.budget is None for stepped in keeper.by_parameter(parameters).values())
+
+
+def test_the_path_and_the_bound_of_each_parameter_are_known(tiny_model: torch.nn.Module) -> None:
+    q, rest = [], []
+    for name, parameter in tiny_model.named_parameters():
+        (q if "q_proj" in name else rest).append(parameter)
+    followed = [torch.optim.AdamW(q, lr=1e-2, betas=(0.9, 0.95)), torch.optim.SGD(rest, lr=0.1)]
+    keeper = BudgetKeeper(followed)
+    for step in range(3):
+        followed[0].param_groups[0]["lr"] = 1e-2 * (step + 1)
+        keeper.advance()
+    all_stepped = keeper.by_parameter(dict(tiny_model.named_parameters()))
+    stepped = all_stepped["layers.0.self_attn.q_proj.weight"]
+    assert stepped.budget is not None
+    assert stepped.budget.path == pytest.approx(0.06)
+    assert stepped.bound is not None
+    assert stepped.bound.rms(1024) == pytest.approx(1.1646, abs=1e-3)
+    assert all_stepped["layers.0.mlp.fc1.weight"].bound is None  # SGD has none
+    scaling = scaling_of(stepped, 0.02, 0.018, 1024)
+    assert (scaling.eta_sum, scaling.update_max) == (stepped.budget.path, stepped.bound.rms(1024))
+    again = BudgetKeeper(followed)
+    again.restore([[[1e-6, 0.1]], None])  # a state from before the path was kept
+    assert again.state() == [[[1e-6, 0.1, None, False, 0.0]], None]

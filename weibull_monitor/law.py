@@ -117,7 +117,7 @@ class ScalingLaw:
             how = stepped.get(component.parameter)
             reference = baseline.get(name)
             lambda_0 = reference.lambda_ if reference else None
-            scaling = scaling_of(how, lambda_, lambda_0)
+            scaling = scaling_of(how, lambda_, lambda_0, component.numel)
             if how and lambda_0 is not None and scaling.effective is not None and scaling.t_over_tau is not None:
                 now = as_recorded(step, lambda_, scaling.effective, scaling.t_over_tau)
                 if scaling.reason is None and not _covered(component):

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import get_args
 
+from weibull_monitor.bounds import UpdateBound
 from weibull_monitor.measure.counter import NOTE_NUMBERS
 from weibull_monitor.optimizers import Hyperparameters
 from weibull_monitor.reasons import Reason
@@ -24,12 +25,13 @@ def to_notes(stepped: Mapping[str, Stepped]) -> dict[str, tuple[float, ...]]:
     True
     """
     out = {}
-    for name, (used, budget, scale, _, reset) in stepped.items():
+    for name, (used, budget, scale, _, reset, bound) in stepped.items():
         reason = -1 if used.reason is None else _REASONS.index(used.reason)
         spent = budget or Budget()
         last = math.nan if spent.weight_decay is None else spent.weight_decay
         numbers = [1.0, used.eta, used.weight_decay, reason, scale, reset, budget is not None]
-        numbers += [spent.integral, spent.decay, last, spent.changed]
+        numbers += [spent.integral, spent.decay, last, spent.changed, spent.path]
+        numbers += [bound is not None, *((bound.each, bound.norm) if bound else (0.0, 0.0))]
         out[name] = tuple(map(float, numbers + [0] * (NOTE_NUMBERS - len(numbers))))
     return out
 
@@ -37,21 +39,11 @@ def to_notes(stepped: Mapping[str, Stepped]) -> dict[str, tuple[float, ...]]:
 def from_notes(notes: Mapping[str, Sequence[float]]) -> dict[str, Stepped]:
     """What `to_notes` was given on another rank."""
     out = {}
-    for name, (
-        _,
-        eta,
-        weight_decay,
-        reason,
-        scale,
-        reset,
-        known,
-        integral,
-        decay,
-        last,
-        changed,
-        *_rest,
-    ) in notes.items():
+    for name, numbers in notes.items():
+        _, eta, weight_decay, reason, scale, reset, known, *spent = numbers
+        integral, decay, last, changed, path, bounded, each, norm, *_ = spent
         used = Hyperparameters(eta, weight_decay, None if reason < 0 else _REASONS[int(reason)])
-        budget = Budget(integral, decay, None if math.isnan(last) else last, bool(changed)) if known else None
-        out[name] = Stepped(used, budget, scale, ELSEWHERE, bool(reset))
+        budget = Budget(integral, decay, None if math.isnan(last) else last, bool(changed), path) if known else None
+        bound = UpdateBound(each, norm) if bounded else None
+        out[name] = Stepped(used, budget, scale, ELSEWHERE, bool(reset), bound)
     return out

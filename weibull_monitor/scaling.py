@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from weibull_monitor.bounds import UpdateBound, update_bound
 from weibull_monitor.continuity import StateWatch
 from weibull_monitor.optimizers import Hyperparameters as Hyperparameters
 from weibull_monitor.optimizers import describe, rule_of, update_scale
@@ -34,6 +35,8 @@ class Budget(NamedTuple):
     """λ_wd of the last step."""
     changed: bool = False
     """Whether λ_wd was changed in mid-run."""
+    path: float = 0.0
+    """Σ η."""
 
     def advanced(self, eta: float, weight_decay: float) -> Budget:
         """The budget after one more step.
@@ -47,7 +50,7 @@ class Budget(NamedTuple):
         spent = eta * weight_decay
         changed = self.changed or (weight_decay != self.weight_decay and self.weight_decay is not None)
         integral = self.integral * math.exp(-2.0 * spent) + 2.0 * eta * eta
-        return Budget(integral, self.decay + spent, weight_decay, changed)
+        return Budget(integral, self.decay + spent, weight_decay, changed, self.path + eta)
 
 
 class Stepped(NamedTuple):
@@ -62,15 +65,18 @@ class Stepped(NamedTuple):
     """Which optimizer, and which of its groups."""
     reset: bool = False
     """Whether the optimizer's state was reset in mid-run."""
+    bound: UpdateBound | None = None
+    """What bounds an update, if there is a bound."""
 
 
-def scaling_of(stepped: Stepped | None, lambda_: float, lambda_0: float | None) -> Scaling:
+def scaling_of(stepped: Stepped | None, lambda_: float, lambda_0: float | None, numel: int = 1) -> Scaling:
     """Where a component stands on the law.
 
     Args:
         stepped: How its parameter was stepped; None if no optimizer steps it.
         lambda_: λ now; NaN if there is no fit.
         lambda_0: λ at the baseline, if known.
+        numel: Elements of the component.
 
     Returns:
         Every value that exists; those that do not (no weight decay, no baseline, no step yet) are None, and ``reason`` says
@@ -79,9 +85,11 @@ def scaling_of(stepped: Stepped | None, lambda_: float, lambda_0: float | None) 
     if stepped is None:
         return Scaling(reason="no_optimizer")
     used, budget = stepped.used, stepped.budget
+    path, update_max = budget.path if budget else None, stepped.bound.rms(numel) if stepped.bound else None
     if used.reason is not None:
         eta = used.eta if math.isfinite(used.eta) else None
-        return Scaling(eta=eta, weight_decay=used.weight_decay, reason=used.reason)
+        wd, reason = used.weight_decay, used.reason
+        return Scaling(eta=eta, weight_decay=wd, reason=reason, eta_sum=path, update_max=update_max)
     plain = stepped.scale * math.sqrt(used.eta / used.weight_decay) if used.weight_decay > 0 and used.eta > 0 else None
     effective = stepped.scale * math.sqrt(budget.integral) if budget and budget.integral > 0 else None
     grown = lambda_**2 - lambda_0**2 * math.exp(-2.0 * budget.decay) if budget and lambda_0 is not None else math.nan
@@ -95,6 +103,8 @@ def scaling_of(stepped: Stepped | None, lambda_: float, lambda_0: float | None) 
         lambda_ratio=lambda_ / plain if plain and math.isfinite(lambda_) else None,
         budget_ratio=math.sqrt(grown) / effective if known and effective else None,
         reason=_why_not_beyond(stepped, lambda_0, grown),
+        eta_sum=path,
+        update_max=update_max,
     )
 
 
@@ -226,9 +236,12 @@ class BudgetKeeper:
                 if used is None:
                     continue
                 budget = followed.budgets[i] if followed.known else None
+                known: dict[tuple[int, ...], tuple[float, UpdateBound | None]] = {}
                 for p in stepped_by(followed.optimizer, i):
-                    scale = update_scale(group, rule, p.shape)
-                    found[id(p)] = Stepped(used, budget, scale, (n, i), reset)
+                    shape = tuple(p.shape)
+                    if shape not in known:
+                        known[shape] = update_scale(group, rule, shape), update_bound(rule, group, shape)
+                    found[id(p)] = Stepped(used, budget, known[shape][0], (n, i), reset, known[shape][1])
         return {name: found[id(p)] for name, p in parameters.items() if id(p) in found}
 
     def owners(self) -> dict[int, tuple[Mapping[str, Any], Any]]:

@@ -48,6 +48,8 @@ class Scaling:
         forecast: λ at the end of the run.
         equilibrium: λ where it would end if η and λ_wd stayed as they are.
         reason: Why there is no forecast, if there is none; a key of `weibull_monitor.reasons.EXPLANATION`.
+        eta_sum: Σ η over the steps taken.
+        update_max: Bound of the RMS of the optimizer's update of one step, in units of η (`weibull_monitor.bounds`).
     """
 
     eta: float | None = None
@@ -60,6 +62,8 @@ class Scaling:
     forecast: Estimate | None = None
     equilibrium: Estimate | None = None
     reason: Reason | None = None
+    eta_sum: float | None = None
+    update_max: float | None = None
 
 
 NO_SCALING = Scaling()
