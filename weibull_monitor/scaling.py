@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from weibull_monitor.engines import parameters_of, rates_of
 from weibull_monitor.snapshot import NO_SCALING, Scaling
 
 _COUPLED = frozenset({"Adam", "NAdam", "RAdam", "Adamax", "SGD", "RMSprop", "Adagrad", "Adadelta", "Rprop", "ASGD"})
@@ -130,6 +131,7 @@ class _Followed:
         self.optimizer = optimizer
         self.innermost = innermost(optimizer)
         self.known = known
+        self.rates = rates_of(optimizer)
         self.stepped = False
         self.budgets: list[Budget] = []
         self._steps: list[tuple[float, float] | None] = []
@@ -140,11 +142,13 @@ class _Followed:
         if len(groups) != len(self.budgets):
             self._fit(len(groups))
         for i, group in enumerate(groups):
+            group = self.rates.get(id(group), group)  # an engine may already have moved on to the next step's
             if group.get("lr") is None:  # some optimizers choose it themselves
                 self._steps[i] = None
                 continue
             step = self._steps[i] = (float(group["lr"]), float(group.get("weight_decay") or 0.0))
             self.budgets[i] = self.budgets[i].advanced(*step)
+        self.rates.clear()
         self.stepped = True
 
     def used(self) -> list[Hyperparameters | None]:
@@ -216,7 +220,7 @@ class BudgetKeeper:
             for i, used in enumerate(followed.used()):
                 if used is not None:
                     stands = (used, followed.budgets[i] if followed.known else None)
-                    found.update((id(p), stands) for p in stepped_by(followed.optimizer, i))
+                    found.update((id(p), stands) for p in parameters_of(followed.optimizer, i))
         return {name: found[id(p)] for name, p in parameters.items() if id(p) in found}
 
     def state(self) -> list[list[list[float]] | None] | None:
@@ -228,12 +232,6 @@ class BudgetKeeper:
         """Goes on from `state`; optimizers that it does not hold have an unknown past."""
         for i, followed in enumerate(self._followed):
             followed.restore(state[i] if state is not None and i < len(state) else None)
-
-
-def stepped_by(optimizer: Any, group: int) -> Sequence[Tensor]:
-    """The parameters of the model that one of an optimizer's groups steps."""
-    tensors: Sequence[Tensor] = optimizer.param_groups[group]["params"]
-    return tensors
 
 
 def innermost(optimizer: Any) -> Any:
