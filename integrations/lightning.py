@@ -7,10 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from weibull_monitor.engines import engine_of
 from weibull_monitor.monitor import WeibullMonitor
 from weibull_monitor.scaling import innermost
 
-from .lightning_host import LoggerTracker, callback_class
+from .lightning_host import LoggerTracker, callback_class, measured
 from .options import CallbackOptions
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class WeibullCallback(CallbackOptions, _Callback):
     _state: Mapping[str, Any] = {}
     _trainer: Any = None
     _stepped = False
+    _engine_steps: int | None = None
 
     @property
     def state_key(self) -> str:
@@ -49,7 +51,9 @@ class WeibullCallback(CallbackOptions, _Callback):
         self.monitor = self._guard("setting up weibull_monitor", lambda: self._begin(trainer, pl_module, place))
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Samples if it is time to and several optimizers take turns; one optimizer is sampled right after its step."""
+        """Samples if it is time to and several optimizers take turns, or DeepSpeed steps; else that is done after the step."""
+        if self._engine_steps is not None and self._engine_steps != trainer.global_step:
+            self._engine_steps, self._stepped = trainer.global_step, True
         if self.monitor is not None and self._stepped:
             self._stepped = False
             self.monitor.step()
@@ -84,14 +88,19 @@ class WeibullCallback(CallbackOptions, _Callback):
         if self._trackers is None and not trainer.loggers and trainer.is_global_zero:
             self._guard.once(f"the Trainer has no logger: k and λ are in {place}/weibull/history.jsonl only")
         monitor = WeibullMonitor(
-            pl_module,
+            measured(trainer, pl_module),
             trainer.optimizers,
             output_dir=place,
             trackers=[LoggerTracker(x, trainer) for x in trainer.loggers] if self._trackers is None else self._trackers,
             resume=resume,
             **self._options,
         )
-        self._trainer, self._stepped = trainer, False
+        self._trainer, self._stepped, self._engine_steps = trainer, False, None
+        if any(
+            map(engine_of, trainer.optimizers)
+        ):  # it steps the optimizer under it once a group, on parts of the weights
+            self._engine_steps = trainer.global_step
+            return monitor
         for optimizer in map(innermost, trainer.optimizers):
             hook = optimizer.register_step_post_hook(partial(self._after_step, monitor))
             self._hooks = [*self._hooks, hook]

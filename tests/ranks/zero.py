@@ -1,5 +1,7 @@
 """Models in DeepSpeed's engine, at every stage of ZeRO; run on each rank by `launch`."""
 
+# ruff: noqa: E402 (DeepSpeed and Lightning look at the environment when they are imported)
+
 from __future__ import annotations
 
 import itertools
