@@ -31,6 +31,12 @@ def callback_class() -> type:
     return type("Callback", tuple(importlib.import_module(name).Callback for name in names), {})
 
 
+def measured(trainer: Any, module: Any) -> Any:
+    """The Trainer's module, or FSDP1's module around it, which holds those parameters that no other unit of FSDP1 has."""
+    around = trainer.strategy.model
+    return around if type(around).__name__ == "FullyShardedDataParallel" else module
+
+
 class LoggerTracker:
     """Writes through one of the Trainer's loggers, which stays the Trainer's.
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from weibull_monitor.bounds import UpdateBound, update_bound
 from weibull_monitor.continuity import StateWatch
+from weibull_monitor.engines import parameters_of, rates_of
 from weibull_monitor.optimizers import Hyperparameters as Hyperparameters
 from weibull_monitor.optimizers import describe, rule_of, update_scale
 from weibull_monitor.optimizers import hyperparameters as hyperparameters
@@ -130,6 +131,7 @@ class _Followed:
         self.optimizer = optimizer
         self.innermost = innermost(optimizer)
         self.known = known
+        self.rates = rates_of(optimizer)
         self.steps = 0
         """Steps since it is followed."""
         self.budgets: list[Budget] = []
@@ -142,11 +144,13 @@ class _Followed:
         if len(groups) != len(self.budgets):
             self._fit(len(groups))
         for i, group in enumerate(groups):
+            group = self.rates.get(id(group), group)  # an engine may already have moved on to the next step's
             if group.get("lr") is None:  # some optimizers choose it themselves
                 self._steps[i] = None
                 continue
             step = self._steps[i] = (float(group["lr"]), float(group.get("weight_decay") or 0.0))
             self.budgets[i] = self.budgets[i].advanced(*step)
+        self.rates.clear()
         self.steps += 1
 
     def used(self) -> list[Hyperparameters | None]:
@@ -237,7 +241,7 @@ class BudgetKeeper:
                     continue
                 budget = followed.budgets[i] if followed.known else None
                 known: dict[tuple[int, ...], tuple[float, UpdateBound | None]] = {}
-                for p in stepped_by(followed.optimizer, i):
+                for p in parameters_of(followed.optimizer, i):
                     shape = tuple(p.shape)
                     if shape not in known:
                         known[shape] = update_scale(group, rule, shape), update_bound(rule, group, shape)
@@ -250,7 +254,7 @@ class BudgetKeeper:
             id(p): (group, followed.innermost)
             for followed in self._followed
             for i, group in enumerate(followed.optimizer.param_groups)
-            for p in stepped_by(followed.optimizer, i)
+            for p in parameters_of(followed.optimizer, i)
         }
 
     def describe(self) -> list[dict[str, Any]]:
@@ -277,9 +281,3 @@ class BudgetKeeper:
         for i, followed in enumerate(self._followed):
             spent = state[i] if state is not None and i < len(state) else None
             followed.restore(spent, watched[i] if watched is not None and i < len(watched) else None)
-
-
-def stepped_by(optimizer: Any, group: int) -> Sequence[Tensor]:
-    """The parameters of the model that one of an optimizer's groups steps."""
-    tensors: Sequence[Tensor] = optimizer.param_groups[group]["params"]
-    return tensors

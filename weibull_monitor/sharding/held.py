@@ -113,16 +113,9 @@ def _held(name: str, parameter: Any) -> Held:
     if hasattr(parameter, "ds_tensor"):
         return _zero3(name, parameter)
     if is_lazy(parameter):
-        return Held(
-            name=name,
-            shape=(0,),
-            dtype=parameter.dtype,
-            requires_grad=parameter.requires_grad,
-            optimized=parameter,
-            read=lambda: parameter,
-            layout=Grid.whole((0,)),
-            problem="it has no shape before the first forward pass (a lazy module)",
-        )
+        return _unreadable(name, parameter, "it has no shape before the first forward pass (a lazy module)")
+    if getattr(parameter, "_fsdp_flattened", False):
+        return _unreadable(name, parameter, "an FSDP module around the model holds it: pass that module as the model")
     if not is_dtensor(parameter):
         return Held(
             name=name,
@@ -146,6 +139,19 @@ def _held(name: str, parameter: Any) -> Held:
         like=local_tensor,
         peers=peers_of(parameter),
         copy=int(parameter.device_mesh.mesh.min()),
+        problem=problem,
+    )
+
+
+def _unreadable(name: str, parameter: Any, problem: str) -> Held:
+    return Held(
+        name=name,
+        shape=(0,),
+        dtype=parameter.dtype,
+        requires_grad=parameter.requires_grad,
+        optimized=parameter,
+        read=lambda: parameter,
+        layout=Grid.whole((0,)),
         problem=problem,
     )
 
