@@ -59,11 +59,13 @@ class AccelerateMonitor:
         **options: Any,
     ) -> None:
         self._accelerator = accelerator
+        if trackers == "auto":
+            trackers = trackers_of(accelerator) if accelerator.is_main_process else ()  # elsewhere they are not started
         self.monitor = WeibullMonitor(
             model,
             optimizer,
             output_dir=output_dir or accelerator.project_dir,
-            trackers=trackers_of(accelerator) if trackers == "auto" else trackers,
+            trackers=trackers,
             **options,
         )
 
