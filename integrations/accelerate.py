@@ -9,9 +9,12 @@ from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
+from accelerate.scheduler import AcceleratedScheduler
 from torch import nn
 
+from weibull_monitor.alerts.agree import agreed
 from weibull_monitor.monitor import WeibullMonitor
+from weibull_monitor.plan import Rule
 from weibull_monitor.trackers import Tracker
 from weibull_monitor.trackers.mlflow import MlflowTracker
 from weibull_monitor.trackers.tensorboard import TensorBoardTracker
@@ -39,6 +42,7 @@ class AccelerateMonitor:
         optimizer: The optimizer, prepared or not; or several.
         trackers: ``"auto"`` for ``accelerator.trackers``, or names and objects as `WeibullMonitor` takes them.
         output_dir: Where the history goes; by default ``accelerator.project_dir``, or else ``runs/<time>``.
+        scheduler: For a forecast of λ: the scheduler, prepared or not; to be given together with ``total_steps``.
         options: Whatever else `WeibullMonitor` takes.
 
     Attributes:
@@ -56,16 +60,18 @@ class AccelerateMonitor:
         *,
         trackers: Literal["auto"] | Iterable[str | Tracker] = "auto",
         output_dir: str | Path | None = None,
+        scheduler: Any = None,
         **options: Any,
     ) -> None:
         self._accelerator = accelerator
-        if trackers == "auto":
-            trackers = trackers_of(accelerator) if accelerator.is_main_process else ()  # elsewhere they are not started
+        if isinstance(scheduler, AcceleratedScheduler):
+            scheduler = _rule_of(scheduler, accelerator.num_processes)
         self.monitor = WeibullMonitor(
             model,
             optimizer,
             output_dir=output_dir or accelerator.project_dir,
-            trackers=trackers,
+            trackers=trackers_of(accelerator) if trackers == "auto" else trackers,
+            scheduler=scheduler,
             **options,
         )
 
@@ -79,6 +85,11 @@ class AccelerateMonitor:
         accelerator = self._accelerator
         if accelerator.sync_gradients and not accelerator.optimizer_step_was_skipped:
             self.monitor.step(step, last)
+
+    @property
+    def stop_requested(self) -> int:
+        """As `WeibullMonitor.stop_requested`, agreed among all processes: to be asked on each of them, at the same steps."""
+        return agreed(self.monitor.stop_requested)
 
     def close(self) -> None:
         """Samples the last step, unless it was, and closes the history. Trackers of the accelerator stay open."""
@@ -103,11 +114,7 @@ class AccelerateMonitor:
 
 
 class AccelerateTracker:
-    """Writes through any other of Accelerate's trackers, which stays the accelerator's.
-
-    Args:
-        tracker: An ``accelerate.tracking.GeneralTracker``.
-    """
+    """Writes through any other ``accelerate.tracking.GeneralTracker``, which stays the accelerator's."""
 
     def __init__(self, tracker: Any) -> None:
         self._tracker = tracker
@@ -121,12 +128,15 @@ class AccelerateTracker:
 
 
 def trackers_of(accelerator: Accelerator) -> list[Tracker]:
-    """The accelerator's trackers as trackers of ours that write to the same runs and leave them open.
+    """The accelerator's trackers, after ``init_trackers``, as trackers of ours that write to the same runs."""
+    started = accelerator.trackers if accelerator.is_main_process else ()
+    return [_tracker_of(tracker) for tracker in started]
 
-    Args:
-        accelerator: An accelerator on its main process, after ``init_trackers``.
-    """
-    return [_tracker_of(tracker) for tracker in accelerator.trackers]
+
+def _rule_of(scheduler: AcceleratedScheduler, processes: int) -> Rule:
+    """Where batches are not split, Accelerate steps the scheduler once for each process."""
+    times = 1 if scheduler.split_batches or not scheduler.step_with_optimizer else processes
+    return Rule(scheduler.scheduler, lambda step: times)
 
 
 def _tracker_of(tracker: Any) -> Tracker:

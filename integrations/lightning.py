@@ -7,11 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from weibull_monitor.alerts.watch import SAVE_AND_STOP
 from weibull_monitor.engines import engine_of
 from weibull_monitor.monitor import WeibullMonitor
 from weibull_monitor.scaling import innermost
 
-from .lightning_host import LoggerTracker, callback_class, measured
+from .lightning_host import LoggerTracker, callback_class, measured, schedule_of
 from .options import CallbackOptions
 
 if TYPE_CHECKING:
@@ -28,13 +29,15 @@ class WeibullCallback(CallbackOptions, _Callback):
     stepped. Resumed, it goes on with the history and the baseline of the run that wrote the checkpoint.
 
     Its arguments are those of `CallbackOptions`: ``every_n_steps``, ``trackers``, ``output_dir`` (``trainer.log_dir`` by default,
-    or where the resumed run has it), ``detail``, ``kinds``, ``include``, ``exclude``, ``resolution``.
+    or where the resumed run has it), ``detail``, ``kinds``, ``include``, ``exclude``, ``resolution``, ``alerts``, ``on_alert``,
+    ``webhook``, ``stop_on``: then ``<output_dir>/weibull/stopped.ckpt`` is saved before training ends.
     """
 
     _hooks: Sequence[Any] = ()
     _state: Mapping[str, Any] = {}
     _trainer: Any = None
     _stepped = False
+    _asked_at = 0
     _engine_steps: int | None = None
 
     @property
@@ -51,12 +54,20 @@ class WeibullCallback(CallbackOptions, _Callback):
         self.monitor = self._guard("setting up weibull_monitor", lambda: self._begin(trainer, pl_module, place))
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Samples if it is time to and several optimizers take turns, or DeepSpeed steps; else that is done after the step."""
+        """Samples if optimizers take turns or DeepSpeed steps (one is sampled right after its step), and stops if asked to."""
         if self._engine_steps is not None and self._engine_steps != trainer.global_step:
             self._engine_steps, self._stepped = trainer.global_step, True
         if self.monitor is not None and self._stepped:
             self._stepped = False
             self.monitor.step()
+        step = trainer.global_step // max(1, len(trainer.optimizers))
+        if step != self._asked_at and not trainer.should_stop:
+            self._asked_at = step
+            if decision := self._stop_decision(step, trainer.world_size):
+                if decision == SAVE_AND_STOP:
+                    place = trainer.strategy.broadcast(str(self.monitor.output_dir) if self.monitor is not None else "")
+                    trainer.save_checkpoint(Path(place, "weibull", "stopped.ckpt"))
+                trainer.should_stop = True
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Samples the last step, unless it was, and closes the history and the trackers."""
@@ -87,18 +98,21 @@ class WeibullCallback(CallbackOptions, _Callback):
         place = self._output_dir or (kept.parent if kept.is_dir() else log_dir or trainer.default_root_dir)
         if self._trackers is None and not trainer.loggers and trainer.is_global_zero:
             self._guard.once(f"the Trainer has no logger: k and λ are in {place}/weibull/history.jsonl only")
+        rules, total = self._guard("reading the schedule", lambda: schedule_of(trainer, pl_module)) or ([], None)
         monitor = WeibullMonitor(
             measured(trainer, pl_module),
             trainer.optimizers,
             output_dir=place,
             trackers=[LoggerTracker(x, trainer) for x in trainer.loggers] if self._trackers is None else self._trackers,
+            scheduler=rules,
+            total_steps=total,
             resume=resume,
             **self._options,
         )
         self._trainer, self._stepped, self._engine_steps = trainer, False, None
         if any(
             map(engine_of, trainer.optimizers)
-        ):  # it steps the optimizer under it once a group, on parts of the weights
+        ):  # it steps the optimizer under it once a group, on part of the weights
             self._engine_steps = trainer.global_step
             return monitor
         for optimizer in map(innermost, trainer.optimizers):

@@ -1,14 +1,19 @@
-"""What the Lightning callback stands on: the host's `Callback` class, and its loggers as trackers."""
+"""What the Lightning callback stands on: the host's `Callback` class, its loggers as trackers, its schedulers as rules."""
 
 from __future__ import annotations
 
 import importlib
+import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import Any
 
+from weibull_monitor.alerts import Alert
 from weibull_monitor.errors import MissingDependencyError
+from weibull_monitor.plan import Rule
+from weibull_monitor.trackers.tensorboard import write_alert
+from weibull_monitor.trackers.wandb import send_alert
 
 _FLAVOURS = ("lightning.pytorch", "pytorch_lightning")
 
@@ -43,13 +48,61 @@ class LoggerTracker:
 
     def __init__(self, logger: Any, trainer: Any) -> None:
         self._logger, self._trainer = logger, trainer
+        self._step = 0
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Logs where `LearningRateMonitor` logs the learning rate that these weights meet next."""
         loop = self._trainer.fit_loop.epoch_loop
         progress = loop.batch_progress.current
         in_batch = progress.ready - progress.completed  # the count goes up after the batch
-        self._logger.log_metrics(dict(metrics), step=0 if step == 0 else loop._batches_that_stepped + in_batch)
+        self._step = 0 if step == 0 else loop._batches_that_stepped + in_batch
+        self._logger.log_metrics(dict(metrics), step=self._step)
+
+    def alert(self, alert: Alert) -> None:
+        """Tells TensorBoard and W&B, beside the metrics logged last; other loggers have nothing for alerts."""
+        experiment = self._logger.experiment
+        if hasattr(experiment, "add_text"):
+            write_alert(experiment, alert, self._step)
+        elif hasattr(experiment, "alert"):
+            send_alert(experiment, alert)
 
     def close(self) -> None:
         """Leaves the logger open."""
+
+
+def schedule_of(trainer: Any, module: Any) -> tuple[list[Rule], int | None]:
+    """How the learning rates of the Trainer's optimizers come about, and how many optimizer steps there will be.
+
+    Args:
+        trainer: The Trainer, when training has started.
+        module: Its module.
+
+    Returns:
+        Rules for `weibull_monitor.plan`, none under manual optimization; an optimizer without a scheduler keeps its rate. No
+        number of steps where training has no end.
+    """
+    if not module.automatic_optimization:
+        return [], None
+    total = trainer.estimated_stepping_batches
+    configs = [config for config in trainer.lr_scheduler_configs if not config.reduce_on_plateau]
+    rules = [
+        Rule(c.scheduler, _ticks(c, trainer.num_training_batches, trainer.accumulate_grad_batches)) for c in configs
+    ]
+    plateau = [config.scheduler.optimizer for config in trainer.lr_scheduler_configs if config.reduce_on_plateau]
+    scheduled = [*plateau, *(rule.scheduler.optimizer for rule in rules)]
+    free = [optimizer for optimizer in trainer.optimizers if all(optimizer is not other for other in scheduled)]
+    rules += [Rule(lambda step: 1.0, optimizer=optimizer) for optimizer in free]
+    return rules, int(total) if math.isfinite(total) and total > 0 else None
+
+
+def _ticks(config: Any, batches: float, accumulated: int) -> Callable[[int], int]:
+    """How often Lightning steps a scheduler after each optimizer step; frequencies count the batches of an epoch."""
+    an_epoch = math.ceil(batches / accumulated) if math.isfinite(batches) else sys.maxsize
+
+    def ticks(step: int) -> int:
+        epoch, within = divmod(step - 1, an_epoch)
+        if config.interval == "step":
+            return int(min((within + 1) * accumulated, batches) % config.frequency == 0)
+        return int(within + 1 == an_epoch and (epoch + 1) % config.frequency == 0)
+
+    return ticks

@@ -6,6 +6,9 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from weibull_monitor.alerts import Alert, AlertSettings
+from weibull_monitor.alerts.agree import agreed
+from weibull_monitor.alerts.watch import GO_ON, AlertOptions
 from weibull_monitor.components import Resolution
 from weibull_monitor.guard import Guard
 from weibull_monitor.monitor import WeibullMonitor, check_options
@@ -25,6 +28,11 @@ class CallbackOptions:
         include: Regular expressions; only names that one of them matches are measured.
         exclude: Regular expressions; names that one of them matches are not.
         resolution: ``"auto"``, ``"parameter"``, ``"matrix"`` or ``"head"``, as `WeibullMonitor` takes it.
+        forces: Whether to find what each sampled step of AdamW did to the squared norm of each matrix.
+        alerts: Thresholds of the alerts: the defaults, the path of a TOML file, a dictionary or `AlertSettings`; False for none.
+        on_alert: Called with each `Alert` of a warning or an error.
+        webhook: A URL that each of them is posted to, as Slack's incoming webhooks take it; it is never logged.
+        stop_on: Severity of an alert (``"error"``, ``"warning"``) at which the Trainer saves a checkpoint and ends training.
 
     Attributes:
         monitor: The `WeibullMonitor` at work, from the beginning of training; None before.
@@ -44,11 +52,30 @@ class CallbackOptions:
         include: str | Iterable[str] | None = None,
         exclude: str | Iterable[str] | None = None,
         resolution: Resolution | Literal["auto"] = "auto",
+        forces: bool = False,
+        alerts: AlertSettings | Mapping[str, Any] | str | Path | bool = True,
+        on_alert: Callable[[Alert], object] | None = None,
+        webhook: str | None = None,
+        stop_on: str | None = None,
     ) -> None:
         self._trackers = None if trackers == "auto" else [trackers] if isinstance(trackers, str) else list(trackers)
-        check_options(every_n_steps, self._trackers or (), detail)
+        self._due = check_options(every_n_steps, self._trackers or (), detail)
+        self._stops = AlertOptions.of(alerts, on_alert, webhook, stop_on).stop_on is not None
         self._output_dir = output_dir
         self._options: dict[str, Any] = {"every_n_steps": every_n_steps, "detail": detail, "resolution": resolution}
-        self._options |= {"kinds": kinds, "include": include, "exclude": exclude}
+        self._options |= {"kinds": kinds, "include": include, "exclude": exclude, "forces": forces}
+        self._options |= {"alerts": alerts, "on_alert": on_alert, "webhook": webhook, "stop_on": stop_on}
         self._guard = Guard()
         self.monitor: WeibullMonitor | None = None
+
+    def _stop_decision(self, step: int, world_size: int) -> int:
+        """What alerts have decided (`weibull_monitor.alerts.watch`), the same on every process; to be asked on each of them.
+
+        Args:
+            step: Optimizer steps taken, as every process counts them; several processes agree at the sampled ones.
+            world_size: Number of processes.
+        """
+        if not self._stops or (world_size > 1 and not self._guard("asking the schedule", lambda: self._due(step))):
+            return GO_ON
+        mine = self.monitor.stop_requested if self.monitor is not None else GO_ON
+        return self._guard("agreeing whether to stop", lambda: agreed(mine)) or GO_ON

@@ -7,10 +7,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
 from transformers import TrainerCallback
 from transformers.trainer_callback import TrainerControl, TrainerState
 from transformers.training_args import TrainingArguments
 
+from weibull_monitor.alerts.watch import SAVE_AND_STOP
 from weibull_monitor.monitor import WeibullMonitor
 from weibull_monitor.trackers import Tracker
 
@@ -25,10 +27,11 @@ class WeibullCallback(CallbackOptions, TrainerCallback):
     """Logs k and λ of every weight matrix while the Trainer trains: ``Trainer(..., callbacks=[WeibullCallback()])``.
 
     It writes to the trackers in ``args.report_to`` (TensorBoard, W&B) beside the Trainer's own curves, and to the history in
-    ``<output_dir>/weibull/history.jsonl``. It adds nothing to ``state.log_history``, and never ends a training run.
+    ``<output_dir>/weibull/history.jsonl``. It adds nothing to ``state.log_history``, and never ends a training run unless
+    ``stop_on`` says so.
 
     Its arguments are those of `CallbackOptions`: ``every_n_steps``, ``trackers``, ``output_dir`` (``args.output_dir`` if not
-    given), ``detail``, ``kinds``, ``include``, ``exclude``, ``resolution``.
+    given), ``detail``, ``kinds``, ``include``, ``exclude``, ``resolution``, ``alerts``, ``on_alert``, ``webhook``, ``stop_on``.
     """
 
     def on_train_begin(
@@ -38,6 +41,7 @@ class WeibullCallback(CallbackOptions, TrainerCallback):
         control: TrainerControl,
         model: nn.Module | None = None,
         optimizer: torch.optim.Optimizer | None = None,
+        lr_scheduler: Any = None,
         **kwargs: Any,
     ) -> None:
         """Takes the baseline, or goes on where the checkpoint that is resumed from was saved."""
@@ -57,6 +61,8 @@ class WeibullCallback(CallbackOptions, TrainerCallback):
                 optimizer,
                 output_dir=self._output_dir or args.output_dir,
                 trackers=trackers or (),
+                scheduler=lr_scheduler if isinstance(lr_scheduler, LRScheduler) else None,
+                total_steps=state.max_steps if state.max_steps > 0 else None,
                 resume=resume,
                 **self._options,
             ),
@@ -71,9 +77,12 @@ class WeibullCallback(CallbackOptions, TrainerCallback):
             self.monitor.step(step, last=step >= state.max_steps)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Puts what a resumed run will need where the next checkpoint takes it from."""
+        """Puts what a resumed run will need where the next checkpoint takes it from, and stops if an alert asks for it."""
         if self.monitor is not None and isinstance(state.stateful_callbacks, dict):
             state.stateful_callbacks[STATE_KEY] = self.monitor.state_dict()
+        if decision := self._stop_decision(state.global_step, args.world_size):
+            control.should_training_stop = True
+            control.should_save |= decision == SAVE_AND_STOP
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -61,3 +61,70 @@ def test_a_wrong_command_line_exits_with_two() -> None:
     with pytest.raises(SystemExit) as raised:
         main(["weigh"])
     assert raised.value.code == 2
+
+
+@pytest.fixture
+def broken_run(tmp_path: Path) -> Path:
+    """A history of a run with Inf in one matrix from sample 15 on, as a monitor writes it."""
+    import json
+
+    from alerts.simulated import ATTENTION, components, healthy, samples_of
+
+    from weibull_monitor.alerts import replay
+    from weibull_monitor.trackers import HistoryWriter, RunRecord
+
+    columns = healthy()
+    for now in columns[15:]:
+        now["nonfinite"][3] = 7.0
+    samples = samples_of(columns)
+    record = RunRecord(0.0, None, {}, 1, {}, components(), {}, "0", attention=[ATTENTION])
+    writer = HistoryWriter(tmp_path)
+    writer.write_run(record)
+    for alert in replay(samples, None, [ATTENTION])[:1]:
+        writer.write_alert(alert)
+    writer.close()
+    with writer.path.open("a") as file:
+        for s in samples:
+            file.write(json.dumps({"type": "snapshot", "step": s.step, "time": 0.0, **s.columns}) + "\n")
+    return tmp_path
+
+
+def test_alerts_replays_a_recorded_run(broken_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["alerts", str(broken_run), "--severity", "error"]) == 0
+    text = capsys.readouterr().out
+    assert "step 150  error  nonfinite  begins" in text
+    assert "model.layers.0.attn_o.weight: Inf and NaN 7, expected 0." in text
+    assert "1 alerts: 1 error that began" in text
+    assert "24 samples of 28 matrices and parts" in text
+
+
+def test_alerts_takes_other_thresholds(broken_run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "alerts.toml").write_text("alerts.nonfinite = false")
+    assert main(["alerts", str(broken_run), "--config", str(tmp_path / "alerts.toml"), "--severity", "error"]) == 0
+    assert "no alerts" in capsys.readouterr().out
+
+
+def test_alerts_shows_what_was_told(broken_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from weibull_monitor import read_history
+
+    assert main(["alerts", str(broken_run), "--recorded"]) == 0
+    (recorded,) = read_history(broken_run).alerts
+    assert (
+        f"step {recorded.step}  {recorded.finding.severity}  {recorded.finding.rule}  begins" in capsys.readouterr().out
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "says"), [(None, "no history at"), ("[alerts.dead]\njmup = 1", "alerts.dead.jmup is not known")]
+)
+def test_alerts_says_what_is_wrong_in_one_line(
+    content: str | None, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["alerts", str(tmp_path)]
+    if content:
+        (tmp_path / "alerts.toml").write_text(content)
+        arguments += ["--config", str(tmp_path / "alerts.toml")]
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert says in error
+    assert error.count("\n") == 1

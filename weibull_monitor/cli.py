@@ -10,6 +10,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from weibull_monitor.commands import sweep
+from weibull_monitor.compare import add_compare
 from weibull_monitor.components import attention_types, discover, render
 from weibull_monitor.errors import ConfigurationError, WeibullMonitorError
 
@@ -46,6 +48,9 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="command")
     _add_components(commands)
+    add_compare(commands)
+    sweep.add(commands)
+    _add_alerts(commands)
     return top
 
 
@@ -92,6 +97,41 @@ def _components(options: argparse.Namespace) -> int:
     print(render(found))
     for one in attention_types(model, found.components):
         print(f"attention: {one.tower or 'outside of blocks'}: {one}")
+    return OK
+
+
+def _add_alerts(commands: Commands[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser(
+        "alerts",
+        help="what the rules say of a recorded run, with other thresholds if wanted",
+        description="Replays the rules over the history of a run and prints the alerts: the way to tune thresholds.",
+    )
+    command.add_argument("run_directory", metavar="RUN", help="a run's directory, or its history.jsonl")
+    command.add_argument(
+        "--config", metavar="FILE", help="a TOML file of thresholds (docs/alerts.md); default thresholds without"
+    )
+    command.add_argument(
+        "--severity", choices=("info", "warning", "error"), default="info", help="from which (default: info)"
+    )
+    command.add_argument("--recorded", action="store_true", help="what was told while the run ran, instead of a replay")
+    command.set_defaults(run=_alerts)
+
+
+def _alerts(options: argparse.Namespace) -> int:
+    from weibull_monitor.alerts import AlertSettings, replay
+    from weibull_monitor.alerts.finding import rank
+    from weibull_monitor.alerts.table import render as as_text
+    from weibull_monitor.trackers import read_history
+
+    settings = AlertSettings.of(options.config) if options.config else AlertSettings()
+    try:
+        history = read_history(options.run_directory)
+    except FileNotFoundError as error:
+        raise ConfigurationError(str(error)) from None
+    attention = history.runs[-1].attention if history.runs else ()
+    alerts = history.alerts if options.recorded else replay(history.snapshots, settings, attention)
+    print(as_text([alert for alert in alerts if rank(alert.finding.severity) >= rank(options.severity)]))
+    print(f"{len(history.snapshots)} samples of {len(history.components)} matrices and parts in {history.path}")
     return OK
 
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
@@ -26,17 +26,23 @@ from weibull_monitor.components import (
     without_single_experts,
 )
 from weibull_monitor.errors import ConfigurationError
+from weibull_monitor.force_reader import ForceReader
 from weibull_monitor.guard import Guard
+from weibull_monitor.law import ScalingLaw
 from weibull_monitor.measure import WeibullFit
 from weibull_monitor.measure.bins import MANTISSA_BITS
 from weibull_monitor.measure.reader import ModelReader
+from weibull_monitor.notes import from_notes, to_notes
 from weibull_monitor.recorder import Recorder
-from weibull_monitor.scaling import BudgetKeeper, from_notes, scaling_of, to_notes
+from weibull_monitor.scaling import BudgetKeeper
 from weibull_monitor.schedule import Schedule
 from weibull_monitor.sharding import Ranks
 from weibull_monitor.sharding.ranks import JOIN_TIMEOUT
 from weibull_monitor.snapshot import Detail, Reference, Scaling, Snapshot
 from weibull_monitor.trackers import RunRecord, Tracker, check_trackers, read_history
+
+if TYPE_CHECKING:
+    from weibull_monitor.alerts import Alert, AlertSettings
 
 logger = logging.getLogger("weibull_monitor")
 
@@ -79,6 +85,16 @@ class WeibullMonitor:
         resolution: ``"matrix"`` measures stored matrices and the parts of those that hold several (q, k and v; gate and up; each
             expert), ``"head"`` also each attention head, ``"parameter"`` stored matrices alone. ``"auto"`` is ``"matrix"``, but
             for single experts where they would make more than 2,000 components.
+        scheduler: For a forecast of λ: the optimizer's scheduler, one for each of several optimizers, or a function of the
+            optimizer step (from 1) that the learning rate is in proportion to. It is read, never stepped.
+        total_steps: For a forecast of λ: optimizer steps of the whole run.
+        forces: Whether to find at each sample what the step did to the squared norm of each matrix: by alignment, injection and
+            decay. For AdamW; it reads the optimizer's state, and the weights once more before the step.
+        alerts: Thresholds of the rules that every sample is judged by (docs/alerts.md): the defaults, the path of a TOML file, a
+            dictionary or `AlertSettings`; False for no alerts.
+        on_alert: Called with each `Alert` of a warning or an error.
+        webhook: A URL that each of them is posted to, as Slack's incoming webhooks take it; it is never logged.
+        stop_on: Severity (``"error"``, ``"warning"``) of an alert from which `stop_requested` is True.
         resume: A `state_dict` to go on from: no new baseline is taken, and the history in ``output_dir`` goes on.
         process_group: The processes that measure together: all of them (``"auto"``), a process group of torch, or None for
             this process alone, which then has to have every weight.
@@ -107,6 +123,13 @@ class WeibullMonitor:
         include: str | Iterable[str] | None = None,
         exclude: str | Iterable[str] | None = None,
         resolution: Resolution | Literal["auto"] = "auto",
+        scheduler: Any = None,
+        total_steps: int | None = None,
+        forces: bool = False,
+        alerts: AlertSettings | Mapping[str, Any] | str | Path | bool = True,
+        on_alert: Callable[[Alert], object] | None = None,
+        webhook: str | None = None,
+        stop_on: str | None = None,
         resume: Mapping[str, Any] | None = None,
         process_group: Any | Literal["auto"] | None = "auto",
         join_timeout: float = JOIN_TIMEOUT,
@@ -116,6 +139,9 @@ class WeibullMonitor:
         self._guard = Guard()
         self._recorder: Recorder | None = None
         with self._ranks.joining(join_timeout) if self._ranks else nullcontext():
+            from weibull_monitor.alerts.watch import AlertOptions  # not before it is needed: 20 ms
+
+            told = AlertOptions.of(alerts, on_alert, webhook, stop_on)
             trackers = trackers if isinstance(trackers, str) else list(trackers)
             self._due = check_options(every_n_steps, trackers, detail)
             self._reader = ModelReader(model, _finder(kinds, include, exclude, resolution), self._ranks)
@@ -125,12 +151,16 @@ class WeibullMonitor:
                 Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}" if output_dir is None else Path(output_dir)
             )
             if self.is_main:
-                self._recorder = Recorder(self.output_dir, trackers, detail, self._guard)
+                self._recorder = Recorder(self.output_dir, trackers, detail, told, self._guard)
         self._reader.agree()
         if not self.discovery.components:
             raise ConfigurationError(nothing_to_measure(model, self.discovery))
         self._budgets = BudgetKeeper(optimizer)
+        self._law = ScalingLaw(self._budgets, scheduler, total_steps)
+        self._forces = ForceReader(self._reader, self._budgets, self._ranks) if forces else None
         self._step, self._sampled = 0, -1
+        if self._recorder is not None:
+            self._recorder.expect(self._attention())
         self._baseline: dict[str, Reference] = {}
         self._resumed_from: int | None = None
         self._begun = self._closed = self._noted = False
@@ -154,6 +184,14 @@ class WeibullMonitor:
         """Whether this process has the samples and writes."""
         return self._ranks is None or self._ranks.is_main
 
+    @property
+    def stop_requested(self) -> int:
+        """Whether an alert of the severity ``stop_on`` has been told: 0 no; 1 stop; 2 the weights are worth saving, and stop.
+
+        Known on the main process; always 0 on others.
+        """
+        return self._recorder.decision if self._recorder is not None else 0
+
     def step(self, step: int | None = None, last: bool = False) -> None:
         """To be called right after ``optimizer.step()``, before the scheduler moves on. Samples if it is time to.
 
@@ -166,6 +204,8 @@ class WeibullMonitor:
             if step < self._step:
                 self._guard.once(f"step went back from {self._step} to {step}; pass the steps since training began")
             return
+        if step is not None and step > self._step + 1:
+            self._budgets.lose_track()
         self._step = self._step + 1 if step is None else step
         if self._noted:
             self._noted = False
@@ -173,6 +213,8 @@ class WeibullMonitor:
             self._guard("reading the optimizer's parameter groups", self._budgets.advance)
         if (last or self._guard("asking the schedule", self._is_due)) and not self._over:
             self._guard("sampling", self._sample_and_log)
+        if self._forces is not None and not self._over:
+            self._guard("measuring the norms before the next step", self._prepare_forces)
 
     def optimizer_stepped(self, optimizer: torch.optim.Optimizer) -> None:
         """Where several optimizers step at different times: says before `step` which of them have. Unsaid, all have.
@@ -231,7 +273,9 @@ class WeibullMonitor:
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs that the history does not hold: the step, and what each parameter group has spent."""
-        return {"step": self._step, "budgets": self._budgets.state()}
+        state = {"step": self._step, "budgets": self._budgets.state(), "watched": self._budgets.watched()}
+        alerts = self._recorder.alerts() if self._recorder is not None else None
+        return state | ({"alerts": alerts} if alerts else {})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on where `state_dict` was taken: history and baseline continue, budgets are restored.
@@ -240,10 +284,11 @@ class WeibullMonitor:
         then unknown, and so is everything that follows from it.
         """
         self._step = int(state["step"])
-        self._budgets.restore(state.get("budgets"))
+        self._budgets.restore(state.get("budgets"), state.get("watched"))
         self._resumed_from, self.last, self._sampled = self._step, None, -1
-        if self.is_main:
-            self._guard("reading the baseline of the resumed run", self._recall_baseline)
+        if (recorder := self._recorder) is not None:
+            alerts = state.get("alerts") or {}
+            self._guard("reading the baseline of the resumed run", lambda: self._recall_baseline(recorder, alerts))
 
     @property
     def _over(self) -> bool:
@@ -254,20 +299,25 @@ class WeibullMonitor:
     def _is_due(self) -> bool:
         return self._due(self._step)
 
+    def _prepare_forces(self) -> None:
+        if self._forces is not None and self._due(self._step + 1):
+            self._forces.before()
+
     def _take_baseline(self) -> None:
         self._sampled = self._step
         self.last = self._measure()
         if self.last is not None:
             self._baseline = {n: Reference(fit.k, fit.lambda_) for n, fit in self.last.fits.items() if fit.available}
 
-    def _recall_baseline(self) -> None:
-        assert self._recorder is not None
+    def _recall_baseline(self, recorder: Recorder, alerts: Mapping[str, Any]) -> None:
         self._baseline = {}
-        history = read_history(self._recorder.path)
+        history = read_history(recorder.path)
+        recorder.recall(alerts, [s for s in history.snapshots if s.step <= self._step])
         if history.baseline is None:
             raise LookupError(f"{history.path} holds no sample of step 0: there will be no drift and no budget ratio")
         scales = history.baseline.values("lambda")
         self._baseline = {name: Reference(k, scales[name]) for name, k in history.baseline.values("k").items()}
+        self._law.recall(history.snapshots, until=self._step)
 
     def _sample_and_log(self) -> None:
         if not self._begun:
@@ -291,20 +341,19 @@ class WeibullMonitor:
 
     def _measure(self) -> Snapshot | None:
         started = time.perf_counter()
-        notes = to_notes(self._budgets.by_parameter(self._reader.optimized()))
-        reading = self._reader.read(self._step, notes)
+        here = self._budgets.by_parameter(self._reader.optimized())
+        if self._forces is not None and self._step > 0:
+            self._forces.collect()
+            for key, message in by_reason(self._forces.reasons, "have no forces").items():
+                self._guard.once(message, key=key)
+        reading = self._reader.read(self._step, to_notes(here))
         for key, message in by_reason(reading.problems, "have no fit").items():
             self._guard.once(message, key=key)
+        stepped = from_notes(reading.notes) | here
         if not self.is_main:
             return None
-        fits, scaling = reading.fits, dict[str, Scaling]()
-        stepped = from_notes(reading.notes)
-        for component in self.discovery.components:
-            if component.name in fits:
-                used, budget = stepped.get(component.parameter, (None, None))
-                reference = self._baseline.get(component.name)
-                lambda_0 = reference.lambda_ if reference else None
-                scaling[component.name] = scaling_of(used, budget, fits[component.name].lambda_, lambda_0)
+        fits = reading.fits
+        scaling = self._law.at(self._step, self.discovery.components, fits, self._baseline, stepped)
         return Snapshot(
             step=self._step,
             time=time.time(),
@@ -312,6 +361,7 @@ class WeibullMonitor:
             fits=fits,
             scaling=scaling,
             baseline=self._baseline,
+            forces=self._forces.forces(stepped) if self._forces is not None else {},
             unchanged=self._count_unchanged(fits, scaling),
             seconds=time.perf_counter() - started,
         )
@@ -333,6 +383,9 @@ class WeibullMonitor:
         if different := self._reader.different:
             logger.warning("weibull_monitor: %s", differs(different))
 
+    def _attention(self) -> list[dict[str, Any]]:
+        return [asdict(kind) for kind in self._reader.table.attention]
+
     def _run_record(self, resumed_from: int | None) -> RunRecord:
         from weibull_monitor import __version__
 
@@ -350,7 +403,9 @@ class WeibullMonitor:
                 "fit": "middle-80 % probability plot from bit-pattern counts",
                 "bins_per_octave": 2**MANTISSA_BITS,
             },
-            attention=[asdict(kind) for kind in self._reader.table.attention],
+            optimizers=self._guard("describing the optimizers", self._budgets.describe) or (),
+            total_steps=self._law.total_steps,
+            attention=self._attention(),
             components=self.discovery.components,
             skipped={skipped.name: skipped.reason for skipped in self.discovery.skipped},
             version=__version__,

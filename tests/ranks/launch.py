@@ -10,7 +10,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -48,6 +47,3 @@ def _run(rank: int, function: str, size: int, directory: str, args: tuple[Any, .
         traceback.print_exc()
         raise
     dist.destroy_process_group()
-
-
-needs_ranks = pytest.mark.skipif(not dist.is_available(), reason="this build of torch has no torch.distributed")

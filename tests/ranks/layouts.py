@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FullyShardedDataParallel, ShardingStrategy, fully_shard
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy
@@ -108,9 +109,9 @@ def counts(model: nn.Module, ranks: Ranks | None) -> dict[str, list[int]]:
     reader.agree()
     rows: dict[str, list[int]] = {}
     for _ in range(2):  # at the second reading the whole rows that the first asked for are sent at once
-        settled = reader._holdings.refresh()
+        settled = reader.holdings.refresh()
         due = list(reader.discovery.components)
-        counted = reader._counter.count(due, reader._holdings, settled, 0, {})
+        counted = reader._counter.count(due, reader.holdings, settled, 0, {})
         assert counted is not None
         for batch in counted.rows:
             for index, row in zip(batch.indices, batch.counts, strict=True):
@@ -133,6 +134,16 @@ def fsdp2_offloaded(model: Model) -> nn.Module:
     for layer in model.layers:
         fully_shard(layer, offload_policy=CPUOffloadPolicy(pin_memory=False))
     return fully_shard(model, offload_policy=CPUOffloadPolicy(pin_memory=False))
+
+
+def fsdp2_from_meta(model: Model) -> nn.Module:
+    """Built without weights, sharded, and only then filled, as large models are."""
+    weights = model.state_dict()
+    with torch.device("meta"):
+        empty = fsdp2(Model().to(model.lm_head.weight.dtype))
+    empty.to_empty(device="cpu")
+    set_model_state_dict(empty, weights, options=StateDictOptions(full_state_dict=True))
+    return empty
 
 
 def fsdp2_by_columns(model: Model) -> nn.Module:
@@ -233,6 +244,7 @@ TWO: dict[str, Callable[[Model], nn.Module]] = {
     "ddp": ddp,
     "fsdp2": fsdp2,
     "fsdp2_offloaded": fsdp2_offloaded,
+    "fsdp2_from_meta": fsdp2_from_meta,
     "fsdp2_by_columns": fsdp2_by_columns,
     "tensor_parallel": tensor_parallel,
     "fsdp1_original": fsdp1_original,

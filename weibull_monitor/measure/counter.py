@@ -16,8 +16,8 @@ from weibull_monitor.sharding.agreement import Agreement, alone
 
 Notes = Mapping[str, Sequence[float]]
 """Some numbers by parameter, `NOTE_NUMBERS` for each."""
-NOTE_NUMBERS = 6
-"""How many numbers a note holds."""
+NOTE_NUMBERS = 16
+"""How many numbers a note holds; the first is NaN where there is no note."""
 
 
 @dataclass(frozen=True)

@@ -38,13 +38,18 @@ class Holdings:
         """Takes note of who counts what."""
         self._shares, self._agreed = agreement, self._signature()
 
-    def pieces(self, component: Component) -> Sequence[Tensor] | str:
-        """Views that hold each element of a component that this rank counts once; or why they cannot be read now."""
+    def pieces(self, component: Component, kept: Tensor | None = None) -> Sequence[Tensor] | str:
+        """Views that hold each element of a component that this rank counts once; or why they cannot be read now.
+
+        Args:
+            component: The component.
+            kept: A tensor that the optimizer keeps for its parameter, to take the same elements of; by default the parameter.
+        """
         share = self._shares.shares.get(component.parameter) if self._shares else None
         if share is None:
             return ()
         held = self.held[component.parameter]
-        local = held.read()
+        local = held.read() if kept is None else held.like(kept)
         if problem := unsupported(local):
             return problem
         box = Box(component.part.view, component.part.ranges) if component.part else None

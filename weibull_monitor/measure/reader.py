@@ -21,7 +21,7 @@ ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
-class Reading:
+class Measurement:
     """What one reading of a model gave. On other than the main rank there are no fits in it.
 
     Attributes:
@@ -49,6 +49,7 @@ class ModelReader:
 
     Attributes:
         table: What is measured, on all ranks together.
+        holdings: What this rank holds of it.
         different: Parameters whose values differ between ranks that have them whole: those of the lowest rank are read.
         is_main: Whether this rank has the fits.
     """
@@ -56,11 +57,11 @@ class ModelReader:
     def __init__(self, model: nn.Module, find: Callable[[nn.Module], Discovery], ranks: Ranks | None = None) -> None:
         self._model, self._find = model, find
         self._counter: Counter = Together(ranks) if ranks is not None else Alone()
-        self._holdings = Holdings(model)
+        self.holdings = Holdings(model)
         self._read_once: set[str] = set()
         self._frozen: dict[str, WeibullFit] = {}
         self.is_main = self._counter.is_main
-        self.table = table_of(model, self._holdings.held, find)
+        self.table = table_of(model, self.holdings.held, find)
         self.different: tuple[str, ...] = ()
 
     @property
@@ -70,12 +71,12 @@ class ModelReader:
 
     def agree(self) -> None:
         """Settles with the other ranks who counts what: to be called on all of them, before the first `read`."""
-        self.table, agreement = self._counter.agree(self.table, self._holdings)
-        self._holdings.settle(agreement)
+        self.table, agreement = self._counter.agree(self.table, self.holdings)
+        self.holdings.settle(agreement)
         self._read_once &= {c.name for c in self.discovery.components if not c.trainable}
         self.different = agreement.different
 
-    def read(self, step: int = 0, notes: Notes | None = None) -> Reading:
+    def read(self, step: int = 0, notes: Notes | None = None) -> Measurement:
         """Reads every matrix once.
 
         Args:
@@ -86,11 +87,11 @@ class ModelReader:
             RuntimeError: If the ranks are not at the same step, or cannot agree on what there is to measure.
         """
         for _ in range(ATTEMPTS):
-            settled = self._holdings.refresh()
+            settled = self.holdings.refresh()
             due = [c for c in self.discovery.components if c.trainable or c.name not in self._read_once]
-            counted = self._counter.count(due, self._holdings, settled, step, notes or {})
+            counted = self._counter.count(due, self.holdings, settled, step, notes or {})
             if counted is not None:
-                return self._reading(due, self._fitted(counted), counted)
+                return self._measurement(due, self._fitted(counted), counted)
             self._find_anew()
         raise RuntimeError("the parameters of the model change while they are read")
 
@@ -100,10 +101,10 @@ class ModelReader:
 
     def optimized(self) -> Mapping[str, Tensor]:
         """The tensor that an optimizer holds for each parameter that is here, by the parameter's name."""
-        return self._holdings.optimized()
+        return self.holdings.optimized()
 
     def _find_anew(self) -> None:
-        self.table = table_of(self._model, self._holdings.held, self._find)
+        self.table = table_of(self._model, self.holdings.held, self._find)
         self.agree()
 
     def _fitted(self, counted: Counted) -> dict[int, WeibullFit]:
@@ -114,13 +115,13 @@ class ModelReader:
             for _ in rows:  # after a failure too: the other ranks wait where the rest is summed
                 pass
 
-    def _reading(self, due: Sequence[Component], found: Mapping[int, WeibullFit], counted: Counted) -> Reading:
+    def _measurement(self, due: Sequence[Component], found: Mapping[int, WeibullFit], counted: Counted) -> Measurement:
         problems = {due[index].name: problem for index, problem in counted.problems.items()}
         spoiled = {due[index].parameter for index in counted.problems}
         once = [c.name for c in due if not c.trainable and c.parameter not in spoiled]
         self._read_once.update(once)
         if not self.is_main:
-            return Reading(problems=problems)
+            return Measurement(problems=problems)
         fresh = {due[index].name: fit for index, fit in found.items()}
         self._frozen = {n: f for n, f in self._frozen.items() if n in self._read_once} | {
             n: fresh[n] for n in once if n in fresh
@@ -133,4 +134,4 @@ class ModelReader:
                 problems[component.name] = fit.reason
         fits = self._frozen | fresh
         ordered = {c.name: fits[c.name] for c in self.discovery.components if c.name in fits}
-        return Reading(ordered, problems, counted.notes)
+        return Measurement(ordered, problems, counted.notes)

@@ -53,7 +53,7 @@ def merged(tables: Sequence[Table]) -> Table:
 
     Args:
         tables: Every different table, that of the lowest rank first. What several of them have is in the result once. A component
-            that is not the same everywhere is not measured.
+            that is not the same everywhere, or that a rank cannot read, is not measured.
     """
     if len(tables) == 1:
         return tables[0]
@@ -68,10 +68,14 @@ def merged(tables: Sequence[Table]) -> Table:
                 "that each has its own name on all ranks",
                 component.numel,
             )
+    skipped = _once(s for table in tables for s in table.discovery.skipped)
+    left_out = {s.name for s in skipped}
     sizes = {entry[0]: entry for table in tables for entry in table.sizes}
     discovery = Discovery(
-        components=tuple(c for c in first.values() if c.name not in differ),
-        skipped=tuple(_once(s for table in tables for s in table.discovery.skipped)) + tuple(differ.values()),
+        components=tuple(
+            c for c in first.values() if c.name not in differ and c.name.partition("[")[0] not in left_out
+        ),
+        skipped=(*skipped, *differ.values()),
         elements=sum(numel for _, numel, _ in sizes.values()),
         vectors=sum(numel for _, numel, matrix in sizes.values() if not matrix),
     )

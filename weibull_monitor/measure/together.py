@@ -61,7 +61,10 @@ class Together:
             RuntimeError: If the ranks are at different steps.
         """
         sums = Sums(components)
-        pieces, problems = readable(components, sums.read, holdings)
+        try:
+            pieces, problems = readable(components, sums.read, holdings)
+        except Exception as error:  # as below: what matters is to come to the sum
+            pieces, problems = {}, dict.fromkeys(sums.read, f"looking at it failed ({type(error).__name__}: {error})")
         asked = [
             (i, components[i].dtype, components[i].numel, components[i].name in self._whole_rows) for i in sums.read
         ]
@@ -148,8 +151,8 @@ class Together:
         """Writes the notes that fall to this rank, as the bits of float64: no other rank writes there, so the sum keeps them."""
         if self._mine:
             absent = [float("nan")] * NOTE_NUMBERS
-            values = torch.tensor([list(notes.get(name, absent)) for name in self._noted if name in self._mine])
-            values = values.double()
+            told = [list(notes.get(name, absent)) for name in self._noted if name in self._mine]
+            values = torch.tensor(told, dtype=torch.float64)
             mine = [row for row, name in enumerate(self._noted) if name in self._mine]
             self._noted_rows(buffer)[mine] = _bits(values, buffer.dtype).to(buffer.device)
 

@@ -20,32 +20,36 @@ def is_dtensor(tensor: Any) -> bool:
 def layout_of(parameter: Any) -> tuple[Grid, str]:
     """Which elements of a DTensor this rank holds, and why that cannot be told (empty if it can).
 
-    The dimensions of the mesh divide the tensor from left to right. A plain shard is a chunk of what is left of its dimension,
-    as `torch.chunk` cuts it; a strided shard, which FSDP2 makes of a dimension that tensor parallelism has already
-    divided in ``split_factor``, is the chunk of the same place out of each of those divisions.
+    The dimensions of the mesh divide the tensor from left to right, each into chunks as `torch.chunk` cuts them. Strided shards
+    come last, from right to left: FSDP2 makes one of a dimension that tensor parallelism, further right in the mesh, has
+    divided before it.
     """
     shape = tuple(parameter.shape)
+    nothing = Grid(shape, tuple(() for _ in shape))
     coordinate = parameter.device_mesh.get_coordinate()
     if coordinate is None:  # this rank is not of the mesh
-        return Grid(shape, tuple(() for _ in shape)), ""
-    indices = [np.arange(size) for size in shape]
-    for place, size, placement in zip(coordinate, parameter.device_mesh.mesh.shape, parameter.placements, strict=True):
-        if placement.is_replicate():
-            continue
-        if placement.is_partial():
-            return Grid.whole(shape), "it is a DTensor whose ranks hold summands (Partial)"
-        dim = placement.dim % len(shape)
-        divisions = _chunks(indices[dim], getattr(placement, "split_factor", 1))
-        indices[dim] = np.concatenate([_chunks(division, size)[place] for division in divisions])
-    grid = Grid(shape, tuple(_ranges(index) for index in indices))
-    local = tuple(parameter._local_tensor.shape)
-    if grid.local_shape != local and 0 not in (*grid.local_shape, *local):
-        return (
-            grid,
-            f"it is a DTensor of an unknown layout: {parameter.placements} of {shape} should be {grid.local_shape} here",
+        return nothing, ""
+    if any(placement.is_partial() for placement in parameter.placements):
+        return nothing, "it is a DTensor whose ranks hold summands (Partial)"
+    divisions = [
+        (hasattr(placement, "split_factor"), place, size, placement)
+        for place, size, placement in zip(
+            coordinate, parameter.device_mesh.mesh.shape, parameter.placements, strict=True
         )
-    if 0 in local:
-        return Grid(shape, tuple(() for _ in shape)), ""
+        if not placement.is_replicate()
+    ]
+    indices = [np.arange(size) for size in shape]
+    plain, strided = [d for d in divisions if not d[0]], [d for d in divisions if d[0]]
+    for _, place, size, placement in (*plain, *reversed(strided)):
+        dim = placement.dim % len(shape)
+        each = -(-len(indices[dim]) // size)
+        indices[dim] = indices[dim][place * each : (place + 1) * each]
+    grid, local = Grid(shape, tuple(_ranges(index) for index in indices)), tuple(parameter._local_tensor.shape)
+    if 0 in local and 0 in grid.local_shape:
+        return nothing, ""
+    if grid.local_shape != local:
+        where = f"{parameter.placements} of {shape} should be {grid.local_shape} on this rank and is {local}"
+        return nothing, f"it is a DTensor of an unknown layout: {where}"
     return grid, ""
 
 
@@ -59,12 +63,6 @@ def peers_of(parameter: Any) -> tuple[int, ...]:
         for place, placement in zip(coordinate, parameter.placements, strict=True)
     )
     return tuple(sorted(mesh.mesh[same].flatten().tolist()))
-
-
-def _chunks(index: np.ndarray, count: int) -> list[np.ndarray]:
-    """Like `torch.chunk`, but always ``count`` pieces, the last of which may be empty."""
-    size = -(-len(index) // count)
-    return [index[i * size : (i + 1) * size] for i in range(count)]
 
 
 def _ranges(index: np.ndarray) -> tuple[Range, ...]:

@@ -24,6 +24,7 @@ class FlatEntry:
         start: First of its elements, in row-major order, that is here.
         stop: The element after the last that is here.
         read: Gives those elements, one-dimensional.
+        like: Gives those elements of a tensor that the optimizer keeps for ``optimized``.
         optimized: What the optimizer holds: the original parameter with ``use_orig_params=True``, else the flat one.
         flat_parameter: The flat parameter.
         ranks: The ranks over which one copy is spread; ``rank`` is this one.
@@ -37,6 +38,7 @@ class FlatEntry:
     start: int
     stop: int
     read: Callable[[], Tensor]
+    like: Callable[[Tensor], Tensor]
     optimized: Tensor
     flat_parameter: Tensor
     ranks: tuple[int, ...]
@@ -83,11 +85,16 @@ def _entries(handle: Any, names: dict[int, str]) -> Iterator[FlatEntry]:
             start=start,
             stop=stop,
             read=_reader(flat, sharded, at, stop - start),
+            like=_within(at, stop - start) if original is flat else torch.Tensor.detach,
             optimized=original,
             flat_parameter=flat,
             ranks=tuple(dist.get_process_group_ranks(handle.process_group)) if sharded else (dist.get_rank(),),
             rank=dist.get_rank(),
         )
+
+
+def _within(offset: int, length: int) -> Callable[[Tensor], Tensor]:
+    return lambda kept: kept.detach()[offset : offset + length]
 
 
 def _reader(flat: Any, sharded: bool, offset: int, length: int) -> Callable[[], Tensor]:

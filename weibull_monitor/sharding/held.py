@@ -29,6 +29,7 @@ class Held:
         optimized: The tensor that an optimizer would hold for it.
         read: Gives the local tensor as it is now.
         layout: Which elements of the whole parameter the local tensor holds.
+        like: Gives the local tensor of another that an optimizer keeps for it, of the same shape and placement as `optimized`.
         peers: Ranks that hold the same elements as this one, so that they may share the work; None for a whole tensor,
             which any rank may hold.
         copy: The lowest of the ranks over which this copy of the parameter is spread; None for a whole tensor.
@@ -42,6 +43,7 @@ class Held:
     optimized: Tensor
     read: Callable[[], Tensor]
     layout: Layout
+    like: Callable[[Tensor], Tensor] = torch.Tensor.detach
     peers: tuple[int, ...] | None = None
     copy: int | None = None
     problem: str = ""
@@ -100,6 +102,7 @@ def held_parameters(model: nn.Module, before: Mapping[str, Held] | None = None) 
             optimized=entry.optimized,
             read=entry.read,
             layout=Flat(entry.shape, entry.start, entry.stop),
+            like=entry.like,
             peers=(entry.rank,),
             copy=min(entry.ranks),
         )
@@ -133,6 +136,7 @@ def _held(name: str, parameter: Any) -> Held:
         optimized=parameter,
         read=lambda: local_tensor(parameter),
         layout=layout,
+        like=local_tensor,
         peers=peers_of(parameter),
         copy=int(parameter.device_mesh.mesh.min()),
         problem=problem,
@@ -152,10 +156,10 @@ def _unreadable(name: str, parameter: Any, problem: str) -> Held:
     )
 
 
-def local_tensor(parameter: Any) -> Tensor:
-    """What this rank holds of a DTensor, without a copy and outside of autograd."""
+def local_tensor(tensor: Any) -> Tensor:
+    """What this rank holds of a DTensor, without a copy and outside of autograd; another tensor itself."""
     with torch.no_grad():
-        local: Tensor = parameter.to_local()
+        local: Tensor = tensor.to_local() if is_dtensor(tensor) else tensor
     return local
 
 

@@ -1,8 +1,8 @@
 """The history: the embedded record of a run, one JSON object a line, appended and never rewritten.
 
-Line types: ``run`` (a run or its resumption begins: what is measured and how) and ``snapshot`` (one sample, in columns
-aligned with the components of the last ``run`` line). Each line goes out in one write, so a killed process leaves at most one
-torn line at the end, which readers skip and the next writer closes.
+Line types: ``run`` (a run or its resumption begins: what is measured and how), ``snapshot`` (one sample, in columns aligned
+with the components of the last ``run`` line) and ``alert`` (something begins, gets worse or ends). Each line goes out in one
+write, so a killed process leaves at most one torn line at the end, which readers skip and the next writer closes.
 """
 
 from __future__ import annotations
@@ -11,20 +11,27 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
 from weibull_monitor.components import Component, Part
 from weibull_monitor.errors import ConfigurationError, MissingDependencyError
+from weibull_monitor.forces import Forces
 from weibull_monitor.snapshot import NO_SCALING, Snapshot
+
+if TYPE_CHECKING:
+    from weibull_monitor.alerts import Alert
 
 SCHEMA: Final = 1
 """Version of the line format."""
-COLUMNS: Final = ("k", "lambda", "r2", "k_se", "rms", "zeros", "nonfinite", "eta", "weight_decay")
-"""The columns of a ``snapshot`` line."""
+_FIRST: Final = ("k", "lambda", "r2", "k_se", "rms", "zeros", "nonfinite", "eta", "weight_decay")
+_LAW: Final = ("effective", "t_over_tau", "lambda_forecast", "lambda_forecast_low", "lambda_forecast_high")
+_FORCES: Final = tuple(f"force_{field.name}" for field in fields(Forces))
+COLUMNS: Final = (*_FIRST, *_LAW, "lambda_equilibrium", "eta_sum", "update_max", *_FORCES)
+"""The columns of a ``snapshot`` line; lines of earlier versions have the first nine, and forces are there when asked for."""
 FILE: Final = Path("weibull") / "history.jsonl"
 """Where the history lies within a run's directory."""
 
@@ -44,6 +51,8 @@ class RunRecord:
         version: Version of weibull-monitor.
         schema: Version of the line format.
         attention: Every kind of attention of the model, as `weibull_monitor.components.AttentionType` has it.
+        optimizers: The class of each optimizer, and the hyper-parameters of its groups.
+        total_steps: Optimizer steps that the whole run is to have, if known.
     """
 
     started: float
@@ -56,6 +65,8 @@ class RunRecord:
     version: str
     schema: int = SCHEMA
     attention: Sequence[Mapping[str, Any]] = ()
+    optimizers: Sequence[Mapping[str, Any]] = ()
+    total_steps: int | None = None
 
 
 class HistoryWriter:
@@ -90,17 +101,36 @@ class HistoryWriter:
 
     def write_snapshot(self, snapshot: Snapshot) -> None:
         """Writes a ``snapshot`` line; values that do not exist are null."""
-        columns: dict[str, list[float | None]] = {column: [] for column in COLUMNS}
+        written = COLUMNS if snapshot.forces else COLUMNS[: -len(_FORCES)]
+        columns: dict[str, list[float | None]] = {column: [] for column in written}
         for component in snapshot.components:
             fit = snapshot.fits.get(component.name)
             scaling = snapshot.scaling.get(component.name, NO_SCALING)
             row: dict[str, float | None] = {"eta": scaling.eta, "weight_decay": scaling.weight_decay}
+            row |= {"effective": scaling.effective, "t_over_tau": scaling.t_over_tau}
+            if foretold := scaling.forecast:
+                row |= {"lambda_forecast": foretold.value, "lambda_forecast_low": foretold.low}
+                row["lambda_forecast_high"] = foretold.high
+            row["lambda_equilibrium"] = scaling.equilibrium.value if scaling.equilibrium else None
+            row |= {"eta_sum": scaling.eta_sum, "update_max": scaling.update_max}
             if fit is not None:
                 row |= {"zeros": fit.zeros, "nonfinite": fit.nonfinite, "rms": fit.rms}
                 row |= {"k": fit.k, "lambda": fit.lambda_, "r2": fit.r2, "k_se": fit.k_se}
-            for column in COLUMNS:
+            if forces := snapshot.forces.get(component.name):
+                row |= {f"force_{name}": value for name, value in asdict(forces).items()}
+            for column in written:
                 columns[column].append(_rounded(row.get(column)))
-        self._write({"type": "snapshot", "step": snapshot.step, "time": round(snapshot.time, 3)} | columns)
+        line = {
+            "type": "snapshot",
+            "step": snapshot.step,
+            "time": round(snapshot.time, 3),
+            "withheld": snapshot.withheld,
+        }
+        self._write(line | columns)
+
+    def write_alert(self, alert: Alert) -> None:
+        """Writes an ``alert`` line."""
+        self._write({"type": "alert"} | alert.to_json())
 
     def close(self) -> None:
         """Closes the file."""
@@ -125,12 +155,14 @@ class RecordedSnapshot:
         time: Unix time, in seconds.
         components: What the columns are aligned with.
         columns: One value a component for each of `COLUMNS`; None where there is none.
+        withheld: Why components have no forecast of λ, and how many for each reason.
     """
 
     step: int
     time: float
     components: tuple[Component, ...]
     columns: Mapping[str, tuple[float | None, ...]]
+    withheld: Mapping[str, int] = field(default_factory=dict)
 
     def values(self, column: str) -> dict[str, float]:
         """The values of a column that exist, by component name."""
@@ -149,11 +181,13 @@ class History:
         path: The file.
         runs: Its beginning and every resumption.
         snapshots: Its samples, one a step, by rising step. A resumption replaces what had been sampled after its checkpoint.
+        alerts: What was told of them, in order; a resumption replaces these too.
     """
 
     path: Path
     runs: tuple[RunRecord, ...]
     snapshots: tuple[RecordedSnapshot, ...]
+    alerts: tuple[Alert, ...] = ()
 
     @property
     def components(self) -> tuple[Component, ...]:
@@ -217,6 +251,7 @@ def read_history(path: str | Path) -> History:
         raise FileNotFoundError(f"no history at {given}: neither a file, nor {given / FILE}")
     runs: list[RunRecord] = []
     snapshots: dict[int, RecordedSnapshot] = {}
+    alerts: list[Alert] = []
     for line in _lines(file):
         if line.get("type") == "run":
             if line["schema"] > SCHEMA:
@@ -224,16 +259,21 @@ def read_history(path: str | Path) -> History:
                     f"{file} has schema {line['schema']}, this version reads up to {SCHEMA}; upgrade weibull-monitor"
                 )
             if line["resumed_from"] is None:
-                runs, snapshots = [], {}
+                runs, snapshots, alerts = [], {}, []
             else:  # what was sampled after the checkpoint that is resumed from belongs to a branch that was given up
                 snapshots = {step: s for step, s in snapshots.items() if step <= line["resumed_from"]}
+                alerts = [alert for alert in alerts if alert.step <= line["resumed_from"]]
             runs.append(_run_from_json(line))
         elif line.get("type") == "snapshot" and runs:
-            columns = {name: tuple(line[name]) for name in COLUMNS}
             components = runs[-1].components
+            absent = [None] * len(components)  # of a line that was written before a column was added
+            columns = {name: tuple(line[name] if name in _FIRST else line.get(name, absent)) for name in COLUMNS}
             if all(len(values) == len(components) for values in columns.values()):
-                snapshots[line["step"]] = RecordedSnapshot(line["step"], line["time"], components, columns)
-    return History(file, tuple(runs), tuple(snapshots[step] for step in sorted(snapshots)))
+                withheld = line.get("withheld", {})
+                snapshots[line["step"]] = RecordedSnapshot(line["step"], line["time"], components, columns, withheld)
+        elif line.get("type") == "alert" and runs:
+            alerts += _alerts_from_json(line)
+    return History(file, tuple(runs), tuple(snapshots[step] for step in sorted(snapshots)), tuple(alerts))
 
 
 def _lines(file: Path) -> Iterable[dict[str, Any]]:
@@ -250,6 +290,16 @@ def _lines(file: Path) -> Iterable[dict[str, Any]]:
 def _run_from_json(line: Mapping[str, Any]) -> RunRecord:
     known = {name: line[name] for name in RunRecord.__dataclass_fields__ if name in line}
     return RunRecord(**known | {"components": tuple(_component_from_json(c) for c in line["components"])})
+
+
+def _alerts_from_json(line: Mapping[str, Any]) -> list[Alert]:
+    """The alert of a line; none if it lacks what this version knows of an alert."""
+    from weibull_monitor.alerts.finding import alert_from_json
+
+    try:
+        return [alert_from_json(line)]
+    except (KeyError, TypeError, ValueError):
+        return []
 
 
 def _component_to_json(component: Component) -> dict[str, Any]:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from weibull_monitor.errors import MissingDependencyError
+
+if TYPE_CHECKING:
+    from weibull_monitor.alerts import Alert
 
 
 class TensorBoardTracker:
@@ -37,7 +40,27 @@ class TensorBoardTracker:
             self._writer.add_scalar(key, value, step)
         self._writer.flush()
 
+    def alert(self, alert: Alert) -> None:
+        """Writes the text and a marker of an alert."""
+        write_alert(self._writer, alert, alert.step)
+
     def close(self) -> None:
         """Closes the event file if it is ours."""
         if self._owns:
             self._writer.close()
+
+
+def write_alert(writer: Any, alert: Alert, step: int) -> None:
+    """Writes the text of an alert, and a marker: a curve of its rule, 1, 2 or 3 by severity where it begins, 0 where it ends.
+
+    Args:
+        writer: An open ``SummaryWriter``.
+        alert: The alert.
+        step: The step of both.
+    """
+    from weibull_monitor.alerts.finding import rank
+
+    tag = f"weibull_alerts/{alert.finding.rule}"
+    writer.add_text(tag, f"**{alert.title}**\n\n{alert.text}", step)
+    writer.add_scalar(tag, 0 if alert.phase == "ends" else rank(alert.finding.severity), step)
+    writer.flush()

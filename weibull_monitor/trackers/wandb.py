@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from weibull_monitor.errors import MissingDependencyError
+
+if TYPE_CHECKING:
+    from weibull_monitor.alerts import Alert
 
 
 class WandbTracker:
@@ -61,6 +64,10 @@ class WandbTracker:
             self._rode_at = self._run.step
             self._run.log(self._waiting.pop(0), commit=False)
 
+    def alert(self, alert: Alert) -> None:
+        """Sends a W&B alert."""
+        send_alert(self._run, alert)
+
     def close(self) -> None:
         """Logs what still waits for a row, and finishes the run if it is ours."""
         if self._waiting and self._run.step == self._rode_at:
@@ -70,3 +77,15 @@ class WandbTracker:
         self._waiting.clear()
         if self._owns:
             self._run.finish()
+
+
+def send_alert(run: Any, alert: Alert) -> None:
+    """Sends a W&B alert. W&B passes on one a title and minute; titles are the same for each rule and severity.
+
+    Args:
+        run: The W&B run.
+        alert: The alert; that one ends is told at level INFO.
+    """
+    severity = "info" if alert.phase == "ends" else alert.finding.severity
+    level = {"info": "INFO", "warning": "WARN", "error": "ERROR"}[severity]  # the values of wandb.AlertLevel
+    run.alert(title=alert.title, text=alert.text, level=level)

@@ -1,0 +1,28 @@
+"""Alerts: rules over the last samples, and the engine that tells what is new. Where they go is in `delivery`."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from weibull_monitor.alerts.engine import Engine as Engine
+    from weibull_monitor.alerts.finding import Alert as Alert
+    from weibull_monitor.alerts.finding import Finding as Finding
+    from weibull_monitor.alerts.recorded import replay as replay
+    from weibull_monitor.alerts.settings import AlertSettings as AlertSettings
+
+_HOME = {
+    "Engine": "engine",
+    "Alert": "finding",
+    "Finding": "finding",
+    "replay": "recorded",
+    "AlertSettings": "settings",
+}
+"""Loaded when first asked for, so that `import weibull_monitor` stays quick."""
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,105 @@
+"""A webhook: one POST of Slack-compatible JSON an alert, from a thread of its own, so that training never waits for it."""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from typing import Final
+from urllib.parse import urlsplit
+
+from weibull_monitor.alerts.finding import Alert
+from weibull_monitor.errors import ConfigurationError
+
+QUEUED: Final = 64
+"""Alerts that wait at most; more than that is dropped, and said once."""
+ICONS: Final = {"info": "ℹ️", "warning": "⚠️", "error": "🛑"}
+
+
+class Webhook:
+    """Posts alerts to a URL. The URL is a secret: it stands in no log, error or representation, only its host does.
+
+    Args:
+        url: Where to: an incoming webhook of Slack, Mattermost, Rocket.Chat, or anything that takes ``{"text": …}``.
+        run: What to call the run in the message.
+        report: Told in words of what goes wrong; may be called from another thread.
+        timeout: Seconds after which an attempt is given up.
+
+    Raises:
+        ConfigurationError: If it is no http or https URL.
+    """
+
+    def __init__(self, url: str, run: str, report: Callable[[str], None], timeout: float = 5.0) -> None:
+        check_url(url)
+        self._url, self._run, self._report, self._timeout = url, run, report, timeout
+        self.host = urlsplit(url).hostname or ""
+        self._waiting: queue.Queue[Alert | None] = queue.Queue(QUEUED)
+        self._thread: threading.Thread | None = None
+
+    def __repr__(self) -> str:
+        return f"Webhook({self.host})"
+
+    def send(self, alert: Alert) -> None:
+        """Hands an alert to the thread, and returns at once."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="weibull-webhook", daemon=True)
+            self._thread.start()
+        try:
+            self._waiting.put_nowait(alert)
+        except queue.Full:
+            self._report(f"the webhook at {self.host} is too slow: alerts are dropped")
+
+    def close(self, patience: float = 2.0) -> None:
+        """Lets the thread finish what waits, for so many seconds at most."""
+        if self._thread is not None:
+            try:
+                self._waiting.put_nowait(None)
+            except queue.Full:
+                return
+            self._thread.join(patience)
+
+    def _work(self) -> None:
+        while (alert := self._waiting.get()) is not None:
+            self._post(alert)
+
+    def _post(self, alert: Alert) -> None:
+        request = urllib.request.Request(
+            self._url,
+            data=json.dumps(message(alert, self._run)).encode(),
+            headers={"Content-Type": "application/json", "User-Agent": "weibull-monitor"},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=self._timeout) as answer:
+                answer.read()
+        except Exception as error:  # a thread has no caller; and the error's own words may hold the URL
+            code = f" {error.code}" if isinstance(error, urllib.error.HTTPError) else ""
+            self._report(
+                f"the webhook at {self.host} did not take an alert ({type(error).__name__}{code}); training goes on"
+            )
+
+
+def message(alert: Alert, run: str) -> dict[str, str]:
+    """The JSON body, as Slack's incoming webhooks take it.
+
+    Args:
+        alert: The alert.
+        run: What to call the run.
+    """
+    icon = "✅" if alert.phase == "ends" else ICONS[alert.finding.severity]
+    return {"text": f"{icon} *{alert.title}* in {run}\n{alert.text}"}
+
+
+def check_url(url: str) -> None:
+    """Raises ConfigurationError for what is no http or https URL, without repeating it."""
+    try:
+        parts = urlsplit(url)
+        fit = parts.scheme in ("http", "https") and bool(parts.hostname)
+    except (ValueError, AttributeError, TypeError):
+        fit = False
+    if not fit:
+        raise ConfigurationError(
+            "webhook is not an http or https URL (it is not repeated here, since it may be a secret)"
+        )

@@ -1,0 +1,33 @@
+"""The rules: pure functions from a window of samples and their thresholds to a reading."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from weibull_monitor.alerts.rules.broken import dead, nonfinite, unchanged
+from weibull_monitor.alerts.rules.reading import Reading as Reading
+from weibull_monitor.alerts.rules.reading import finding_of as finding_of
+from weibull_monitor.alerts.rules.scale import impossible_change, scale_runaway, scale_shift, scale_stall
+from weibull_monitor.alerts.rules.selection import selection_drift, selection_range, selection_shift
+from weibull_monitor.alerts.rules.shape import body_break, layer_outlier, transmission_exit
+from weibull_monitor.alerts.window import Window
+
+Rule = Callable[[Window, Any], "Reading | None"]
+
+RULES: Final[dict[str, Rule]] = {
+    "nonfinite": nonfinite,
+    "dead": dead,
+    "impossible_change": impossible_change,
+    "scale_shift": scale_shift,
+    "selection_shift": selection_shift,
+    "body_break": body_break,
+    "unchanged": unchanged,
+    "scale_stall": scale_stall,
+    "scale_runaway": scale_runaway,
+    "layer_outlier": layer_outlier,
+    "selection_range": selection_range,
+    "selection_drift": selection_drift,
+    "transmission_exit": transmission_exit,
+}
+"""By name, those that say most first; the settings of each are the attribute of that name of `AlertSettings`."""

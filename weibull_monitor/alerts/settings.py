@@ -1,0 +1,290 @@
+"""Thresholds of the rules, and how they are read from TOML and dictionaries. The reasons are in docs/alerts.md."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypeVar
+
+from weibull_monitor.alerts.finding import SEVERITIES, Severity
+from weibull_monitor.errors import ConfigurationError
+
+
+@dataclass(frozen=True)
+class RuleSettings:
+    """What every rule has.
+
+    Attributes:
+        enabled: Whether the rule is looked at.
+        at_most: Highest severity that it may give.
+        ignore: Regular expressions; components whose name one of them matches are passed over.
+        persist: Samples in a row at which it has to be found before it is told.
+        clear: Samples in a row at which it has to be absent before its end is told.
+    """
+
+    enabled: bool = True
+    at_most: Severity = "error"
+    ignore: tuple[str, ...] = ()
+    persist: int = 1
+    clear: int = 3
+
+
+@dataclass(frozen=True)
+class Nonfinite(RuleSettings):
+    """Inf or NaN in a matrix."""
+
+
+@dataclass(frozen=True)
+class Dead(RuleSettings):
+    """All zero, or many zeros at once: more than ``jump`` zeros, and ``factor`` times as many as lately."""
+
+    jump: int = 64
+    factor: float = 10.0
+
+
+@dataclass(frozen=True)
+class Unchanged(RuleSettings):
+    """Nothing has changed for ``intervals`` intervals between samples and ``steps`` steps, though η > 0."""
+
+    intervals: int = 1
+    steps: int = 10
+
+
+@dataclass(frozen=True)
+class ImpossibleChange(RuleSettings):
+    """The RMS moved further than the optimizer can have moved it.
+
+    ``sustained`` is the largest RMS of Adam's update that gradients of a steady size can sustain, with a margin.
+    """
+
+    sustained: float = 1.25
+
+
+@dataclass(frozen=True)
+class ScaleShift(RuleSettings):
+    """ln λ moved by more than ``z`` times what is usual for this matrix, and by ``change`` or more."""
+
+    z: float = 6.0
+    change: float = 0.05
+    floor: float = 0.01
+    lookback: int = 8
+
+
+@dataclass(frozen=True)
+class ScaleRunaway(RuleSettings):
+    """The budget ratio c is above ``ratio`` times the median of all attention and feed-forward matrices."""
+
+    persist: int = 2
+    ratio: float = 5.0
+
+
+@dataclass(frozen=True)
+class ScaleStall(RuleSettings):
+    """k and λ move by less than ``share`` of what is usual, from ``history`` intervals on, though η is not low."""
+
+    persist: int = 2
+    share: float = 0.003
+    history: int = 8
+
+
+@dataclass(frozen=True)
+class SelectionRange(RuleSettings):
+    """The median k of W_q and W_k is outside what is known of its kind of attention by more than ``margin``."""
+
+    persist: int = 2
+    margin: float = 0.1
+
+
+@dataclass(frozen=True)
+class SelectionShift(RuleSettings):
+    """k of a W_q or W_k moved by more than ``z`` times what is usual for it, and by ``change`` or more."""
+
+    z: float = 6.0
+    change: float = 0.03
+    lookback: int = 8
+
+
+@dataclass(frozen=True)
+class SelectionDrift(RuleSettings):
+    """The median |k/k_baseline - 1| of W_q and W_k is above ``mild``, or ``strong``, and ``z`` standard errors."""
+
+    persist: int = 2
+    mild: float = 0.01
+    strong: float = 0.30
+    z: float = 4.0
+
+
+@dataclass(frozen=True)
+class LayerOutlier(RuleSettings):
+    """k or ln λ of a block departs from its neighbours and from all others of its kind.
+
+    By ``z`` times their spread, and by ``k`` or ``log_lambda``; from ``blocks`` blocks on.
+    """
+
+    persist: int = 2
+    z: float = 8.0
+    k: float = 0.1
+    log_lambda: float = 0.4
+    blocks: int = 4
+
+
+@dataclass(frozen=True)
+class TransmissionExit(RuleSettings):
+    """The median k of a feed-forward or attention-output kind leaves the band.
+
+    Info by more than ``z`` standard errors; warning below or above all published medians by more than ``margin``.
+    """
+
+    persist: int = 2
+    low: float = 1.186
+    high: float = 1.204
+    z: float = 5.0
+    margin: float = 0.03
+
+
+@dataclass(frozen=True)
+class BodyBreak(RuleSettings):
+    """R² under ``r2``; or a sudden fall by ``fall``, or a sudden change of k by ``change``, and ``z`` times what is usual."""
+
+    r2: float = 0.95
+    fall: float = 0.01
+    change: float = 0.03
+    z: float = 5.0
+
+
+@dataclass(frozen=True)
+class AlertSettings:
+    """Everything that can be set of alerts.
+
+    Attributes:
+        cool_down: Samples after an alert of a rule in which it tells no other of the same severity.
+        deliver_from: Severity from which an alert goes further than the log and the history.
+
+    >>> AlertSettings.of({"selection_shift": {"z": 8.0}}).selection_shift.z
+    8.0
+    """
+
+    cool_down: int = 3
+    deliver_from: Severity = "warning"
+    nonfinite: Nonfinite = field(default_factory=Nonfinite)
+    dead: Dead = field(default_factory=Dead)
+    unchanged: Unchanged = field(default_factory=Unchanged)
+    impossible_change: ImpossibleChange = field(default_factory=ImpossibleChange)
+    scale_shift: ScaleShift = field(default_factory=ScaleShift)
+    scale_runaway: ScaleRunaway = field(default_factory=ScaleRunaway)
+    scale_stall: ScaleStall = field(default_factory=ScaleStall)
+    selection_range: SelectionRange = field(default_factory=SelectionRange)
+    selection_shift: SelectionShift = field(default_factory=SelectionShift)
+    selection_drift: SelectionDrift = field(default_factory=SelectionDrift)
+    layer_outlier: LayerOutlier = field(default_factory=LayerOutlier)
+    transmission_exit: TransmissionExit = field(default_factory=TransmissionExit)
+    body_break: BodyBreak = field(default_factory=BodyBreak)
+
+    @staticmethod
+    def of(given: AlertSettings | Mapping[str, Any] | str | Path | bool) -> AlertSettings:
+        """Settings from what a user passes: settings, a dictionary, the path of a TOML file, or True for the defaults.
+
+        Raises:
+            ConfigurationError: For an unknown key or a value out of its range; it names the key.
+        """
+        if isinstance(given, AlertSettings):
+            return given
+        if isinstance(given, bool):
+            return AlertSettings()
+        if isinstance(given, (str, Path)):
+            return _from_file(Path(given))
+        if isinstance(given, Mapping):
+            return _filled(AlertSettings(), given, "alerts")
+        raise ConfigurationError(
+            f"alerts is {given!r}; pass True, False, a dictionary, AlertSettings or the path of a TOML file"
+        )
+
+
+Settings = TypeVar("Settings")
+
+
+def _from_file(path: Path) -> AlertSettings:
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"the alert settings {path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} is not TOML: {error}") from error
+    for key in content:
+        if key != "alerts":
+            raise ConfigurationError(
+                f"{path}: {key} is not known; settings stand under [alerts], as in [alerts.scale_shift]"
+            )
+    try:
+        return AlertSettings.of(content.get("alerts", {}))
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{path}: {error}") from None
+
+
+def _filled(defaults: Settings, given: Mapping[str, Any], where: str) -> Settings:
+    """The same settings with what is given; every error names the key."""
+    known = {f.name: getattr(defaults, f.name) for f in fields(defaults)}  # type: ignore[arg-type]
+    changed: dict[str, Any] = {}
+    for key, value in given.items():
+        name = f"{where}.{key}"
+        if key not in known:
+            close = get_close_matches(str(key), known, 1)
+            advice = f"; did you mean {close[0]}?" if close else f"; there are {', '.join(known)}"
+            raise ConfigurationError(f"{name} is not known{advice}")
+        default = known[key]
+        if isinstance(default, RuleSettings):
+            if isinstance(value, bool):
+                value = {"enabled": value}
+            if isinstance(value, RuleSettings) and type(value) is type(default):
+                changed[key] = value
+                continue
+            if not isinstance(value, Mapping):
+                raise ConfigurationError(f"{name} is {value!r}; it must be a table of settings, or false to silence it")
+            changed[key] = _filled(default, value, name)
+        else:
+            changed[key] = _checked(name, value, default)
+    return dataclasses.replace(defaults, **changed)  # type: ignore[type-var]
+
+
+def _check_pattern(name: str, pattern: str) -> None:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ConfigurationError(f"{name}: {pattern!r} is not a regular expression: {error}") from error
+
+
+def _checked(name: str, value: Any, default: Any) -> Any:
+    """The value of one key, if it is of the default's type and in range."""
+    key = name.rpartition(".")[2]
+    if isinstance(default, bool):
+        if not isinstance(value, bool):
+            raise ConfigurationError(f"{name} is {value!r}; it must be true or false")
+        return value
+    if isinstance(default, tuple):
+        patterns = [value] if isinstance(value, str) else value
+        if not isinstance(patterns, (list, tuple)) or not all(isinstance(p, str) for p in patterns):
+            raise ConfigurationError(f"{name} is {value!r}; it must be a list of regular expressions")
+        for pattern in patterns:
+            _check_pattern(name, pattern)
+        return tuple(patterns)
+    if isinstance(default, str):
+        if value not in SEVERITIES:
+            raise ConfigurationError(f"{name} is {value!r}; it must be one of {', '.join(SEVERITIES)}")
+        return value
+    least = 0 if key == "cool_down" else 1
+    if isinstance(default, int):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ConfigurationError(f"{name} is {value!r}; it must be an integer of at least {least}")
+        return value
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.0 < value < float("inf"):
+        raise ConfigurationError(f"{name} is {value!r}; it must be a number above 0")
+    return float(value)
