@@ -171,18 +171,18 @@ def test_weight_decay_by_mistake_is_found_though_each_matrix_moves_little() -> N
 
 
 def test_a_fall_is_unusual_where_as_large_a_rise_is_not() -> None:
-    """A matrix that learns grows by 2 to 15 % a sample; weight decay alone cannot take 15 % away."""
+    """A matrix that learns grows by 2 to 7 % a sample; weight decay alone cannot take 15 % away."""
 
     def learning(columns: list[Columns]) -> None:
         chance, grown = np.random.default_rng(1), 0.0
         for now in columns[1:]:
-            grown += chance.uniform(0.02, 0.15)
+            grown += chance.uniform(0.02, 0.07)
             for name in ("lambda", "rms"):
                 now[name][K] *= np.exp(grown)
 
     def fallen(columns: list[Columns]) -> None:
         learning(columns)
-        scaled(columns, K, 0.78)
+        scaled(columns, K, 0.82)
 
     assert [a for a in alerts_of(learning) if a.finding.rule == "scale_shift"] == []
     assert [a.step for a in alerts_of(fallen) if a.finding.rule == "scale_shift"][:1] == [10 * AT]
