@@ -39,7 +39,7 @@ from weibull_monitor.alerts.window import Window
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "alerts-evidence.md"
-HEALTHY_SEED, FAULTY_SEED, REPEATS = 1000, 20_000, 6
+HEALTHY_SEED, FAULTY_SEED, REPEATS = 1000, 20_000, 4
 
 
 def done(job: tuple[Case, str]) -> Outcome:
