@@ -34,10 +34,12 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/step_cost.py
 	$(BIN)/python benchmarks/accuracy.py
+	$(BIN)/python benchmarks/published_library.py
 
 # After a change to what is recognised, or with another transformers: two to three minutes.
 docs: $(STAMP)
 	$(BIN)/python docs/generate_architectures.py
+	$(BIN)/python docs/generate_published.py
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info .mypy_cache .ruff_cache

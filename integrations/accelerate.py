@@ -9,10 +9,12 @@ from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
+from accelerate.scheduler import AcceleratedScheduler
 from torch import nn
 
 from weibull_monitor.alerts.agree import agreed
 from weibull_monitor.monitor import WeibullMonitor
+from weibull_monitor.plan import Rule
 from weibull_monitor.trackers import Tracker
 from weibull_monitor.trackers.mlflow import MlflowTracker
 from weibull_monitor.trackers.tensorboard import TensorBoardTracker
@@ -40,10 +42,11 @@ class AccelerateMonitor:
         optimizer: The optimizer, prepared or not; or several.
         trackers: ``"auto"`` for ``accelerator.trackers``, or names and objects as `WeibullMonitor` takes them.
         output_dir: Where the history goes; by default ``accelerator.project_dir``, or else ``runs/<time>``.
+        scheduler: For a forecast of λ: the scheduler, prepared or not; to be given together with ``total_steps``.
         options: Whatever else `WeibullMonitor` takes.
 
     Attributes:
-        monitor: The `WeibullMonitor` at work; None on other than the main process.
+        monitor: The `WeibullMonitor` at work.
 
     Raises:
         ConfigurationError: For arguments out of range, as `WeibullMonitor`.
@@ -57,19 +60,18 @@ class AccelerateMonitor:
         *,
         trackers: Literal["auto"] | Iterable[str | Tracker] = "auto",
         output_dir: str | Path | None = None,
+        scheduler: Any = None,
         **options: Any,
     ) -> None:
         self._accelerator = accelerator
-        self.monitor: WeibullMonitor | None = None
-        if accelerator.is_main_process:
-            self.monitor = WeibullMonitor(
-                model,
-                optimizer,
-                output_dir=output_dir or accelerator.project_dir,
-                trackers=trackers_of(accelerator) if trackers == "auto" else trackers,
-                world_size=accelerator.num_processes,
-                **options,
-            )
+        self.monitor = WeibullMonitor(
+            model,
+            optimizer,
+            output_dir=output_dir or accelerator.project_dir,
+            trackers=trackers_of(accelerator) if trackers == "auto" else trackers,
+            scheduler=_rule_of(scheduler, accelerator) if isinstance(scheduler, AcceleratedScheduler) else scheduler,
+            **options,
+        )
 
     def step(self, step: int | None = None, last: bool = False) -> None:
         """To be called after each ``optimizer.step()``; micro-batches, and steps that overflowed, do not count.
@@ -79,7 +81,7 @@ class AccelerateMonitor:
             last: Whether this is the last step of training.
         """
         accelerator = self._accelerator
-        if self.monitor is not None and accelerator.sync_gradients and not accelerator.optimizer_step_was_skipped:
+        if accelerator.sync_gradients and not accelerator.optimizer_step_was_skipped:
             self.monitor.step(step, last)
 
     @property
@@ -89,8 +91,7 @@ class AccelerateMonitor:
 
     def close(self) -> None:
         """Samples the last step, unless it was, and closes the history. Trackers of the accelerator stay open."""
-        if self.monitor is not None:
-            self.monitor.close()
+        self.monitor.close()
 
     def __enter__(self) -> AccelerateMonitor:
         return self
@@ -98,24 +99,20 @@ class AccelerateMonitor:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close()
+        self.monitor.__exit__(kind, error, traceback)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs, as ``accelerator.save_state`` saves it."""
-        return self.monitor.state_dict() if self.monitor is not None else {}
+        return self.monitor.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from `state_dict`, as ``accelerator.load_state`` asks for; to be called before the first `step`."""
-        if self.monitor is not None and state:
+        if state:
             self.monitor.load_state_dict(state)
 
 
 class AccelerateTracker:
-    """Writes through any other of Accelerate's trackers, which stays the accelerator's.
-
-    Args:
-        tracker: An ``accelerate.tracking.GeneralTracker``.
-    """
+    """Writes through any other ``accelerate.tracking.GeneralTracker``, which stays the accelerator's."""
 
     def __init__(self, tracker: Any) -> None:
         self._tracker = tracker
@@ -129,12 +126,14 @@ class AccelerateTracker:
 
 
 def trackers_of(accelerator: Accelerator) -> list[Tracker]:
-    """The accelerator's trackers as trackers of ours that write to the same runs and leave them open.
-
-    Args:
-        accelerator: An accelerator on its main process, after ``init_trackers``.
-    """
+    """The accelerator's trackers, after ``init_trackers``, as trackers of ours that write to the same runs."""
     return [_tracker_of(tracker) for tracker in accelerator.trackers]
+
+
+def _rule_of(scheduler: AcceleratedScheduler, processes: int) -> Rule:
+    """Where batches are not split, Accelerate steps the scheduler once for each process."""
+    times = 1 if scheduler.split_batches or not scheduler.step_with_optimizer else processes
+    return Rule(scheduler.scheduler, lambda step: times)
 
 
 def _tracker_of(tracker: Any) -> Tracker:

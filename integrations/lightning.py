@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from weibull_monitor.alerts.watch import SAVE_AND_STOP
+from weibull_monitor.engines import engine_of
 from weibull_monitor.monitor import WeibullMonitor
 from weibull_monitor.scaling import innermost
 
-from .lightning_host import LoggerTracker, callback_class
+from .lightning_host import LoggerTracker, callback_class, measured, schedule_of
 from .options import CallbackOptions
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class WeibullCallback(CallbackOptions, _Callback):
     _trainer: Any = None
     _stepped = False
     _asked_at = 0
+    _engine_steps: int | None = None
 
     @property
     def state_key(self) -> str:
@@ -49,11 +51,12 @@ class WeibullCallback(CallbackOptions, _Callback):
         if trainer.fast_dev_run:
             return
         place = self._guard("finding trainer.log_dir", lambda: trainer.log_dir)  # every process has to take part
-        if trainer.is_global_zero:
-            self.monitor = self._guard("setting up weibull_monitor", lambda: self._begin(trainer, pl_module, place))
+        self.monitor = self._guard("setting up weibull_monitor", lambda: self._begin(trainer, pl_module, place))
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Samples if several optimizers take turns (one is sampled right after its step), and stops if an alert asks for it."""
+        """Samples if optimizers take turns or DeepSpeed steps (one is sampled right after its step), and stops if asked to."""
+        if self._engine_steps is not None and self._engine_steps != trainer.global_step:
+            self._engine_steps, self._stepped = trainer.global_step, True
         if self.monitor is not None and self._stepped:
             self._stepped = False
             self.monitor.step()
@@ -93,18 +96,25 @@ class WeibullCallback(CallbackOptions, _Callback):
                 resume = {"step": trainer.global_step // max(1, len(trainer.optimizers))}
         kept = Path((resume or {}).get("output_dir", ""), "weibull")
         place = self._output_dir or (kept.parent if kept.is_dir() else log_dir or trainer.default_root_dir)
-        if self._trackers is None and not trainer.loggers:
+        if self._trackers is None and not trainer.loggers and trainer.is_global_zero:
             self._guard.once(f"the Trainer has no logger: k and λ are in {place}/weibull/history.jsonl only")
+        rules, total = self._guard("reading the schedule", lambda: schedule_of(trainer, pl_module)) or ([], None)
         monitor = WeibullMonitor(
-            pl_module,
+            measured(trainer, pl_module),
             trainer.optimizers,
             output_dir=place,
             trackers=[LoggerTracker(x, trainer) for x in trainer.loggers] if self._trackers is None else self._trackers,
+            scheduler=rules,
+            total_steps=total,
             resume=resume,
-            world_size=trainer.world_size,
             **self._options,
         )
-        self._trainer, self._stepped = trainer, False
+        self._trainer, self._stepped, self._engine_steps = trainer, False, None
+        if any(
+            map(engine_of, trainer.optimizers)
+        ):  # it steps the optimizer under it once a group, on parts of the weights
+            self._engine_steps = trainer.global_step
+            return monitor
         for optimizer in map(innermost, trainer.optimizers):
             hook = optimizer.register_step_post_hook(partial(self._after_step, monitor))
             self._hooks = [*self._hooks, hook]

@@ -1,15 +1,17 @@
-"""What the Lightning callback stands on: the host's `Callback` class, and its loggers as trackers."""
+"""What the Lightning callback stands on: the host's `Callback` class, its loggers as trackers, its schedulers as rules."""
 
 from __future__ import annotations
 
 import importlib
+import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import Any
 
 from weibull_monitor.alerts import Alert
 from weibull_monitor.errors import MissingDependencyError
+from weibull_monitor.plan import Rule
 from weibull_monitor.trackers.tensorboard import write_alert
 from weibull_monitor.trackers.wandb import send_alert
 
@@ -27,6 +29,12 @@ def callback_class() -> type:
     if not names:
         raise MissingDependencyError("lightning", "lightning")
     return type("Callback", tuple(importlib.import_module(name).Callback for name in names), {})
+
+
+def measured(trainer: Any, module: Any) -> Any:
+    """The Trainer's module, or FSDP1's module around it, which holds those parameters that no other unit of FSDP1 has."""
+    around = trainer.strategy.model
+    return around if type(around).__name__ == "FullyShardedDataParallel" else module
 
 
 class LoggerTracker:
@@ -60,3 +68,41 @@ class LoggerTracker:
 
     def close(self) -> None:
         """Leaves the logger open."""
+
+
+def schedule_of(trainer: Any, module: Any) -> tuple[list[Rule], int | None]:
+    """How the learning rates of the Trainer's optimizers come about, and how many optimizer steps there will be.
+
+    Args:
+        trainer: The Trainer, when training has started.
+        module: Its module.
+
+    Returns:
+        Rules for `weibull_monitor.plan`, none under manual optimization; an optimizer without a scheduler keeps its rate. No
+        number of steps where training has no end.
+    """
+    if not module.automatic_optimization:
+        return [], None
+    total = trainer.estimated_stepping_batches
+    configs = [config for config in trainer.lr_scheduler_configs if not config.reduce_on_plateau]
+    rules = [
+        Rule(c.scheduler, _ticks(c, trainer.num_training_batches, trainer.accumulate_grad_batches)) for c in configs
+    ]
+    plateau = [config.scheduler.optimizer for config in trainer.lr_scheduler_configs if config.reduce_on_plateau]
+    scheduled = [*plateau, *(rule.scheduler.optimizer for rule in rules)]
+    free = [optimizer for optimizer in trainer.optimizers if all(optimizer is not other for other in scheduled)]
+    rules += [Rule(lambda step: 1.0, optimizer=optimizer) for optimizer in free]
+    return rules, int(total) if math.isfinite(total) and total > 0 else None
+
+
+def _ticks(config: Any, batches: float, accumulated: int) -> Callable[[int], int]:
+    """How often Lightning steps a scheduler after each optimizer step; frequencies count the batches of an epoch."""
+    an_epoch = math.ceil(batches / accumulated) if math.isfinite(batches) else sys.maxsize
+
+    def ticks(step: int) -> int:
+        epoch, within = divmod(step - 1, an_epoch)
+        if config.interval == "step":
+            return int(min((within + 1) * accumulated, batches) % config.frequency == 0)
+        return int(within + 1 == an_epoch and (epoch + 1) % config.frequency == 0)
+
+    return ticks

@@ -28,13 +28,14 @@ class CallbackOptions:
         include: Regular expressions; only names that one of them matches are measured.
         exclude: Regular expressions; names that one of them matches are not.
         resolution: ``"auto"``, ``"parameter"``, ``"matrix"`` or ``"head"``, as `WeibullMonitor` takes it.
+        forces: Whether to find what each sampled step of AdamW did to the squared norm of each matrix.
         alerts: Thresholds of the alerts: the defaults, the path of a TOML file, a dictionary or `AlertSettings`; False for none.
         on_alert: Called with each `Alert` of a warning or an error.
         webhook: A URL that each of them is posted to, as Slack's incoming webhooks take it; it is never logged.
         stop_on: Severity of an alert (``"error"``, ``"warning"``) at which the Trainer saves a checkpoint and ends training.
 
     Attributes:
-        monitor: The `WeibullMonitor` at work, from the beginning of training; None before, and on other than the main process.
+        monitor: The `WeibullMonitor` at work, from the beginning of training; None before.
 
     Raises:
         ConfigurationError: For an argument out of range or an unknown name.
@@ -51,6 +52,7 @@ class CallbackOptions:
         include: str | Iterable[str] | None = None,
         exclude: str | Iterable[str] | None = None,
         resolution: Resolution | Literal["auto"] = "auto",
+        forces: bool = False,
         alerts: AlertSettings | Mapping[str, Any] | str | Path | bool = True,
         on_alert: Callable[[Alert], object] | None = None,
         webhook: str | None = None,
@@ -61,7 +63,7 @@ class CallbackOptions:
         self._stops = AlertOptions.of(alerts, on_alert, webhook, stop_on).stop_on is not None
         self._output_dir = output_dir
         self._options: dict[str, Any] = {"every_n_steps": every_n_steps, "detail": detail, "resolution": resolution}
-        self._options |= {"kinds": kinds, "include": include, "exclude": exclude}
+        self._options |= {"kinds": kinds, "include": include, "exclude": exclude, "forces": forces}
         self._options |= {"alerts": alerts, "on_alert": on_alert, "webhook": webhook, "stop_on": stop_on}
         self._guard = Guard()
         self.monitor: WeibullMonitor | None = None

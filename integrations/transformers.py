@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
 from transformers import TrainerCallback
 from transformers.trainer_callback import TrainerControl, TrainerState
 from transformers.training_args import TrainingArguments
@@ -40,17 +41,18 @@ class WeibullCallback(CallbackOptions, TrainerCallback):
         control: TrainerControl,
         model: nn.Module | None = None,
         optimizer: torch.optim.Optimizer | None = None,
+        lr_scheduler: Any = None,
         **kwargs: Any,
     ) -> None:
         """Takes the baseline, or goes on where the checkpoint that is resumed from was saved."""
         self.monitor = None
-        if not state.is_world_process_zero or model is None:
+        if model is None:
             return
         resume = None
         if state.global_step > 0:
             resume = dict((state.stateful_callbacks or {}).get(STATE_KEY) or {}) | {"step": state.global_step}
         trackers: Iterable[str | Tracker] | None = self._trackers
-        if trackers is None:
+        if trackers is None and state.is_world_process_zero:
             trackers = self._guard("finding the Trainer's trackers", lambda: trackers_of(args, self._guard))
         self.monitor = self._guard(
             "setting up weibull_monitor",
@@ -59,8 +61,9 @@ class WeibullCallback(CallbackOptions, TrainerCallback):
                 optimizer,
                 output_dir=self._output_dir or args.output_dir,
                 trackers=trackers or (),
+                scheduler=lr_scheduler if isinstance(lr_scheduler, LRScheduler) else None,
+                total_steps=state.max_steps if state.max_steps > 0 else None,
                 resume=resume,
-                world_size=args.world_size,
                 **self._options,
             ),
         )

@@ -63,7 +63,7 @@ class Stream(torch.utils.data.IterableDataset):  # type: ignore[type-arg]
 def optimizer_of(model: nn.Module) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     matrices = [p for p in model.parameters() if p.dim() > 1]
     vectors = [p for p in model.parameters() if p.dim() < 2]
-    groups = [{"params": matrices, "weight_decay": 0.3}, {"params": vectors, "weight_decay": 0.0}]
+    groups = [{"params": matrices, "weight_decay": 3.0}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=3e-3)
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: (step + 1) / STEPS)
 
@@ -81,7 +81,14 @@ def bare(where: Path, trackers: Trackers = (), raises: Any = None, resume: bool 
             part.load_state_dict(saved)
     resumed = state[3] if state else None
     with WeibullMonitor(
-        model, optimizer, every_n_steps=every, output_dir=where, trackers=trackers, resume=resumed
+        model,
+        optimizer,
+        every_n_steps=every,
+        output_dir=where,
+        trackers=trackers,
+        scheduler=scheduler,
+        total_steps=STEPS,
+        resume=resumed,
     ) as monitor:
         for step, batch in enumerate(Stream(SAVED if resume else 0, raises), SAVED if resume else 0):
             optimizer.zero_grad()
@@ -101,7 +108,8 @@ def with_accelerate(
     model = Network()
     optimizer, scheduler = optimizer_of(model)
     model, optimizer, scheduler = accelerator.prepare(model, optimizer, scheduler)
-    monitor = AccelerateMonitor(accelerator, model, optimizer, every_n_steps=every, trackers=trackers)
+    options = {"every_n_steps": every, "trackers": trackers, "scheduler": scheduler, "total_steps": STEPS}
+    monitor = AccelerateMonitor(accelerator, model, optimizer, **options)
     accelerator.register_for_checkpointing(monitor)
     if resume:
         accelerator.load_state(str(where / "state"))
@@ -222,6 +230,9 @@ def test_the_reference_run_is_what_it_should_be(expected: tuple[History, MemoryT
     rates = dict(history.series("self_attn.q_proj.weight", "eta"))
     assert rates == pytest.approx({step: 3e-3 * step / STEPS for step in SAMPLED[1:]}, rel=1e-8)
     assert len({k for _, k in history.series("self_attn.q_proj.weight")}) == len(SAMPLED)  # the weights do move
+    foretold = dict(history.series("self_attn.q_proj.weight", "lambda_forecast"))
+    assert list(foretold) == [8, 10, 12]  # by every host; earlier S < 0.01, or λ falls by more than decay
+    assert foretold[12] == dict(history.series("self_attn.q_proj.weight", "lambda"))[12]
     assert all(len(values) == 4 for s in history.snapshots for values in (s.columns[c] for c in COLUMNS))
 
 

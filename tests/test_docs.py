@@ -5,13 +5,16 @@ from __future__ import annotations
 import doctest
 import re
 from collections.abc import Callable
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 
 from weibull_monitor import MemoryTracker, WeibullMonitor
 from weibull_monitor.components import CLASS_OF_KIND
+from weibull_monitor.reference import PUBLISHED
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -26,6 +29,7 @@ def test_every_logged_key_has_a_row_and_every_row_is_logged(
     tracker = MemoryTracker()
     optimizer = torch.optim.AdamW(tiny_model.parameters(), lr=1e-2, weight_decay=0.1)
     options = {"every_n_steps": 1, "output_dir": tmp_path, "trackers": [tracker], "detail": "component"}
+    options |= {"scheduler": lambda step: 1.0, "total_steps": 30}
     with WeibullMonitor(tiny_model, optimizer, **options) as monitor:  # type: ignore[arg-type]
         train(tiny_model, optimizer, 30, monitor.step)
     logged = {key for _, metrics in tracker.records for key in metrics}
@@ -54,6 +58,22 @@ def test_links_within_the_repository_lead_somewhere(page: Path) -> None:
 def test_examples_with_a_prompt_run(page: Path) -> None:
     failed, _ = doctest.testfile(str(page), module_relative=False, encoding="utf-8")
     assert failed == 0
+
+
+def test_the_tables_of_published_models_are_those_of_the_package() -> None:
+    page = (ROOT / "docs/published.md").read_text()
+    assert generate_published().filled(page) == page, "run: python docs/generate_published.py"
+    assert all(model.name in page for model in PUBLISHED)
+
+
+def generate_published() -> ModuleType:
+    """The script beside the page, which is no module of the package."""
+    spec = spec_from_file_location("generate_published", ROOT / "docs/generate_published.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def test_the_readme_names_the_commands_that_the_makefile_has() -> None:

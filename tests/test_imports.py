@@ -16,20 +16,33 @@ PACKAGE = ROOT / "weibull_monitor"
 
 # From the ground up; a module may import from its own layer and from those before it.
 LAYERS = [
-    ("errors", "guard", "storage"),
+    ("errors", "guard", "reasons", "storage", "engines"),
+    ("sharding",),
     ("weibull", "meta", "bounds"),
+    ("attribution", "forces"),
     ("components",),
     ("measure",),
     ("schedule", "snapshot"),
+    ("continuity", "optimizers"),
     ("scaling",),
+    ("notes",),
+    ("force_reader",),
+    ("forecast",),
+    ("plan",),
+    ("law",),
     ("reference",),
     ("alerts",),
     ("trackers",),
+    ("recorder",),
     ("monitor",),
-    ("summary",),
+    ("summary", "diagnosis"),
+    ("compare",),
+    ("sweep",),
+    ("sweep_plot",),
     ("checkpoint",),
     ("report",),
     ("integrations",),
+    ("commands",),
     ("cli",),
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
@@ -56,7 +69,18 @@ def test_imports_point_down(file: Path) -> None:
 
 
 def test_importing_the_package_imports_no_optional_library() -> None:
-    optional = ["transformers", "lightning", "wandb", "tensorboard", "plotly", "pandas", "scipy", "mlflow", "rich"]
+    optional = [
+        "transformers",
+        "lightning",
+        "wandb",
+        "tensorboard",
+        "plotly",
+        "pandas",
+        "scipy",
+        "mlflow",
+        "rich",
+        "matplotlib",
+    ]
     program = f"import sys, weibull_monitor; print([m for m in {optional} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
@@ -85,4 +109,5 @@ def test_a_wheel_holds_the_integrations_inside_the_package_only(tmp_path: Path) 
     names = zipfile.ZipFile(wheel).namelist()
     assert "weibull_monitor/integrations/transformers.py" in names
     assert "weibull_monitor/py.typed" in names
+    assert {str(file.relative_to(ROOT)) for file in PACKAGE.rglob("*.py")} <= set(names)
     assert {name.split("/")[0].split("-")[0] for name in names} <= {"weibull_monitor"}

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from weibull_monitor.scaling import Budget, BudgetKeeper, Hyperparameters, hyperparameters, scaling_of
+from weibull_monitor.scaling import Budget, BudgetKeeper, Hyperparameters, Stepped, hyperparameters, scaling_of
+from weibull_monitor.snapshot import Scaling
 
 
 def cosine(step: int, peak: float, total: int = 20_000, warmup: int = 200, floor: float = 0.1) -> float:
@@ -46,8 +47,8 @@ def test_budget_ratio_of_the_published_runs(run: str) -> None:
     budget = Budget()
     for step in range(1, 20_001):
         budget = budget.advanced(cosine(step, peak), weight_decay)
-    used = Hyperparameters(cosine(20_000, peak), weight_decay, law=True)
-    c = scaling_of(used, budget, lambda_, lambda_0).budget_ratio
+    used = Hyperparameters(cosine(20_000, peak), weight_decay)
+    c = scaling_of(Stepped(used, budget), lambda_, lambda_0).budget_ratio
     assert c == pytest.approx(expected, abs=1.5e-3)
 
 
@@ -56,7 +57,7 @@ def test_effective_value_tends_to_the_plain_one_for_a_constant_rate() -> None:
     budget = Budget()
     for _ in range(steps):
         budget = budget.advanced(eta, weight_decay)
-    scaling = scaling_of(Hyperparameters(eta, weight_decay, True), budget, 0.02, 0.018)
+    scaling = scaling_of(Stepped(Hyperparameters(eta, weight_decay), budget), 0.02, 0.018)
     assert scaling.sqrt_eta_over_wd == pytest.approx(math.sqrt(eta / weight_decay))
     assert scaling.effective == pytest.approx(scaling.sqrt_eta_over_wd, rel=1e-3)
     assert scaling.t_over_tau == pytest.approx(steps * eta * weight_decay)
@@ -73,7 +74,7 @@ def test_the_recursion_is_the_geometric_sum() -> None:
 
 def test_without_weight_decay_there_is_no_plain_value_but_an_effective_one() -> None:
     budget = Budget().advanced(1e-3, 0.0).advanced(1e-3, 0.0)
-    scaling = scaling_of(Hyperparameters(1e-3, 0.0, True), budget, 0.02, 0.0199)
+    scaling = scaling_of(Stepped(Hyperparameters(1e-3, 0.0), budget), 0.02, 0.0199)
     assert scaling.sqrt_eta_over_wd is None
     assert scaling.lambda_ratio is None
     assert scaling.t_over_tau is None
@@ -84,19 +85,19 @@ def test_without_weight_decay_there_is_no_plain_value_but_an_effective_one() -> 
 @pytest.mark.parametrize(
     ("used", "budget", "lambda_", "lambda_0"),
     [
-        (None, Budget(1e-6, 0.1), 0.02, 0.018),  # no optimizer
-        (Hyperparameters(1e-3, 0.1, True), Budget(), 0.02, 0.018),  # no step yet
-        (Hyperparameters(1e-3, 0.1, True), None, 0.02, 0.018),  # a run that was not followed from its start
-        (Hyperparameters(1e-3, 0.1, True), Budget(1e-6, 0.1), 0.02, None),  # no baseline
-        (Hyperparameters(1e-3, 0.1, True), Budget(1e-6, 0.0), 0.017, 0.018),  # shrunk below its start
-        (Hyperparameters(1e-3, 0.1, True), Budget(1e-6, 0.1), math.nan, 0.018),  # no fit
-        (Hyperparameters(1e-3, 0.1, False), Budget(1e-6, 0.1), 0.02, 0.018),  # the law does not apply
+        (Hyperparameters(1e-3, 0.1), Budget(), 0.02, 0.018),  # no step yet
+        (Hyperparameters(1e-3, 0.1), None, 0.02, 0.018),  # a run that was not followed from its start
+        (Hyperparameters(1e-3, 0.1), Budget(1e-6, 0.1), 0.02, None),  # no baseline
+        (Hyperparameters(1e-3, 0.1), Budget(1e-6, 0.0), 0.017, 0.018),  # shrunk below its start
+        (Hyperparameters(1e-3, 0.1), Budget(1e-6, 0.1), math.nan, 0.018),  # no fit
+        (Hyperparameters(1e-3, 0.1, "step_not_eta"), Budget(1e-6, 0.1), 0.02, 0.018),  # the law does not apply
     ],
 )
 def test_where_there_is_no_budget_ratio_there_is_none(
-    used: Hyperparameters | None, budget: Budget | None, lambda_: float, lambda_0: float | None
+    used: Hyperparameters, budget: Budget | None, lambda_: float, lambda_0: float | None
 ) -> None:
-    assert scaling_of(used, budget, lambda_, lambda_0).budget_ratio is None
+    assert scaling_of(Stepped(used, budget), lambda_, lambda_0).budget_ratio is None
+    assert scaling_of(None, lambda_, lambda_0) == Scaling(reason="no_optimizer")
 
 
 @pytest.mark.parametrize(
@@ -122,20 +123,22 @@ def test_groups_are_followed_apart_and_survive_their_own_state(tiny_model: torch
         (q if "q_proj" in name else rest).append(parameter)
     optimizer = torch.optim.AdamW([{"params": q, "lr": 1e-2, "weight_decay": 0.5}, {"params": rest, "lr": 1e-3}])
     keeper = BudgetKeeper(optimizer)
-    assert keeper.by_parameter(tiny_model) == {}
+    assert keeper.by_parameter(dict(tiny_model.named_parameters())) == {}
     for _ in range(3):
         keeper.advance()
-    stepped = keeper.by_parameter(tiny_model)
-    used, budget = stepped["layers.0.self_attn.q_proj.weight"]
-    assert used == Hyperparameters(1e-2, 0.5, True)
+    stepped = keeper.by_parameter(dict(tiny_model.named_parameters()))
+    used, budget, *_ = stepped["layers.0.self_attn.q_proj.weight"]
+    assert used == Hyperparameters(1e-2, 0.5)
     assert budget == Budget().advanced(1e-2, 0.5).advanced(1e-2, 0.5).advanced(1e-2, 0.5)
-    assert stepped["layers.0.mlp.fc1.weight"][0].eta == 1e-3
+    assert stepped["layers.0.mlp.fc1.weight"].used.eta == 1e-3
 
     again = BudgetKeeper(optimizer)
     again.restore(keeper.state())
     keeper.advance()
     again.advance()
-    assert again.by_parameter(tiny_model) == keeper.by_parameter(tiny_model)
+    assert again.by_parameter(dict(tiny_model.named_parameters())) == keeper.by_parameter(
+        dict(tiny_model.named_parameters())
+    )
 
 
 def test_an_unknown_past_gives_no_budget(tiny_model: torch.nn.Module) -> None:
@@ -143,7 +146,8 @@ def test_an_unknown_past_gives_no_budget(tiny_model: torch.nn.Module) -> None:
     keeper.restore(None)
     keeper.advance()
     assert keeper.state() is None
-    assert all(budget is None for _, budget in keeper.by_parameter(tiny_model).values())
+    parameters = dict(tiny_model.named_parameters())
+    assert all(stepped.budget is None for stepped in keeper.by_parameter(parameters).values())
 
 
 def test_the_path_and_the_bound_of_each_parameter_are_known(tiny_model: torch.nn.Module) -> None:
@@ -155,15 +159,15 @@ def test_the_path_and_the_bound_of_each_parameter_are_known(tiny_model: torch.nn
     for step in range(3):
         followed[0].param_groups[0]["lr"] = 1e-2 * (step + 1)
         keeper.advance()
-    stepped, bounds = keeper.by_parameter(tiny_model), keeper.bounds(tiny_model)
-    name = "layers.0.self_attn.q_proj.weight"
-    used, budget = stepped[name]
-    assert budget is not None
-    assert budget.path == pytest.approx(0.06)
-    assert bounds[name].rms(1024) == pytest.approx(1.1646, abs=1e-3)
-    assert "layers.0.mlp.fc1.weight" not in bounds  # SGD has none
-    scaling = scaling_of(used, budget, 0.02, 0.018, bounds[name].rms(1024))
-    assert (scaling.eta_sum, scaling.update_max) == (budget.path, bounds[name].rms(1024))
+    all_stepped = keeper.by_parameter(dict(tiny_model.named_parameters()))
+    stepped = all_stepped["layers.0.self_attn.q_proj.weight"]
+    assert stepped.budget is not None
+    assert stepped.budget.path == pytest.approx(0.06)
+    assert stepped.bound is not None
+    assert stepped.bound.rms(1024) == pytest.approx(1.1646, abs=1e-3)
+    assert all_stepped["layers.0.mlp.fc1.weight"].bound is None  # SGD has none
+    scaling = scaling_of(stepped, 0.02, 0.018, 1024)
+    assert (scaling.eta_sum, scaling.update_max) == (stepped.budget.path, stepped.bound.rms(1024))
     again = BudgetKeeper(followed)
     again.restore([[[1e-6, 0.1]], None])  # a state from before the path was kept
-    assert again.state() == [[[1e-6, 0.1, 0.0]], None]
+    assert again.state() == [[[1e-6, 0.1, None, False, 0.0]], None]

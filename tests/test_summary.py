@@ -71,3 +71,18 @@ def test_a_run_without_samples_says_so(tmp_path: Path, tiny_model: torch.nn.Modu
     monitor = WeibullMonitor(tiny_model, output_dir=tmp_path)
     assert "no samples yet" in summarize(read_history(tmp_path))
     monitor.close()
+
+
+def test_the_forecast_and_the_reasons_where_there_is_none(tmp_path: Path) -> None:
+    from test_law import adamw, model_of, walk
+
+    model = model_of(64, lm_head=torch.nn.Linear(64, 50, bias=False))
+    walk(model, adamw(model), tmp_path, lambda step: 1.0, steps=60, total_steps=100)
+    history = read_history(tmp_path)
+    text = summarize(history)
+    assert "λ at step 100, as forecast at step 60 (and an interval):" in text
+    row = next(line.split() for line in text.splitlines() if line.startswith("attn_q") and "(" in line)
+    last = {column: history.snapshots[-1].values(column) for column in ("lambda_forecast", "lambda_forecast_low")}
+    assert float(row[1]) == pytest.approx(last["lambda_forecast"]["self_attn.q_proj.weight"], abs=1e-5)
+    assert float(row[2].strip("(")) == pytest.approx(last["lambda_forecast_low"]["self_attn.q_proj.weight"], abs=1e-5)
+    assert "no forecast of λ for 1 of 3 matrices, because the law is for attention and feed-forward" in text

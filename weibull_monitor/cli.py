@@ -10,6 +10,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from weibull_monitor.commands import sweep
+from weibull_monitor.compare import add_compare
 from weibull_monitor.components import attention_types, discover, render
 from weibull_monitor.errors import ConfigurationError, WeibullMonitorError
 
@@ -46,6 +48,8 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="command")
     _add_components(commands)
+    add_compare(commands)
+    sweep.add(commands)
     _add_alerts(commands)
     return top
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
-from weakref import WeakValueDictionary
 
 import torch
 from torch import nn
@@ -18,22 +18,28 @@ from torch import nn
 from weibull_monitor.components import (
     Discovery,
     Resolution,
-    attention_types,
     by_reason,
+    differs,
     discover,
     nothing_to_measure,
     render,
     without_single_experts,
 )
 from weibull_monitor.errors import ConfigurationError
+from weibull_monitor.force_reader import ForceReader
 from weibull_monitor.guard import Guard
+from weibull_monitor.law import ScalingLaw
 from weibull_monitor.measure import WeibullFit
 from weibull_monitor.measure.bins import MANTISSA_BITS
 from weibull_monitor.measure.reader import ModelReader
-from weibull_monitor.scaling import BudgetKeeper, scaling_of
+from weibull_monitor.notes import from_notes, to_notes
+from weibull_monitor.recorder import Recorder
+from weibull_monitor.scaling import BudgetKeeper
 from weibull_monitor.schedule import Schedule
+from weibull_monitor.sharding import Ranks
+from weibull_monitor.sharding.ranks import JOIN_TIMEOUT
 from weibull_monitor.snapshot import Detail, Reference, Scaling, Snapshot
-from weibull_monitor.trackers import HistoryWriter, RunRecord, Tracker, as_trackers, check_trackers, read_history
+from weibull_monitor.trackers import RunRecord, Tracker, check_trackers, read_history
 
 if TYPE_CHECKING:
     from weibull_monitor.alerts import Alert, AlertSettings
@@ -42,9 +48,6 @@ logger = logging.getLogger("weibull_monitor")
 
 MAX_COMPONENTS = 2_000
 """More components than this are measured only when asked for: a sample of them is a line of 200 kB in the history."""
-
-_AT_WORK: WeakValueDictionary[Path, WeibullMonitor] = WeakValueDictionary()
-"""The monitor that writes to each history now: two would log everything twice."""
 
 
 class WeibullMonitor:
@@ -62,6 +65,10 @@ class WeibullMonitor:
     What goes wrong after construction (a tracker that raises, a full disk) is reported once on the log, and training goes
     on. Nothing here uses the global random state or changes the model.
 
+    Where the model is spread over processes (DDP, FSDP, tensor, expert or pipeline parallelism, DeepSpeed ZeRO), every process
+    makes a monitor and calls the same methods at the same steps. Each counts what it holds, no weight is gathered, and the
+    main process (rank 0) has the samples and writes.
+
     Args:
         model: The model; wrappers are seen through.
         optimizer: The optimizer whose learning rates and weight decays are read, or several of them. Without one, and for
@@ -78,21 +85,28 @@ class WeibullMonitor:
         resolution: ``"matrix"`` measures stored matrices and the parts of those that hold several (q, k and v; gate and up; each
             expert), ``"head"`` also each attention head, ``"parameter"`` stored matrices alone. ``"auto"`` is ``"matrix"``, but
             for single experts where they would make more than 2,000 components.
+        scheduler: For a forecast of λ: the optimizer's scheduler, one for each of several optimizers, or a function of the
+            optimizer step (from 1) that the learning rate is in proportion to. It is read, never stepped.
+        total_steps: For a forecast of λ: optimizer steps of the whole run.
+        forces: Whether to find at each sample what the step did to the squared norm of each matrix: by alignment, injection and
+            decay. For AdamW; it reads the optimizer's state, and the weights once more before the step.
         alerts: Thresholds of the rules that every sample is judged by (docs/alerts.md): the defaults, the path of a TOML file, a
             dictionary or `AlertSettings`; False for no alerts.
         on_alert: Called with each `Alert` of a warning or an error.
         webhook: A URL that each of them is posted to, as Slack's incoming webhooks take it; it is never logged.
         stop_on: Severity (``"error"``, ``"warning"``) of an alert from which `stop_requested` is True.
         resume: A `state_dict` to go on from: no new baseline is taken, and the history in ``output_dir`` goes on.
-        world_size: Number of processes of the run, for the record.
+        process_group: The processes that measure together: all of them (``"auto"``), a process group of torch, or None for
+            this process alone, which then has to have every weight.
+        join_timeout: Seconds to wait when it is made until every process has made one.
 
     Attributes:
         output_dir: The run's directory.
-        last: The last sample, or None.
+        last: The last sample, or None; always None on other than the main process.
 
     Raises:
         ConfigurationError: For arguments out of range, unknown names, a directory that cannot be written, a model without
-            a weight matrix that can be measured.
+            a weight matrix that can be measured, a process that makes no monitor.
         MissingDependencyError: For a named tracker whose library is not installed.
     """
 
@@ -109,51 +123,74 @@ class WeibullMonitor:
         include: str | Iterable[str] | None = None,
         exclude: str | Iterable[str] | None = None,
         resolution: Resolution | Literal["auto"] = "auto",
+        scheduler: Any = None,
+        total_steps: int | None = None,
+        forces: bool = False,
         alerts: AlertSettings | Mapping[str, Any] | str | Path | bool = True,
         on_alert: Callable[[Alert], object] | None = None,
         webhook: str | None = None,
         stop_on: str | None = None,
         resume: Mapping[str, Any] | None = None,
-        world_size: int = 1,
+        process_group: Any | Literal["auto"] | None = "auto",
+        join_timeout: float = JOIN_TIMEOUT,
     ) -> None:
-        from weibull_monitor.alerts.watch import AlertOptions, Watch  # not before it is needed: 20 ms
-
-        told = AlertOptions.of(alerts, on_alert, webhook, stop_on)
-        trackers = trackers if isinstance(trackers, str) else list(trackers)
-        self._due = check_options(every_n_steps, trackers, detail)
-        self._detail, self._world_size = detail, world_size
         self._model = model
-        self._reader = ModelReader(model, _finder(kinds, include, exclude, resolution))
+        self._ranks = Ranks.of(process_group)
+        self._guard = Guard()
+        self._recorder: Recorder | None = None
+        with self._ranks.joining(join_timeout) if self._ranks else nullcontext():
+            from weibull_monitor.alerts.watch import AlertOptions  # not before it is needed: 20 ms
+
+            told = AlertOptions.of(alerts, on_alert, webhook, stop_on)
+            trackers = trackers if isinstance(trackers, str) else list(trackers)
+            self._due = check_options(every_n_steps, trackers, detail)
+            self._reader = ModelReader(model, _finder(kinds, include, exclude, resolution), self._ranks)
+            if self._ranks is None and not self.discovery.components:
+                raise ConfigurationError(nothing_to_measure(model, self.discovery))
+            self.output_dir = (
+                Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}" if output_dir is None else Path(output_dir)
+            )
+            if self.is_main:
+                self._recorder = Recorder(self.output_dir, trackers, detail, told, self._guard)
+        self._reader.agree()
         if not self.discovery.components:
             raise ConfigurationError(nothing_to_measure(model, self.discovery))
-        self.output_dir = Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}" if output_dir is None else Path(output_dir)
-        self._history = HistoryWriter(self.output_dir)
-        self._trackers = as_trackers(trackers, self.output_dir)
         self._budgets = BudgetKeeper(optimizer)
-        self._guard = Guard()
-        self._watch = Watch(told, self._history, self._trackers, str(self.output_dir), self._guard)
-        self._guard("finding the kinds of attention", lambda: self._watch.begin(self._attention()))
-        self._step = 0
+        self._law = ScalingLaw(self._budgets, scheduler, total_steps)
+        self._forces = ForceReader(self._reader, self._budgets, self._ranks) if forces else None
+        self._step, self._sampled = 0, -1
+        if self._recorder is not None:
+            self._recorder.expect(self._attention())
         self._baseline: dict[str, Reference] = {}
         self._resumed_from: int | None = None
         self._begun = self._closed = self._noted = False
         self.last: Snapshot | None = None
-        _log_discovery(self.discovery)
+        if self.is_main:
+            self._log_table()
         if resume is not None:
             self.load_state_dict(resume)
         else:
             self._guard("taking the baseline", self._take_baseline)
-        self._take_over()
+        if self._recorder is not None:
+            self._recorder.take_over()
 
     @property
     def discovery(self) -> Discovery:
-        """The components that are measured, and what is not and why."""
+        """The components that are measured, and what is not and why; on all processes together."""
         return self._reader.discovery
 
     @property
+    def is_main(self) -> bool:
+        """Whether this process has the samples and writes."""
+        return self._ranks is None or self._ranks.is_main
+
+    @property
     def stop_requested(self) -> int:
-        """Whether an alert of the severity ``stop_on`` has been told: 0 no; 1 stop; 2 the weights are worth saving, and stop."""
-        return self._watch.decision
+        """Whether an alert of the severity ``stop_on`` has been told: 0 no; 1 stop; 2 the weights are worth saving, and stop.
+
+        Known on the main process; always 0 on others.
+        """
+        return self._recorder.decision if self._recorder is not None else 0
 
     def step(self, step: int | None = None, last: bool = False) -> None:
         """To be called right after ``optimizer.step()``, before the scheduler moves on. Samples if it is time to.
@@ -167,13 +204,17 @@ class WeibullMonitor:
             if step < self._step:
                 self._guard.once(f"step went back from {self._step} to {step}; pass the steps since training began")
             return
+        if step is not None and step > self._step + 1:
+            self._budgets.lose_track()
         self._step = self._step + 1 if step is None else step
         if self._noted:
             self._noted = False
         else:
             self._guard("reading the optimizer's parameter groups", self._budgets.advance)
-        if (last or self._guard("asking the schedule", self._is_due)) and not self._closed:
+        if (last or self._guard("asking the schedule", self._is_due)) and not self._over:
             self._guard("sampling", self._sample_and_log)
+        if self._forces is not None and not self._over:
+            self._guard("measuring the norms before the next step", self._prepare_forces)
 
     def optimizer_stepped(self, optimizer: torch.optim.Optimizer) -> None:
         """Where several optimizers step at different times: says before `step` which of them have. Unsaid, all have.
@@ -191,37 +232,36 @@ class WeibullMonitor:
         """
         self._budgets.add(optimizer, known=self._step == 0 or not optimizer.state)
 
-    def sample(self) -> Snapshot:
-        """Measures now, off schedule, and returns the sample without logging it. What goes wrong is raised."""
-        self._reader.refresh()
+    def sample(self) -> Snapshot | None:
+        """Measures now, off schedule, and returns the sample without logging it. What goes wrong is raised.
+
+        Returns:
+            The sample; None on other than the main process. All processes have to call this.
+        """
         return self._measure()
 
     def finish(self) -> None:
         """Samples the last step, unless it was sampled. To be called while the weights are still those of that step."""
-        if self._closed:
+        if self._over:
             return
-        if self.last is None or self.last.step != self._step:
+        if self._sampled != self._step:
             self._guard("sampling the last step", self._sample_and_log)
         elif not self._begun:
-            self._guard("writing the history", self._begin)
+            self._begin()
 
     def close(self, sample_last: bool = True) -> None:
         """Finishes, and closes history and trackers. May be called again.
 
         Args:
-            sample_last: Whether the weights are still those of the last step.
+            sample_last: Whether the weights are still those of the last step, and all processes have come here.
         """
         if self._closed:
             return
         if sample_last:
             self.finish()
         self._closed = True
-        if _AT_WORK.get(self._history.path.resolve()) is self:
-            del _AT_WORK[self._history.path.resolve()]
-        for tracker in self._trackers:
-            self._guard(f"closing {type(tracker).__name__}", tracker.close)
-        self._watch.close()
-        self._guard("closing the history", self._history.close)
+        if self._recorder is not None:
+            self._recorder.close()
 
     def __enter__(self) -> WeibullMonitor:
         return self
@@ -229,12 +269,13 @@ class WeibullMonitor:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close()
+        self.close(sample_last=self._ranks is None or kind is None)  # the other processes may not come to sample
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs that the history does not hold: the step, and what each parameter group has spent."""
-        alerts = self._guard("keeping the alerts", self._watch.state_dict)
-        return {"step": self._step, "budgets": self._budgets.state()} | ({"alerts": alerts} if alerts else {})
+        state = {"step": self._step, "budgets": self._budgets.state(), "watched": self._budgets.watched()}
+        alerts = self._recorder.alerts() if self._recorder is not None else None
+        return state | ({"alerts": alerts} if alerts else {})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on where `state_dict` was taken: history and baseline continue, budgets are restored.
@@ -243,64 +284,76 @@ class WeibullMonitor:
         then unknown, and so is everything that follows from it.
         """
         self._step = int(state["step"])
-        self._budgets.restore(state.get("budgets"))
-        self._resumed_from, self.last = self._step, None
-        self._guard("reading the baseline of the resumed run", lambda: self._recall_baseline(state.get("alerts") or {}))
+        self._budgets.restore(state.get("budgets"), state.get("watched"))
+        self._resumed_from, self.last, self._sampled = self._step, None, -1
+        if (recorder := self._recorder) is not None:
+            alerts = state.get("alerts") or {}
+            self._guard("reading the baseline of the resumed run", lambda: self._recall_baseline(recorder, alerts))
+
+    @property
+    def _over(self) -> bool:
+        """Whether there is nothing more to do. Another monitor may have taken over; on many ranks they go on in step."""
+        replaced = self._recorder is not None and self._recorder.closed and self._ranks is None
+        return self._closed or replaced or (self._ranks is not None and self._ranks.broken)
 
     def _is_due(self) -> bool:
         return self._due(self._step)
 
-    def _take_over(self) -> None:
-        """Closes a monitor that still writes to this history: attached twice, or a cell that was run again."""
-        path = self._history.path.resolve()
-        if (before := _AT_WORK.get(path)) is not None:
-            self._guard.once(f"another monitor writes to {path}; it is closed, and this one goes on alone")
-            before.close(sample_last=False)
-        _AT_WORK[path] = self
+    def _prepare_forces(self) -> None:
+        if self._forces is not None and self._due(self._step + 1):
+            self._forces.before()
 
     def _take_baseline(self) -> None:
+        self._sampled = self._step
         self.last = self._measure()
-        self._baseline = {n: Reference(fit.k, fit.lambda_) for n, fit in self.last.fits.items() if fit.available}
+        if self.last is not None:
+            self._baseline = {n: Reference(fit.k, fit.lambda_) for n, fit in self.last.fits.items() if fit.available}
 
-    def _recall_baseline(self, alerts: Mapping[str, Any]) -> None:
+    def _recall_baseline(self, recorder: Recorder, alerts: Mapping[str, Any]) -> None:
         self._baseline = {}
-        history = read_history(self._history.path)
-        self._watch.resume(alerts, [s for s in history.snapshots if s.step <= self._step])
+        history = read_history(recorder.path)
+        recorder.recall(alerts, [s for s in history.snapshots if s.step <= self._step])
         if history.baseline is None:
             raise LookupError(f"{history.path} holds no sample of step 0: there will be no drift and no budget ratio")
         scales = history.baseline.values("lambda")
         self._baseline = {name: Reference(k, scales[name]) for name, k in history.baseline.values("k").items()}
+        self._law.recall(history.snapshots, until=self._step)
 
     def _sample_and_log(self) -> None:
-        changed = self._reader.refresh()
         if not self._begun:
             self._begin()
-        elif changed:
-            self._history.write_run(self._run_record(resumed_from=self._step))
-        self.last = self._measure()
-        self._log(self.last)
+        self._sampled = self._step
+        before = self.discovery.components
+        snapshot = self._measure()
+        if self._recorder is not None and snapshot is not None:
+            if [c.name for c in before] != [c.name for c in snapshot.components]:
+                self._recorder.begin(self._run_record(resumed_from=self._step))
+            self.last = snapshot
+            self._recorder.log(snapshot)
 
     def _begin(self) -> None:
         """Writes the run's record and baseline: at the first sample and not before, since a resumption has neither."""
         self._begun = True
-        self._history.write_run(self._run_record(self._resumed_from))
-        if self.last is not None and self.last.step == 0:
-            self._log(replace(self.last, baseline=self._baseline))
+        if self._recorder is not None:
+            self._recorder.begin(self._run_record(self._resumed_from))
+            if self.last is not None and self.last.step == 0:
+                self._recorder.log(replace(self.last, baseline=self._baseline))
 
-    def _measure(self) -> Snapshot:
+    def _measure(self) -> Snapshot | None:
         started = time.perf_counter()
-        fits, problems = self._reader.read()
-        for key, message in by_reason(problems, "have no fit").items():
+        here = self._budgets.by_parameter(self._reader.optimized())
+        if self._forces is not None and self._step > 0:
+            self._forces.collect()
+            for key, message in by_reason(self._forces.reasons, "have no forces").items():
+                self._guard.once(message, key=key)
+        reading = self._reader.read(self._step, to_notes(here))
+        for key, message in by_reason(reading.problems, "have no fit").items():
             self._guard.once(message, key=key)
-        scaling: dict[str, Scaling] = {}
-        stepped, bounds = self._budgets.by_parameter(self._model), self._budgets.bounds(self._model)
-        for component in self.discovery.components:
-            if component.name in fits:
-                used, budget = stepped.get(component.parameter, (None, None))
-                reference = self._baseline.get(component.name)
-                lambda_0 = reference.lambda_ if reference else None
-                update_max = bounds[component.parameter].rms(component.numel) if component.parameter in bounds else None
-                scaling[component.name] = scaling_of(used, budget, fits[component.name].lambda_, lambda_0, update_max)
+        stepped = from_notes(reading.notes) | here
+        if not self.is_main:
+            return None
+        fits = reading.fits
+        scaling = self._law.at(self._step, self.discovery.components, fits, self._baseline, stepped)
         return Snapshot(
             step=self._step,
             time=time.time(),
@@ -308,6 +361,7 @@ class WeibullMonitor:
             fits=fits,
             scaling=scaling,
             baseline=self._baseline,
+            forces=self._forces.forces(stepped) if self._forces is not None else {},
             unchanged=self._count_unchanged(fits, scaling),
             seconds=time.perf_counter() - started,
         )
@@ -322,19 +376,15 @@ class WeibullMonitor:
             for name in self._reader.trainable() & fits.keys()
         )
 
-    def _log(self, snapshot: Snapshot) -> None:
-        self._guard("writing the history", lambda: self._history.write_snapshot(snapshot))
-        alerts = self._watch.observe(snapshot)
-        metrics = snapshot.metrics(self._detail) | self._watch.metrics()
-        for tracker in self._trackers:
-            self._guard(
-                f"logging to {type(tracker).__name__}",
-                lambda tracker=tracker: tracker.log(metrics, snapshot.step),  # type: ignore[misc]
-            )
-        self._watch.tell(alerts)
+    def _log_table(self) -> None:
+        logger.info("weibull_monitor measures\n%s", render(self.discovery))
+        for message in by_reason({s.name: s.reason for s in self.discovery.skipped}, "cannot be measured").values():
+            logger.warning("weibull_monitor: %s", message)
+        if different := self._reader.different:
+            logger.warning("weibull_monitor: %s", differs(different))
 
     def _attention(self) -> list[dict[str, Any]]:
-        return [asdict(kind) for kind in attention_types(self._model, self.discovery.components)]
+        return [asdict(kind) for kind in self._reader.table.attention]
 
     def _run_record(self, resumed_from: int | None) -> RunRecord:
         from weibull_monitor import __version__
@@ -346,13 +396,15 @@ class WeibullMonitor:
             model={
                 "class": type(self._model).__name__,
                 "model_type": getattr(config, "model_type", None),
-                "parameters": sum(parameter.numel() for parameter in self._model.parameters()),
+                "parameters": self.discovery.elements,
             },
-            world_size=self._world_size,
+            world_size=self._ranks.size if self._ranks else 1,
             protocol={
                 "fit": "middle-80 % probability plot from bit-pattern counts",
                 "bins_per_octave": 2**MANTISSA_BITS,
             },
+            optimizers=self._guard("describing the optimizers", self._budgets.describe) or (),
+            total_steps=self._law.total_steps,
             attention=self._attention(),
             components=self.discovery.components,
             skipped={skipped.name: skipped.reason for skipped in self.discovery.skipped},
@@ -388,9 +440,3 @@ def _finder(
         return without_single_experts(discover(model, kinds, include, exclude), MAX_COMPONENTS)
 
     return find
-
-
-def _log_discovery(discovery: Discovery) -> None:
-    logger.info("weibull_monitor measures\n%s", render(discovery))
-    for message in by_reason({s.name: s.reason for s in discovery.skipped}, "cannot be measured").values():
-        logger.warning("weibull_monitor: %s", message)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -11,9 +11,26 @@ from typing import Literal
 import numpy as np
 
 from weibull_monitor.components import Component, distinct, representatives
+from weibull_monitor.forces import Forces
 from weibull_monitor.measure import WeibullFit
+from weibull_monitor.reasons import Reason
 
 Detail = Literal["kind", "component"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value that is foretold, and the interval that it is expected in.
+
+    Attributes:
+        value: The value.
+        low: Lower end of the interval; `weibull_monitor.forecast` says what it allows for.
+        high: Upper end.
+    """
+
+    value: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -28,6 +45,9 @@ class Scaling:
         t_over_tau: S = Σ ηλ_wd over the steps taken: training time in units of τ = 1/(ηλ_wd).
         lambda_ratio: λ/√(η/λ_wd).
         budget_ratio: c = √(λ² - λ_0²·exp(-2S))/√I.
+        forecast: λ at the end of the run.
+        equilibrium: λ where it would end if η and λ_wd stayed as they are.
+        reason: Why there is no forecast, if there is none; a key of `weibull_monitor.reasons.EXPLANATION`.
         eta_sum: Σ η over the steps taken.
         update_max: Bound of the RMS of the optimizer's update of one step, in units of η (`weibull_monitor.bounds`).
     """
@@ -39,6 +59,9 @@ class Scaling:
     t_over_tau: float | None = None
     lambda_ratio: float | None = None
     budget_ratio: float | None = None
+    forecast: Estimate | None = None
+    equilibrium: Estimate | None = None
+    reason: Reason | None = None
     eta_sum: float | None = None
     update_max: float | None = None
 
@@ -65,6 +88,7 @@ class Snapshot:
         fits: The fit of each component, by name; components that could not be read are absent.
         scaling: Where each component stands on the scaling law, by name.
         baseline: k and λ of each component at step 0, by name; empty if there is none.
+        forces: What the last step did to the squared norm of each component, by name; empty unless asked for.
         unchanged: Number of trainable components with η > 0 whose counts are identical to those of the sample before; None
             where there is none before.
         seconds: Wall time that measuring took, in seconds.
@@ -76,8 +100,15 @@ class Snapshot:
     fits: Mapping[str, WeibullFit]
     scaling: Mapping[str, Scaling] = field(default_factory=dict)
     baseline: Mapping[str, Reference] = field(default_factory=dict)
+    forces: Mapping[str, Forces] = field(default_factory=dict)
     unchanged: int | None = None
     seconds: float = 0.0
+
+    @property
+    def withheld(self) -> dict[Reason, int]:
+        """Why components have no forecast of λ, and how many for each reason."""
+        found = Counter(scaling.reason for scaling in self.scaling.values() if scaling.forecast is None)
+        return {reason: count for reason, count in found.items() if reason is not None}
 
     def metrics(self, detail: Detail = "kind") -> dict[str, float]:
         """The flat metrics of this sample: finite floats by key; what does not exist is absent.
@@ -100,6 +131,16 @@ class Snapshot:
             scaling = [self.scaling.get(component.name, NO_SCALING) for component, _ in members]
             out[f"weibull_scaling/lambda_ratio/{kind}"] = _median(s.lambda_ratio for s in scaling)
             out[f"weibull_scaling/budget_ratio/{kind}"] = _median(s.budget_ratio for s in scaling)
+            foretold = [s.forecast for s in scaling if s.forecast is not None]
+            out[f"weibull_scaling/lambda_forecast/{kind}"] = _median(f.value for f in foretold)
+            if detail == "component":
+                out[f"weibull_scaling/lambda_forecast_low/{kind}"] = _median(f.low for f in foretold)
+                out[f"weibull_scaling/lambda_forecast_high/{kind}"] = _median(f.high for f in foretold)
+            forces = [self.forces[component.name] for component, _ in members if component.name in self.forces]
+            for place, force in enumerate(("alignment", "injection", "decay")):
+                out[f"weibull_force/{force}/{kind}"] = _median(f.shares[place] for f in forces)
+            out[f"weibull_force/net/{kind}"] = _median(f.net for f in forces)
+            out[f"weibull_force/closure/{kind}"] = _median(f.closure for f in forces)
         once = distinct(self.components)
         for name in ("selection", "transmission"):
             members = [(c, fits[c.name]) for c in once if c.component_class == name and c.name in fits]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from statistics import median
 
 from weibull_monitor.components import Component, representatives, summarise_experts
+from weibull_monitor.reasons import EXPLANATION
 from weibull_monitor.trackers.history import History, RecordedSnapshot
 
 WIDEST = 3
@@ -36,7 +37,7 @@ def summarize(history: History) -> str:
     lines = ["  ".join(_align(cell, w, i) for i, (cell, w) in enumerate(zip(row, width, strict=True))) for row in rows]
     lines.insert(1, "─" * len(lines[0]))
     span = f"steps {first.step} to {last.step}, {len(history.snapshots)} samples, {len(shown)} matrices"
-    return "\n".join([f"Weibull shape k and scale λ of |w|: {span}", "", *lines, *_experts(last)])
+    return "\n".join([f"Weibull shape k and scale λ of |w|: {span}", "", *lines, *_experts(last), *_law(history, last)])
 
 
 def _experts(last: RecordedSnapshot) -> list[str]:
@@ -48,6 +49,24 @@ def _experts(last: RecordedSnapshot) -> list[str]:
         for g in groups[:WIDEST]
     ]
     return ["", "k of the experts, where it lies widest apart:", *lines] if lines else []
+
+
+def _law(history: History, last: RecordedSnapshot) -> list[str]:
+    """Where λ is going, while the run is going on; and why not, where that is not known."""
+    lines = []
+    foretold, low, high = (last.values(f"lambda_forecast{end}") for end in ("", "_low", "_high"))
+    total = history.runs[-1].total_steps
+    if foretold and total and last.step < total:
+        shown = [c for c in representatives(last.components) if c.name in foretold]
+        kinds = {c.label: [d.name for d in shown if d.label == c.label] for c in shown}
+        lines += ["", f"λ at step {total:,}, as forecast at step {last.step:,} (and an interval):"]
+        for kind, names in kinds.items():
+            value, least, most = (median(values[name] for name in names) for values in (foretold, low, high))
+            lines.append(f"{kind:10}  {value:.5f}  ({least:.5f} to {most:.5f})")
+    for reason, count in last.withheld.items():
+        if (words := EXPLANATION.get(reason)) and reason != "no_optimizer":  # type: ignore[call-overload]
+            lines += ["", f"There is no forecast of λ for {count} of {len(last.components)} matrices, because {words}."]
+    return lines
 
 
 def _row(members: Sequence[Component], first: RecordedSnapshot, last: RecordedSnapshot) -> list[str]:

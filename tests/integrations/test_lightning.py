@@ -325,3 +325,78 @@ if __name__ == "__main__":
             monitor.step()
     for column in ("k", "lambda", "eta"):
         assert read_history(tmp_path).series(Q, column) == read_history(tmp_path / "plain").series(Q, column)
+
+
+class Scheduled(Lit):
+    """Wide enough for λ to be smooth, on gradients of random sign, for which the law holds exactly."""
+
+    def __init__(self, schedule: str) -> None:
+        super().__init__()
+        self.schedule = schedule
+        self.self_attn = nn.ModuleDict({name: nn.Linear(96, 96, bias=False) for name in ("q_proj", "o_proj")})
+        for parameter in self.parameters():
+            nn.init.normal_(parameter, std=0.02)
+
+    def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(self.trainer.global_step)
+        signs = [torch.randn(p.shape, generator=generator).sign() for p in self.parameters()]
+        return sum((p * sign).sum() for p, sign in zip(self.parameters(), signs, strict=True))
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.AdamW(self.parameters(), lr=1e-2, weight_decay=1.0, betas=(0.0, 0.0))
+        schedulers = torch.optim.lr_scheduler
+        if self.schedule == "none":
+            return optimizer
+        config = {
+            "step": {"scheduler": schedulers.CosineAnnealingLR(optimizer, T_max=120), "interval": "step"},
+            "epoch": {"scheduler": schedulers.ExponentialLR(optimizer, 0.8)},
+            "every third": {
+                "scheduler": schedulers.ExponentialLR(optimizer, 0.97),
+                "interval": "step",
+                "frequency": 3,
+            },
+            "plateau": {"scheduler": schedulers.ReduceLROnPlateau(optimizer), "monitor": "none", "strict": False},
+        }[self.schedule]
+        return {"optimizer": optimizer, "lr_scheduler": config}
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("schedule", ["none", "step", "epoch", "every third"])
+def test_the_schedule_is_read_for_a_forecast(tmp_path: Path, schedule: str, accumulate: int) -> None:
+    callback = WeibullCallback(every_n_steps=10)
+    run = trainer(tmp_path, callback, max_epochs=6, accumulate_grad_batches=accumulate)
+    run.fit(Scheduled(schedule), data(20 * accumulate))
+    history = read_history(tmp_path)
+    assert history.runs[0].total_steps == run.global_step == 120
+    end = history.snapshots[-1].values("lambda")
+    foretold = dict(history.series(Q, "lambda_forecast"))
+    assert list(foretold) == [30, 32, 40, 50, 60, 64, 70, 80, 90, 100, 110, 120]
+    for step in (60, 90, 120):
+        assert foretold[step] == pytest.approx(end[Q], rel=0.04), step
+
+
+@pytest.mark.parametrize("model", [lambda: Scheduled("plateau"), Accumulating], ids=["plateau", "manual optimization"])
+def test_where_the_schedule_cannot_be_known_there_is_no_forecast(tmp_path: Path, model: Any) -> None:
+    trainer(tmp_path, WeibullCallback(every_n_steps=5), max_epochs=4).fit(model(), data(20))
+    last = read_history(tmp_path).snapshots[-1]
+    assert not last.values("lambda_forecast")
+    assert set(last.withheld) <= {"no_schedule", "shrunk"}
+
+
+def test_a_resumed_fit_forecasts_as_an_uninterrupted_one(tmp_path: Path) -> None:
+    def fit(where: Path, **resume: Any) -> Any:
+        checkpoint = ModelCheckpoint(
+            where, "{step}", every_n_train_steps=60, save_top_k=-1, enable_version_counter=False
+        )
+        callback = WeibullCallback(every_n_steps=10, output_dir=where)
+        torch.manual_seed(0)
+        trainer(where, callback, checkpoint, max_epochs=6, enable_checkpointing=True).fit(
+            Scheduled("step"), data(20), **resume
+        )
+        return {s.step: (s.columns, s.withheld) for s in read_history(where).snapshots}
+
+    whole = fit(tmp_path)
+    again = fit(tmp_path, ckpt_path=tmp_path / "step=60.ckpt")
+    assert read_history(tmp_path).runs[-1].resumed_from == 60
+    assert again == whole
+    assert any(value is not None for value in whole[100][0]["lambda_forecast"])

@@ -11,12 +11,19 @@ from weibull_monitor.components import Component, discover_components
 from weibull_monitor.measure import parts as module
 from weibull_monitor.measure.bins import bins_of
 from weibull_monitor.measure.count import count_magnitudes
-from weibull_monitor.measure.parts import count_components
+from weibull_monitor.measure.parts import Sums, count_components
 
 
 def counted(model: nn.Module, components: tuple[Component, ...], **kwargs: int) -> dict[str, Tensor]:
     out: dict[str, Tensor] = {}
-    for batch in count_components(components, dict(model.named_parameters()).__getitem__, **kwargs):
+    parameters, sums = dict(model.named_parameters()), Sums(components)
+
+    def pieces(component: Component) -> list[Tensor]:
+        tensor = parameters[component.parameter]
+        return [component.part.select(tensor) if component.part else tensor]
+
+    read = {index: pieces(components[index]) for index in sums.read}
+    for batch in sums.complete(count_components(read, **kwargs)):
         for index, row in zip(batch.indices, batch.counts, strict=True):
             assert components[index].name not in out
             out[components[index].name] = row
@@ -56,11 +63,11 @@ def test_parts_add_up_to_the_whole(name: str, resolution: str) -> None:
 def test_every_element_is_read_once(monkeypatch: pytest.MonkeyPatch, rows_at_once: int) -> None:
     read = 0
 
-    def reading(tensors: list[Tensor], bins: object) -> Tensor:
+    def reading(tensors: list[Tensor], bins: object, rows: list[int]) -> Tensor:
         nonlocal read
         assert len(tensors) <= rows_at_once
         read += sum(t.numel() for t in tensors)
-        return count_magnitudes(tensors, bins)  # type: ignore[arg-type]
+        return count_magnitudes(tensors, bins, rows)  # type: ignore[arg-type]
 
     model = MODELS["experts"]()
     components = discover_components(model, resolution="head")
@@ -90,8 +97,19 @@ def test_dtypes_are_counted_apart() -> None:
         assert len(rows[component.name]) == bins_of(component.dtype).columns
 
 
-def test_a_shard_is_refused_by_name() -> None:
-    model = causal("gpt2")
-    components = discover_components(model, include=r"c_attn.weight\[q\]")
-    with pytest.raises(ValueError, match=r"transformer.h.0.attn.c_attn.weight\[q\]: .* not a shard"):
-        list(count_components(components, lambda name: torch.zeros(8, 8)))
+def test_several_pieces_make_one_row() -> None:
+    tensor = torch.randn(40, 30)
+    [whole] = count_components({7: [tensor]})
+    [cut] = count_components({3: [], 7: [tensor[:13], tensor[13:, :4], tensor[13:, 4:]]})
+    assert whole.indices == cut.indices == (7,)
+    assert torch.equal(whole.counts, cut.counts)
+
+
+def test_a_whole_does_not_come_without_all_of_its_parts() -> None:
+    model = causal("gpt_neox")
+    components = discover_components(model, include="layers.0.attention.query_key_value.weight")
+    parameter = dict(model.named_parameters())[components[0].parameter]
+    sums = Sums(components)
+    read = {i: [components[i].part.select(parameter)] for i in sums.read[:-1]}  # type: ignore[union-attr]
+    came = [components[i].name for batch in sums.complete(count_components(read)) for i in batch.indices]
+    assert [name.rpartition("[")[2] for name in came] == ["q]", "k]"]

@@ -22,6 +22,7 @@ def record(model: torch.nn.Module, resumed_from: int | None = None) -> RunRecord
         world_size=1,
         protocol={},
         attention=[],
+        optimizers=[],
         components=discover(model).components,
         skipped={"x": "because"},
         version="0",
@@ -70,7 +71,7 @@ def test_each_line_is_strict_json_of_the_documented_shape(tmp_path: Path, tiny_m
     assert run["schema"] == 1
     assert run["components"][0] | {"kind": "attn_q", "component_class": "selection", "block": 0} == run["components"][0]
     assert line["type"] == "snapshot"
-    assert set(line) == {"type", "step", "time", *COLUMNS}
+    assert set(line) == {"type", "step", "time", "withheld", *COLUMNS}
     assert all(len(line[column]) == len(run["components"]) for column in COLUMNS)
     assert (line["k"][0], line["rms"][0], line["eta"][0], line["nonfinite"][0]) == (None, None, None, 200)
 

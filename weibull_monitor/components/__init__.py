@@ -15,6 +15,7 @@ from weibull_monitor.components.experts import representatives as representative
 from weibull_monitor.components.experts import summarise_experts as summarise_experts
 from weibull_monitor.components.experts import without_single_experts as without_single_experts
 from weibull_monitor.components.messages import by_reason as by_reason
+from weibull_monitor.components.messages import differs as differs
 from weibull_monitor.components.messages import nothing_to_measure as nothing_to_measure
 from weibull_monitor.components.part import Part as Part
 from weibull_monitor.components.table import coverage as coverage

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Literal, get_args
 
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedParameter
 
 from weibull_monitor.components.blocks import blocks_of, expert_of
 from weibull_monitor.components.component import CLASS_OF_KIND, Component, Discovery, Skipped
@@ -20,6 +20,7 @@ from weibull_monitor.components.split import fragments
 from weibull_monitor.components.storage import packed_buffers, storage_problem, unreadable
 from weibull_monitor.components.tree import Leaf, leaves
 from weibull_monitor.errors import ConfigurationError
+from weibull_monitor.sharding import held_parameters
 
 Resolution = Literal["parameter", "matrix", "head"]
 
@@ -123,20 +124,16 @@ def _sorted_out(model: nn.Module) -> tuple[dict[str, Tensor], list[Skipped], int
     matrices: dict[str, Tensor] = {}
     skipped: list[Skipped] = []
     elements = vectors = 0
-    for parameter, tensor in model.named_parameters():
-        if isinstance(tensor, UninitializedParameter):
-            skipped.append(
-                Skipped(clean_name(parameter), "it has no shape before the first forward pass (a lazy module)", 0)
-            )
-            continue
-        elements += tensor.numel()
-        problem = storage_problem(tensor) or (unreadable(tensor) if tensor.dim() > 1 else "")
+    for parameter, held in held_parameters(model).items():
+        numel, matrix = math.prod(held.shape), len(held.shape) > 1
+        elements += numel
+        problem = held.problem or storage_problem(held.stored) or (unreadable(held.standin) if matrix else "")
         if problem:
-            skipped.append(Skipped(clean_name(parameter), problem, tensor.numel()))
-        elif tensor.dim() > 1 and tensor.numel():
-            matrices[parameter] = tensor
+            skipped.append(Skipped(clean_name(parameter), problem, numel))
+        elif matrix and numel:
+            matrices[parameter] = held.standin
         else:
-            vectors += tensor.numel()
+            vectors += numel
     for name, reason, numel in packed_buffers(model):
         elements += numel
         skipped.append(Skipped(clean_name(name), reason, numel))

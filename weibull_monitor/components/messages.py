@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import nn
 
@@ -14,12 +14,18 @@ def nothing_to_measure(model: nn.Module, discovery: Discovery) -> str:
     """Why a model has no component."""
     what = f"{type(model).__name__} has no weight matrix that can be measured"
     if not discovery.skipped:
-        return (
-            f"{what}: no parameter of two or more dimensions is left after include and exclude "
-            "(FSDP1 flattens all of them; sharded weights are not read yet)"
-        )
+        return f"{what}: no parameter of two or more dimensions is left after include and exclude"
     first = discovery.skipped[0]
     return f"{what}: {len(discovery.skipped)} were passed over, the first, {first.name}, because {first.reason}"
+
+
+def differs(parameters: Sequence[str]) -> str:
+    """What is said of parameters that are whole on every rank, but not with the same values."""
+    return (
+        f"{len(parameters)} matrices have other values on other ranks ({parameters[0]}{' and others' * (len(parameters) > 1)}): "
+        "those of the lowest rank are measured. If the model is still to be wrapped (DDP makes ranks equal), make the monitor "
+        "then; if it is divided by hand, torch's DTensor would say how"
+    )
 
 
 def by_reason(reasons: Mapping[str, str], what: str) -> dict[str, str]:

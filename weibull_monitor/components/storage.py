@@ -1,4 +1,4 @@
-"""Storage whose values are not here as plain floats: quantised or sharded. It is named and skipped."""
+"""Storage whose values are not there as plain floats, because they are quantised. It is named and skipped."""
 
 from __future__ import annotations
 
@@ -32,11 +32,7 @@ _BITS: Final = {"Params4bit": "4-bit", "Int8Params": "8-bit"}
 
 def storage_problem(tensor: Tensor) -> str | None:
     """Why the values of a parameter are not all here as plain floats, or None."""
-    if hasattr(tensor, "ds_tensor"):
-        return "it is partitioned by DeepSpeed ZeRO-3"
     module, name = type(tensor).__module__, type(tensor).__name__
-    if module.startswith("torch.distributed"):
-        return "it is sharded (DTensor)"
     library = _TENSOR_LIBRARIES.get(module.partition(".")[0])
     if library is None and name in _BITS:
         library = "bitsandbytes"

@@ -30,31 +30,32 @@ _QUEUED_ON_DEVICE = frozenset({"cuda", "xpu"})
 """Device types on which counting is queued without waiting. On others the weights are copied to the host chunk by chunk."""
 
 
-def count_magnitudes(tensors: Sequence[Tensor], bins: Bins) -> Tensor:
+def count_magnitudes(tensors: Sequence[Tensor], bins: Bins, rows: Sequence[int] | None = None) -> Tensor:
     """Counts the magnitudes of each tensor.
 
     Args:
         tensors: Tensors of dtype ``bins.dtype``, of any shape and strides, all on one device. Not modified, never copied
             whole.
         bins: The layout to count into.
+        rows: For each tensor the row that it is counted into, from 0 on, none left out; by default, each has its own.
 
     Returns:
-        int64, shape (len(tensors), bins.columns): zeros, finite bins, non-finite, a row per tensor; on the tensors'
-        device if that is ``cuda`` or ``xpu`` (queued: no synchronisation), else on the CPU.
+        int64, shape (rows, bins.columns): zeros, finite bins, non-finite; on the tensors' device if that is ``cuda`` or
+        ``xpu`` (queued: no synchronisation), else on the CPU.
     """
     device = tensors[0].device if tensors else torch.device("cpu")
-    if device.type in _QUEUED_ON_DEVICE:
-        return count_by_scatter(tensors, bins)
-    return count_by_bincount(tensors, bins)
+    count = count_by_scatter if device.type in _QUEUED_ON_DEVICE else count_by_bincount
+    return count(tensors, bins, rows)
 
 
 @torch.no_grad()
-def count_by_scatter(tensors: Sequence[Tensor], bins: Bins) -> Tensor:
+def count_by_scatter(tensors: Sequence[Tensor], bins: Bins, rows: Sequence[int] | None = None) -> Tensor:
     """Counts with operations that no device synchronises for; integer adds only, so the result is deterministic."""
     device = tensors[0].device
-    counts = torch.zeros(len(tensors), bins.columns, dtype=torch.int64, device=device)
+    rows = range(len(tensors)) if rows is None else rows
+    counts = torch.zeros(max(rows, default=-1) + 1, bins.columns, dtype=torch.int64, device=device)
     one = torch.ones(1, dtype=torch.int64, device=device)
-    for row, tensor in zip(counts, tensors, strict=True):
+    for row, tensor in zip(rows, tensors, strict=True):
         for chunk in chunks(tensor, DEVICE_CHUNK):
             bits = chunk.view(bins.integer)
             magnitude = bits & bins.mask
@@ -62,14 +63,15 @@ def count_by_scatter(tensors: Sequence[Tensor], bins: Bins) -> Tensor:
             column = (column + (magnitude != 0)).clamp_(max=bins.columns - 1)
             if bins.integer == torch.uint8:
                 column = _place_fp8(bits, magnitude, column, bins)
-            row.scatter_add_(0, column, one.expand_as(column))
+            counts[row].scatter_add_(0, column, one.expand_as(column))
     return counts
 
 
 @torch.no_grad()
-def count_by_bincount(tensors: Sequence[Tensor], bins: Bins) -> Tensor:
+def count_by_bincount(tensors: Sequence[Tensor], bins: Bins, rows: Sequence[int] | None = None) -> Tensor:
     """Counts on the host with `torch.bincount`, the elements divided evenly among threads."""
-    counts = torch.zeros(len(tensors), bins.columns, dtype=torch.int64)
+    rows = range(len(tensors)) if rows is None else rows
+    counts = torch.zeros(max(rows, default=-1) + 1, bins.columns, dtype=torch.int64)
     total = sum(tensor.numel() for tensor in tensors)
     threads = max(1, min(torch.get_num_threads(), MAX_THREADS, total // MIN_SHARE))
     size = max(1, min(HOST_CHUNK, HOST_BUFFERS // threads, total))
@@ -83,9 +85,9 @@ def count_by_bincount(tensors: Sequence[Tensor], bins: Bins) -> Tensor:
                 counts[row] += local
 
     if threads == 1:
-        work(list(enumerate(tensors)))
+        work(list(zip(rows, tensors, strict=True)))
         return counts
-    mine, *others = _divide(tensors, threads)
+    mine, *others = _divide(tensors, rows, threads)
     with ThreadPoolExecutor(threads - 1, "weibull-count", initializer=alone) as pool, alone():
         pending = pool.map(work, others)
         work(mine)  # a caller that only waited would invite the scheduler to put two workers on one core
@@ -149,12 +151,12 @@ def _flat(tensor: Tensor) -> Tensor:
     return outermost_first.view(-1) if outermost_first.is_contiguous() else outermost_first
 
 
-def _divide(tensors: Sequence[Tensor], shares: int) -> list[list[tuple[int, Tensor]]]:
+def _divide(tensors: Sequence[Tensor], rows: Sequence[int], shares: int) -> list[list[tuple[int, Tensor]]]:
     """Shares of about equally many elements, as (row, piece of that row's tensor); tensors are cut where need be."""
     target = -(-sum(tensor.numel() for tensor in tensors) // shares)
     out: list[list[tuple[int, Tensor]]] = [[]]
     room = target
-    for row, tensor in enumerate(tensors):
+    for row, tensor in zip(rows, tensors, strict=True):
         rest = _flat(tensor)
         while len(out) < shares and rest.numel() >= room:
             cut = min(len(rest), -(-room * len(rest) // rest.numel()))

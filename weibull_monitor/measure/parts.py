@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,53 +31,38 @@ class CountedRows:
     bins: Bins
 
 
-def count_components(
-    components: Sequence[Component], parameter: Callable[[str], Tensor], rows_at_once: int = ROWS_AT_ONCE
-) -> Iterator[CountedRows]:
-    """Counts |w| of every component, in pieces of a bounded number of rows, grouped by device and dtype.
+class Sums:
+    """Which components are read, and which are integer sums of those.
 
-    Where the parts of a parameter make it up completely, the row of the whole is the integer sum of their rows and costs no
-    read of its own. A whole of which parts are missing from ``components`` is read as it is.
+    Where the parts of a parameter make it up completely, the row of the whole is the sum of their rows and costs no read of its
+    own. A whole of which parts are missing is read as it is.
 
     Args:
         components: As `discover_components` returns them: all, some, or in another order.
-        parameter: Gives the stored parameter by the name in `Component.parameter`, whole and not a shard.
-        rows_at_once: How many rows to count together.
 
-    Yields:
-        Every component's row exactly once.
-
-    Raises:
-        ValueError: If a parameter does not have the elements that its parts were found in.
-
-    >>> from torch import nn
-    >>> from weibull_monitor.components import discover_components
-    >>> model = nn.ModuleDict({"attn": nn.ModuleDict({"qkv": nn.Linear(8, 24), "proj": nn.Linear(8, 8)})})
-    >>> found = discover_components(model)
-    >>> [batch] = count_components(found, dict(model.named_parameters()).__getitem__)
-    >>> {found[i].name: int(row.sum()) for i, row in zip(batch.indices, batch.counts)}  # doctest: +NORMALIZE_WHITESPACE
-    {'attn.qkv.weight[q]': 64, 'attn.qkv.weight[k]': 64, 'attn.qkv.weight[v]': 64, 'attn.proj.weight': 64,
-     'attn.qkv.weight': 192}
+    Attributes:
+        read: The components that are read, by their place in the sequence.
     """
-    makes_up = _makes_up(components)
-    waiting: dict[int, int] = {}  # rows that a sum still waits for
-    for parents in makes_up.values():
-        for parent in parents:
-            waiting[parent] = waiting.get(parent, 0) + 1
-    groups: dict[tuple[torch.device, torch.dtype], list[int]] = {}
-    for index, component in enumerate(components):
-        if index not in waiting:
-            tensor = parameter(component.parameter)
-            groups.setdefault((tensor.device, tensor.dtype), []).append(index)
-    for (_, dtype), members in groups.items():
-        bins = bins_of(dtype)
-        sums: dict[int, Tensor] = {}
-        for start in range(0, len(members), rows_at_once):
-            counted = members[start : start + rows_at_once]
-            counts = count_magnitudes([_elements(components[i], parameter) for i in counted], bins)
+
+    def __init__(self, components: Sequence[Component]) -> None:
+        self._makes_up = _makes_up(components)
+        self._waiting: dict[int, int] = {}  # rows that a sum waits for
+        for parents in self._makes_up.values():
+            for parent in parents:
+                self._waiting[parent] = self._waiting.get(parent, 0) + 1
+        self.read = tuple(index for index in range(len(components)) if index not in self._waiting)
+
+    def complete(self, batches: Iterable[CountedRows]) -> Iterator[CountedRows]:
+        """The same rows, and those of the wholes as soon as their last part has come.
+
+        Args:
+            batches: The rows of components in `read`, in any order. A whole of which a part does not come does not come either.
+        """
+        waiting, sums = dict(self._waiting), dict[int, Tensor]()
+        for batch in batches:
             done: list[int] = []
-            for index, row in zip(counted, counts, strict=True):
-                for parent in makes_up.get(index, ()):
+            for index, row in zip(batch.indices, batch.counts, strict=True):
+                for parent in self._makes_up.get(index, ()):
                     if parent in sums:
                         sums[parent] += row
                     else:
@@ -86,18 +71,41 @@ def count_components(
                     if not waiting[parent]:
                         done.append(parent)
             if done:
-                counts = torch.cat([counts, torch.stack([sums.pop(parent) for parent in done])])
-            yield CountedRows((*counted, *done), counts, bins)
+                counts = torch.cat([batch.counts, torch.stack([sums.pop(parent) for parent in done])])
+                batch = CountedRows((*batch.indices, *done), counts, batch.bins)
+            yield batch
 
 
-def _elements(component: Component, parameter: Callable[[str], Tensor]) -> Tensor:
-    tensor = parameter(component.parameter).detach()
-    if component.part is None:
-        return tensor
-    try:
-        return component.part.select(tensor)
-    except ValueError as error:
-        raise ValueError(f"{component.name}: {error}") from error
+def count_components(pieces: Mapping[int, Sequence[Tensor]], rows_at_once: int = ROWS_AT_ONCE) -> Iterator[CountedRows]:
+    """Counts |w| of components, in batches of a bounded number of rows, grouped by device and dtype.
+
+    Args:
+        pieces: By index the elements of each component, in one or several tensors; without any, it gets no row.
+        rows_at_once: How many rows to count together.
+
+    >>> from torch import nn
+    >>> from weibull_monitor.components import discover_components
+    >>> model = nn.ModuleDict({"attn": nn.ModuleDict({"qkv": nn.Linear(8, 24), "proj": nn.Linear(8, 8)})})
+    >>> found, weights = discover_components(model), dict(model.named_parameters())
+    >>> sums = Sums(found)
+    >>> def pieces(c):
+    ...     return [c.part.select(weights[c.parameter]) if c.part else weights[c.parameter]]
+    >>> [batch] = sums.complete(count_components({i: pieces(found[i]) for i in sums.read}))
+    >>> {found[i].name: int(row.sum()) for i, row in zip(batch.indices, batch.counts)}  # doctest: +NORMALIZE_WHITESPACE
+    {'attn.qkv.weight[q]': 64, 'attn.qkv.weight[k]': 64, 'attn.qkv.weight[v]': 64, 'attn.proj.weight': 64,
+     'attn.qkv.weight': 192}
+    """
+    groups: dict[tuple[torch.device, torch.dtype], list[int]] = {}
+    for index, here in pieces.items():
+        if here:
+            groups.setdefault((here[0].device, here[0].dtype), []).append(index)
+    for (_, dtype), members in groups.items():
+        bins = bins_of(dtype)
+        for start in range(0, len(members), rows_at_once):
+            batch = members[start : start + rows_at_once]
+            flat = [(row, piece) for row, index in enumerate(batch) for piece in pieces[index]]
+            counts = count_magnitudes([piece.detach() for _, piece in flat], bins, [row for row, _ in flat])
+            yield CountedRows(tuple(batch), counts, bins)
 
 
 def _makes_up(components: Sequence[Component]) -> dict[int, tuple[int, ...]]:

@@ -1,86 +1,137 @@
-"""Reads a model: which of its matrices are measured now, and the fit of each."""
+"""Reads a model: which of its matrices are measured now, and the fit of each, on one rank or on many together."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
 from weibull_monitor.components import Component, Discovery
+from weibull_monitor.measure.counter import Alone, Counted, Counter, Notes
 from weibull_monitor.measure.fit import WeibullFit, delivered
-from weibull_monitor.measure.parts import count_components
+from weibull_monitor.measure.holdings import Holdings
 from weibull_monitor.measure.solve import solve
-from weibull_monitor.storage import unsupported
+from weibull_monitor.measure.table import table_of
+from weibull_monitor.measure.together import Together
+from weibull_monitor.sharding import Ranks
+
+ATTEMPTS = 3
+"""How often the ranks try to agree on what there is to measure before they give up a sample."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one reading of a model gave. On other than the main rank there are no fits in it.
+
+    Attributes:
+        fits: The fit of each component that could be read, by name.
+        problems: Why others could not be read or fitted, by name.
+        notes: What the ranks noted about each parameter.
+    """
+
+    fits: Mapping[str, WeibullFit] = field(default_factory=dict)
+    problems: Mapping[str, str] = field(default_factory=dict)
+    notes: Notes = field(default_factory=dict)
 
 
 class ModelReader:
     """Fits the components of a model, again and again.
 
-    Parameters that need no gradient are read once and remembered; parameters that come or go are noticed by `refresh`.
+    Each element is counted by one rank; the counts are summed over the ranks, and the main one makes the fits. Parameters that
+    need no gradient are read once and remembered; parameters that come or go are noticed.
 
     Args:
         model: The model. Not modified.
         find: Finds the components of the model.
+        ranks: The ranks that read the model together, all of which make a reader and call `read` at the same steps; None
+            for one process alone.
 
     Attributes:
-        discovery: What `find` found last.
+        table: What is measured, on all ranks together.
+        holdings: What this rank holds of it.
+        different: Parameters whose values differ between ranks that have them whole: those of the lowest rank are read.
+        is_main: Whether this rank has the fits.
     """
 
-    def __init__(self, model: nn.Module, find: Callable[[nn.Module], Discovery]) -> None:
+    def __init__(self, model: nn.Module, find: Callable[[nn.Module], Discovery], ranks: Ranks | None = None) -> None:
         self._model, self._find = model, find
-        self._names = self._parameter_names()
+        self._counter: Counter = Together(ranks) if ranks is not None else Alone()
+        self.holdings = Holdings(model)
+        self._read_once: set[str] = set()
         self._frozen: dict[str, WeibullFit] = {}
-        self.discovery = find(model)
+        self.is_main = self._counter.is_main
+        self.table = table_of(model, self.holdings.held, find)
+        self.different: tuple[str, ...] = ()
 
-    def refresh(self) -> bool:
-        """Looks for the components again if parameters have come or gone, and says whether they have."""
-        names = self._parameter_names()
-        if names == self._names:
-            return False
-        self._names = names
-        self.discovery = self._find(self._model)
-        return True
+    @property
+    def discovery(self) -> Discovery:
+        """What is measured and what is not."""
+        return self.table.discovery
 
-    def read(self) -> tuple[dict[str, WeibullFit], dict[str, str]]:
+    def agree(self) -> None:
+        """Settles with the other ranks who counts what: to be called on all of them, before the first `read`."""
+        self.table, agreement = self._counter.agree(self.table, self.holdings)
+        self.holdings.settle(agreement)
+        self._read_once &= {c.name for c in self.discovery.components if not c.trainable}
+        self.different = agreement.different
+
+    def read(self, step: int = 0, notes: Notes | None = None) -> Measurement:
         """Reads every matrix once.
 
-        Returns:
-            The fit of each component that could be read, by name; and why others could not be read or fitted, by name.
+        Args:
+            step: The optimizer step, which has to be the same on all ranks.
+            notes: What this rank knows of its parameters, for the main rank.
+
+        Raises:
+            RuntimeError: If the ranks are not at the same step, or cannot agree on what there is to measure.
         """
-        parameters = dict(self._model.named_parameters())
-        problems: dict[str, str] = {}
-        due: list[Component] = []
-        for component in self.discovery.components:
-            parameter = parameters[component.parameter]
-            if parameter.requires_grad or component.name not in self._frozen:
-                if problem := unsupported(parameter) or _reshaped(component, parameter):
-                    problems[component.name] = problem
-                else:
-                    due.append(component)
-        queued = [(r.indices, solve(r.counts, r.bins)) for r in count_components(due, parameters.__getitem__)]
-        fresh = {due[index].name: fit for index, fit in delivered(queued).items()}
-        for component in due:
-            fit = fresh[component.name]
-            if parameters[component.parameter].requires_grad:
-                self._frozen.pop(component.name, None)
-            else:
-                self._frozen[component.name] = fit
-            if not fit.available:
-                problems[component.name] = fit.reason
-        fits = self._frozen | fresh
-        return {c.name: fits[c.name] for c in self.discovery.components if c.name in fits}, problems
+        for _ in range(ATTEMPTS):
+            settled = self.holdings.refresh()
+            due = [c for c in self.discovery.components if c.trainable or c.name not in self._read_once]
+            counted = self._counter.count(due, self.holdings, settled, step, notes or {})
+            if counted is not None:
+                return self._measurement(due, self._fitted(counted), counted)
+            self._find_anew()
+        raise RuntimeError("the parameters of the model change while they are read")
 
     def trainable(self) -> frozenset[str]:
-        """Names of the components that are being trained now."""
-        parameters = dict(self._model.named_parameters())
-        return frozenset(c.name for c in self.discovery.components if parameters[c.parameter].requires_grad)
+        """Names of the components that are being trained."""
+        return frozenset(c.name for c in self.discovery.components if c.trainable)
 
-    def _parameter_names(self) -> tuple[str, ...]:
-        return tuple(name for name, _ in self._model.named_parameters())
+    def optimized(self) -> Mapping[str, Tensor]:
+        """The tensor that an optimizer holds for each parameter that is here, by the parameter's name."""
+        return self.holdings.optimized()
 
+    def _find_anew(self) -> None:
+        self.table = table_of(self._model, self.holdings.held, self._find)
+        self.agree()
 
-def _reshaped(component: Component, parameter: Tensor) -> str:
-    """Why a component is no longer where it was found in its parameter; empty if it is."""
-    found = math.prod(component.part.view) if component.part else component.numel
-    return "" if parameter.numel() == found else f"its storage had {found} elements and now has {parameter.numel()}"
+    def _fitted(self, counted: Counted) -> dict[int, WeibullFit]:
+        rows = iter(counted.rows)
+        try:
+            return delivered([(batch.indices, solve(batch.counts, batch.bins)) for batch in rows])
+        finally:
+            for _ in rows:  # after a failure too: the other ranks wait where the rest is summed
+                pass
+
+    def _measurement(self, due: Sequence[Component], found: Mapping[int, WeibullFit], counted: Counted) -> Measurement:
+        problems = {due[index].name: problem for index, problem in counted.problems.items()}
+        spoiled = {due[index].parameter for index in counted.problems}
+        once = [c.name for c in due if not c.trainable and c.parameter not in spoiled]
+        self._read_once.update(once)
+        if not self.is_main:
+            return Measurement(problems=problems)
+        fresh = {due[index].name: fit for index, fit in found.items()}
+        self._frozen = {n: f for n, f in self._frozen.items() if n in self._read_once} | {
+            n: fresh[n] for n in once if n in fresh
+        }
+        for component in due:
+            fit = fresh.get(component.name)
+            if fit is None:
+                problems.setdefault(component.name, "some of its parts could not be read")
+            elif not fit.available:
+                problems[component.name] = fit.reason
+        fits = self._frozen | fresh
+        ordered = {c.name: fits[c.name] for c in self.discovery.components if c.name in fits}
+        return Measurement(ordered, problems, counted.notes)

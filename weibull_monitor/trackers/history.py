@@ -11,7 +11,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,6 +19,7 @@ import torch
 
 from weibull_monitor.components import Component, Part
 from weibull_monitor.errors import ConfigurationError, MissingDependencyError
+from weibull_monitor.forces import Forces
 from weibull_monitor.snapshot import NO_SCALING, Snapshot
 
 if TYPE_CHECKING:
@@ -26,11 +27,11 @@ if TYPE_CHECKING:
 
 SCHEMA: Final = 1
 """Version of the line format."""
-COLUMNS: Final = (
-    *("k", "lambda", "r2", "k_se", "rms", "zeros", "nonfinite"),
-    *("eta", "weight_decay", "eta_sum", "update_max"),
-)
-"""The columns of a ``snapshot`` line."""
+_FIRST: Final = ("k", "lambda", "r2", "k_se", "rms", "zeros", "nonfinite", "eta", "weight_decay")
+_LAW: Final = ("effective", "t_over_tau", "lambda_forecast", "lambda_forecast_low", "lambda_forecast_high")
+_FORCES: Final = tuple(f"force_{field.name}" for field in fields(Forces))
+COLUMNS: Final = (*_FIRST, *_LAW, "lambda_equilibrium", "eta_sum", "update_max", *_FORCES)
+"""The columns of a ``snapshot`` line; lines of earlier versions have the first nine, and forces are there when asked for."""
 FILE: Final = Path("weibull") / "history.jsonl"
 """Where the history lies within a run's directory."""
 
@@ -50,6 +51,8 @@ class RunRecord:
         version: Version of weibull-monitor.
         schema: Version of the line format.
         attention: Every kind of attention of the model, as `weibull_monitor.components.AttentionType` has it.
+        optimizers: The class of each optimizer, and the hyper-parameters of its groups.
+        total_steps: Optimizer steps that the whole run is to have, if known.
     """
 
     started: float
@@ -62,6 +65,8 @@ class RunRecord:
     version: str
     schema: int = SCHEMA
     attention: Sequence[Mapping[str, Any]] = ()
+    optimizers: Sequence[Mapping[str, Any]] = ()
+    total_steps: int | None = None
 
 
 class HistoryWriter:
@@ -96,18 +101,32 @@ class HistoryWriter:
 
     def write_snapshot(self, snapshot: Snapshot) -> None:
         """Writes a ``snapshot`` line; values that do not exist are null."""
-        columns: dict[str, list[float | None]] = {column: [] for column in COLUMNS}
+        written = COLUMNS if snapshot.forces else COLUMNS[: -len(_FORCES)]
+        columns: dict[str, list[float | None]] = {column: [] for column in written}
         for component in snapshot.components:
             fit = snapshot.fits.get(component.name)
             scaling = snapshot.scaling.get(component.name, NO_SCALING)
             row: dict[str, float | None] = {"eta": scaling.eta, "weight_decay": scaling.weight_decay}
+            row |= {"effective": scaling.effective, "t_over_tau": scaling.t_over_tau}
+            if foretold := scaling.forecast:
+                row |= {"lambda_forecast": foretold.value, "lambda_forecast_low": foretold.low}
+                row["lambda_forecast_high"] = foretold.high
+            row["lambda_equilibrium"] = scaling.equilibrium.value if scaling.equilibrium else None
             row |= {"eta_sum": scaling.eta_sum, "update_max": scaling.update_max}
             if fit is not None:
                 row |= {"zeros": fit.zeros, "nonfinite": fit.nonfinite, "rms": fit.rms}
                 row |= {"k": fit.k, "lambda": fit.lambda_, "r2": fit.r2, "k_se": fit.k_se}
-            for column in COLUMNS:
+            if forces := snapshot.forces.get(component.name):
+                row |= {f"force_{name}": value for name, value in asdict(forces).items()}
+            for column in written:
                 columns[column].append(_rounded(row.get(column)))
-        self._write({"type": "snapshot", "step": snapshot.step, "time": round(snapshot.time, 3)} | columns)
+        line = {
+            "type": "snapshot",
+            "step": snapshot.step,
+            "time": round(snapshot.time, 3),
+            "withheld": snapshot.withheld,
+        }
+        self._write(line | columns)
 
     def write_alert(self, alert: Alert) -> None:
         """Writes an ``alert`` line."""
@@ -136,12 +155,14 @@ class RecordedSnapshot:
         time: Unix time, in seconds.
         components: What the columns are aligned with.
         columns: One value a component for each of `COLUMNS`; None where there is none.
+        withheld: Why components have no forecast of λ, and how many for each reason.
     """
 
     step: int
     time: float
     components: tuple[Component, ...]
     columns: Mapping[str, tuple[float | None, ...]]
+    withheld: Mapping[str, int] = field(default_factory=dict)
 
     def values(self, column: str) -> dict[str, float]:
         """The values of a column that exist, by component name."""
@@ -245,10 +266,11 @@ def read_history(path: str | Path) -> History:
             runs.append(_run_from_json(line))
         elif line.get("type") == "snapshot" and runs:
             components = runs[-1].components
-            absent = [None] * len(components)  # a column that was added after the line was written
-            columns = {name: tuple(line.get(name, absent)) for name in COLUMNS}
+            absent = [None] * len(components)  # of a line that was written before a column was added
+            columns = {name: tuple(line[name] if name in _FIRST else line.get(name, absent)) for name in COLUMNS}
             if all(len(values) == len(components) for values in columns.values()):
-                snapshots[line["step"]] = RecordedSnapshot(line["step"], line["time"], components, columns)
+                withheld = line.get("withheld", {})
+                snapshots[line["step"]] = RecordedSnapshot(line["step"], line["time"], components, columns, withheld)
         elif line.get("type") == "alert" and runs:
             alerts += _alerts_from_json(line)
     return History(file, tuple(runs), tuple(snapshots[step] for step in sorted(snapshots)), tuple(alerts))

@@ -1,0 +1,49 @@
+"""Runs a function on real processes that talk over gloo, and gives back what each returned."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+HERE = Path(__file__).parent
+
+
+def launch(function: str, size: int, directory: Path, *args: Any, timeout: float = 60.0) -> list[Any]:
+    """What ``module:function(directory, *args)`` returned on every rank.
+
+    Args:
+        function: ``module:name`` of a function in this directory.
+        size: Number of processes.
+        directory: Where the processes may write.
+        args: Passed on; must be picklable.
+        timeout: Seconds a collective may take.
+    """
+    (directory / "results").mkdir(parents=True, exist_ok=True)
+    mp.spawn(_run, args=(function, size, str(directory), args, timeout), nprocs=size, join=True)
+    return [torch.load(directory / "results" / str(rank), weights_only=False) for rank in range(size)]
+
+
+def _run(rank: int, function: str, size: int, directory: str, args: tuple[Any, ...], timeout: float) -> None:
+    sys.path[:0] = [str(HERE), str(HERE.parent)]
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(size)}
+    store = dist.FileStore(str(Path(directory, "store")), size)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timedelta(seconds=timeout))
+    module, name = function.split(":")
+    try:
+        result = getattr(importlib.import_module(module), name)(Path(directory), *args)
+        torch.save(result, Path(directory, "results", str(rank)))
+        dist.barrier()
+    except BaseException:
+        traceback.print_exc()
+        raise
+    dist.destroy_process_group()

@@ -1,0 +1,85 @@
+"""Whether an optimizer's own state goes on: an optimizer that is reset in mid-run takes steps of another size for a while."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+
+class StateWatch:
+    """Tells at each sample whether the optimizer's state was emptied or replaced by a younger one since the last.
+
+    It looks at one parameter: the first that has a state. Its step count must not go back, and a new count must go on where
+    the old one would be. A count that lies on an accelerator is read only if it is not the tensor that it was, so that
+    nothing waits. State without a count (Muon's, SGD's) tells nothing.
+
+    Args:
+        optimizer: The optimizer itself, not a wrapper.
+
+    >>> weight = torch.nn.Parameter(torch.ones(2, 2))
+    >>> optimizer = torch.optim.AdamW([weight])
+    >>> watch = StateWatch(optimizer)
+    >>> def train(steps):
+    ...     for _ in range(steps):
+    ...         weight.grad = torch.ones(2, 2)
+    ...         optimizer.step()
+    >>> train(5); watch.reset(steps=5)
+    False
+    >>> optimizer.state.clear(); train(5); watch.reset(steps=10)
+    True
+    """
+
+    def __init__(self, optimizer: Any) -> None:
+        self._optimizer = optimizer
+        self._parameter: weakref.ref[torch.Tensor] | None = None
+        self._counter: weakref.ref[torch.Tensor] | None = None
+        self._count: float | None = None
+        self._steps: int | None = None
+        self._was_reset = False
+
+    def reset(self, steps: int) -> bool:
+        """Whether the state was ever reset while it was watched.
+
+        Args:
+            steps: Steps that the optimizer has taken since it is followed, those included that a loss scaler skipped.
+        """
+        parameter, counter = self._look()
+        if parameter is None or counter is None:
+            return self._was_reset
+        if self._parameter is not None and self._parameter() is not parameter:  # another parameter begins a count anew
+            self._count = self._counter = self._steps = None
+        same = self._counter is not None and self._counter() is counter
+        if not (same and isinstance(counter, torch.Tensor) and counter.device.type != "cpu"):
+            count = float(counter)
+            if self._count is not None:
+                replaced = self._counter is not None and not same
+                passed = steps - self._steps if replaced and self._steps is not None else 0
+                self._was_reset |= count < self._count + passed
+            self._count, self._steps = count, steps
+        self._parameter = weakref.ref(parameter)
+        self._counter = weakref.ref(counter) if isinstance(counter, torch.Tensor) else None
+        return self._was_reset
+
+    def state(self) -> list[Any]:
+        """The last count, and whether there was a reset, as JSON can hold them."""
+        return [self._count, self._was_reset]
+
+    def restore(self, state: Sequence[Any] | None) -> None:
+        """Goes on from `state`, or from nothing."""
+        self._parameter = self._counter = self._steps = None
+        self._count, self._was_reset = (state[0], bool(state[1])) if state else (None, False)
+
+    def _look(self) -> tuple[torch.Tensor | None, Any]:
+        """The first parameter that has a state, and its step count: a tensor of one element, a number, or None."""
+        states = getattr(self._optimizer, "state", None)
+        if isinstance(states, Mapping):
+            for group in self._optimizer.param_groups:
+                for parameter in group["params"]:
+                    if state := states.get(parameter):
+                        count = state.get("step")
+                        single = isinstance(count, torch.Tensor) and count.numel() == 1
+                        return parameter, count if single or isinstance(count, (int, float)) else None
+        return None, None

@@ -1,0 +1,92 @@
+"""What counts a model, and the one that does it alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Tensor
+
+from weibull_monitor.components import Component
+from weibull_monitor.measure.holdings import Holdings
+from weibull_monitor.measure.parts import CountedRows, Sums, count_components
+from weibull_monitor.measure.table import Table
+from weibull_monitor.sharding.agreement import Agreement, alone
+
+Notes = Mapping[str, Sequence[float]]
+"""Some numbers by parameter, `NOTE_NUMBERS` for each."""
+NOTE_NUMBERS = 16
+"""How many numbers a note holds; the first is NaN where there is no note."""
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What counting gave.
+
+    Attributes:
+        rows: The rows of all components, by their place among those asked for; to be gone through once.
+        problems: Why components have no row of their own, or a wrong one, by their place.
+        notes: What the ranks noted about each parameter.
+    """
+
+    rows: Iterable[CountedRows] = ()
+    problems: Mapping[int, str] = field(default_factory=dict)
+    notes: Notes = field(default_factory=dict)
+
+
+class Counter(Protocol):
+    """Counts the components of a model."""
+
+    is_main: bool
+
+    def agree(self, table: Table, holdings: Holdings) -> tuple[Table, Agreement]:
+        """What is measured on all ranks together, and who counts what of it."""
+
+    def count(
+        self, components: Sequence[Component], holdings: Holdings, settled: bool, step: int, notes: Notes
+    ) -> Counted | None:
+        """Counts components, or says with None that what the ranks hold has changed and has to be agreed on again.
+
+        Args:
+            components: The same on all ranks.
+            holdings: What this rank holds.
+            settled: Whether that is what was agreed on.
+            step: The optimizer step.
+            notes: What this rank knows of its parameters.
+        """
+
+
+class Alone:
+    """Counts a model of one process."""
+
+    is_main = True
+
+    def agree(self, table: Table, holdings: Holdings) -> tuple[Table, Agreement]:
+        """This process counts everything."""
+        return table, alone(holdings.held.values())
+
+    def count(
+        self, components: Sequence[Component], holdings: Holdings, settled: bool, step: int, notes: Notes
+    ) -> Counted | None:
+        """Counts components."""
+        if not settled:
+            return None
+        sums = Sums(components)
+        pieces, problems = readable(components, sums.read, holdings)
+        return Counted(sums.complete(count_components(pieces)), problems, notes)
+
+
+def readable(
+    components: Sequence[Component], indices: Iterable[int], holdings: Holdings
+) -> tuple[dict[int, Sequence[Tensor]], dict[int, str]]:
+    """The elements of components that can be read now, by their place, and why others cannot."""
+    pieces: dict[int, Sequence[Tensor]] = {}
+    problems: dict[int, str] = {}
+    for index in indices:
+        here = holdings.pieces(components[index])
+        if isinstance(here, str):
+            problems[index] = here
+        else:
+            pieces[index] = here
+    return pieces, problems

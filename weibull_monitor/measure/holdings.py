@@ -1,0 +1,69 @@
+"""The elements of components that this rank counts, as views of what it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+
+from weibull_monitor.components import Component
+from weibull_monitor.sharding import Box, Held, held_parameters
+from weibull_monitor.sharding.agreement import Agreement
+from weibull_monitor.storage import unsupported
+
+
+class Holdings:
+    """What this rank holds of a model, and which of it is its to count.
+
+    Args:
+        model: The model. Not modified.
+
+    Attributes:
+        held: What is held of each parameter, by name.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._shares: Agreement | None = None
+        self._agreed: tuple[object, ...] = ()
+        self.held: dict[str, Held] = {}
+        self.refresh()
+
+    def refresh(self) -> bool:
+        """Looks again at what is held, and says whether that is still what was `settled`."""
+        self.held = held_parameters(self._model, self.held)
+        return self._agreed == self._signature()
+
+    def settle(self, agreement: Agreement) -> None:
+        """Takes note of who counts what."""
+        self._shares, self._agreed = agreement, self._signature()
+
+    def pieces(self, component: Component, kept: Tensor | None = None) -> Sequence[Tensor] | str:
+        """Views that hold each element of a component that this rank counts once; or why they cannot be read now.
+
+        Args:
+            component: The component.
+            kept: A tensor that the optimizer keeps for its parameter, to take the same elements of; by default the parameter.
+        """
+        share = self._shares.shares.get(component.parameter) if self._shares else None
+        if share is None:
+            return ()
+        held = self.held[component.parameter]
+        local = held.read() if kept is None else held.like(kept)
+        if problem := unsupported(local):
+            return problem
+        box = Box(component.part.view, component.part.ranges) if component.part else None
+        layout = held.layout
+        try:
+            if (share.start, share.stop) != (0, layout.units):
+                layout, local = layout.narrowed(share.start, share.stop), local[share.start : share.stop]
+            return layout.select(local, box)
+        except ValueError as error:
+            return str(error)
+
+    def optimized(self) -> Mapping[str, Tensor]:
+        """The tensor that an optimizer holds for each parameter, by the parameter's name."""
+        return {name: held.optimized for name, held in self.held.items()}
+
+    def _signature(self) -> tuple[object, ...]:
+        return tuple(held.agreed for held in self.held.values())
