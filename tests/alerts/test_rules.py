@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from alerts.simulated import (
@@ -85,7 +87,18 @@ FAULTS = {
 
 
 def test_there_is_a_fault_for_every_rule() -> None:
-    assert set(FAULTS) == set(RULES)
+    assert set(FAULTS) | {"optimizer_reset"} == set(RULES)
+
+
+def test_an_optimizer_that_was_reset_is_told_once_at_the_first_sample_that_has_it() -> None:
+    """It stays so for the rest of the run: the law's budget is not known any more."""
+    samples = samples_of(healthy())
+    lost = [
+        replace(s, withheld={"optimizer_reset": 28} if n >= AT else {"too_early": 28}) for n, s in enumerate(samples)
+    ]
+    found = [a for a in replay(lost, None, [ATTENTION]) if a.finding.rule == "optimizer_reset"]
+    assert [(a.phase, a.step) for a in found] == [("begins", 10 * AT), ("ends", 10 * (AT + 3))]
+    assert found[0].finding.value == 28.0
 
 
 @pytest.mark.parametrize("rule", FAULTS)
