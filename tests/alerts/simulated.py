@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ class Sample:
     step: int
     components: tuple[Component, ...]
     columns: Mapping[str, tuple[float | None, ...]]
+    withheld: Mapping[str, int] = field(default_factory=dict)
 
 
 def component(block: int, kind: str, **different: Any) -> Component:

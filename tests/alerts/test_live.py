@@ -112,6 +112,18 @@ def test_a_resumed_run_has_the_alerts_of_an_uninterrupted_one(tmp_path: Path, tr
     assert [s.step for s in resumed.snapshots] == [s.step for s in expected.snapshots]
 
 
+def test_an_optimizer_whose_state_was_lost_is_told_live_and_replayed(tmp_path: Path, train: Train) -> None:
+    run = Run(tmp_path, fault=False)
+    train(run.model, run.optimizer, FAULT, run.after)
+    run.optimizer.state.clear()
+    train(run.model, run.optimizer, 10, run.after)
+    run.monitor.close()
+    history = read_history(tmp_path)
+    found = [(a.phase, a.step) for a in history.alerts if a.finding.rule == "optimizer_reset"]
+    assert found == [("begins", FAULT + 2), ("ends", FAULT + 8)]
+    assert list(history.alerts) == replay(history.snapshots, AlertSettings(), history.runs[-1].attention)
+
+
 def test_alerts_can_be_switched_off(tmp_path: Path, train: Train) -> None:
     memory = MemoryTracker()
     run = Run(tmp_path, alerts=False, trackers=[memory])

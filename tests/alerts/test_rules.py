@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from alerts.simulated import (
@@ -85,7 +87,18 @@ FAULTS = {
 
 
 def test_there_is_a_fault_for_every_rule() -> None:
-    assert set(FAULTS) == set(RULES)
+    assert set(FAULTS) | {"optimizer_reset"} == set(RULES)
+
+
+def test_an_optimizer_that_was_reset_is_told_once_at_the_first_sample_that_has_it() -> None:
+    """It stays so for the rest of the run: the law's budget is not known any more."""
+    samples = samples_of(healthy())
+    lost = [
+        replace(s, withheld={"optimizer_reset": 28} if n >= AT else {"too_early": 28}) for n, s in enumerate(samples)
+    ]
+    found = [a for a in replay(lost, None, [ATTENTION]) if a.finding.rule == "optimizer_reset"]
+    assert [(a.phase, a.step) for a in found] == [("begins", 10 * AT), ("ends", 10 * (AT + 3))]
+    assert found[0].finding.value == 28.0
 
 
 @pytest.mark.parametrize("rule", FAULTS)
@@ -171,18 +184,18 @@ def test_weight_decay_by_mistake_is_found_though_each_matrix_moves_little() -> N
 
 
 def test_a_fall_is_unusual_where_as_large_a_rise_is_not() -> None:
-    """A matrix that learns grows by 2 to 15 % a sample; weight decay alone cannot take 15 % away."""
+    """A matrix that learns grows by 2 to 7 % a sample; weight decay alone cannot take 15 % away."""
 
     def learning(columns: list[Columns]) -> None:
         chance, grown = np.random.default_rng(1), 0.0
         for now in columns[1:]:
-            grown += chance.uniform(0.02, 0.15)
+            grown += chance.uniform(0.02, 0.07)
             for name in ("lambda", "rms"):
                 now[name][K] *= np.exp(grown)
 
     def fallen(columns: list[Columns]) -> None:
         learning(columns)
-        scaled(columns, K, 0.78)
+        scaled(columns, K, 0.82)
 
     assert [a for a in alerts_of(learning) if a.finding.rule == "scale_shift"] == []
     assert [a.step for a in alerts_of(fallen) if a.finding.rule == "scale_shift"][:1] == [10 * AT]

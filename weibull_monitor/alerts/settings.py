@@ -56,6 +56,11 @@ class Unchanged(RuleSettings):
 
 
 @dataclass(frozen=True)
+class OptimizerReset(RuleSettings):
+    """The optimizer's step count has gone back."""
+
+
+@dataclass(frozen=True)
 class ImpossibleChange(RuleSettings):
     """The RMS moved further than the optimizer can have moved it.
 
@@ -174,6 +179,7 @@ class AlertSettings:
     nonfinite: Nonfinite = field(default_factory=Nonfinite)
     dead: Dead = field(default_factory=Dead)
     unchanged: Unchanged = field(default_factory=Unchanged)
+    optimizer_reset: OptimizerReset = field(default_factory=OptimizerReset)
     impossible_change: ImpossibleChange = field(default_factory=ImpossibleChange)
     scale_shift: ScaleShift = field(default_factory=ScaleShift)
     scale_runaway: ScaleRunaway = field(default_factory=ScaleRunaway)

@@ -91,6 +91,7 @@ class Watch:
         self._engine: Engine | None = None
         self._from = rank(options.settings.deliver_from) if options.settings else 0
         self._webhook = Webhook(options.webhook, run, guard.once) if options.webhook and options.settings else None
+        self._state: dict[str, Any] | None = {}
         self.decision = GO_ON
 
     def begin(self, attention: Iterable[Mapping[str, Any]]) -> None:
@@ -100,6 +101,7 @@ class Watch:
 
     def observe(self, sample: Sample) -> list[Alert]:
         """Judges one more sample, and returns what is new."""
+        self._state = None
         return self._guard("judging a sample", lambda: self._engine.observe(sample) if self._engine else []) or []
 
     def metrics(self) -> dict[str, float]:
@@ -130,11 +132,14 @@ class Watch:
             self._guard("closing the webhook", self._webhook.close)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs beside the history; empty while there is nothing to tell."""
-        return self._engine.state_dict() if self._engine else {}
+        """What a resumed run needs beside the history; empty while there is nothing to tell. Asked at every step: it is kept."""
+        if self._state is None:
+            self._state = self._engine.state_dict() if self._engine else {}
+        return self._state
 
     def resume(self, state: Mapping[str, Any], samples: Sequence[Sample]) -> None:
         """Goes on from `state_dict`, given the samples of the run so far."""
+        self._state = None
         if self._engine is not None:
             self._engine.load_state_dict(state, samples)
 

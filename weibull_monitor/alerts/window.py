@@ -52,6 +52,7 @@ class Window:
             a jump by a factor of two a sample.
         settled: Whether η of each component has ever been past its warm-up before the last sample, shape (components,).
         samples: Samples taken so far, those that are no longer kept included.
+        reset: Number of components whose optimizer's state was reset in mid-run, at the last two samples.
         memo: What several rules make of the latest sample alike; emptied at the next.
         kept: What rules make of the components and the baseline; emptied when these change.
     """
@@ -67,6 +68,7 @@ class Window:
         self.peak: Floats = np.zeros(0)
         self.settled: Bools = np.zeros(0, dtype=bool)
         self.samples = 0
+        self.reset = (0, 0)
         self.memo: dict[Any, Any] = {}
         self.kept: dict[Any, Any] = {}
         self._adopt(())
@@ -76,6 +78,7 @@ class Window:
         if sample.components is not self._components and sample.components != self._components:
             self._adopt(sample.components)
         self._components = sample.components
+        self.reset = (self.reset[1], int(getattr(sample, "withheld", {}).get("optimizer_reset", 0)))
         self.memo.clear()
         columns = columns_of(sample)
         if self._end == 2 * CAPACITY:

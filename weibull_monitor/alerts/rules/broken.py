@@ -1,4 +1,4 @@
-"""Values that cannot be right: `nonfinite`, `dead`, `unchanged`."""
+"""What cannot be right: `nonfinite`, `dead`, `unchanged`, `optimizer_reset`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from weibull_monitor.alerts.robust import Floats, quiet
 from weibull_monitor.alerts.rules.reading import Reading, reading
-from weibull_monitor.alerts.settings import Dead, Nonfinite, Unchanged
+from weibull_monitor.alerts.settings import Dead, Nonfinite, OptimizerReset, Unchanged
 from weibull_monitor.alerts.window import Window
 
 LARGE = 1024
@@ -82,4 +82,22 @@ def unchanged(window: Window, settings: Unchanged) -> Reading | None:
             f"Not one of its values has moved to another bin in {steps[i]} steps, though η is {window.now('eta')[i]:.3g}: it "
             "gets no gradient, or its updates are lost in rounding (bf16 weights without a master copy)"
         ),
+    )
+
+
+def optimizer_reset(window: Window, settings: OptimizerReset) -> Reading:
+    """The optimizer's own state was emptied or replaced by a younger one since the sample before.
+
+    Neither k nor λ has to show it; its step count does (`weibull_monitor.continuity`). The first sample that has it is told.
+    """
+    before, now = window.reset
+    struck = np.where(window.facts.trainable, float(now > before), 0.0)
+    return reading(
+        strength=struck,
+        severity=2,
+        quantity="matrices",
+        value=np.full(len(struck), float(now)),
+        high=0.0,
+        meaning="The optimizer that steps them has lost its state: its moments begin anew and its steps are of another size for "
+        "a while. Look at whether the checkpoint's optimizer was loaded, and into this optimizer",
     )
