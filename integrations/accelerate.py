@@ -70,7 +70,7 @@ class AccelerateMonitor:
                 optimizer,
                 output_dir=output_dir or accelerator.project_dir,
                 trackers=trackers_of(accelerator) if trackers == "auto" else trackers,
-                scheduler=_rule_of(scheduler, accelerator)
+                scheduler=_rule_of(scheduler, accelerator.num_processes)
                 if isinstance(scheduler, AcceleratedScheduler)
                 else scheduler,
                 world_size=accelerator.num_processes,
