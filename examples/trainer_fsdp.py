@@ -2,7 +2,7 @@
 
     torchrun --nproc-per-node 2 examples/trainer_fsdp.py                      # FSDP2
     torchrun --nproc-per-node 2 examples/trainer_fsdp.py --engine zero3       # DeepSpeed ZeRO-3
-    accelerate launch --num-processes 2 examples/trainer_fsdp.py              # on GPUs, the same
+    accelerate launch --multi_gpu --num_processes 2 examples/trainer_fsdp.py  # the same by Accelerate's launcher
 
 The callback is that of one process: it measures on every rank what is there, and rank 0 writes.
 Needs ``pip install 'weibull-monitor[transformers]'``, for ZeRO also deepspeed, no network; half a minute on two cores.
