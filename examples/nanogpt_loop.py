@@ -95,6 +95,8 @@ def main() -> None:
         every_n_steps=options.every_n_steps,
         output_dir=options.output_dir,
         trackers=options.trackers,
+        scheduler=lambda step: learning_rate(step - 1, peak=2e-3, warmup=20, total=options.max_steps),
+        total_steps=options.max_steps,  # these two for a forecast of λ
     ) as monitor:
         for step in range(options.max_steps):
             for group in optimizer.param_groups:

@@ -64,12 +64,14 @@ class AccelerateMonitor:
         **options: Any,
     ) -> None:
         self._accelerator = accelerator
+        if isinstance(scheduler, AcceleratedScheduler):
+            scheduler = _rule_of(scheduler, accelerator.num_processes)
         self.monitor = WeibullMonitor(
             model,
             optimizer,
             output_dir=output_dir or accelerator.project_dir,
             trackers=trackers_of(accelerator) if trackers == "auto" else trackers,
-            scheduler=_rule_of(scheduler, accelerator) if isinstance(scheduler, AcceleratedScheduler) else scheduler,
+            scheduler=scheduler,
             **options,
         )
 
@@ -87,7 +89,7 @@ class AccelerateMonitor:
     @property
     def stop_requested(self) -> int:
         """As `WeibullMonitor.stop_requested`, agreed among all processes: to be asked on each of them, at the same steps."""
-        return agreed(self.monitor.stop_requested if self.monitor is not None else 0)
+        return agreed(self.monitor.stop_requested)
 
     def close(self) -> None:
         """Samples the last step, unless it was, and closes the history. Trackers of the accelerator stay open."""
@@ -127,7 +129,8 @@ class AccelerateTracker:
 
 def trackers_of(accelerator: Accelerator) -> list[Tracker]:
     """The accelerator's trackers, after ``init_trackers``, as trackers of ours that write to the same runs."""
-    return [_tracker_of(tracker) for tracker in accelerator.trackers]
+    started = accelerator.trackers if accelerator.is_main_process else ()
+    return [_tracker_of(tracker) for tracker in started]
 
 
 def _rule_of(scheduler: AcceleratedScheduler, processes: int) -> Rule:

@@ -112,7 +112,7 @@ class WeibullCallback(CallbackOptions, _Callback):
         self._trainer, self._stepped, self._engine_steps = trainer, False, None
         if any(
             map(engine_of, trainer.optimizers)
-        ):  # it steps the optimizer under it once a group, on parts of the weights
+        ):  # it steps the optimizer under it once a group, on part of the weights
             self._engine_steps = trainer.global_step
             return monitor
         for optimizer in map(innermost, trainer.optimizers):

@@ -95,7 +95,7 @@ def test_the_baseline_of_a_run_is_as_initialised(run: tuple[nn.Module, Path]) ->
 def test_every_part_of_the_report_is_there(run: tuple[nn.Module, Path]) -> None:
     text = render_diagnosis(diagnose(read_history(run[1])))
     assert "step 60: multi-head attention (MHA), q, k and v stored apart, no QK-norm" in text
-    assert "training time: T/τ = 0.012 (T·η_peak·λ_wd, for decoupled weight decay): transition" in text
+    assert "training time: T/τ = 0.012 (T·η_peak·λ_wd): transition" in text
     assert text.count("0.760–0.990 ( 2)") == 3  # W_q, W_k, and both of the class
     assert "olmo-1-7b" in text
     assert "nearest published" in text

@@ -147,6 +147,6 @@ def test_what_is_no_scheduler_is_refused_with_advice(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"scheduler is a float; pass a scheduler of torch\.optim"):
         as_rules(1e-3)
     with pytest.raises(ConfigurationError, match="total_steps is 0; it must be an integer of at least 1"):
-        WeibullMonitor(nn.Linear(32, 32), total_steps=0, output_dir=tmp_path)
+        WeibullMonitor(nn.Sequential(nn.Linear(32, 32)), total_steps=0, output_dir=tmp_path)
     assert as_rules(None) == []
     assert len(as_rules([math.sqrt, Rule(math.sqrt)])) == 2

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from statistics import fmean, stdev
 
 import pytest
 import torch
@@ -50,6 +51,14 @@ def test_budget_ratio_of_the_published_runs(run: str) -> None:
     used = Hyperparameters(cosine(20_000, peak), weight_decay)
     c = scaling_of(Stepped(used, budget), lambda_, lambda_0).budget_ratio
     assert c == pytest.approx(expected, abs=1.5e-3)
+
+
+def test_over_the_published_runs_the_budget_ratio_varies_far_less_than_the_plain_one() -> None:
+    plain = [ENDS[run][1] / math.sqrt(peak / decay) for run, (peak, decay, _) in TRAJECTORIES.items()]
+    ratios = [c for _, _, c in TRAJECTORIES.values()]
+    assert (min(plain), max(plain)) == pytest.approx((0.181, 0.491), abs=5e-4)
+    assert stdev(plain) / fmean(plain) == pytest.approx(0.37, abs=0.005)
+    assert stdev(ratios) / fmean(ratios) == pytest.approx(0.065, abs=0.0005)
 
 
 def test_effective_value_tends_to_the_plain_one_for_a_constant_rate() -> None:

@@ -44,7 +44,7 @@ EXPLANATION: Final[dict[Reason, str]] = {
     "kind_not_covered": "the law is for attention and feed-forward matrices, and was seen to fail for others",
     "no_schedule": "the learning rates to come are not known; pass scheduler= and total_steps=",
     "off_schedule": "the learning rate is not the one that the scheduler had planned",
-    "too_early": "less than a quarter of the run, or of T/τ less than 0.01, has passed",
+    "too_early": "less than a quarter of the run has passed, or S = Σ ηλ_wd is below 0.01",
 }
 """What each reason means, in words that follow "because"."""
 

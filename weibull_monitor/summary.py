@@ -63,10 +63,11 @@ def _law(history: History, last: RecordedSnapshot) -> list[str]:
         for kind, names in kinds.items():
             value, least, most = (median(values[name] for name in names) for values in (foretold, low, high))
             lines.append(f"{kind:10}  {value:.5f}  ({least:.5f} to {most:.5f})")
-    for reason, count in last.withheld.items():
-        if (words := EXPLANATION.get(reason)) and reason != "no_optimizer":  # type: ignore[call-overload]
-            lines += ["", f"There is no forecast of λ for {count} of {len(last.components)} matrices, because {words}."]
-    return lines
+    told = {EXPLANATION[r]: n for r, n in last.withheld.items() if r in EXPLANATION and r != "no_optimizer"}
+    why = [
+        f"There is no forecast of λ for {n} of {len(last.components)} matrices, because {w}." for w, n in told.items()
+    ]
+    return [*lines, "", *why] if why else lines
 
 
 def _row(members: Sequence[Component], first: RecordedSnapshot, last: RecordedSnapshot) -> list[str]:

@@ -58,7 +58,7 @@ def through_origin(x: Sequence[float], y: Sequence[float]) -> Regression | None:
 
     >>> line = through_origin([1.0, 2.0, 3.0], [2.1, 3.9, 6.0])
     >>> f"{line.slope:.4f} [{line.low:.4f}, {line.high:.4f}], r = {line.r:.4f}, CV = {100 * line.cv:.1f} %"
-    '1.9929 [1.9104, 2.0753], r = 0.9993, CV = 3.8 %'
+    '1.9929 [1.8799, 2.1058], r = 0.9990, CV = 3.8 %'
     """
     if not x:
         return None

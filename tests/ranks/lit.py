@@ -72,6 +72,10 @@ class DeepSpeedOnCPU(DeepSpeedStrategy):
     def setup_environment(self) -> None:
         super(DeepSpeedStrategy, self).setup_environment()
 
+    def setup_distributed(self) -> None:
+        self.set_world_ranks()
+        self._init_deepspeed_distributed()
+
 
 class Gathering(pl.Callback):
     """Fits the gathered weights after each step of the optimizer."""

@@ -30,6 +30,7 @@ def on_accelerate(directory: Path, **options: Any) -> dict[str, Any]:
     accelerator = Accelerator(
         gradient_accumulation_steps=2, project_dir=str(directory), step_scheduler_with_optimizer=False, **options
     )
+    accelerator.init_trackers("x")
     model = llama()
     optimizer, scheduler = optimized(model)
     data = torch.utils.data.DataLoader(Tokens(), batch_size=2)
@@ -71,7 +72,7 @@ def bare(directory: Path, model: nn.Module) -> dict[str, Any]:
 
 def all_loops(directory: Path) -> dict[str, Any]:
     """What each loop's history says, and the fits of the gathered weights."""
-    found = {"accelerate ddp": on_accelerate(directory / "ddp", cpu=True)}
+    found = {"accelerate ddp": on_accelerate(directory / "ddp", cpu=True, log_with="tensorboard")}
     for version in (2, 1):
         with as_on_an_accelerator():
             plugin = FullyShardedDataParallelPlugin(

@@ -214,3 +214,14 @@ def test_what_cannot_be_compared_is_refused_by_name(tmp_path: Path, tiny_model: 
     with pytest.raises(ConfigurationError, match="holds no samples yet"):
         nearest(read_history(tmp_path))
     monitor.close()
+
+
+def test_there_is_no_training_time_for_an_optimizer_outside_of_the_law(
+    tmp_path: Path, tiny_model: torch.nn.Module, train: Callable[..., list[float]]
+) -> None:
+    optimizer = torch.optim.SGD(tiny_model.parameters(), lr=1e-2, weight_decay=0.1)
+    with WeibullMonitor(tiny_model, optimizer, output_dir=tmp_path, every_n_steps=5) as monitor:
+        train(tiny_model, optimizer, 5, monitor.step)
+    found = reading(read_history(tmp_path))
+    assert found.t_over_tau is None
+    assert found.clock == "none: the steps of this optimizer are not of the size η"

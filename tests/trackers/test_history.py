@@ -11,7 +11,7 @@ from weibull_monitor import ConfigurationError, WeibullMonitor, fit_weibull, rea
 from weibull_monitor.components import discover
 from weibull_monitor.snapshot import Scaling, Snapshot
 from weibull_monitor.trackers import HistoryWriter, RunRecord
-from weibull_monitor.trackers.history import COLUMNS, FILE
+from weibull_monitor.trackers.history import COLUMNS, FILE, FORCES
 
 
 def record(model: torch.nn.Module, resumed_from: int | None = None) -> RunRecord:
@@ -71,8 +71,9 @@ def test_each_line_is_strict_json_of_the_documented_shape(tmp_path: Path, tiny_m
     assert run["schema"] == 1
     assert run["components"][0] | {"kind": "attn_q", "component_class": "selection", "block": 0} == run["components"][0]
     assert line["type"] == "snapshot"
-    assert set(line) == {"type", "step", "time", "withheld", *COLUMNS}
-    assert all(len(line[column]) == len(run["components"]) for column in COLUMNS)
+    columns = set(COLUMNS) - set(FORCES)
+    assert set(line) == {"type", "step", "time", "withheld", *columns}
+    assert all(len(line[column]) == len(run["components"]) for column in columns)
     assert (line["k"][0], line["rms"][0], line["eta"][0], line["nonfinite"][0]) == (None, None, None, 200)
 
 

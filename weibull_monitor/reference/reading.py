@@ -10,6 +10,7 @@ from typing import Any, Protocol, cast
 
 from weibull_monitor.components import AttentionType, Component, representatives
 from weibull_monitor.errors import ConfigurationError
+from weibull_monitor.reasons import EXPLANATION
 from weibull_monitor.reference.attention import Attention, attention_of
 from weibull_monitor.reference.classify import initialisation_of
 from weibull_monitor.snapshot import Snapshot
@@ -248,9 +249,18 @@ def _t_over_tau(run: Run, snapshot: Recorded) -> tuple[float | None, str]:
     if any(len(decays[name]) > 1 for name in used):
         return None, "none: the weight decay changed on the way, and T·η_peak·λ_wd is for a constant one"
     products = [peak[name] * next(iter(decays[name])) for name in used]
+    if why := _outside_the_law(run):
+        return None, f"none: {why}"
     if not products:
         return None, "none: no step with η and weight decay above 0 was sampled" if snapshot.step else ""
-    return median(products) * snapshot.step, "T·η_peak·λ_wd, for decoupled weight decay"
+    return median(products) * snapshot.step, "T·η_peak·λ_wd"
+
+
+def _outside_the_law(run: Run) -> str:
+    """Why the run's training time in units of τ means nothing, by the optimizers that it recorded; empty if it does."""
+    optimizers = getattr(run.runs[-1], "optimizers", ()) if run.runs else ()
+    laws = {group["law"] for optimizer in optimizers for group in optimizer["groups"] if group.get("weight_decay")}
+    return next((EXPLANATION.get(law, law) for law in sorted(laws) if law != "applies"), "")
 
 
 def _attention(components: Sequence[Component], known: KnownAttention) -> Attention | None:

@@ -29,8 +29,9 @@ SCHEMA: Final = 1
 """Version of the line format."""
 _FIRST: Final = ("k", "lambda", "r2", "k_se", "rms", "zeros", "nonfinite", "eta", "weight_decay")
 _LAW: Final = ("effective", "t_over_tau", "lambda_forecast", "lambda_forecast_low", "lambda_forecast_high")
-_FORCES: Final = tuple(f"force_{field.name}" for field in fields(Forces))
-COLUMNS: Final = (*_FIRST, *_LAW, "lambda_equilibrium", "eta_sum", "update_max", *_FORCES)
+FORCES: Final = tuple(f"force_{field.name}" for field in fields(Forces))
+"""Columns that a line has where forces were asked for."""
+COLUMNS: Final = (*_FIRST, *_LAW, "lambda_equilibrium", "eta_sum", "update_max", *FORCES)
 """The columns of a ``snapshot`` line; lines of earlier versions have the first nine, and forces are there when asked for."""
 FILE: Final = Path("weibull") / "history.jsonl"
 """Where the history lies within a run's directory."""
@@ -101,7 +102,7 @@ class HistoryWriter:
 
     def write_snapshot(self, snapshot: Snapshot) -> None:
         """Writes a ``snapshot`` line; values that do not exist are null."""
-        written = COLUMNS if snapshot.forces else COLUMNS[: -len(_FORCES)]
+        written = COLUMNS if snapshot.forces else COLUMNS[: -len(FORCES)]
         columns: dict[str, list[float | None]] = {column: [] for column in written}
         for component in snapshot.components:
             fit = snapshot.fits.get(component.name)
