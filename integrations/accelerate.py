@@ -82,8 +82,7 @@ class AccelerateMonitor:
             step: Optimizer steps taken since training began, if you count yourself.
             last: Whether this is the last step of training.
         """
-        accelerator = self._accelerator
-        if accelerator.sync_gradients and not accelerator.optimizer_step_was_skipped:
+        if self._accelerator.sync_gradients and not self._accelerator.optimizer_step_was_skipped:
             self.monitor.step(step, last)
 
     @property
