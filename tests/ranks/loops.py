@@ -11,10 +11,13 @@ from accelerate import Accelerator, FullyShardedDataParallelPlugin
 from hosts import ETA, WEIGHT_DECAY, Fits, Tokens, as_on_an_accelerator, fits_of, llama, read
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from weibull_monitor import WeibullMonitor
+from weibull_monitor.components import discover
 from weibull_monitor.integrations.accelerate import AccelerateMonitor
 
 STEPS = 6
@@ -26,7 +29,7 @@ def optimized(model: nn.Module) -> tuple[torch.optim.Optimizer, Any]:
 
 
 def on_accelerate(directory: Path, **options: Any) -> dict[str, Any]:
-    """Gradient accumulation over two micro-batches; the scheduler moves on once for each process, as Accelerate has it."""
+    """Gradient accumulation over two micro-batches."""
     accelerator = Accelerator(
         gradient_accumulation_steps=2, project_dir=str(directory), step_scheduler_with_optimizer=False, **options
     )
@@ -103,3 +106,12 @@ def on_a_mesh(directory: Path) -> dict[str, Any]:
         parallelize_module(layer.mlp, mesh["tp"], plan)
         fully_shard(layer, mesh=mesh["dp"])
     return bare(directory, fully_shard(model, mesh=mesh["dp"]))
+
+
+def a_part_of_fsdp1(directory: Path) -> dict[str, Any]:
+    """What is found in the module that FSDP1 wraps: the flat parameter of the outermost unit is not in it."""
+    model = llama()
+    policy = ModuleWrapPolicy({LlamaDecoderLayer})
+    FullyShardedDataParallel(model, auto_wrap_policy=policy, use_orig_params=True, device_id=torch.device("cpu"))
+    found = discover(model)
+    return {"components": [c.name for c in found.components], "skipped": {s.name: s.reason for s in found.skipped}}

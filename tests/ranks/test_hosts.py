@@ -93,3 +93,11 @@ def test_a_bare_loop_on_a_mesh_of_two_dimensions(tmp_path: Path) -> None:
     main, *_ = launch("loops:on_a_mesh", 4, tmp_path)
     assert list(main["history"]) == [0, 1, 2, 4, 6]
     agree(main["history"], main["fits"], "FSDP2 and tensor parallelism")
+
+
+def test_what_an_fsdp1_module_outside_of_the_model_holds_is_named_and_not_mismeasured(tmp_path: Path) -> None:
+    for found in launch("loops:a_part_of_fsdp1", 2, tmp_path):
+        assert {"model.embed_tokens.weight", "lm_head.weight"} <= found["skipped"].keys()
+        assert all("pass that module as the model" in reason for reason in found["skipped"].values())
+        assert len(found["components"]) == 14
+        assert all(name.startswith("model.layers.") for name in found["components"])
