@@ -1,6 +1,8 @@
 """A loop of one's own on Accelerate, with gradient accumulation; k and λ go to the accelerator's trackers.
 
     python examples/accelerate_loop.py
+    accelerate launch --multi_gpu --num_processes 2 examples/accelerate_loop.py                  # on two GPUs
+    ACCELERATE_USE_CPU=1 torchrun --nproc-per-node 2 examples/accelerate_loop.py                 # on the CPU
     tensorboard --logdir runs/accelerate
 
 Needs ``pip install 'weibull-monitor[transformers,tensorboard]'``, no network and no GPU; about a minute on two cores.

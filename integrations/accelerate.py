@@ -128,8 +128,7 @@ class AccelerateTracker:
 
 def trackers_of(accelerator: Accelerator) -> list[Tracker]:
     """The accelerator's trackers, after ``init_trackers``, as trackers of ours that write to the same runs."""
-    started = accelerator.trackers if accelerator.is_main_process else ()
-    return [_tracker_of(tracker) for tracker in started]
+    return [_tracker_of(tracker) for tracker in accelerator.trackers if accelerator.is_main_process]
 
 
 def _rule_of(scheduler: AcceleratedScheduler, processes: int) -> Rule:

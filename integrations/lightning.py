@@ -55,8 +55,8 @@ class WeibullCallback(CallbackOptions, _Callback):
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Samples if optimizers take turns or DeepSpeed steps (one is sampled right after its step), and stops if asked to."""
-        if self._engine_steps is not None and self._engine_steps != trainer.global_step:
-            self._engine_steps, self._stepped = trainer.global_step, True
+        if self._engine_steps is not None and self._engine_steps != (steps := trainer.strategy.model.global_steps):
+            self._engine_steps, self._stepped = steps, True
         if self.monitor is not None and self._stepped:
             self._stepped = False
             self.monitor.step()
@@ -113,7 +113,7 @@ class WeibullCallback(CallbackOptions, _Callback):
         if any(
             map(engine_of, trainer.optimizers)
         ):  # it steps the optimizer under it once a group, on part of the weights
-            self._engine_steps = trainer.global_step
+            self._engine_steps = trainer.strategy.model.global_steps
             return monitor
         for optimizer in map(innermost, trainer.optimizers):
             hook = optimizer.register_step_post_hook(partial(self._after_step, monitor))

@@ -368,3 +368,13 @@ def test_a_model_that_cannot_be_read_says_why(tmp_path: Path) -> None:
     model.weight = nn.Parameter(torch.zeros(8, 8, dtype=torch.int8), requires_grad=False)
     with pytest.raises(ConfigurationError, match=r"Module has no weight matrix.*weight, because its dtype is int8"):
         WeibullMonitor(model, output_dir=tmp_path)
+
+
+def test_a_resumption_that_takes_no_step_samples_nothing(tmp_path: Path, tiny_model: nn.Module) -> None:
+    optimizer = torch.optim.AdamW(tiny_model.parameters())
+    with WeibullMonitor(tiny_model, optimizer, output_dir=tmp_path) as first:
+        first.step()
+    WeibullMonitor(tiny_model, optimizer, output_dir=tmp_path, resume=first.state_dict()).close()
+    last = read_history(tmp_path).snapshots[-1]
+    assert last.step == 1
+    assert set(last.values("eta").values()) == {1e-3}

@@ -23,6 +23,7 @@ from weibull_monitor.forecast import (
     forecast,
     ratio_between,
 )
+from weibull_monitor.guard import Guard
 from weibull_monitor.measure import WeibullFit
 from weibull_monitor.plan import TOLERANCE, Ahead, Rule, as_rules, rates_ahead
 from weibull_monitor.reasons import EXPLANATION, PASSING, Reason
@@ -76,6 +77,7 @@ class ScalingLaw:
         self._plans: dict[int, _Plan] = {}
         self._trail = Trail()
         self._said: set[Reason] = set()
+        self._guard = Guard()
 
     def recall(self, samples: Iterable[_Sample], until: int) -> None:
         """Takes the samples of the run that is resumed, up to a step, as its own."""
@@ -108,7 +110,8 @@ class ScalingLaw:
             baseline: k and λ before the first step, by name.
             stepped: How each parameter was stepped, by its name; there are plans for those of this process.
         """
-        self._check(step, stepped)
+        if not self._guard("reading the schedule", lambda: self._check(step, stepped)):
+            self._plans.clear()  # a user's function may raise; the sample is not lost by it
         found, points = {}, []
         for component in components:
             if component.name not in fits:
@@ -153,7 +156,7 @@ class ScalingLaw:
         rest = Rest(rest.decay, rest.injection * how.scale**2)
         return replace(scaling, forecast=forecast(now, c, trend, rest, doublings=-math.log2(share)))
 
-    def _check(self, step: int, stepped: Mapping[str, Stepped]) -> None:
+    def _check(self, step: int, stepped: Mapping[str, Stepped]) -> bool:
         """Plans what is not planned yet, and plans anew where things did not go as planned."""
         for n, optimizer in enumerate(self._budgets.optimizers):
             rates = {how.group[1]: how.used.eta for how in stepped.values() if how.group[0] == n}
@@ -174,6 +177,7 @@ class ScalingLaw:
             else:
                 groups = [Ahead(row, step) for row in ahead]
                 self._plans[n] = _Plan(groups, step, rule.position(), steps, trusted=as_planned)
+        return True
 
     def _say(self, found: Mapping[str, Scaling]) -> None:
         """Each reason once on the log; what went wrong in mid-run as a warning."""

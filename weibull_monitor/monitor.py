@@ -285,7 +285,7 @@ class WeibullMonitor:
         """
         self._step = int(state["step"])
         self._budgets.restore(state.get("budgets"), state.get("watched"))
-        self._resumed_from, self.last, self._sampled = self._step, None, -1
+        self._resumed_from, self.last, self._sampled = self._step, None, self._step
         if (recorder := self._recorder) is not None:
             alerts = state.get("alerts") or {}
             self._guard("reading the baseline of the resumed run", lambda: self._recall_baseline(recorder, alerts))

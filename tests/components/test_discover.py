@@ -303,3 +303,8 @@ def test_every_kind_has_a_class_and_every_other_a_reason() -> None:
     for component in discover_components(base("vit", **{k: v for k, v in LLAMA_LIKE.items() if "token" not in k})):
         assert component.kind in CLASS_OF_KIND
         assert bool(component.why) == (component.kind == "other")
+
+
+def test_a_model_may_be_a_single_matrix() -> None:
+    assert [(c.name, c.kind) for c in discover_components(nn.Linear(8, 8))] == [("weight", "other")]
+    assert [(c.name, c.kind) for c in discover_components(nn.Embedding(8, 8))] == [("weight", "embedding")]

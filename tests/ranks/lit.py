@@ -72,6 +72,10 @@ class DeepSpeedOnCPU(DeepSpeedStrategy):
     def setup_environment(self) -> None:
         super(DeepSpeedStrategy, self).setup_environment()
 
+    @property
+    def root_device(self) -> torch.device:
+        return torch.device("cpu", 0)
+
     def setup_distributed(self) -> None:
         self.set_world_ranks()
         self._init_deepspeed_distributed()
@@ -118,7 +122,7 @@ def with_the_trainer(directory: Path, strategies: list[str]) -> dict[str, Any]:
             devices=dist.get_world_size(),
             strategy=chosen,
             max_epochs=EPOCHS,
-            limit_train_batches=5,
+            limit_train_batches=6,
             accumulate_grad_batches=ACCUMULATED,
             logger=False,
             enable_checkpointing=False,

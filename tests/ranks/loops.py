@@ -32,9 +32,14 @@ def on_accelerate(directory: Path, **options: Any) -> dict[str, Any]:
     )
     accelerator.init_trackers("x")
     model = llama()
+    if "fsdp1" in directory.name:  # Accelerate wants the optimizer to be made of the wrapped model, unlike under FSDP2
+        model = accelerator.prepare(model)
     optimizer, scheduler = optimized(model)
     data = torch.utils.data.DataLoader(Tokens(), batch_size=2)
-    model, optimizer, data, scheduler = accelerator.prepare(model, optimizer, data, scheduler)
+    if "fsdp1" in directory.name:
+        optimizer, data, scheduler = accelerator.prepare(optimizer, data, scheduler)
+    else:
+        model, optimizer, data, scheduler = accelerator.prepare(model, optimizer, data, scheduler)
     fits: dict[int, Fits] = {}
     with AccelerateMonitor(accelerator, model, optimizer, every_n_steps=2) as monitor:
         for batch in data:

@@ -15,7 +15,7 @@ pytest.importorskip("accelerate", reason="needs the transformers extra")
 
 needs_deepspeed = pytest.mark.skipif(
     importlib.util.find_spec("deepspeed") is None,
-    reason="needs DeepSpeed: DS_BUILD_OPS=0 pip install --no-build-isolation deepspeed",
+    reason="needs DeepSpeed: pip install deepspeed",
 )
 ENGINES = [
     ["ddp"],
@@ -66,10 +66,8 @@ def test_lightning(strategies: list[str], tmp_path: Path) -> None:
     for name in strategies:
         found = main[name]
         history = found["history"]
-        # ten batches of two epochs make six steps, for the last batch of an epoch ends it, but not to DeepSpeed
-        last = 5 if name.startswith("deepspeed") else 6
-        assert found["steps"] == last, name
-        assert list(history) == sorted({0, 1, 2, 4, last}), name
+        assert found["steps"] == 6, name
+        assert list(history) == [0, 1, 2, 4, 6], name
         agree(history, found["fits"], name)
         for step in list(history)[1:]:
             matrices = len(history[step]["k"])

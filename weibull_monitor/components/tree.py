@@ -113,7 +113,7 @@ def _chain(owner_path: str, modules: Mapping[str, nn.Module], peft: bool) -> tup
 def _place(model: nn.Module, chain: Chain, stands: int) -> tuple[Place, str, nn.Module]:
     """The innermost telling module above a matrix that stands at depth ``stands`` of its chain."""
     names = [name for name, _ in chain]
-    for depth in range(len(chain), stands - 1, -1):  # what stands for the matrix tells little of its place
+    for depth in range(len(chain), max(stands - 1, 0), -1):  # what stands for the matrix tells little of its place
         name, module = chain[depth - 1]
         place = place_by_name(name, type(module).__name__)
         if place in ("norm", "indexer", "mixer") or (place == "router" and _routes(chain, depth, model)):
