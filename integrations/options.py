@@ -23,7 +23,7 @@ class CallbackOptions:
         every_n_steps: Distance between samples in optimizer steps, beside a few early ones; or a function of the step.
         trackers: ``"auto"`` for the Trainer's own, or names and objects as `WeibullMonitor` takes them.
         output_dir: Where the history goes; by default, where the Trainer puts its things.
-        detail: ``"kind"`` logs about 60 metrics whatever the model's depth, ``"component"`` three more a matrix.
+        detail: ``"kind"`` logs about 75 metrics whatever the model's depth, ``"component"`` three more a matrix.
         kinds: Regular expressions on parameter names, and the kinds of what they match; they override recognition.
         include: Regular expressions; only names that one of them matches are measured.
         exclude: Regular expressions; names that one of them matches are not.

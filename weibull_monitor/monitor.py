@@ -78,7 +78,7 @@ class WeibullMonitor:
         output_dir: Where the history goes (``<output_dir>/weibull/history.jsonl``); by default ``runs/<time>``.
         trackers: Names (``"tensorboard"``, ``"wandb"``, ``"mlflow"``, ``"trackio"``) or objects with ``log(metrics, step)`` and
             ``close()``.
-        detail: ``"kind"`` logs about 60 metrics whatever the model's depth, ``"component"`` three more a matrix.
+        detail: ``"kind"`` logs about 75 metrics whatever the model's depth, ``"component"`` three more a matrix.
         kinds: Regular expressions on parameter names, and the kinds of what they match; they override recognition.
         include: Regular expressions; only names that one of them matches are measured.
         exclude: Regular expressions; names that one of them matches are not.

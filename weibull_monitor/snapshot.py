@@ -114,7 +114,7 @@ class Snapshot:
         """The flat metrics of this sample: finite floats by key; what does not exist is absent.
 
         Args:
-            detail: ``"kind"`` for about 60 keys whatever the model's depth, ``"component"`` for three more a component, experts
+            detail: ``"kind"`` for about 75 keys whatever the model's depth, ``"component"`` for three more a component, experts
                 excepted.
         """
         out: dict[str, float | None] = {}
