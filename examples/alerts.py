@@ -77,9 +77,10 @@ def picture(where: Path, losses: list[float], broken_at: int) -> Path:
         scale.annotate(
             f"step {step}: {rules}",
             (step, value),
-            xytext=(16, -64 if below else -34),
+            xytext=(14, -40) if below else (-14, -16),
             textcoords="offset points",
-            arrowprops={"arrowstyle": "->", "color": "#c02020"},
+            ha="left" if below else "right",
+            arrowprops={"arrowstyle": "->", "color": "#c02020", "relpos": (0.0, 0.5) if below else (1.0, 0.5)},
             color="#c02020",
         )
     scale.set(ylabel="λ (log scale)", yscale="log", title="W_q of one block × 8: λ tells at the next sample")

@@ -25,6 +25,9 @@ def median_of(values: Floats) -> Floats:
     if not len(values):
         return np.full(values.shape[1:], np.nan)
     ordered = np.sort(values, axis=0)  # NaN goes last
+    if not np.isnan(ordered[-1]).any():
+        whole: Floats = (ordered[(len(values) - 1) // 2] + ordered[len(values) // 2]) / 2.0
+        return whole
     count = np.isfinite(ordered).sum(axis=0)
     lower, upper = np.maximum(count - 1, 0) // 2, count // 2
     upper = np.minimum(upper, len(values) - 1)
