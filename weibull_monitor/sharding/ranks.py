@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,9 +18,12 @@ from weibull_monitor.errors import ConfigurationError
 JOIN_TIMEOUT = 300.0
 """Seconds that a monitor waits for those of the other ranks when it is made: not all load their model equally fast."""
 
-_made = 0
-"""Monitors that this process has made with others: each meets its own."""
+PATIENCE = 10.0
+"""Seconds after which the wait is told of on the log."""
+_meetings: dict[tuple[int, ...], int] = {}
+"""How many monitors this process has made with the ranks of each group: each meets its own."""
 
+logger = logging.getLogger("weibull_monitor")
 Item = TypeVar("Item")
 
 
@@ -79,10 +83,10 @@ class Ranks:
         Raises:
             ConfigurationError: If some ranks do not come, or one of them reports that its own setting-up has failed.
         """
-        global _made
-        _made += 1
+        meeting = _meetings.get(self.members, 0) + 1
+        _meetings[self.members] = meeting
         store = self._dist.distributed_c10d._get_default_store()
-        key = f"weibull_monitor/{hashlib.sha1(repr(self.members).encode()).hexdigest()[:12]}/{_made}"
+        key = f"weibull_monitor/{hashlib.sha1(repr(self.members).encode()).hexdigest()[:12]}/{meeting}"
         try:
             yield
         except Exception as error:
@@ -92,18 +96,28 @@ class Ranks:
         store.set(f"{key}/{self.rank}", "here")
         if store.add(f"{key}/count", 1) == self.size:
             store.set(f"{key}/complete", "yes")
-        try:
-            store.wait([f"{key}/complete"], timedelta(seconds=timeout))
-        except RuntimeError as error:
-            missing = [rank for rank in range(self.size) if not store.check([f"{key}/{rank}"])]
-            raise ConfigurationError(
-                f"weibull_monitor was made on rank {self.rank}, but within {timeout:g} s not on {_some(missing)} of {self.size}. "
-                "Make it on every rank: each measures what it holds, and the main one writes. To measure on this "
-                "rank alone, pass process_group=None."
-            ) from error
+        patience = min(PATIENCE, timeout)
+        if not _came(store, key, patience):
+            logger.warning("weibull_monitor: waiting for the monitor of %s", _some(self._missing(store, key)))
+            if not _came(store, key, timeout - patience):
+                missing = self._missing(store, key)
+                store.set(
+                    f"{key}/{self.rank}", "gone"
+                )  # so that the next attempt is a meeting of the same number everywhere
+                store.add(f"{key}/count", -1)
+                _meetings[self.members] = meeting - 1
+                raise ConfigurationError(
+                    f"weibull_monitor was made on rank {self.rank}, but within {timeout:g} s not on {_some(missing)} of "
+                    f"{self.size}. Make it on every rank: each measures what it holds, and the main one writes. To measure on "
+                    "this rank alone, pass process_group=None."
+                )
         if store.get(f"{key}/complete") == b"no":
             problem = store.get(f"{key}/problem").decode()
             raise ConfigurationError(f"weibull_monitor could not be set up on {problem}")
+
+    def _missing(self, store: Any, key: str) -> list[int]:
+        ranks = (f"{key}/{rank}" for rank in range(self.size))
+        return [rank for rank, name in enumerate(ranks) if not store.check([name]) or store.get(name) == b"gone"]
 
     def tables(self, mine: Item) -> tuple[list[Item], list[tuple[int, ...]]]:
         """What the ranks have, where many have the same: each different object once, and the global ranks that have it.
@@ -145,6 +159,15 @@ class Ranks:
         self._dist.all_reduce(values, group=self._group)
         self.broken = False
         return values
+
+
+def _came(store: Any, key: str, timeout: float) -> bool:
+    """Whether all ranks have come, or one has reported a problem, within some seconds."""
+    try:
+        store.wait([f"{key}/complete"], timedelta(seconds=max(timeout, 0.001)))
+    except RuntimeError:
+        return False
+    return True
 
 
 def _device(group: Any) -> torch.device:
