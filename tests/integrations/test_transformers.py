@@ -192,7 +192,7 @@ def test_steps_are_optimizer_steps_under_accumulation_and_evaluation(tmp_path: P
     assert read_history(tmp_path).series(Q0, "eta")[-1][0] == 5
 
 
-def test_on_other_than_the_main_process_nothing_is_done(tmp_path: Path) -> None:
+def test_all_processes_measure_and_the_main_one_writes(tmp_path: Path) -> None:
     """Two real processes with gloo under torchrun: one history, written by the main one, of the right steps."""
     program = tmp_path / "two.py"
     program.write_text(
@@ -202,7 +202,8 @@ def test_on_other_than_the_main_process_nothing_is_done(tmp_path: Path) -> None:
         "callback = WeibullCallback(every_n_steps=2)\n"
         f"run = trainer(Path({str(tmp_path / 'run')!r}), callback, max_steps=4, ddp_backend='gloo')\n"
         "run.train()\n"
-        "assert (callback.monitor is None) == (not run.is_world_process_zero())\n"
+        "assert callback.monitor.is_main == run.is_world_process_zero()\n"
+        "assert (callback.monitor.last is None) != run.is_world_process_zero()\n"
         "import torch; torch.distributed.destroy_process_group()\n"
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29611", str(program)]
