@@ -47,3 +47,6 @@ def _run(rank: int, function: str, size: int, directory: str, args: tuple[Any, .
         traceback.print_exc()
         raise
     dist.destroy_process_group()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # gloo's threads now and then abort a process that takes itself down in the usual way

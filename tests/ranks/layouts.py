@@ -261,11 +261,12 @@ FOUR = TWO | {
 }
 
 
-def all_layouts(directory: Path, dtype: torch.dtype) -> dict[str, Any]:
-    """For each layout, the counts on the main rank (nothing elsewhere), or what went wrong; and those of one process."""
+def all_layouts(directory: Path) -> dict[str, Any]:
+    """By dtype and layout the counts on the main rank (nothing elsewhere); and those of one process."""
     layouts = TWO if dist.get_world_size() == 2 else FOUR
-    found: dict[str, Any] = {"alone": counts(made(dtype), None)}
-    for name, wrap in layouts.items():
-        wrapped = wrap(made(dtype))
-        found[name] = counts(wrapped, Ranks.of("auto"))
+    found: dict[str, Any] = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        rows = found[str(dtype)] = {"alone": counts(made(dtype), None)}
+        for name, wrap in layouts.items():
+            rows[name] = counts(wrap(made(dtype)), Ranks.of("auto"))
     return found
