@@ -31,7 +31,7 @@ from weibull_monitor.measure import reader as reader_module
 from weibull_monitor.measure.packing import buckets
 from weibull_monitor.measure.parts import Sums
 from weibull_monitor.measure.reader import ModelReader
-from weibull_monitor.monitor import MAX_COMPONENTS
+from weibull_monitor.options import MAX_COMPONENTS
 from weibull_monitor.sharding import Ranks
 
 RANKS = (8, 64, 512, 4_096, 16_384)

@@ -11,7 +11,8 @@ from weibull_monitor.alerts.agree import agreed
 from weibull_monitor.alerts.watch import GO_ON, AlertOptions
 from weibull_monitor.components import Resolution
 from weibull_monitor.guard import Guard
-from weibull_monitor.monitor import WeibullMonitor, check_options
+from weibull_monitor.monitor import WeibullMonitor
+from weibull_monitor.options import check_options
 from weibull_monitor.snapshot import Detail
 from weibull_monitor.trackers import Tracker
 

@@ -33,7 +33,7 @@ LAYERS = [
     ("reference",),
     ("alerts",),
     ("trackers",),
-    ("recorder",),
+    ("recorder", "options"),
     ("monitor",),
     ("summary", "diagnosis"),
     ("compare",),

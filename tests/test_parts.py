@@ -10,7 +10,7 @@ from torch import nn
 
 from weibull_monitor import MemoryTracker, WeibullMonitor, fit_weibull, read_history
 from weibull_monitor.components import Part
-from weibull_monitor.monitor import MAX_COMPONENTS
+from weibull_monitor.options import MAX_COMPONENTS
 
 transformers = pytest.importorskip("transformers", reason="needs the transformers extra")
 

@@ -20,10 +20,8 @@ from weibull_monitor.components import (
     Resolution,
     by_reason,
     differs,
-    discover,
     nothing_to_measure,
     render,
-    without_single_experts,
 )
 from weibull_monitor.errors import ConfigurationError
 from weibull_monitor.force_reader import ForceReader
@@ -33,21 +31,18 @@ from weibull_monitor.measure import WeibullFit
 from weibull_monitor.measure.bins import MANTISSA_BITS
 from weibull_monitor.measure.reader import ModelReader
 from weibull_monitor.notes import from_notes, to_notes
+from weibull_monitor.options import check_options, finder
 from weibull_monitor.recorder import Recorder
 from weibull_monitor.scaling import BudgetKeeper
-from weibull_monitor.schedule import Schedule
 from weibull_monitor.sharding import Ranks
 from weibull_monitor.sharding.ranks import JOIN_TIMEOUT
 from weibull_monitor.snapshot import Detail, Reference, Scaling, Snapshot
-from weibull_monitor.trackers import RunRecord, Tracker, check_trackers, read_history
+from weibull_monitor.trackers import RunRecord, Tracker, read_history
 
 if TYPE_CHECKING:
     from weibull_monitor.alerts import Alert, AlertSettings
 
 logger = logging.getLogger("weibull_monitor")
-
-MAX_COMPONENTS = 2_000
-"""More components than this are measured only when asked for: a sample of them is a line of 200 kB in the history."""
 
 
 class WeibullMonitor:
@@ -144,7 +139,7 @@ class WeibullMonitor:
             told = AlertOptions.of(alerts, on_alert, webhook, stop_on)
             trackers = trackers if isinstance(trackers, str) else list(trackers)
             self._due = check_options(every_n_steps, trackers, detail)
-            self._reader = ModelReader(model, _finder(kinds, include, exclude, resolution), self._ranks)
+            self._reader = ModelReader(model, finder(kinds, include, exclude, resolution), self._ranks)
             if self._ranks is None and not self.discovery.components:
                 raise ConfigurationError(nothing_to_measure(model, self.discovery))
             self.output_dir = (
@@ -341,7 +336,8 @@ class WeibullMonitor:
 
     def _measure(self) -> Snapshot | None:
         started = time.perf_counter()
-        here = self._budgets.by_parameter(self._reader.optimized())
+        what = "reading the optimizer's parameter groups"  # whatever comes of it, the other ranks wait for the sum
+        here = self._guard(what, lambda: self._budgets.by_parameter(self._reader.optimized())) or {}
         if self._forces is not None and self._step > 0:
             self._forces.collect()
             for key, message in by_reason(self._forces.reasons, "have no forces").items():
@@ -410,33 +406,3 @@ class WeibullMonitor:
             skipped={skipped.name: skipped.reason for skipped in self.discovery.skipped},
             version=__version__,
         )
-
-
-def check_options(
-    every_n_steps: int | Callable[[int], bool], trackers: Iterable[str | Tracker], detail: str
-) -> Callable[[int], bool]:
-    """Checks what can be checked before there is a model, and returns the schedule.
-
-    Raises:
-        ConfigurationError: For an argument out of range or an unknown name.
-    """
-    if detail not in ("kind", "component"):
-        raise ConfigurationError(f'detail is {detail!r}; it must be "kind" or "component"')
-    check_trackers(trackers)
-    return every_n_steps if callable(every_n_steps) else Schedule(every_n_steps)
-
-
-def _finder(
-    kinds: Mapping[str, str] | None,
-    include: str | Iterable[str] | None,
-    exclude: str | Iterable[str] | None,
-    resolution: Resolution | Literal["auto"],
-) -> Callable[[nn.Module], Discovery]:
-    """Finds the components of a model, with the monitor's options."""
-
-    def find(model: nn.Module) -> Discovery:
-        if resolution != "auto":
-            return discover(model, kinds, include, exclude, resolution)
-        return without_single_experts(discover(model, kinds, include, exclude), MAX_COMPONENTS)
-
-    return find
