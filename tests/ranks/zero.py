@@ -110,3 +110,12 @@ def monitored(directory: Path, dtype: torch.dtype) -> dict[str, Any]:
                 for s in history.snapshots
             }
     return found
+
+
+def everything(directory: Path) -> dict[str, Any]:
+    """Both of these in both dtypes."""
+    found = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        place = directory / str(dtype)
+        found[str(dtype)] = {"counts": all_stages(place, dtype), "rates": monitored(place, dtype)}
+    return found
