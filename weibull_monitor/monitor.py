@@ -24,16 +24,12 @@ from weibull_monitor.components import (
     render,
 )
 from weibull_monitor.errors import ConfigurationError
-from weibull_monitor.force_reader import ForceReader
 from weibull_monitor.guard import Guard
-from weibull_monitor.law import ScalingLaw
 from weibull_monitor.measure import WeibullFit
 from weibull_monitor.measure.bins import MANTISSA_BITS
 from weibull_monitor.measure.reader import ModelReader
-from weibull_monitor.notes import from_notes, to_notes
 from weibull_monitor.options import check_options, finder
 from weibull_monitor.recorder import Recorder
-from weibull_monitor.scaling import BudgetKeeper
 from weibull_monitor.sharding import Ranks
 from weibull_monitor.sharding.ranks import JOIN_TIMEOUT
 from weibull_monitor.snapshot import Detail, Reference, Scaling, Snapshot
@@ -41,6 +37,7 @@ from weibull_monitor.trackers import RunRecord, Tracker, read_history
 
 if TYPE_CHECKING:
     from weibull_monitor.alerts import Alert, AlertSettings
+    from weibull_monitor.force_reader import ForceReader
 
 logger = logging.getLogger("weibull_monitor")
 
@@ -129,13 +126,16 @@ class WeibullMonitor:
         process_group: Any | Literal["auto"] | None = "auto",
         join_timeout: float = JOIN_TIMEOUT,
     ) -> None:
+        # Not before they are needed: importing the package should take no time to speak of.
+        from weibull_monitor.alerts.watch import AlertOptions
+        from weibull_monitor.law import ScalingLaw
+        from weibull_monitor.scaling import BudgetKeeper
+
         self._model = model
         self._ranks = Ranks.of(process_group)
         self._guard = Guard()
         self._recorder: Recorder | None = None
         with self._ranks.joining(join_timeout) if self._ranks else nullcontext():
-            from weibull_monitor.alerts.watch import AlertOptions  # not before it is needed: 20 ms
-
             told = AlertOptions.of(alerts, on_alert, webhook, stop_on)
             trackers = trackers if isinstance(trackers, str) else list(trackers)
             self._due = check_options(every_n_steps, trackers, detail)
@@ -152,7 +152,7 @@ class WeibullMonitor:
             raise ConfigurationError(nothing_to_measure(model, self.discovery))
         self._budgets = BudgetKeeper(optimizer)
         self._law = ScalingLaw(self._budgets, scheduler, total_steps)
-        self._forces = ForceReader(self._reader, self._budgets, self._ranks) if forces else None
+        self._forces = self._force_reader() if forces else None
         self._step, self._sampled = 0, -1
         if self._recorder is not None:
             self._recorder.expect(self._attention())
@@ -294,6 +294,11 @@ class WeibullMonitor:
     def _is_due(self) -> bool:
         return self._due(self._step)
 
+    def _force_reader(self) -> ForceReader:
+        from weibull_monitor.force_reader import ForceReader
+
+        return ForceReader(self._reader, self._budgets, self._ranks)
+
     def _prepare_forces(self) -> None:
         if self._forces is not None and self._due(self._step + 1):
             self._forces.before()
@@ -335,6 +340,8 @@ class WeibullMonitor:
                 self._recorder.log(replace(self.last, baseline=self._baseline))
 
     def _measure(self) -> Snapshot | None:
+        from weibull_monitor.notes import from_notes, to_notes
+
         started = time.perf_counter()
         what = "reading the optimizer's parameter groups"  # whatever comes of it, the other ranks wait for the sum
         here = self._guard(what, lambda: self._budgets.by_parameter(self._reader.optimized())) or {}

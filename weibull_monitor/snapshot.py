@@ -6,14 +6,16 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from weibull_monitor.components import Component, distinct, representatives
-from weibull_monitor.forces import Forces
 from weibull_monitor.measure import WeibullFit
 from weibull_monitor.reasons import Reason
+
+if TYPE_CHECKING:
+    from weibull_monitor.forces import Forces
 
 Detail = Literal["kind", "component"]
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 
 from weibull_monitor import ConfigurationError, WeibullMonitor, fit_weibull, read_history
 from weibull_monitor.components import discover
+from weibull_monitor.forces import Forces
 from weibull_monitor.snapshot import Scaling, Snapshot
 from weibull_monitor.trackers import HistoryWriter, RunRecord
 from weibull_monitor.trackers.history import COLUMNS, FILE, FORCES
@@ -168,3 +170,7 @@ def test_a_place_without_history_is_named(tmp_path: Path) -> None:
 def test_a_directory_that_cannot_be_written_is_refused_at_construction(place: str, tiny_model: torch.nn.Module) -> None:
     with pytest.raises(ConfigurationError, match=r"cannot be written to .*pass another output_dir"):
         WeibullMonitor(tiny_model, output_dir=place)
+
+
+def test_every_force_has_a_column() -> None:
+    assert tuple(f"force_{field.name}" for field in dataclasses.fields(Forces)) == FORCES

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
 
@@ -12,12 +12,14 @@ from weibull_monitor.components import Component
 from weibull_monitor.measure.holdings import Holdings
 from weibull_monitor.measure.parts import CountedRows, Sums, count_components
 from weibull_monitor.measure.table import Table
-from weibull_monitor.sharding.agreement import Agreement, alone
 
 Notes = Mapping[str, Sequence[float]]
 """Some numbers by parameter, `NOTE_NUMBERS` for each."""
 NOTE_NUMBERS = 16
 """How many numbers a note holds; the first is NaN where there is no note."""
+
+if TYPE_CHECKING:
+    from weibull_monitor.sharding.agreement import Agreement
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ class Alone:
 
     def agree(self, table: Table, holdings: Holdings) -> tuple[Table, Agreement]:
         """This process counts everything."""
+        from weibull_monitor.sharding.agreement import alone
+
         return table, alone(holdings.held.values())
 
     def count(

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from weibull_monitor.components import Component
 from weibull_monitor.sharding import Box, Held, held_parameters
-from weibull_monitor.sharding.agreement import Agreement
 from weibull_monitor.storage import unsupported
+
+if TYPE_CHECKING:
+    from weibull_monitor.sharding.agreement import Agreement
 
 
 class Holdings:

@@ -13,7 +13,6 @@ from weibull_monitor.measure.fit import WeibullFit, delivered
 from weibull_monitor.measure.holdings import Holdings
 from weibull_monitor.measure.solve import solve
 from weibull_monitor.measure.table import table_of
-from weibull_monitor.measure.together import Together
 from weibull_monitor.sharding import Ranks
 
 ATTEMPTS = 3
@@ -56,7 +55,7 @@ class ModelReader:
 
     def __init__(self, model: nn.Module, find: Callable[[nn.Module], Discovery], ranks: Ranks | None = None) -> None:
         self._model, self._find = model, find
-        self._counter: Counter = Together(ranks) if ranks is not None else Alone()
+        self._counter: Counter = _together(ranks) if ranks is not None else Alone()
         self.holdings = Holdings(model)
         self._read_once: set[str] = set()
         self._frozen: dict[str, WeibullFit] = {}
@@ -135,3 +134,9 @@ class ModelReader:
         fits = self._frozen | fresh
         ordered = {c.name: fits[c.name] for c in self.discovery.components if c.name in fits}
         return Measurement(ordered, problems, counted.notes)
+
+
+def _together(ranks: Ranks) -> Counter:
+    from weibull_monitor.measure.together import Together  # not before there are ranks
+
+    return Together(ranks)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from weibull_monitor.sharding.dtensor import is_dtensor, layout_of, peers_of
-from weibull_monitor.sharding.fsdp1 import flat_parameters
 from weibull_monitor.sharding.layout import Flat, Grid, Layout
+
+if TYPE_CHECKING:
+    from weibull_monitor.sharding.fsdp1 import FlatEntry
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def held_parameters(model: nn.Module, before: Mapping[str, Held] | None = None) 
         before: What was found the last time; what has stayed the same is not looked at again.
     """
     _reshard(model)
-    flat = {entry.name: entry for entry in flat_parameters(model)}
+    flat = {entry.name: entry for entry in _flat_parameters(model)}
     covered = {id(entry.flat_parameter) for entry in flat.values()}
     out: dict[str, Held] = {}
     for name, parameter in model.named_parameters():
@@ -107,6 +109,14 @@ def held_parameters(model: nn.Module, before: Mapping[str, Held] | None = None) 
             copy=min(entry.ranks),
         )
     return out
+
+
+def _flat_parameters(model: nn.Module) -> Iterable[FlatEntry]:
+    if "torch.distributed.fsdp.fully_sharded_data_parallel" not in sys.modules:
+        return ()
+    from weibull_monitor.sharding.fsdp1 import flat_parameters
+
+    return flat_parameters(model)
 
 
 def _held(name: str, parameter: Any) -> Held:

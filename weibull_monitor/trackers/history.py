@@ -11,7 +11,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,7 +19,6 @@ import torch
 
 from weibull_monitor.components import Component, Part
 from weibull_monitor.errors import ConfigurationError, MissingDependencyError
-from weibull_monitor.forces import Forces
 from weibull_monitor.snapshot import NO_SCALING, Snapshot
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ SCHEMA: Final = 1
 """Version of the line format."""
 _FIRST: Final = ("k", "lambda", "r2", "k_se", "rms", "zeros", "nonfinite", "eta", "weight_decay")
 _LAW: Final = ("effective", "t_over_tau", "lambda_forecast", "lambda_forecast_low", "lambda_forecast_high")
-FORCES: Final = tuple(f"force_{field.name}" for field in fields(Forces))
+FORCES: Final = ("force_alignment", "force_injection", "force_decay", "force_net", "force_closure")
 """Columns that a line has where forces were asked for."""
 COLUMNS: Final = (*_FIRST, *_LAW, "lambda_equilibrium", "eta_sum", "update_max", *FORCES)
 """The columns of a ``snapshot`` line; lines of earlier versions have the first nine, and forces are there when asked for."""
