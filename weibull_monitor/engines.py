@@ -58,7 +58,7 @@ def rates_of(optimizer: Any) -> Rates:
         it after the step.
     """
     rates = Rates()
-    *_, inner = _wrappers(optimizer)
+    *_, inner = wrappers(optimizer)
     if "deepspeed" in sys.modules and hasattr(inner, "register_step_pre_hook"):
         found = weakref.ref(rates)
 
@@ -72,10 +72,10 @@ def rates_of(optimizer: Any) -> Rates:
 
 def engine_of(optimizer: Any) -> Any | None:
     """The optimizer of DeepSpeed among the wrappers of an optimizer, if there is one."""
-    return next((o for o in _wrappers(optimizer) if any(getattr(o, name, None) for name in _LISTS)), None)
+    return next((o for o in wrappers(optimizer) if any(getattr(o, name, None) for name in _LISTS)), None)
 
 
-def _wrappers(optimizer: Any) -> Iterator[Any]:
+def wrappers(optimizer: Any) -> Iterator[Any]:
     """An optimizer, the one that it wraps, and so on."""
     yield optimizer
     while hasattr(inner := getattr(optimizer, "optimizer", None), "param_groups"):

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from weibull_monitor.engines import wrappers
 from weibull_monitor.reasons import Reason
 
 _DECOUPLED: Final = frozenset({"AdamW", "Lion", "AdEMAMix"})
@@ -155,6 +156,5 @@ def innermost(optimizer: Any) -> Any:
     >>> innermost(inner) is inner
     True
     """
-    while hasattr(inner := getattr(optimizer, "optimizer", None), "param_groups"):
-        optimizer = inner
-    return optimizer
+    *_, inner = wrappers(optimizer)
+    return inner

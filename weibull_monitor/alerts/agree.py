@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from weibull_monitor.sharding import Ranks
+
 
 def agreed(decision: int) -> int:
     """What the main process has decided, on every process.
@@ -14,10 +16,7 @@ def agreed(decision: int) -> int:
     Args:
         decision: Of the main process; of others it does not count.
     """
-    distributed = torch.distributed
-    if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
+    ranks = Ranks.of("auto")
+    if ranks is None:
         return decision
-    device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
-    told = torch.tensor([decision], dtype=torch.int64, device=device)
-    distributed.broadcast(told, src=0)
-    return int(told.item())
+    return int(ranks.sum_(torch.tensor([decision if ranks.is_main else 0], device=ranks.device)).item())

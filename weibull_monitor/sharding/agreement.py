@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -89,7 +90,7 @@ def agree(
 
 def _divided(members: Sequence[Held], place: int, count: int) -> dict[str, Share]:
     """The stretch of each parameter that belongs to one of ``count`` ranks that hold the same: equally many elements a rank."""
-    sizes = [_numel(h) for h in members]
+    sizes = [math.prod(h.layout.local_shape) for h in members]
     total = sum(sizes)
     out, before = {}, 0
     for h, size in zip(members, sizes, strict=True):
@@ -110,13 +111,6 @@ def _boundary(place: int, count: int, total: int, before: int, each: int, units:
     (0, 3, 2)
     """
     return min(max((place * total // count - before + each // 2) // each, 0), units)
-
-
-def _numel(held: Held) -> int:
-    size = 1
-    for n in held.layout.local_shape:
-        size *= n
-    return size
 
 
 def _fingerprint(held: Held) -> int:
