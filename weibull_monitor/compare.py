@@ -1,17 +1,14 @@
-"""``weibull-monitor compare``: is what a run shows what published models show? The diagnosis as text, and the command."""
+"""A diagnosis as text: is what a run shows what published models show?"""
 
 from __future__ import annotations
 
-import argparse
 import math
 import textwrap
 from collections.abc import Sequence
 from typing import Final
 
-from weibull_monitor.diagnosis import Diagnosis, KindDiagnosis, diagnose
-from weibull_monitor.errors import ConfigurationError
+from weibull_monitor.diagnosis import Diagnosis, KindDiagnosis
 from weibull_monitor.reference import Neighbour, PublishedModel
-from weibull_monitor.trackers import read_history
 
 WIDTH: Final = 110
 LISTED: Final = 10
@@ -130,34 +127,7 @@ def _notes(notes: Sequence[str]) -> str:
     return "\n".join(textwrap.fill(f"- {note}", WIDTH, subsequent_indent="  ") for note in notes)
 
 
-def add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds the command to the command line's grammar."""
-    command = commands.add_parser(
-        "compare",
-        help="is what a run shows what published models show?",
-        description="Compares a run's shapes with those of the published models: per kind the expected range, the drift and its "
-        "severity, and the nearest models. See docs/published.md for what the words mean.",
-    )
-    command.add_argument("directory", metavar="RUN", help="a run's directory, or its history.jsonl")
-    command.add_argument("--step", type=int, help="the step whose sample is compared (default: the last)")
-    command.add_argument("--neighbours", type=int, default=NEIGHBOURS, metavar="N", help="published models to show")
-    command.add_argument("--list", action="store_true", help="also list every matrix")
-    command.set_defaults(run=_compare)
-
-
-def _compare(options: argparse.Namespace) -> int:
-    try:
-        history = read_history(options.directory)
-    except FileNotFoundError as error:
-        raise ConfigurationError(str(error)) from error
-    diagnosis = diagnose(history, step=options.step)
-    print(render_diagnosis(diagnosis, options.neighbours))
-    if options.list:
-        print(f"\n{_matrices(diagnosis)}")
-    return 0
-
-
-def _matrices(diagnosis: Diagnosis) -> str:
+def render_matrices(diagnosis: Diagnosis) -> str:
     """Every matrix and part with a fit: k, drift, severity, where it lies relative to the published medians."""
     rows = [["matrix", "kind", "k", "drift", "severity", "regime", "of published medians"]]
     kinds = {c.name: c.label for c in diagnosis.reading.components}

@@ -7,35 +7,36 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+from weibull_monitor.commands.common import OK, Commands, add_command, add_run, open_run
 from weibull_monitor.errors import ConfigurationError
-
-Commands = argparse._SubParsersAction
 
 
 def add(commands: Commands[argparse.ArgumentParser]) -> None:
     """Registers the command."""
-    command = commands.add_parser(
+    command = add_command(
+        commands,
         "sweep",
         help="λ of several runs against √(η/λ_wd)",
         description="Compares λ at the end of several runs with √(η/λ_wd), and with the effective value of their schedules.",
+        examples=[
+            ("runs/*", "a table of all runs"),
+            ("runs/* --plot sweep.png --kind ffn_down", "and a picture of one kind"),
+            ("runs/* --json", "for another program"),
+        ],
     )
-    command.add_argument("runs", nargs="+", metavar="RUN", help="directories of runs, or history files")
+    add_run(command, several=True)
     command.add_argument("--json", action="store_true", help="print JSON instead of the table")
     command.add_argument("--plot", metavar="FILE", help="also draw a picture: a .png, .svg or .pdf")
     command.add_argument(
         "--kind", action="append", default=[], help="draw this kind instead of the two classes; may be repeated"
     )
-    command.set_defaults(run=_run)
+    command.set_defaults(execute=_execute)
 
 
-def _run(options: argparse.Namespace) -> int:
+def _execute(options: argparse.Namespace) -> int:
     from weibull_monitor.sweep import compare, render
-    from weibull_monitor.trackers import read_history
 
-    try:
-        histories = [(Path(run).name or str(run), read_history(run)) for run in options.runs]
-    except FileNotFoundError as error:
-        raise ConfigurationError(f"{error}; name directories that a monitored run has written to") from error
+    histories = [(Path(run).name or str(run), open_run(run)) for run in options.runs]
     sweep = compare(histories)
     if not sweep.classes and not sweep.kinds:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in sweep.left_out.items())
@@ -53,4 +54,4 @@ def _run(options: argparse.Namespace) -> int:
         print(render(sweep))
         if options.plot:
             print(f"\ndrawn: {options.plot}")
-    return 0
+    return OK
