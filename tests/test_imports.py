@@ -35,6 +35,7 @@ LAYERS = [
     ("trackers",),
     ("recorder", "options"),
     ("monitor",),
+    ("public",),
     ("summary", "diagnosis"),
     ("compare",),
     ("sweep",),
@@ -43,6 +44,7 @@ LAYERS = [
     ("report",),
     ("live", "workspace"),
     ("integrations",),
+    ("demo",),
     ("commands",),
     ("cli",),
 ]

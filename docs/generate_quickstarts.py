@@ -1,0 +1,81 @@
+"""Fills the quickstart pages: between markers, the whole of an example, and what it prints.
+
+python docs/generate_quickstarts.py           # the scripts alone: a second
+python docs/generate_quickstarts.py --run     # also runs them, on the CPU, and takes what they print: five minutes on two cores
+
+Markers are ``<!-- script: examples/x.py -->`` and ``<!-- output: command -->``, each up to ``<!-- end -->``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted((ROOT / "docs" / "quickstart").glob("*.md"))
+SCRIPT = re.compile(r"(<!-- script: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+OUTPUT = re.compile(r"(<!-- output: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+SHOWN = 12
+"""Lines of a training's progress that are shown before its table."""
+
+
+def with_scripts(page: str) -> str:
+    """The page with the examples as they are now."""
+
+    def fill(found: re.Match[str]) -> str:
+        text = (ROOT / found[2]).read_text(encoding="utf-8").strip()
+        return f"{found[1]}\n```python\n{text}\n```\n\n{found[3]}"
+
+    return SCRIPT.sub(fill, page)
+
+
+def with_outputs(page: str) -> str:
+    """The page with what the commands print now; each is run in the repository's root."""
+
+    def fill(found: re.Match[str]) -> str:
+        print(f"$ {found[2]}", flush=True)
+        return f"{found[1]}\n```text\n{shortened(output_of(found[2]))}\n```\n\n{found[3]}"
+
+    return OUTPUT.sub(fill, page)
+
+
+def output_of(command: str) -> str:
+    """Standard output of a command of this environment; what transformers and its kin say on standard error is left out."""
+    quiet = {
+        "OMP_NUM_THREADS": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONWARNINGS": "ignore",
+    }
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        shlex.split(command), cwd=ROOT, env=os.environ | quiet | {"PATH": path}, capture_output=True, text=True
+    )
+    if done.returncode:
+        raise SystemExit(f"{command} ended with {done.returncode}:\n{done.stderr[-2000:]}")
+    return done.stdout
+
+
+def shortened(text: str) -> str:
+    """Without the middle of a long progress report, and without what terminals are told."""
+    lines = [line.rstrip() for line in re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text).replace("\r", "\n").splitlines()]
+    table = next((i for i, line in enumerate(lines) if line.startswith("Weibull shape k")), len(lines))
+    progress = [line for line in lines[:table] if line]
+    if len(progress) > SHOWN:
+        progress = [*progress[: SHOWN // 2], "…", *progress[-SHOWN // 2 :]]
+    return "\n".join([*progress, "", *lines[table:]]).strip()
+
+
+def main() -> None:
+    """Does what the command line says."""
+    for page in PAGES:
+        text = with_scripts(page.read_text(encoding="utf-8"))
+        page.write_text(with_outputs(text) if "--run" in sys.argv[1:] else text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
