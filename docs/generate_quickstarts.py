@@ -64,7 +64,7 @@ def shortened(text: str) -> str:
     """Without the middle of a long progress report, and without what terminals are told."""
     lines = [line.rstrip() for line in re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text).replace("\r", "\n").splitlines()]
     table = next((i for i, line in enumerate(lines) if line.startswith("Weibull shape k")), len(lines))
-    progress = [line for line in lines[:table] if line]
+    progress = [line for line in lines[:table] if line and "[WARNING]" not in line]  # DeepSpeed's, on standard output
     if len(progress) > SHOWN:
         progress = [*progress[: SHOWN // 2], "…", *progress[-SHOWN // 2 :]]
     return "\n".join([*progress, "", *lines[table:]]).strip()

@@ -47,6 +47,7 @@ LAYERS = [
     ("demo",),
     ("commands",),
     ("cli",),
+    ("__main__",),
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 

@@ -78,7 +78,9 @@ def open_run(path: str | Path) -> History:
     except FileNotFoundError as error:
         raise ConfigurationError(f"{error}; name a directory that a monitored run has written to") from error
     except OSError as error:
-        raise ConfigurationError(f"{error.filename or path} cannot be read: {error.strerror}") from error
+        raise ConfigurationError(
+            f"{error.filename or path} cannot be read: {error.strerror}; name one that can"
+        ) from error
     except (AttributeError, KeyError, TypeError, ValueError) as error:  # lines that are JSON and no history
         if isinstance(error, WeibullMonitorError):
             raise
