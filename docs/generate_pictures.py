@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from functools import partial
 
 from pictures import concepts, faults
 from pictures.training import RUNS
@@ -23,6 +24,7 @@ PICTURES = {
     "anchors": concepts.anchor_values,
     "published": concepts.published,
     "classes": concepts.classes,
+    "classes-wider": partial(concepts.classes, "classes-wider", width=128, blocks=4),
     "noise": concepts.noise,
 } | faults.FAULTS
 """Every picture, by the name of its file."""

@@ -168,9 +168,9 @@ def published() -> None:
     save("published", (8.8, 4.2), draw)
 
 
-def classes() -> None:
-    """k of both classes in the healthy run."""
-    history = followed().history
+def classes(name: str = "classes", width: int = 96, blocks: int = 2) -> None:
+    """k and λ of both classes in the healthy run."""
+    history = followed(width, blocks).history
     shown = {
         c.name: c.component_class for c in history.components if c.component_class in ("selection", "transmission")
     }
@@ -197,7 +197,7 @@ def classes() -> None:
         scale.set(xlabel="optimizer step", ylabel="λ (as the weights)")
         shape.legend(loc="lower left")
 
-    save("classes", (8.8, 3.6), draw)
+    save(name, (8.8, 3.6), draw)
 
 
 def noise() -> None:

@@ -31,18 +31,18 @@ class Followed:
     last: dict[str, torch.Tensor]
 
 
-def followed() -> Followed:
-    """The healthy run."""
-    place = RUNS / "healthy"
+def followed(width: int = 96, blocks: int = 2) -> Followed:
+    """The healthy run, of a model of this size."""
+    place = RUNS / f"healthy-{width}x{blocks}"
     if not (place / "last.pt").is_file():
-        _train(place)
+        _train(place, width, blocks)
     return Followed(read_history(place), torch.load(place / "first.pt"), torch.load(place / "last.pt"))
 
 
-def _train(place: Path) -> None:
+def _train(place: Path, width: int, blocks: int) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    model = small_llama(width=96, blocks=2)
+    model = small_llama(width=width, blocks=blocks)
     data, draw = LibrarySources(window=64), torch.Generator().manual_seed(0)
     matrices = [p for p in model.parameters() if p.dim() > 1]
     vectors = [p for p in model.parameters() if p.dim() < 2]

@@ -1,7 +1,8 @@
-"""Fills the quickstart pages: between markers, the whole of an example, and what it prints.
+"""Fills pages of the documentation: between markers, the whole of an example, and what a command prints.
 
-python docs/generate_quickstarts.py           # the scripts alone: a second
-python docs/generate_quickstarts.py --run     # also runs them, on the CPU, and takes what they print: five minutes on two cores
+python docs/generate_outputs.py                    # the scripts alone, of all pages: a second
+python docs/generate_outputs.py --run              # also runs the commands and takes what they print: five minutes on two cores
+python docs/generate_outputs.py --run when.md      # those of one page; runs/pictures come from docs/generate_pictures.py
 
 Markers are ``<!-- script: examples/x.py -->`` and ``<!-- output: command -->``, each up to ``<!-- end -->``.
 """
@@ -16,7 +17,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted((ROOT / "docs" / "quickstart").glob("*.md"))
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
 SCRIPT = re.compile(r"(<!-- script: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 OUTPUT = re.compile(r"(<!-- output: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 SHOWN = 12
@@ -63,7 +64,7 @@ def output_of(command: str) -> str:
 def shortened(text: str) -> str:
     """Without the middle of a long progress report, and without what terminals are told."""
     lines = [line.rstrip() for line in re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text).replace("\r", "\n").splitlines()]
-    table = next((i for i, line in enumerate(lines) if line.startswith("Weibull shape k")), len(lines))
+    table = next((i for i, line in enumerate(lines) if line.startswith("Weibull shape k")), 0)
     progress = [line for line in lines[:table] if line and "[WARNING]" not in line]  # DeepSpeed's, on standard output
     if len(progress) > SHOWN:
         progress = [*progress[: SHOWN // 2], "…", *progress[-SHOWN // 2 :]]
@@ -72,9 +73,14 @@ def shortened(text: str) -> str:
 
 def main() -> None:
     """Does what the command line says."""
+    names = [word for word in sys.argv[1:] if word != "--run"]
     for page in PAGES:
-        text = with_scripts(page.read_text(encoding="utf-8"))
-        page.write_text(with_outputs(text) if "--run" in sys.argv[1:] else text, encoding="utf-8")
+        if not names or any(str(page).endswith(name) for name in names):
+            text = page.read_text(encoding="utf-8")
+            filled = with_scripts(text)
+            filled = with_outputs(filled) if "--run" in sys.argv[1:] else filled
+            if filled != text:
+                page.write_text(filled, encoding="utf-8")
 
 
 if __name__ == "__main__":
