@@ -37,7 +37,8 @@ EXITS = """
 | 2 | the command line itself is wrong; standard error says what is, and where help is |
 | 130 | interrupted by Ctrl-C; nothing is left half written |
 
-Results go to standard output and nothing else does, so they can be piped. `--help`, `--version` and `completion` do not import torch, and answer at once.
+Results go to standard output and nothing else does, so they can be piped. `--help`, `--version` and `completion` do not import
+torch, and answer at once.
 """
 
 

@@ -15,7 +15,9 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).parents[1]
 TEXTS = ("CHANGELOG.md", "CONTRIBUTING.md", "benchmarks/RESULTS.md")
 SCRIPTS = tuple(
-    str(path.relative_to(ROOT)) for folder in ("examples", "benchmarks") for path in sorted((ROOT / folder).glob("*.py"))
+    str(path.relative_to(ROOT))
+    for folder in ("examples", "benchmarks")
+    for path in sorted((ROOT / folder).glob("*.py"))
 )
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s:#]+)(#[^)\s]*)?\)")
 FENCE = re.compile(r"^(```.*?^```)", re.DOTALL | re.MULTILINE)
@@ -27,7 +29,13 @@ def on_files(files: Files, config: Any) -> Files:
         files.append(File.generated(config, name, content=(ROOT / name).read_text(encoding="utf-8")))
     for name in SCRIPTS:
         code = (ROOT / name).read_text(encoding="utf-8")
-        files.append(File.generated(config, f"{name}.md", content=f"---\nsearch: {{exclude: true}}\n---\n\n# {name}\n\n```python\n{code}```\n"))
+        files.append(
+            File.generated(
+                config,
+                f"{name}.md",
+                content=f"---\nsearch: {{exclude: true}}\n---\n\n# {name}\n\n```python\n{code}```\n",
+            )
+        )
     return files
 
 
@@ -35,7 +43,9 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
     """Turns links into those of the site; code is left alone."""
     here = page.file.src_uri
     parts = FENCE.split(markdown)
-    return "".join(part if part.startswith("```") else LINK.sub(lambda m: _link(m, here, files), part) for part in parts)
+    return "".join(
+        part if part.startswith("```") else LINK.sub(lambda m: _link(m, here, files), part) for part in parts
+    )
 
 
 def _link(found: re.Match[str], here: str, files: Files) -> str:

@@ -27,7 +27,7 @@ def commands() -> dict[str, argparse.ArgumentParser]:
 def examples(text: str) -> list[str]:
     """Lines that begin with the program's name, without comments and redirections."""
     lines = re.findall(r"^\s*(?:\$ )?weibull-monitor(?: (.+))?$", text, flags=re.MULTILINE)
-    return [re.split(r"\s{2,}#|\s+#\s|\s+[>|]\s", line)[0] for line in lines]
+    return [re.split(r"\s{2,}#|\s+#\s|\s+[>|]\s", line)[0] for line in lines if "COMMAND" not in line]
 
 
 def parses(line: str) -> bool:
