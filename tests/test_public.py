@@ -30,7 +30,7 @@ def test_what_does_not_exist_is_said_as_python_says_it() -> None:
 
 
 def test_torch_comes_with_the_first_name() -> None:
-    program = "import sys, weibull_monitor as w; before = 'torch' in sys.modules; w.fit_weibull; print(before, 'torch' in sys.modules, "
-    program += "w.measure.fit_weibull is w.fit_weibull)"
+    program = "import sys, weibull_monitor as w; before = 'torch' in sys.modules; found = w.fit_weibull; "
+    program += "print(before, 'torch' in sys.modules, w.measure.fit_weibull is found)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "False True True\n"
