@@ -65,7 +65,8 @@ def shortened(text: str) -> str:
     """Without the middle of a long progress report, and without what terminals are told."""
     lines = [line.rstrip() for line in re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text).replace("\r", "\n").splitlines()]
     table = next((i for i, line in enumerate(lines) if line.startswith("Weibull shape k")), 0)
-    progress = [line for line in lines[:table] if line and "[WARNING]" not in line]  # DeepSpeed's, on standard output
+    # Not what DeepSpeed warns of on standard output, nor progress bars, which tell of the machine.
+    progress = [line for line in lines[:table] if line and "[WARNING]" not in line and "it/s" not in line]
     if len(progress) > SHOWN:
         progress = [*progress[: SHOWN // 2], "…", *progress[-SHOWN // 2 :]]
     return "\n".join([*progress, "", *lines[table:]]).strip()
