@@ -177,7 +177,7 @@ class HistoryTail:
         return Point(
             snapshot.step,
             snapshot.time,
-            getattr(snapshot, "seconds", None),
+            snapshot.seconds,
             _medians(k, groups.classes),
             _medians(k, groups.kinds),
             place,
