@@ -16,7 +16,7 @@ from weibull_monitor.snapshot import Snapshot
 from weibull_monitor.trackers import RunRecord
 from weibull_monitor.trackers.bands import bands_of
 from weibull_monitor.trackers.tensorboard import write_alert, write_layout, write_picture
-from weibull_monitor.trackers.wandb import define_metrics, media_of, send_alert
+from weibull_monitor.trackers.wandb import STEP, define_metrics, media_of, send_alert
 
 _FLAVOURS = ("lightning.pytorch", "pytorch_lightning")
 
@@ -70,7 +70,8 @@ class LoggerTracker:
         progress = loop.batch_progress.current
         in_batch = progress.ready - progress.completed  # the count goes up after the batch
         self._step = 0 if step == 0 else loop._batches_that_stepped + in_batch
-        self._logger.log_metrics({**metrics, **self._bands}, step=self._step)
+        mine = {STEP: step} if _is_wandb(self._logger.experiment) else {}
+        self._logger.log_metrics({**metrics, **self._bands, **mine}, step=self._step)
 
     def picture(self, snapshot: Snapshot) -> None:
         """Shows TensorBoard and W&B the sample that was logged last."""
@@ -78,7 +79,7 @@ class LoggerTracker:
         if _is_tensorboard(experiment):
             write_picture(experiment, snapshot, self._step)
         elif _is_wandb(experiment):
-            self._logger.log_metrics(media_of(snapshot), step=self._step)
+            self._logger.log_metrics({**media_of(snapshot), STEP: snapshot.step}, step=self._step)
 
     def alert(self, alert: Alert) -> None:
         """Tells TensorBoard and W&B, beside the metrics logged last; other loggers have nothing for alerts."""

@@ -90,7 +90,8 @@ class HistoryTail:
         """
         found = next((f for f in (self.path, self.path / FILE, self.path / FILE.name) if f.is_file()), None)
         if found is None:
-            had, _ = self.file is not None, self._forget()
+            had = self.file is not None
+            self._forget()
             return had
         try:
             with found.open("rb") as lines:

@@ -28,7 +28,7 @@ def is_due(samples: int, drawn_at: int, every: int) -> bool:
     ...     if is_due(samples, drawn[-1], every=20):
     ...         drawn.append(samples)
     >>> drawn[:4], len(drawn) - 1
-    ([0, 20, 40, 60], 26)
+    ([0, 20, 40, 60], 25)
     """
     return every > 0 and samples - drawn_at >= max(every, GROWTH * samples)
 

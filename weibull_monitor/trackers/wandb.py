@@ -30,6 +30,8 @@ SUMMARIES: Final = {
 """What the table of runs shows of these keys; of all others, the last value."""
 HIDDEN: Final = ("weibull_band/*", "weibull_health/components", "weibull_health/unchanged")
 """Keys that get no chart of their own."""
+STEP: Final = "weibull_step"
+"""Optimizer steps: in every row of ours, whatever the step metric of the run is."""
 HEATMAP: Final = "weibull_pictures/heatmap"
 TABLE: Final = "weibull_tables/fits"
 
@@ -54,7 +56,7 @@ class WandbTracker:
         self,
         run: Any = None,
         directory: str | Path | None = None,
-        step_metric: str = "weibull_step",
+        step_metric: str = STEP,
         ride_along: bool = False,
     ) -> None:
         try:
@@ -82,7 +84,7 @@ class WandbTracker:
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Logs all metrics of a step, and the published bands, in one call."""
-        row = {**metrics, **self._bands, self._step_metric: step}
+        row = {**metrics, **self._bands, STEP: step, self._step_metric: step}
         if not self._ride_along:
             self._run.log(row)
             return
@@ -93,7 +95,7 @@ class WandbTracker:
 
     def picture(self, snapshot: Snapshot) -> None:
         """Logs the heatmap and the table of fits; where rows are somebody else's, in the row that has the same sample."""
-        row = {**media_of(snapshot), self._step_metric: snapshot.step}
+        row = {**media_of(snapshot), STEP: snapshot.step, self._step_metric: snapshot.step}
         if not self._ride_along:
             self._run.log(row)
         elif self._waiting:  # the sample is the last of those that wait
@@ -125,6 +127,7 @@ def define_metrics(run: Any, step_metric: str) -> None:
         run: The W&B run.
         step_metric: The metric that counts optimizer steps.
     """
+    run.define_metric(STEP, hidden=True)
     for key, summary in SUMMARIES.items():
         run.define_metric(key, step_metric=step_metric, summary=summary)
     for key in HIDDEN:
