@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from weibull_monitor.errors import MissingDependencyError
-from weibull_monitor.grid import grid_of
+from weibull_monitor.grid import OUTSIDE, grid_of
 from weibull_monitor.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -23,24 +23,18 @@ class Panel:
     """One quantity.
 
     Attributes:
+        key: A word for it, for keys.
         name: What it is, with its unit.
         values: A value for each row (block) and column (kind); None where there is none.
-        about: The value in the middle of the colours; None where there is no such value.
+        limits: The values of the lowest and the highest colour; what lies beyond has the colour of the end.
+        diverging: Whether the middle of the limits means something.
     """
 
+    key: str
     name: str
     values: Sequence[Sequence[float | None]]
-    about: float | None = None
-
-    @property
-    def limits(self) -> tuple[float, float]:
-        """Lowest and highest colour: symmetrical if there is a middle, and never the same."""
-        present = [value for row in self.values for value in row if value is not None]
-        if self.about is None:
-            low, high = min(present, default=0.0), max(present, default=1.0)
-            return (low, high) if high > low else (low - 0.5, high + 0.5)
-        reach = max((abs(value - self.about) for value in present), default=0.0) or 1.0
-        return self.about - reach, self.about + reach
+    limits: tuple[float, float]
+    diverging: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,12 +62,40 @@ def heatmap_of(snapshot: Snapshot) -> Heatmap:
     """
     grid = grid_of(snapshot.components)
     k = {name: fit.k for name, fit in snapshot.fits.items() if fit.available}
-    panels = [Panel("k", grid.values(k))]
+    values = grid.values(k)
+    panels = [Panel("k", "k", values, limits_of(values, grid.blocks))]
     if snapshot.step and snapshot.baseline:
         start = snapshot.baseline
         drift = {name: 100.0 * (value / start[name].k - 1.0) for name, value in k.items() if name in start}
-        panels.append(Panel("drift of k, %", grid.values(drift), about=0.0))
+        values = grid.values(drift)
+        panels.append(
+            Panel("drift", "drift of k, %", values, limits_of(values, grid.blocks, about=0.0), diverging=True)
+        )
     return Heatmap(f"Weibull shape of |w|, step {snapshot.step:,}", grid.kinds, grid.blocks, tuple(panels))
+
+
+def limits_of(
+    values: Sequence[Sequence[float | None]], blocks: Sequence[str], about: float | None = None
+) -> tuple[float, float]:
+    """The lowest and the highest value of the blocks, never the same; of the whole model if it has none.
+
+    Embeddings and the output layer move so much further that beside them nothing of the blocks would be seen.
+
+    Args:
+        values: A value for each row and column.
+        blocks: Names of the rows.
+        about: A value that is to be in the middle.
+
+    >>> limits_of([[1.0, 1.5], [None, 9.0]], ("0", "–")), limits_of([[1.0, -3.0]], ("0",), about=0.0)
+    ((1.0, 1.5), (-3.0, 3.0))
+    """
+    inside = [row for row, block in zip(values, blocks, strict=True) if block != OUTSIDE]
+    present = [value for row in inside or values for value in row if value is not None]
+    if about is not None:
+        reach = max((abs(value - about) for value in present), default=0.0) or 1.0
+        return about - reach, about + reach
+    low, high = min(present, default=0.0), max(present, default=1.0)
+    return (low, high) if high > low else (low - 0.5, high + 0.5)
 
 
 def plotly_figure(heatmap: Heatmap) -> Any:
@@ -96,7 +118,7 @@ def plotly_figure(heatmap: Heatmap) -> Any:
                 y=list(heatmap.blocks),
                 zmin=low,
                 zmax=high,
-                colorscale="Viridis" if panel.about is None else "RdBu_r",
+                colorscale="RdBu_r" if panel.diverging else "Viridis",
                 colorbar={"title": {"text": panel.name}},
                 hovertemplate="%{x}, block %{y}<br>" + panel.name + " %{z:.4f}<extra></extra>",
                 visible=place == 0,
@@ -123,8 +145,12 @@ def plotly_figure(heatmap: Heatmap) -> Any:
     return figure
 
 
-def image(heatmap: Heatmap) -> NDArray[np.uint8]:
-    """The panels side by side, as pixels: height × width × 3. Nothing global of matplotlib is touched, pyplot not loaded.
+def image(heatmap: Heatmap, panel: Panel) -> NDArray[np.uint8]:
+    """One panel as pixels: height × width × 3. Nothing global of matplotlib is touched, pyplot not loaded.
+
+    Args:
+        heatmap: The heatmap.
+        panel: One of its panels.
 
     Raises:
         MissingDependencyError: If matplotlib is not installed.
@@ -136,27 +162,26 @@ def image(heatmap: Heatmap) -> NDArray[np.uint8]:
         raise MissingDependencyError("matplotlib", "report") from error
     import numpy as np
 
-    rows, columns, panels = len(heatmap.blocks), len(heatmap.kinds), len(heatmap.panels)
-    size = (1.0 + panels * max(3.2, 0.5 * columns + 1.2), min(14.0, max(3.2, 0.28 * rows + 1.9)))
+    rows, columns = len(heatmap.blocks), len(heatmap.kinds)
+    size = (max(4.5, 0.45 * columns + 1.8), min(12.0, max(3.2, 0.28 * rows + 1.9)))
     figure = Figure(figsize=size, dpi=100, layout="constrained")
     canvas = FigureCanvasAgg(figure)
-    figure.suptitle(heatmap.title)
-    every = -(-rows // MOST_TICKS)
-    for panel, axes in zip(heatmap.panels, figure.subplots(1, panels, sharey=True, squeeze=False)[0], strict=True):
-        low, high = panel.limits
-        values = np.array([[np.nan if v is None else v for v in row] for row in panel.values], dtype=float)
-        shown = axes.imshow(
-            values,
-            aspect="auto",
-            interpolation="nearest",
-            cmap="viridis" if panel.about is None else "RdBu_r",
-            vmin=low,
-            vmax=high,
-        )
-        axes.set_facecolor("0.9")  # where there is no such matrix
-        axes.set_xticks(range(columns), heatmap.kinds, rotation=40, ha="right", rotation_mode="anchor")
-        axes.set_yticks(range(0, rows, every), heatmap.blocks[::every])
-        figure.colorbar(shown, ax=axes, label=panel.name)
-    figure.axes[0].set_ylabel("block")
+    axes = figure.subplots()
+    (low, high), every = panel.limits, -(-rows // MOST_TICKS)
+    values = np.array([[np.nan if v is None else v for v in row] for row in panel.values], dtype=float)
+    colours = "RdBu_r" if panel.diverging else "viridis"
+    shown = axes.imshow(values, aspect="auto", interpolation="nearest", cmap=colours, vmin=low, vmax=high)
+    axes.set_facecolor("0.9")  # where there is no such matrix
+    axes.set_title(f"{heatmap.title}: {panel.name}", fontsize=10)
+    axes.set_xticks(range(columns), heatmap.kinds, rotation=40, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(0, rows, every), heatmap.blocks[::every])
+    axes.set_ylabel("block")
+    figure.colorbar(shown, ax=axes, extend=_extend(panel))
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _extend(panel: Panel) -> Literal["neither", "both", "min", "max"]:
+    present = [value for row in panel.values for value in row if value is not None]
+    below, above = min(present, default=0.0) < panel.limits[0], max(present, default=0.0) > panel.limits[1]
+    return "both" if below and above else "min" if below else "max" if above else "neither"

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from weibull_monitor.trackers.history import RunRecord
 
 
-PICTURE = "weibull_pictures/heatmap"
-"""The tag of the heatmap."""
+PICTURES = "weibull_pictures"
+"""What the tags of the heatmaps begin with: one of k, and one of its drift."""
 
 
 class TensorBoardTracker:
@@ -61,7 +61,7 @@ class TensorBoardTracker:
         self._writer.flush()
 
     def picture(self, snapshot: Snapshot) -> None:
-        """Writes the heatmap as an image."""
+        """Writes the heatmaps as images."""
         if (
             getattr(self._writer, "all_writers", True) is not None
         ):  # a writer that its owner has closed would open another file
@@ -103,7 +103,7 @@ def write_hyperparameters(writer: Any, record: RunRecord) -> None:
 
 
 def write_picture(writer: Any, snapshot: Snapshot, step: int) -> None:
-    """Writes the heatmap of a sample.
+    """Writes the heatmaps of a sample.
 
     Args:
         writer: An open ``SummaryWriter``.
@@ -113,7 +113,9 @@ def write_picture(writer: Any, snapshot: Snapshot, step: int) -> None:
     Raises:
         MissingDependencyError: If matplotlib is not installed.
     """
-    writer.add_image(PICTURE, image(heatmap_of(snapshot)), step, dataformats="HWC")
+    heatmap = heatmap_of(snapshot)
+    for panel in heatmap.panels:
+        writer.add_image(f"{PICTURES}/{panel.key}", image(heatmap, panel), step, dataformats="HWC")
     writer.flush()
 
 

@@ -29,15 +29,17 @@ def layout_of(bands: Mapping[str, float]) -> Layout:
     Args:
         bands: The published bands that there are.
 
-    >>> layout_of({"weibull_band/selection_low": 1.1, "weibull_band/selection_high": 1.16})["Weibull: classes"]["selection: k"]
-    ['Multiline', ['weibull_class/selection_k$', 'weibull_band/selection_']]
+    >>> charts = layout_of({"weibull_band/selection_low": 1.1, "weibull_band/selection_high": 1.16})["Weibull: classes"]
+    >>> charts["selection: k in the published band"]
+    ['Margin', ['weibull_class/selection_k', 'weibull_band/selection_low', 'weibull_band/selection_high']]
+    >>> charts["transmission: k"]
+    ['Multiline', ['weibull_class/transmission_k$']]
     """
     classes: dict[str, list[Any]] = {}
     for name in CLASSES:
         low, high = f"{PREFIX}/{name}_low", f"{PREFIX}/{name}_high"
         if low in bands:
             classes[f"{name}: k in the published band"] = ["Margin", [f"weibull_class/{name}_k", low, high]]
-            classes[f"{name}: k"] = ["Multiline", [f"weibull_class/{name}_k$", f"{PREFIX}/{name}_"]]
         else:
             classes[f"{name}: k"] = ["Multiline", [f"weibull_class/{name}_k$"]]
     classes["drift since the start, %"] = ["Multiline", ["weibull_class/.*_drift_pct"]]
@@ -67,7 +69,7 @@ def hyperparameters_of(record: RunRecord) -> dict[str, bool | int | float | str]
         record: The run's record.
     """
     values: dict[str, Any] = {"model": record.model.get("class"), "parameters": record.model.get("parameters")}
-    values |= {"total_steps": record.total_steps, "processes": record.world_size}
+    values["total_steps"] = record.total_steps
     values["attention"] = ", ".join(dict.fromkeys(str(kind["sharing"]) for kind in record.attention)) or None
     groups = [group for optimizer in record.optimizers for group in optimizer.get("groups", ())]
     values["optimizer"] = ", ".join(dict.fromkeys(str(o.get("class")) for o in record.optimizers)) or None
