@@ -189,11 +189,11 @@ def _suspects(suspects: Sequence[Suspect], shown: int, width: int) -> list[Any]:
     table = _table((f"worst components{more}", "left"), ("k", "right"), ("R²", "right"), ("why", "left"))
     room = width - 18  # for name and reason
     longest = max(len(s.name) for s in suspects[:shown])
-    name = min(longest, max(20, room - max(len(s.why) for s in suspects[:shown])))
+    name = min(longest, max(32, room - max(len(s.why) for s in suspects[:shown])))
     for s in suspects[:shown]:
-        why = Text(shortened(s.why, max(10, room - max(name, len(f"worst components{more}")))))
+        why = Text(_cut(s.why, max(10, room - max(name, len(f"worst components{more}")))))
         why.stylize("yellow" if s.odd else "dim")
-        table.add_row(shortened(s.name, name), f"{s.k:.4f}", f"{s.r2:.4f}", why)
+        table.add_row(_component(s.name, name), f"{s.k:.4f}", f"{s.r2:.4f}", why)
     return [table]
 
 
@@ -216,9 +216,16 @@ def _alerts(alerts: Sequence[Alert], shown: int, standing: int, width: int, whol
 
 
 def _short(alert: Alert, width: int) -> str:
-    """Where a line has to do: the number first, and less of the name."""
-    name = alert.finding.component
-    return alert.text.replace(name, shortened(name, max(20, width // 4)), 1)
+    """Where a line has to do: the number first, then the name."""
+    finding = alert.finding
+    more = f" and {finding.count - 1} more" if finding.count > 1 else ""
+    number = f"{finding.quantity} {finding.value:.4g}, " if finding.value is not None else ""
+    return f"step {alert.step}: {number}{_component(finding.component, max(24, width // 3))}{more}"
+
+
+def _component(name: str, width: int) -> str:
+    """What nearly all names end in goes first."""
+    return name if len(name) <= width else shortened(name.removesuffix(".weight"), width)
 
 
 def _cut(text: str, width: int) -> str:

@@ -223,7 +223,7 @@ def _suspects(history: History, sample: Reading) -> tuple[Suspect, ...]:
         away |= {name: drift[name] - median(drift.values()) for name in names if len(names) > 1}
     if away:
         name = max(away, key=lambda name: abs(away[name]))
-        why = f"drift furthest from its kind's: {100 * away[name]:+.2f} %"
+        why = f"drifts from its kind: {100 * away[name]:+.2f} %"
         found.setdefault(name, Suspect(name, sample.k[name], sample.r2[name], why, False))
     return tuple(found.values())
 
