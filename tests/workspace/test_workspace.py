@@ -151,8 +151,12 @@ def test_a_model_without_attention_has_no_panel_of_it() -> None:
 def test_what_the_server_is_sent_is_what_a_dry_run_prints(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    import wandb
+    import wandb_workspaces.workspaces.interface as interface
     import wandb_workspaces.workspaces.internal as internal
 
+    monkeypatch.setattr(wandb, "Api", lambda: None)  # it wants a login
+    monkeypatch.setattr(interface, "get_app_url", lambda api: "https://wandb.ai")
     sent = []
 
     def upsert(view: Any) -> dict[str, Any]:
