@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-MOST_TICKS: Final = 40
+MOST_TICKS: Final = 25
 """Blocks that are labelled; of deeper models, every second one, or third, …"""
 
 
@@ -163,10 +163,15 @@ def image(heatmap: Heatmap, panel: Panel) -> NDArray[np.uint8]:
     import numpy as np
 
     rows, columns = len(heatmap.blocks), len(heatmap.kinds)
-    size = (max(4.5, 0.45 * columns + 1.8), min(12.0, max(3.2, 0.28 * rows + 1.9)))
-    figure = Figure(figsize=size, dpi=100, layout="constrained")
+    # Margins in inches, by the longest labels: to have matplotlib find them would double the time.
+    left, bottom = (0.55 + 0.085 * max(map(len, labels)) for labels in (heatmap.blocks, heatmap.kinds))
+    wide, tall = max(3.0, 0.45 * columns), min(10.0, max(2.0, 0.28 * rows))
+    right, top = 0.95, 0.35
+    width, height = left + wide + right, bottom * 0.75 + tall + top
+    figure = Figure(figsize=(width, height), dpi=100)
     canvas = FigureCanvasAgg(figure)
-    axes = figure.subplots()
+    axes = figure.add_axes((left / width, bottom * 0.75 / height, wide / width, tall / height))
+    beside = figure.add_axes(((left + wide + 0.12) / width, bottom * 0.75 / height, 0.16 / width, tall / height))
     (low, high), every = panel.limits, -(-rows // MOST_TICKS)
     values = np.array([[np.nan if v is None else v for v in row] for row in panel.values], dtype=float)
     colours = "RdBu_r" if panel.diverging else "viridis"
@@ -176,7 +181,7 @@ def image(heatmap: Heatmap, panel: Panel) -> NDArray[np.uint8]:
     axes.set_xticks(range(columns), heatmap.kinds, rotation=40, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(0, rows, every), heatmap.blocks[::every])
     axes.set_ylabel("block")
-    figure.colorbar(shown, ax=axes, extend=_extend(panel))
+    figure.colorbar(shown, cax=beside, extend=_extend(panel))
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
