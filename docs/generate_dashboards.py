@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import re
 import shutil
 import socket
 import subprocess
@@ -59,9 +60,11 @@ def watch(browser: Any, run: Path, place: Path) -> None:
     console = Console(record=True, width=80, height=24, file=io.StringIO(), force_terminal=True)
     console.print(draw(view, 80, 24, now=view.time + 3))
     console.save_svg(str(place / "watch.svg"), title="weibull-monitor watch runs/dashboards")
-    page = browser.new_page(viewport={"width": 994, "height": 684})
+    svg = (place / "watch.svg").read_text()
+    width, height = (round(float(size)) for size in re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)[0])
+    page = browser.new_page(viewport={"width": width, "height": height})
     page.goto(f"file://{place / 'watch.svg'}")
-    page.screenshot(path=FIGURES / "dashboard-watch.png", clip={"x": 0, "y": 0, "width": 994, "height": 684})
+    page.screenshot(path=FIGURES / "dashboard-watch.png")
 
 
 def wandb(browser: Any, run: Path, place: Path) -> None:
