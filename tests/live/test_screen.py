@@ -43,6 +43,15 @@ def test_a_pipe_cannot_be_refreshed_and_the_hint_says_so(tmp_path: Path, capsys:
     assert "add --once" in capsys.readouterr().err
 
 
+def test_a_missing_library_is_named_with_the_command_that_installs_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    for more in ([], ["--once"]):
+        assert main(["watch", str(tmp_path), *more]) == 1
+        assert "pip install 'weibull-monitor[report]'" in capsys.readouterr().err
+
+
 def test_times_that_make_no_sense_are_refused(tmp_path: Path) -> None:
     for every in ("0", "-1", "nan", "often"):
         with pytest.raises(SystemExit) as raised:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -191,3 +192,11 @@ def test_a_server_that_does_not_take_it_is_one_line_with_a_hint(
     error = capsys.readouterr().err
     assert "W&B did not take the view (no route to host); run `wandb login`" in error
     assert error.count("\n") == 1
+
+
+def test_a_missing_library_is_named_with_the_command_that_installs_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb_workspaces.workspaces", None)
+    assert main(["wandb-workspace", "team/project", "--dry-run"]) == 1
+    assert "pip install 'weibull-monitor[workspaces]'" in capsys.readouterr().err

@@ -15,7 +15,8 @@ ENDLESS: Final = 10**6
 """The height of a frame that is printed once."""
 BLOCKS: Final = "▁▂▃▄▅▆▇█"
 SEVERITY: Final = {"info": "cyan", "warning": "yellow", "error": "bold red"}
-POSITION: Final = {"inside": "green", "just below": "yellow", "just above": "yellow"}
+POSITION: Final = {"inside": "green", "just below": "cyan", "just above": "cyan"}
+"""Outside is yellow and no more: a young model is there, and nothing is wrong with it."""
 
 
 def sparkline(values: Sequence[float], width: int) -> str:
@@ -145,7 +146,7 @@ def _classes(lines: Sequence[ClassLine], width: int) -> Any:
     table = _table(*columns, ("k since the start", "left"))
     room = max(8, min(60, width - 62))
     for line in lines:
-        where = Text(line.position, style=POSITION.get(line.position, "red" if line.position else ""))
+        where = Text(line.position, style=POSITION.get(line.position, "yellow" if line.position else ""))
         row = [line.name, f"{line.k:.4f}", line.published or "–", where, f"{100 * line.drift:+.2f} %"]
         table.add_row(*row, Text(sparkline(line.trend, room), style="cyan"))
     return table
