@@ -349,7 +349,7 @@ def test_a_resumption_without_its_past_gives_no_wrong_number(
         ({"detail": "head"}, '"kind" or "component"'),
         ({"trackers": ["tensorbored"]}, "'tensorbored' is not a tracker"),
         ({"trackers": "tensorboard"}, r"pass a list: trackers=\['tensorboard'\]"),
-        ({"trackers": [object()]}, "is not a tracker"),
+        ({"trackers": [3]}, "3 is not a tracker"),
         ({"kinds": {"q_proj": "attention"}}, "'attention' is not a kind; the kinds are attn_q"),
         ({"kinds": {"(": "attn_q"}}, "is not a regular expression"),
         ({"include": "nothing"}, "no parameter of two or more dimensions is left"),

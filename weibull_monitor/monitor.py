@@ -312,7 +312,7 @@ class WeibullMonitor:
     def _recall_baseline(self, recorder: Recorder, alerts: Mapping[str, Any]) -> None:
         self._baseline = {}
         history = read_history(recorder.path)
-        recorder.recall(alerts, [s for s in history.snapshots if s.step <= self._step])
+        recorder.recall(alerts, history, until=self._step)
         if history.baseline is None:
             raise LookupError(f"{history.path} holds no sample of step 0: there will be no drift and no budget ratio")
         scales = history.baseline.values("lambda")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
@@ -10,7 +10,7 @@ from weakref import WeakValueDictionary
 from weibull_monitor.guard import Guard
 from weibull_monitor.snapshot import Detail, Snapshot
 from weibull_monitor.trackers import HistoryWriter, RunRecord, Tracker, as_trackers
-from weibull_monitor.trackers.history import RecordedSnapshot
+from weibull_monitor.trackers.history import History
 
 if TYPE_CHECKING:
     from weibull_monitor.alerts.watch import AlertOptions
@@ -46,6 +46,8 @@ class Recorder:
         self._history = HistoryWriter(output_dir)
         self._trackers = as_trackers(trackers, output_dir)
         self._detail, self._guard = detail, guard
+        self._plotted: int | None = None
+        self._last: Snapshot | None = None
         self._watch = Watch(told, self._history, self._trackers, str(output_dir), guard)
         self.path = self._history.path
         self.closed = False
@@ -62,9 +64,10 @@ class Recorder:
         """Says what kinds of attention the model has: what alerts expect of it depends on them."""
         self._guard("preparing the alerts", lambda: self._watch.begin(attention))
 
-    def recall(self, alerts: Mapping[str, Any], samples: Sequence[RecordedSnapshot]) -> None:
-        """Goes on judging where `alerts` was taken, given the samples of the run so far."""
-        self._watch.resume(alerts, samples)
+    def recall(self, alerts: Mapping[str, Any], history: History, until: int) -> None:
+        """Goes on where `alerts` was taken, ``until`` steps into the run that the history holds."""
+        self._plotted = max((plot.step for plot in history.plots if plot.step <= until), default=None)
+        self._watch.resume(alerts, [sample for sample in history.snapshots if sample.step <= until])
 
     def alerts(self) -> dict[str, Any] | None:
         """What judging a resumed run needs beside its history."""
@@ -85,6 +88,9 @@ class Recorder:
         if self.closed:
             return
         self._guard("writing the history", lambda: self._history.write_snapshot(snapshot))
+        self._last = snapshot
+        if self._plotted is None or snapshot.step >= 2 * self._plotted:
+            self._plot(snapshot)
         alerts = self._watch.observe(snapshot)
         metrics = snapshot.metrics(self._detail) | self._watch.metrics()
         for tracker in self._trackers:
@@ -94,6 +100,11 @@ class Recorder:
             )
         self._watch.tell(alerts)
 
+    def _plot(self, snapshot: Snapshot) -> None:
+        """Writes what probability plots are drawn from: at the first sample, each doubling of the step and the last sample."""
+        self._plotted = snapshot.step
+        self._guard("writing the history", lambda: self._history.write_plot(snapshot))
+
     def close(self) -> None:
         """Closes history and trackers. May be called again."""
         if self.closed:
@@ -101,6 +112,8 @@ class Recorder:
         self.closed = True
         if _AT_WORK.get(self.path.resolve()) is self:
             del _AT_WORK[self.path.resolve()]
+        if self._last is not None and self._last.step != self._plotted:
+            self._plot(self._last)
         for tracker in self._trackers:
             self._guard(f"closing {type(tracker).__name__}", tracker.close)
         self._watch.close()

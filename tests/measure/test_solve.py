@@ -10,7 +10,7 @@ from scipy import stats
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from weibull_monitor import fit_weibull
-from weibull_monitor.measure import bins_of, count_magnitudes, solve
+from weibull_monitor.measure import LEVELS, bins_of, count_magnitudes, solve
 from weibull_monitor.measure.count import count_by_scatter
 from weibull_monitor.measure.solve import solve_on_device
 from weibull_monitor.weibull import anchors
@@ -192,3 +192,17 @@ def test_what_is_queued_on_a_device_waits_for_nothing_and_gives_the_same(dtype: 
         queued = solve_on_device(counts, bins, trim=False)
     assert torch.equal(counts, count_magnitudes(tensors, bins))
     torch.testing.assert_close(queued, solve(counts, bins), rtol=1e-9, atol=1e-9, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", ["normal", "two scales", "half zeros", "huge"])
+def test_quantiles_are_those_of_the_sorted_values(name: str, dtype: torch.dtype) -> None:
+    """Within half of a bin, but in the tails, where a quantile is itself uncertain."""
+    stored = samples(name, 2**18).to(dtype)
+    values = stored.double().abs()
+    exact = np.log(np.quantile(values[values > 0].numpy(), LEVELS[2:-3]))
+    assert fit_weibull(stored).quantiles[2:-3] == pytest.approx(exact, abs=0.008)
+
+
+def test_without_values_there_are_no_quantiles() -> None:
+    assert fit_weibull(torch.zeros(200)).quantiles == ()

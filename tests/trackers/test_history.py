@@ -74,7 +74,7 @@ def test_each_line_is_strict_json_of_the_documented_shape(tmp_path: Path, tiny_m
     assert run["components"][0] | {"kind": "attn_q", "component_class": "selection", "block": 0} == run["components"][0]
     assert line["type"] == "snapshot"
     columns = set(COLUMNS) - set(FORCES)
-    assert set(line) == {"type", "step", "time", "withheld", *columns}
+    assert set(line) == {"type", "step", "time", "seconds", "withheld", *columns}
     assert all(len(line[column]) == len(run["components"]) for column in columns)
     assert (line["k"][0], line["rms"][0], line["eta"][0], line["nonfinite"][0]) == (None, None, None, 200)
 
@@ -174,3 +174,34 @@ def test_a_directory_that_cannot_be_written_is_refused_at_construction(place: st
 
 def test_every_force_has_a_column() -> None:
     assert tuple(f"force_{field.name}" for field in dataclasses.fields(Forces)) == FORCES
+
+
+def test_probability_plots_are_kept_at_each_doubling_and_at_the_end(
+    tmp_path: Path, tiny_model: torch.nn.Module
+) -> None:
+    with WeibullMonitor(tiny_model, every_n_steps=10, output_dir=tmp_path) as monitor:
+        for _ in range(75):
+            monitor.step()
+    history = read_history(tmp_path)
+    assert [plot.step for plot in history.plots] == [0, 1, 2, 4, 8, 16, 32, 64, 75]
+    plot, name = history.plots[-1], history.components[0].name
+    found = plot.of(name)
+    weights = dict(tiny_model.named_parameters())[history.components[0].parameter].detach().abs().flatten().double()
+    assert found is not None
+    exact = weights.quantile(torch.tensor(plot.levels).double()).log().tolist()
+    assert found[3:-3] == pytest.approx(exact[3:-3], abs=0.02)  # of 1,024 values; beyond are single ones
+    assert plot.of("nobody") is None
+
+
+def test_a_resumption_goes_on_plotting_where_its_checkpoint_was(tmp_path: Path, tiny_model: torch.nn.Module) -> None:
+    monitor = WeibullMonitor(tiny_model, every_n_steps=10, output_dir=tmp_path)
+    for step in range(1, 21):
+        monitor.step()
+        if step == 12:
+            state = monitor.state_dict()
+    monitor.close()
+    assert [plot.step for plot in read_history(tmp_path).plots] == [0, 1, 2, 4, 8, 16, 20]
+    with WeibullMonitor(tiny_model, every_n_steps=10, output_dir=tmp_path, resume=state) as resumed:
+        for _ in range(10):
+            resumed.step()
+    assert [plot.step for plot in read_history(tmp_path).plots] == [0, 1, 2, 4, 8, 16, 22]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import overload
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from weibull_monitor.errors import UnsupportedTensorError
 from weibull_monitor.measure.bins import bins_of
 from weibull_monitor.measure.count import count_magnitudes
-from weibull_monitor.measure.solve import MIN_BINS, MIN_VALUES, solve
+from weibull_monitor.measure.solve import MIN_BINS, MIN_VALUES, Column, solve
 from weibull_monitor.storage import unsupported
 
 
@@ -42,6 +42,8 @@ class WeibullFit:
         aic_gamma: The same of a gamma distribution.
         occupied_bins: Occupied bins between the 10 % and the 90 % quantile: the resolution of the plot.
         checksum: Fingerprint of the counts: equal for matrices with equal counts.
+        quantiles: ln|w| of the fitted values at the shares `weibull_monitor.measure.LEVELS`: against ln(-ln(1-F)) they are the
+            probability plot, whose line is k·(ln|w| - ln λ). Empty if there are no values.
     """
 
     k: float
@@ -62,6 +64,7 @@ class WeibullFit:
     aic_gamma: float
     occupied_bins: int
     checksum: int
+    quantiles: tuple[float, ...] = field(default=(), repr=False)
 
     @property
     def available(self) -> bool:
@@ -85,7 +88,7 @@ class WeibullFit:
 
 
 _INTEGERS = {"n", "zeros", "nonfinite", "occupied_bins", "checksum"}
-_FIELDS = tuple(field.name for field in fields(WeibullFit))  # in the order of `Column`
+_FIELDS = tuple(field.name for field in fields(WeibullFit))[: len(Column)]  # in the order of `Column`
 
 
 @overload
@@ -140,7 +143,8 @@ def delivered(queued: Iterable[tuple[Sequence[int], Tensor]]) -> dict[int, Weibu
 
 
 def _unpack(row: Sequence[float]) -> WeibullFit:
-    return WeibullFit(**{name: int(v) if name in _INTEGERS else v for name, v in zip(_FIELDS, row, strict=True)})  # type: ignore[arg-type]
+    values = {name: int(v) if name in _INTEGERS else v for name, v in zip(_FIELDS, row, strict=False)}
+    return WeibullFit(**values, quantiles=tuple(row[len(Column) :]) if values["n"] else ())  # type: ignore[arg-type]
 
 
 def _checked(tensor: Tensor, index: int) -> Tensor:

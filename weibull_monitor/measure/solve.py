@@ -25,9 +25,18 @@ MIN_BINS = 5
 ELEMENTS_AT_ONCE = {"cpu": 1 << 15, "other": 1 << 18}
 """Bins solved together, over all rows: a temporary stays in the cache of a CPU core, or within 2 MiB on an accelerator."""
 
+# fmt: off
+LEVELS = (
+    0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.035, 0.055, 0.075,
+    0.1, 0.12, 0.14, 0.165, 0.19, 0.22, 0.25, 0.29, 0.33, 0.38, 0.43, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.84, 0.87, 0.9,
+    0.925, 0.95, 0.97, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 0.9999,
+)
+# fmt: on
+"""The shares F at which quantiles are kept: enough to draw the probability plot of a matrix, about even in ln(-ln(1-F))."""
+
 
 class Column(IntEnum):
-    """What the columns of `solve`'s result hold."""
+    """What the first columns of `solve`'s result hold; ln|w| at `LEVELS` follows."""
 
     K = 0
     LAMBDA = 1
@@ -58,8 +67,8 @@ def solve(counts: Tensor, bins: Bins) -> Tensor:
         bins: The layout of the counts.
 
     Returns:
-        float64, shape (rows, len(Column)), on the device of ``counts``, or on the CPU if that device has no float64. A row
-        that cannot be fitted holds NaN where there is no value. Nothing is synchronised on CUDA.
+        float64, shape (rows, len(Column) + len(LEVELS)), on the device of ``counts``, or on the CPU if that device has no
+        float64. A row that cannot be fitted holds NaN where there is no value. Nothing is synchronised on CUDA.
     """
     with alone():  # the pieces are small, and a team of threads would go on spinning for a while
         counts = counts.cpu() if counts.device.type == "mps" else counts
@@ -81,7 +90,7 @@ def solve_on_device(counts: Tensor, bins: Bins, trim: bool) -> Tensor:
         used = counts[:, 1:-1].any(dim=0).nonzero()
         first, last = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 1)
     log_edges = edges[first : last + 1].log()
-    out = counts.new_empty(len(counts), len(Column), dtype=torch.float64)
+    out = counts.new_empty(len(counts), len(Column) + len(LEVELS), dtype=torch.float64)
     at_once = ELEMENTS_AT_ONCE["cpu" if counts.device.type == "cpu" else "other"]
     rows_at_once = max(1, at_once // (last - first))
     for row in range(0, len(counts), rows_at_once):
@@ -151,13 +160,15 @@ def _statistics(count: Tensor, x: Tensor, f: Tensor, k: Tensor, log_lambda: Tens
     n = count.sum(1, keepdim=True)
     share = count / n
     middle, width = (x[:-1] + x[1:]) / 2.0, x[1:] - x[:-1]
-    p = torch.tensor([0.1, 0.5, 0.9, 0.999], dtype=f.dtype).to(f.device, non_blocking=True)
+    p = torch.tensor(LEVELS, dtype=f.dtype).to(f.device, non_blocking=True)
     log_q = _log_quantiles(p, f, x)
-    out[:, Column.Q90_Q10] = (log_q[:, 2] - log_q[:, 0]).exp()
-    out[:, Column.P999_P50] = (log_q[:, 3] - log_q[:, 1]).exp()
+    out[:, len(Column) :] = log_q.where(n > 0, torch.nan)
+    q10, q50, q90, q999 = (log_q[:, LEVELS.index(level)] for level in (0.1, 0.5, 0.9, 0.999))
+    out[:, Column.Q90_Q10] = (q90 - q10).exp()
+    out[:, Column.P999_P50] = (q999 - q50).exp()
 
     # Moments in units of the median, so that no scale overflows.
-    centre = log_q[:, 1:2]
+    centre = q50.unsqueeze(1)
     low, high = (x[:-1] - centre).clamp(-300, 300).exp(), (x[1:] - centre).clamp(-300, 300).exp()
     mean_in_bin, square_in_bin = (high - low) / width, (high * high - low * low) / (2 * width)
     zeros = out[:, Column.ZEROS].unsqueeze(1)

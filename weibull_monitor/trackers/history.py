@@ -1,7 +1,8 @@
 """The history: the embedded record of a run, one JSON object a line, appended and never rewritten.
 
 Line types: ``run`` (a run or its resumption begins: what is measured and how), ``snapshot`` (one sample, in columns aligned
-with the components of the last ``run`` line) and ``alert`` (something begins, gets worse or ends). Each line goes out in one
+with the components of the last ``run`` line), ``plot`` (what the probability plots are drawn from, at a few of the samples) and
+``alert`` (something begins, gets worse or ends). Each line goes out in one
 write, so a killed process leaves at most one torn line at the end, which readers skip and the next writer closes.
 """
 
@@ -19,6 +20,7 @@ import torch
 
 from weibull_monitor.components import Component, Part
 from weibull_monitor.errors import ConfigurationError, MissingDependencyError
+from weibull_monitor.measure import LEVELS
 from weibull_monitor.snapshot import NO_SCALING, Snapshot
 
 if TYPE_CHECKING:
@@ -32,6 +34,8 @@ FORCES: Final = ("force_alignment", "force_injection", "force_decay", "force_net
 """Columns that a line has where forces were asked for."""
 COLUMNS: Final = (*_FIRST, *_LAW, "lambda_equilibrium", "eta_sum", "update_max", *FORCES)
 """The columns of a ``snapshot`` line; lines of earlier versions have the first nine, and forces are there when asked for."""
+PLOTTED: Final = 2000
+"""With more components than this, single experts have no probability plot in the history."""
 FILE: Final = Path("weibull") / "history.jsonl"
 """Where the history lies within a run's directory."""
 
@@ -124,9 +128,20 @@ class HistoryWriter:
             "type": "snapshot",
             "step": snapshot.step,
             "time": round(snapshot.time, 3),
+            "seconds": _rounded(snapshot.seconds),
             "withheld": snapshot.withheld,
         }
         self._write(line | columns)
+
+    def write_plot(self, snapshot: Snapshot) -> None:
+        """Writes a ``plot`` line: the quantiles of each component, to five significant digits."""
+        all_of_them = len(snapshot.components) <= PLOTTED
+        rows: list[list[float] | None] = []
+        for component in snapshot.components:
+            fit = snapshot.fits.get(component.name)
+            shown = fit is not None and fit.quantiles and (all_of_them or component.expert is None)
+            rows.append([float(f"{value:.5g}") for value in fit.quantiles] if fit is not None and shown else None)
+        self._write({"type": "plot", "step": snapshot.step, "levels": LEVELS, "quantiles": rows})
 
     def write_alert(self, alert: Alert) -> None:
         """Writes an ``alert`` line."""
@@ -156,6 +171,7 @@ class RecordedSnapshot:
         components: What the columns are aligned with.
         columns: One value a component for each of `COLUMNS`; None where there is none.
         withheld: Why components have no forecast of λ, and how many for each reason.
+        seconds: Wall time that measuring took, in seconds; None in lines of earlier versions.
     """
 
     step: int
@@ -163,6 +179,7 @@ class RecordedSnapshot:
     components: tuple[Component, ...]
     columns: Mapping[str, tuple[float | None, ...]]
     withheld: Mapping[str, int] = field(default_factory=dict)
+    seconds: float | None = None
 
     def values(self, column: str) -> dict[str, float]:
         """The values of a column that exist, by component name."""
@@ -174,6 +191,27 @@ class RecordedSnapshot:
 
 
 @dataclass(frozen=True)
+class RecordedPlot:
+    """What the probability plots of one sample are drawn from.
+
+    Attributes:
+        step: Optimizer steps taken.
+        components: What ``quantiles`` is aligned with.
+        levels: Shares F of the fitted values, rising.
+        quantiles: ln|w| at these shares, for each component; None where there are none.
+    """
+
+    step: int
+    components: tuple[Component, ...]
+    levels: tuple[float, ...]
+    quantiles: tuple[tuple[float, ...] | None, ...]
+
+    def of(self, component: str) -> tuple[float, ...] | None:
+        """The quantiles of one component, by name; None if it has none."""
+        return next((q for c, q in zip(self.components, self.quantiles, strict=True) if c.name == component), None)
+
+
+@dataclass(frozen=True)
 class History:
     """The last run of a history file: resumptions belong to it, runs that began anew in the same place replace it.
 
@@ -182,12 +220,14 @@ class History:
         runs: Its beginning and every resumption.
         snapshots: Its samples, one a step, by rising step. A resumption replaces what had been sampled after its checkpoint.
         alerts: What was told of them, in order; a resumption replaces these too.
+        plots: What the probability plots of some of the samples are drawn from, by rising step.
     """
 
     path: Path
     runs: tuple[RunRecord, ...]
     snapshots: tuple[RecordedSnapshot, ...]
     alerts: tuple[Alert, ...] = ()
+    plots: tuple[RecordedPlot, ...] = ()
 
     @property
     def components(self) -> tuple[Component, ...]:
@@ -251,6 +291,7 @@ def read_history(path: str | Path) -> History:
         raise FileNotFoundError(f"no history at {given}: neither a file, nor {given / FILE}")
     runs: list[RunRecord] = []
     snapshots: dict[int, RecordedSnapshot] = {}
+    plots: dict[int, RecordedPlot] = {}
     alerts: list[Alert] = []
     for line in _lines(file):
         if line.get("type") == "run":
@@ -259,9 +300,10 @@ def read_history(path: str | Path) -> History:
                     f"{file} has schema {line['schema']}, this version reads up to {SCHEMA}; upgrade weibull-monitor"
                 )
             if line["resumed_from"] is None:
-                runs, snapshots, alerts = [], {}, []
+                runs, snapshots, plots, alerts = [], {}, {}, []
             else:  # what was sampled after the checkpoint that is resumed from belongs to a branch that was given up
                 snapshots = {step: s for step, s in snapshots.items() if step <= line["resumed_from"]}
+                plots = {step: p for step, p in plots.items() if step <= line["resumed_from"]}
                 alerts = [alert for alert in alerts if alert.step <= line["resumed_from"]]
             runs.append(_run_from_json(line))
         elif line.get("type") == "snapshot" and runs:
@@ -269,11 +311,16 @@ def read_history(path: str | Path) -> History:
             absent = [None] * len(components)  # of a line that was written before a column was added
             columns = {name: tuple(line[name] if name in _FIRST else line.get(name, absent)) for name in COLUMNS}
             if all(len(values) == len(components) for values in columns.values()):
-                withheld = line.get("withheld", {})
-                snapshots[line["step"]] = RecordedSnapshot(line["step"], line["time"], components, columns, withheld)
+                snapshots[line["step"]] = RecordedSnapshot(
+                    line["step"], line["time"], components, columns, line.get("withheld", {}), line.get("seconds")
+                )
+        elif line.get("type") == "plot" and runs and len(line["quantiles"]) == len(runs[-1].components):
+            quantiles = tuple(None if row is None else tuple(row) for row in line["quantiles"])
+            plots[line["step"]] = RecordedPlot(line["step"], runs[-1].components, tuple(line["levels"]), quantiles)
         elif line.get("type") == "alert" and runs:
             alerts += _alerts_from_json(line)
-    return History(file, tuple(runs), tuple(snapshots[step] for step in sorted(snapshots)), tuple(alerts))
+    sampled, plotted = (tuple(by_step[step] for step in sorted(by_step)) for by_step in (snapshots, plots))
+    return History(file, tuple(runs), sampled, tuple(alerts), plotted)  # type: ignore[arg-type]
 
 
 def _lines(file: Path) -> Iterable[dict[str, Any]]:
