@@ -1,8 +1,8 @@
 """The tables of torch's distributed checkpoints (DCP): a ``.metadata`` file, and files in which each rank wrote its shards.
 
-So FSDP, Lightning's sharded strategies and Accelerate save. ``.metadata`` is a pickle, read by `weibull_monitor.checkpoint.pickles`,
-which runs nothing; a shard is a small file of `torch.save` within a larger one. No process group is needed, and no shard is
-gathered: a parameter is counted shard by shard.
+So FSDP, Lightning's sharded strategies and Accelerate save. ``.metadata`` is a pickle, which
+`weibull_monitor.checkpoint.pickles` reads without running anything; a shard is a small file of `torch.save` within a larger one.
+No process group is needed, and no shard is gathered: a parameter is counted shard by shard.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 
 from weibull_monitor.checkpoint.files import open_regular, opened, read_at, siblings
 from weibull_monitor.checkpoint.pickles import MAX_BYTES, Call, Name, read_pickle
-from weibull_monitor.checkpoint.stored import Contents, Piece, Stored
+from weibull_monitor.checkpoint.stored import Contents, Stored
 from weibull_monitor.checkpoint.torch_file import NOT_THE_MODEL, as_stored, is_zip, unpickled
 from weibull_monitor.errors import CheckpointError
 from weibull_monitor.storage import MANTISSA
@@ -33,7 +33,12 @@ ALLOWED: Final = frozenset(
     | {_META + name for name in ("Metadata", "MetadataIndex", "TensorStorageMetadata", "BytesStorageMetadata")}
     | {_META + name for name in ("ChunkStorageMetadata", "TensorProperties", "_MEM_FORMAT_ENCODING", "StorageMeta")}
     | {_DCP + "filesystem._StorageInfo", _DCP + "filesystem._StoragePrefix", _DCP + "planner.WriteItem"}
-    | {"torch.serialization._get_layout", "torch.storage._load_from_bytes", "pathlib.PosixPath", "pathlib._local.PosixPath"}
+    | {
+        "torch.serialization._get_layout",
+        "torch.storage._load_from_bytes",
+        "pathlib.PosixPath",
+        "pathlib._local.PosixPath",
+    }
     | {"torch.distributed.checkpoint._fsspec_filesystem._StorageInfo", "torch.strided"}
 )
 """What a ``.metadata`` file may name. None of it is called, whatever it is."""
@@ -75,7 +80,9 @@ def _places(places: Mapping[Any, Any], path: Path) -> dict[tuple[str, tuple[int,
         if not key or not place:
             raise CheckpointError(f"{path}: an entry of its table of shards is none: it is corrupted")
         if place.get("transform_descriptors"):
-            raise CheckpointError(f"{path}: its shards are compressed or encrypted, which cannot be read; save them plain")
+            raise CheckpointError(
+                f"{path}: its shards are compressed or encrypted, which cannot be read; save them plain"
+            )
         offset, length = place.get("offset"), place.get("length")
         if type(offset) is not int or type(length) is not int or offset < 0 or length < 0:
             raise CheckpointError(f"{path}: an entry of its table of shards is none: it is corrupted")
@@ -102,7 +109,9 @@ def _tensor(
             continue
         place = where.get((name, at)) or (where.get((name, ())) if len(chunks) == 1 else None)
         if place is None:
-            raise CheckpointError(f"{path} does not say where {name[:80]!r} from {list(at)} on is stored: it is corrupted")
+            raise CheckpointError(
+                f"{path} does not say where {name[:80]!r} from {list(at)} on is stored: it is corrupted"
+            )
         found = shards.tensor(*place, name)
         if found.dtype != dtype or math.prod(found.shape) != math.prod(sizes):
             raise CheckpointError(
@@ -111,7 +120,9 @@ def _tensor(
             )
         (piece,) = found.pieces
         if found.shape != sizes and piece.strides is not None:
-            raise CheckpointError(f"{place[0]}: the shard of {name[:80]!r} at {list(at)} has another shape: it is corrupted")
+            raise CheckpointError(
+                f"{place[0]}: the shard of {name[:80]!r} at {list(at)} has another shape: it is corrupted"
+            )
         pieces.append(replace(piece, sizes=sizes, at=at))
     return Stored(name, shape, dtype, tuple(pieces))
 
@@ -132,7 +143,9 @@ def _check_boxes(
             meet = (low[box + 1 :] < high[box]).all(1) & (high[box + 1 :] > low[box]).all(1)
             ok = ok and not meet.any()
     if not ok:
-        raise CheckpointError(f"{path}: the shards of {name[:80]!r} do not make up its shape {list(shape)[:8]}: it is corrupted")
+        raise CheckpointError(
+            f"{path}: the shards of {name[:80]!r} do not make up its shape {list(shape)[:8]}: it is corrupted"
+        )
 
 
 class _Shards:
@@ -162,7 +175,9 @@ class _Shards:
             self._sizes[file] = os.fstat(self._open[file]).st_size
         fd = self._open[file]
         if offset + length > self._sizes[file] or not is_zip(fd, offset):
-            raise CheckpointError(f"{file}: the shard of {name[:80]!r} is not where the table says: it is truncated or corrupted")
+            raise CheckpointError(
+                f"{file}: the shard of {name[:80]!r} is not where the table says: it is truncated or corrupted"
+            )
         found = as_stored(name, unpickled(fd, offset, length, file), file)
         if found is None or found.problem:
             raise CheckpointError(f"{file}: the shard of {name[:80]!r} is no tensor that can be read: it is corrupted")
@@ -179,7 +194,11 @@ def _size(value: Any) -> tuple[int, ...]:
         value = value.arguments[0] if value.arguments else ()
     if value is None:
         return ()
-    if not isinstance(value, (tuple, list)) or len(value) > 16 or not all(type(n) is int and 0 <= n < 1 << 62 for n in value):
+    if (
+        not isinstance(value, (tuple, list))
+        or len(value) > 16
+        or not all(type(n) is int and 0 <= n < 1 << 62 for n in value)
+    ):
         raise CheckpointError("a size in the table of a distributed checkpoint is none: it is corrupted")
     return tuple(value)
 

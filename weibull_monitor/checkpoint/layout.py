@@ -92,7 +92,9 @@ def _by_names(tensors: Mapping[str, Stored], find: Find) -> Laid:
     """Without a model: what names and shapes tell."""
     tensors, same = _distinct(tensors)
     fine = {n: t for n, t in tensors.items() if not t.problem and t.dtype is not None and placeable(n)}
-    skipped = [Skipped(n, t.problem or "its name is no path of modules", t.numel) for n, t in tensors.items() if n not in fine]
+    skipped = [
+        Skipped(n, t.problem or "its name is no path of modules", t.numel) for n, t in tensors.items() if n not in fine
+    ]
     model = skeleton({n: (t.shape, t.dtype) for n, t in fine.items() if t.dtype is not None})
     found = find(model)
     discovery = replace(
@@ -102,7 +104,9 @@ def _by_names(tensors: Mapping[str, Stored], find: Find) -> Laid:
     )
     notes = ["there is no configuration of its model: what each matrix is was told from names and shapes"]
     if same:
-        notes.append(f"{len(same)} tensors are stored under two names ({same[0]}{', …' * (len(same) > 1)}) and measured once")
+        notes.append(
+            f"{len(same)} tensors are stored under two names ({same[0]}{', …' * (len(same) > 1)}) and measured once"
+        )
     return Laid(discovery, fine, attention_types(model, discovery.components), tuple(notes))
 
 

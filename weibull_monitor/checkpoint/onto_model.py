@@ -101,9 +101,7 @@ def _merged(name: str, shape: tuple[int, ...], members: Sequence[tuple[tuple[int
 
 def _shifted(piece: Piece, expert: int, row: int) -> Piece:
     strides = None if piece.strides is None else (0, *piece.strides)
-    return replace(
-        piece, sizes=(1, *piece.sizes), at=(expert, piece.at[0] + row, *piece.at[1:]), strides=strides
-    )
+    return replace(piece, sizes=(1, *piece.sizes), at=(expert, piece.at[0] + row, *piece.at[1:]), strides=strides)
 
 
 def _shared(model: nn.Module) -> dict[str, list[str]]:

@@ -198,7 +198,7 @@ class Reader(_PICKLE._Unpickler):  # type: ignore[misc]
     def _list(self) -> list[Any]:
         if type(self.stack[-1]) is not list:
             raise Refused("it fills what is no list")
-        return self.stack[-1]  # type: ignore[no-any-return]
+        return self.stack[-1]
 
 
 def _refuse(reader: Reader) -> None:
@@ -221,7 +221,7 @@ def _table_of_instructions() -> dict[int, Callable[[Reader], None]]:
     unused = {pickle.INST[0], pickle.OBJ[0], pickle.EXT1[0], pickle.EXT2[0], pickle.EXT4[0], pickle.EMPTY_SET[0]}
     unused |= {pickle.FROZENSET[0], pickle.ADDITEMS[0], pickle.NEXT_BUFFER[0], pickle.READONLY_BUFFER[0]}
     unused |= {pickle.BYTEARRAY8[0], pickle.DUP[0], pickle.PERSID[0], pickle.STRING[0], pickle.UNICODE[0]}
-    for code, handler in Reader.__mro__[1].dispatch.items():  # type: ignore[attr-defined]
+    for code, handler in Reader.__mro__[1].dispatch.items():
         own = getattr(Reader, handler.__name__, handler)
         stop = code == pickle.STOP[0]
         out[code] = handler if stop else _counted(_refuse if code in unused else own)
@@ -233,7 +233,7 @@ Reader.dispatch = _table_of_instructions()
 
 def _key(key: Any) -> Any:
     """A key that can be hashed in no time."""
-    if isinstance(key, _KEYS) or isinstance(key, (Name, Call)):
+    if isinstance(key, (*_KEYS, Name, Call)):
         return key
     if isinstance(key, tuple) and len(key) < 64 and all(isinstance(k, _KEYS) for k in key):
         return key
@@ -256,8 +256,8 @@ def read_pickle(data: bytes, what: str, allowed: frozenset[str], persistent: Per
     {'a': [1, 2]}
     >>> read_pickle(pickle.dumps(print), "a file", frozenset())
     Traceback (most recent call last):
-    weibull_monitor.errors.CheckpointError: a file is not read: it asks for 'builtins.print', which could run code. Nothing of it \
-was run; save the weights alone, best as safetensors
+    weibull_monitor.errors.CheckpointError: a file is not read: it asks for 'builtins.print', which could run \
+code. Nothing of it was run; save the weights alone, best as safetensors
     """
     try:
         return Reader(data, allowed, persistent).load()
@@ -289,7 +289,7 @@ def flattened(value: Any, skip: Callable[[str], bool] = lambda _: False, limit: 
             if id(here) in seen or depth > 32:
                 continue
             seen.add(id(here))
-            for key, inner in reversed(here.items()):
+            for key, inner in reversed(list(here.items())):
                 name = f"{path}.{key}" if path else str(key)
                 if len(name) < 4096 and not skip(name):
                     stack.append((name, inner, depth + 1))

@@ -34,7 +34,9 @@ SINGLE: Final = (
 """Files of a model folder, in the order in which they are looked for."""
 _SHARD: Final = re.compile(r"-\d{5}-of-(\d{5})\.(?:safetensors|bin)$")
 _TORCH: Final = (".bin", ".pt", ".pth", ".ckpt")
-_BESIDE: Final = re.compile(r"^(?:optimizer|scheduler|rng_state\w*|training_args|scaler|random_states\w*)\.(?:bin|pt|pth|pkl)$")
+_BESIDE: Final = re.compile(
+    r"^(?:optimizer|scheduler|rng_state\w*|training_args|scaler|random_states\w*)\.(?:bin|pt|pth|pkl)$"
+)
 """What training keeps beside its model."""
 _STEP: Final = re.compile(r"(?i)(?:^|[-_.])(?:checkpoint|ckpt|global_step|step|iter|iteration)s?[-_=]?(\d+)(?:$|[-_.])")
 _DEEPSPEED: Final = re.compile(r"^(?:mp_rank_\d+|zero_pp_rank_\d+)\w*_states\.pt$")
@@ -154,7 +156,9 @@ def _sharded(index: Path, path: Path) -> Source:
         for shard, names in weight_map(index).items():
             found = read(shard)
             if missing := [name for name in names if name not in found.tensors]:
-                raise CheckpointError(f"{index} says that {missing[0]!r} is in {shard.name}, where it is not; copy both again")
+                raise CheckpointError(
+                    f"{index} says that {missing[0]!r} is in {shard.name}, where it is not; copy both again"
+                )
             tensors |= {name: found.tensors[name] for name in found.tensors.keys() & set(names)}
             size += found.size
         return Contents(_in_file_order(tensors), size)
@@ -169,7 +173,9 @@ def _shards_without_index(path: Path, shards: Sequence[str]) -> Source:
     def contents() -> Contents:
         found = _SHARD.search(shards[0])
         if found is None or int(found[1]) != len(shards):
-            raise CheckpointError(f"{path} has {len(shards)} shards of {int(found[1]) if found else 0}; copy the missing ones")
+            raise CheckpointError(
+                f"{path} has {len(shards)} shards of {int(found[1]) if found else 0}; copy the missing ones"
+            )
         tensors: dict[str, Stored] = {}
         size = 0
         for shard in shards:
@@ -240,8 +246,10 @@ def _nothing(path: Path) -> str:
         return f"{path} is a pipeline of several models; name one of its folders, such as {path / 'transformer'}"
     weights = [n for n in names if n.endswith((".safetensors", *_TORCH)) and not _BESIDE.match(n)]
     if weights:
-        return f"{path} holds {len(weights)} files of weights ({', '.join(weights[:3])}, …); name one of them, or several"
-    return f"{path} holds no checkpoint; name a .safetensors, .bin, .pt or .ckpt file, a model folder, or a distributed checkpoint"
+        return (
+            f"{path} holds {len(weights)} files of weights ({', '.join(weights[:3])}, …); name one of them, or several"
+        )
+    return f"{path} holds no checkpoint; name a .safetensors, .bin, .pt or .ckpt file, a model folder, or a directory of these"
 
 
 def all_sources(paths: Iterable[Path]) -> list[Source]:

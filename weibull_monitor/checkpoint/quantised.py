@@ -13,7 +13,10 @@ _COMPANIONS: Final = (
     (re.compile(r"\.(?:weight_scale(?:_inv|_2)?|input_scale|weight_zero_point|weight_shape)$"), "with scales apart"),
     (re.compile(r"\.(?:qzeros|g_idx|scales)$"), "GPTQ or AWQ"),
     (re.compile(r"\.(?:SCB|weight_format)$"), "bitsandbytes 8-bit"),
-    (re.compile(r"\.weight\.(?:absmax|quant_map|nested_absmax|nested_quant_map|quant_state\.\w+)$"), "bitsandbytes 4-bit"),
+    (
+        re.compile(r"\.weight\.(?:absmax|quant_map|nested_absmax|nested_quant_map|quant_state\.\w+)$"),
+        "bitsandbytes 4-bit",
+    ),
     (re.compile(r"_(?:blocks|scales)$"), "MXFP4"),
 )
 """Names of what lies beside a quantised matrix, and the format that it is of."""

@@ -33,9 +33,28 @@ for _key, _name in (
     if _dtype := getattr(torch, f"float8_{_name}", None):
         FLOATS[_key] = _dtype
 BITS: Final = {
-    **{"BOOL": 8, "U8": 8, "I8": 8, "U16": 16, "I16": 16, "U32": 32, "I32": 32, "U64": 64, "I64": 64, "C64": 64},
-    **{"F8_E8M0": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8},
-    **{"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "F16": 16, "BF16": 16, "F32": 32, "F64": 64},
+    "BOOL": 8,
+    "U8": 8,
+    "I8": 8,
+    "U16": 16,
+    "I16": 16,
+    "U32": 32,
+    "I32": 32,
+    "U64": 64,
+    "I64": 64,
+    "C64": 64,
+    "F8_E8M0": 8,
+    "F8_E4M3": 8,
+    "F8_E5M2": 8,
+    "F8_E4M3FNUZ": 8,
+    "F8_E5M2FNUZ": 8,
+    "F4": 4,
+    "F6_E2M3": 6,
+    "F6_E3M2": 6,
+    "F16": 16,
+    "BF16": 16,
+    "F32": 32,
+    "F64": 64,
 }
 """Bits of an element of each dtype of the format."""
 MAX_DIMENSIONS: Final = 16
@@ -85,9 +104,13 @@ def _entry(name: str, entry: Any, start: int, path: Path) -> tuple[Stored, tuple
         raise CheckpointError(f"{path}: the entry of {name[:80]!r} is not one of a tensor: the header is corrupted")
     kind, shape, span = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(kind, str) or kind not in BITS:
-        raise CheckpointError(f"{path}: {name[:80]!r} has the unknown dtype {str(kind)[:20]!r}; it is corrupted or newer")
+        raise CheckpointError(
+            f"{path}: {name[:80]!r} has the unknown dtype {str(kind)[:20]!r}; it is corrupted or newer"
+        )
     if not _whole_numbers(shape) or len(shape) > MAX_DIMENSIONS or not _whole_numbers(span) or len(span) != 2:
-        raise CheckpointError(f"{path}: shape or offsets of {name[:80]!r} are no whole numbers: the header is corrupted")
+        raise CheckpointError(
+            f"{path}: shape or offsets of {name[:80]!r} are no whole numbers: the header is corrupted"
+        )
     numel = 1
     for n in shape:
         numel *= n
@@ -116,7 +139,9 @@ def weight_map(index: Path) -> dict[Path, list[str]]:
     """
     table = read_json(index).get("weight_map")
     if not isinstance(table, dict) or not table:
-        raise CheckpointError(f"{index} is no index of shards: it has no weight_map; name a checkpoint's file or directory")
+        raise CheckpointError(
+            f"{index} is no index of shards: it has no weight_map; name a checkpoint's file or directory"
+        )
     shards: dict[Path, list[str]] = {}
     for name, path in zip(table, siblings(index, list(table.values())), strict=True):
         shards.setdefault(path, []).append(name)

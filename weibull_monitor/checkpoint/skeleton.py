@@ -14,7 +14,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-_EMBEDDING: Final = re.compile(r"(?:^|_)(?:wte|wpe|embed(?:ding|dings)?|embed_tokens|embed_positions|embed_in|shared)$|embeddings?$")
+_EMBEDDING: Final = re.compile(r"(?:^|_)(?:wte|wpe|embed(?:_tokens|_positions|_in)?|shared)$|embeddings?$")
 _HEAD: Final = re.compile(r"lm_head|embed_out|output|head|classifier|decoder")
 MAX_DEPTH: Final = 48
 
@@ -91,9 +91,7 @@ def _fill(module: nn.Module, node: _Node, input_first: frozenset[str], classes: 
         _fill(made, child, input_first, classes)
 
 
-def _class(
-    name: str, node: _Node, input_first: frozenset[str], classes: dict[Any, type[nn.Module]]
-) -> type[nn.Module]:
+def _class(name: str, node: _Node, input_first: frozenset[str], classes: dict[Any, type[nn.Module]]) -> type[nn.Module]:
     weight = node.tensors.get("weight")
     if weight is not None and not node.children:
         if weight.dim() > 2:

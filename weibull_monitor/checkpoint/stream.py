@@ -89,7 +89,9 @@ def _batch(rows: Sequence[tuple[int, Tensor]], dtype: torch.dtype) -> CountedRow
 
 def _whole(counting: _Parameter | None) -> None:
     if counting is not None and counting.unfinished:
-        raise CheckpointError(f"{counting.name} is not whole in the checkpoint: its files are corrupted; copy them again")
+        raise CheckpointError(
+            f"{counting.name} is not whole in the checkpoint: its files are corrupted; copy them again"
+        )
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,9 @@ class _Parameter:
             else:
                 self._counts[place] = counts[row[place]].clone() if len(touched) > 1 else counts[0]
             if self._left[place] < 0:
-                raise CheckpointError(f"{self.name} is stored more than once in the checkpoint: its tables are corrupted")
+                raise CheckpointError(
+                    f"{self.name} is stored more than once in the checkpoint: its tables are corrupted"
+                )
             if not self._left[place]:
                 done.append((self._indices[place], self._counts.pop(place)))
         return done
@@ -258,7 +262,7 @@ class _Ahead:
             self._fd = open_regular(window.piece.file)
             self._file = window.piece.file
         here = buffer[: window.bytes]
-        into = memoryview(here.numpy())
+        into = memoryview(here.numpy().data)
         at = window.piece.offset + window.start * window.itemsize
         while into:
             try:
@@ -266,7 +270,9 @@ class _Ahead:
             except OSError as error:
                 raise CheckpointError(f"{window.piece.file} cannot be read: {error.strerror}; copy it again") from error
             if not count:
-                raise CheckpointError(f"{window.piece.file} ends before what it says it holds: it is truncated; copy it again")
+                raise CheckpointError(
+                    f"{window.piece.file} ends before what it says it holds: it is truncated; copy it again"
+                )
             into, at = into[count:], at + count
         return here
 

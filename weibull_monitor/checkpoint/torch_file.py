@@ -122,7 +122,9 @@ def unpickled(fd: int, start: int, length: int, path: Path) -> Any:
         raise CheckpointError(f"{path} was written on a big-endian machine; save it again on another")
     offset, size = records[name]
     if size > MAX_BYTES:
-        raise CheckpointError(f"{path}: its table of tensors has {size:,} bytes, more than {MAX_BYTES:,}: it is not read")
+        raise CheckpointError(
+            f"{path}: its table of tensors has {size:,} bytes, more than {MAX_BYTES:,}: it is not read"
+        )
 
     def storage(reference: Any) -> Storage:
         if not isinstance(reference, tuple) or len(reference) != 5 or reference[0] != "storage":
@@ -138,12 +140,14 @@ def unpickled(fd: int, start: int, length: int, path: Path) -> Any:
 def _records(fd: int, start: int, length: int, path: Path) -> dict[str, tuple[int, int]]:
     """First byte and size of every record of a zip, by name. Compressed records are refused: a few bytes could be a terabyte."""
     try:
-        with zipfile.ZipFile(Window(fd, start, length, path)) as archive:  # type: ignore[arg-type]
+        with zipfile.ZipFile(Window(fd, start, length, path)) as archive:
             entries = archive.infolist()
     except CheckpointError:
         raise
     except Exception as error:  # zipfile has several, and corrupted tables bring out others
-        raise CheckpointError(f"{path} is no whole zip file ({error}): it is truncated or corrupted; copy it again") from error
+        raise CheckpointError(
+            f"{path} is no whole zip file ({error}): it is truncated or corrupted; copy it again"
+        ) from error
     if len(entries) > MAX_ENTRIES:
         raise CheckpointError(f"{path} has {len(entries):,} records; it is corrupted")
     out: dict[str, tuple[int, int]] = {}
@@ -243,7 +247,7 @@ def _no_zip(magic: bytes, path: Path) -> str:
     if magic.startswith(b"version https"):
         return f"{path} is a Git LFS pointer and holds no weights; run 'git lfs pull'"
     if magic[:1] == b"\x80":
-        return f"{path} is a bare pickle, which could run code: it is not read; save the weights with torch.save or as safetensors"
+        return f"{path} is a bare pickle, which could run code: it is not read; save the weights as safetensors"
     return f"{path} is no checkpoint: neither safetensors nor a file that torch.save wrote"
 
 
@@ -253,4 +257,3 @@ def _row_major(sizes: tuple[int, ...]) -> list[int]:
 
 def _whole(values: Any) -> bool:
     return isinstance(values, tuple) and len(values) <= 16 and all(type(n) is int and 0 <= n < 1 << 62 for n in values)
-
