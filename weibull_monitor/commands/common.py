@@ -60,3 +60,15 @@ def open_run(path: str | Path) -> History:
         return read_history(path)
     except FileNotFoundError as error:
         raise ConfigurationError(f"{error}; name a directory that a monitored run has written to") from error
+
+
+def pattern_and_kind(text: str) -> tuple[str, str]:
+    """The two halves of ``PATTERN=KIND``.
+
+    Raises:
+        ConfigurationError: If it is not of that form.
+    """
+    pattern, separator, kind = text.rpartition("=")
+    if not separator or not pattern:
+        raise ConfigurationError(f"--kind {text!r} is not of the form PATTERN=KIND, as in 'my_mixer=mixer'")
+    return pattern, kind
