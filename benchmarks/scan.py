@@ -2,10 +2,11 @@
 
     python benchmarks/scan.py [--gigabytes 4] [--format safetensors|torch|dcp] [--dtype bfloat16] [--cold]
 
-The floor reads the file from front to back into one buffer and counts each buffer as one row of the same bins, one after the other.
-All are timed in turn, several rounds in one run, and their medians and ratios are printed. Peak memory is that of a process of
-its own, its mapped pages included, above what it had after ``import torch``. With ``--cold`` the file is put out of the page cache before
-each round (``posix_fadvise``, of which the kernel may keep some pages). The file is random, made before and deleted after.
+The floor reads the file from front to back into one buffer and counts each buffer as one row of the same bins, one after
+the other. All are timed in turn, several rounds in one run, and their medians and ratios are printed. Peak memory is that of a
+process of its own, its mapped pages included, above what it had after ``import torch``. With ``--cold`` the file is put out of
+the page cache before each round (``posix_fadvise``, of which the kernel may keep some pages). The file is random, made before
+and deleted after.
 """
 
 from __future__ import annotations

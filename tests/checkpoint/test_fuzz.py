@@ -69,11 +69,6 @@ def _dcp(folder: Path) -> list[str]:
     return [".metadata", "__0_0.distcp"]
 
 
-def _config(folder: Path) -> list[str]:
-    small().save_pretrained(folder)
-    return ["config.json", "model.safetensors"]
-
-
 FORMATS: dict[str, Callable[[Path], list[str]]] = {
     "safetensors": _safetensors,
     "index": _index,
@@ -134,8 +129,7 @@ def test_corrupted_files_are_errors_or_scans(format_: str, tmp_path: Path) -> No
         try:
             scan(broken)
             read += 1
-        except WeibullMonitorError as error:
-            assert str(error)
+        except WeibullMonitorError:
             refused += 1
         except BaseException as error:
             (tmp_path / "found").write_bytes((broken / name).read_bytes())

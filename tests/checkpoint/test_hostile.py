@@ -121,7 +121,7 @@ def test_a_json_bomb(unit: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (tmp_path / "model.safetensors").write_bytes(safetensors(text))
 
     def refused() -> None:
-        with pytest.raises(CheckpointError, match="not one of a tensor|nested far more"):
+        with pytest.raises(CheckpointError, match=r"not one of a tensor|nested far more"):
             scan(tmp_path)
 
     assert most_memory(refused) < 400 / 16
@@ -284,7 +284,7 @@ def test_the_largest_pickle(unit: bytes, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("weibull_monitor.checkpoint.pickles.MAX_INSTRUCTIONS", MAX_INSTRUCTIONS // 100)
 
     def refused() -> None:
-        with pytest.raises(CheckpointError, match="more than 40,000 instructions|no valid table"):
+        with pytest.raises(CheckpointError, match=r"more than 40,000 instructions|no valid table"):
             read_pickle(unit * 50_000 + b".", "it", frozenset({"collections.OrderedDict"}))
 
     assert most_memory(refused) < 400 / 100 + len(unit) * 50_000 * 3 / (1 << 20)

@@ -189,8 +189,8 @@ def test_what_has_nothing_to_measure(tmp_path: Path) -> None:
     save_file({"a.weight": torch.ones(8, 8, dtype=torch.int8)}, tmp_path / "int.safetensors")
     with pytest.raises(ConfigurationError, match="its dtype is I8, not a float"):
         scan(tmp_path / "int.safetensors")
+    (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointError, match="no checkpoint"):
-        (tmp_path / "empty").mkdir()
         scan(tmp_path / "empty")
 
 

@@ -14,8 +14,8 @@ from typing import Any, Final
 from weibull_monitor.errors import CheckpointError
 
 MAX_HEADER: Final = 16 << 20
-"""Bytes of JSON, or of a zip's directory, that are read at most: 100,000 tensors take about 15 MB. Parsed, the worst that `parse_json`
-lets through takes 25 times as much memory."""
+"""Bytes of JSON, or of a zip's directory, that are read at most: 100,000 tensors take about 15 MB. Parsed, the worst that
+`parse_json` lets through takes 25 times as much memory."""
 
 
 @contextmanager

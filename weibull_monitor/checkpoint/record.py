@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,6 +66,21 @@ def check_output(output_dir: Path) -> None:
             )
 
 
+def check_writable(path: Path) -> None:
+    """Refuses a file that cannot be written, before there is anything to write.
+
+    Raises:
+        ConfigurationError: Then.
+    """
+    nearest = next(
+        (parent for parent in (path.absolute().parent, *path.absolute().parents) if parent.exists()), Path("/")
+    )
+    if path.is_dir():
+        raise ConfigurationError(f"{path} cannot be written: it is a directory; name a file")
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise ConfigurationError(f"{path} cannot be written: nothing can be written to {nearest}; name another file")
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a file all at once: to another name first.
 
@@ -88,7 +104,8 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be written: {error.strerror}; name another file") from error
     finally:
-        scratch.unlink(missing_ok=True)
+        with suppress(OSError):  # it is not there, or nothing can be
+            scratch.unlink()
 
 
 def _write(measured: Sequence[Measured], folder: Path) -> None:

@@ -68,15 +68,20 @@ def add(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def _execute(options: argparse.Namespace) -> int:
-    from weibull_monitor.checkpoint.record import check_output, write_file, write_history, write_text
+    from weibull_monitor.checkpoint.record import check_output, check_writable, write_file, write_history, write_text
     from weibull_monitor.checkpoint.scan import scan_all
     from weibull_monitor.checkpoint.tables import as_csv, as_json
+    from weibull_monitor.trackers.history import FILE
 
     if options.json == options.csv == STANDARD_OUTPUT:
         raise ConfigurationError("standard output takes --json or --csv, not both; give one of them a file")
     page = _report() if options.html else None  # what cannot be done is said before an hour of reading
     if options.output:
+        check_writable(Path(options.output) / FILE)
         check_output(Path(options.output))
+    for file in (options.json, options.csv, options.html):
+        if file and file != STANDARD_OUTPUT:
+            check_writable(Path(file))
     with _progress() as progress:
         found = scan_all(
             options.paths,
