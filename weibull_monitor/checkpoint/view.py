@@ -112,7 +112,7 @@ def _blocks(snapshot: RecordedSnapshot, attention: Attention | None) -> list[Lin
     if not values:
         return []
     bands = {kind: _band(kind, attention) for kind in grid.kinds}
-    rows, merged = _rows(grid, values, bands)
+    rows, merged = _rows(grid, values)
     label_width = max(6, *(len(label) for label, _ in rows))
     lines: list[Line] = []
     for start in range(0, len(grid.kinds), columns := _columns(grid.kinds, label_width)):
@@ -142,20 +142,18 @@ def _blocks(snapshot: RecordedSnapshot, attention: Attention | None) -> list[Lin
         (" the models' medians", "dim"),
     ]
     if merged:
-        legend.append((f"; of {merged} blocks in a row the k furthest from them", "dim"))
+        legend.append((f"; of {merged} blocks in a row the k furthest from the kind's median", "dim"))
     return [*lines, legend if any(bands.values()) else [("k by block", "dim")]]
 
 
-def _rows(
-    grid: Grid, values: Mapping[str, float], bands: Mapping[str, tuple[float, float] | None]
-) -> tuple[list[tuple[str, list[float | None]]], int]:
+def _rows(grid: Grid, values: Mapping[str, float]) -> tuple[list[tuple[str, list[float | None]]], int]:
     """Labels and values, and how many blocks share a row; 0 if none do."""
     table = grid.values(values)
     rows = list(zip(grid.blocks, table, strict=True))
     at_once = -(-len(rows) // ROWS)
     if at_once <= 1:
         return rows, 0
-    centres = [_centre([row[n] for row in table], bands[kind]) for n, kind in enumerate(grid.kinds)]
+    centres = [_middle([row[n] for row in table]) for n in range(len(grid.kinds))]
     out: list[tuple[str, list[float | None]]] = []
     for start in range(0, len(rows), at_once):
         group = rows[start : start + at_once]
@@ -169,9 +167,7 @@ def _rows(
     return out, at_once
 
 
-def _centre(values: Sequence[float | None], band: tuple[float, float] | None) -> float:
-    if band is not None:
-        return (band[0] + band[1]) / 2
+def _middle(values: Sequence[float | None]) -> float:
     present = [value for value in values if value is not None]
     return median(present) if present else 0.0
 
@@ -234,8 +230,8 @@ def _other_kinds(snapshot: RecordedSnapshot, diagnosis: Diagnosis | None) -> lis
 
 
 def _without_head(text: str, scan: Scan) -> list[str]:
-    """The diagnosis, its first line without a step that nobody knows."""
-    lines = text.splitlines()
+    """The diagnosis, its first line without a step that nobody knows, and without a clock that checkpoints do not have."""
+    lines = [line for line in text.splitlines() if not line.startswith("training time: T/τ none")]
     if not scan.steps_known:
         lines[0] = re.sub(r"^step \d+: ", "", lines[0])
     return lines
