@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,6 +15,7 @@ from weibull_monitor.checkpoint.stored import Contents, Stored
 from weibull_monitor.checkpoint.stream import MAX_SCATTERED
 from weibull_monitor.components import AttentionType, Component, Discovery, Skipped, attention_types
 from weibull_monitor.components.names import clean_name
+from weibull_monitor.components.table import KIND_ORDER
 
 Find = Callable[[nn.Module], Discovery]
 
@@ -99,6 +100,7 @@ def _by_names(tensors: Mapping[str, Stored], find: Find) -> Laid:
     found = find(model)
     discovery = replace(
         found,
+        components=_ordered(found.components),
         skipped=(*found.skipped, *skipped),
         elements=found.elements + sum(s.numel for s in skipped),
     )
@@ -108,6 +110,20 @@ def _by_names(tensors: Mapping[str, Stored], find: Find) -> Laid:
             f"{len(same)} tensors are stored under two names ({same[0]}{', …' * (len(same) > 1)}) and measured once"
         )
     return Laid(discovery, fine, attention_types(model, discovery.components), tuple(notes))
+
+
+def _ordered(components: Sequence[Component]) -> tuple[Component, ...]:
+    """Components as a model would have them, where files have the order of the alphabet: embeddings, blocks, the rest."""
+    stored = {c.parameter: c for c in components if c.part is None}
+    kinds = {kind: n for n, kind in enumerate(KIND_ORDER)}
+
+    def place(component: Component) -> tuple[int, str, int, bool, int, int]:
+        c = stored.get(component.parameter, component)
+        outside = c.block is None
+        part = 0 if outside and c.kind == "embedding" else 2 if outside else 1
+        return part, c.tower, c.block or 0, c.cross, kinds[c.kind], c.expert or 0
+
+    return tuple(sorted(components, key=place))
 
 
 def _of(model: nn.Module, discovery: Discovery) -> tuple[Component, ...]:

@@ -6,6 +6,7 @@ import math
 import re
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import median
 from typing import Any, Final
 
@@ -54,11 +55,10 @@ def render(scan: Scan, neighbours: int = NEIGHBOURS) -> list[Line]:
     parts = [_head(scan)]
     if len(scan.checkpoints) > 1:
         parts.append(_trajectory(scan))
-    attention = diagnosis.reading.attention if diagnosis else None
-    parts.append(_blocks(snapshot, attention))
+    parts.append(_blocks(snapshot, diagnosis))
     parts.append(_other_kinds(snapshot, diagnosis))
     if diagnosis is not None and diagnosis.kinds:
-        parts.append([_highlighted(line) for line in _without_head(render_diagnosis(diagnosis, neighbours), scan)])
+        parts.append([_highlighted(line) for line in _for_checkpoints(render_diagnosis(diagnosis, neighbours), scan)])
     odd = {matrix.name for matrix in diagnosis.odd} if diagnosis else set()
     parts.append(_findings(scan.checkpoints, odd))
     parts.append(_skipped(last))
@@ -105,71 +105,93 @@ def _head(scan: Scan) -> list[Line]:
     return [*lines, *_wrapped(notes, "dim")]
 
 
-def _blocks(snapshot: RecordedSnapshot, attention: Attention | None) -> list[Line]:
+@dataclass(frozen=True)
+class _Cell:
+    """One k of the table of blocks, and the published range that it can be compared with."""
+
+    k: float
+    band: tuple[float, float] | None
+
+
+_Row = tuple[str, list["_Cell | None"]]
+
+
+def _blocks(snapshot: RecordedSnapshot, diagnosis: Diagnosis | None) -> list[Line]:
     """k by block and kind."""
     grid = grid_of(snapshot.components)
     values = snapshot.values("k")
     if not values:
         return []
-    bands = {kind: _band(kind, attention) for kind in grid.kinds}
-    rows, merged = _rows(grid, values)
+    attention = diagnosis.reading.attention if diagnosis else None
+    compared = frozenset(name for kind in diagnosis.kinds for name in kind.median.names) if diagnosis else frozenset()
+    rows, merged = _rows(grid, values, [_band(kind, attention) for kind in grid.kinds], compared)
     label_width = max(6, *(len(label) for label, _ in rows))
+    columns = _columns(grid.kinds, label_width)
     lines: list[Line] = []
-    for start in range(0, len(grid.kinds), columns := _columns(grid.kinds, label_width)):
-        kinds = list(enumerate(grid.kinds))[start : start + columns]
-        kinds = [(n, kind) for n, kind in kinds if any(row[n] is not None for _, row in rows)]
-        shown = [(label, row) for label, row in rows if any(row[n] is not None for n, _ in kinds)]
-        if not kinds:
-            continue
-        lines += [[]] if lines else []
-        lines.append([("block".rjust(label_width), "bold"), *((f"  {kind:>8}", "bold") for _, kind in kinds)])
-        for label, row in shown:
-            cells = [_cell(row[n], bands[kind], max(8, len(kind))) for n, kind in kinds]
-            lines.append([(label.rjust(label_width), "dim"), *cells])
-        low_high = [bands[kind] for _, kind in kinds]
-        if any(low_high):
-            texts = [
-                (f"  {_range(band):>{max(8, len(kind))}}", "dim")
-                for band, (_, kind) in zip(low_high, kinds, strict=True)
-            ]
-            lines.append([("publ.".rjust(label_width), "dim"), *texts])
+    for start in range(0, len(grid.kinds), columns):
+        kinds = [n for n in range(len(grid.kinds))[start : start + columns] if any(row[n] for _, row in rows)]
+        if kinds:
+            lines += [[]] if lines else []
+            lines += _table(kinds, grid.kinds, rows, label_width)
     legend: Line = [("k by block; published: ", "dim"), ("inside", "green"), (", ", "dim"), ("below ↓", "yellow")]
     legend += [
         (", ", "dim"),
-        ("far below ⇊", "red"),
+        ("far below ⇊", "bold red"),
         (", ", "dim"),
         ("above ↑", "cyan"),
         (" the models' medians", "dim"),
     ]
+    lines.append(legend if any(cell and cell.band for _, row in rows for cell in row) else [("k by block", "dim")])
     if merged:
-        legend.append((f"; of {merged} blocks in a row the k furthest from the kind's median", "dim"))
-    return [*lines, legend if any(bands.values()) else [("k by block", "dim")]]
+        lines.append([(f"of {merged} blocks in a row the k furthest from the kind's median", "dim")])
+    return lines
 
 
-def _rows(grid: Grid, values: Mapping[str, float]) -> tuple[list[tuple[str, list[float | None]]], int]:
-    """Labels and values, and how many blocks share a row; 0 if none do."""
-    table = grid.values(values)
-    rows = list(zip(grid.blocks, table, strict=True))
-    at_once = -(-len(rows) // ROWS)
+def _table(kinds: Sequence[int], names: Sequence[str], rows: Sequence[_Row], label_width: int) -> list[Line]:
+    """The columns of some kinds."""
+    width = {n: max(8, len(names[n])) for n in kinds}
+    lines: list[Line] = [
+        [("block".rjust(label_width), "bold"), *((f"  {names[n]:>{width[n]}}", "bold") for n in kinds)]
+    ]
+    for label, row in rows:
+        if any(row[n] for n in kinds):
+            lines.append([(label.rjust(label_width), "dim"), *(_shown(row[n], width[n]) for n in kinds)])
+    bands = [next((cell.band for _, row in rows if (cell := row[n]) and cell.band), None) for n in kinds]
+    if any(bands):
+        ranges = [f"  {_range(band):>{width[n]}}" for n, band in zip(kinds, bands, strict=True)]
+        lines.append([("publ.".rjust(label_width) + "".join(ranges), "dim")])
+    return lines
+
+
+def _rows(
+    grid: Grid, values: Mapping[str, float], bands: Sequence[tuple[float, float] | None], compared: frozenset[str]
+) -> tuple[list[_Row], int]:
+    """Labels and cells, and how many blocks share a row; 0 if none do."""
+    table = [
+        [
+            None if k is None else _Cell(k, band if compared & set(names) else None)
+            for k, names, band in zip(row, cells, bands, strict=True)
+        ]
+        for row, cells in zip(grid.values(values), grid.cells, strict=True)
+    ]
+    at_once = -(-len(table) // ROWS)
     if at_once <= 1:
-        return rows, 0
-    centres = [_middle([row[n] for row in table]) for n in range(len(grid.kinds))]
-    out: list[tuple[str, list[float | None]]] = []
-    for start in range(0, len(rows), at_once):
-        group = rows[start : start + at_once]
-        cells: list[float | None] = []
-        for n, centre in enumerate(centres):
-            present = [row[n] for _, row in group]
-            found = [value for value in present if value is not None]
-            cells.append(max(found, key=lambda k: abs(k - centre)) if found else None)
-        label = group[0][0] if len(group) == 1 else f"{group[0][0]}–{group[-1][0].rpartition(' ')[2]}"
-        out.append((label, cells))
+        return list(zip(grid.blocks, table, strict=True)), 0
+    middles = [_middle([row[n] for row in table]) for n in range(len(grid.kinds))]
+    out: list[_Row] = []
+    for start in range(0, len(table), at_once):
+        labels, group = grid.blocks[start : start + at_once], table[start : start + at_once]
+        cells = [_furthest([row[n] for row in group], middle) for n, middle in enumerate(middles)]
+        out.append((labels[0] if len(labels) == 1 else f"{labels[0]}–{labels[-1].rpartition(' ')[2]}", cells))
     return out, at_once
 
 
-def _middle(values: Sequence[float | None]) -> float:
-    present = [value for value in values if value is not None]
-    return median(present) if present else 0.0
+def _furthest(cells: Sequence[_Cell | None], middle: float) -> _Cell | None:
+    return max((cell for cell in cells if cell), key=lambda cell: abs(cell.k - middle), default=None)
+
+
+def _middle(cells: Sequence[_Cell | None]) -> float:
+    return median([cell.k for cell in cells if cell] or [0.0])
 
 
 def _columns(kinds: Sequence[str], label_width: int) -> int:
@@ -178,11 +200,11 @@ def _columns(kinds: Sequence[str], label_width: int) -> int:
     return max(3, (WIDTH - label_width) // (max(8, widest) + 2))
 
 
-def _cell(k: float | None, band: tuple[float, float] | None, width: int) -> tuple[str, str]:
-    if k is None:
+def _shown(cell: _Cell | None, width: int) -> tuple[str, str]:
+    if cell is None:
         return f"  {'·':>{width - 1}} ", "dim"
-    mark, style = _standing(k, band)
-    return f"  {k:>{width - 1}.3f}{mark}", style
+    mark, style = _standing(cell.k, cell.band)
+    return f"  {cell.k:>{width - 1}.3f}{mark}", style
 
 
 def _standing(k: float, band: tuple[float, float] | None) -> tuple[str, str]:
@@ -229,11 +251,18 @@ def _other_kinds(snapshot: RecordedSnapshot, diagnosis: Diagnosis | None) -> lis
     return [[("of which nothing is published:" if known else "by kind:", "dim")], *lines]
 
 
-def _without_head(text: str, scan: Scan) -> list[str]:
-    """The diagnosis, its first line without a step that nobody knows, and without a clock that checkpoints do not have."""
+def _for_checkpoints(text: str, scan: Scan) -> list[str]:
+    """The diagnosis without what checkpoints do not have: a clock, a step where it is not known, growth without a baseline."""
     lines = [line for line in text.splitlines() if not line.startswith("training time: T/τ none")]
     if not scan.steps_known:
         lines[0] = re.sub(r"^step \d+: ", "", lines[0])
+    head = next((n for n, line in enumerate(lines) if line.startswith("kind ") and "σ growth" in line), None)
+    if head is None or (scan.history.baseline is not None and len(scan.checkpoints) > 1):
+        return lines
+    end = next(n for n in range(head, len(lines)) if lines[n].startswith("k, published:"))
+    width = len(lines[head][: lines[head].index("σ growth")].rstrip())
+    lines[head:end] = [line[:width].rstrip() for line in lines[head:end]]
+    lines[end] = lines[end].partition("; σ growth")[0]
     return lines
 
 
