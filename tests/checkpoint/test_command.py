@@ -51,6 +51,7 @@ def test_the_text(mistral: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = {line.split()[0]: line for line in text.splitlines() if line and line[0].isalpha()}
     assert table["ffn_up"].split()[1] == "3"
     assert float(table["ffn_up"].split()[2]) == pytest.approx(1.1964, abs=2e-3)
+    assert table["feed-forward"].endswith("transmission")
     assert "as published" in table["feed-forward"]
     assert table["mistral-7b"]
     assert "step " not in text  # nobody knows it
@@ -227,3 +228,18 @@ def _reads(pid: int, path: Path) -> bool:
     except OSError:
         return False
     return str(path) in links and int(Path(f"/proc/{pid}/io").read_text().split()[1]) > 100 << 20
+
+
+def test_the_page(mistral: Path, tmp_path: Path) -> None:
+    pytest.importorskip("weibull_monitor.report")
+    assert main(["scan", str(mistral), "--html", str(tmp_path / "page.html")]) == 0
+    assert "</html>" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert [p.name for p in tmp_path.iterdir()] == ["page.html"]
+
+
+def test_a_page_that_cannot_be_made_is_said_before_anything_is_read(
+    mistral: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "weibull_monitor.report", None)
+    assert main(["scan", str(mistral), "--html", str(tmp_path / "page.html")]) == 1
+    assert "--html needs the report" in capsys.readouterr().err

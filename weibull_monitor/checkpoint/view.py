@@ -260,7 +260,7 @@ def _for_checkpoints(text: str, scan: Scan) -> list[str]:
     if head is None or (scan.history.baseline is not None and len(scan.checkpoints) > 1):
         return lines
     end = next(n for n in range(head, len(lines)) if lines[n].startswith("k, published:"))
-    width = len(lines[head][: lines[head].index("σ growth")].rstrip())
+    width = lines[head].index("σ growth") - 2
     lines[head:end] = [line[:width].rstrip() for line in lines[head:end]]
     lines[end] = lines[end].partition("; σ growth")[0]
     return lines
