@@ -188,6 +188,30 @@ def test_a_folder_that_holds_itself(tmp_path: Path) -> None:
         scan(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["num_hidden_layers", "num_experts", "huge", "nested", "broken", "pipe"])
+def test_a_configuration_that_asks_for_too_much(name: str, tmp_path: Path) -> None:
+    """The weights are measured all the same, by their names."""
+    path = tmp_path / "config.json"
+    small().save_pretrained(tmp_path)
+    config = json.loads(path.read_text())
+    if name == "huge":
+        path.write_text(json.dumps(config | {"x": "y" * (1 << 21)}))
+    elif name == "nested":
+        path.write_text(json.dumps(config | {"text_config": {"vision": [{"n_layer": 10**9}]}}))
+    elif name == "broken":
+        path.write_text("{")
+    elif name == "pipe":
+        path.unlink()
+        os.mkfifo(path)
+    else:
+        path.write_text(json.dumps(config | {name: 10**8}))
+    history = scan(tmp_path)
+    assert len(history.components) == 15
+    notes = " ".join(history.runs[-1].model["notes"])
+    assert "class" not in history.runs[-1].model
+    assert ("its config.json is not used" in notes) == (name != "pipe")
+
+
 class Harm:
     """Writes a file when it is unpickled by somebody who lets it."""
 

@@ -13,12 +13,13 @@ from torch import nn
 
 from weibull_monitor.checkpoint.findings import Finding, findings_of
 from weibull_monitor.checkpoint.layout import Laid, lay_out
+from weibull_monitor.checkpoint.models import Models
 from weibull_monitor.checkpoint.places import Source, all_sources
 from weibull_monitor.checkpoint.record import Measured, as_history, check_same_model, increasing
 from weibull_monitor.checkpoint.stored import Contents
 from weibull_monitor.checkpoint.stream import count_checkpoint
 from weibull_monitor.components import Component, Resolution
-from weibull_monitor.errors import CheckpointError, ConfigurationError, MissingDependencyError
+from weibull_monitor.errors import CheckpointError, ConfigurationError
 from weibull_monitor.measure import WeibullFit, solve
 from weibull_monitor.measure.bins import MANTISSA_BITS
 from weibull_monitor.measure.fit import delivered
@@ -135,7 +136,7 @@ def scan_all(
     sources = all_sources(given)
     if not sources:
         raise ConfigurationError("no checkpoint is named; name one or several")
-    models = _Models(config)
+    models = Models(config)
     found: list[tuple[Source, Contents, Laid, dict[str, WeibullFit], Any, float]] = []
     for source in sources:
         started = time.perf_counter()
@@ -241,48 +242,6 @@ def _records(
         snapshot = Snapshot(step=one.step, time=now, components=one.components, fits=one.fits, seconds=seconds)
         out.append((record, snapshot))
     return out
-
-
-class _Models:
-    """Models on the meta device by their configuration, so that the checkpoints of a run share one.
-
-    Args:
-        config: What the user named; by default what lies beside each checkpoint.
-    """
-
-    def __init__(self, config: str | Path | None) -> None:
-        self._config = config
-        self._built: dict[bytes, tuple[nn.Module | None, tuple[str, ...]]] = {}
-
-    def of(self, source: Source) -> tuple[nn.Module | None, tuple[str, ...]]:
-        """The model of a checkpoint, or None and why there is none."""
-        if self._config is not None:
-            key = str(self._config).encode()
-            if key not in self._built:
-                from weibull_monitor.meta import build
-
-                self._built[key] = (build(str(self._config)), ())
-            return self._built[key]
-        if source.config is None:
-            return None, ()
-        try:
-            key = (source.config / "config.json").read_bytes()
-        except OSError as error:
-            return None, (f"its config.json cannot be read ({error.strerror})",)
-        if key not in self._built:
-            self._built[key] = _built(source.config)
-        return self._built[key]
-
-
-def _built(folder: Path) -> tuple[nn.Module | None, tuple[str, ...]]:
-    from weibull_monitor.meta import build
-
-    try:
-        return build(str(folder)), ()
-    except MissingDependencyError as error:
-        return None, (f"its config.json is not used: {error}",)
-    except ConfigurationError as error:
-        return None, (f"its config.json is not used: {str(error).splitlines()[0][:200]}",)
 
 
 @contextmanager
