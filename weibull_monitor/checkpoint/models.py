@@ -16,7 +16,9 @@ from weibull_monitor.errors import CheckpointError, ConfigurationError, MissingD
 
 MAX_CONFIG: Final = 1 << 20
 """Bytes of a configuration that are read."""
-MAX_REPEATED: Final = re.compile(r"(?i)(?:layers?|blocks?|depths?|stages?|experts?)$")
+MAX_REPEATED: Final = 2_000
+"""How many layers, blocks, stages or experts a configuration may ask for."""
+_REPEATED: Final = re.compile(r"(?i)(?:layers?|blocks?|depths?|stages?|experts?)$")
 
 
 class Models:
