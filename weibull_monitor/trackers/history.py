@@ -12,7 +12,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -100,7 +100,9 @@ class HistoryWriter:
 
     def write_run(self, record: RunRecord) -> None:
         """Writes a ``run`` line."""
-        line = asdict(record) | {"components": [_component_to_json(c) for c in record.components]}
+        line = asdict(replace(record, components=())) | {
+            "components": [_component_to_json(c) for c in record.components]
+        }
         self._write({"type": "run"} | line)
 
     def write_snapshot(self, snapshot: Snapshot) -> None:
