@@ -28,7 +28,15 @@ PICTURES = {
     "noise": concepts.noise,
 } | faults.FAULTS
 """Every picture, by the name of its file."""
-BY_OTHERS = {"sweep.png": "weibull-monitor sweep runs/sweep/* --plot docs/figures/sweep.png"}
+BY_OTHERS = {"sweep.png": "weibull-monitor sweep runs/sweep/* --plot docs/figures/sweep.png"} | dict.fromkeys(
+    (
+        "dashboard-watch.png",
+        "dashboard-tensorboard-charts.png",
+        "dashboard-tensorboard-heatmaps.png",
+        "dashboard-wandb-heatmap.png",
+    ),
+    "python docs/generate_dashboards.py runs/dashboards",
+)
 """Figures that another command draws: what draws them."""
 
 
