@@ -10,11 +10,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from weibull_monitor.commands import alerts, compare, components, sweep
+from weibull_monitor.commands import alerts, compare, components, report, sweep
 from weibull_monitor.commands.common import FAILED, INTERRUPTED, OK
 from weibull_monitor.errors import WeibullMonitorError
 
-COMMANDS = (components, compare, sweep, alerts)
+COMMANDS = (components, compare, report, sweep, alerts)
 """In the order that help lists them."""
 
 
