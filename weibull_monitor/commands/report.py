@@ -54,8 +54,8 @@ def _serve(runs: list[tuple[str, Path]], port: int) -> int:
     from weibull_monitor.report.server import ReportServer
 
     with ReportServer(runs, port) as server:
-        print(f"the report is at {server.address} and follows the run; Ctrl-C ends it", flush=True)
         try:
+            print(f"the report is at {server.address} and follows the run; Ctrl-C ends it", flush=True)
             server.serve_forever()
         except KeyboardInterrupt:
             print()

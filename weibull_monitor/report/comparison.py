@@ -20,7 +20,7 @@ def differences(histories: Named) -> dict[str, Any] | None:
     """Medians of k and λ per class and kind, at the last step that all runs have reached; None for a single run.
 
     Returns:
-        ``step`` (asked for), ``steps`` (of each run's sample: the last at or before it), and ``rows``: of each class and kind
+        ``step`` (asked for), ``steps`` (of each run's sample: the last at or before it, if there is one), and ``rows``: of each class and kind
         the medians of k and λ in every run, and where k is furthest from the first run's.
     """
     sampled = [(name, history) for name, history in histories if history.snapshots]
@@ -59,7 +59,8 @@ def _group(group: Group) -> dict[str, Any]:
 
 
 def _until(history: History, step: int) -> RecordedSnapshot:
-    return [snapshot for snapshot in history.snapshots if snapshot.step <= step][-1]
+    """The last sample at or before a step; the first of a scan that begins later."""
+    return next((s for s in reversed(history.snapshots) if s.step <= step), history.snapshots[0])
 
 
 def _groups(snapshot: RecordedSnapshot) -> dict[str, list[str]]:

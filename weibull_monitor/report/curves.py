@@ -51,6 +51,8 @@ def kinds(columns: Columns, diagnosis: Diagnosis | None) -> list[dict[str, Any]]
 def law(columns: Columns, at: Array) -> dict[str, Any] | None:
     """Where a kind stands on the scaling law: medians over its matrices; None where no sample has √I.
 
+    ``covered`` says whether the law is for it: for matrices of attention and of feed-forward layers (docs/scaling.md).
+
     ``line`` is λ if c had always been what it is at the last sample, √(λ_0²·exp(-2S) + c²·I): how far the curve keeps to it
     says how constant c was.
     """
@@ -66,6 +68,7 @@ def law(columns: Columns, at: Array) -> dict[str, Any] | None:
         line = np.sqrt(kept + now**2 * np.nan_to_num(root) ** 2)
     ratio[~np.isfinite(ratio)] = np.nan
     c = median(now[np.newaxis])[0]
+    one = columns.components[at[0]]
     ends = {end: floats(median(columns[f"lambda_forecast{end}"][:, at])) for end in ("", "_low", "_high")}
     return {
         "root": floats(median(np.where(np.isfinite(scale), np.nan_to_num(root), np.nan))),
@@ -76,6 +79,7 @@ def law(columns: Columns, at: Array) -> dict[str, Any] | None:
         "forecast": ends[""],
         "low": ends["_low"],
         "high": ends["_high"],
+        "covered": one.component_class != "none" or one.kind.startswith("attn_"),
         "foretold": bool(np.isfinite(columns["lambda_forecast"][-1, at]).any()),
     }
 

@@ -52,7 +52,9 @@ def tiles(
             {
                 "label": "T/τ",
                 "value": _significant(sample.t_over_tau) if known else "–",
-                "detail": str(diagnosis.training) if known else sample.clock.removeprefix("none: ") or "not known",
+                "detail": f"training state: {diagnosis.training}"
+                if known
+                else sample.clock.removeprefix("none: ") or "not known",
                 "tone": "plain",
             }
         )
@@ -85,13 +87,13 @@ def withheld(history: History) -> list[tuple[int, str]]:
 def _tile_of_class(name: str, one: KindDiagnosis) -> dict[str, str]:
     tones = {"as published": "good", "not as published": "warning"}
     expected = one.result.expected
-    published = f" · published {expected}" if expected else ""
-    drift = f"{100 * one.result.drift:+.2f} %"
+    published = f"\npublished {expected}" if expected else ""
+    drift = f"{100 * one.result.drift:+.2f} %".replace("-", "−")
     against = "the baseline" if one.result.against == "baseline" else f"{one.result.against.replace('_', ' ')} init"
     return {
         "label": f"k of {NAMES[name]}",
         "value": f"{one.median.k:.4f}",
-        "detail": f"{one.verdict}{published} · {drift} from {against}",
+        "detail": f"{one.verdict}{published}\n{drift} from {against}",
         "tone": tones.get(one.verdict, "plain"),
     }
 

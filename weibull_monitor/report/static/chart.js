@@ -22,6 +22,7 @@
     for (const part of [message, plot]) box.insertBefore(part, last);
     charts.set(id, { id, box, title, tools, message, plot, build, drawn, stale: true });
     watcher.observe(box);
+    widths.observe(box);
   };
 
   WM.plotOf = (id) => charts.get(id).plot;
@@ -63,13 +64,13 @@
     }
   }, { rootMargin: "200px 0px" });
 
-  let waiting = 0;
-  let width = innerWidth;
-  addEventListener("resize", () => {
-    if (innerWidth === width) return; // a phone's address bar comes and goes
-    width = innerWidth;
-    clearTimeout(waiting);
-    waiting = setTimeout(() => WM.redraw(), 120);
+  // Heights change with what is drawn; only another width asks for another drawing.
+  const widths = new ResizeObserver((entries) => {
+    for (const { target, contentRect } of entries) {
+      const width = Math.round(contentRect.width);
+      if (target.drawnWidth !== undefined && target.drawnWidth !== width && width > 0) WM.redraw(target.dataset.chart);
+      target.drawnWidth = width;
+    }
   });
 
   const save = (name, url) => WM.make("a", { href: url, download: name }).click();

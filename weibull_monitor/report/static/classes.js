@@ -21,6 +21,7 @@
       const text = Array.from(k, (value, i) => `${several ? `<b>${WM.plain(run.name)}</b><br>` : ""}step ${WM.whole(run.steps[i])}<br>median k ${WM.fixed(value, 4)}${WM.there(drift[i]) ? `<br>${WM.signed(drift[i], 2)} % since the baseline` : ""}`);
       data.push(WM.line(run.steps, k, run.name, colourOf(run), text, { showlegend: several }));
     }
+    const last = WM.floats(own, "k").at(-1);
     const shapes = [];
     const annotations = [];
     const marks = [];
@@ -28,7 +29,8 @@
     if (own.published) {
       const { low, high, models } = own.published;
       shapes.push({ type: "rect", xref: "x domain", x0: 0, x1: 1, y0: low, y1: high, fillcolor: WM.faint(WM.colour("good"), 0.16), line: { width: 0 }, layer: "below" });
-      note(low, `published ${WM.fixed(low, 3)}–${WM.fixed(high, 3)}, ${models} model${models === 1 ? "" : "s"}${name === "transmission" ? ", feed-forward" : ""}`, WM.colour("good"), "top");
+      const [at, side] = last > (low + high) / 2 ? [low, "bottom"] : [high, "top"]; // inside the band, away from where the curve ends
+      note(at, `published ${WM.fixed(low, 3)}–${WM.fixed(high, 3)}, ${models} model${models === 1 ? "" : "s"}${name === "transmission" ? ", feed-forward" : ""}`, WM.colour("good"), side);
       marks.push(low, high);
     }
     if (own.start) {
@@ -41,13 +43,12 @@
     const range = core && WM.roomy([Math.max(reach[0], core[0] - (core[1] - core[0])), Math.min(reach[1], core[1] + (core[1] - core[0]))].map((end, i) => (i ? Math.max(end, core[1]) : Math.min(end, core[0]))), 0.01);
     const alerts = chosen.alerts.filter((alert) => alert.severity !== "info" && alert.components.some((one) => chosen.classOf(one) === name));
     data.push(...WM.alertMarks(alerts, { yaxis: "y2" }));
-    const last = WM.floats(own, "k").at(-1);
     return {
       title: NAMES[name], data, height: 330,
       label: `k of the class ${name} over the steps: ${WM.fixed(last, 4)} at step ${WM.whole(chosen.steps.at(-1))}${own.published ? `; published ${WM.fixed(own.published.low, 3)} to ${WM.fixed(own.published.high, 3)}` : ""}.`,
       layout: {
         shapes: [...shapes, ...WM.alertLines(alerts)], annotations, showlegend: several,
-        xaxis: WM.stepAxis(chosen.steps), yaxis: WM.axisOf({ title: { text: "shape k", standoff: 8 }, range, nticks: 7 }),
+        xaxis: WM.stepAxis(chosen.steps), yaxis: WM.shapeAxis(range, { title: { text: "shape k", standoff: 8 }, nticks: 7 }),
         yaxis2: { overlaying: "y", range: [0, 1], visible: false, fixedrange: true },
       },
     };

@@ -4,6 +4,7 @@
   const QUANTITIES = [["k", "k"], ["drift", "drift of k"], ["growth", "growth of λ"], ["r2", "R²"]];
   const TITLES = { k: "Shape k", drift: "Drift of k since the baseline, %", growth: "λ, times its baseline", r2: "R² of the probability plot's line" };
   const KEEP = 0.985; // of the values lie within the colours; what lies beyond has the last one
+  const OUTSIDE = "–"; // the row of matrices outside of blocks, as weibull_monitor.grid has it
   const ranges = new WeakMap();
 
   const combine = (values, how) => {
@@ -30,7 +31,8 @@
     if (known[key]) return known[key];
     const every = Math.max(1, Math.floor(run.frames.length / 24));
     const values = [];
-    run.frames.forEach((_, frame) => { if (frame % every === 0 || frame === run.last) values.push(...cells(run, frame).flat().filter(Number.isFinite)); });
+    const within = run.grid.blocks.some((block) => block !== OUTSIDE) ? run.grid.blocks.map((block) => block !== OUTSIDE) : [true]; // an embedding is not to take the colours of the blocks
+    run.frames.forEach((_, frame) => { if (frame % every === 0 || frame === run.last) values.push(...cells(run, frame).filter((_, i) => within[i]).flat().filter(Number.isFinite)); });
     values.sort((a, b) => a - b);
     if (!values.length) return null;
     const at = (share) => values[Math.round(share * (values.length - 1))];
@@ -55,7 +57,7 @@
 
   const hover = (run, frame, cell, block, kind, value) => {
     if (!cell.length || !WM.there(value)) return "";
-    const head = `<b>${WM.plain(kind)}</b> · ${block === "–" ? "outside of blocks" : `block ${WM.plain(block)}`}<br>`;
+    const head = `<b>${WM.plain(kind)}</b> · ${block === OUTSIDE ? "outside of blocks" : `block ${WM.plain(block)}`}<br>`;
     if (cell.length > 1) return `${head}${cell.length} matrices, ${WM.state.experts}: ${show(WM.state.quantity, value)}`;
     const drift = run.figure("drift", frame, cell[0]);
     const growth = run.figure("growth", frame, cell[0]);
@@ -77,10 +79,11 @@
     const texts = run.grid.cells.map((row, i) => row.map((cell, j) => hover(run, frame, cell, blocks[i], kinds[j], values[i][j])));
     const log = quantity === "growth" && range.kind === "two";
     const coloured = log ? values.map((row) => row.map((value) => Math.log2(value))) : values;
+    const names = blocks.map((block) => (block === OUTSIDE ? "outside" : WM.plain(block)));
     const turn = (table) => (upright() ? table : table[0].map((_, j) => table.map((row) => row[j])));
     const empty = (table) => table.map((row) => row.map((value) => (Number.isFinite(value) ? value : null)));
     const [ends, ticks] = [log ? [-range.reach, range.reach] : [range.low, range.high], []];
-    for (let i = 0; i <= 4; i++) ticks.push(ends[0] + ((ends[1] - ends[0]) * i) / 4);
+    for (let i = 0; i <= 4; i++) ticks.push(ends[0] + (ends[1] - ends[0]) * (1e-6 + ((1 - 2e-6) * i) / 4)); // ticks at the very ends may be lost
     const height = upright() ? 130 + Math.max(blocks.length * (blocks.length > 40 ? 9 : 20), 160) : 110 + Math.max(kinds.length * (blocks.length > 48 ? 26 : 34), 120);
     const gap = Math.max(blocks.length, kinds.length) > 60 ? 0.5 : 2;
     const blockAxis = { title: { text: "block", standoff: 6 }, type: "category", tickmode: "auto", nticks: upright() ? 24 : 34, showgrid: false, ticks: "", fixedrange: true };
@@ -91,18 +94,18 @@
       title: `${TITLES[quantity]}, step ${WM.whole(run.frameSteps[frame])}`, height,
       label: `Heatmap of ${TITLES[quantity]} by block and kind at step ${WM.whole(run.frameSteps[frame])}: ${blocks.length} rows of blocks, ${kinds.length} kinds. Arrow keys move the choice.`,
       data: [{
-        type: "heatmap", name: quantity, x: upright() ? kinds.map(WM.plain) : blocks.map(WM.plain), y: upright() ? blocks.map(WM.plain) : kinds.map(WM.plain),
+        type: "heatmap", name: quantity, x: upright() ? kinds.map(WM.plain) : names, y: upright() ? names : kinds.map(WM.plain),
         z: turn(empty(coloured)), text: turn(texts), hovertemplate: "%{text}<extra></extra>", hoverongaps: false, xgap: gap, ygap: gap,
         zmin: ends[0], zmax: ends[1], colorscale: scale(range.kind),
         colorbar: {
-          orientation: "h", x: upright() ? 0.5 : 1, xanchor: upright() ? "center" : "right", y: 1.02, yanchor: "bottom", thickness: 10, len: upright() ? 0.9 : 320, lenmode: upright() ? "fraction" : "pixels",
+          orientation: "h", x: 1, xanchor: "right", yref: "container", y: 1, yanchor: "top", thickness: 10, len: upright() ? 260 : 320, lenmode: "pixels", xpad: 0, ypad: 2,
           outlinewidth: 0, tickvals: ticks, ticktext: ticks.map((value) => (log ? `×${WM.round(2 ** value, 3)}` : WM.round(value, 3))), tickfont: { size: 11 }, ticks: "",
         },
       }],
       layout: {
         xaxis: WM.axisOf({ ...(upright() ? kindAxis : blockAxis), showline: false, side: "bottom" }),
         yaxis: WM.axisOf({ ...(upright() ? blockAxis : kindAxis), autorange: "reversed", showline: false }),
-        margin: { l: 60, r: 10, t: 46, b: 40 }, dragmode: false,
+        margin: { l: 60, r: 12, t: 44, b: 40 }, dragmode: false,
         shapes: at ? [{ type: "rect", x0: at[0] - 0.5, x1: at[0] + 0.5, y0: at[1] - 0.5, y1: at[1] + 0.5, line: { color: WM.colour("text"), width: 2.5 } }] : [],
       },
     };

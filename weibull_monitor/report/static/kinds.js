@@ -10,8 +10,9 @@
   const panel = (label, place, columns, rows) => {
     const suffix = place ? String(place + 1) : "";
     const [column, row] = [place % columns, Math.floor(place / columns)];
-    const [wide, gapX, gapY] = [1 / columns, columns > 1 ? 0.075 : 0, rows > 1 ? Math.min(0.24, 62 / (rows * 200)) : 0];
-    const x = [column * wide + (column ? gapX / 2 : 0), (column + 1) * wide - (column < columns - 1 ? gapX / 2 : 0)];
+    const [gapX, gapY] = [columns > 1 ? 0.07 : 0, rows > 1 ? Math.min(0.24, 62 / (rows * 200)) : 0];
+    const wide = (1 - gapX * (columns - 1)) / columns;
+    const x = [column * (wide + gapX), column * (wide + gapX) + wide];
     const high = (1 - gapY * (rows - 1)) / rows;
     const top = 1 - row * (high + gapY);
     return { label, xaxis: `x${suffix}`, yaxis: `y${suffix}`, xkey: `xaxis${suffix}`, ykey: `yaxis${suffix}`, x, y: [Math.max(0, top - high), top] };
@@ -59,14 +60,15 @@
       layout.shapes.push(...WM.alertLines(alerts, { xref: at.xaxis, yref: `${at.yaxis} domain` }));
       if (alerts.length) layout[`yaxis${labels.length + place + 1}`] = { overlaying: at.yaxis, anchor: at.xaxis, range: [0, 1], visible: false, fixedrange: true };
       const bottom = place + columns >= labels.length;
-      layout[at.xkey] = { ...WM.stepAxis(run.steps), domain: at.x, anchor: at.yaxis, nticks: 5, matches: place ? "x" : undefined, title: { text: bottom ? "optimizer step" : "", standoff: 4 } };
+      layout[at.xkey] = WM.stepAxis(run.steps, { domain: at.x, anchor: at.yaxis, nticks: 5, matches: place ? "x" : undefined, title: { text: bottom ? "optimizer step" : "", standoff: 4 } });
       const own = run.kinds.find((kind) => kind.name === label);
       const now = own && curve(own, quantity).median.at(-1);
-      layout[at.ykey] = WM.axisOf({ domain: at.y, anchor: at.xaxis, nticks: 5, range: rangeOf(runs, run, label, quantity), title: { text: place % columns ? "" : AXES[quantity], standoff: 4 } });
+      const range = rangeOf(runs, run, label, quantity);
+      layout[at.ykey] = (quantity === "k" ? WM.shapeAxis : (_, more) => WM.axisOf(more))(range, { domain: at.y, anchor: at.xaxis, nticks: 5, range, title: { text: place % columns ? "" : AXES[quantity], standoff: 4 } });
       layout.annotations.push({ xref: `${at.xaxis} domain`, yref: `${at.yaxis} domain`, x: 0, y: 1, xanchor: "left", yanchor: "bottom", yshift: 3, showarrow: false, text: `<b>${WM.plain(label)}</b>  ${own ? number(quantity, now) : ""}`, font: { size: 12 } });
     });
     return {
-      title: "", data, layout, height: (several ? 50 : 30) + rows * (WM.narrow() ? 210 : 218) + 20,
+      title: { k: "Shape k", lambda: "Scale λ, in units of the weights", r2: "R² of the probability plot's line, the lowest block" }[quantity], data, layout, height: (several ? 50 : 30) + rows * (WM.narrow() ? 210 : 218) + 20,
       label: `${AXES[quantity]} of ${labels.length} kinds over the steps, a panel each: ${run.kinds.map((kind) => `${kind.name} ${number(quantity, curve(kind, quantity).median.at(-1))}`).join(", ")}.`,
     };
   };
@@ -76,7 +78,10 @@
     const kinds = runs.map((one) => one.kinds.find((kind) => kind.name === label)).filter(Boolean);
     const own = run.kinds.find((kind) => kind.name === label);
     const parts = kinds.map((kind) => curve(kind, quantity).median);
-    if (own && quantity !== "r2") parts.push(curve(own, quantity).low, curve(own, quantity).high);
+    if (own && quantity !== "r2") {
+      const { median, low, high, se } = curve(own, quantity);
+      parts.push(low, high, median.map((value, i) => value - 2 * se[i]), median.map((value, i) => value + 2 * se[i]));
+    }
     let range = WM.extent(...parts);
     if (range && own?.published && quantity === "k") {
       const wider = WM.extent(range, [own.published.low, own.published.high]);

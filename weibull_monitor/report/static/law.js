@@ -10,6 +10,7 @@
     const found = [];
     for (const run of WM.runs) {
       withLaw(run).forEach((kind) => {
+        if (WM.state.lawKind === ALL && !kind.law.covered) return;
         if (WM.state.lawKind !== ALL && kind.name !== WM.state.lawKind) return;
         if (WM.state.lawKind === ALL && several && run !== WM.run()) return;
         const byRun = several && WM.state.lawKind !== ALL;

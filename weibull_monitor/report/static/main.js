@@ -30,8 +30,10 @@
     WM.say(`${name}: k ${WM.fixed(run.value("k", frame, at), 4)}, λ ${WM.round(run.value("lambda", frame, at))}, R² ${WM.fixed(run.value("r2", frame, at), 4)}`);
   };
 
-  /** A matrix to begin with: the one whose k has moved furthest from where it was, or is lowest. */
+  /** A matrix to begin with: that of the gravest alert, else the one whose k has moved furthest from where it was. */
   const firstChoice = (run) => {
+    const told = run.alerts.filter((alert) => alert.rank > 1 && run.index.has(alert.component));
+    if (told.length) return told.reduce((a, b) => (b.rank > a.rank ? b : a)).component;
     let [best, most] = [0, -1];
     run.components.forEach((component, i) => {
       if (!["selection", "transmission"].includes(run.classOf(component.name))) return;
@@ -46,7 +48,7 @@
     WM.runs = data.runs.map((run, place) => new WM.Run(run, place));
     WM.state.run = Math.min(WM.state.run, WM.runs.length - 1);
     const run = WM.run();
-    if (!run.empty && !run.index.has(WM.state.component)) WM.state.component = firstChoice(run);
+    if (run && !run.empty && !run.index.has(WM.state.component)) WM.state.component = firstChoice(run);
   };
 
   const show = () => {
@@ -99,7 +101,6 @@
     show();
   });
   WM.byId("axis").addEventListener("change", (event) => { WM.state.axis = event.target.value; WM.redraw("class-selection", "class-transmission", "kinds", "forecast"); });
-  if (!WM.narrow()) WM.byId("facts-box").open = WM.runs.length > 1;
   addEventListener("beforeprint", () => { WM.byId("facts-box").open = true; });
   show();
   if (WM.live) setTimeout(follow, REFRESH);

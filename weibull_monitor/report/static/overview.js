@@ -3,9 +3,13 @@
 (() => {
   const SECTIONS = [["classes", "Classes"], ["heatmap", "Heatmap"], ["probability", "Probability plot"], ["kinds", "Kinds"], ["law", "Scaling law"], ["alerts", "Alerts"], ["published", "Published models"], ["runs", "Runs"]];
 
-  const factsTable = () => {
-    const labels = [...new Set(WM.runs.flatMap((run) => run.facts.map(([label]) => label)))];
+  const UNLIKE = ["Began", "History", "Cost of monitoring"]; // differ in all runs, and say nothing of them
+
+  /** Facts of the runs side by side; only those that differ, if so asked. */
+  WM.factsTable = (differing = false) => {
     const of = (run, label) => run.facts.find(([name]) => name === label)?.[1] ?? "–";
+    let labels = [...new Set(WM.runs.flatMap((run) => run.facts.map(([label]) => label)))];
+    if (differing) labels = labels.filter((label) => !UNLIKE.includes(label) && new Set(WM.runs.map((run) => of(run, label))).size > 1);
     return WM.table(
       [{ name: "", head: true, text: (label) => label }, ...WM.runs.map((run) => ({ name: run.name, text: (label) => of(run, label) }))],
       labels, { class: WM.runs.length > 1 ? "facts" : "facts single" },
@@ -19,7 +23,9 @@
     WM.byId("headline").textContent = (several ? `${run.name}: ` : "") + (run.empty || run.headline || "");
     WM.fill(WM.byId("tiles"), ...(run.empty ? [] : run.tiles).map((tile) => WM.make("div", { class: `tile ${tile.tone}` },
       WM.make("span", { class: "label" }, tile.label), WM.make("strong", null, tile.value), WM.make("span", { class: "detail" }, tile.detail))));
-    WM.fill(WM.byId("facts"), factsTable());
+    WM.fill(WM.byId("facts"), WM.factsTable());
+    const brief = ["Model", "Attention", "Steps"].map((label) => run.facts.find(([name]) => name === label)?.[1]).filter(Boolean);
+    WM.byId("facts-brief").textContent = several ? "" : `${brief[0]} · ${brief[1]} · ${brief[2] || 0} steps · ${WM.whole(run.steps.length)} samples`;
     WM.fill(WM.byId("nav"), ...SECTIONS.filter(([id]) => id !== "runs" || several).map(([id, text]) => WM.make("a", { href: `#${id}` }, text)));
     WM.byId("run-pick").hidden = !several;
     WM.options(WM.byId("run"), WM.runs.map((one, i) => [i, one.name]), WM.state.run);

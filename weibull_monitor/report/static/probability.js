@@ -3,6 +3,8 @@
 (() => {
   const SHARES = [0.0005, 0.01, 0.1, 0.3, 0.632, 0.9, 0.99, 0.9999];
   const height = (share) => Math.log(-Math.log1p(-share));
+  const LEAST = 0.003; // from which share on the plot is shown before anyone zooms
+  const decade = (power) => `10${[...String(power)].map((digit) => ({ "-": "⁻" })[digit] || "⁰¹²³⁴⁵⁶⁷⁸⁹"[digit]).join("")}`;
   const percent = (share) => `${+(100 * share).toPrecision(4)} %`;
 
   /** The recorded plot that belongs to what is asked for. */
@@ -51,6 +53,10 @@
     const inside = levels.map((share) => share >= 0.1 - 1e-9 && share <= 0.9 + 1e-9);
     const text = levels.map((share, i) => `${percent(share)} of the values lie below ${WM.round(Math.exp(log[i]))}<br>the line says ${WM.round(Math.exp(Math.log(lambda) + y[i] / k))}`);
     const [low, high] = [y[0] - 0.3, y.at(-1) + 0.3];
+    const shownFrom = Math.max(low, height(LEAST));
+    const seen = WM.extent(...[log, first || []].map((values) => values.filter((_, i) => levels[i] >= LEAST)));
+    const room = 0.03 * (seen[1] - seen[0]);
+    const powers = Array.from({ length: 24 }, (_, i) => i - 18);
     const lineX = [low, high].map((value) => Math.exp(Math.log(lambda) + value / k));
     const apart = log.map((value, i) => value - (Math.log(lambda) + y[i] / k));
     const accent = WM.colour("c0");
@@ -74,9 +80,9 @@
       layout: {
         showlegend: true, shapes: [band, { type: "line", xref: "x domain", yref: "y2", x0: 0, x1: 1, y0: 0, y1: 0, line: { color: WM.colour("c1"), width: 1.5 } }],
         annotations: [{ xref: "x domain", x: 0.01, xanchor: "left", y: height(0.9), yanchor: "top", text: "fitted: 10–90 %", showarrow: false, font: { size: 11, color: accent } }],
-        xaxis: WM.axisOf({ type: "log", title: { text: "|w|, in units of the weights", standoff: 6 }, anchor: "y2", exponentformat: "power", dtick: "D2" }),
-        yaxis: WM.axisOf({ domain: [0.3, 1], title: { text: "share of values below", standoff: 4 }, tickvals: SHARES.map(height), ticktext: SHARES.map(percent), range: [low, high] }),
-        yaxis2: WM.axisOf({ domain: [0, 0.22], title: { text: "off the line, %", standoff: 4 }, range: [-off, off], nticks: 5 }),
+        xaxis: WM.axisOf({ type: "log", title: { text: "|w|, in units of the weights", standoff: 6 }, anchor: "y2", range: [(seen[0] - room) / Math.LN10, (seen[1] + room) / Math.LN10], tickvals: powers.flatMap((power) => [10 ** power, 3 * 10 ** power]), ticktext: powers.flatMap((power) => [decade(power), `3·${decade(power)}`]) }),
+        yaxis: WM.axisOf({ domain: [0.3, 1], title: { text: "share of values below", standoff: 4 }, tickvals: SHARES.map(height), ticktext: SHARES.map(percent), range: [shownFrom, high] }),
+        yaxis2: WM.axisOf({ domain: [0, 0.22], title: { text: "off line, %", standoff: 4 }, range: [-off, off], nticks: 5 }),
       },
     };
   };

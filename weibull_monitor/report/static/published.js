@@ -26,12 +26,12 @@
     if (!found.neighbours.length) return [WM.make("h3", null, "Nearest published models"), WM.make("p", null, "No published model can be compared.")];
     return [
       WM.make("h3", null, `Nearest published models${found.like ? "" : ", by feed-forward alone"}`),
-      WM.table([
+      WM.make("div", { class: "scroll" }, WM.table([
         { name: "Model", head: true, text: (one) => one.model },
         { name: "Distance", number: true, text: (one) => WM.fixed(one.distance, 1) },
         { name: "T/τ", number: true, text: (one) => WM.round(one.t_over_tau, 3) },
         { name: "Largest differences, in s.e.", text: (one) => one.differences.slice(0, 3).map((d) => `${d.kind} ${WM.signed(d.z, 1)}`).join(", ") },
-      ], found.neighbours),
+      ], found.neighbours)),
       WM.make("p", { class: "small-print" }, "Distance: root mean square of the differences in standard errors; about 1 for two published models of one type, none of which are further apart than 2."),
     ];
   };
@@ -45,7 +45,7 @@
     { name: "Drift", number: true, text: (one) => `${WM.signed(one.drift, 2)} %` },
     { name: "Severity", text: (one) => one.severity },
     { name: "Regime", text: (one) => one.regime },
-  ], found.kinds, { class: "stack" });
+  ], found.kinds, { class: "fixed" });
 
   const odd = (run, found) => {
     if (!found.odd.length) return [];

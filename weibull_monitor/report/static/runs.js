@@ -47,6 +47,7 @@
       WM.byId("runs-lead").textContent = `Medians at step ${WM.whole(found.step)}, which all runs have reached; in brackets the difference from ${found.runs[0]}. Classes first, then the kinds that differ most.${late}`;
       WM.fill(WM.byId("differences"), WM.make("div", { class: "card scroll" }, differences(found)));
     } else WM.byId("runs-lead").textContent = "Fewer than two of the runs have samples.";
+    if (WM.runs.length > 1) WM.fill(WM.byId("unlike"), WM.make("div", { class: "card scroll" }, WM.make("h3", null, "Facts that differ"), WM.factsTable(true)));
     WM.byId("sweep-box").hidden = !across;
     if (!across) return;
     const names = across.groups.map((one) => one.name);

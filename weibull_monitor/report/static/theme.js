@@ -48,8 +48,14 @@
   WM.axisOf = (more) => ({
     gridcolor: WM.colour("grid"), linecolor: WM.colour("axis"), tickcolor: WM.colour("axis"), zeroline: false,
     ticks: "outside", ticklen: 4, showline: true, automargin: true, fixedrange: touch,
-    title: { standoff: 8 }, ...more,
+    tickfont: { size: WM.narrow() ? 10 : 11 }, ...more, title: { font: { size: 12, color: WM.colour("muted") }, ...(more.title || {}) },
   });
+
+  /** An axis of k: as many decimals as its range needs. */
+  WM.shapeAxis = (range, more) => {
+    const span = range ? range[1] - range[0] : 1;
+    return WM.axisOf({ range, tickformat: span > 0.5 ? ".1f" : span > 0.06 ? ".2f" : ".3f", ...more });
+  };
 
   WM.layoutOf = (more) => ({
     font: { family: "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif", size: WM.narrow() ? 11 : 12, color: WM.colour("text") },
