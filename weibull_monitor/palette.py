@@ -1,0 +1,44 @@
+"""The colours of the classes, the same in every picture and page, told apart by everyone (M. Okabe, K. Ito, "Color Universal
+Design", 2008), on white and on dark ground."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True)
+class Palette:
+    """Colours on one ground, as ``#rrggbb``.
+
+    Attributes:
+        selection: Of W_q and W_k.
+        transmission: Of attention outputs and feed-forward matrices.
+        none: Of matrices of no class, and of mixed ones.
+        alert: Of what is wrong.
+        ink: Of text and axes.
+        faint: Of grids and of what stands back.
+        ground: Of the page.
+    """
+
+    selection: str
+    transmission: str
+    none: str
+    alert: str
+    ink: str
+    faint: str
+    ground: str
+
+    def of(self, component_class: str) -> str:
+        """The colour of a class.
+
+        >>> LIGHT.of("selection") == LIGHT.selection, LIGHT.of("mixed") == LIGHT.none
+        (True, True)
+        """
+        return {"selection": self.selection, "transmission": self.transmission}.get(component_class, self.none)
+
+
+LIGHT: Final = Palette("#0072B2", "#D55E00", "#7A7A7A", "#B3003C", "#222222", "#DDDDDD", "#FFFFFF")
+"""On a light page."""
+DARK: Final = Palette("#56B4E9", "#F0883E", "#9AA0A6", "#FF7B9C", "#E6E6E6", "#3A3F47", "#1E2129")
+"""On a dark page: the same hues, lighter."""
