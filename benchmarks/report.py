@@ -36,7 +36,8 @@ PLACES = [math.log(-math.log1p(-level)) for level in LEVELS]
 
 def components(layers: int) -> tuple[Component, ...]:
     def one(name: str, kind: str, block: int | None) -> Component:
-        return Component(name, kind, block, None, False, (4096, 4096), torch.bfloat16, True, name)
+        tower = "" if block is None else "model.layers"
+        return Component(name, kind, block, None, False, (4096, 4096), torch.bfloat16, True, name, tower=tower)
 
     blocks = [one(f"model.layers.{b}.{kind}.weight", kind, b) for b in range(layers) for kind in KINDS]
     return (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 from collections.abc import Iterator
@@ -192,6 +193,19 @@ def test_alerts_are_marked_and_listed_and_sorted(shown: tuple[Any, Any], history
     assert history.alerts[0].finding.meaning in page.text_content("#alert-table")
 
 
+def test_what_a_chart_shows_is_saved_as_a_table(shown: tuple[Any, Any], history: History) -> None:
+    page, _ = shown
+    draw_all(page)
+    with page.expect_download() as saved:
+        page.locator('[data-chart="heat"] button', has_text="CSV").click()
+    rows = list(csv.reader(saved.value.path().read_text().splitlines()))
+    assert rows[0] == ["series", "x", "y", "value"]
+    found = {(x, y): value for _, x, y, value in rows[1:] if value}
+    names = {c.name: (str(c.block), c.label) for c in history.components if c.block is not None}
+    for name, place in names.items():
+        assert float(found[place]) == pytest.approx(dict(history.series(name, "k"))[40], abs=1e-4)
+
+
 def test_the_theme_follows_the_system_and_a_choice_is_kept(browser: Any, history: History, tmp_path: Path) -> None:
     background = "getComputedStyle(document.body).backgroundColor"
     with page_of(browser, scheme="dark") as (page, seen):
@@ -264,7 +278,7 @@ def test_several_runs_are_laid_over_each_other(browser: Any, three: list[tuple[s
         assert page.locator("#differences tbody tr").count() >= 9
         page.select_option("#run", "2")
         assert page.text_content("#headline").startswith(names[2])
-        page.get_by_label("√(η/λ_wd)").check(force=True)
+        page.get_by_role("radio", name="√(η/λ_wd)").check(force=True)
         assert draw_all(page)["sweep"]["marks"] >= 3
         assert seen.errors == []
 

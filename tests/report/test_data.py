@@ -152,6 +152,7 @@ def test_facts_say_what_was_run(data: dict[str, Any]) -> None:
     assert facts["Model"] == "LlamaForCausalLM (llama)"
     assert facts["Attention"].startswith("GQA 4/2 heads of 16")
     assert facts["Optimizer"] == "AdamW (λ_wd 0.1, β 0.9, 0.999)"
+    assert facts["Learning rate"] == "η up to 0.003, last 0.003"
     assert facts["Steps"] == "40 of 60"
     assert facts["Samples"].endswith("with a baseline, mostly every 4 steps")
     assert "% of all elements" in facts["Measured"]

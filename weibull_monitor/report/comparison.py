@@ -20,8 +20,8 @@ def differences(histories: Named) -> dict[str, Any] | None:
     """Medians of k and λ per class and kind, at the last step that all runs have reached; None for a single run.
 
     Returns:
-        ``step`` (asked for), ``steps`` (of each run's sample: the last at or before it, if there is one), and ``rows``: of each class and kind
-        the medians of k and λ in every run, and where k is furthest from the first run's.
+        ``step`` (asked for), ``steps`` (of each run's sample: the last at or before it, if there is one), and ``rows``: of each
+        class and kind the medians of k and λ in every run, and by how much k is furthest from the first run's.
     """
     sampled = [(name, history) for name, history in histories if history.snapshots]
     if len(sampled) < 2:

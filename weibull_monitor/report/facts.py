@@ -10,6 +10,8 @@ from datetime import datetime, timezone
 from statistics import median
 from typing import Any
 
+import numpy as np
+
 from weibull_monitor.alerts.finding import SEVERITIES
 from weibull_monitor.components import AttentionType
 from weibull_monitor.diagnosis import Diagnosis, KindDiagnosis
@@ -20,8 +22,13 @@ from weibull_monitor.trackers.history import History, RunRecord
 NAMES = {"selection": "W_q and W_k", "feed-forward": "feed-forward matrices"}
 
 
-def facts(history: History) -> list[tuple[str, str]]:
-    """What was run and how it was measured, as pairs of a label and a text."""
+def facts(history: History, columns: Columns | None = None) -> list[tuple[str, str]]:
+    """What was run and how it was measured, as pairs of a label and a text.
+
+    Args:
+        history: The history.
+        columns: Its columns, if it has samples: the learning rates are among them.
+    """
     if not history.runs:
         return []
     run, samples = history.runs[-1], history.snapshots
@@ -29,6 +36,7 @@ def facts(history: History) -> list[tuple[str, str]]:
     found += [("Checkpoints", str(run.model["source"]))] if run.model.get("source") else []
     found += [("Attention", "; ".join(map(_attention, run.attention)) or "not recorded")]
     found += [("Optimizer", "; ".join(map(_optimizer, run.optimizers)) or "none on record")]
+    found += [("Learning rate", rates)] if columns is not None and (rates := _rates(columns)) else []
     found += [("Measured", _coverage(history)), ("Not measured", _skipped(run))]
     if samples:
         of = f" of {run.total_steps:,}" if run.total_steps else ""
@@ -159,6 +167,15 @@ def _optimizer(recorded: Mapping[str, Any]) -> str:
         words += [] if law == "applies" else [f"no scaling law: {EXPLANATION.get(law, law)}"]
         groups.append(", ".join(words))
     return f"{recorded.get('class', '?')}" + (f" ({' | '.join(filter(None, groups))})" if any(groups) else "")
+
+
+def _rates(columns: Columns) -> str:
+    """The highest η and the last, over all matrices; empty if none was stepped."""
+    eta = columns["eta"]
+    if not np.isfinite(eta).any():
+        return ""
+    last = eta[np.isfinite(eta).any(axis=1)][-1]
+    return f"η up to {np.nanmax(eta):.3g}, last {np.nanmax(last):.3g}"
 
 
 def _coverage(history: History) -> str:

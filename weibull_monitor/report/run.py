@@ -41,13 +41,13 @@ def run_data(name: str, history: History, share: float = 1.0) -> dict[str, Any]:
         Names, numbers, and arrays as `weibull_monitor.report.columns` encodes them; steps are optimizer steps.
     """
     alerts = intervals(history.alerts)
-    data: dict[str, Any] = {"name": name, "facts": facts.facts(history), "alerts": alerts}
+    columns = Columns(history) if history.snapshots and history.components else None
+    data: dict[str, Any] = {"name": name, "facts": facts.facts(history, columns), "alerts": alerts}
     data["steps"] = [snapshot.step for snapshot in history.snapshots]
     data["total"] = history.runs[-1].total_steps if history.runs else None
-    if not history.snapshots or not history.components:
+    if columns is None:
         return data | {"empty": "This run has no samples yet." if history.runs else "This history holds no run."}
     diagnosis = _diagnosed(history)
-    columns = Columns(history)
     data |= {"classes": classes(columns, diagnosis), "kinds": kinds(columns, diagnosis)}
     data |= {"tiles": facts.tiles(columns, diagnosis, data["kinds"], alerts)}
     data |= {"headline": facts.headline(diagnosis, alerts), "withheld": facts.withheld(history)}

@@ -27,7 +27,7 @@
     const columns = WM.narrow() ? 1 : innerWidth < 1000 ? 2 : 3;
     const rows = Math.ceil(labels.length / columns);
     const several = WM.runs.length > 1;
-    const layout = { showlegend: several, shapes: [], annotations: [], margin: { l: 50, r: 12, t: several ? 50 : 30, b: 40 } };
+    const layout = { showlegend: several, shapes: [], annotations: [], margin: { l: 50, r: 12, t: several ? 56 : 30, b: 40 }, legend: { orientation: "h", x: 0, yref: "container", y: 1, yanchor: "top", font: { size: 11 }, traceorder: "normal" } };
     const data = [];
     const chosen = run.components[run.index.get(WM.state.component)];
     labels.forEach((label, place) => {
@@ -68,7 +68,7 @@
       layout.annotations.push({ xref: `${at.xaxis} domain`, yref: `${at.yaxis} domain`, x: 0, y: 1, xanchor: "left", yanchor: "bottom", yshift: 3, showarrow: false, text: `<b>${WM.plain(label)}</b>  ${own ? number(quantity, now) : ""}`, font: { size: 12 } });
     });
     return {
-      title: { k: "Shape k", lambda: "Scale λ, in units of the weights", r2: "R² of the probability plot's line, the lowest block" }[quantity], data, layout, height: (several ? 50 : 30) + rows * (WM.narrow() ? 210 : 218) + 20,
+      title: { k: "Shape k", lambda: "Scale λ, in units of the weights", r2: "R² of the probability plot's line, the lowest block" }[quantity], data, layout, height: (several ? 56 : 30) + rows * (WM.narrow() ? 210 : 218) + 20,
       label: `${AXES[quantity]} of ${labels.length} kinds over the steps, a panel each: ${run.kinds.map((kind) => `${kind.name} ${number(quantity, curve(kind, quantity).median.at(-1))}`).join(", ")}.`,
     };
   };

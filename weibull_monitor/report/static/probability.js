@@ -75,7 +75,7 @@
     const off = Math.max(2, 1.4 * Math.max(...apart.map((value, i) => (inside[i] ? Math.abs(100 * (Math.exp(value) - 1)) : 0))));
     const band = { type: "rect", xref: "x domain", x0: 0, x1: 1, y0: height(0.1), y1: height(0.9), fillcolor: WM.faint(accent, 0.09), line: { width: 0 }, layer: "below" };
     return {
-      title: WM.short(name, WM.narrow() ? 40 : 90), data, height: WM.narrow() ? 460 : 500,
+      title: WM.short(name, WM.narrow() ? 32 : 90), data, height: WM.narrow() ? 460 : 500,
       label: `Probability plot of ${name} at step ${WM.whole(step)}: k ${WM.fixed(k, 4)}, λ ${WM.round(lambda)}, R² ${WM.fixed(r2, 4)}. ${meaning(r2)}`,
       layout: {
         showlegend: true, shapes: [band, { type: "line", xref: "x domain", yref: "y2", x0: 0, x1: 1, y0: 0, y1: 0, line: { color: WM.colour("c1"), width: 1.5 } }],

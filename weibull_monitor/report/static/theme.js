@@ -63,7 +63,7 @@
     margin: { l: 54, r: WM.narrow() ? 8 : 16, t: 12, b: 44 },
     hovermode: "closest", hoverdistance: 30, dragmode: touch ? false : "zoom",
     hoverlabel: { bgcolor: WM.colour("card"), bordercolor: WM.colour("axis"), font: { color: WM.colour("text"), size: 12 }, align: "left" },
-    legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font: { size: 11 } },
+    legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font: { size: 11 }, traceorder: "normal" },
     showlegend: false, uirevision: "kept", ...more,
   });
 })();
