@@ -24,6 +24,7 @@ SCRIPTS: Final = (
     "chart.js",
     "steps.js",
     "classes.js",
+    "heat_colours.js",
     "heatmap.js",
     "probability.js",
     "kinds.js",

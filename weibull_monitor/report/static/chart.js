@@ -12,9 +12,12 @@
   WM.chart = (id, build, drawn) => {
     const box = document.querySelector(`[data-chart="${id}"]`);
     const title = WM.make("div", { class: "chart-title" });
-    const tools = WM.make("div", { class: "chart-tools" },
+    const tools = WM.make(
+      "div",
+      { class: "chart-tools" },
       WM.make("button", { type: "button", class: "small", onclick: () => saveCsv(id) }, "CSV"),
-      WM.make("button", { type: "button", class: "small", onclick: () => savePng(id) }, "PNG"));
+      WM.make("button", { type: "button", class: "small", onclick: () => savePng(id) }, "PNG"),
+    );
     const message = WM.make("p", { class: "notice", hidden: true });
     const plot = WM.make("div", { class: "plot" });
     box.prepend(WM.make("div", { class: "chart-head" }, title, tools));
@@ -36,7 +39,12 @@
     }
   };
 
-  WM.drawAll = () => { for (const chart of charts.values()) { chart.stale = true; draw(chart); } };
+  WM.drawAll = () => {
+    for (const chart of charts.values()) {
+      chart.stale = true;
+      draw(chart);
+    }
+  };
 
   const draw = (chart) => {
     if (!chart.stale) return;
@@ -47,7 +55,10 @@
     chart.message.textContent = made.message || "";
     chart.plot.hidden = chart.tools.hidden = Boolean(made.message);
     chart.box.classList.toggle("without", Boolean(made.message));
-    if (made.message) { Plotly.purge(chart.plot); return; }
+    if (made.message) {
+      Plotly.purge(chart.plot);
+      return;
+    }
     chart.plot.setAttribute("role", "img");
     chart.plot.setAttribute("aria-label", made.label);
     const layout = WM.layoutOf({ height: made.height || 320, width: chart.plot.clientWidth, ...made.layout });
@@ -57,12 +68,18 @@
     if (!WM.drawnAt) WM.drawnAt = performance.now();
   };
 
-  const watcher = new IntersectionObserver((entries) => {
-    for (const entry of entries) {
-      const id = entry.target.dataset.chart;
-      if (entry.isIntersecting) { inView.add(id); draw(charts.get(id)); } else inView.delete(id);
-    }
-  }, { rootMargin: "200px 0px" });
+  const watcher = new IntersectionObserver(
+    (entries) => {
+      for (const entry of entries) {
+        const id = entry.target.dataset.chart;
+        if (entry.isIntersecting) {
+          inView.add(id);
+          draw(charts.get(id));
+        } else inView.delete(id);
+      }
+    },
+    { rootMargin: "200px 0px" },
+  );
 
   // Heights change with what is drawn; only another width asks for another drawing.
   const widths = new ResizeObserver((entries) => {
@@ -75,21 +92,29 @@
 
   const save = (name, url) => WM.make("a", { href: url, download: name }).click();
 
-  const savePng = (id) => Plotly.toImage(charts.get(id).plot, { format: "png", scale: 2 }).then((url) => save(`${id}.png`, url));
+  const savePng = (id) =>
+    Plotly.toImage(charts.get(id).plot, { format: "png", scale: 2 }).then((url) => save(`${id}.png`, url));
 
   /** What is drawn, one row a point. */
   const saveCsv = (id) => {
     const cell = (value) => {
       if (typeof value === "number") return Number.isFinite(value) ? String(value) : "";
-      const text = String(value ?? "").replace(/<br>/g, " ").replace(/&lt;/g, "<").replace(/&gt;/g, ">").replace(/&amp;/g, "&");
+      const text = String(value ?? "")
+        .replace(/<br>/g, " ")
+        .replace(/&lt;/g, "<")
+        .replace(/&gt;/g, ">")
+        .replace(/&amp;/g, "&");
       return `"${(/^[=+\-@\t]/.test(text) ? "'" : "") + text.replace(/"/g, '""')}"`; // no spreadsheet takes it for a formula
     };
     const rows = [["series", "x", "y", "value"]];
     for (const trace of charts.get(id).plot.data) {
       if (trace.type === "heatmap") {
-        trace.z.forEach((row, i) => row.forEach((value, j) => rows.push([trace.name || id, trace.x[j], trace.y[i], value])));
+        trace.z.forEach((row, i) =>
+          row.forEach((value, j) => rows.push([trace.name || id, trace.x[j], trace.y[i], value])),
+        );
       } else if (trace.x) {
-        for (let i = 0; i < trace.x.length; i++) rows.push([trace.meta || trace.name || "", trace.steps ? trace.steps[i] : trace.x[i], trace.y[i], ""]);
+        for (let i = 0; i < trace.x.length; i++)
+          rows.push([trace.meta || trace.name || "", trace.steps ? trace.steps[i] : trace.x[i], trace.y[i], ""]);
       }
     }
     const blob = new Blob([rows.map((row) => row.map(cell).join(",")).join("\r\n")], { type: "text/csv" });

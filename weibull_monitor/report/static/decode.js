@@ -35,9 +35,11 @@
       this.index = new Map(this.components.map((component, i) => [component.name, i]));
       this.frameSteps = this.frames.map((frame) => this.steps[frame]);
       this.cellOf = new Map();
-      this.grid.cells.forEach((row, block) => row.forEach((cell, kind) => {
-        for (const component of cell) this.cellOf.set(component, [block, kind]);
-      }));
+      this.grid.cells.forEach((row, block) =>
+        row.forEach((cell, kind) => {
+          for (const component of cell) this.cellOf.set(component, [block, kind]);
+        }),
+      );
     }
 
     /** The class of a component, by its name. */
@@ -46,7 +48,9 @@
       return component && this.kinds.find((kind) => kind.name === component.kind)?.class;
     }
 
-    get last() { return this.frames.length - 1; }
+    get last() {
+      return this.frames.length - 1;
+    }
 
     /** k, lambda or r2 of a component at a frame. */
     value(column, frame, component) {
@@ -68,7 +72,9 @@
     /** The frame at a step, or the last one before it. */
     frameAt(step) {
       let found = 0;
-      this.frameSteps.forEach((at, frame) => { if (at <= step) found = frame; });
+      this.frameSteps.forEach((at, frame) => {
+        if (at <= step) found = frame;
+      });
       return found;
     }
 

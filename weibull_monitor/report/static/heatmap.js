@@ -1,64 +1,33 @@
 "use strict";
 // Blocks × kinds at one step: what a slider moves through, and where a component is chosen.
 (() => {
-  const QUANTITIES = [["k", "k"], ["drift", "drift of k"], ["growth", "growth of λ"], ["r2", "R²"]];
-  const TITLES = { k: "Shape k", drift: "Drift of k since the baseline, %", growth: "λ, times its baseline", r2: "R² of the probability plot's line" };
-  const KEEP = 0.985; // of the values lie within the colours; what lies beyond has the last one
-  const OUTSIDE = "–"; // the row of matrices outside of blocks, as weibull_monitor.grid has it
-  const ranges = new WeakMap();
-
-  const combine = (values, how) => {
-    const there = values.filter(Number.isFinite).sort((a, b) => a - b);
-    if (!there.length) return NaN;
-    const middle = (there.length - 1) / 2;
-    if (how === "low") return there[0];
-    if (how === "high") return there.at(-1);
-    if (how === "spread") return there.at(-1) - there[0];
-    return (there[Math.floor(middle)] + there[Math.ceil(middle)]) / 2;
+  const QUANTITIES = [
+    ["k", "k"],
+    ["drift", "drift of k"],
+    ["growth", "growth of λ"],
+    ["r2", "R²"],
+  ];
+  const TITLES = {
+    k: "Shape k",
+    drift: "Drift of k since the baseline, %",
+    growth: "λ, times its baseline",
+    r2: "R² of the probability plot's line",
   };
+  const { OUTSIDE, cells, rangeOf, scale } = WM.heat;
 
-  const cells = (run, frame) => {
-    const { quantity, experts } = WM.state;
-    return run.grid.cells.map((row) => row.map((cell) => combine(cell.map((one) => run.figure(quantity, frame, one)), cell.length > 1 ? experts : "median")));
-  };
-
-  /** Lowest, middle and highest of the colours: the same at every step, so that steps can be compared. */
-  const rangeOf = (run) => {
-    const { quantity, experts } = WM.state;
-    const key = `${quantity} ${experts}`;
-    if (!ranges.has(run)) ranges.set(run, {});
-    const known = ranges.get(run);
-    if (known[key]) return known[key];
-    const every = Math.max(1, Math.floor(run.frames.length / 24));
-    const values = [];
-    const within = run.grid.blocks.some((block) => block !== OUTSIDE) ? run.grid.blocks.map((block) => block !== OUTSIDE) : [true]; // an embedding is not to take the colours of the blocks
-    run.frames.forEach((_, frame) => { if (frame % every === 0 || frame === run.last) values.push(...cells(run, frame).filter((_, i) => within[i]).flat().filter(Number.isFinite)); });
-    values.sort((a, b) => a - b);
-    if (!values.length) return null;
-    const at = (share) => values[Math.round(share * (values.length - 1))];
-    if (experts === "spread" && quantity !== "r2") return (known[key] = { low: 0, high: at(KEEP) || 1, kind: "one" });
-    if (quantity === "r2") return (known[key] = { low: Math.min(0.95, at(1 - KEEP)), high: 1, kind: "low" });
-    const anchors = run.kinds.map((kind) => kind.start).filter(Boolean);
-    const middle = quantity === "k" ? (anchors.length ? combine(anchors.map((one) => one.k), "median") : WM.NORMAL) : quantity === "growth" ? 1 : 0;
-    const least = quantity === "drift" ? 1 : 0.01;
-    const reach = quantity === "growth"
-      ? Math.max(Math.log2(1.02), ...[at(KEEP), at(1 - KEEP)].map((value) => Math.abs(Math.log2(Math.max(value, 1e-6)))))
-      : Math.max(least, Math.abs(at(KEEP) - middle), Math.abs(at(1 - KEEP) - middle));
-    return (known[key] = { low: middle - reach, high: middle + reach, middle, reach, kind: "two" });
-  };
-
-  const scale = (kind) => {
-    const [low, middle, high] = ["heat-low", "heat-middle", "heat-high"].map(WM.colour);
-    if (kind === "two") return [[0, WM.colour("heat-lowest")], [0.25, low], [0.5, middle], [0.75, high], [1, WM.colour("heat-highest")]];
-    return kind === "low" ? [[0, WM.colour("heat-lowest")], [0.5, low], [1, middle]] : [[0, middle], [0.5, high], [1, WM.colour("heat-highest")]];
-  };
-
-  const show = (quantity, value) => ({ k: WM.fixed(value, 4), drift: `${WM.signed(value, 2)} %`, growth: `× ${WM.fixed(value, 3)}`, r2: WM.fixed(value, 4) })[quantity];
+  const show = (quantity, value) =>
+    ({
+      k: WM.fixed(value, 4),
+      drift: `${WM.signed(value, 2)} %`,
+      growth: `× ${WM.fixed(value, 3)}`,
+      r2: WM.fixed(value, 4),
+    })[quantity];
 
   const hover = (run, frame, cell, block, kind, value) => {
     if (!cell.length || !WM.there(value)) return "";
     const head = `<b>${WM.plain(kind)}</b> · ${block === OUTSIDE ? "outside of blocks" : `block ${WM.plain(block)}`}<br>`;
-    if (cell.length > 1) return `${head}${cell.length} matrices, ${WM.state.experts}: ${show(WM.state.quantity, value)}`;
+    if (cell.length > 1)
+      return `${head}${cell.length} matrices, ${WM.state.experts}: ${show(WM.state.quantity, value)}`;
     const drift = run.figure("drift", frame, cell[0]);
     const growth = run.figure("growth", frame, cell[0]);
     return `${head}k ${WM.fixed(run.value("k", frame, cell[0]), 4)}${WM.there(drift) ? ` (${WM.signed(drift, 2)} %)` : ""}<br>λ ${WM.round(run.value("lambda", frame, cell[0]))}${WM.there(growth) ? ` (× ${WM.fixed(growth, 3)})` : ""}<br>R² ${WM.fixed(run.value("r2", frame, cell[0]), 4)}`;
@@ -70,43 +39,98 @@
     const run = WM.run();
     if (run.empty) return { title: "", message: run.empty };
     const { quantity } = WM.state;
-    if (!run.baseline && (quantity === "drift" || quantity === "growth")) return { title: TITLES[quantity], message: "There is no sample of step 0 to measure this from: look at k itself." };
+    if (!run.baseline && (quantity === "drift" || quantity === "growth"))
+      return {
+        title: TITLES[quantity],
+        message: "There is no sample of step 0 to measure this from: look at k itself.",
+      };
     const range = rangeOf(run);
     if (!range) return { title: TITLES[quantity], message: "No matrix has a fit." };
     const frame = WM.frame();
     const { blocks, kinds } = run.grid;
     const values = cells(run, frame);
-    const texts = run.grid.cells.map((row, i) => row.map((cell, j) => hover(run, frame, cell, blocks[i], kinds[j], values[i][j])));
-    const log = quantity === "growth" && range.kind === "two";
+    const texts = run.grid.cells.map((row, i) =>
+      row.map((cell, j) => hover(run, frame, cell, blocks[i], kinds[j], values[i][j])),
+    );
+    const { log } = range;
     const coloured = log ? values.map((row) => row.map((value) => Math.log2(value))) : values;
     const names = blocks.map((block) => (block === OUTSIDE ? "outside" : WM.plain(block)));
     const turn = (table) => (upright() ? table : table[0].map((_, j) => table.map((row) => row[j])));
     const empty = (table) => table.map((row) => row.map((value) => (Number.isFinite(value) ? value : null)));
-    const [ends, ticks] = [log ? [-range.reach, range.reach] : [range.low, range.high], []];
+    const [ends, ticks] = [[range.low, range.high], []];
     for (let i = 0; i <= 4; i++) ticks.push(ends[0] + (ends[1] - ends[0]) * (1e-6 + ((1 - 2e-6) * i) / 4)); // ticks at the very ends may be lost
-    const height = upright() ? 130 + Math.max(blocks.length * (blocks.length > 40 ? 9 : 20), 160) : 110 + Math.max(kinds.length * (blocks.length > 48 ? 26 : 34), 120);
+    const height = upright()
+      ? 130 + Math.max(blocks.length * (blocks.length > 40 ? 9 : 20), 160)
+      : 110 + Math.max(kinds.length * (blocks.length > 48 ? 26 : 34), 120);
     const gap = Math.max(blocks.length, kinds.length) > 60 ? 0.5 : 2;
-    const blockAxis = { title: { text: "block", standoff: 6 }, type: "category", tickmode: "auto", nticks: upright() ? 24 : 34, showgrid: false, ticks: "", fixedrange: true };
+    const blockAxis = {
+      title: { text: "block", standoff: 6 },
+      type: "category",
+      tickmode: "auto",
+      nticks: upright() ? 24 : 34,
+      showgrid: false,
+      ticks: "",
+      fixedrange: true,
+    };
     const kindAxis = { type: "category", showgrid: false, ticks: "", fixedrange: true, tickangle: upright() ? -60 : 0 };
     const chosen = run.cellOf.get(run.index.get(WM.state.component));
     const at = chosen && (upright() ? [chosen[1], chosen[0]] : [chosen[0], chosen[1]]);
     return {
-      title: `${TITLES[quantity]}, step ${WM.whole(run.frameSteps[frame])}`, height,
+      title: `${TITLES[quantity]}, step ${WM.whole(run.frameSteps[frame])}`,
+      height,
       label: `Heatmap of ${TITLES[quantity]} by block and kind at step ${WM.whole(run.frameSteps[frame])}: ${blocks.length} rows of blocks, ${kinds.length} kinds. Arrow keys move the choice.`,
-      data: [{
-        type: "heatmap", name: quantity, x: upright() ? kinds.map(WM.plain) : names, y: upright() ? names : kinds.map(WM.plain),
-        z: turn(empty(coloured)), text: turn(texts), hovertemplate: "%{text}<extra></extra>", hoverongaps: false, xgap: gap, ygap: gap,
-        zmin: ends[0], zmax: ends[1], colorscale: scale(range.kind),
-        colorbar: {
-          orientation: "h", x: 1, xanchor: "right", yref: "container", y: 1, yanchor: "top", thickness: 10, len: upright() ? 260 : 320, lenmode: "pixels", xpad: 0, ypad: 2,
-          outlinewidth: 0, tickvals: ticks, ticktext: ticks.map((value) => (log ? `×${WM.round(2 ** value, 3)}` : WM.round(value, 3))), tickfont: { size: 11 }, ticks: "",
+      data: [
+        {
+          type: "heatmap",
+          name: quantity,
+          x: upright() ? kinds.map(WM.plain) : names,
+          y: upright() ? names : kinds.map(WM.plain),
+          z: turn(empty(coloured)),
+          text: turn(texts),
+          hovertemplate: "%{text}<extra></extra>",
+          hoverongaps: false,
+          xgap: gap,
+          ygap: gap,
+          zmin: ends[0],
+          zmax: ends[1],
+          colorscale: scale(range.kind),
+          colorbar: {
+            orientation: "h",
+            x: 1,
+            xanchor: "right",
+            yref: "container",
+            y: 1,
+            yanchor: "top",
+            thickness: 10,
+            len: upright() ? 260 : 320,
+            lenmode: "pixels",
+            xpad: 0,
+            ypad: 2,
+            outlinewidth: 0,
+            tickvals: ticks,
+            ticktext: ticks.map((value) => (log ? `×${WM.round(2 ** value, 3)}` : WM.round(value, 3))),
+            tickfont: { size: 11 },
+            ticks: "",
+          },
         },
-      }],
+      ],
       layout: {
         xaxis: WM.axisOf({ ...(upright() ? kindAxis : blockAxis), showline: false, side: "bottom" }),
         yaxis: WM.axisOf({ ...(upright() ? blockAxis : kindAxis), autorange: "reversed", showline: false }),
-        margin: { l: 60, r: 12, t: 44, b: 40 }, dragmode: false,
-        shapes: at ? [{ type: "rect", x0: at[0] - 0.5, x1: at[0] + 0.5, y0: at[1] - 0.5, y1: at[1] + 0.5, line: { color: WM.colour("text"), width: 2.5 } }] : [],
+        margin: { l: 60, r: 12, t: 44, b: 40 },
+        dragmode: false,
+        shapes: at
+          ? [
+              {
+                type: "rect",
+                x0: at[0] - 0.5,
+                x1: at[0] + 0.5,
+                y0: at[1] - 0.5,
+                y1: at[1] + 0.5,
+                line: { color: WM.colour("text"), width: 2.5 },
+              },
+            ]
+          : [],
       },
     };
   };
@@ -128,7 +152,10 @@
     const [down, right] = upright() ? by : [by[1], by[0]];
     const { cells: rows } = run.grid;
     let [block, kind] = run.cellOf.get(run.index.get(WM.state.component)) || [0, 0];
-    do { block += down; kind += right; } while (rows[block]?.[kind] && !rows[block][kind].length); // passes over holes
+    do {
+      block += down;
+      kind += right;
+    } while (rows[block]?.[kind] && !rows[block][kind].length); // passes over holes
     choose(run, block, kind);
   };
 
@@ -152,7 +179,9 @@
     const run = WM.run();
     const slider = WM.byId("step");
     WM.byId("heat-slider").hidden = Boolean(run.empty) || run.frames.length < 2;
-    WM.byId("heat-experts").hidden = Boolean(run.empty) || !run.grid.cells.some((row) => row.some((cell) => cell.length > 1));
+    const experts = !run.empty && run.grid.cells.some((row) => row.some((cell) => cell.length > 1));
+    WM.byId("heat-experts").hidden = !experts;
+    if (!experts) WM.state.experts = WM.byId("heat-experts").querySelector("select").value = "median";
     WM.byId("heat-note").textContent = "";
     if (run.empty) return;
     slider.max = run.last;
@@ -160,7 +189,9 @@
     const step = WM.whole(run.frameSteps[WM.frame()]);
     slider.setAttribute("aria-valuetext", `step ${step}`);
     WM.byId("step-label").textContent = `step ${step} of ${WM.whole(run.frameSteps[run.last])}`;
-    if (run.frames.length < run.steps.length) WM.byId("heat-note").textContent = `The slider stops at ${run.frames.length} of ${WM.whole(run.steps.length)} samples; curves per kind show all of them.`;
+    if (run.frames.length < run.steps.length)
+      WM.byId("heat-note").textContent =
+        `The slider stops at ${run.frames.length} of ${WM.whole(run.steps.length)} samples; curves per kind show all of them.`;
     else if (run.frames.length < 2) WM.byId("heat-note").textContent = `One sample: step ${step}.`;
   };
 
@@ -177,9 +208,20 @@
         choose(run, upright() ? i : j, upright() ? j : i);
       });
     });
-    WM.segments(WM.byId("heat-quantity"), "quantity", QUANTITIES, WM.state.quantity, (value) => { WM.state.quantity = value; WM.redraw("heat"); });
-    WM.byId("heat-experts").querySelector("select").addEventListener("change", (event) => { WM.state.experts = event.target.value; WM.redraw("heat"); });
-    WM.byId("step").addEventListener("input", (event) => { play(false); WM.setFrame(Number(event.target.value)); });
+    WM.segments(WM.byId("heat-quantity"), "quantity", QUANTITIES, WM.state.quantity, (value) => {
+      WM.state.quantity = value;
+      WM.redraw("heat");
+    });
+    WM.byId("heat-experts")
+      .querySelector("select")
+      .addEventListener("change", (event) => {
+        WM.state.experts = event.target.value;
+        WM.redraw("heat");
+      });
+    WM.byId("step").addEventListener("input", (event) => {
+      play(false);
+      WM.setFrame(Number(event.target.value));
+    });
     WM.byId("play").addEventListener("click", () => play(!playing));
   };
 })();

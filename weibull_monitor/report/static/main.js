@@ -3,7 +3,19 @@
 (() => {
   WM.NORMAL = 1.205434; // k of a normal distribution: weibull_monitor.weibull.anchors()
   WM.live = document.documentElement.dataset.live === "true";
-  WM.state = { run: 0, step: "last", quantity: "k", experts: "median", component: null, plot: "last", axis: "linear", kindsQuantity: "k", lawKind: null, sweepGroup: null, sweepX: "effective" };
+  WM.state = {
+    run: 0,
+    step: "last",
+    quantity: "k",
+    experts: "median",
+    component: null,
+    plot: "last",
+    axis: "linear",
+    kindsQuantity: "k",
+    lawKind: null,
+    sweepGroup: null,
+    sweepX: "effective",
+  };
 
   WM.run = () => WM.runs[WM.state.run];
 
@@ -27,7 +39,9 @@
     WM.showChoice();
     WM.redraw("heat", "probability", "kinds");
     const frame = WM.frame();
-    WM.say(`${name}: k ${WM.fixed(run.value("k", frame, at), 4)}, λ ${WM.round(run.value("lambda", frame, at))}, R² ${WM.fixed(run.value("r2", frame, at), 4)}`);
+    WM.say(
+      `${name}: k ${WM.fixed(run.value("k", frame, at), 4)}, λ ${WM.round(run.value("lambda", frame, at))}, R² ${WM.fixed(run.value("r2", frame, at), 4)}`,
+    );
   };
 
   /** A matrix to begin with: that of the gravest alert, else the one whose k has moved furthest from where it was. */
@@ -37,7 +51,9 @@
     let [best, most] = [0, -1];
     run.components.forEach((component, i) => {
       if (!["selection", "transmission"].includes(run.classOf(component.name))) return;
-      const moved = Math.abs(run.baseline ? run.figure("drift", run.last, i) : run.value("k", run.last, i) / WM.NORMAL - 1);
+      const moved = Math.abs(
+        run.baseline ? run.figure("drift", run.last, i) : run.value("k", run.last, i) / WM.NORMAL - 1,
+      );
       if (moved > most) [best, most] = [i, moved];
     });
     return run.components[best]?.name ?? null;
@@ -100,8 +116,13 @@
     take(WM.data);
     show();
   });
-  WM.byId("axis").addEventListener("change", (event) => { WM.state.axis = event.target.value; WM.redraw("class-selection", "class-transmission", "kinds", "forecast"); });
-  addEventListener("beforeprint", () => { WM.byId("facts-box").open = true; });
+  WM.byId("axis").addEventListener("change", (event) => {
+    WM.state.axis = event.target.value;
+    WM.redraw("class-selection", "class-transmission", "kinds", "forecast");
+  });
+  addEventListener("beforeprint", () => {
+    WM.byId("facts-box").open = true;
+  });
   show();
   if (WM.live) setTimeout(follow, REFRESH);
 })();

@@ -37,7 +37,9 @@ const WM = {};
   /** The last parts of a name that is too long for a title. */
   WM.short = (name, most = 46) => (name.length <= most ? name : "…" + name.slice(1 - most));
 
-  WM.say = (text) => { WM.byId("said").textContent = text; };
+  WM.say = (text) => {
+    WM.byId("said").textContent = text;
+  };
 
   /** A table that is sorted by its headers. columns: {name, value(row), text(row) or node(row), number}. */
   WM.table = (columns, rows, options = {}) => {
@@ -55,27 +57,58 @@ const WM = {};
           return (x < y ? -1 : 1) * (sorted.down ? -1 : 1);
         });
       }
-      WM.fill(body, ...order.map((row) => WM.make("tr", { class: options.rowClass && options.rowClass(row) },
-        ...columns.map((column) => WM.make(column.head ? "th" : "td",
-          { class: column.number ? "number" : null, scope: column.head ? "row" : null, "data-label": column.name },
-          column.node ? column.node(row) : column.text(row))))));
+      WM.fill(
+        body,
+        ...order.map((row) =>
+          WM.make(
+            "tr",
+            { class: options.rowClass && options.rowClass(row) },
+            ...columns.map((column) =>
+              WM.make(
+                column.head ? "th" : "td",
+                {
+                  class: column.number ? "number" : null,
+                  scope: column.head ? "row" : null,
+                  "data-label": column.name,
+                },
+                column.node ? column.node(row) : column.text(row),
+              ),
+            ),
+          ),
+        ),
+      );
     };
     const heads = columns.map((column) => {
-      if (!options.sortable) return WM.make("th", { scope: "col", class: column.number ? "number" : null }, column.name);
+      if (!options.sortable)
+        return WM.make("th", { scope: "col", class: column.number ? "number" : null }, column.name);
       const head = WM.make("th", { scope: "col", class: column.number ? "number" : null, "aria-sort": "none" });
-      head.append(WM.make("button", { type: "button", class: "sort", onclick: () => {
-        sorted.down = sorted.column === column ? !sorted.down : false;
-        sorted.column = column;
-        for (const other of heads) other.setAttribute("aria-sort", "none");
-        head.setAttribute("aria-sort", sorted.down ? "descending" : "ascending");
-        draw();
-      } }, column.name));
+      head.append(
+        WM.make(
+          "button",
+          {
+            type: "button",
+            class: "sort",
+            onclick: () => {
+              sorted.down = sorted.column === column ? !sorted.down : false;
+              sorted.column = column;
+              for (const other of heads) other.setAttribute("aria-sort", "none");
+              head.setAttribute("aria-sort", sorted.down ? "descending" : "ascending");
+              draw();
+            },
+          },
+          column.name,
+        ),
+      );
       return head;
     });
     draw();
-    return WM.make("table", { class: options.class },
+    return WM.make(
+      "table",
+      { class: options.class },
       options.caption ? WM.make("caption", null, options.caption) : null,
-      WM.make("thead", null, WM.make("tr", null, ...heads)), body);
+      WM.make("thead", null, WM.make("tr", null, ...heads)),
+      body,
+    );
   };
 
   /** Radio buttons that look like one bar; says which is chosen. */

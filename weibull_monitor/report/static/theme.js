@@ -3,8 +3,20 @@
 (() => {
   const KEY = "weibull-report-theme";
   const store = {
-    get: () => { try { return localStorage.getItem(KEY); } catch { return null; } },
-    set: (value) => { try { localStorage.setItem(KEY, value); } catch { /* a page of a file may not keep anything */ } },
+    get: () => {
+      try {
+        return localStorage.getItem(KEY);
+      } catch {
+        return null;
+      }
+    },
+    set: (value) => {
+      try {
+        localStorage.setItem(KEY, value);
+      } catch {
+        /* a page of a file may not keep anything */
+      }
+    },
   };
   const prefersDark = matchMedia("(prefers-color-scheme: dark)");
   let chosen = store.get();
@@ -27,9 +39,20 @@
       WM.applyTheme();
       changed();
     });
-    prefersDark.addEventListener("change", () => { WM.applyTheme(); changed(); });
-    addEventListener("beforeprint", () => { printing = true; WM.applyTheme(); WM.drawAll(); });
-    addEventListener("afterprint", () => { printing = false; WM.applyTheme(); changed(); });
+    prefersDark.addEventListener("change", () => {
+      WM.applyTheme();
+      changed();
+    });
+    addEventListener("beforeprint", () => {
+      printing = true;
+      WM.applyTheme();
+      WM.drawAll();
+    });
+    addEventListener("afterprint", () => {
+      printing = false;
+      WM.applyTheme();
+      changed();
+    });
   };
 
   WM.colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
@@ -46,9 +69,18 @@
   const touch = matchMedia("(pointer: coarse)").matches;
 
   WM.axisOf = (more) => ({
-    gridcolor: WM.colour("grid"), linecolor: WM.colour("axis"), tickcolor: WM.colour("axis"), zeroline: false,
-    ticks: "outside", ticklen: 4, showline: true, automargin: true, fixedrange: touch,
-    tickfont: { size: WM.narrow() ? 10 : 11 }, ...more, title: { font: { size: 12, color: WM.colour("muted") }, ...(more.title || {}) },
+    gridcolor: WM.colour("grid"),
+    linecolor: WM.colour("axis"),
+    tickcolor: WM.colour("axis"),
+    zeroline: false,
+    ticks: "outside",
+    ticklen: 4,
+    showline: true,
+    automargin: true,
+    fixedrange: touch,
+    tickfont: { size: WM.narrow() ? 10 : 11 },
+    ...more,
+    title: { font: { size: 12, color: WM.colour("muted") }, ...(more.title || {}) },
   });
 
   /** An axis of k: as many decimals as its range needs. */
@@ -58,12 +90,26 @@
   };
 
   WM.layoutOf = (more) => ({
-    font: { family: "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif", size: WM.narrow() ? 11 : 12, color: WM.colour("text") },
-    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+    font: {
+      family: "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif",
+      size: WM.narrow() ? 11 : 12,
+      color: WM.colour("text"),
+    },
+    paper_bgcolor: "rgba(0,0,0,0)",
+    plot_bgcolor: "rgba(0,0,0,0)",
     margin: { l: 54, r: WM.narrow() ? 8 : 16, t: 12, b: 44 },
-    hovermode: "closest", hoverdistance: 30, dragmode: touch ? false : "zoom",
-    hoverlabel: { bgcolor: WM.colour("card"), bordercolor: WM.colour("axis"), font: { color: WM.colour("text"), size: 12 }, align: "left" },
+    hovermode: "closest",
+    hoverdistance: 30,
+    dragmode: touch ? false : "zoom",
+    hoverlabel: {
+      bgcolor: WM.colour("card"),
+      bordercolor: WM.colour("axis"),
+      font: { color: WM.colour("text"), size: 12 },
+      align: "left",
+    },
     legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font: { size: 11 }, traceorder: "normal" },
-    showlegend: false, uirevision: "kept", ...more,
+    showlegend: false,
+    uirevision: "kept",
+    ...more,
   });
 })();
