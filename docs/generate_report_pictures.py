@@ -4,8 +4,8 @@
     python docs/generate_report_pictures.py --page     # only writes the page, to runs/report/report.html
 
 Needs ``pip install 'weibull-monitor[dev]'``, the system's Chromium (Debian: ``chromium``) and no network. The run is one of
-400 steps with a cosine schedule, stopped after 240, so that there is something to forecast. After step 140 half of the rows
-of one feed-forward matrix are made six times as large: two populations in one matrix, which no single k describes.
+400 steps with a cosine schedule, stopped after 240, so that there is something to forecast. After step 140 a quarter of the
+rows of one feed-forward matrix are made twelve times as large: two populations in one matrix, which no single k describes.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def train(where: Path) -> None:
             if step == BROKEN_AT:
                 with torch.no_grad():
                     matrix = model.get_parameter(BROKEN)
-                    matrix[: len(matrix) // 2] *= 6.0
+                    matrix[: len(matrix) // 4] *= 12.0
 
 
 def picture(

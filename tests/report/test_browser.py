@@ -332,3 +332,19 @@ def test_other_architectures(make: Any, browser: Any, tmp_path: Path) -> None:
             assert page.is_hidden("#heat-experts")
             assert any(name.startswith("decoder.block") for name in page.evaluate("WM.run().grid.blocks"))
         assert seen.errors == []
+
+
+def test_on_paper_it_is_light_and_as_wide_as_the_paper(browser: Any, history: History, tmp_path: Path) -> None:
+    with page_of(browser, scheme="dark") as (page, seen):
+        open_report(page, [("x", history)], tmp_path)
+        page.evaluate("dispatchEvent(new Event('beforeprint'))")
+        page.emulate_media(media="print")
+        drawn = page.evaluate(
+            "[...document.querySelectorAll('.plot svg.main-svg')].map(e => e.getBoundingClientRect().right)"
+        )
+        assert len(drawn) >= len(DRAWN)
+        assert max(drawn) <= 700
+        assert not page.evaluate("WM.dark()")
+        page.evaluate("dispatchEvent(new Event('afterprint'))")
+        assert page.evaluate("WM.dark()")
+        assert seen.errors == []

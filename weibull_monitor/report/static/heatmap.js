@@ -104,7 +104,7 @@
             thickness: 10,
             len: upright() ? 260 : 320,
             lenmode: "pixels",
-            xpad: 0,
+            xpad: 16,
             ypad: 2,
             outlinewidth: 0,
             tickvals: ticks,

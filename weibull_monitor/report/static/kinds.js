@@ -39,7 +39,7 @@
     const runs = WM.runs.filter((one) => !one.empty);
     const { kindsQuantity: quantity } = WM.state;
     const labels = [...new Set(runs.flatMap((one) => one.kinds.map((kind) => kind.name)))];
-    const columns = WM.narrow() ? 1 : innerWidth < 1000 ? 2 : 3;
+    const columns = WM.narrow() ? 1 : document.body.clientWidth < 1000 ? 2 : 3;
     const rows = Math.ceil(labels.length / columns);
     const several = WM.runs.length > 1;
     const layout = {

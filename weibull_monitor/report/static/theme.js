@@ -43,14 +43,17 @@
       WM.applyTheme();
       changed();
     });
-    addEventListener("beforeprint", () => {
-      printing = true;
+    const print = (on) => {
+      printing = on;
+      document.documentElement.classList.toggle("printing", on); // as wide as paper, before charts are drawn
       WM.applyTheme();
+    };
+    addEventListener("beforeprint", () => {
+      print(true);
       WM.drawAll();
     });
     addEventListener("afterprint", () => {
-      printing = false;
-      WM.applyTheme();
+      print(false);
       changed();
     });
   };
@@ -65,7 +68,7 @@
     return `rgba(${r},${g},${b},${share})`;
   };
 
-  WM.narrow = () => innerWidth < 640;
+  WM.narrow = () => document.body.clientWidth < 640;
   const touch = matchMedia("(pointer: coarse)").matches;
 
   WM.axisOf = (more) => ({
