@@ -289,19 +289,20 @@ def test_what_is_not_there_is_said(browser: Any, history: History, tmp_path: Pat
     scan = dataclasses.replace(history, snapshots=history.snapshots[-1:], plots=history.plots[-1:], alerts=())
     empty = dataclasses.replace(history, snapshots=(), plots=(), alerts=())
     with page_of(browser) as (page, seen):
-        open_report(page, [("bare", bare), ("scan", scan), ("empty", empty)], tmp_path)
+        open_report(page, [("empty", empty), ("bare", bare), ("scan", scan)], tmp_path)
+        assert page.text_content("#headline").startswith("bare: ")  # the first of which there is something to see
         charts = draw_all(page)
         assert "holds no probability plots" in charts["probability"]["message"]
         assert "No alert was told" in page.text_content("#alert-table")
         assert "no optimizer has stepped it" in page.text_content("#law-why")
-        page.select_option("#run", "1")
+        page.select_option("#run", "2")
         charts = draw_all(page)
         assert charts["heat"]["marks"] == 1
         assert charts["probability"]["marks"] > 0
         assert page.is_hidden("#heat-slider")
         page.get_by_label("drift of k").check(force=True)
         assert "no sample of step 0" in draw_all(page)["heat"]["message"]
-        page.select_option("#run", "2")
+        page.select_option("#run", "0")
         charts = draw_all(page)
         assert charts["heat"]["message"] == "This run has no samples yet."
         assert seen.errors == []

@@ -15,7 +15,7 @@ import torch
 from report.trained import BROKEN, encoder_decoder, experts, llama, run
 from scipy import stats
 
-from weibull_monitor import MemoryTracker, read_history
+from weibull_monitor import ConfigurationError, MemoryTracker, read_history
 from weibull_monitor.alerts import Alert, Finding
 from weibull_monitor.report.alerts import intervals
 from weibull_monitor.report.columns import Columns, error_of_median, floats, integers, matrix
@@ -216,6 +216,11 @@ def test_a_history_without_samples_says_so(tmp_path: Path, history: History) -> 
     writer.close()
     found = page_data([("x", read_history(tmp_path)), ("y", History(tmp_path, (), ()))])
     assert [one["empty"] for one in found["runs"]] == ["This run has no samples yet.", "This history holds no run."]
+
+
+def test_no_history_is_an_error() -> None:
+    with pytest.raises(ConfigurationError, match="no run to report"):
+        page_data([])
 
 
 def test_a_sample_alone_has_no_drift_and_no_baseline(history: History) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import Any
 
+from weibull_monitor.errors import ConfigurationError
 from weibull_monitor.report.comparison import differences, sweep
 from weibull_monitor.report.run import run_data
 from weibull_monitor.trackers.history import History
@@ -20,8 +21,14 @@ def page_data(histories: Sequence[tuple[str, History]]) -> dict[str, Any]:
     Returns:
         ``runs`` (see `weibull_monitor.report.run.run_data`), ``differences`` and ``sweep`` (None where there are too few runs),
         ``version`` and ``made``. Holds no NaN.
+
+    Raises:
+        ConfigurationError: If there is no history.
     """
     from weibull_monitor import __version__
+
+    if not histories:
+        raise ConfigurationError("there is no run to report; pass at least one history")
 
     named = list(zip(unique([name for name, _ in histories]), (history for _, history in histories), strict=True))
     share = 1.0 / max(1, len(named))

@@ -49,7 +49,7 @@ def write(histories: Sequence[tuple[str, History]], path: str | Path) -> Path:
         The path.
 
     Raises:
-        ConfigurationError: If it cannot be written there.
+        ConfigurationError: If it cannot be written there, or there is no history.
         MissingDependencyError: If plotly is not installed.
     """
     page, target = render(histories), Path(path)
@@ -78,6 +78,7 @@ def render(histories: Sequence[tuple[str, History]]) -> str:
         histories: Names, and what `read_history` or a scan returned.
 
     Raises:
+        ConfigurationError: If there is no history.
         MissingDependencyError: If plotly is not installed.
     """
     return document(page_data(histories))

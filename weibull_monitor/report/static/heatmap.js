@@ -197,6 +197,7 @@
 
   WM.startHeatmap = () => {
     WM.chart("heat", build, (plot) => {
+      plot.setAttribute("role", "application"); // so that a screen reader leaves the arrow keys to it
       if (plot.dataset.listens) return;
       plot.dataset.listens = "yes";
       plot.tabIndex = 0;

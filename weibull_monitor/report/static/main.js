@@ -101,7 +101,12 @@
     setTimeout(follow, REFRESH);
   };
 
-  take(JSON.parse(WM.byId("data").textContent));
+  const first = JSON.parse(WM.byId("data").textContent);
+  WM.state.run = Math.max(
+    0,
+    first.runs.findIndex((run) => !run.empty),
+  );
+  take(first);
   WM.byId("data").textContent = "";
   WM.startTheme(() => WM.redraw());
   WM.startClasses();

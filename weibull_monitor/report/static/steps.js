@@ -8,7 +8,8 @@
   WM.stepAxis = (steps, more) => {
     const axis = WM.axisOf({ title: { text: "optimizer step", standoff: 8 }, ...more });
     const most = steps.length ? steps[steps.length - 1] : 1;
-    if (WM.state.axis !== "log") return { ...axis, separatethousands: true, rangemode: "tozero" };
+    if (WM.state.axis !== "log")
+      return { ...axis, separatethousands: true, rangemode: steps[0] === 0 ? "tozero" : "normal" };
     const ticks = steps[0] === 0 ? [ZERO] : [];
     const decades = Math.log10(Math.max(most, 10));
     for (let decade = 1; decade <= most; decade *= 10) {
