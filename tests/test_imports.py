@@ -112,6 +112,6 @@ def test_a_wheel_holds_the_integrations_inside_the_package_only(tmp_path: Path) 
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert "weibull_monitor/integrations/transformers.py" in names
-    assert "weibull_monitor/py.typed" in names
+    assert {"weibull_monitor/py.typed", "weibull_monitor/report/static/page.html"} <= set(names)
     assert {str(file.relative_to(ROOT)) for file in PACKAGE.rglob("*.py")} <= set(names)
     assert {name.split("/")[0].split("-")[0] for name in names} <= {"weibull_monitor"}

@@ -17,6 +17,7 @@ from weibull_monitor.commands import (
     completion,
     components,
     demo,
+    report,
     scan,
     sweep,
     wandb_workspace,
@@ -25,7 +26,7 @@ from weibull_monitor.commands import (
 from weibull_monitor.commands.common import EXIT_CODES, FAILED, INTERRUPTED, OK, Parser
 from weibull_monitor.errors import WeibullMonitorError
 
-COMMANDS = (demo, components, scan, watch, compare, sweep, alerts, wandb_workspace, completion)
+COMMANDS = (demo, components, scan, watch, report, compare, sweep, alerts, wandb_workspace, completion)
 """In the order that help lists them."""
 
 
