@@ -28,16 +28,18 @@ PICTURES = {
     "noise": concepts.noise,
 } | faults.FAULTS
 """Every picture, by the name of its file."""
-BY_OTHERS = {"sweep.png": "weibull-monitor sweep runs/sweep/* --plot docs/figures/sweep.png"} | dict.fromkeys(
-    (
-        "dashboard-watch.png",
-        "dashboard-tensorboard-charts.png",
-        "dashboard-tensorboard-heatmaps.png",
-        "dashboard-wandb-heatmap.png",
-    ),
-    "python docs/generate_dashboards.py runs/dashboards",
-)
-"""Figures that another command draws: what draws them."""
+BY_OTHERS = {
+    "sweep.png": "weibull-monitor sweep runs/sweep/* --plot docs/figures/sweep.png",
+    "dashboard-watch.png": "python docs/generate_dashboards.py runs/dashboards",
+    "dashboard-tensorboard-charts.png": "python docs/generate_dashboards.py runs/dashboards",
+    "dashboard-tensorboard-heatmaps.png": "python docs/generate_dashboards.py runs/dashboards",
+    "dashboard-wandb-heatmap.png": "python docs/generate_dashboards.py runs/dashboards",
+    "report.png": "python docs/generate_report_pictures.py",
+    "report-probability.png": "python docs/generate_report_pictures.py",
+    "report-law.png": "python docs/generate_report_pictures.py",
+    "report-phone.png": "python docs/generate_report_pictures.py",
+}
+"""Figures that another command draws, some with a ``-dark`` one beside them: what draws them."""
 
 
 def main() -> None:
