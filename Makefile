@@ -46,6 +46,7 @@ docs: $(STAMP)
 # The pictures, and what the examples print: five to ten minutes.
 pictures: $(STAMP)
 	$(BIN)/python docs/generate_pictures.py --again
+	$(BIN)/python docs/generate_report_pictures.py --again
 	$(BIN)/python docs/generate_outputs.py --run
 
 # The documentation as a site, site/index.html; strict: a link that leads nowhere is an error.
