@@ -69,9 +69,9 @@ def picture(
             tab.wait_for_timeout(300)  # fonts and layout settle
             taken = tab.locator(shown) if shown else tab
             taken.screenshot(path=FIGURES / f"{name}{ending}.png")
-            Image.open(FIGURES / f"{name}{ending}.png").quantize(256).save(
-                FIGURES / f"{name}{ending}.png", optimize=True
-            )
+            if shown:  # without a heatmap, whose colours would show it
+                drawn = Image.open(FIGURES / f"{name}{ending}.png").quantize(256)
+                drawn.save(FIGURES / f"{name}{ending}.png", optimize=True)
             print(f"docs/figures/{name}{ending}.png")
 
 
