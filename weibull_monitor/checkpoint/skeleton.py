@@ -44,11 +44,10 @@ class _List(nn.ModuleList):
 class _Model(nn.Module):
     """The root, which knows the module that makes the logits, if it can be told."""
 
-    head: nn.Module | None = None
-
     def get_output_embeddings(self) -> nn.Module | None:
         """That module."""
-        return self.head
+        found: nn.Module | None = self.__dict__.get("_weibull_head")
+        return found
 
 
 class _Node:
@@ -78,7 +77,7 @@ def skeleton(shapes: Mapping[str, tuple[tuple[int, ...], torch.dtype]]) -> nn.Mo
     input_first = _input_first(root)
     model = _Model()
     _fill(model, root, input_first, {})
-    model.head = _head(model)
+    model.__dict__["_weibull_head"] = _head(model)  # not as an attribute, which would make it a module of that name
     return model
 
 
