@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup test lint demo bench docs clean
+.PHONY: setup test lint demo bench docs pictures site clean
 
 setup: $(STAMP)
 
@@ -40,6 +40,17 @@ bench: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python docs/generate_architectures.py
 	$(BIN)/python docs/generate_published.py
+	$(BIN)/python docs/generate_cli.py
+	$(BIN)/python docs/generate_outputs.py
+
+# The pictures, and what the examples print: five to ten minutes.
+pictures: $(STAMP)
+	$(BIN)/python docs/generate_pictures.py --again
+	$(BIN)/python docs/generate_outputs.py --run
+
+# The documentation as a site, site/index.html; strict: a link that leads nowhere is an error.
+site: $(STAMP)
+	$(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) runs build *.egg-info .mypy_cache .ruff_cache
+	rm -rf $(VENV) runs site build *.egg-info .mypy_cache .ruff_cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import re
+import sys
 from collections.abc import Callable
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -17,7 +18,8 @@ from weibull_monitor.components import CLASS_OF_KIND
 from weibull_monitor.reference import PUBLISHED
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").glob("*.md")])
+FENCE = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
 
 
 def test_every_logged_key_has_a_row_and_every_row_is_logged(
@@ -48,13 +50,76 @@ def test_every_kind_is_documented_in_its_class() -> None:
         assert f"`{kind}`" in row
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
-def test_links_within_the_repository_lead_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
-        assert (page.parent / target).exists(), target
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def anchors(page: Path) -> set[str]:
+    """Of the headings of a page, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text(encoding="utf-8")), flags=re.MULTILINE)
+    plain = (re.sub(r"[`*]|\]\([^)]*\)|\[", "", heading).strip().lower() for heading in headings)
+    return {re.sub(r"[^\w\- ]", "", heading).replace(" ", "-") for heading in plain}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_and_pictures_lead_somewhere(page: Path) -> None:
+    for target, anchor in re.findall(r"\]\(([^)#:\s]*)(#[^)\s]*)?\)", FENCE.sub("", page.read_text(encoding="utf-8"))):
+        file = (page.parent / target) if target else page
+        assert file.exists(), target
+        assert not anchor or anchor[1:] in anchors(file), f"{target}{anchor}"
+
+
+def test_a_link_into_nothing_is_found() -> None:
+    assert "the-forecast" in anchors(ROOT / "docs/scaling.md")
+    assert "why-λ-moves-three-forces" in anchors(ROOT / "docs/scaling.md")
+    assert "no-such-heading" not in anchors(ROOT / "docs/scaling.md")
+
+
+def test_every_figure_is_drawn_by_a_command_and_shown_with_it() -> None:
+    generator = script("generate_pictures")
+    drawn = {f"{name}{variant}.svg" for name in generator.PICTURES for variant in ("", "-dark")}
+    figures = sorted((ROOT / "docs" / "figures").iterdir())
+    assert {figure.name for figure in figures} == drawn | set(generator.BY_OTHERS)
+    assert sum(figure.stat().st_size for figure in figures) < 2_000_000
+    shown = set()
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for name in re.findall(r"!\[[^\]]+\]\([^)]*figures/([^)]+)\)", text):
+            shown.add(name)
+            command = generator.BY_OTHERS.get(name, f"generate_pictures.py {name.removesuffix('.svg')}")
+            assert page.name == "README.md" or command.split(" --")[0] in text, (
+                f"{page.name} does not say what draws {name}"
+            )
+    assert shown == {name for name in drawn if "-dark" not in name} | set(generator.BY_OTHERS)
+
+
+def test_the_page_of_the_command_line_is_that_of_the_grammar() -> None:
+    generator = script("generate_cli")
+    assert (ROOT / "docs/cli.md").read_text(encoding="utf-8") == generator.page(), "run: python docs/generate_cli.py"
+
+
+def test_the_scripts_in_the_documentation_are_the_examples() -> None:
+    generator = script("generate_outputs")
+    found = 0
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        assert generator.with_scripts(text) == text, f"{page.name}: run: python docs/generate_outputs.py"
+        found += len(generator.SCRIPT.findall(text))
+        for command, output in re.findall(r"<!-- output: (.+?) -->\n(.*?)<!-- end -->", text, flags=re.DOTALL):
+            assert output.count("\n") > 5, f"{page.name}: nothing is printed by {command}"
+    assert found == 7
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    reference = "".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs/api").glob("*.md"))
+    documented = {name.rpartition(".")[2] for name in re.findall(r"^::: (\S+)", reference, flags=re.MULTILINE)}
+    public = re.findall(r"import (\w+) as", (ROOT / "weibull_monitor/public.py").read_text(encoding="utf-8"))
+    modules = {"errors": "Error", "base": "Tracker"}
+    for name in public:
+        assert name in documented or any(m in documented and part in name for m, part in modules.items()), name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_examples_with_a_prompt_run(page: Path) -> None:
     failed, _ = doctest.testfile(str(page), module_relative=False, encoding="utf-8")
     assert failed == 0
@@ -62,17 +127,21 @@ def test_examples_with_a_prompt_run(page: Path) -> None:
 
 def test_the_tables_of_published_models_are_those_of_the_package() -> None:
     page = (ROOT / "docs/published.md").read_text()
-    assert generate_published().filled(page) == page, "run: python docs/generate_published.py"
+    assert script("generate_published").filled(page) == page, "run: python docs/generate_published.py"
     assert all(model.name in page for model in PUBLISHED)
 
 
-def generate_published() -> ModuleType:
-    """The script beside the page, which is no module of the package."""
-    spec = spec_from_file_location("generate_published", ROOT / "docs/generate_published.py")
+def script(name: str) -> ModuleType:
+    """A script beside the pages, which is no module of the package."""
+    spec = spec_from_file_location(name, ROOT / f"docs/{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)
-    spec.loader.exec_module(module)
+    sys.path.insert(0, str(ROOT / "docs"))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(ROOT / "docs"))
     return module
 
 

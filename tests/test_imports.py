@@ -35,6 +35,7 @@ LAYERS = [
     ("trackers",),
     ("recorder", "options"),
     ("monitor",),
+    ("public",),
     ("summary", "diagnosis"),
     ("compare",),
     ("sweep",),
@@ -43,8 +44,10 @@ LAYERS = [
     ("report",),
     ("live", "workspace"),
     ("integrations",),
+    ("demo",),
     ("commands",),
     ("cli",),
+    ("__main__",),
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
@@ -109,6 +112,6 @@ def test_a_wheel_holds_the_integrations_inside_the_package_only(tmp_path: Path) 
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert "weibull_monitor/integrations/transformers.py" in names
-    assert "weibull_monitor/py.typed" in names
+    assert {"weibull_monitor/py.typed", "weibull_monitor/report/static/page.html"} <= set(names)
     assert {str(file.relative_to(ROOT)) for file in PACKAGE.rglob("*.py")} <= set(names)
     assert {name.split("/")[0].split("-")[0] for name in names} <= {"weibull_monitor"}

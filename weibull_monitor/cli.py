@@ -1,7 +1,7 @@
 """``weibull-monitor``: the command line. Every command prints its result and says in one sentence what was wrong.
 
 Exit codes: 0 done; 1 something that was asked for cannot be done, with the reason on standard error; 2 the command line itself is
-wrong (as argparse has it); 130 interrupted (Ctrl-C), with nothing left half written.
+wrong; 130 interrupted (Ctrl-C), with nothing left half written. Nothing heavy is imported before a command is executed.
 """
 
 from __future__ import annotations
@@ -10,11 +10,23 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from weibull_monitor.commands import alerts, compare, components, scan, sweep
-from weibull_monitor.commands.common import FAILED, INTERRUPTED, OK
+from weibull_monitor import __version__
+from weibull_monitor.commands import (
+    alerts,
+    compare,
+    completion,
+    components,
+    demo,
+    report,
+    scan,
+    sweep,
+    wandb_workspace,
+    watch,
+)
+from weibull_monitor.commands.common import EXIT_CODES, FAILED, INTERRUPTED, OK, Parser
 from weibull_monitor.errors import WeibullMonitorError
 
-COMMANDS = (components, scan, compare, sweep, alerts)
+COMMANDS = (demo, components, scan, watch, report, compare, sweep, alerts, wandb_workspace, completion)
 """In the order that help lists them."""
 
 
@@ -39,16 +51,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader has seen enough
         sys.stderr.close()
         return OK
+    except OSError as error:
+        print(
+            f"weibull-monitor: {error.filename or 'a file'}: {error.strerror or error}; try another path",
+            file=sys.stderr,
+        )
+        return FAILED
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line's grammar: each command adds its own."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="weibull-monitor",
-        description="A thermometer for weight matrices.",
-        epilog="exit codes: 0 done, 1 it cannot be done (standard error says why), 2 the command line is wrong, "
-        "130 interrupted",
+        description="A thermometer for weight matrices: the Weibull shape k and scale λ of |w|, as a run has written them down.",
+        epilog="\n".join(
+            [
+                "examples:",
+                "  weibull-monitor demo\n      train a small model and see what is measured",
+                "  weibull-monitor compare runs/x\n      is what a run shows what published models show?",
+                "  weibull-monitor compare --help\n      the options of a command, with examples",
+                "",
+                EXIT_CODES,
+            ]
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    top.add_argument("--version", action="version", version=f"weibull-monitor {__version__}")
+    top.set_defaults(grammar=top)
     commands = top.add_subparsers(dest="command", required=True, metavar="command")
     for command in COMMANDS:
         command.add(commands)

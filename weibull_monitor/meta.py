@@ -78,7 +78,8 @@ def _configuration(source: str, transformers: Any) -> Any:
                 str(folder if path.is_dir() else path), local_files_only=True, trust_remote_code=False
             )
         except Exception as error:  # whatever is wrong with the file, it is the file that is wrong
-            raise ConfigurationError(f"{source} cannot be read as a configuration: {error}") from error
+            why = " ".join(str(error).split("\n\n")[0].split()).rstrip(".")  # some explain themselves at length
+            raise ConfigurationError(f"{source} cannot be read as a configuration: {why}; name another") from error
     if source in transformers.CONFIG_MAPPING:
         try:
             return transformers.CONFIG_MAPPING[source]()

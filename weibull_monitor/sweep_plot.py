@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from weibull_monitor.errors import MissingDependencyError
+from weibull_monitor.errors import ConfigurationError, MissingDependencyError
 from weibull_monitor.sweep import Group, Regression, Sweep
 
 _COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#666666")
@@ -27,6 +27,7 @@ def draw(sweep: Sweep, path: str | Path, kinds: Sequence[str] = ()) -> None:
 
     Raises:
         MissingDependencyError: If matplotlib is not installed.
+        ConfigurationError: If the file name has another ending, or none.
     """
     try:
         from matplotlib.figure import Figure
@@ -35,6 +36,8 @@ def draw(sweep: Sweep, path: str | Path, kinds: Sequence[str] = ()) -> None:
     shown = [g for g in (*sweep.classes, *sweep.kinds) if g.name in kinds] if kinds else list(sweep.classes)
     shown = shown or list(sweep.kinds)
     figure = Figure(figsize=(11, 4.8), layout="constrained")
+    if Path(path).suffix[1:].lower() not in figure.canvas.get_supported_filetypes():
+        raise ConfigurationError(f"{path} has no ending of a picture; name a .png, .svg or .pdf")
     left, right = figure.subplots(1, 2)
     for i, one in enumerate(shown):
         style = {"color": _COLOURS[i % len(_COLOURS)], "marker": _MARKERS[i % len(_MARKERS)]}

@@ -222,7 +222,9 @@ def _from_file(path: Path) -> AlertSettings:
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigurationError(f"the alert settings {path} cannot be read: {error.strerror}") from error
+        raise ConfigurationError(
+            f"the alert settings {path} cannot be read: {error.strerror}; name a TOML file"
+        ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path} is not TOML: {error}") from error
     for key in content:

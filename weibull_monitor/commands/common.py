@@ -5,15 +5,30 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
-from weibull_monitor.errors import ConfigurationError
-from weibull_monitor.trackers.history import History, read_history
+from weibull_monitor.errors import ConfigurationError, WeibullMonitorError
+
+if TYPE_CHECKING:
+    from weibull_monitor.trackers.history import History
 
 Commands = argparse._SubParsersAction
 """What a command's ``add`` registers itself with."""
 
-OK, FAILED, INTERRUPTED = 0, 1, 130
-"""Exit codes; 2 is argparse's, for a command line that is wrong."""
+OK, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
+"""Exit codes: done; cannot be done; the command line is wrong; interrupted by Ctrl-C."""
+
+EXIT_CODES = (
+    "exit codes: 0 done; 1 it cannot be done, standard error says why; 2 the command line is wrong; 130 interrupted"
+)
+
+
+class Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong with a command line, and where its help is."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the program."""
+        self.exit(WRONG, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
 def add_command(
@@ -32,12 +47,12 @@ def add_command(
         description: What it does, in a sentence or two.
         examples: Command lines without the program's name, and what each does: shown at the end of its help.
     """
-    lines = [f"  weibull-monitor {name} {words}\n      {what}" for words, what in examples]
+    lines = [f"  {f'weibull-monitor {name} {words}'.rstrip()}\n      {what}" for words, what in examples]
     return commands.add_parser(
         name,
         help=help,
         description=description,
-        epilog="examples:\n" + "\n".join(lines),
+        epilog="\n".join(["examples:", *lines, "", EXIT_CODES]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
 
@@ -51,15 +66,54 @@ def add_run(command: argparse.ArgumentParser, several: bool = False) -> None:
 
 
 def open_run(path: str | Path) -> History:
-    """The history of a run that a user named.
+    """The history of a run that a user named, which has at least one sample.
 
     Raises:
-        ConfigurationError: If there is none.
+        ConfigurationError: If there is none, or it cannot be read.
     """
+    from weibull_monitor.trackers.history import read_history
+
     try:
-        return read_history(path)
+        history = read_history(path)
     except FileNotFoundError as error:
         raise ConfigurationError(f"{error}; name a directory that a monitored run has written to") from error
+    except OSError as error:
+        raise ConfigurationError(
+            f"{error.filename or path} cannot be read: {error.strerror}; name one that can"
+        ) from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # lines that are JSON and no history
+        if isinstance(error, WeibullMonitorError):
+            raise
+        raise ConfigurationError(
+            f"{path} holds no history that can be read ({type(error).__name__}: {error}); name one that a monitored run wrote"
+        ) from error
+    if not history.runs:
+        raise ConfigurationError(f"{history.path} holds no run; name a history.jsonl that a monitored run has written")
+    if not history.snapshots:
+        raise ConfigurationError(
+            f"{history.path} holds no sample yet; wait for the first, which is taken before the first step"
+        )
+    return history
+
+
+def positive(text: str) -> int:
+    """An integer of at least 1, for ``type=`` of an option."""
+    return _at_least(1, text)
+
+
+def natural(text: str) -> int:
+    """An integer of at least 0, for ``type=`` of an option."""
+    return _at_least(0, text)
+
+
+def _at_least(least: int, text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = least - 1
+    if value < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least {least}")
+    return value
 
 
 def pattern_and_kind(text: str) -> tuple[str, str]:

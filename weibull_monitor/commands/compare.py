@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from weibull_monitor.commands.common import OK, Commands, add_command, add_run, open_run
-from weibull_monitor.compare import NEIGHBOURS, render_diagnosis, render_matrices
-from weibull_monitor.diagnosis import diagnose
+from weibull_monitor.commands.common import OK, Commands, add_command, add_run, natural, open_run
 
 
 def add(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -23,13 +21,18 @@ def add(commands: Commands[argparse.ArgumentParser]) -> None:
         ],
     )
     add_run(command)
-    command.add_argument("--step", type=int, help="the step whose sample is compared (default: the last)")
-    command.add_argument("--neighbours", type=int, default=NEIGHBOURS, metavar="N", help="published models to show")
+    command.add_argument("--step", type=natural, help="the step whose sample is compared (default: the last)")
+    command.add_argument(
+        "--neighbours", type=natural, default=5, metavar="N", help="published models to show (default: 5)"
+    )
     command.add_argument("--list", action="store_true", help="also list every matrix")
     command.set_defaults(execute=_execute)
 
 
 def _execute(options: argparse.Namespace) -> int:
+    from weibull_monitor.compare import render_diagnosis, render_matrices
+    from weibull_monitor.diagnosis import diagnose
+
     diagnosis = diagnose(open_run(options.run), step=options.step)
     print(render_diagnosis(diagnosis, options.neighbours))
     if options.list:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 
 from weibull_monitor.commands.common import OK, Commands, add_command, pattern_and_kind
-from weibull_monitor.components import attention_types, discover, render
 
 
 def add(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -42,6 +41,7 @@ def add(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def _execute(options: argparse.Namespace) -> int:
+    from weibull_monitor.components import attention_types, discover, render
     from weibull_monitor.meta import build
 
     kinds = dict(pattern_and_kind(text) for text in options.kind)

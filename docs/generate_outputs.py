@@ -1,0 +1,88 @@
+"""Fills pages of the documentation: between markers, the whole of an example, and what a command prints.
+
+python docs/generate_outputs.py                    # the scripts alone, of all pages: a second
+python docs/generate_outputs.py --run              # also runs the commands and takes what they print: five minutes on two cores
+python docs/generate_outputs.py --run when.md      # those of one page; runs/pictures come from docs/generate_pictures.py
+
+Markers are ``<!-- script: examples/x.py -->`` and ``<!-- output: command -->``, each up to ``<!-- end -->``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
+SCRIPT = re.compile(r"(<!-- script: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+OUTPUT = re.compile(r"(<!-- output: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+SHOWN = 12
+"""Lines of a training's progress that are shown before its table."""
+
+
+def with_scripts(page: str) -> str:
+    """The page with the examples as they are now."""
+
+    def fill(found: re.Match[str]) -> str:
+        text = (ROOT / found[2]).read_text(encoding="utf-8").strip()
+        return f"{found[1]}\n```python\n{text}\n```\n\n{found[3]}"
+
+    return SCRIPT.sub(fill, page)
+
+
+def with_outputs(page: str) -> str:
+    """The page with what the commands print now; each is run in the repository's root."""
+
+    def fill(found: re.Match[str]) -> str:
+        print(f"$ {found[2]}", flush=True)
+        return f"{found[1]}\n```text\n{shortened(output_of(found[2]))}\n```\n\n{found[3]}"
+
+    return OUTPUT.sub(fill, page)
+
+
+def output_of(command: str) -> str:
+    """Standard output of a command of this environment; what transformers and its kin say on standard error is left out."""
+    quiet = {
+        "OMP_NUM_THREADS": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONWARNINGS": "ignore",
+    }
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        shlex.split(command), cwd=ROOT, env=os.environ | quiet | {"PATH": path}, capture_output=True, text=True
+    )
+    if done.returncode:
+        raise SystemExit(f"{command} ended with {done.returncode}:\n{done.stderr[-2000:]}")
+    return done.stdout
+
+
+def shortened(text: str) -> str:
+    """Without the middle of a long progress report, and without what terminals are told."""
+    lines = [line.rstrip() for line in re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text).replace("\r", "\n").splitlines()]
+    table = next((i for i, line in enumerate(lines) if line.startswith("Weibull shape k")), 0)
+    # Not what DeepSpeed warns of on standard output, nor progress bars, which tell of the machine.
+    progress = [line for line in lines[:table] if line and "[WARNING]" not in line and "it/s" not in line]
+    if len(progress) > SHOWN:
+        progress = [*progress[: SHOWN // 2], "…", *progress[-SHOWN // 2 :]]
+    return "\n".join([*progress, "", *lines[table:]]).strip()
+
+
+def main() -> None:
+    """Does what the command line says."""
+    names = [word for word in sys.argv[1:] if word != "--run"]
+    for page in PAGES:
+        if not names or any(str(page).endswith(name) for name in names):
+            text = page.read_text(encoding="utf-8")
+            filled = with_scripts(text)
+            filled = with_outputs(filled) if "--run" in sys.argv[1:] else filled
+            if filled != text:
+                page.write_text(filled, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""The documentation site: built strictly, complete by itself, and readable in a browser."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browser import chromium, page_of
+
+pytest.importorskip("mkdocs", reason="the site needs mkdocs-material, which the extra docs installs")
+
+ROOT = Path(__file__).parents[1]
+LOADED = re.compile(
+    r"<(?:script|img|iframe|source)[^>]*\bsrc=\"([^\"]*)\"|<link[^>]*rel=\"(?:stylesheet|preconnect|preload|icon)\"[^>]*>"
+)
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(target)]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return target
+
+
+@pytest.fixture(scope="session")
+def address(site: Path) -> Iterator[str]:
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(site)))
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as running:
+        yield running
+
+
+def test_nothing_is_loaded_from_elsewhere(site: Path) -> None:
+    pages = sorted(site.rglob("*.html"))
+    assert len(pages) > 30
+    for page in pages:
+        for found in LOADED.finditer(page.read_text(encoding="utf-8")):
+            assert "//" not in found[0].replace("://www.w3.org", ""), f"{page.name} loads {found[0]}"
+    for sheet in site.rglob("*.css"):
+        assert not re.findall(r"url\([\"']?(?:https?:)?//", sheet.read_text(encoding="utf-8"))
+
+
+def test_what_stands_beside_the_documentation_is_on_the_site(site: Path) -> None:
+    names = [
+        "CHANGELOG",
+        "CONTRIBUTING",
+        "benchmarks/RESULTS",
+        "examples/quickstart_transformers.py",
+        "benchmarks/fit.py",
+    ]
+    for name in names:
+        assert (site / f"{name}.html").is_file()
+    assert not list(site.rglob("*.py"))
+
+
+def test_examples_in_docstrings_are_code(site: Path) -> None:
+    page = (site / "api" / "measuring.html").read_text(encoding="utf-8")
+    assert page.count('class="gp">&gt;&gt;&gt; ') > 5
+    assert "<blockquote>" not in page
+
+
+PAGES = ["index.html", "concepts/k-and-lambda.html", "when.html", "api/core.html", "quickstart/trl-lora.html"]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_pages_show_their_pictures_in_the_colours_of_the_reader(scheme: Any, browser: Any, address: str) -> None:
+    with page_of(browser, scheme=scheme, offline=False) as (view, seen):
+        for page in PAGES:
+            view.goto(f"{address}/{page}")
+            pictures = view.evaluate(
+                "[...document.querySelectorAll('article img')].map(i => [i.src, i.offsetWidth > 0, i.naturalWidth])"
+            )
+            source = (ROOT / "docs" / page).with_suffix(".md").read_text(encoding="utf-8")
+            shown = [(address, width) for address, visible, width in pictures if visible]
+            assert len(shown) == len(pictures) / 2 == len(re.findall(r"^!\[", source, flags=re.MULTILINE))
+            assert all(width > 100 for _, width in shown)
+            assert all(("-dark.svg" in picture) == (scheme == "dark") for picture, _ in shown)
+        assert seen.errors == []
+        assert all(request.startswith(address) for request in seen.requests)
+
+
+def test_a_phone_scrolls_only_down(browser: Any, address: str) -> None:
+    with page_of(browser, width=390, height=844, offline=False) as (view, _):
+        for page in (*PAGES, "metrics.html", "cli.html"):
+            view.goto(f"{address}/{page}")
+            assert view.evaluate("document.documentElement.scrollWidth") <= 390, page
+
+
+def test_the_search_finds(browser: Any, address: str) -> None:
+    with page_of(browser, offline=False) as (view, _):
+        view.goto(f"{address}/index.html")
+        view.fill("[data-md-component=search-query]", "webhook")
+        view.wait_for_selector(".md-search-result__item a")
+        assert "webhook" in view.inner_text(".md-search-result__list").lower()

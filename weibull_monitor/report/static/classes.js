@@ -1,0 +1,126 @@
+"use strict";
+// k of the two classes, with what is published and the initialisation.
+(() => {
+  const NAMES = {
+    selection: "Selection: W_q and W_k",
+    transmission: "Transmission: attention output and feed-forward",
+  };
+
+  const build = (name) => () => {
+    const runs = WM.runs.filter((run) => !run.empty && run.classes.some((one) => one.name === name));
+    const chosen = runs.includes(WM.run()) ? WM.run() : runs[0];
+    if (!chosen)
+      return {
+        title: NAMES[name],
+        message: "No matrix of this class has a fit. Fused and unknown matrices belong to neither class.",
+      };
+    const of = (run) => run.classes.find((one) => one.name === name);
+    const own = of(chosen);
+    const several = WM.runs.length > 1;
+    const data = [];
+    const colourOf = (run) => (several ? WM.series(run.place) : WM.colour(name === "selection" ? "c1" : "c0"));
+    data.push(
+      ...WM.band(
+        chosen.steps,
+        WM.floats(own, "low"),
+        WM.floats(own, "high"),
+        WM.faint(colourOf(chosen), 0.13),
+        `${chosen.name}: matrices`,
+      ),
+    );
+    for (const run of runs) {
+      const [k, drift] = [WM.floats(of(run), "k"), WM.floats(of(run), "drift")];
+      const text = Array.from(
+        k,
+        (value, i) =>
+          `${several ? `<b>${WM.plain(run.name)}</b><br>` : ""}step ${WM.whole(run.steps[i])}<br>median k ${WM.fixed(value, 4)}${WM.there(drift[i]) ? `<br>${WM.signed(drift[i], 2)} % since the baseline` : ""}`,
+      );
+      data.push(WM.line(run.steps, k, run.name, colourOf(run), text, { showlegend: several }));
+    }
+    const last = WM.floats(own, "k").at(-1);
+    const shapes = [];
+    const annotations = [];
+    const marks = [];
+    const note = (y, text, colour, yanchor) =>
+      annotations.push({
+        xref: "x domain",
+        x: 1,
+        xanchor: "right",
+        y,
+        yanchor,
+        text,
+        showarrow: false,
+        font: { size: 11, color: colour },
+        bgcolor: WM.faint(WM.colour("card"), 0.7),
+        borderpad: 1,
+      });
+    if (own.published) {
+      const { low, high, models } = own.published;
+      shapes.push({
+        type: "rect",
+        xref: "x domain",
+        x0: 0,
+        x1: 1,
+        y0: low,
+        y1: high,
+        fillcolor: WM.faint(WM.colour("good"), 0.16),
+        line: { width: 0 },
+        layer: "below",
+      });
+      const [at, side] = last > (low + high) / 2 ? [low, "bottom"] : [high, "top"]; // inside the band, away from where the curve ends
+      note(
+        at,
+        `published ${WM.fixed(low, 3)}–${WM.fixed(high, 3)}, ${models} model${models === 1 ? "" : "s"}${name === "transmission" ? ", feed-forward" : ""}`,
+        WM.colour("good"),
+        side,
+      );
+      marks.push(low, high);
+    }
+    if (own.start) {
+      shapes.push({
+        type: "line",
+        xref: "x domain",
+        x0: 0,
+        x1: 1,
+        y0: own.start.k,
+        y1: own.start.k,
+        layer: "below",
+        line: { color: WM.colour("muted"), width: 1, dash: "dash" },
+      });
+      note(own.start.k, `${own.start.name} initialisation ${WM.fixed(own.start.k, 4)}`, WM.colour("muted"), "bottom");
+      marks.push(own.start.k);
+    }
+    const core = WM.extent(...runs.map((run) => WM.floats(of(run), "k")), marks);
+    const reach = core && WM.extent(WM.floats(own, "low"), WM.floats(own, "high"));
+    const range =
+      core &&
+      WM.roomy(
+        [Math.max(reach[0], core[0] - (core[1] - core[0])), Math.min(reach[1], core[1] + (core[1] - core[0]))].map(
+          (end, i) => (i ? Math.max(end, core[1]) : Math.min(end, core[0])),
+        ),
+        0.01,
+      );
+    const alerts = chosen.alerts.filter(
+      (alert) => alert.severity !== "info" && alert.components.some((one) => chosen.classOf(one) === name),
+    );
+    data.push(...WM.alertMarks(alerts, { yaxis: "y2" }));
+    return {
+      title: NAMES[name],
+      data,
+      height: 330,
+      label: `k of the class ${name} over the steps: ${WM.fixed(last, 4)} at step ${WM.whole(chosen.steps.at(-1))}${own.published ? `; published ${WM.fixed(own.published.low, 3)} to ${WM.fixed(own.published.high, 3)}` : ""}.`,
+      layout: {
+        shapes: [...shapes, ...WM.alertLines(alerts)],
+        annotations,
+        showlegend: several,
+        xaxis: WM.stepAxis(chosen.steps),
+        yaxis: WM.shapeAxis(range, { title: { text: "shape k", standoff: 8 }, nticks: 7 }),
+        yaxis2: { overlaying: "y", range: [0, 1], visible: false, fixedrange: true },
+      },
+    };
+  };
+
+  WM.startClasses = () => {
+    for (const name of Object.keys(NAMES)) WM.chart(`class-${name}`, build(name));
+  };
+})();
