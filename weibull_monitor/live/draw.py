@@ -118,7 +118,7 @@ def _head(view: View, width: int, now: float) -> list[Any]:
         share = f", {100 * view.share:.2g} % of the time" if view.share is not None else ""
         facts.append(f"{view.cost:.2g} s a sample{share}")
     if view.t_over_tau is not None:
-        facts.append(f"T/τ {view.t_over_tau:.3g}")
+        facts.append(f"S = Σηλ_wd {view.t_over_tau:.3g}")
     step = Text(f"step {view.step:,}", style="bold", no_wrap=True)
     if view.total_steps:
         done = min(1.0, view.step / view.total_steps)

@@ -18,7 +18,7 @@
     const own = of(chosen);
     const several = WM.runs.length > 1;
     const data = [];
-    const colourOf = (run) => (several ? WM.series(run.place) : WM.colour(name === "selection" ? "c1" : "c0"));
+    const colourOf = (run) => (several ? WM.series(run.place) : WM.colour(name === "selection" ? "c0" : "c1"));
     data.push(
       ...WM.band(
         chosen.steps,

@@ -73,7 +73,7 @@
         const shown = curve(kind, quantity);
         const colour = several
           ? WM.series(one.place)
-          : WM.colour({ selection: "c1", transmission: "c0", mixed: "c3" }[kind.class] || "c6");
+          : WM.colour({ selection: "c0", transmission: "c1", mixed: "c3" }[kind.class] || "c6");
         if (one === run && shown.low) {
           if (kind.matrices > 1)
             data.push(...WM.band(one.steps, shown.low, shown.high, WM.faint(colour, 0.13), `${label}: blocks`, axes));
