@@ -28,18 +28,16 @@ PICTURES = {
     "noise": concepts.noise,
 } | faults.FAULTS
 """Every picture, by the name of its file."""
-BY_OTHERS = {
-    "sweep.png": "weibull-monitor sweep runs/sweep/* --plot docs/figures/sweep.png",
-    "dashboard-watch.png": "python docs/generate_dashboards.py runs/dashboards",
-    "dashboard-tensorboard-charts.png": "python docs/generate_dashboards.py runs/dashboards",
-    "dashboard-tensorboard-heatmaps.png": "python docs/generate_dashboards.py runs/dashboards",
-    "dashboard-wandb-heatmap.png": "python docs/generate_dashboards.py runs/dashboards",
-    "report.png": "python docs/generate_report_pictures.py",
-    "report-probability.png": "python docs/generate_report_pictures.py",
-    "report-law.png": "python docs/generate_report_pictures.py",
-    "report-phone.png": "python docs/generate_report_pictures.py",
+BY_OTHERS = {"sweep.png": "weibull-monitor sweep runs/sweep/* --plot docs/figures/sweep.png"} | {
+    f"report{part}{variant}.png": "python docs/generate_report_pictures.py"
+    for part in ("", "-probability", "-law", "-phone")
+    for variant in ("", "-dark")
 }
-"""Figures that another command draws, some with a ``-dark`` one beside them: what draws them."""
+BY_OTHERS |= {
+    f"dashboard-{name}.png": "python docs/generate_dashboards.py runs/dashboards"
+    for name in ("watch", "tensorboard-charts", "tensorboard-heatmaps", "wandb-heatmap")
+}
+"""Figures that another command draws: what draws them."""
 
 
 def main() -> None:
