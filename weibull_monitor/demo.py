@@ -6,12 +6,13 @@ import math
 import sysconfig
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from weibull_monitor.measure.threads import alone
 from weibull_monitor.monitor import WeibullMonitor
 from weibull_monitor.trackers.history import History, read_history
 
@@ -84,9 +85,9 @@ def train(output_dir: str | Path, steps: int, told: Callable[[int, float], objec
     optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK, betas=(0.9, 0.95), weight_decay=0.1)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
     every = max(1, min(100, steps // 6))
-    with WeibullMonitor(
-        model, optimizer, every_n_steps=every, output_dir=output_dir, scheduler=scheduler, total_steps=steps
-    ) as monitor:
+    options: dict[str, Any] = {"every_n_steps": every, "scheduler": scheduler, "total_steps": steps}
+    # The matrices are small: on a machine with other work, a team of threads waits for its slowest most of the time.
+    with alone(), WeibullMonitor(model, optimizer, output_dir=output_dir, **options) as monitor:
         for step in range(1, steps + 1):
             starts = torch.randint(len(text) - WINDOW - 1, (BATCH,)).tolist()
             tokens = torch.stack([text[start : start + WINDOW + 1] for start in starts]).long()
