@@ -28,9 +28,10 @@ class WeibullCallback(CallbackOptions, _Callback):
     are those of the optimizer, whatever the accumulation; where several optimizers take turns, batches in which any of them
     stepped. Resumed, it goes on with the history and the baseline of the run that wrote the checkpoint.
 
-    Its arguments are those of `CallbackOptions`: ``every_n_steps``, ``trackers``, ``output_dir`` (``trainer.log_dir`` by default,
-    or where the resumed run has it), ``detail``, ``kinds``, ``include``, ``exclude``, ``resolution``, ``alerts``, ``on_alert``,
-    ``webhook``, ``stop_on``: then ``<output_dir>/weibull/stopped.ckpt`` is saved before training ends.
+    Its arguments are those of `CallbackOptions`: ``every_n_steps``, ``trackers``, ``pictures_every``, ``output_dir``
+    (``trainer.log_dir`` by default, or where the resumed run has it), ``detail``, ``kinds``, ``include``, ``exclude``,
+    ``resolution``, ``alerts``, ``on_alert``, ``webhook``, ``stop_on``: then ``<output_dir>/weibull/stopped.ckpt`` is saved
+    before training ends.
     """
 
     _hooks: Sequence[Any] = ()

@@ -12,8 +12,11 @@ from typing import Any
 from weibull_monitor.alerts import Alert
 from weibull_monitor.errors import MissingDependencyError
 from weibull_monitor.plan import Rule
-from weibull_monitor.trackers.tensorboard import write_alert
-from weibull_monitor.trackers.wandb import send_alert
+from weibull_monitor.snapshot import Snapshot
+from weibull_monitor.trackers import RunRecord
+from weibull_monitor.trackers.bands import bands_of
+from weibull_monitor.trackers.tensorboard import write_alert, write_layout, write_picture
+from weibull_monitor.trackers.wandb import STEP, define_metrics, media_of, send_alert
 
 _FLAVOURS = ("lightning.pytorch", "pytorch_lightning")
 
@@ -49,6 +52,17 @@ class LoggerTracker:
     def __init__(self, logger: Any, trainer: Any) -> None:
         self._logger, self._trainer = logger, trainer
         self._step = 0
+        self._bands: dict[str, float] = {}
+
+    def begin(self, record: RunRecord) -> None:
+        """Lays out TensorBoard's charts, and W&B's table of runs."""
+        experiment = self._logger.experiment
+        if _is_tensorboard(experiment) or _is_wandb(experiment):
+            self._bands = bands_of(record.components, record.attention)
+        if _is_tensorboard(experiment):
+            write_layout(experiment, self._bands)
+        elif _is_wandb(experiment):
+            define_metrics(experiment, "trainer/global_step")
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Logs where `LearningRateMonitor` logs the learning rate that these weights meet next."""
@@ -56,18 +70,35 @@ class LoggerTracker:
         progress = loop.batch_progress.current
         in_batch = progress.ready - progress.completed  # the count goes up after the batch
         self._step = 0 if step == 0 else loop._batches_that_stepped + in_batch
-        self._logger.log_metrics(dict(metrics), step=self._step)
+        mine = {STEP: step} if _is_wandb(self._logger.experiment) else {}
+        self._logger.log_metrics({**metrics, **self._bands, **mine}, step=self._step)
+
+    def picture(self, snapshot: Snapshot) -> None:
+        """Shows TensorBoard and W&B the sample that was logged last."""
+        experiment = self._logger.experiment
+        if _is_tensorboard(experiment):
+            write_picture(experiment, snapshot, self._step)
+        elif _is_wandb(experiment):
+            self._logger.log_metrics({**media_of(snapshot), STEP: snapshot.step}, step=self._step)
 
     def alert(self, alert: Alert) -> None:
         """Tells TensorBoard and W&B, beside the metrics logged last; other loggers have nothing for alerts."""
         experiment = self._logger.experiment
-        if hasattr(experiment, "add_text"):
+        if _is_tensorboard(experiment):
             write_alert(experiment, alert, self._step)
-        elif hasattr(experiment, "alert"):
+        elif _is_wandb(experiment):
             send_alert(experiment, alert)
 
     def close(self) -> None:
         """Leaves the logger open."""
+
+
+def _is_tensorboard(experiment: Any) -> bool:
+    return hasattr(experiment, "add_text")
+
+
+def _is_wandb(experiment: Any) -> bool:
+    return hasattr(experiment, "alert")
 
 
 def schedule_of(trainer: Any, module: Any) -> tuple[list[Rule], int | None]:

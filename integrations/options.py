@@ -15,6 +15,7 @@ from weibull_monitor.monitor import WeibullMonitor
 from weibull_monitor.options import check_options
 from weibull_monitor.snapshot import Detail
 from weibull_monitor.trackers import Tracker
+from weibull_monitor.trackers.pictures import EVERY, check_every
 
 
 class CallbackOptions:
@@ -23,6 +24,7 @@ class CallbackOptions:
     Args:
         every_n_steps: Distance between samples in optimizer steps, beside a few early ones; or a function of the step.
         trackers: ``"auto"`` for the Trainer's own, or names and objects as `WeibullMonitor` takes them.
+        pictures_every: Samples between two heatmaps and tables for trackers that show them, beside the last; 0 for none.
         output_dir: Where the history goes; by default, where the Trainer puts its things.
         detail: ``"kind"`` logs about 75 metrics whatever the model's depth, ``"component"`` three more a matrix.
         kinds: Regular expressions on parameter names, and the kinds of what they match; they override recognition.
@@ -47,6 +49,7 @@ class CallbackOptions:
         every_n_steps: int | Callable[[int], bool] = 100,
         *,
         trackers: Literal["auto"] | Iterable[str | Tracker] = "auto",
+        pictures_every: int = EVERY,
         output_dir: str | Path | None = None,
         detail: Detail = "kind",
         kinds: Mapping[str, str] | None = None,
@@ -66,6 +69,7 @@ class CallbackOptions:
         self._options: dict[str, Any] = {"every_n_steps": every_n_steps, "detail": detail, "resolution": resolution}
         self._options |= {"kinds": kinds, "include": include, "exclude": exclude, "forces": forces}
         self._options |= {"alerts": alerts, "on_alert": on_alert, "webhook": webhook, "stop_on": stop_on}
+        self._options |= {"pictures_every": check_every(pictures_every)}
         self._guard = Guard()
         self.monitor: WeibullMonitor | None = None
 

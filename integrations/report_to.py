@@ -45,7 +45,8 @@ def trackers_of(args: TrainingArguments, guard: Guard) -> list[Tracker]:
 
 
 def _tensorboard(args: TrainingArguments) -> Tracker | None:
-    return TensorBoardTracker(_tensorboard_directory(args), writer=_tensorboard_writer())
+    # The Trainer writes no hyper-parameters that the HParams page understands.
+    return TensorBoardTracker(_tensorboard_directory(args), writer=_tensorboard_writer(), hyperparameters=True)
 
 
 def _wandb(args: TrainingArguments) -> Tracker | None:

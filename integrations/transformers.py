@@ -30,8 +30,9 @@ class WeibullCallback(CallbackOptions, TrainerCallback):
     ``<output_dir>/weibull/history.jsonl``. It adds nothing to ``state.log_history``, and never ends a training run unless
     ``stop_on`` says so.
 
-    Its arguments are those of `CallbackOptions`: ``every_n_steps``, ``trackers``, ``output_dir`` (``args.output_dir`` if not
-    given), ``detail``, ``kinds``, ``include``, ``exclude``, ``resolution``, ``alerts``, ``on_alert``, ``webhook``, ``stop_on``.
+    Its arguments are those of `CallbackOptions`: ``every_n_steps``, ``trackers``, ``pictures_every``, ``output_dir``
+    (``args.output_dir`` if not given), ``detail``, ``kinds``, ``include``, ``exclude``, ``resolution``, ``alerts``,
+    ``on_alert``, ``webhook``, ``stop_on``.
     """
 
     def on_train_begin(

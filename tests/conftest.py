@@ -81,6 +81,7 @@ def train() -> Callable[..., list[float]]:
 def documented_key() -> Callable[[str], bool]:
     """Whether the table of logged keys in the documentation has a row for a key."""
     table = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text()
-    rows = re.findall(r"^\| `(weibull_[^`]+)` \|", table, flags=re.MULTILINE)
-    patterns = [re.compile(re.escape(r).replace("<kind>", "[a-z_]+").replace("<name>", ".+") + "$") for r in rows]
-    return lambda key: any(pattern.match(key) for pattern in patterns)
+    rows = re.findall(r"^\|(?: [TW][^|]* \|)? `(weibull_[^`]+)` \|", table, flags=re.MULTILINE)
+    rules = {"<kind>": "[a-z_]+", "<rule>": "[a-z_]+", "<name>": ".+"}
+    patterns = [re.compile(re.sub("<[a-z]+>", lambda found: rules[found[0]], re.escape(row))) for row in rows]
+    return lambda key: any(pattern.fullmatch(key) for pattern in patterns)

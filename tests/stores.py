@@ -35,7 +35,9 @@ def tensorboard_curves(directory: Path) -> Curves:
 
 def wandb_curves(directory: Path, step: str = "weibull_step") -> Curves:
     """Of every offline run below a directory; rows without the step metric are left out."""
-    return _curves((row[step], row) for row in wandb_rows(directory) if step in row)
+    rows = [row for row in wandb_rows(directory) if step in row]
+    files = ("weibull_pictures/", "weibull_tables/")  # their sizes and so on are no curves
+    return _curves((row[step], {k: v for k, v in row.items() if not k.startswith(files)}) for row in rows)
 
 
 def csv_curves(directory: Path) -> Curves:

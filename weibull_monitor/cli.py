@@ -11,11 +11,22 @@ import sys
 from collections.abc import Sequence
 
 from weibull_monitor import __version__
-from weibull_monitor.commands import alerts, compare, completion, components, demo, report, sweep
+from weibull_monitor.commands import (
+    alerts,
+    compare,
+    completion,
+    components,
+    demo,
+    report,
+    scan,
+    sweep,
+    wandb_workspace,
+    watch,
+)
 from weibull_monitor.commands.common import EXIT_CODES, FAILED, INTERRUPTED, OK, Parser
 from weibull_monitor.errors import WeibullMonitorError
 
-COMMANDS = (demo, components, compare, report, sweep, alerts, completion)
+COMMANDS = (demo, components, scan, watch, report, compare, sweep, alerts, wandb_workspace, completion)
 """In the order that help lists them."""
 
 

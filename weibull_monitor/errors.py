@@ -15,6 +15,10 @@ class ConfigurationError(WeibullMonitorError, ValueError):
     """An argument out of its range, an unknown name, a directory that cannot be written."""
 
 
+class CheckpointError(WeibullMonitorError, ValueError):
+    """A checkpoint that cannot be read: not there, of an unknown format, truncated, corrupted, or not safe to read."""
+
+
 class MissingDependencyError(WeibullMonitorError, ImportError):
     """An optional library is needed and not installed; the message holds the exact install command."""
 

@@ -34,6 +34,7 @@ from weibull_monitor.sharding import Ranks
 from weibull_monitor.sharding.ranks import JOIN_TIMEOUT
 from weibull_monitor.snapshot import Detail, Reference, Scaling, Snapshot
 from weibull_monitor.trackers import RunRecord, Tracker, read_history
+from weibull_monitor.trackers.pictures import EVERY
 
 if TYPE_CHECKING:
     from weibull_monitor.alerts import Alert, AlertSettings
@@ -70,6 +71,7 @@ class WeibullMonitor:
         output_dir: Where the history goes (``<output_dir>/weibull/history.jsonl``); by default ``runs/<time>``.
         trackers: Names (``"tensorboard"``, ``"wandb"``, ``"mlflow"``, ``"trackio"``) or objects with ``log(metrics, step)`` and
             ``close()``.
+        pictures_every: Samples between two heatmaps and tables for trackers that show them, beside the last; 0 for none.
         detail: ``"kind"`` logs about 75 metrics whatever the model's depth, ``"component"`` three more a matrix.
         kinds: Regular expressions on parameter names, and the kinds of what they match; they override recognition.
         include: Regular expressions; only names that one of them matches are measured.
@@ -110,6 +112,7 @@ class WeibullMonitor:
         every_n_steps: int | Callable[[int], bool] = 100,
         output_dir: str | Path | None = None,
         trackers: Iterable[str | Tracker] = (),
+        pictures_every: int = EVERY,
         detail: Detail = "kind",
         kinds: Mapping[str, str] | None = None,
         include: str | Iterable[str] | None = None,
@@ -146,7 +149,7 @@ class WeibullMonitor:
                 Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}" if output_dir is None else Path(output_dir)
             )
             if self.is_main:
-                self._recorder = Recorder(self.output_dir, trackers, detail, told, self._guard)
+                self._recorder = Recorder(self.output_dir, trackers, detail, told, self._guard, pictures_every)
         self._reader.agree()
         if not self.discovery.components:
             raise ConfigurationError(nothing_to_measure(model, self.discovery))
@@ -243,6 +246,8 @@ class WeibullMonitor:
             self._guard("sampling the last step", self._sample_and_log)
         elif not self._begun:
             self._begin()
+        if self._recorder is not None:
+            self._recorder.finish()
 
     def close(self, sample_last: bool = True) -> None:
         """Finishes, and closes history and trackers. May be called again.

@@ -11,6 +11,7 @@ from weibull_monitor.guard import Guard
 from weibull_monitor.snapshot import Detail, Snapshot
 from weibull_monitor.trackers import HistoryWriter, RunRecord, Tracker, as_trackers
 from weibull_monitor.trackers.history import History
+from weibull_monitor.trackers.pictures import EVERY, Pictures
 
 if TYPE_CHECKING:
     from weibull_monitor.alerts.watch import AlertOptions
@@ -28,6 +29,7 @@ class Recorder:
         detail: Which metrics trackers get.
         told: What the user passed about alerts.
         guard: What catches and reports failures.
+        pictures_every: Samples between two pictures for trackers that draw; 0 for none.
 
     Attributes:
         path: The history's file.
@@ -39,13 +41,20 @@ class Recorder:
     """
 
     def __init__(
-        self, output_dir: Path, trackers: Iterable[str | Tracker], detail: Detail, told: AlertOptions, guard: Guard
+        self,
+        output_dir: Path,
+        trackers: Iterable[str | Tracker],
+        detail: Detail,
+        told: AlertOptions,
+        guard: Guard,
+        pictures_every: int = EVERY,
     ) -> None:
         from weibull_monitor.alerts.watch import Watch  # not before it is needed: 20 ms
 
         self._history = HistoryWriter(output_dir)
         self._trackers = as_trackers(trackers, output_dir)
         self._detail, self._guard = detail, guard
+        self._pictures = Pictures(self._trackers, pictures_every, guard)
         self._plotted: int | None = None
         self._last: Snapshot | None = None
         self._watch = Watch(told, self._history, self._trackers, str(output_dir), guard)
@@ -80,8 +89,12 @@ class Recorder:
 
     def begin(self, record: RunRecord) -> None:
         """Writes the beginning of a run, of its resumption, or of another set of components."""
-        if not self.closed:
-            self._guard("writing the history", lambda: self._history.write_run(record))
+        if self.closed:
+            return
+        self._guard("writing the history", lambda: self._history.write_run(record))
+        for tracker in self._trackers:
+            if callable(begin := getattr(tracker, "begin", None)):
+                self._guard(f"beginning with {type(tracker).__name__}", lambda begin=begin: begin(record))  # type: ignore[misc]
 
     def log(self, snapshot: Snapshot) -> None:
         """Writes one sample everywhere."""
@@ -99,6 +112,12 @@ class Recorder:
                 lambda tracker=tracker: tracker.log(metrics, snapshot.step),  # type: ignore[misc]
             )
         self._watch.tell(alerts)
+        self._pictures.log(snapshot)
+
+    def finish(self) -> None:
+        """Draws the last sample, while a host still has its trackers open."""
+        if not self.closed:
+            self._pictures.finish()
 
     def _plot(self, snapshot: Snapshot) -> None:
         """Writes what probability plots are drawn from: at the first sample, each doubling of the step and the last sample."""
@@ -112,6 +131,7 @@ class Recorder:
         self.closed = True
         if _AT_WORK.get(self.path.resolve()) is self:
             del _AT_WORK[self.path.resolve()]
+        self._pictures.finish()
         if self._last is not None and self._last.step != self._plotted:
             self._plot(self._last)
         for tracker in self._trackers:

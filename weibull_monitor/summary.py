@@ -32,7 +32,7 @@ def summarize(history: History) -> str:
     shown = representatives(last.components)
     kinds = list(dict.fromkeys(c.label for c in shown))
     rows = [["kind", "class", "matrices", "k start", "k now", "drift (median)", "± s.e.", "λ start", "λ now", "growth"]]
-    rows += [_row([c for c in shown if c.label == kind], first, last) for kind in kinds]
+    rows += [kind_row([c for c in shown if c.label == kind], first, last) for kind in kinds]
     width = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(_align(cell, w, i) for i, (cell, w) in enumerate(zip(row, width, strict=True))) for row in rows]
     lines.insert(1, "─" * len(lines[0]))
@@ -70,7 +70,8 @@ def _law(history: History, last: RecordedSnapshot) -> list[str]:
     return [*lines, "", *why] if why else lines
 
 
-def _row(members: Sequence[Component], first: RecordedSnapshot, last: RecordedSnapshot) -> list[str]:
+def kind_row(members: Sequence[Component], first: RecordedSnapshot, last: RecordedSnapshot) -> list[str]:
+    """One kind: its name, class, number of matrices, k at both ends, drift, its standard error, λ at both ends, growth of λ."""
     k0, k1, l0, l1 = first.values("k"), last.values("k"), first.values("lambda"), last.values("lambda")
     e0, e1 = first.values("k_se"), last.values("k_se")
     both = [c.name for c in members if c.name in k0 and c.name in k1]

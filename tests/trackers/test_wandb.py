@@ -1,11 +1,17 @@
 from __future__ import annotations
 
+import json
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from trackers.wandb_offline import finished, history
 
-from weibull_monitor.trackers import as_trackers
+from weibull_monitor import WeibullMonitor, read_history
+from weibull_monitor.trackers import History, as_trackers
 from weibull_monitor.trackers.wandb import WandbTracker
 
 wandb = pytest.importorskip("wandb", reason="needs the wandb extra")
@@ -54,3 +60,110 @@ def test_a_missing_library_is_named_with_the_command_that_installs_it(
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'weibull-monitor\[wandb\]'"):
         as_trackers(["wandb"], tmp_path)
+
+
+def media(directory: Path, kind: str) -> list[dict[str, Any]]:
+    """The media files of the offline runs below a directory, in the order in which they were logged."""
+    found = [r.files.files[0].path for r in finished(directory) if r.WhichOneof("record_type") == "files"]
+    (place,) = directory.glob("wandb/offline-run-*/files")
+    return [json.loads((place / path).read_text()) for path in found if path.startswith(f"media/{kind}/")]
+
+
+def summary(directory: Path) -> dict[str, Any]:
+    """What the table of runs shows."""
+    kept: dict[str, Any] = {}
+    for record in finished(directory):
+        if record.WhichOneof("record_type") == "summary":
+            for item in record.summary.update:
+                kept["|".join(item.nested_key) or item.key] = json.loads(item.value_json)
+    return kept
+
+
+def monitored(model: torch.nn.Module, train: Callable[..., list[float]], where: Path, tracker: WandbTracker) -> History:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1)
+    options: dict[str, Any] = {"output_dir": where, "trackers": [tracker], "pictures_every": 4}
+    with WeibullMonitor(model, optimizer, every_n_steps=1, **options) as monitor:
+        train(model, optimizer, 6, monitor.step)
+    return read_history(where)
+
+
+def test_the_heatmap_and_the_table_of_fits_are_in_the_run(
+    tmp_path: Path, tiny_model: torch.nn.Module, train: Callable[..., list[float]]
+) -> None:
+    pytest.importorskip("plotly", reason="needs the report extra")
+    recorded = monitored(tiny_model, train, tmp_path, WandbTracker(directory=tmp_path))
+    rows = [row for row in history(tmp_path) if "weibull_tables/fits/_type" in row]
+    assert [row["weibull_step"] for row in rows] == [3, 6]  # the fourth sample, and the last
+    tables, figures = media(tmp_path, "table"), media(tmp_path, "plotly")
+    assert len(tables) == len(figures) == 2
+    for step, table, figure in zip((3, 6), tables, figures, strict=True):
+        (sample,) = [s for s in recorded.snapshots if s.step == step]
+        k = sample.values("k")
+        fits = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
+        assert {fit["name"]: fit["k"] for fit in fits} == pytest.approx(k, rel=1e-8)
+        shown = [value for row in figure["data"][0]["z"] for value in row if value is not None]
+        assert sorted(shown) == pytest.approx(sorted(k.values()), rel=1e-8)
+
+
+def test_the_table_of_runs_shows_the_least_of_some_keys_and_the_last_of_others(
+    tmp_path: Path, tiny_model: torch.nn.Module, train: Callable[..., list[float]]
+) -> None:
+    recorded = monitored(tiny_model, train, tmp_path, WandbTracker(directory=tmp_path))
+    shown = summary(tmp_path)
+    names = [c.name for c in recorded.components if c.label == "attn_q"]
+    lowest = [min(s.values("r2")[name] for name in names) for s in recorded.snapshots]
+    assert shown["weibull_r2_min/attn_q"] == {
+        "min": pytest.approx(min(lowest), rel=1e-8),
+        "last": pytest.approx(lowest[-1], rel=1e-8),
+    }
+    now = sorted(recorded.snapshots[-1].values("k")[name] for name in names)
+    assert shown["weibull_k/attn_q"] == pytest.approx((now[0] + now[1]) / 2, rel=1e-8)
+    assert set(shown["weibull_alerts/active"]) == {"max", "last"}
+    hidden = {
+        r.metric.glob_name or r.metric.name
+        for r in finished(tmp_path)
+        if r.WhichOneof("record_type") == "metric" and r.metric.options.hidden
+    }
+    assert {"weibull_band/*", "weibull_health/components", "weibull_step"} <= hidden
+
+
+def test_pictures_ride_along_with_an_owner_who_counts_steps(
+    tmp_path: Path, tiny_model: torch.nn.Module, train: Callable[..., list[float]]
+) -> None:
+    run = wandb.init(dir=str(tmp_path))
+    optimizer = torch.optim.AdamW(tiny_model.parameters(), lr=1e-2)
+    monitor = WeibullMonitor(
+        tiny_model,
+        optimizer,
+        every_n_steps=1,
+        output_dir=tmp_path,
+        trackers=[WandbTracker(run, ride_along=True)],
+        pictures_every=2,
+    )
+    for step in range(8):
+        train(tiny_model, optimizer, 1, monitor.step)
+        run.log({"loss": 1.0 / (step + 1)}, step=10 * step)
+    monitor.close()
+    run.finish()
+    rows = history(tmp_path)
+    assert [row["loss"] for row in rows if "loss" in row] == [1.0 / (step + 1) for step in range(8)]
+    drawn = [row for row in rows if "weibull_tables/fits/_type" in row]
+    assert [row["weibull_step"] for row in drawn] == [1, 3, 5, 7, 8]
+    assert all("weibull_k/attn_q" in row for row in drawn)  # with the sample that they show, not in rows of their own
+    assert [row["weibull_step"] for row in rows if "weibull_k/attn_q" in row] == list(range(9))
+
+
+def test_without_plotly_there_is_the_table_and_one_warning(
+    tmp_path: Path,
+    tiny_model: torch.nn.Module,
+    train: Callable[..., list[float]],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setitem(sys.modules, "plotly.graph_objects", None)
+    monkeypatch.setattr("weibull_monitor.trackers.wandb._SAID", set())
+    monitored(tiny_model, train, tmp_path, WandbTracker(directory=tmp_path))
+    assert len(media(tmp_path, "table")) == 2
+    assert media(tmp_path, "plotly") == []
+    assert caplog.text.count("W&B gets no heatmap") == 1
+    assert "pip install 'weibull-monitor[report]'" in caplog.text

@@ -114,3 +114,15 @@ def _at_least(least: int, text: str) -> int:
     if value < least:
         raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least {least}")
     return value
+
+
+def pattern_and_kind(text: str) -> tuple[str, str]:
+    """The two halves of ``PATTERN=KIND``.
+
+    Raises:
+        ConfigurationError: If it is not of that form.
+    """
+    pattern, separator, kind = text.rpartition("=")
+    if not separator or not pattern:
+        raise ConfigurationError(f"--kind {text!r} is not of the form PATTERN=KIND, as in 'my_mixer=mixer'")
+    return pattern, kind

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from weibull_monitor.commands.common import OK, Commands, add_command
-from weibull_monitor.errors import ConfigurationError
+from weibull_monitor.commands.common import OK, Commands, add_command, pattern_and_kind
 
 
 def add(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -45,7 +44,7 @@ def _execute(options: argparse.Namespace) -> int:
     from weibull_monitor.components import attention_types, discover, render
     from weibull_monitor.meta import build
 
-    kinds = dict(_pattern_and_kind(text) for text in options.kind)
+    kinds = dict(pattern_and_kind(text) for text in options.kind)
     model = build(options.source)
     found = discover(model, kinds=kinds, resolution=options.resolution)
     if options.list:
@@ -57,10 +56,3 @@ def _execute(options: argparse.Namespace) -> int:
     for one in attention_types(model, found.components):
         print(f"attention: {one.tower or 'outside of blocks'}: {one}")
     return OK
-
-
-def _pattern_and_kind(text: str) -> tuple[str, str]:
-    pattern, separator, kind = text.rpartition("=")
-    if not separator or not pattern:
-        raise ConfigurationError(f"--kind {text!r} is not of the form PATTERN=KIND, as in 'my_mixer=mixer'")
-    return pattern, kind

@@ -49,7 +49,7 @@ def render(discovery: Discovery) -> str:
 
 
 def _kinds(discovery: Discovery) -> list[str]:
-    order = {kind: i for i, kind in enumerate(_ORDER)}
+    order = {kind: i for i, kind in enumerate(KIND_ORDER)}
     matrices: Counter[str] = Counter()
     parts: Counter[str] = Counter()
     elements: Counter[str] = Counter()
@@ -95,9 +95,10 @@ def _stored(discovery: Discovery) -> list[Component]:
 
 
 # fmt: off
-_ORDER = (
+KIND_ORDER = (
     "attn_qkv", "attn_qk", "attn_q", "attn_k", "attn_kv", "attn_v", "attn_q_a", "attn_q_b", "attn_kv_a", "attn_kv_b", "attn_gate",
     "attn_o", "ffn_gate_up", "ffn_gate", "ffn_up", "ffn_down", "ffn_in", "ffn_out", "router", "mixer", "embedding", "lm_head",
     "adapter", "other",
 )
 # fmt: on
+"""The order in which kinds are listed."""

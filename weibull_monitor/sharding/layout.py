@@ -131,7 +131,7 @@ class Flat:
         _factors(self.shape, box)
         strides = [math.prod(box.view[d + 1 :]) for d in range(len(box.view))]
         out = []
-        for piece in _boxes_between(self.start, self.stop, box.view):
+        for piece in boxes_between(self.start, self.stop, box.view):
             cut = [(max(a, c), min(b, d)) for (a, b), (c, d) in zip(piece, box.ranges, strict=True)]
             if all(a < b for a, b in cut):
                 first = sum(a * s for (a, _), s in zip(cut, strides, strict=True)) - self.start
@@ -217,7 +217,7 @@ def _grouped(positions: np.ndarray) -> Iterator[_Comb]:
         at += count
 
 
-def _boxes_between(start: int, stop: int, view: Sequence[int]) -> Iterator[list[Range]]:
+def boxes_between(start: int, stop: int, view: Sequence[int]) -> Iterator[list[Range]]:
     """The elements ``start`` to ``stop`` in row-major order as boxes: at most two a dimension, less one."""
     if start >= stop:
         return
@@ -227,15 +227,15 @@ def _boxes_between(start: int, stop: int, view: Sequence[int]) -> Iterator[list[
     inner = math.prod(view[1:])
     first, last = start // inner, (stop - 1) // inner
     if first == last:
-        for rest in _boxes_between(start - first * inner, stop - first * inner, view[1:]):
+        for rest in boxes_between(start - first * inner, stop - first * inner, view[1:]):
             yield [(first, first + 1), *rest]
         return
     if start > first * inner:
-        for rest in _boxes_between(start - first * inner, inner, view[1:]):
+        for rest in boxes_between(start - first * inner, inner, view[1:]):
             yield [(first, first + 1), *rest]
         first += 1
     if stop < (last + 1) * inner:
-        for rest in _boxes_between(0, stop - last * inner, view[1:]):
+        for rest in boxes_between(0, stop - last * inner, view[1:]):
             yield [(last, last + 1), *rest]
         last -= 1
     if first <= last:

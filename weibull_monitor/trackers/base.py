@@ -11,7 +11,12 @@ from weibull_monitor.errors import ConfigurationError
 
 @runtime_checkable
 class Tracker(Protocol):
-    """Where flat metrics go. Anything with these two methods is one."""
+    """Where flat metrics go. Anything with these two methods is one.
+
+    It may have three more, which are called if they are there: ``begin(record)`` with the `RunRecord` before the first sample of
+    a run or of its resumption, ``picture(snapshot)`` with the `Snapshot` now and then and at the end, after `log` of the same
+    sample, and ``alert(alert)``.
+    """
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Takes the metrics of one optimizer step."""

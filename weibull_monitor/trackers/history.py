@@ -12,7 +12,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -100,7 +100,9 @@ class HistoryWriter:
 
     def write_run(self, record: RunRecord) -> None:
         """Writes a ``run`` line."""
-        line = asdict(record) | {"components": [_component_to_json(c) for c in record.components]}
+        line = asdict(replace(record, components=())) | {
+            "components": [_component_to_json(c) for c in record.components]
+        }
         self._write({"type": "run"} | line)
 
     def write_snapshot(self, snapshot: Snapshot) -> None:
@@ -305,20 +307,15 @@ def read_history(path: str | Path) -> History:
                 snapshots = {step: s for step, s in snapshots.items() if step <= line["resumed_from"]}
                 plots = {step: p for step, p in plots.items() if step <= line["resumed_from"]}
                 alerts = [alert for alert in alerts if alert.step <= line["resumed_from"]]
-            runs.append(_run_from_json(line))
+            runs.append(run_from_json(line))
         elif line.get("type") == "snapshot" and runs:
-            components = runs[-1].components
-            absent = [None] * len(components)  # of a line that was written before a column was added
-            columns = {name: tuple(line[name] if name in _FIRST else line.get(name, absent)) for name in COLUMNS}
-            if all(len(values) == len(components) for values in columns.values()):
-                snapshots[line["step"]] = RecordedSnapshot(
-                    line["step"], line["time"], components, columns, line.get("withheld", {}), line.get("seconds")
-                )
+            if (snapshot := snapshot_from_json(line, runs[-1].components)) is not None:
+                snapshots[snapshot.step] = snapshot
         elif line.get("type") == "plot" and runs and len(line["quantiles"]) == len(runs[-1].components):
             quantiles = tuple(None if row is None else tuple(row) for row in line["quantiles"])
             plots[line["step"]] = RecordedPlot(line["step"], runs[-1].components, tuple(line["levels"]), quantiles)
         elif line.get("type") == "alert" and runs:
-            alerts += _alerts_from_json(line)
+            alerts += alerts_from_json(line)
     sampled, plotted = (tuple(by_step[step] for step in sorted(by_step)) for by_step in (snapshots, plots))
     return History(file, tuple(runs), sampled, tuple(alerts), plotted)  # type: ignore[arg-type]
 
@@ -334,12 +331,23 @@ def _lines(file: Path) -> Iterable[dict[str, Any]]:
                 yield value
 
 
-def _run_from_json(line: Mapping[str, Any]) -> RunRecord:
+def snapshot_from_json(line: Mapping[str, Any], components: tuple[Component, ...]) -> RecordedSnapshot | None:
+    """The sample of a ``snapshot`` line, given the components of the ``run`` line before it; None if they do not fit."""
+    absent = [None] * len(components)  # of a line that was written before a column was added
+    columns = {name: tuple(line[name] if name in _FIRST else line.get(name, absent)) for name in COLUMNS}
+    if any(len(values) != len(components) for values in columns.values()):
+        return None
+    withheld, seconds = line.get("withheld", {}), line.get("seconds")
+    return RecordedSnapshot(line["step"], line["time"], components, columns, withheld, seconds)
+
+
+def run_from_json(line: Mapping[str, Any]) -> RunRecord:
+    """The record of a ``run`` line."""
     known = {name: line[name] for name in RunRecord.__dataclass_fields__ if name in line}
     return RunRecord(**known | {"components": tuple(_component_from_json(c) for c in line["components"])})
 
 
-def _alerts_from_json(line: Mapping[str, Any]) -> list[Alert]:
+def alerts_from_json(line: Mapping[str, Any]) -> list[Alert]:
     """The alert of a line; none if it lacks what this version knows of an alert."""
     from weibull_monitor.alerts.finding import alert_from_json
 

@@ -2,14 +2,38 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from weibull_monitor.errors import MissingDependencyError
+from weibull_monitor.trackers.bands import bands_of
+from weibull_monitor.trackers.fit_table import COLUMNS, table_of
+from weibull_monitor.trackers.heatmap import heatmap_of, plotly_figure
 
 if TYPE_CHECKING:
     from weibull_monitor.alerts import Alert
+    from weibull_monitor.snapshot import Snapshot
+    from weibull_monitor.trackers.history import RunRecord
+
+logger = logging.getLogger("weibull_monitor")
+
+SUMMARIES: Final = {
+    "weibull_k_min/*": "min,last",
+    "weibull_r2_min/*": "min,last",
+    "weibull_health/nonfinite": "max",
+    "weibull_health/zero_fraction_max": "max",
+    "weibull_health/seconds": "mean",
+    "weibull_alerts/*": "max,last",
+}
+"""What the table of runs shows of these keys; of all others, the last value."""
+HIDDEN: Final = ("weibull_band/*", "weibull_health/components", "weibull_health/unchanged")
+"""Keys that get no chart of their own."""
+STEP: Final = "weibull_step"
+"""Optimizer steps: in every row of ours, whatever the step metric of the run is."""
+HEATMAP: Final = "weibull_pictures/heatmap"
+TABLE: Final = "weibull_tables/fits"
 
 
 class WandbTracker:
@@ -32,7 +56,7 @@ class WandbTracker:
         self,
         run: Any = None,
         directory: str | Path | None = None,
-        step_metric: str = "weibull_step",
+        step_metric: str = STEP,
         ride_along: bool = False,
     ) -> None:
         try:
@@ -41,7 +65,9 @@ class WandbTracker:
             raise MissingDependencyError("wandb", "wandb") from error
         self._step_metric = step_metric
         self._ride_along = ride_along
-        self._waiting: list[dict[str, float]] = []
+        self._waiting: list[dict[str, Any]] = []
+        self._rode: Any = None
+        self._bands: dict[str, float] = {}
         self._rode_at: int | None = None
         run = run or wandb.run
         self._owns = run is None
@@ -50,19 +76,34 @@ class WandbTracker:
                 Path(directory).mkdir(parents=True, exist_ok=True)
             run = wandb.init(dir=str(directory) if directory else None)
         self._run = run
-        for group in ("k", "lambda", "k_min", "r2_min", "class", "scaling", "health", "alerts", "component"):
-            run.define_metric(f"weibull_{group}/*", step_metric=step_metric)
+        define_metrics(run, step_metric)
+
+    def begin(self, record: RunRecord) -> None:
+        """Finds the published bands, which are logged beside the shapes."""
+        self._bands = bands_of(record.components, record.attention)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Logs all metrics of a step in one call."""
-        row = {**metrics, self._step_metric: step}
+        """Logs all metrics of a step, and the published bands, in one call."""
+        row = {**metrics, **self._bands, STEP: step, self._step_metric: step}
         if not self._ride_along:
             self._run.log(row)
             return
         self._waiting.append(row)
         if self._run.step != self._rode_at:
-            self._rode_at = self._run.step
+            self._rode_at, self._rode = self._run.step, step
             self._run.log(self._waiting.pop(0), commit=False)
+
+    def picture(self, snapshot: Snapshot) -> None:
+        """Logs the heatmap and the table of fits; where rows are somebody else's, in the row that has the same sample."""
+        row = {**media_of(snapshot), STEP: snapshot.step, self._step_metric: snapshot.step}
+        if not self._ride_along:
+            self._run.log(row)
+        elif self._waiting:  # the sample is the last of those that wait
+            self._waiting[-1] |= row
+        elif self._run.step == self._rode_at and self._rode == snapshot.step:
+            self._run.log(row, commit=False)
+        else:
+            self._waiting.append(row)
 
     def alert(self, alert: Alert) -> None:
         """Sends a W&B alert."""
@@ -77,6 +118,56 @@ class WandbTracker:
         self._waiting.clear()
         if self._owns:
             self._run.finish()
+
+
+def define_metrics(run: Any, step_metric: str) -> None:
+    """Says what is the x-axis of our keys, what the table of runs shows of them, and which get no chart.
+
+    Args:
+        run: The W&B run.
+        step_metric: The metric that counts optimizer steps.
+    """
+    run.define_metric(STEP, hidden=True)
+    for key, summary in SUMMARIES.items():
+        run.define_metric(key, step_metric=step_metric, summary=summary)
+    for key in HIDDEN:
+        run.define_metric(key, step_metric=step_metric, hidden=True)
+    groups = ("k", "lambda", "class", "scaling", "force", "health", "component", "pictures", "tables")
+    for group in groups:  # names come before patterns, for W&B
+        run.define_metric(f"weibull_{group}/*", step_metric=step_metric)
+
+
+def media_of(snapshot: Snapshot) -> dict[str, Any]:
+    """The heatmap as an interactive figure, and the latest fit of each component as a table, ready for ``run.log``.
+
+    Args:
+        snapshot: The sample.
+
+    Returns:
+        By key; without plotly the table alone, which is said once.
+    """
+    import wandb
+
+    table = table_of(snapshot)
+    if table.left_out:
+        _say(
+            f"W&B gets the {len(table.rows):,} matrices whose k lies furthest from its kind; {table.left_out:,} are left out"
+        )
+    media: dict[str, Any] = {TABLE: wandb.Table(columns=list(COLUMNS), data=[list(row) for row in table.rows])}
+    try:
+        media[HEATMAP] = wandb.Plotly(plotly_figure(heatmap_of(snapshot)))
+    except MissingDependencyError as error:
+        _say(f"W&B gets no heatmap: {error}")
+    return media
+
+
+_SAID: set[str] = set()
+
+
+def _say(message: str) -> None:
+    if message not in _SAID:
+        _SAID.add(message)
+        logger.warning("weibull_monitor: %s", message)
 
 
 def send_alert(run: Any, alert: Alert) -> None:

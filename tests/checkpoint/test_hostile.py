@@ -1,0 +1,446 @@
+"""Files that were made to do harm: each is refused with a sentence of ours, nothing of it runs, and memory stays bounded."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import struct
+import tracemalloc
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from checkpoint.files import save_dcp, small
+
+from weibull_monitor.checkpoint import scan
+from weibull_monitor.checkpoint.files import MAX_HEADER
+from weibull_monitor.checkpoint.pickles import MAX_INSTRUCTIONS, read_pickle
+from weibull_monitor.cli import main
+from weibull_monitor.errors import CheckpointError
+
+
+def safetensors(header: Any, data: bytes = b"", length: int | None = None) -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text) if length is None else length) + text + data
+
+
+def entry(shape: Any, offsets: Any, dtype: Any = "F32") -> dict[str, Any]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": offsets}
+
+
+GOOD = entry([2, 2], [0, 16])
+BAD_SAFETENSORS: dict[str, tuple[bytes, str]] = {
+    "empty file": (b"", "it has 0 bytes"),
+    "header beyond the file": (safetensors({"a": GOOD}, bytes(16), length=10_000), "its header would have 10,000"),
+    "huge header": (safetensors({"a": GOOD}, bytes(16), length=2**40), "its header would have"),
+    "negative header": (safetensors({"a": GOOD}, bytes(16), length=2**64 - 1), "its header would have"),
+    "no JSON": (safetensors(b"{" * 50), "not valid JSON"),
+    "deep JSON": (safetensors(b'{"a":' + b"[" * 200_000), "not valid JSON"),
+    "a list": (safetensors(b"[]"), "not a JSON object"),
+    "no UTF-8": (safetensors(b'{"\xff\xfe": 1}'), "not valid JSON"),
+    "a key twice": (
+        safetensors(b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":1}', bytes(4)),
+        "a key stands twice",
+    ),
+    "a number for a tensor": (safetensors({"a": 3}), "not one of a tensor"),
+    "a missing field": (safetensors({"a": {"dtype": "F32", "shape": [1]}}), "not one of a tensor"),
+    "unknown dtype": (safetensors({"a": entry([1], [0, 4], "Q7")}, bytes(4)), "unknown dtype 'Q7'"),
+    "dtype of another type": (safetensors({"a": entry([1], [0, 4], ["F32"])}, bytes(4)), "unknown dtype"),
+    "negative shape": (safetensors({"a": entry([-2, -2], [0, 16])}, bytes(16)), "no whole numbers"),
+    "NaN shape": (
+        safetensors(b'{"a":{"dtype":"F32","shape":[NaN],"data_offsets":[0,4]}}', bytes(4)),
+        "no whole numbers",
+    ),
+    "fractional shape": (safetensors({"a": entry([1.0], [0, 4])}, bytes(4)), "no whole numbers"),
+    "true as a shape": (safetensors({"a": entry([True], [0, 4])}, bytes(4)), "no whole numbers"),
+    "endless digits": (
+        safetensors(b'{"a":{"dtype":"F32","shape":[' + b"9" * 10_000 + b'],"data_offsets":[0,4]}}'),
+        "JSON|numbers",
+    ),
+    "overflowing product": (safetensors({"a": entry([2**31, 2**31, 2**31], [0, 16])}, bytes(16)), r"more than 2\*\*62"),
+    "too many dimensions": (safetensors({"a": entry([1] * 1000, [0, 4])}, bytes(4)), "no whole numbers"),
+    "size is not shape": (safetensors({"a": entry([3, 3], [0, 16])}, bytes(16)), "has 16 bytes"),
+    "misordered offsets": (safetensors({"a": entry([2, 2], [16, 0])}, bytes(16)), "has -16 bytes"),
+    "three offsets": (safetensors({"a": entry([2, 2], [0, 16, 32])}, bytes(16)), "no whole numbers"),
+    "out of range": (safetensors({"a": entry([2, 2], [1000, 1016])}, bytes(16)), "begins at byte 1000"),
+    "overlap": (safetensors({"a": GOOD, "b": entry([2, 2], [8, 24])}, bytes(24)), "begins at byte 8"),
+    "the same place": (safetensors({"a": GOOD, "b": GOOD}, bytes(16)), "begins at byte 0"),
+    "a gap": (safetensors({"a": GOOD, "b": entry([2, 2], [20, 36])}, bytes(36)), "begins at byte 20"),
+    "truncated": (safetensors({"a": GOOD}, bytes(15)), "truncated"),
+    "data after the end": (safetensors({"a": GOOD}, bytes(17)), "truncated or corrupted"),
+}
+
+
+def most_memory(function: Callable[[], object]) -> float:
+    """MiB that Python's own objects took at most. Slow: ten times the time."""
+    tracemalloc.start()
+    try:
+        function()
+        return tracemalloc.get_traced_memory()[1] / (1 << 20)
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("name", BAD_SAFETENSORS)
+def test_safetensors(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content, says = BAD_SAFETENSORS[name]
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=says):
+        scan(path)
+    assert main(["scan", str(path)]) == 1
+    out = capsys.readouterr()
+    assert out.err.count("\n") == 1
+    assert not out.out
+
+
+JSON_BOMBS = [
+    b"[],",
+    b"{},",
+    b'"ab",',
+    b"1e5,",
+    b'{"a":0},',
+    b"[[]],",
+    b'{"a":{},"b":0},',
+    b"[],        ",
+    b"{},             ",
+]
+
+
+@pytest.mark.parametrize("unit", JSON_BOMBS, ids=repr)
+def test_a_json_bomb(unit: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sixteenth of the largest header, and a sixteenth of the memory that it may take."""
+    most = MAX_HEADER // 16
+    monkeypatch.setattr("weibull_monitor.checkpoint.files.MAX_HEADER", most)
+    text = b'{"a":[' + unit * ((most - 100) // len(unit)) + b"0]}"
+    (tmp_path / "model.safetensors").write_bytes(safetensors(text))
+
+    def refused() -> None:
+        with pytest.raises(CheckpointError, match=r"not one of a tensor|nested far more"):
+            scan(tmp_path)
+
+    assert most_memory(refused) < 400 / 16
+
+
+def test_keys_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    most = MAX_HEADER // 16
+    monkeypatch.setattr("weibull_monitor.checkpoint.files.MAX_HEADER", most)
+    text = b"{" + b",".join(b'"%07x":1' % n for n in range(most // 13)) + b"}"
+    (tmp_path / "model.safetensors").write_bytes(safetensors(text))
+
+    def refused() -> None:
+        with pytest.raises(CheckpointError, match="not one of a tensor"):
+            scan(tmp_path)
+
+    assert most_memory(refused) < 400 / 16
+
+
+@pytest.mark.parametrize(
+    "name", ["../../etc/passwd", "/etc/passwd", "..", "a/../b", "a\\b", "", "x\0y", 7, None, ["a"]]
+)
+def test_an_index_that_leads_elsewhere(name: Any, tmp_path: Path) -> None:
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": name}}))
+    with pytest.raises(CheckpointError, match="not in its own directory"):
+        scan(tmp_path)
+
+
+def test_an_index_that_is_wrong(tmp_path: Path) -> None:
+    small().save_pretrained(tmp_path, max_shard_size="20kB")
+    index = tmp_path / "model.safetensors.index.json"
+    table = json.loads(index.read_text())
+    for content, says in (
+        ({}, "no weight_map"),
+        ({"weight_map": []}, "no weight_map"),
+        ({"weight_map": {"a": "missing.safetensors"}}, "cannot be opened: No such file"),
+        ({"weight_map": table["weight_map"] | {"a": "model-00001-of-00004.safetensors"}}, "where it is not"),
+    ):
+        index.write_text(json.dumps(content))
+        with pytest.raises(CheckpointError, match=says):
+            scan(tmp_path)
+
+
+def test_what_is_no_regular_file(tmp_path: Path) -> None:
+    pipe, loop = tmp_path / "pipe.safetensors", tmp_path / "loop.safetensors"
+    os.mkfifo(pipe)
+    loop.symlink_to(loop)
+    (tmp_path / "dangling.bin").symlink_to(tmp_path / "nowhere")
+    for path, says in (
+        (pipe, "not a regular file"),
+        (Path("/dev/zero"), "not a regular file"),
+        (loop, "cannot be opened"),
+        (tmp_path / "dangling.bin", "cannot be opened"),
+        (tmp_path / "nowhere", "cannot be opened"),
+        (Path("a\0b"), "cannot be opened"),
+    ):
+        with pytest.raises(CheckpointError, match=says):
+            scan(path)
+
+
+def test_a_folder_that_holds_itself(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint-1").symlink_to(tmp_path)
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+        scan(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["num_hidden_layers", "num_experts", "huge", "nested", "broken", "pipe"])
+def test_a_configuration_that_asks_for_too_much(name: str, tmp_path: Path) -> None:
+    """The weights are measured all the same, by their names."""
+    path = tmp_path / "config.json"
+    small().save_pretrained(tmp_path)
+    config = json.loads(path.read_text())
+    if name == "huge":
+        path.write_text(json.dumps(config | {"x": "y" * (1 << 21)}))
+    elif name == "nested":
+        path.write_text(json.dumps(config | {"text_config": {"vision": [{"n_layer": 10**9}]}}))
+    elif name == "broken":
+        path.write_text("{")
+    elif name == "pipe":
+        path.unlink()
+        os.mkfifo(path)
+    else:
+        path.write_text(json.dumps(config | {name: 10**8}))
+    history = scan(tmp_path)
+    assert len(history.components) == 15
+    notes = " ".join(history.runs[-1].model["notes"])
+    assert "class" not in history.runs[-1].model
+    assert ("its config.json is not used" in notes) == (name != "pipe")
+
+
+class Harm:
+    """Writes a file when it is unpickled by somebody who lets it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch {self.path}",)
+
+
+def zipped(data: bytes, storages: dict[str, bytes] | None = None, compression: int = zipfile.ZIP_STORED) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", compression) as archive:
+        archive.writestr("archive/data.pkl", data)
+        for key, storage in (storages or {}).items():
+            archive.writestr(f"archive/data/{key}", storage)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("suffix", [".bin", ".pt", ".ckpt"])
+def test_pickled_code_does_not_run(suffix: str, tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+    torch.save({"weight": torch.ones(4, 4), "harm": Harm(ran)}, tmp_path / f"model{suffix}")
+    with pytest.raises(CheckpointError, match=r"asks for '\w+\.system', which could run code. Nothing of it was run"):
+        scan(tmp_path / f"model{suffix}")
+    (tmp_path / f"bare{suffix}").write_bytes(pickle.dumps(Harm(ran)))
+    with pytest.raises(CheckpointError, match="bare pickle, which could run code"):
+        scan(tmp_path / f"bare{suffix}")
+    assert not ran.exists()
+    torch.load(tmp_path / f"model{suffix}", weights_only=False)
+    assert ran.exists()  # it would have
+
+
+def test_pickled_code_in_a_distributed_checkpoint_does_not_run(tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+    save_dcp({"w": torch.ones(8, 8)}, tmp_path / "dcp")
+    (tmp_path / "dcp" / ".metadata").write_bytes(pickle.dumps({"state_dict_metadata": Harm(ran)}))
+    with pytest.raises(CheckpointError, match="could run code"):
+        scan(tmp_path / "dcp")
+    assert not ran.exists()
+
+
+REFUSED: dict[str, tuple[bytes, str]] = {
+    "a method of an allowed class": (b"cbuiltins\ngetattr\n.", "'builtins.getattr'"),
+    "a dotted name": (b"\x80\x04\x8c\x05torch\x8c\x0f_utils.__dict__\x93.", "could run code"),
+    "a call of a string": (b"\x80\x02X\x01\x00\x00\x00a)R.", "calls what is no function"),
+    "state for a class": (b"ccollections\nOrderedDict\n}b.", "changes what is no object"),
+    "an extension": (b"\x82\x01.", "no use for"),
+    "an instance, the old way": (b"(icollections\nOrderedDict\n.", "no use for"),
+    "a list as a key": (b"}](.K\x01s.", "no valid table|as a key"),
+    "a nested tuple as a key": (b"})" + b"\x85" * 100_000 + b"K\x01s.", "has a tuple as a key"),
+    "a huge number": (b"I" + b"9" * 100_000 + b"\n.", "more than 32 digits"),
+    "a long of 2 GB": (b"\x8b\xff\xff\xff\x7f.", "more than 255 bytes"),
+    "bytes of 2**60": (b"\x8e" + (1 << 60).to_bytes(8, "little") + b".", "no valid table"),
+    "a byte array of 2**60": (b"\x96" + (1 << 60).to_bytes(8, "little") + b".", "no use for"),
+    "a text of 2**31": (b"X\xff\xff\xff\x7f.", "no valid table"),
+    "a frame of 2**60": (b"\x80\x04\x95" + (1 << 60).to_bytes(8, "little") + b".", "no valid table"),
+    "a note at 2**32": (b"K\x01r\xff\xff\xff\xff.", ""),
+    "an unknown note": (b"h\x05.", "no valid table"),
+    "an empty stack": (b"0.", "no valid table"),
+    "nothing": (b"", "no valid table"),
+    "no end": (b"]" * 1000, "no valid table"),
+    "a bomb of memory": (b"cbuiltins\nbytearray\n\x8a\x06\0\0\0\0\0\x01\x85R.", ""),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_pickles(name: str) -> None:
+    allowed = frozenset({"collections.OrderedDict", "builtins.bytearray"})
+    data, says = REFUSED[name]
+    if says:
+        with pytest.raises(CheckpointError, match=says):
+            read_pickle(data, "it", allowed)
+    else:  # harmless here
+        read_pickle(data, "it", allowed)
+
+
+PICKLE_BOMBS = [
+    b"]",
+    b"}",
+    b"N",
+    b"]q\x01",
+    b"}K\x01K\x01s",
+    b"ccollections\nOrderedDict\n)R",
+    b")\x85",
+    b"G" + bytes(8),
+    b"X\x01\0\0\0\xc3",
+]
+
+
+@pytest.mark.parametrize("unit", PICKLE_BOMBS, ids=repr)
+def test_the_largest_pickle(unit: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundredth of the instructions that are carried out, and a hundredth of the memory that they may take."""
+    monkeypatch.setattr("weibull_monitor.checkpoint.pickles.MAX_INSTRUCTIONS", MAX_INSTRUCTIONS // 100)
+
+    def refused() -> None:
+        with pytest.raises(CheckpointError, match=r"more than 40,000 instructions|no valid table"):
+            read_pickle(unit * 50_000 + b".", "it", frozenset({"collections.OrderedDict"}))
+
+    assert most_memory(refused) < 400 / 100 + len(unit) * 50_000 * 3 / (1 << 20)
+
+
+def test_a_zip_bomb(tmp_path: Path) -> None:
+    for name, content, says in (
+        ("compressed storage", zipped(b"N.", {"0": bytes(50_000_000)}, zipfile.ZIP_DEFLATED), "is compressed"),
+        ("no torch.save", zipped(b"N.").replace(b"data.pkl", b"data.xyz"), "no data.pkl"),
+        ("cut off", zipped(b"N." * 100)[:-40], "no whole zip"),
+        ("only a beginning", b"PK\x03\x04" + bytes(100), "no whole zip"),
+    ):
+        (tmp_path / "model.bin").write_bytes(content)
+        with pytest.raises(CheckpointError, match=says):
+            scan(tmp_path / "model.bin")
+        assert name
+
+
+def tampered(path: Path, change: Callable[[bytes], bytes]) -> None:
+    """Rewrites the pickle of a file of torch.save."""
+    with zipfile.ZipFile(path) as archive:
+        records = {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
+    data = change(records["data.pkl"])
+    path.write_bytes(zipped(data, {n[5:]: r for n, r in records.items() if n.startswith("data/")}))
+
+
+def test_a_tensor_that_leaves_its_storage(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    for before, after, says in (
+        (b"K\x04K\x04\x86q", b"K\x05K\x04\x86q", "does not lie within"),  # a shape larger than the storage
+        (b"K\x04K\x01\x86q", b"K\x00K\x00\x86q", "does not lie within"),  # strides that repeat one element
+        (b"K\x04K\x04\x86q", b"J\xff\xff\xff\x7fJ\xff\xff\xff\x7f\x86q", "does not lie within"),
+        (b"K\x04K\x04\x86q", b"J\xff\xff\xff\xffK\x04\x86q", "not one of a tensor"),  # a negative size
+    ):
+        torch.save({"w": torch.ones(4, 4)}, path)
+        tampered(path, lambda data, before=before, after=after: data.replace(before, after, 1))
+        with pytest.raises(CheckpointError, match=says):
+            scan(path)
+
+
+def test_tensors_on_top_of_one_another(tmp_path: Path) -> None:
+    """A thousand different views of one storage would be a thousand reads of it."""
+    storage = torch.randn(1 << 16)
+    torch.save({f"w{n}": storage[n : n + 60_000].view(100, 600) for n in range(1000)}, tmp_path / "model.pt")
+    with pytest.raises(CheckpointError, match="its tensors have"):
+        scan(tmp_path / "model.pt")
+
+
+def test_other_files(tmp_path: Path) -> None:
+    for name, content, says in (
+        ("pointer.bin", b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
+        ("text.pt", b"hello", "no checkpoint"),
+        ("empty.ckpt", b"", "is empty"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(CheckpointError, match=says):
+            scan(tmp_path / name)
+    torch.save({"w": torch.ones(4, 4)}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    with pytest.raises(CheckpointError, match=r"before version 1\.6"):
+        scan(tmp_path / "old.pt")
+
+
+class Metadata:
+    """Builds tables of a distributed checkpoint that torch would not write."""
+
+    @staticmethod
+    def saved(tmp_path: Path) -> tuple[Path, Any]:
+        import torch.distributed.checkpoint as dcp
+
+        folder = save_dcp({"layers": {"w": torch.randn(16, 16)}}, tmp_path / "dcp")
+        return folder, dcp.FileSystemReader(folder).read_metadata()
+
+    @staticmethod
+    def write(folder: Path, metadata: Any) -> None:
+        (folder / ".metadata").write_bytes(pickle.dumps(metadata))
+
+
+def test_tables_of_a_distributed_checkpoint(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    folder, good = Metadata.saved(tmp_path)
+    (index,) = good.storage_data
+    info, tensor = good.storage_data[index], good.state_dict_metadata["layers.w"]
+    (chunk,) = tensor.chunks
+
+    def with_storage(**changes: Any) -> Any:
+        return replace(good, storage_data={index: replace(info, **changes)})
+
+    def with_chunks(*chunks: Any, size: Any = tensor.size) -> Any:
+        return replace(good, state_dict_metadata={"layers.w": replace(tensor, chunks=list(chunks), size=size)})
+
+    half = replace(chunk, sizes=torch.Size([8, 16]))
+    for metadata, says in (
+        (with_storage(relative_path="../../etc/passwd"), "not in its own directory"),
+        (with_storage(relative_path="missing"), "No such file"),
+        (with_storage(offset=10**12), "not where the table says"),
+        (with_storage(offset=1), "not where the table says"),
+        (with_storage(length=10**12), "not where the table says"),
+        (with_storage(offset=-5), "an entry of its table of shards is none"),
+        (with_storage(transform_descriptors=["zstd"]), "compressed or encrypted"),
+        (with_chunks(half), "do not make up its shape"),
+        (with_chunks(half, half), "do not make up its shape"),
+        (with_chunks(replace(chunk, offsets=torch.Size([1, 0]))), "do not make up its shape"),
+        (
+            with_chunks(replace(chunk, sizes=torch.Size([32, 8])), size=torch.Size([32, 8])),
+            None,
+        ),  # as many elements: read
+        (with_chunks(replace(chunk, sizes=torch.Size([32, 16])), size=torch.Size([32, 16])), "not of the shape"),
+        (replace(good, storage_data={}), "does not say where"),
+        (replace(good, storage_data=None), "does not say what it holds"),
+        ({"no": "metadata"}, "does not say what it holds"),
+    ):
+        Metadata.write(folder, metadata)
+        if says is None:
+            assert len(scan(folder).components) == 1
+        else:
+            with pytest.raises(CheckpointError, match=says):
+                scan(folder)
+    Metadata.write(folder, good)
+    assert len(scan(folder).components) == 1
+
+
+def test_a_file_that_shrinks_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from safetensors.torch import save_file
+
+    path = tmp_path / "model.safetensors"
+    save_file({"a.weight": torch.randn(512, 512)}, path)
+    monkeypatch.setattr("weibull_monitor.checkpoint.stream.WINDOW", 4096)
+
+    def cut(_: str, done: int, total: int) -> None:
+        if done < total / 2:
+            os.truncate(path, 300_000)
+
+    with pytest.raises(CheckpointError, match="ends before what it says"):
+        scan(path, progress=cut)

@@ -1,0 +1,129 @@
+"""What is worth a look in one checkpoint, in sentences: from the fits alone."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Final, Literal
+
+from weibull_monitor.components import Component
+from weibull_monitor.measure import WeibullFit
+from weibull_monitor.reference.classify import ONE_POPULATION
+
+FAINT: Final = 0.01
+"""An expert whose RMS is below this share of that of the others beside it does next to nothing."""
+NAMED: Final = 3
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something worth a look.
+
+    Attributes:
+        rule: What was looked for: ``nonfinite``, ``zero``, ``copied``, ``faint_expert``, ``no_single_shape``.
+        severity: ``error`` if the weights cannot be meant so, else ``warning``.
+        names: The components.
+        text: What was found, and what it means, in a sentence.
+    """
+
+    rule: str
+    severity: Literal["error", "warning"]
+    names: tuple[str, ...]
+    text: str
+
+
+def findings_of(components: Sequence[Component], fits: Mapping[str, WeibullFit]) -> tuple[Finding, ...]:
+    """The findings, the gravest first.
+
+    Args:
+        components: What was measured.
+        fits: The fit of each, by name.
+    """
+    stored = [c for c in components if c.part is None and c.name in fits]
+    parts = [c for c in components if c.expert is not None and c.name in fits]
+    found = [*_nonfinite(stored, fits), *_zero(stored, fits), *_copied(stored, fits)]
+    return (*found, *_experts(parts, fits), *_shapeless(components, fits))
+
+
+def _nonfinite(stored: Sequence[Component], fits: Mapping[str, WeibullFit]) -> list[Finding]:
+    names = [c.name for c in stored if fits[c.name].nonfinite]
+    if not names:
+        return []
+    total = sum(fits[name].nonfinite for name in names)
+    text = f"{total:,} values are Inf or NaN, in {_listed(names)}: the model's outputs will be NaN"
+    return [Finding("nonfinite", "error", tuple(names), text)]
+
+
+def _zero(stored: Sequence[Component], fits: Mapping[str, WeibullFit]) -> list[Finding]:
+    dead = [c for c in stored if fits[c.name].n == 0 and fits[c.name].zeros and c.kind != "adapter"]
+    if not dead:
+        return []
+    names = [c.name for c in dead]
+    text = f"{_listed(names)} {_are(names)} all zero: not trained, not saved, or meant to add nothing at the start"
+    return [Finding("zero", "warning", tuple(names), text)]
+
+
+def _copied(stored: Sequence[Component], fits: Mapping[str, WeibullFit]) -> list[Finding]:
+    """Matrices with equal counts, which no two trained matrices of a thousand values have."""
+    groups: dict[tuple[object, ...], list[Component]] = defaultdict(list)
+    for c in stored:
+        fit = fits[c.name]
+        if fit.available and fit.n >= 1000:
+            groups[fit.checksum, fit.n, c.shape, c.kind, c.dtype].append(c)
+    pairs: dict[tuple[str, tuple[int | None, ...]], list[Component]] = defaultdict(list)
+    out = []
+    for members in groups.values():
+        if len(members) < 2:
+            continue
+        blocks = tuple(c.block for c in members)
+        if None not in blocks and len(set(blocks)) == len(blocks):
+            pairs[members[0].tower, blocks].append(members[0])
+        else:
+            names = [c.name for c in members]
+            text = f"{_listed(names)} have the same values: one was copied from another"
+            out.append(Finding("copied", "warning", tuple(names), text))
+    for (tower, blocks), kinds in pairs.items():
+        where = f" of {tower}" if tower else ""
+        words = ", ".join(dict.fromkeys(c.label for c in kinds))
+        numbers = ", ".join(str(block) for block in blocks[:8]) + ", …" * (len(blocks) > 8)
+        text = f"blocks {numbers}{where} have the same values in {words}: one was copied from another, or saved twice"
+        out.append(Finding("copied", "warning", tuple(c.name for c in kinds), text))
+    return out
+
+
+def _experts(parts: Sequence[Component], fits: Mapping[str, WeibullFit]) -> list[Finding]:
+    beside: dict[tuple[object, ...], list[Component]] = defaultdict(list)
+    for c in parts:
+        beside[c.tower, c.block, c.label, c.shape].append(c)
+    names = []
+    for members in beside.values():
+        usual = median(fits[c.name].rms for c in members)
+        names += [c.name for c in members if len(members) > 2 and fits[c.name].rms < FAINT * usual]
+    if not names:
+        return []
+    text = f"{_listed(names)} {_are(names)} below 1 % of the RMS of the other experts: dead, or never trained"
+    return [Finding("faint_expert", "warning", tuple(names), text)]
+
+
+def _shapeless(components: Sequence[Component], fits: Mapping[str, WeibullFit]) -> list[Finding]:
+    low = [c for c in components if c.name in fits and fits[c.name].available and fits[c.name].r2 < ONE_POPULATION]
+    low = [c for c in low if c.kind not in ("embedding", "lm_head", "other", "adapter")]
+    if not low:
+        return []
+    names = [c.name for c in sorted(low, key=lambda c: fits[c.name].r2)]
+    text = (
+        f"{_listed(names)} {_are(names)} not described by one shape (R² below {ONE_POPULATION}, lowest "
+        f"{fits[names[0]].r2:.3f}): two populations of weights, such as a pruned part or a few far larger rows"
+    )
+    return [Finding("no_single_shape", "warning", tuple(names), text)]
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
+
+
+def _are(names: Sequence[str]) -> str:
+    return "is" if len(names) == 1 else "are"

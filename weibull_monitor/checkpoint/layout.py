@@ -1,0 +1,156 @@
+"""What there is to measure in a checkpoint: its components, and where the elements of each lie."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from weibull_monitor.checkpoint.onto_model import onto_model
+from weibull_monitor.checkpoint.quantised import marked
+from weibull_monitor.checkpoint.skeleton import placeable, skeleton
+from weibull_monitor.checkpoint.stored import Contents, Stored
+from weibull_monitor.checkpoint.stream import MAX_SCATTERED
+from weibull_monitor.components import AttentionType, Component, Discovery, Skipped, attention_types
+from weibull_monitor.components.names import clean_name
+from weibull_monitor.components.table import KIND_ORDER
+
+Find = Callable[[nn.Module], Discovery]
+
+
+@dataclass(frozen=True)
+class Laid:
+    """What is measured of a checkpoint.
+
+    Attributes:
+        discovery: Its components, and what cannot be measured.
+        stored: Where the elements of each component's parameter lie, by the parameter's name, in the order of the files.
+        attention: The kinds of attention of the model.
+        notes: What there is to say of how that was found.
+    """
+
+    discovery: Discovery
+    stored: Mapping[str, Stored]
+    attention: tuple[AttentionType, ...]
+    notes: tuple[str, ...]
+
+
+def lay_out(contents: Contents, model: nn.Module | None, find: Find) -> Laid:
+    """Finds out what the tensors of a checkpoint are.
+
+    Args:
+        contents: Its tables.
+        model: The model of its configuration, on the meta device; None if there is none.
+        find: Finds the components of a model.
+    """
+    tensors = {name: _readable(tensor) for name, tensor in marked(contents.tensors).items()}
+    if model is None:
+        return _by_names(tensors, find)
+    mapped = onto_model(tensors, model)
+    if not any(len(tensor.shape) > 1 for tensor in mapped.parameters.values()):
+        laid = _by_names(tensors, find)
+        note = f"its tensors are not those of {type(model).__name__}, which its configuration describes"
+        return replace(laid, notes=(note, *laid.notes))
+    for name, parameter in model.named_parameters():
+        dtype = mapped.parameters[name].dtype if name in mapped.parameters else None
+        if dtype is not None and dtype != parameter.dtype:
+            parameter.data = torch.empty(parameter.shape, dtype=dtype, device=parameter.device)
+    found = find(model)
+    here = {name: tensor for name, tensor in mapped.parameters.items() if not tensor.problem}
+    skipped = [Skipped(clean_name(n), t.problem, t.numel) for n, t in mapped.parameters.items() if t.problem]
+    packed = {name.rpartition(".")[0] for name, tensor in mapped.left.items() if tensor.problem}
+    sizes = {name: parameter for name, parameter in model.named_parameters() if parameter.dim() > 1}
+    lost = [n for n in mapped.missing if n in sizes and n.rpartition(".")[0] not in packed]
+    skipped += [Skipped(clean_name(n), "it is not in the checkpoint", sizes[n].numel()) for n in lost]
+    notes = []
+    discovery = replace(
+        found,
+        components=tuple(c for c in found.components if c.parameter in here),
+        skipped=(*found.skipped, *skipped),
+    )
+    left = {name: tensor for name, tensor in mapped.left.items() if len(tensor.shape) > 1 or tensor.problem}
+    if left:
+        rest = _by_names(left, find)
+        if rest.discovery.components:
+            stored = [c for c in rest.discovery.components if c.part is None]
+            notes.append(
+                f"{len(stored)} matrices ({stored[0].name}{', …' * (len(stored) > 1)}) are not those of "
+                f"{type(model).__name__}: what they are is told from their names"
+            )
+        discovery = replace(
+            discovery,
+            components=(*discovery.components, *rest.discovery.components),
+            skipped=(*discovery.skipped, *rest.discovery.skipped),
+            elements=discovery.elements + rest.discovery.elements,
+        )
+        here |= rest.stored
+    return Laid(discovery, here, attention_types(model, _of(model, discovery)), tuple(notes))
+
+
+def _by_names(tensors: Mapping[str, Stored], find: Find) -> Laid:
+    """Without a model: what names and shapes tell."""
+    tensors, same = _distinct(tensors)
+    fine = {n: t for n, t in tensors.items() if not t.problem and t.dtype is not None and placeable(n)}
+    skipped = [
+        Skipped(n, t.problem or "its name is no path of modules", t.numel) for n, t in tensors.items() if n not in fine
+    ]
+    model = skeleton({n: (t.shape, t.dtype) for n, t in fine.items() if t.dtype is not None})
+    found = find(model)
+    discovery = replace(
+        found,
+        components=_ordered(found.components),
+        skipped=(*found.skipped, *skipped),
+        elements=found.elements + sum(s.numel for s in skipped),
+    )
+    notes = ["there is no configuration of its model: what each matrix is was told from names and shapes"]
+    if same:
+        notes.append(
+            f"{len(same)} tensors are stored under two names ({same[0]}{', …' * (len(same) > 1)}) and measured once"
+        )
+    return Laid(discovery, fine, attention_types(model, discovery.components), tuple(notes))
+
+
+def _ordered(components: Sequence[Component]) -> tuple[Component, ...]:
+    """Components as a model would have them, where files have the order of the alphabet: embeddings, blocks, the rest."""
+    stored = {c.parameter: c for c in components if c.part is None}
+    kinds = {kind: n for n, kind in enumerate(KIND_ORDER)}
+
+    def place(component: Component) -> tuple[int, str, int, bool, int, int]:
+        c = stored.get(component.parameter, component)
+        outside = c.block is None
+        part = 0 if outside and c.kind == "embedding" else 2 if outside else 1
+        return part, c.tower, c.block or 0, c.cross, kinds[c.kind], c.expert or 0
+
+    return tuple(sorted(components, key=place))
+
+
+def _of(model: nn.Module, discovery: Discovery) -> tuple[Component, ...]:
+    names = {name for name, _ in model.named_parameters()}
+    return tuple(c for c in discovery.components if c.parameter in names)
+
+
+def _readable(tensor: Stored) -> Stored:
+    """The tensor, with a problem if its elements are scattered over more of the file than is read at once."""
+    if tensor.problem or tensor.dtype is None:
+        return tensor
+    scattered = [p for p in tensor.pieces if p.strides is not None and p.extent * tensor.dtype.itemsize > MAX_SCATTERED]
+    if not scattered:
+        return tensor
+    megabytes = MAX_SCATTERED >> 20
+    return replace(tensor, problem=f"it is a view of more than {megabytes} MiB whose elements do not lie row by row")
+
+
+def _distinct(tensors: Mapping[str, Stored]) -> tuple[dict[str, Stored], list[str]]:
+    """The tensors without those that are the same elements as another, and the names of these."""
+    first: dict[object, str] = {}
+    out: dict[str, Stored] = {}
+    same = []
+    for name, tensor in tensors.items():
+        key = (tensor.pieces, tensor.dtype)
+        if tensor.pieces and tensor.numel and first.setdefault(key, name) != name:
+            same.append(name)
+        else:
+            out[name] = tensor
+    return out, same

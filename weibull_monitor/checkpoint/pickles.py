@@ -1,0 +1,300 @@
+"""Pickles read without running anything.
+
+A pickle is a program. This reader knows the instructions that tables of tensors are made of, and a short list of names that
+they may call; to each of these it gives a stand-in of its own that only remembers its arguments. A pickle that names
+anything else, or does more than that, is refused. torch's weights-only reader does not serve: it makes the tensors, and lets a
+few bytes ask for any amount of memory (``bytearray(2**40)``).
+
+The reader of the standard library that is written in Python is used, because the one written in C gives way to a table of 2**31
+entries for a few bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from weibull_monitor.errors import CheckpointError
+
+MAX_BYTES: Final = 64 << 20
+MAX_INSTRUCTIONS: Final = 4_000_000
+"""A tensor takes about 40, a shard of one about 25."""
+MAX_TEXT: Final = 1 << 16
+"""Characters of a number written out in decimal or of one argument list."""
+
+
+class Refused(Exception):
+    """Why a pickle is not read."""
+
+
+@dataclass
+class Call:
+    """A call that a pickle asks for, which is not made.
+
+    Attributes:
+        name: What would be called, with its module.
+        arguments: Its arguments.
+        state: What the result would be given after.
+    """
+
+    name: str
+    arguments: tuple[Any, ...] = ()
+    state: Any = field(default=None, repr=False)
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """Its state by name, where it is one."""
+        state = self.state[0] if isinstance(self.state, tuple) and self.state else self.state
+        return state if isinstance(state, dict) else {}
+
+
+@dataclass(frozen=True)
+class Name:
+    """Something that a pickle names: a class, a function or a constant, of which nothing but the name is known."""
+
+    name: str
+
+
+Persistent = Callable[[Any], Any]
+_KEYS: Final = (str, int, float, bool, bytes, type(None))
+
+_PICKLE: Any = pickle  # the class is documented, its Python form only by its name
+
+
+class Reader(_PICKLE._Unpickler):  # type: ignore[misc]
+    """Reads one pickle.
+
+    Args:
+        data: The pickle.
+        allowed: Names that it may use, as ``module.name``.
+        persistent: What stands for an object that is stored elsewhere.
+    """
+
+    def __init__(self, data: bytes, allowed: frozenset[str], persistent: Persistent | None = None) -> None:
+        if len(data) > MAX_BYTES:
+            raise Refused(f"it has {len(data):,} bytes, more than {MAX_BYTES:,}")
+        super().__init__(io.BytesIO(data), encoding="latin1")
+        self._allowed, self._persistent = allowed, persistent
+        self._left = MAX_INSTRUCTIONS
+
+    def find_class(self, module: str, name: str) -> Any:
+        """What stands for a name."""
+        full = f"{module}.{name}"
+        if full not in self._allowed:
+            raise Refused(f"it asks for {full[:100]!r}, which could run code")
+        return Name(full)
+
+    def persistent_load(self, pid: Any) -> Any:
+        """What stands for something that is stored elsewhere."""
+        if self._persistent is None:
+            raise Refused("it refers to something stored elsewhere")
+        return self._persistent(pid)
+
+    def get_extension(self, code: int) -> Any:
+        """Refused: a code stands for any name."""
+        raise Refused("it uses the registry of extensions")
+
+    def _called(self, function: Any, arguments: Any) -> Any:
+        if not isinstance(function, Name) or not isinstance(arguments, tuple):
+            raise Refused("it calls what is no function")
+        if function.name in ("collections.OrderedDict", "builtins.dict", "collections.defaultdict"):
+            pairs = arguments[0] if arguments and isinstance(arguments[0], list) else []
+            out: OrderedDict[Any, Any] = OrderedDict()
+            for pair in pairs:
+                if not isinstance(pair, (list, tuple)) or len(pair) != 2:
+                    raise Refused("a table whose entries are no pairs")
+                out[_key(pair[0])] = pair[1]
+            return out
+        return Call(function.name, arguments)
+
+    def load_reduce(self) -> None:
+        """A call."""
+        arguments = self.stack.pop()
+        self.stack[-1] = self._called(self.stack[-1], arguments)
+
+    def load_newobj(self) -> None:
+        """An object of a class."""
+        arguments = self.stack.pop()
+        self.stack.append(self._called(self.stack.pop(), arguments))
+
+    def load_newobj_ex(self) -> None:
+        """The same with named arguments, which are of no use here."""
+        self.stack.pop()
+        self.load_newobj()
+
+    def load_build(self) -> None:
+        """The state of an object."""
+        state = self.stack.pop()
+        if isinstance(self.stack[-1], Call):
+            self.stack[-1].state = state
+        elif not isinstance(self.stack[-1], OrderedDict):  # of which the state, such as _metadata, is of no use
+            raise Refused("it changes what is no object")
+
+    def load_setitem(self) -> None:
+        """An entry of a table."""
+        value, key = self.stack.pop(), self.stack.pop()
+        self._table()[_key(key)] = value
+
+    def load_setitems(self) -> None:
+        """Entries of a table."""
+        items = self.pop_mark()
+        table = self._table()
+        for at in range(0, len(items) - 1, 2):
+            table[_key(items[at])] = items[at + 1]
+
+    def load_dict(self) -> None:
+        """A table with its entries."""
+        items = self.pop_mark()
+        self.append({_key(items[at]): items[at + 1] for at in range(0, len(items) - 1, 2)})
+
+    def load_additems(self) -> None:
+        """Entries of a set, of which there are none."""
+        raise Refused("it makes sets")
+
+    def load_append(self) -> None:
+        """An entry of a list."""
+        value = self.stack.pop()
+        self._list().append(value)
+
+    def load_appends(self) -> None:
+        """Entries of a list."""
+        items = self.pop_mark()
+        self._list().extend(items)
+
+    def load_int(self) -> None:
+        """A number in decimal."""
+        self.append(self._decimal())
+
+    def load_long(self) -> None:
+        """A number in decimal."""
+        self.append(self._decimal())
+
+    def load_long4(self) -> None:
+        """A number of any length."""
+        raise Refused("it holds a number of more than 255 bytes")
+
+    def _decimal(self) -> int:
+        line = self.readline()[:-1]
+        if len(line) > 32:
+            raise Refused("it holds a number of more than 32 digits")
+        return {b"00": False, b"01": True}.get(line) if line in (b"00", b"01") else int(line.rstrip(b"L") or b"0")  # type: ignore[return-value]
+
+    def _table(self) -> Any:
+        top = self.stack[-1]
+        if type(top) in (dict, OrderedDict):
+            return top
+        if isinstance(top, Call):  # a class of tables
+            top.state = top.state if isinstance(top.state, dict) else {}
+            return top.state
+        raise Refused("it fills what is no table")
+
+    def _list(self) -> list[Any]:
+        if type(self.stack[-1]) is not list:
+            raise Refused("it fills what is no list")
+        return self.stack[-1]
+
+
+def _refuse(reader: Reader) -> None:
+    raise Refused("it uses an instruction that tables of tensors have no use for")
+
+
+def _counted(handler: Callable[[Reader], None]) -> Callable[[Reader], None]:
+    def load(reader: Reader) -> None:
+        reader._left -= 1
+        if not reader._left:
+            raise Refused(f"it has more than {MAX_INSTRUCTIONS:,} instructions")
+        handler(reader)
+
+    return load
+
+
+def _table_of_instructions() -> dict[int, Callable[[Reader], None]]:
+    """The base class' table, with its entries taken from `Reader` where that has its own, each counted."""
+    out = {}
+    unused = {pickle.INST[0], pickle.OBJ[0], pickle.EXT1[0], pickle.EXT2[0], pickle.EXT4[0], pickle.EMPTY_SET[0]}
+    unused |= {pickle.FROZENSET[0], pickle.ADDITEMS[0], pickle.NEXT_BUFFER[0], pickle.READONLY_BUFFER[0]}
+    unused |= {pickle.BYTEARRAY8[0], pickle.DUP[0], pickle.PERSID[0], pickle.STRING[0], pickle.UNICODE[0]}
+    for code, handler in Reader.__mro__[1].dispatch.items():
+        own = getattr(Reader, handler.__name__, handler)
+        stop = code == pickle.STOP[0]
+        out[code] = handler if stop else _counted(_refuse if code in unused else own)
+    return out
+
+
+Reader.dispatch = _table_of_instructions()
+
+
+def _key(key: Any) -> Any:
+    """A key that can be hashed in no time."""
+    if isinstance(key, (*_KEYS, Name, Call)):
+        return key
+    if isinstance(key, tuple) and len(key) < 64 and all(isinstance(k, _KEYS) for k in key):
+        return key
+    raise Refused(f"a table has a {type(key).__name__} as a key")
+
+
+def read_pickle(data: bytes, what: str, allowed: frozenset[str], persistent: Persistent | None = None) -> Any:
+    """The object that a pickle describes, made of plain values, `Call` and `Name`.
+
+    Args:
+        data: The pickle.
+        what: The file, for messages.
+        allowed: Names that it may use.
+        persistent: What stands for an object that is stored elsewhere.
+
+    Raises:
+        CheckpointError: If it is no pickle, uses another name, or asks for more than it should. Nothing of it has been run.
+
+    >>> read_pickle(pickle.dumps({"a": [1, 2]}), "a file", frozenset())
+    {'a': [1, 2]}
+    >>> read_pickle(pickle.dumps(print), "a file", frozenset())
+    Traceback (most recent call last):
+    weibull_monitor.errors.CheckpointError: a file is not read: it asks for 'builtins.print', which could run \
+code. Nothing of it was run; save the weights alone, best as safetensors
+    """
+    try:
+        return Reader(data, allowed, persistent).load()
+    except Refused as refused:
+        raise CheckpointError(
+            f"{what} is not read: {refused}. Nothing of it was run; save the weights alone, best as safetensors"
+        ) from refused
+    except CheckpointError:
+        raise
+    except Exception as error:  # an interpreter of corrupted bytes may fail in any way
+        reason = str(error)[:80] or type(error).__name__
+        raise CheckpointError(f"{what} is no valid table of tensors ({reason}); the file is corrupted") from error
+
+
+def flattened(value: Any, skip: Callable[[str], bool] = lambda _: False, limit: int = 1_000_000) -> dict[str, Any]:
+    """The leaves of nested tables by dotted path, each table gone into once.
+
+    Args:
+        value: A table.
+        skip: Paths not to go into.
+        limit: How many leaves there may be.
+    """
+    out: dict[str, Any] = {}
+    seen: set[int] = set()
+    stack: list[tuple[str, Any, int]] = [("", value, 0)]
+    while stack:
+        path, here, depth = stack.pop()
+        if isinstance(here, Mapping):
+            if id(here) in seen or depth > 32:
+                continue
+            seen.add(id(here))
+            for key, inner in reversed(list(here.items())):
+                name = f"{path}.{key}" if path else str(key)
+                if len(name) < 4096 and not skip(name):
+                    stack.append((name, inner, depth + 1))
+        else:
+            out[path] = here
+            if len(out) > limit:
+                raise CheckpointError(f"there are more than {limit:,} entries in its tables: it is corrupted")
+    return out

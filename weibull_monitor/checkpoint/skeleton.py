@@ -1,0 +1,136 @@
+"""A model's tree of modules told from the names and shapes of its tensors, for checkpoints whose configuration is not there.
+
+`weibull_monitor.components.discover` looks at modules: what they are, what stands beside a matrix, whether the elements of a list
+are alike. The tree here has as much of that as names and shapes tell. Sizes of heads they do not tell, so matrices whose
+layout depends on them (q, k and v head by head) are measured whole.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+_EMBEDDING: Final = re.compile(r"(?:^|_)(?:wte|wpe|embed(?:_tokens|_positions|_in)?|shared)$|embeddings?$")
+_HEAD: Final = re.compile(r"lm_head|embed_out|output|head|classifier|decoder")
+MAX_DEPTH: Final = 48
+
+
+class _Conv(nn.modules.conv._ConvNd):
+    """Stands for a convolution."""
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+
+
+class _Embedding(nn.Embedding):
+    """Stands for an embedding."""
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+
+
+class Conv1D(nn.Module):
+    """Stands for a linear layer that is stored as (in, out), as GPT-2's are; known by this name."""
+
+
+class _List(nn.ModuleList):
+    """Stands for a list of modules."""
+
+
+class _Model(nn.Module):
+    """The root, which knows the module that makes the logits, if it can be told."""
+
+    head: nn.Module | None = None
+
+    def get_output_embeddings(self) -> nn.Module | None:
+        """That module."""
+        return self.head
+
+
+class _Node:
+    def __init__(self) -> None:
+        self.tensors: dict[str, Tensor] = {}
+        self.children: dict[str, _Node] = {}
+
+
+def placeable(name: str) -> bool:
+    """Whether a tensor's name is the path of a parameter."""
+    return 0 < len(name) < 1024 and name.count(".") < MAX_DEPTH and all(name.split("."))
+
+
+def skeleton(shapes: Mapping[str, tuple[tuple[int, ...], torch.dtype]]) -> nn.Module:
+    """A tree of modules with parameters on the meta device.
+
+    Args:
+        shapes: Shape and dtype of every tensor by name, names being `placeable`.
+    """
+    root = _Node()
+    for name, (shape, dtype) in shapes.items():
+        *path, attribute = name.split(".")
+        node = root
+        for segment in path:
+            node = node.children.setdefault(segment, _Node())
+        node.tensors[attribute] = torch.empty(shape, dtype=dtype, device="meta")
+    input_first = _input_first(root)
+    model = _Model()
+    _fill(model, root, input_first, {})
+    model.head = _head(model)
+    return model
+
+
+def _fill(module: nn.Module, node: _Node, input_first: frozenset[str], classes: dict[Any, type[nn.Module]]) -> None:
+    for attribute, tensor in node.tensors.items():
+        module._parameters[attribute] = nn.Parameter(tensor, requires_grad=tensor.is_floating_point())
+    for name, child in node.children.items():  # not by add_module, which refuses names of nn.Module's own methods
+        made = _class(name, child, input_first, classes)()
+        module._modules[name] = made
+        _fill(made, child, input_first, classes)
+
+
+def _class(name: str, node: _Node, input_first: frozenset[str], classes: dict[Any, type[nn.Module]]) -> type[nn.Module]:
+    weight = node.tensors.get("weight")
+    if weight is not None and not node.children:
+        if weight.dim() > 2:
+            return _Conv
+        if weight.dim() == 2 and _EMBEDDING.search(name) and "bias" not in node.tensors:
+            return _Embedding
+        return Conv1D if name in input_first and weight.dim() == 2 else nn.Module
+    if node.children and not node.tensors and all(child.isdigit() for child in node.children):
+        return _List
+    # Modules with the same things in them are of one class, others are not.
+    return classes.setdefault(_signature(node), type("Stored", (nn.Module,), {}))
+
+
+def _signature(node: _Node) -> tuple[Any, ...]:
+    return (tuple(sorted(node.tensors)), tuple(sorted(node.children)))
+
+
+def _input_first(root: _Node) -> frozenset[str]:
+    """Names of the linear layers that are stored as (in, out): where a bias is as long as the second dimension only."""
+    found: dict[str, set[bool]] = {}
+    stack = [root]
+    while stack:
+        node = stack.pop()
+        for name, child in node.children.items():
+            stack.append(child)
+            weight, bias = child.tensors.get("weight"), child.tensors.get("bias")
+            if weight is None or bias is None or weight.dim() != 2 or bias.dim() != 1:
+                continue
+            rows, columns = weight.shape
+            if rows != columns:
+                found.setdefault(name, set()).add(len(bias) == columns)
+    return frozenset(name for name, first in found.items() if first == {True})
+
+
+def _head(model: nn.Module) -> nn.Module | None:
+    """A matrix at the top as large as an embedding, and called after what makes logits."""
+    sizes = {tuple(m.weight.shape) for m in model.modules() if isinstance(m, _Embedding)}
+    for name, child in model._modules.items():
+        weight = child._parameters.get("weight") if child is not None else None
+        if weight is not None and _HEAD.search(name) and tuple(weight.shape) in sizes:
+            return child
+    return None

@@ -1,0 +1,282 @@
+"""Counts the components of a checkpoint in one pass over its files, a few megabytes at a time.
+
+The counts are those of `weibull_monitor.measure`, to the integer: each stretch of a tensor is laid out as a shard of it would be
+(`weibull_monitor.sharding.layout`), and the elements of every part that are in it are counted. A thread reads ahead into
+buffers that are used again and again, so that memory does not depend on the size of a file or a tensor.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from weibull_monitor.checkpoint.files import open_regular
+from weibull_monitor.checkpoint.stored import Piece, Stored
+from weibull_monitor.components import Component
+from weibull_monitor.errors import CheckpointError
+from weibull_monitor.measure import bins_of, count_magnitudes
+from weibull_monitor.measure.parts import ROWS_AT_ONCE, CountedRows, Sums
+from weibull_monitor.sharding.layout import Box, Flat, Grid, boxes_between
+
+WINDOW: Final = 8 << 20
+"""Bytes that are read at once."""
+AHEAD: Final = 2
+"""Windows that are read while one is counted."""
+MAX_SCATTERED: Final = 128 << 20
+"""Bytes of a tensor whose elements do not lie row by row: it is read whole."""
+
+Progress = Callable[[int], None]
+
+
+def count_checkpoint(
+    components: Sequence[Component], stored: Mapping[str, Stored], progress: Progress = lambda _: None
+) -> Iterator[CountedRows]:
+    """The counts of components whose parameters lie in files.
+
+    Args:
+        components: What to count.
+        stored: Where the elements of each component's parameter are, by the parameter's name.
+        progress: Told of the bytes that have been read since it was last told.
+
+    Raises:
+        CheckpointError: If a file cannot be read, or ends early.
+    """
+    sums = Sums(components)
+    return sums.complete(_batches(components, sums.read, stored, progress))
+
+
+def _batches(
+    components: Sequence[Component], read: Iterable[int], stored: Mapping[str, Stored], progress: Progress
+) -> Iterator[CountedRows]:
+    of_parameter: dict[str, list[int]] = {}
+    for index in read:
+        of_parameter.setdefault(components[index].parameter, []).append(index)
+    order = [name for name in stored if name in of_parameter]  # the order of the files
+    waiting: dict[torch.dtype, list[tuple[int, Tensor]]] = {}
+    with _Ahead(_windows(order, stored)) as windows:
+        counting: _Parameter | None = None
+        for window, data in windows:
+            if counting is None or counting.name != window.name:
+                _whole(counting)
+                members = of_parameter[window.name]
+                counting = _Parameter(stored[window.name], members, [components[i] for i in members])
+            dtype = counting.dtype
+            rows = waiting.setdefault(dtype, [])
+            rows += counting.add(window, data.view(dtype))
+            progress(window.bytes)
+            while len(rows) >= ROWS_AT_ONCE:
+                yield _batch(rows[:ROWS_AT_ONCE], dtype)
+                del rows[:ROWS_AT_ONCE]
+        _whole(counting)
+    for dtype, rows in waiting.items():
+        if rows:
+            yield _batch(rows, dtype)
+
+
+def _batch(rows: Sequence[tuple[int, Tensor]], dtype: torch.dtype) -> CountedRows:
+    return CountedRows(tuple(index for index, _ in rows), torch.stack([row for _, row in rows]), bins_of(dtype))
+
+
+def _whole(counting: _Parameter | None) -> None:
+    if counting is not None and counting.unfinished:
+        raise CheckpointError(
+            f"{counting.name} is not whole in the checkpoint: its files are corrupted; copy them again"
+        )
+
+
+@dataclass(frozen=True)
+class _Window:
+    """A stretch of a piece: its elements ``start`` to ``stop`` as they lie in the file."""
+
+    name: str
+    piece: Piece
+    itemsize: int
+    start: int
+    stop: int
+
+    @property
+    def bytes(self) -> int:
+        return (self.stop - self.start) * self.itemsize
+
+
+def _windows(order: Iterable[str], stored: Mapping[str, Stored]) -> Iterator[_Window]:
+    for name in order:
+        tensor = stored[name]
+        itemsize = tensor.dtype.itemsize if tensor.dtype is not None else 1
+        for piece in tensor.pieces:
+            step = WINDOW // itemsize if piece.strides is None else piece.extent
+            for start in range(0, piece.extent, step):
+                yield _Window(name, piece, itemsize, start, min(start + step, piece.extent))
+
+
+class _Parameter:
+    """The counts of the components of one parameter, while its elements come in."""
+
+    def __init__(self, tensor: Stored, indices: Sequence[int], components: Sequence[Component]) -> None:
+        if tensor.dtype is None:
+            raise CheckpointError(f"{tensor.name} holds no floats that can be counted")
+        self.name, self.dtype = tensor.name, tensor.dtype
+        self._shape, self._indices = tensor.shape, indices
+        self._bins = bins_of(tensor.dtype)
+        self._boxes = [Box(c.part.view, c.part.ranges) if c.part else None for c in components]
+        self._left = [c.numel for c in components]
+        self._counts: dict[int, Tensor] = {}
+        rows = [_rows(tensor.shape, box) for box in self._boxes]
+        self._first, self._last = np.array([r[0] for r in rows]), np.array([r[1] for r in rows])
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether elements of a component are still to come."""
+        return any(self._left)
+
+    def add(self, window: _Window, data: Tensor) -> list[tuple[int, Tensor]]:
+        """Counts a window.
+
+        Returns:
+            The components that are now complete, and the counts of each.
+        """
+        views: list[Tensor] = []
+        places: list[int] = []
+        for layout, local in _laid_out(window, data, self._shape):
+            first, last = _range(layout)
+            for place in np.flatnonzero((self._first < last) & (self._last > first)).tolist():
+                for view in layout.select(local, self._boxes[place]):
+                    if view.numel():
+                        views.append(view)
+                        places.append(place)
+        if not views:
+            return []
+        touched = sorted(set(places))
+        row = {place: n for n, place in enumerate(touched)}
+        counts = count_magnitudes(views, self._bins, [row[place] for place in places])
+        done = []
+        for view, place in zip(views, places, strict=True):
+            self._left[place] -= view.numel()
+        for place in touched:
+            if place in self._counts:
+                self._counts[place] += counts[row[place]]
+            else:
+                self._counts[place] = counts[row[place]].clone() if len(touched) > 1 else counts[0]
+            if self._left[place] < 0:
+                raise CheckpointError(
+                    f"{self.name} is stored more than once in the checkpoint: its tables are corrupted"
+                )
+            if not self._left[place]:
+                done.append((self._indices[place], self._counts.pop(place)))
+        return done
+
+
+def _laid_out(window: _Window, data: Tensor, shape: tuple[int, ...]) -> Iterator[tuple[Flat | Grid, Tensor]]:
+    """A window as shards of its parameter, and the local tensor of each."""
+    piece = window.piece
+    if piece.strides is not None:
+        yield _grid(shape, piece.at, piece.sizes), data.as_strided(piece.sizes, piece.strides)
+        return
+    if piece.sizes[1:] == shape[1:] or len(shape) < 2:  # whole rows: a stretch of the parameter as well
+        before = (piece.at[0] if shape else 0) * math.prod(shape[1:])
+        yield Flat(shape, before + window.start, before + window.stop), data
+        return
+    strides = [math.prod(piece.sizes[d + 1 :]) for d in range(len(piece.sizes))]
+    for box in boxes_between(window.start, window.stop, piece.sizes):
+        sizes = tuple(stop - start for start, stop in box)
+        first = sum(start * stride for (start, _), stride in zip(box, strides, strict=True)) - window.start
+        at = tuple(a + start for a, (start, _) in zip(piece.at, box, strict=True))
+        yield _grid(shape, at, sizes), data[first : first + math.prod(sizes)].view(sizes)
+
+
+def _grid(shape: tuple[int, ...], at: Sequence[int], sizes: Sequence[int]) -> Grid:
+    return Grid(shape, tuple(((a, a + n),) for a, n in zip(at, sizes, strict=True)))
+
+
+def _range(layout: Flat | Grid) -> tuple[int, int]:
+    """First and last row of the parameter that are there, at least in part."""
+    if isinstance(layout, Flat):
+        inner = max(1, math.prod(layout.shape[1:]))
+        return layout.start // inner, -(-layout.stop // inner)
+    return layout.ranges[0][0] if layout.ranges else (0, 1)
+
+
+def _rows(shape: tuple[int, ...], box: Box | None) -> tuple[int, int]:
+    """The rows of a parameter between which a part lies; no part is missed, though some may lie only in every other row."""
+    whole = shape[0] if shape else 1
+    if box is None or not shape or whole % box.view[0]:
+        return 0, whole
+    unit = whole // box.view[0]
+    return box.ranges[0][0] * unit, box.ranges[0][1] * unit
+
+
+class _Ahead:
+    """Reads windows ahead of their use, into buffers that are used again.
+
+    Args:
+        windows: What to read.
+    """
+
+    def __init__(self, windows: Iterator[_Window]) -> None:
+        self._pending = windows
+        self._pool = ThreadPoolExecutor(1, "weibull-read")
+        self._free = [torch.empty(WINDOW, dtype=torch.uint8) for _ in range(AHEAD + 1)]
+        self._file: Path | None = None
+        self._fd = -1
+
+    def __enter__(self) -> Iterator[tuple[_Window, Tensor]]:
+        return self._all()
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._close()
+
+    def _all(self) -> Iterator[tuple[_Window, Tensor]]:
+        """Every window and its bytes, which are there until the next is asked for."""
+        queued: deque[tuple[_Window, Tensor, Future[Tensor]]] = deque()
+        while True:
+            while len(queued) <= AHEAD and (self._free or not queued) and (window := next(self._pending, None)):
+                buffer = self._buffer(window)
+                queued.append((window, buffer, self._pool.submit(self._read, window, buffer)))
+            if not queued:
+                return
+            window, buffer, future = queued.popleft()
+            yield window, future.result()
+            if len(buffer) == WINDOW:
+                self._free.append(buffer)
+
+    def _buffer(self, window: _Window) -> Tensor:
+        if window.bytes <= WINDOW and self._free:
+            return self._free.pop()
+        return torch.empty(window.bytes, dtype=torch.uint8)
+
+    def _read(self, window: _Window, buffer: Tensor) -> Tensor:
+        """In the reading thread, and nowhere else: one file is open at a time."""
+        if self._file != window.piece.file:
+            self._close()
+            self._fd = open_regular(window.piece.file)
+            self._file = window.piece.file
+        here = buffer[: window.bytes]
+        into = memoryview(here.numpy().data)
+        at = window.piece.offset + window.start * window.itemsize
+        while into:
+            try:
+                count = os.preadv(self._fd, [into], at)
+            except OSError as error:
+                raise CheckpointError(f"{window.piece.file} cannot be read: {error.strerror}; copy it again") from error
+            if not count:
+                raise CheckpointError(
+                    f"{window.piece.file} ends before what it says it holds: it is truncated; copy it again"
+                )
+            into, at = into[count:], at + count
+        return here
+
+    def _close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd, self._file = -1, None

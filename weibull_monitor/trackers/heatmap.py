@@ -1,0 +1,192 @@
+"""A sample as a heatmap, blocks by kinds: the shape k, and its drift. Values first; plotly and matplotlib draw them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from weibull_monitor.errors import MissingDependencyError
+from weibull_monitor.grid import OUTSIDE, grid_of
+from weibull_monitor.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+MOST_TICKS: Final = 25
+"""Blocks that are labelled; of deeper models, every second one, or third, …"""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One quantity.
+
+    Attributes:
+        key: A word for it, for keys.
+        name: What it is, with its unit.
+        values: A value for each row (block) and column (kind); None where there is none.
+        limits: The values of the lowest and the highest colour; what lies beyond has the colour of the end.
+        diverging: Whether the middle of the limits means something.
+    """
+
+    key: str
+    name: str
+    values: Sequence[Sequence[float | None]]
+    limits: tuple[float, float]
+    diverging: bool = False
+
+
+@dataclass(frozen=True)
+class Heatmap:
+    """What is drawn of one sample.
+
+    Attributes:
+        title: A line above it.
+        kinds: The columns.
+        blocks: The rows.
+        panels: The quantities, k first.
+    """
+
+    title: str
+    kinds: tuple[str, ...]
+    blocks: tuple[str, ...]
+    panels: tuple[Panel, ...]
+
+
+def heatmap_of(snapshot: Snapshot) -> Heatmap:
+    """Lays k out, and its drift where there is a baseline that is not this sample itself.
+
+    Args:
+        snapshot: The sample; of the experts of a block the median is shown.
+    """
+    grid = grid_of(snapshot.components)
+    k = {name: fit.k for name, fit in snapshot.fits.items() if fit.available}
+    values = grid.values(k)
+    panels = [Panel("k", "k", values, limits_of(values, grid.blocks))]
+    if snapshot.step and snapshot.baseline:
+        start = snapshot.baseline
+        drift = {name: 100.0 * (value / start[name].k - 1.0) for name, value in k.items() if name in start}
+        values = grid.values(drift)
+        panels.append(
+            Panel("drift", "drift of k, %", values, limits_of(values, grid.blocks, about=0.0), diverging=True)
+        )
+    return Heatmap(f"Weibull shape of |w|, step {snapshot.step:,}", grid.kinds, grid.blocks, tuple(panels))
+
+
+def limits_of(
+    values: Sequence[Sequence[float | None]], blocks: Sequence[str], about: float | None = None
+) -> tuple[float, float]:
+    """The lowest and the highest value of the blocks, never the same; of the whole model if it has none.
+
+    Embeddings and the output layer move so much further that beside them nothing of the blocks would be seen.
+
+    Args:
+        values: A value for each row and column.
+        blocks: Names of the rows.
+        about: A value that is to be in the middle.
+
+    >>> limits_of([[1.0, 1.5], [None, 9.0]], ("0", "–")), limits_of([[1.0, -3.0]], ("0",), about=0.0)
+    ((1.0, 1.5), (-3.0, 3.0))
+    """
+    inside = [row for row, block in zip(values, blocks, strict=True) if block != OUTSIDE]
+    present = [value for row in inside or values for value in row if value is not None]
+    if about is not None:
+        reach = max((abs(value - about) for value in present), default=0.0) or 1.0
+        return about - reach, about + reach
+    low, high = min(present, default=0.0), max(present, default=1.0)
+    return (low, high) if high > low else (low - 0.5, high + 0.5)
+
+
+def plotly_figure(heatmap: Heatmap) -> Any:
+    """An interactive figure (`plotly.graph_objects.Figure`); buttons choose the panel.
+
+    Raises:
+        MissingDependencyError: If plotly is not installed.
+    """
+    try:
+        import plotly.graph_objects as go
+    except ImportError as error:
+        raise MissingDependencyError("plotly", "report") from error
+    figure = go.Figure(layout={"template": "none"})  # the default one would be most of the file
+    for place, panel in enumerate(heatmap.panels):
+        low, high = panel.limits
+        figure.add_trace(
+            go.Heatmap(
+                z=[list(row) for row in panel.values],
+                x=list(heatmap.kinds),
+                y=list(heatmap.blocks),
+                zmin=low,
+                zmax=high,
+                colorscale="RdBu_r" if panel.diverging else "Viridis",
+                colorbar={"title": {"text": panel.name}},
+                hovertemplate="%{x}, block %{y}<br>" + panel.name + " %{z:.4f}<extra></extra>",
+                visible=place == 0,
+                xgap=1,
+                ygap=1,
+            )
+        )
+    buttons = [
+        {"label": panel.name, "method": "update", "args": [{"visible": [other is panel for other in heatmap.panels]}]}
+        for panel in heatmap.panels
+    ]
+    figure.update_layout(
+        title={"text": heatmap.title, "x": 0.02},
+        xaxis={"type": "category", "title": {"text": "kind"}, "tickangle": -40, "automargin": True},
+        yaxis={"type": "category", "title": {"text": "block"}, "autorange": "reversed", "automargin": True},
+        margin={"l": 60, "r": 20, "t": 70, "b": 60},
+        updatemenus=[
+            {"buttons": buttons, "type": "buttons", "direction": "right", "x": 1.0, "y": 1.02, "xanchor": "right"}
+            | {"yanchor": "bottom"}
+        ]
+        if len(buttons) > 1
+        else [],
+    )
+    return figure
+
+
+def image(heatmap: Heatmap, panel: Panel) -> NDArray[np.uint8]:
+    """One panel as pixels: height × width × 3. Nothing global of matplotlib is touched, pyplot not loaded.
+
+    Args:
+        heatmap: The heatmap.
+        panel: One of its panels.
+
+    Raises:
+        MissingDependencyError: If matplotlib is not installed.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingDependencyError("matplotlib", "report") from error
+    import numpy as np
+
+    rows, columns = len(heatmap.blocks), len(heatmap.kinds)
+    # Margins in inches, by the longest labels: to have matplotlib find them would double the time.
+    left, bottom = (0.55 + 0.085 * max(map(len, labels)) for labels in (heatmap.blocks, heatmap.kinds))
+    wide, tall = max(3.0, 0.45 * columns), min(10.0, max(2.0, 0.28 * rows))
+    right, top = 0.95, 0.35
+    width, height = left + wide + right, bottom * 0.75 + tall + top
+    figure = Figure(figsize=(width, height), dpi=100)
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.add_axes((left / width, bottom * 0.75 / height, wide / width, tall / height))
+    beside = figure.add_axes(((left + wide + 0.12) / width, bottom * 0.75 / height, 0.16 / width, tall / height))
+    (low, high), every = panel.limits, -(-rows // MOST_TICKS)
+    values = np.array([[np.nan if v is None else v for v in row] for row in panel.values], dtype=float)
+    colours = "RdBu_r" if panel.diverging else "viridis"
+    shown = axes.imshow(values, aspect="auto", interpolation="nearest", cmap=colours, vmin=low, vmax=high)
+    axes.set_facecolor("0.9")  # where there is no such matrix
+    axes.set_title(f"{heatmap.title}: {panel.name}", fontsize=10)
+    axes.set_xticks(range(columns), heatmap.kinds, rotation=40, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(0, rows, every), heatmap.blocks[::every])
+    axes.set_ylabel("block")
+    figure.colorbar(shown, cax=beside, extend=_extend(panel))
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _extend(panel: Panel) -> Literal["neither", "both", "min", "max"]:
+    present = [value for row in panel.values for value in row if value is not None]
+    below, above = min(present, default=0.0) < panel.limits[0], max(present, default=0.0) > panel.limits[1]
+    return "both" if below and above else "min" if below else "max" if above else "neither"

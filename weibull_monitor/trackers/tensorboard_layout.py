@@ -1,0 +1,85 @@
+"""What TensorBoard shows beside curves: the layout of its Custom Scalars page, and what its HParams page knows of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from weibull_monitor.trackers.bands import CLASSES, PREFIX
+from weibull_monitor.trackers.history import RunRecord
+
+Layout = dict[str, dict[str, list[Any]]]
+
+METRICS: Final = (
+    "weibull_class/selection_k",
+    "weibull_class/selection_drift_pct",
+    "weibull_class/transmission_k",
+    "weibull_scaling/t_over_tau",
+    "weibull_alerts/active",
+)
+"""What the HParams page shows of a run."""
+
+
+def layout_of(bands: Mapping[str, float]) -> Layout:
+    """The charts of the Custom Scalars page, for `SummaryWriter.add_custom_scalars`.
+
+    A Margin chart takes three tags, the value and the two edges, which have to be logged at the same steps; a Multiline chart
+    takes regular expressions.
+
+    Args:
+        bands: The published bands that there are.
+
+    >>> charts = layout_of({"weibull_band/selection_low": 1.1, "weibull_band/selection_high": 1.16})["Weibull: classes"]
+    >>> charts["selection: k in the published band"]
+    ['Margin', ['weibull_class/selection_k', 'weibull_band/selection_low', 'weibull_band/selection_high']]
+    >>> charts["transmission: k"]
+    ['Multiline', ['weibull_class/transmission_k$']]
+    """
+    classes: dict[str, list[Any]] = {}
+    for name in CLASSES:
+        low, high = f"{PREFIX}/{name}_low", f"{PREFIX}/{name}_high"
+        if low in bands:
+            classes[f"{name}: k in the published band"] = ["Margin", [f"weibull_class/{name}_k", low, high]]
+        else:
+            classes[f"{name}: k"] = ["Multiline", [f"weibull_class/{name}_k$"]]
+    classes["drift since the start, %"] = ["Multiline", ["weibull_class/.*_drift_pct"]]
+    return {
+        "Weibull: classes": classes,
+        "Weibull: shape k per kind": {
+            "k, median over the blocks": ["Multiline", ["weibull_k/"]],
+            "k of the lowest block": ["Multiline", ["weibull_k_min/"]],
+        },
+        "Weibull: scale λ per kind": {
+            "λ, median over the blocks": ["Multiline", ["weibull_lambda/"]],
+            "λ at the end, as forecast": ["Multiline", ["weibull_scaling/lambda_forecast/"]],
+            "budget ratio c": ["Multiline", ["weibull_scaling/budget_ratio/"]],
+            "√(η/λ_wd), plain and effective": ["Multiline", ["weibull_scaling/.*sqrt_eta_over_wd"]],
+        },
+        "Weibull: fit and alerts": {
+            "R² of the worst block": ["Multiline", ["weibull_r2_min/"]],
+            "alerts": ["Multiline", ["weibull_alerts/"]],
+        },
+    }
+
+
+def hyperparameters_of(record: RunRecord) -> dict[str, bool | int | float | str]:
+    """What the HParams page compares runs by: the model, and the optimizers with their groups' weight decay.
+
+    Args:
+        record: The run's record.
+    """
+    values: dict[str, Any] = {"model": record.model.get("class"), "parameters": record.model.get("parameters")}
+    values["total_steps"] = record.total_steps
+    values["attention"] = ", ".join(dict.fromkeys(str(kind["sharing"]) for kind in record.attention)) or None
+    groups = [group for optimizer in record.optimizers for group in optimizer.get("groups", ())]
+    values["optimizer"] = ", ".join(dict.fromkeys(str(o.get("class")) for o in record.optimizers)) or None
+    for name in ("weight_decay", "betas", "momentum"):
+        values[name] = _joined([group[name] for group in groups if group.get(name) is not None])
+    return {name: value for name, value in values.items() if isinstance(value, bool | int | float | str)}
+
+
+def _joined(values: Sequence[Any]) -> float | str | None:
+    distinct = list(dict.fromkeys(str(value) for value in values))
+    if len(distinct) == 1 and isinstance(values[0], int | float):
+        return float(values[0])
+    return ", ".join(distinct) or None
