@@ -33,6 +33,10 @@ BY_OTHERS = {"sweep.png": "weibull-monitor sweep runs/sweep/* --plot docs/figure
     for part in ("", "-probability", "-law", "-phone")
     for variant in ("", "-dark")
 }
+BY_OTHERS |= {
+    f"dashboard-{name}.png": "python docs/generate_dashboards.py runs/dashboards"
+    for name in ("watch", "tensorboard-charts", "tensorboard-heatmaps", "wandb-heatmap")
+}
 """Figures that another command draws: what draws them."""
 
 

@@ -98,7 +98,9 @@ def test_a_trajectory_kept_as_a_run(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main(arguments) == 0
     text = capsys.readouterr().out
     drift = next(line for line in text.splitlines() if line.startswith("attn_q  "))
-    assert float(drift.split()[-2]) == pytest.approx(-36.0, abs=0.3)  # (4/5)²
+    assert float(drift.split()[-4]) == pytest.approx(-36.0, abs=0.3)  # (4/5)²
+    still = next(line for line in text.splitlines() if line.startswith("attn_k  "))
+    assert still.split()[-4:] == ["+0.0", "%", "×", "1.000"]
     history = read_history(tmp_path / "kept")
     assert [s.step for s in history.snapshots] == [0, 10, 20]
     assert history.baseline is not None

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 
-_EMBEDDING: Final = re.compile(r"(?:^|_)(?:wte|wpe|embed(?:_tokens|_positions|_in)?|shared)$|embeddings?$")
+_EMBEDDING: Final = re.compile(
+    r"(?:^|_)(?:wte|wpe|embed(?:_tokens|_positions|_in)?|embeds_layer|shared|codebook)$|embeddings?$"
+)
 _HEAD: Final = re.compile(r"lm_head|embed_out|output|head|classifier|decoder")
 MAX_DEPTH: Final = 48
 
@@ -44,11 +46,10 @@ class _List(nn.ModuleList):
 class _Model(nn.Module):
     """The root, which knows the module that makes the logits, if it can be told."""
 
-    head: nn.Module | None = None
-
     def get_output_embeddings(self) -> nn.Module | None:
         """That module."""
-        return self.head
+        found: nn.Module | None = self.__dict__.get("_weibull_head")
+        return found
 
 
 class _Node:
@@ -77,21 +78,32 @@ def skeleton(shapes: Mapping[str, tuple[tuple[int, ...], torch.dtype]]) -> nn.Mo
         node.tensors[attribute] = torch.empty(shape, dtype=dtype, device="meta")
     input_first = _input_first(root)
     model = _Model()
-    _fill(model, root, input_first, {})
-    model.head = _head(model)
+    _fill(model, root, input_first)
+    model.__dict__["_weibull_head"] = _head(model)  # not as an attribute, which would make it a module of that name
     return model
 
 
-def _fill(module: nn.Module, node: _Node, input_first: frozenset[str], classes: dict[Any, type[nn.Module]]) -> None:
+def _fill(module: nn.Module, node: _Node, input_first: frozenset[str]) -> None:
     for attribute, tensor in node.tensors.items():
         module._parameters[attribute] = nn.Parameter(tensor, requires_grad=tensor.is_floating_point())
+    kinds: list[tuple[frozenset[str], type[nn.Module]]] = []
     for name, child in node.children.items():  # not by add_module, which refuses names of nn.Module's own methods
-        made = _class(name, child, input_first, classes)()
+        made = _class(name, child, input_first, kinds)()
         module._modules[name] = made
-        _fill(made, child, input_first, classes)
+        _fill(made, child, input_first)
 
 
-def _class(name: str, node: _Node, input_first: frozenset[str], classes: dict[Any, type[nn.Module]]) -> type[nn.Module]:
+def _class(
+    name: str, node: _Node, input_first: frozenset[str], kinds: list[tuple[frozenset[str], type[nn.Module]]]
+) -> type[nn.Module]:
+    """The class of a module. Modules beside it that hold mostly the same are of one class, as the blocks of a list are.
+
+    Args:
+        name: What it is called.
+        node: What it holds.
+        input_first: Names of linear layers that are stored as (in, out).
+        kinds: What the first of each class beside it holds, and that class; added to.
+    """
     weight = node.tensors.get("weight")
     if weight is not None and not node.children:
         if weight.dim() > 2:
@@ -101,12 +113,12 @@ def _class(name: str, node: _Node, input_first: frozenset[str], classes: dict[An
         return Conv1D if name in input_first and weight.dim() == 2 else nn.Module
     if node.children and not node.tensors and all(child.isdigit() for child in node.children):
         return _List
-    # Modules with the same things in them are of one class, others are not.
-    return classes.setdefault(_signature(node), type("Stored", (nn.Module,), {}))
-
-
-def _signature(node: _Node) -> tuple[Any, ...]:
-    return (tuple(sorted(node.tensors)), tuple(sorted(node.children)))
+    held = frozenset((*node.tensors, *node.children))
+    for before, found in kinds:
+        if 2 * len(held & before) >= len(held | before):
+            return found
+    kinds.append((held, type("Stored", (nn.Module,), {})))
+    return kinds[-1][1]
 
 
 def _input_first(root: _Node) -> frozenset[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
@@ -278,34 +277,33 @@ def _highlighted(line: str) -> Line:
 
 
 def _trajectory(scan: Scan) -> list[Line]:
-    """Medians of k per kind at some of the checkpoints, and the drift from the first to the last."""
+    """Medians of k per kind at some of the checkpoints, and what k and λ have done from the first to the last."""
     snapshots = scan.history.snapshots
     count = min(TREND, len(snapshots))
-    places = [round(n * (len(snapshots) - 1) / (count - 1)) for n in range(count)]
-    chosen = [snapshots[n] for n in dict.fromkeys(places)]
+    chosen = [snapshots[round(n * (len(snapshots) - 1) / (count - 1))] for n in range(count)]
     kinds: dict[str, list[Component]] = {}
     for c in representatives(chosen[-1].components):
         kinds.setdefault(c.label, []).append(c)
     title = "step" if scan.steps_known else "number"
-    lines: list[Line] = [
-        [(f"{title:14}", "bold"), *((f"{s.step:>9,}", "bold") for s in chosen), ("     drift", "bold")]
-    ]
-    by_step = [s.values("k") for s in chosen]
+    steps = "".join(f"{snapshot.step:>9,}" for snapshot in chosen)
+    lines: list[Line] = [[(f"{title:14}{steps}     drift         λ", "bold")]]
+    k, scale = [s.values("k") for s in chosen], [chosen[0].values("lambda"), chosen[-1].values("lambda")]
     for kind, members in kinds.items():
-        medians = [[k[c.name] for c in members if c.name in k] for k in by_step]
-        cells = [(f"{median(found):9.4f}" if found else f"{'·':>9}", "") for found in medians]
-        both = [
-            by_step[-1][c.name] / by_step[0][c.name] - 1
-            for c in members
-            if c.name in by_step[0].keys() & by_step[-1].keys()
-        ]
-        drift = 100 * median(both) if both else math.nan
-        style = "" if not both or abs(drift) < 1 else "yellow" if abs(drift) <= 30 else "red"
-        lines.append([(f"{kind:14}", ""), *cells, (f"  {drift:+6.1f} %" if both else "", style)])
-    lines.append(
-        [(f"median k; drift: of each matrix since the first of the {len(snapshots)} checkpoints, median", "dim")]
-    )
-    return lines
+        medians = [[by_name[c.name] for c in members if c.name in by_name] for by_name in k]
+        cells = "".join(f"{median(found):9.4f}" if found else f"{'·':>9}" for found in medians)
+        drift, growth = _ratio(members, k[0], k[-1]), _ratio(members, *scale)
+        moved = 100 * ((drift or 1.0) - 1.0)
+        style = "" if abs(moved) < 1 else "yellow" if abs(moved) <= 30 else "red"
+        lines.append([(f"{kind:14}{cells}", ""), (f"  {moved:+6.1f} %" if drift else " " * 10, style)])
+        lines[-1].append((f"  × {growth:6.3f}" if growth else "", ""))
+    words = f"median k; drift of k, and growth of λ: of each matrix since the first of the {len(snapshots)} checkpoints, median"
+    return [*lines, [(words, "dim")]]
+
+
+def _ratio(members: Sequence[Component], first: Mapping[str, float], last: Mapping[str, float]) -> float | None:
+    """The median ratio of the values of matrices at the last and the first checkpoint."""
+    both = [last[c.name] / first[c.name] for c in members if c.name in last and first.get(c.name)]
+    return median(both) if both else None
 
 
 def _findings(checkpoints: Sequence[Checkpoint], odd: set[str]) -> list[Line]:

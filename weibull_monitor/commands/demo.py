@@ -7,6 +7,7 @@ import argparse
 from weibull_monitor.commands.common import OK, Commands, add_command, positive
 
 NEXT = (
+    ("watch {} --once", "the same on one screen, which follows a run that is going on (extra: report)"),
     ("compare {}", "is that what published models show?"),
     ("alerts {}", "what the rules say of it"),
     ("sweep {}", "where λ stands, and where the learning rate put it"),

@@ -28,7 +28,7 @@ def add(commands: Commands[argparse.ArgumentParser]) -> None:
         examples=[
             ("path/to/model", "a model folder, with or without shards"),
             ("model.safetensors --csv fits.csv", "one file; every matrix into a table"),
-            ("runs/x/checkpoint-* --output scans/x", "a trajectory, kept for compare, report and sweep"),
+            ("runs/x/checkpoint-* --output scans/x", "a trajectory, kept for compare and report"),
             ("lightning_logs/version_0/checkpoints --html x.html", "Lightning's checkpoints, as a page"),
         ],
     )
@@ -109,8 +109,8 @@ def _execute(options: argparse.Namespace) -> int:
         print(as_csv(found), end="")
     else:
         _show(found, options.neighbours)
-        for path in written:
-            print(f"\nwritten: {path}")
+        if written:
+            print("\n" + "\n".join(f"written: {path}" for path in written))
     return OK
 
 
