@@ -93,7 +93,16 @@ def anchor(columns: Columns, at: Array) -> dict[str, Any] | None:
         return None
     name = initialisation_of(float(start))
     like = anchors()[name].k
-    return {"name": name.replace("_", " "), "k": like} if abs(start / like - 1.0) < 0.01 else None
+    return {"name": called(name), "k": like} if abs(start / like - 1.0) < 0.01 else None
+
+
+def called(initialisation: str) -> str:
+    """The name of an anchor in words.
+
+    >>> called("truncated_normal_2"), called("normal")
+    ('normal (cut at 2σ)', 'normal')
+    """
+    return f"normal (cut at {initialisation[-1]}σ)" if initialisation.startswith("truncated") else initialisation
 
 
 def _band(columns: Columns, column: str, at: Array) -> dict[str, str]:

@@ -17,6 +17,7 @@ from weibull_monitor.components import AttentionType
 from weibull_monitor.diagnosis import Diagnosis, KindDiagnosis
 from weibull_monitor.reasons import EXPLANATION
 from weibull_monitor.report.columns import Columns
+from weibull_monitor.report.curves import called
 from weibull_monitor.trackers.history import History, RunRecord
 
 NAMES = {"selection": "W_q and W_k", "feed-forward": "feed-forward matrices"}
@@ -97,7 +98,7 @@ def _tile_of_class(name: str, one: KindDiagnosis) -> dict[str, str]:
     expected = one.result.expected
     published = f"\npublished {expected}" if expected else ""
     drift = f"{100 * one.result.drift:+.2f} %".replace("-", "−")
-    against = "the baseline" if one.result.against == "baseline" else f"{one.result.against.replace('_', ' ')} init"
+    against = "the baseline" if one.result.against == "baseline" else f"{called(one.result.against)} initialisation"
     return {
         "label": f"k of {NAMES[name]}",
         "value": f"{one.median.k:.4f}",

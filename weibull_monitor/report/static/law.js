@@ -20,8 +20,14 @@
     return found;
   };
 
-  const nothing = () =>
-    "There is no √I to set λ against: either no optimizer was followed, or it is one that the law is not for. The reasons stand below.";
+  /** Why there is nothing to draw. */
+  const nothing = () => {
+    const run = WM.run();
+    if (run.empty) return run.empty;
+    return run.withheld.length
+      ? "There is no √I to set λ against; the reasons stand below."
+      : "There is no √I to set λ against: no optimizer was followed.";
+  };
 
   const law = () => {
     const found = shown();

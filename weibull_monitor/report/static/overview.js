@@ -55,7 +55,7 @@
       .filter(Boolean);
     WM.byId("facts-brief").textContent = several
       ? ""
-      : `${brief[0]} · ${brief[1]} · ${brief[2] || 0} steps · ${WM.whole(run.steps.length)} samples`;
+      : `${brief[0]} · ${brief[1]} · ${brief[2] || 0} steps · ${WM.whole(run.steps.length)} ${run.steps.length === 1 ? "sample" : "samples"}`;
     WM.fill(
       WM.byId("nav"),
       ...SECTIONS.filter(([id]) => id !== "runs" || several).map(([id, text]) =>

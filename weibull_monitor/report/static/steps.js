@@ -7,6 +7,8 @@
 
   WM.stepAxis = (steps, more) => {
     const axis = WM.axisOf({ title: { text: "optimizer step", standoff: 8 }, ...more });
+    if (steps.length === 1)
+      return { ...axis, tickvals: steps, ticktext: steps.map(WM.whole), range: [steps[0] - 1, steps[0] + 1] };
     const most = steps.length ? steps[steps.length - 1] : 1;
     if (WM.state.axis !== "log")
       return { ...axis, separatethousands: true, rangemode: steps[0] === 0 ? "tozero" : "normal" };
@@ -45,7 +47,7 @@
     meta: name,
     steps,
     line: { color: colour, width: 2 },
-    marker: { size: 4 },
+    marker: { size: steps.length > 3 ? 4 : 9 },
     text,
     hovertemplate: "%{text}<extra></extra>",
     ...more,
