@@ -46,6 +46,9 @@ docs: $(STAMP)
 # The pictures, and what the examples print: five to ten minutes.
 pictures: $(STAMP)
 	$(BIN)/python docs/generate_pictures.py --again
+	$(BIN)/python docs/generate_report_pictures.py --again
+	$(BIN)/python examples/quickstart_transformers.py --report-to tensorboard --every-n-steps 10 --output-dir runs/dashboards
+	$(BIN)/python docs/generate_dashboards.py runs/dashboards
 	$(BIN)/python docs/generate_outputs.py --run
 
 # The documentation as a site, site/index.html; strict: a link that leads nowhere is an error.

@@ -28,7 +28,15 @@ PICTURES = {
     "noise": concepts.noise,
 } | faults.FAULTS
 """Every picture, by the name of its file."""
-BY_OTHERS = {"sweep.png": "weibull-monitor sweep runs/sweep/* --plot docs/figures/sweep.png"}
+BY_OTHERS = {"sweep.png": "weibull-monitor sweep runs/sweep/* --plot docs/figures/sweep.png"} | {
+    f"report{part}{variant}.png": "python docs/generate_report_pictures.py"
+    for part in ("", "-probability", "-law", "-phone")
+    for variant in ("", "-dark")
+}
+BY_OTHERS |= {
+    f"dashboard-{name}.png": "python docs/generate_dashboards.py runs/dashboards"
+    for name in ("watch", "tensorboard-charts", "tensorboard-heatmaps", "wandb-heatmap")
+}
 """Figures that another command draws: what draws them."""
 
 

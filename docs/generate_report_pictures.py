@@ -1,6 +1,7 @@
 """Takes the pictures of docs/report.md: trains a small model, breaks one of its matrices, and opens its report in Chromium.
 
     python docs/generate_report_pictures.py            # trains what is not in runs/report yet: two minutes on two cores
+    python docs/generate_report_pictures.py --again    # trains anew
     python docs/generate_report_pictures.py --page     # only writes the page, to runs/report/report.html
 
 Needs ``pip install 'weibull-monitor[dev]'``, the system's Chromium (Debian: ``chromium``) and no network. The run is one of
@@ -59,6 +60,7 @@ def picture(
 ) -> None:
     """One picture for light pages and one for dark ones: of the whole window, or of an element."""
     from browser import page_of
+    from PIL import Image
 
     for scheme, ending in (("light", ""), ("dark", "-dark")):
         with page_of(browser, width, height, scheme) as (tab, _):  # type: ignore[arg-type]
@@ -67,12 +69,15 @@ def picture(
             tab.wait_for_timeout(300)  # fonts and layout settle
             taken = tab.locator(shown) if shown else tab
             taken.screenshot(path=FIGURES / f"{name}{ending}.png")
+            if shown:  # without a heatmap, whose colours would show it
+                drawn = Image.open(FIGURES / f"{name}{ending}.png").quantize(256)
+                drawn.save(FIGURES / f"{name}{ending}.png", optimize=True)
             print(f"docs/figures/{name}{ending}.png")
 
 
 def main() -> None:
     """Trains, writes the page, takes the pictures."""
-    if not (RUN / "weibull" / "history.jsonl").is_file():
+    if "--again" in sys.argv[1:] or not (RUN / "weibull" / "history.jsonl").is_file():
         train(RUN)
     page = write([("small-llama", read_history(RUN))], RUN / "report.html")
     print(page.relative_to(ROOT))

@@ -54,7 +54,7 @@ def _link(found: re.Match[str], here: str, files: Files) -> str:
     place = posixpath.normpath(posixpath.join(folder, target))
     uri = place.removeprefix("docs/") if place.startswith("docs/") else f"{place}.md" if place in SCRIPTS else place
     relative = posixpath.relpath(uri, posixpath.dirname(here) or ".")
-    dark = uri.removesuffix(".svg") + "-dark.svg"
+    dark = re.sub(r"(\.svg|\.png)$", r"-dark\1", uri)
     if picture and files.get_file_from_path(dark) is not None:
         other = posixpath.relpath(dark, posixpath.dirname(here) or ".")
         return f"![{text}]({relative}#only-light) ![{text}]({other}#only-dark)"

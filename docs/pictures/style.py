@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,15 @@ def save(name: str, size: tuple[float, float], draw: Draw) -> None:
             for axes in figure.axes:
                 axes.spines[["top", "right"]].set_visible(False)
                 axes.set_axisbelow(True)
-            figure.savefig(FIGURES / f"{name}{suffix}.svg", metadata={"Date": None})
+            text = io.StringIO()
+            figure.savefig(text, format="svg", metadata={"Date": None})
+        drawn = re.sub(r'"[^"]*"', _rounded, text.getvalue())
+        (FIGURES / f"{name}{suffix}.svg").write_text(drawn, encoding="utf-8")
+
+
+def _rounded(attribute: re.Match[str]) -> str:
+    """Coordinates to a hundredth of a point; what is written in the picture is no attribute, and stays."""
+    return re.sub(r"(\d\.\d\d)\d+", r"\1", attribute[0])
 
 
 def _settings(name: str, palette: Palette) -> dict[str, Any]:

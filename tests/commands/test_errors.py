@@ -35,7 +35,7 @@ BAD_CONTENT = {
     "strings": b'{"type": "run", "schema": "one", "resumed_from": null, "components": 3}\n',
 }
 SAYS = {"schema": "upgrade weibull-monitor"}
-COMMANDS = (["compare"], ["alerts"], ["sweep"])
+COMMANDS = (["compare"], ["alerts"], ["sweep"], ["report"], ["watch", "--once"])
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ class TestRuns:
     def test_a_directory_without_a_run(
         self, command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        assert "name a directory that a monitored run has written to" in told([*command, str(tmp_path)], capsys)
+        assert "name a directory that a monitored run" in told([*command, str(tmp_path)], capsys)
 
     @pytest.mark.parametrize("content", BAD_CONTENT)
     def test_a_file_that_is_no_history(
@@ -86,7 +86,7 @@ class TestRuns:
     def test_a_run_without_samples(
         self, command: list[str], without_samples: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        assert "holds no sample yet" in told([*command, str(without_samples)], capsys)
+        assert "holds no samples yet" in told([*command, str(without_samples)], capsys)
 
     @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the superuser may read everything")
     def test_a_file_that_may_not_be_read(
@@ -122,6 +122,10 @@ class TestRuns:
         (["components", "llama", "--resolution", "row"], "invalid choice: 'row'"),
         (["sweep"], "the following arguments are required: RUN"),
         (["sweep", "x", "--plot"], "--plot: expected one argument"),
+        (["watch", "x", "--every", "often"], "often is not a number of seconds from 0.1"),
+        (["report", "x", "--serve", "here"], "invalid int value: 'here'"),
+        (["scan"], "the following arguments are required: PATH"),
+        (["wandb-workspace", "mine"], "mine is not of the form ENTITY/PROJECT"),
         (["demo", "--steps", "0"], "'0' is not an integer of at least 1"),
         (["completion", "cmd.exe"], "invalid choice: 'cmd.exe'"),
         (["compare", "x", "--nonesuch"], "unrecognized arguments: --nonesuch"),

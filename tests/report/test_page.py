@@ -16,6 +16,7 @@ import pytest
 
 from weibull_monitor import ConfigurationError, MissingDependencyError
 from weibull_monitor.cli import main
+from weibull_monitor.palette import DARK, LIGHT
 from weibull_monitor.report import page, render, write
 from weibull_monitor.trackers.history import History
 
@@ -68,6 +69,12 @@ def test_only_the_two_scripts_of_the_page_may_run(elements: Elements) -> None:
     assert "connect-src 'none'" in policy
     assert "script-src 'sha256-" in policy
     assert json.loads(data)["runs"][0]["name"] == '</script><b onclick="x">'
+
+
+def test_classes_have_the_colours_that_they_have_everywhere() -> None:
+    light, dark = (files("weibull_monitor.report") / "static" / "style.css").read_text().split('[data-theme="dark"]')
+    for text, palette in ((light, LIGHT), (dark, DARK)):
+        assert f"--c0: {palette.selection.lower()}; --c1: {palette.transmission.lower()};" in text
 
 
 def test_every_own_script_is_in_the_page_and_is_packaged() -> None:

@@ -91,7 +91,7 @@ def open_run(path: str | Path) -> History:
         raise ConfigurationError(f"{history.path} holds no run; name a history.jsonl that a monitored run has written")
     if not history.snapshots:
         raise ConfigurationError(
-            f"{history.path} holds no sample yet; wait for the first, which is taken before the first step"
+            f"{history.path} holds no samples yet; wait for the first, which is taken before the first step"
         )
     return history
 

@@ -7,9 +7,11 @@ import argparse
 from weibull_monitor.commands.common import OK, Commands, add_command, positive
 
 NEXT = (
-    ("compare {}", "is that what published models show?"),
-    ("alerts {}", "what the rules say of it"),
-    ("sweep {}", "where λ stands, and where the learning rate put it"),
+    ("report {0} -o {0}/report.html", "a page for the browser, with every curve (extra: report)"),
+    ("watch {0} --once", "the same on one screen, which follows a run that is going on (extra: report)"),
+    ("compare {0}", "is that what published models show?"),
+    ("alerts {0}", "what the rules say of it"),
+    ("sweep {0}", "where λ stands, and where the learning rate put it"),
 )
 """What to look at afterwards: command lines without the program's name, and what each does."""
 

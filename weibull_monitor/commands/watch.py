@@ -32,7 +32,10 @@ def add(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
     if not math.isfinite(value) or value < 0.1:
         raise argparse.ArgumentTypeError(f"{text} is not a number of seconds from 0.1")
     return value

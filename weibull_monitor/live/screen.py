@@ -31,7 +31,9 @@ def show_once(path: str | Path, console: Any = None) -> None:
             f"no history at {tail.path}: neither a file, nor {tail.waits_for}; name a directory that a monitored run writes to"
         )
     if (view := view_of(tail)) is None:
-        raise ConfigurationError(f"{tail.file} holds no samples yet")
+        raise ConfigurationError(
+            f"{tail.file} holds no samples yet; wait for the first, or name one that a monitored run writes"
+        )
     console.print(draw(view, console.width), soft_wrap=False)
 
 

@@ -97,7 +97,11 @@ class HistoryTail:
             with found.open("rb") as lines:
                 return self._read(found, lines)
         except OSError as error:
-            raise ConfigurationError(f"{found} cannot be read: {error.strerror}") from error
+            raise ConfigurationError(f"{found} cannot be read: {error.strerror}; name one that can") from error
+        except ConfigurationError:
+            raise
+        except (AttributeError, KeyError, TypeError, ValueError) as error:  # lines that are JSON and no history
+            raise ConfigurationError(f"{found} is no history; name one that a monitored run writes") from error
 
     def history(self) -> History:
         """The run with its first and its last sample only, in full; with none while there is none.

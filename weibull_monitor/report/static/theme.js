@@ -1,6 +1,7 @@
 "use strict";
 // Light and dark, and what charts have in common.
 (() => {
+  const FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"; // as the style sheet has it
   const KEY = "weibull-report-theme";
   const store = {
     get: () => {
@@ -94,7 +95,7 @@
 
   WM.layoutOf = (more) => ({
     font: {
-      family: "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif",
+      family: FONT,
       size: WM.narrow() ? 11 : 12,
       color: WM.colour("text"),
     },
@@ -107,7 +108,7 @@
     hoverlabel: {
       bgcolor: WM.colour("card"),
       bordercolor: WM.colour("axis"),
-      font: { color: WM.colour("text"), size: 12 },
+      font: { family: FONT, color: WM.colour("text"), size: 12 },
       align: "left",
     },
     legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font: { size: 11 }, traceorder: "normal" },
