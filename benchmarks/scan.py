@@ -116,17 +116,50 @@ def timed(function: Callable[[], None]) -> float:
     return time.perf_counter() - start
 
 
-def peak(path: Path) -> tuple[int, int]:
-    """MiB of a fresh process after importing torch, and at most while it scans."""
+def peak(path: Path, resolution: str = "auto") -> tuple[int, int, int]:
+    """MiB of a fresh process after importing torch, and at most while it scans; and the components that it measured."""
     program = (
         "import sys, torch; torch.zeros(9).sum()\n"
         "used = lambda: int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0]) // 1024\n"
         "before = used()\n"
-        "from weibull_monitor.checkpoint import scan; scan(sys.argv[1]); print(before, used())"
+        "from weibull_monitor.checkpoint import scan\n"
+        "found = scan(sys.argv[1], resolution=sys.argv[2])\n"
+        "print(before, used(), len(found.components))"
     )
-    done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True)
-    before, after = done.stdout.split()
-    return int(before), int(after)
+    command = [sys.executable, "-c", program, str(path), resolution]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    before, after, components = done.stdout.split()
+    return int(before), int(after), int(components)
+
+
+def configure(path: Path) -> None:
+    """Puts the configuration of the model beside its file."""
+    from transformers import LlamaConfig
+
+    sizes = {"hidden_size": WIDTH, "intermediate_size": FORWARD, "num_attention_heads": 16, "num_key_value_heads": 4}
+    LlamaConfig(**sizes, num_hidden_layers=2, tie_word_embeddings=True).save_pretrained(path.parent)
+
+
+def experts(folder: Path) -> Path:
+    """A small model of 48 blocks of 128 experts: 18,770 matrices and parts of them."""
+    from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+    sizes = {
+        "vocab_size": 256,
+        "hidden_size": 64,
+        "intermediate_size": 256,
+        "moe_intermediate_size": 32,
+        "head_dim": 32,
+    }
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    config = Qwen3MoeConfig(**sizes, **heads, num_experts=128, num_hidden_layers=48)
+    Qwen3MoeForCausalLM(config).bfloat16().save_pretrained(folder)
+    return folder
+
+
+def report_peak(what: str, path: Path, resolution: str = "auto") -> None:
+    before, after, components = peak(path, resolution)
+    print(f"memory, {what}: {after - before} MiB above {before}, {components:,} components", flush=True)
 
 
 def main() -> None:
@@ -134,7 +167,7 @@ def main() -> None:
     parser.add_argument("--gigabytes", type=float, default=4.0)
     parser.add_argument("--format", choices=("safetensors", "torch", "dcp"), default="safetensors")
     parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5, help="timed rounds; 0 for memory alone")
     parser.add_argument("--cold", action="store_true")
     parser.add_argument(
         "--directory", default=None, help="where the file is made (default: the system's temporary directory)"
@@ -143,7 +176,8 @@ def main() -> None:
     dtype = getattr(torch, options.dtype)
     suffix = {"safetensors": ".safetensors", "torch": ".bin", "dcp": ""}[options.format]
     with tempfile.TemporaryDirectory(dir=options.directory) as folder:
-        path = make(Path(folder) / f"model{suffix}", int(options.gigabytes * 1e9), dtype, options.format)
+        (Path(folder) / "one").mkdir()
+        path = make(Path(folder) / "one" / f"model{suffix}", int(options.gigabytes * 1e9), dtype, options.format)
         size = sum(one.stat().st_size for one in files(path)) / 1e9
         ways: dict[str, Callable[[], None]] = {
             "read": lambda: floor(path, dtype, count=False),
@@ -151,23 +185,26 @@ def main() -> None:
             "scan": lambda: scanned(path),
         }
         times: dict[str, list[float]] = {name: [] for name in ways}
-        for number in range(options.rounds + 1):  # the first round warms up
+        for number in range(options.rounds + 1 if options.rounds else 0):  # the first round warms up
             for name, way in ways.items():
                 if options.cold:
                     cold(path)
                 seconds = timed(way)
                 if number:
                     times[name].append(seconds)
-        reference = median(times["read and count (the floor)"])
+        reference = median(times["read and count (the floor)"] or [0.0])
         state = "cold" if options.cold else "warm"
         print(f"{size:.2f} GB {options.format}, {options.dtype}, {state} cache, {torch.get_num_threads()} threads")
-        for name, seconds in times.items():
+        for name, seconds in times.items() if options.rounds else ():
             mid = median(seconds)
             print(
                 f"{name:28} {mid:7.2f} s  {size / mid:6.2f} GB/s  {100 * reference / mid:5.0f} % of the floor's speed"
             )
-        before, after = peak(path)
-        print(f"memory: {after - before} MiB above the {before} MiB of the interpreter and torch")
+        report_peak("without a configuration", path)
+        if path.is_file():
+            configure(path)
+            report_peak("with one, which imports transformers", path.parent)
+        report_peak("of many experts", experts(Path(folder) / "experts"), "matrix")
 
 
 if __name__ == "__main__":

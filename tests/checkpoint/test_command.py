@@ -207,7 +207,9 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
     zeros_without_end(path, 1 << 37)
     outputs = ["--output", str(tmp_path / "out"), "--json", str(tmp_path / "x.json"), "--csv", str(tmp_path / "x.csv")]
     command = [sys.executable, "-m", "weibull_monitor.cli", "scan", str(path), *outputs]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=_as_in_the_foreground
+    )
     try:
         until = time.monotonic() + 60
         while time.monotonic() < until and not _reads(process.pid, path):
@@ -221,6 +223,11 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
     assert not out
     assert "Traceback" not in error
     assert [p.name for p in tmp_path.iterdir()] == ["big.safetensors"]
+
+
+def _as_in_the_foreground() -> None:
+    """A shell has what it starts in the background ignore Ctrl-C, and so would its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _reads(pid: int, path: Path) -> bool:
