@@ -16,7 +16,7 @@ PACKAGE = ROOT / "weibull_monitor"
 
 # From the ground up; a module may import from its own layer and from those before it.
 LAYERS = [
-    ("errors", "guard", "reasons", "storage", "engines", "palette"),
+    ("errors", "guard", "reasons", "storage", "engines", "output", "palette"),
     ("sharding",),
     ("weibull", "meta", "bounds"),
     ("attribution", "forces"),

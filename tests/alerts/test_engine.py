@@ -6,8 +6,8 @@ import json
 
 import numpy as np
 import pytest
-from alerts.simulated import ATTENTION, Columns, alerts_of, components, healthy, index, samples_of
 
+from alerts.simulated import ATTENTION, Columns, alerts_of, components, healthy, index, samples_of
 from weibull_monitor.alerts import AlertSettings, Engine
 from weibull_monitor.alerts.finding import Alert
 

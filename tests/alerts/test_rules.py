@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from alerts.simulated import (
     ATTENTION,
     Columns,
@@ -17,7 +18,6 @@ from alerts.simulated import (
     samples_of,
     window_of,
 )
-
 from weibull_monitor.alerts import AlertSettings, replay
 from weibull_monitor.alerts.rules import RULES
 

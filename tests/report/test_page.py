@@ -137,4 +137,4 @@ def test_a_file_that_cannot_be_written_is_told_in_one_line(
 ) -> None:
     (tmp_path / "file").write_text("")
     assert main(["report", str(broken_run[0]), "-o", str(tmp_path / "file" / "report.html")]) == 1
-    assert "the report cannot be written to" in capsys.readouterr().err
+    assert "cannot be written" in capsys.readouterr().err

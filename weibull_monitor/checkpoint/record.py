@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -64,48 +63,6 @@ def check_output(output_dir: Path) -> None:
             raise ConfigurationError(
                 f"{target} is the history of a run, which a scan does not replace: name another directory"
             )
-
-
-def check_writable(path: Path) -> None:
-    """Refuses a file that cannot be written, before there is anything to write.
-
-    Raises:
-        ConfigurationError: Then.
-    """
-    nearest = next(
-        (parent for parent in (path.absolute().parent, *path.absolute().parents) if parent.exists()), Path("/")
-    )
-    if path.is_dir():
-        raise ConfigurationError(f"{path} cannot be written: it is a directory; name a file")
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        raise ConfigurationError(f"{path} cannot be written: nothing can be written to {nearest}; name another file")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file all at once: to another name first.
-
-    Raises:
-        ConfigurationError: If it cannot be written there.
-    """
-    write_file(path, lambda scratch: Path(scratch).write_text(text, encoding="utf-8"))
-
-
-def write_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Has a file written to another name in the same directory, and then gives it its own.
-
-    Raises:
-        ConfigurationError: If it cannot be written there.
-    """
-    scratch = path.with_name(f".{path.name}.{os.getpid()}{path.suffix}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(scratch)
-        os.replace(scratch, path)
-    except OSError as error:
-        raise ConfigurationError(f"{path} cannot be written: {error.strerror}; name another file") from error
-    finally:
-        with suppress(OSError):  # it is not there, or nothing can be
-            scratch.unlink()
 
 
 def _write(measured: Sequence[Measured], folder: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -68,14 +67,17 @@ def add(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def _execute(options: argparse.Namespace) -> int:
-    from weibull_monitor.checkpoint.record import check_output, check_writable, write_file, write_history, write_text
+    from weibull_monitor.checkpoint.record import check_output, write_history
     from weibull_monitor.checkpoint.scan import scan_all
     from weibull_monitor.checkpoint.tables import as_csv, as_json
+    from weibull_monitor.output import check_writable, write_text
+    from weibull_monitor.report.page import plotly_js, write
     from weibull_monitor.trackers.history import FILE
 
     if options.json == options.csv == STANDARD_OUTPUT:
         raise ConfigurationError("standard output takes --json or --csv, not both; give one of them a file")
-    page = _report() if options.html else None  # what cannot be done is said before an hour of reading
+    if options.html:
+        plotly_js()  # what is missing is said before an hour of reading
     if options.output:
         check_writable(Path(options.output) / FILE)
         check_output(Path(options.output))
@@ -99,10 +101,9 @@ def _execute(options: argparse.Namespace) -> int:
         if file and file != STANDARD_OUTPUT:
             write_text(Path(file), make(found))
             written.append(Path(file))
-    if page is not None:
+    if options.html:
         name = Path(str(options.paths[0])).name or str(options.paths[0])
-        write_file(Path(options.html), lambda scratch: page([(name, found.history)], scratch))
-        written.append(Path(options.html))
+        written.append(write([(name, found.history)], options.html))
     if options.json == STANDARD_OUTPUT:
         print(as_json(found))
     elif options.csv == STANDARD_OUTPUT:
@@ -127,14 +128,6 @@ def _show(found: Any, neighbours: int) -> None:
             Console(highlight=False, soft_wrap=True).print(styled(lines))
             return
     print(plain(lines))
-
-
-def _report() -> Callable[..., object]:
-    try:
-        made: Callable[..., object] = importlib.import_module("weibull_monitor.report").write
-    except ImportError as error:
-        raise ConfigurationError(f"--html needs the report, which cannot be imported: {error}") from error
-    return made
 
 
 @contextmanager

@@ -5,15 +5,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
-from weibull_monitor.errors import ConfigurationError, MissingDependencyError
+from weibull_monitor.errors import MissingDependencyError
+from weibull_monitor.output import write_text
 from weibull_monitor.report.data import page_data
 from weibull_monitor.trackers.history import History
 
@@ -52,22 +51,8 @@ def write(histories: Sequence[tuple[str, History]], path: str | Path) -> Path:
         ConfigurationError: If it cannot be written there, or there is no history.
         MissingDependencyError: If plotly is not installed.
     """
-    page, target = render(histories), Path(path)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(page)
-            os.chmod(temporary, 0o666 & ~_umask())
-            os.replace(temporary, target)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise ConfigurationError(
-            f"the report cannot be written to {target}: {error.strerror}; name another file"
-        ) from error
+    target = Path(path)
+    write_text(target, render(histories))
     return target
 
 
@@ -94,7 +79,7 @@ def document(data: Mapping[str, Any], live: bool = False) -> str:
     Raises:
         MissingDependencyError: If plotly is not installed.
     """
-    scripts = [_plotly(), _static(*SCRIPTS)]
+    scripts = [plotly_js(), _static(*SCRIPTS)]
     names = [str(run["name"]) for run in data["runs"]]
     values = {
         "policy": escape(policy(scripts, live)),
@@ -142,15 +127,14 @@ def _static(*names: str) -> str:
     return "\n".join((folder / name).read_text(encoding="utf-8") for name in names)
 
 
-def _plotly() -> str:
+def plotly_js() -> str:
+    """The library that draws the charts, to stand within the page.
+
+    Raises:
+        MissingDependencyError: If plotly is not installed.
+    """
     try:
         from plotly.offline import get_plotlyjs
     except ImportError as error:
         raise MissingDependencyError("plotly", "report") from error
     return str(get_plotlyjs())
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
