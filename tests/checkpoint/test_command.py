@@ -249,6 +249,6 @@ def test_the_page(mistral: Path, tmp_path: Path) -> None:
 def test_a_page_that_cannot_be_made_is_said_before_anything_is_read(
     mistral: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "weibull_monitor.report", None)
+    monkeypatch.setitem(sys.modules, "plotly.offline", None)
     assert main(["scan", str(mistral), "--html", str(tmp_path / "page.html")]) == 1
-    assert "--html needs the report" in capsys.readouterr().err
+    assert "pip install 'weibull-monitor[report]'" in capsys.readouterr().err
