@@ -80,7 +80,7 @@ class WeibullCallback(CallbackOptions, TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Puts what a resumed run will need where the next checkpoint takes it from, and stops if an alert asks for it."""
         if self.monitor is not None and isinstance(state.stateful_callbacks, dict):
-            state.stateful_callbacks[STATE_KEY] = self.monitor.state_dict()
+            state.stateful_callbacks[STATE_KEY] = self.monitor.state_dict(wait=control.should_save)
         if decision := self._stop_decision(state.global_step, args.world_size):
             control.should_training_stop = True
             control.should_save |= decision == SAVE_AND_STOP

@@ -52,7 +52,10 @@ class StateWatch:
         if self._parameter is not None and self._parameter() is not parameter:  # another parameter begins a count anew
             self._count = self._counter = self._steps = None
         same = self._counter is not None and self._counter() is counter
-        if not (same and isinstance(counter, torch.Tensor) and counter.device.type != "cpu"):
+        elsewhere = isinstance(counter, torch.Tensor) and counter.device.type != "cpu"
+        if elsewhere and self._count is None:  # a lower bound is enough to tell a younger one by
+            self._count, self._steps = 0.0, steps
+        elif not (same and elsewhere):
             count = float(counter)
             if self._count is not None:
                 replaced = self._counter is not None and not same

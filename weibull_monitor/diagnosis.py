@@ -159,7 +159,7 @@ def diagnose(source: nn.Module | Source, attention: KnownAttention = None, step:
 def _measure(model: nn.Module, attention: KnownAttention) -> tuple[Snapshot, KnownAttention]:
     reader = ModelReader(model, discover)
     reader.agree()
-    fits = reader.read().fits
+    fits = reader.read().measurement().fits
     components = reader.discovery.components
     known = attention if attention is not None else attention_types(model, components)
     return Snapshot(step=0, time=0.0, components=components, fits=fits), known

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,11 +14,29 @@ from weibull_monitor.forces import SUMS, AdamState, Forces, adam_state, forces_o
 from weibull_monitor.measure.bins import bins_of
 from weibull_monitor.measure.parts import CountedRows, Sums
 from weibull_monitor.measure.reader import ModelReader
+from weibull_monitor.measure.transfer import Arriving, to_host
 from weibull_monitor.scaling import BudgetKeeper, Stepped
 from weibull_monitor.sharding import Ranks
 
 _LOST = SUMS
 """The column after the sums: ranks that could not make them."""
+
+
+@dataclass(frozen=True)
+class Collected:
+    """The sums of one step, which may still be on their way from a device.
+
+    Attributes:
+        components: The components.
+        sums: How parts make up wholes.
+        packed: float64, (read components, SUMS + 1): the sums, and whether they could not be taken.
+        arriving: The sums of some components, and their rows.
+    """
+
+    components: Sequence[Component]
+    sums: Sums
+    packed: Tensor
+    arriving: tuple[Sequence[int], Arriving] | None
 
 
 class ForceReader:
@@ -38,7 +57,6 @@ class ForceReader:
     def __init__(self, reader: ModelReader, keeper: BudgetKeeper, ranks: Ranks | None) -> None:
         self._reader, self._keeper, self._ranks = reader, keeper, ranks
         self._norms: dict[str, Tensor] = {}
-        self._collected: tuple[Sequence[Component], Sums, Tensor] | None = None
         self.reasons: dict[str, str] = {}
 
     def before(self) -> None:
@@ -49,8 +67,9 @@ class ForceReader:
             components[i].name: squared_norm(here) for i, here in pieces.items() if here and not isinstance(here, str)
         }
 
-    def collect(self) -> None:
+    def collect(self) -> Collected:
         """Takes the sums after the step, and adds those of all ranks: to be called on every rank, whatever fails elsewhere."""
+        arriving = None
         components, sums = self._components(), Sums(self._components())
         packed = torch.zeros(len(sums.read), SUMS + 1, dtype=torch.float64)
         self.reasons = {}
@@ -59,7 +78,11 @@ class ForceReader:
             rows = {place: self._row(components[i], owners) for place, i in enumerate(sums.read)}
             here = {place: row for place, row in rows.items() if isinstance(row, Tensor)}
             if here:
-                packed[list(here), :SUMS] = torch.stack(list(here.values())).double().cpu()
+                taken = torch.stack(list(here.values())).double()
+                if self._ranks is None:
+                    arriving = (list(here), to_host(taken))
+                else:
+                    packed[list(here), :SUMS] = taken.cpu()
             lost = {place: row for place, row in rows.items() if isinstance(row, str)}
         except Exception as error:  # the other ranks wait at the sum
             packed.zero_()
@@ -69,18 +92,20 @@ class ForceReader:
             self.reasons[components[sums.read[place]].name] = reason
         if self._ranks is not None:
             packed = self._ranks.sum_(packed.to(self._ranks.device)).cpu()
-        self._norms, self._collected = {}, (components, sums, packed)
+        self._norms = {}
+        return Collected(components, sums, packed, arriving)
 
-    def forces(self, stepped: Mapping[str, Stepped]) -> dict[str, Forces]:
-        """The forces on each component that what was collected gives, by name.
+    def forces(self, collected: Collected, stepped: Mapping[str, Stepped]) -> dict[str, Forces]:
+        """The forces on each component, by name, waiting for the sums if need be.
 
         Args:
+            collected: What `collect` gave after the step.
             stepped: What each parameter was stepped with.
         """
-        if self._collected is None:
-            return {}
-        components, sums, packed = self._collected
-        self._collected = None
+        components, sums, packed = collected.components, collected.sums, collected.packed
+        if collected.arriving is not None:
+            places, numbers = collected.arriving
+            packed[list(places), :SUMS] = torch.tensor(numbers.rows(), dtype=torch.float64)
         batch = CountedRows(sums.read, packed, bins_of(torch.float32))
         out: dict[str, Forces] = {}
         for complete in sums.complete([batch]):

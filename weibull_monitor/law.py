@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -57,6 +57,10 @@ class _Plan:
     """False where things did not go as planned, until they do again."""
 
 
+Outlook = Mapping[int, tuple[Sequence[Ahead], bool]]
+"""By optimizer: the learning rates to come of each group, and whether things went as planned so far."""
+
+
 class ScalingLaw:
     """Says at each sample where every component stands on the scaling law, and forecasts its λ.
 
@@ -93,6 +97,17 @@ class ScalingLaw:
                 )
                 self._trail.add(sample.step, points)
 
+    def look(self, step: int, stepped: Mapping[str, Stepped]) -> Outlook:
+        """The learning rates to come, as the optimizers and schedulers tell now: to be called right after a step.
+
+        Args:
+            step: Optimizer steps taken.
+            stepped: How each parameter of this process was stepped, by its name.
+        """
+        if not self._guard("reading the schedule", lambda: self._check(step, stepped)):
+            self._plans.clear()  # a user's function may raise; the sample is not lost by it
+        return {optimizer: (plan.ahead, plan.trusted) for optimizer, plan in self._plans.items()}
+
     def at(
         self,
         step: int,
@@ -100,18 +115,18 @@ class ScalingLaw:
         fits: Mapping[str, WeibullFit],
         baseline: Mapping[str, Reference],
         stepped: Mapping[str, Stepped],
+        outlook: Outlook,
     ) -> dict[str, Scaling]:
-        """Where the components stand at a step, by name.
+        """Where the components stand at a step, by name; to be called in the order of the steps.
 
         Args:
-            step: Optimizer steps taken; to be called right after the last of them.
+            step: Optimizer steps taken.
             components: The components.
             fits: Their fits, by name; of those without one, nothing is said.
             baseline: k and λ before the first step, by name.
             stepped: How each parameter was stepped, by its name; there are plans for those of this process.
+            outlook: What `look` gave at that step.
         """
-        if not self._guard("reading the schedule", lambda: self._check(step, stepped)):
-            self._plans.clear()  # a user's function may raise; the sample is not lost by it
         found, points = {}, []
         for component in components:
             if component.name not in fits:
@@ -126,7 +141,7 @@ class ScalingLaw:
                 if scaling.reason is None and not _covered(component):
                     scaling = replace(scaling, reason="kind_not_covered")
                 elif scaling.reason is None:
-                    scaling = self._extrapolated(scaling, how, as_recorded(0, lambda_0, 0.0, 0.0), name, now)
+                    scaling = self._extrapolated(scaling, how, as_recorded(0, lambda_0, 0.0, 0.0), name, now, outlook)
                 points.append((name, now))
             found[name] = scaling
         if step > 0:
@@ -134,7 +149,9 @@ class ScalingLaw:
         self._say(found)
         return found
 
-    def _extrapolated(self, scaling: Scaling, how: Stepped, baseline: Point, name: str, now: Point) -> Scaling:
+    def _extrapolated(
+        self, scaling: Scaling, how: Stepped, baseline: Point, name: str, now: Point, outlook: Outlook
+    ) -> Scaling:
         """With forecast and equilibrium, or the reason why there is none."""
         share = now.step / self.total_steps if self.total_steps else 0.0
         before = self._trail.until(now.step / 2).get(name, baseline)
@@ -145,14 +162,15 @@ class ScalingLaw:
         plain = scaling.sqrt_eta_over_wd
         if plain and now.decay >= MIN_DECAY and (share >= MIN_SHARE or now.decay >= 1.0):
             scaling = replace(scaling, equilibrium=equilibrium(now, c, trend, plain))
-        plan = self._plans.get(how.group[0])
-        if plan is None:
+        optimizer, group = how.group
+        if optimizer not in outlook:
             return replace(scaling, reason="no_schedule")
-        if not plan.trusted:
+        ahead, trusted = outlook[optimizer]
+        if not trusted:
             return replace(scaling, reason="off_schedule")
         if now.decay < MIN_DECAY or share < MIN_SHARE:
             return replace(scaling, reason="too_early")
-        rest = plan.ahead[how.group[1]].rest(now.step, how.used.weight_decay)
+        rest = ahead[group].rest(now.step, how.used.weight_decay)
         rest = Rest(rest.decay, rest.injection * how.scale**2)
         return replace(scaling, forecast=forecast(now, c, trend, rest, doublings=-math.log2(share)))
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -27,7 +28,7 @@ from weibull_monitor.errors import ConfigurationError
 from weibull_monitor.guard import Guard
 from weibull_monitor.measure import WeibullFit
 from weibull_monitor.measure.bins import MANTISSA_BITS
-from weibull_monitor.measure.reader import ModelReader
+from weibull_monitor.measure.reader import ModelReader, Reading
 from weibull_monitor.options import check_options, finder
 from weibull_monitor.recorder import Recorder
 from weibull_monitor.sharding import Ranks
@@ -38,9 +39,41 @@ from weibull_monitor.trackers.pictures import EVERY
 
 if TYPE_CHECKING:
     from weibull_monitor.alerts import Alert, AlertSettings
-    from weibull_monitor.force_reader import ForceReader
+    from weibull_monitor.components import Component
+    from weibull_monitor.force_reader import Collected, ForceReader
+    from weibull_monitor.law import Outlook
+    from weibull_monitor.scaling import Stepped
 
 logger = logging.getLogger("weibull_monitor")
+
+IN_FLIGHT = 4
+"""Samples that may be on their way from an accelerator before the oldest is waited for. One would do where samples are far apart;
+where every step is sampled, waiting for the one before would let the device run dry."""
+
+
+@dataclass(frozen=True)
+class _Sampling:
+    """A sample that has been queued: all that is known of its step, and numbers that may still be on their way.
+
+    Attributes:
+        step: Optimizer steps taken.
+        time: Unix time, in seconds.
+        components: What is measured.
+        reading: The reading of the weights.
+        stepped: How each parameter of this process was stepped.
+        outlook: The learning rates to come, as they were planned then.
+        forces: The sums for the forces.
+        seconds: What queueing took on this thread.
+    """
+
+    step: int
+    time: float
+    components: tuple[Component, ...]
+    reading: Reading
+    stepped: dict[str, Stepped]
+    outlook: Outlook
+    forces: Collected | None
+    seconds: float
 
 
 class WeibullMonitor:
@@ -162,6 +195,8 @@ class WeibullMonitor:
         self._baseline: dict[str, Reference] = {}
         self._resumed_from: int | None = None
         self._begun = self._closed = self._noted = False
+        self._recorded: tuple[Component, ...] = ()
+        self._pending: deque[_Sampling] = deque()
         self.last: Snapshot | None = None
         if self.is_main:
             self._log_table()
@@ -211,6 +246,8 @@ class WeibullMonitor:
             self._guard("reading the optimizer's parameter groups", self._budgets.advance)
         if (last or self._guard("asking the schedule", self._is_due)) and not self._over:
             self._guard("sampling", self._sample_and_log)
+        elif self._pending:
+            self._guard("taking delivery of a sample", self._deliver)
         if self._forces is not None and not self._over:
             self._guard("measuring the norms before the next step", self._prepare_forces)
 
@@ -236,7 +273,8 @@ class WeibullMonitor:
         Returns:
             The sample; None on other than the main process. All processes have to call this.
         """
-        return self._measure()
+        self._deliver(wait=True)
+        return self._snapshot(self._queue())
 
     def finish(self) -> None:
         """Samples the last step, unless it was sampled. To be called while the weights are still those of that step."""
@@ -246,6 +284,7 @@ class WeibullMonitor:
             self._guard("sampling the last step", self._sample_and_log)
         elif not self._begun:
             self._begin()
+        self._settle()
         if self._recorder is not None:
             self._recorder.finish()
 
@@ -259,6 +298,7 @@ class WeibullMonitor:
             return
         if sample_last:
             self.finish()
+        self._settle()
         self._closed = True
         if self._recorder is not None:
             self._recorder.close()
@@ -271,8 +311,15 @@ class WeibullMonitor:
     ) -> None:
         self.close(sample_last=self._ranks is None or kind is None)  # the other processes may not come to sample
 
-    def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs that the history does not hold: the step, and what each parameter group has spent."""
+    def state_dict(self, wait: bool = True) -> dict[str, Any]:
+        """What a resumed run needs that the history does not hold: the step, and what each parameter group has spent.
+
+        Args:
+            wait: Whether to wait for samples that are on their way from an accelerator, and judge them first. Without it a
+                resumed run has not seen them.
+        """
+        if wait:
+            self._settle()
         state = {"step": self._step, "budgets": self._budgets.state(), "watched": self._budgets.watched()}
         alerts = self._recorder.alerts() if self._recorder is not None else None
         return state | ({"alerts": alerts} if alerts else {})
@@ -310,7 +357,7 @@ class WeibullMonitor:
 
     def _take_baseline(self) -> None:
         self._sampled = self._step
-        self.last = self._measure()
+        self.last = self._snapshot(self._queue())
         if self.last is not None:
             self._baseline = {n: Reference(fit.k, fit.lambda_) for n, fit in self.last.fits.items() if fit.available}
 
@@ -328,55 +375,95 @@ class WeibullMonitor:
         if not self._begun:
             self._begin()
         self._sampled = self._step
-        before = self.discovery.components
-        snapshot = self._measure()
-        if self._recorder is not None and snapshot is not None:
-            if [c.name for c in before] != [c.name for c in snapshot.components]:
-                self._recorder.begin(self._run_record(resumed_from=self._step))
-            self.last = snapshot
-            self._recorder.log(snapshot)
+        self._pending.append(self._queue())
+        self._deliver()
+
+    def _deliver(self, wait: bool = False) -> None:
+        """Logs the samples that have arrived, in their order; all of them if they are waited for."""
+        while self._pending:
+            if not (wait or len(self._pending) > IN_FLIGHT or self._pending[0].reading.ready()):
+                return
+            self._log(self._snapshot(self._pending.popleft()))
+
+    def _settle(self) -> None:
+        """Waits for samples that are on their way, and logs them: what fails with one does not keep back the next."""
+        while self._pending:
+            self._guard("taking delivery of a sample", lambda: self._deliver(wait=True))
+
+    def _log(self, snapshot: Snapshot | None) -> None:
+        if self._recorder is None or snapshot is None:
+            return
+        if [c.name for c in self._recorded] != [c.name for c in snapshot.components]:
+            self._record(snapshot.components, snapshot.step)
+        self.last = snapshot
+        self._recorder.log(snapshot)
 
     def _begin(self) -> None:
         """Writes the run's record and baseline: at the first sample and not before, since a resumption has neither."""
         self._begun = True
         if self._recorder is not None:
-            self._recorder.begin(self._run_record(self._resumed_from))
+            self._record(self.discovery.components, self._resumed_from)
             if self.last is not None and self.last.step == 0:
                 self._recorder.log(replace(self.last, baseline=self._baseline))
 
-    def _measure(self) -> Snapshot | None:
-        from weibull_monitor.notes import from_notes, to_notes
+    def _record(self, components: tuple[Component, ...], resumed_from: int | None) -> None:
+        """Writes the record of a run that begins, goes on, or measures something else from now on."""
+        self._recorded = components
+        if self._recorder is not None:
+            self._recorder.begin(self._run_record(components, resumed_from))
+
+    def _queue(self) -> _Sampling:
+        """Reads everything that belongs to the step just taken; on an accelerator the weights are queued, not waited for."""
+        from weibull_monitor.notes import to_notes
 
         started = time.perf_counter()
         what = "reading the optimizer's parameter groups"  # whatever comes of it, the other ranks wait for the sum
         here = self._guard(what, lambda: self._budgets.by_parameter(self._reader.optimized())) or {}
+        forces = None
         if self._forces is not None and self._step > 0:
-            self._forces.collect()
+            forces = self._forces.collect()
             for key, message in by_reason(self._forces.reasons, "have no forces").items():
                 self._guard.once(message, key=key)
         reading = self._reader.read(self._step, to_notes(here))
-        for key, message in by_reason(reading.problems, "have no fit").items():
-            self._guard.once(message, key=key)
-        stepped = from_notes(reading.notes) | here
-        if not self.is_main:
-            return None
-        fits = reading.fits
-        scaling = self._law.at(self._step, self.discovery.components, fits, self._baseline, stepped)
-        return Snapshot(
+        return _Sampling(
             step=self._step,
             time=time.time(),
             components=self.discovery.components,
-            fits=fits,
-            scaling=scaling,
-            baseline=self._baseline,
-            forces=self._forces.forces(stepped) if self._forces is not None else {},
-            unchanged=self._count_unchanged(fits, scaling),
+            reading=reading,
+            stepped=here,
+            outlook=self._law.look(self._step, here),
+            forces=forces,
             seconds=time.perf_counter() - started,
         )
 
-    def _count_unchanged(self, fits: Mapping[str, WeibullFit], scaling: Mapping[str, Scaling]) -> int | None:
+    def _snapshot(self, sampling: _Sampling) -> Snapshot | None:
+        """The sample, waiting for its numbers if need be; to be called in the order of the samples."""
+        from weibull_monitor.notes import from_notes
+
+        started = time.perf_counter()
+        measured = sampling.reading.measurement()
+        for key, message in by_reason(measured.problems, "have no fit").items():
+            self._guard.once(message, key=key)
+        if not self.is_main:
+            return None
+        stepped = from_notes(measured.notes) | sampling.stepped
+        step, components, fits = sampling.step, sampling.components, measured.fits
+        scaling = self._law.at(step, components, fits, self._baseline, stepped, sampling.outlook)
+        return Snapshot(
+            step=step,
+            time=sampling.time,
+            components=components,
+            fits=fits,
+            scaling=scaling,
+            baseline=self._baseline,
+            forces=self._forces.forces(sampling.forces, stepped) if self._forces and sampling.forces else {},
+            unchanged=self._count_unchanged(step, fits, scaling),
+            seconds=sampling.seconds + time.perf_counter() - started,
+        )
+
+    def _count_unchanged(self, step: int, fits: Mapping[str, WeibullFit], scaling: Mapping[str, Scaling]) -> int | None:
         """Trainable components with η > 0 whose counts are those of the last logged sample."""
-        if self.last is None or self.last.step == self._step:
+        if self.last is None or self.last.step == step:
             return None
         before = self.last.fits
         return sum(
@@ -394,7 +481,7 @@ class WeibullMonitor:
     def _attention(self) -> list[dict[str, Any]]:
         return [asdict(kind) for kind in self._reader.table.attention]
 
-    def _run_record(self, resumed_from: int | None) -> RunRecord:
+    def _run_record(self, components: tuple[Component, ...], resumed_from: int | None) -> RunRecord:
         from weibull_monitor import __version__
 
         config = getattr(self._model, "config", None)
@@ -414,7 +501,7 @@ class WeibullMonitor:
             optimizers=self._guard("describing the optimizers", self._budgets.describe) or (),
             total_steps=self._law.total_steps,
             attention=self._attention(),
-            components=self.discovery.components,
+            components=components,
             skipped={skipped.name: skipped.reason for skipped in self.discovery.skipped},
             version=__version__,
         )

@@ -23,6 +23,7 @@ from weibull_monitor.errors import CheckpointError, ConfigurationError
 from weibull_monitor.measure import WeibullFit, solve
 from weibull_monitor.measure.bins import MANTISSA_BITS
 from weibull_monitor.measure.fit import delivered
+from weibull_monitor.measure.transfer import to_host
 from weibull_monitor.options import finder
 from weibull_monitor.snapshot import Snapshot
 from weibull_monitor.trackers import RunRecord
@@ -182,7 +183,7 @@ def _fits(laid: Laid, progress: Progress | None, label: str) -> dict[str, Weibul
             progress(label, done, total)
 
     batches = count_checkpoint(components, laid.stored, tell)
-    fits = delivered((batch.indices, solve(batch.counts, batch.bins)) for batch in batches)
+    fits = delivered((batch.indices, to_host(solve(batch.counts, batch.bins))) for batch in batches)
     return {c.name: fits[index] for index, c in enumerate(components) if index in fits}
 
 

@@ -8,12 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from weibull_monitor.measure.bins import Bins
+from weibull_monitor.measure.kernels import kernels_for
 from weibull_monitor.measure.threads import alone
+
+if TYPE_CHECKING:
+    from weibull_monitor.measure.kernels.launch import Kernels
 
 HOST_CHUNK = 1 << 19
 """Elements per pass on the CPU at most: 2 MiB of int32 a thread, small enough for the cache, large enough to hide calls."""
@@ -44,8 +49,23 @@ def count_magnitudes(tensors: Sequence[Tensor], bins: Bins, rows: Sequence[int] 
         ``xpu`` (queued: no synchronisation), else on the CPU.
     """
     device = tensors[0].device if tensors else torch.device("cpu")
-    count = count_by_scatter if device.type in _QUEUED_ON_DEVICE else count_by_bincount
-    return count(tensors, bins, rows)
+    if device.type == "cpu":
+        return count_by_bincount(tensors, bins, rows)
+    if (kernels := kernels_for(device, bins.dtype)) is not None:
+        return count_by_kernel(kernels, tensors, bins, rows)
+    return (count_by_scatter if device.type in _QUEUED_ON_DEVICE else count_by_bincount)(tensors, bins, rows)
+
+
+@torch.no_grad()
+def count_by_kernel(
+    kernels: Kernels, tensors: Sequence[Tensor], bins: Bins, rows: Sequence[int] | None = None
+) -> Tensor:
+    """Counts with one launch of a Triton kernel; see `weibull_monitor.measure.kernels.count`."""
+    rows = range(len(tensors)) if rows is None else rows
+    counts = torch.zeros(max(rows, default=-1) + 1, bins.columns, dtype=torch.int64, device=kernels.device)
+    table = kernels.table([tensor.detach() for tensor in tensors], [(row,) for row in rows])
+    kernels.count(kernels.upload(table.pieces), kernels.upload(table.starts), counts, bins)
+    return counts
 
 
 @torch.no_grad()

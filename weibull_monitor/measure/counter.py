@@ -11,6 +11,7 @@ from torch import Tensor
 from weibull_monitor.components import Component
 from weibull_monitor.measure.holdings import Holdings
 from weibull_monitor.measure.parts import CountedRows, Sums, count_components
+from weibull_monitor.measure.planned import Planned, Solved, planned
 from weibull_monitor.measure.table import Table
 
 Notes = Mapping[str, Sequence[float]]
@@ -30,11 +31,13 @@ class Counted:
         rows: The rows of all components, by their place among those asked for; to be gone through once.
         problems: Why components have no row of their own, or a wrong one, by their place.
         notes: What the ranks noted about each parameter.
+        solved: Components that have been counted and solved on their device already.
     """
 
     rows: Iterable[CountedRows] = ()
     problems: Mapping[int, str] = field(default_factory=dict)
     notes: Notes = field(default_factory=dict)
+    solved: Solved = ()
 
 
 class Counter(Protocol):
@@ -64,6 +67,9 @@ class Alone:
 
     is_main = True
 
+    def __init__(self) -> None:
+        self._planned: Planned | None = None
+
     def agree(self, table: Table, holdings: Holdings) -> tuple[Table, Agreement]:
         """This process counts everything."""
         from weibull_monitor.sharding.agreement import alone
@@ -76,9 +82,17 @@ class Alone:
         """Counts components."""
         if not settled:
             return None
-        sums = Sums(components)
-        pieces, problems = readable(components, sums.read, holdings)
-        return Counted(sums.complete(count_components(pieces)), problems, notes)
+        plan = self._planned
+        if plan is None or not plan.holds(components, holdings):
+            self._planned = None  # its memory is for the next
+            sums = Sums(components)
+            pieces, problems = readable(components, sums.read, holdings)
+            plan = self._planned = planned(components, sums, pieces, problems, holdings)
+            if plan is None:
+                return Counted(sums.complete(count_components(pieces)), problems, notes)
+        pieces, problems = readable(components, plan.left, holdings)
+        rows = plan.sums.complete(count_components(pieces))
+        return Counted(rows, {**plan.problems, **problems}, notes, plan.run())
 
 
 def readable(

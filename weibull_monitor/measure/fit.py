@@ -14,6 +14,7 @@ from weibull_monitor.errors import UnsupportedTensorError
 from weibull_monitor.measure.bins import bins_of
 from weibull_monitor.measure.count import count_magnitudes
 from weibull_monitor.measure.solve import MIN_BINS, MIN_VALUES, Column, solve
+from weibull_monitor.measure.transfer import Arriving, to_host
 from weibull_monitor.storage import unsupported
 
 
@@ -126,19 +127,19 @@ def fit_weibull(weights: Tensor | Sequence[Tensor]) -> WeibullFit | list[Weibull
     queued = []
     for (_, dtype), members in groups.items():
         bins = bins_of(dtype)
-        queued.append((members, solve(count_magnitudes([tensors[i] for i in members], bins), bins)))
+        queued.append((members, to_host(solve(count_magnitudes([tensors[i] for i in members], bins), bins))))
     fits = delivered(queued)
     return [fits[index] for index in range(len(tensors))]
 
 
-def delivered(queued: Iterable[tuple[Sequence[int], Tensor]]) -> dict[int, WeibullFit]:
+def delivered(queued: Iterable[tuple[Sequence[int], Arriving]]) -> dict[int, WeibullFit]:
     """The fits that results of `solve` hold, by index; only here is a device waited for.
 
     Args:
-        queued: The indices that the rows of a result belong to, and that result.
+        queued: The indices that the rows of a result belong to, and that result on its way.
     """
     return {
-        index: _unpack(row) for indices, result in queued for index, row in zip(indices, result.tolist(), strict=True)
+        index: _unpack(row) for indices, result in queued for index, row in zip(indices, result.rows(), strict=True)
     }
 
 

@@ -64,6 +64,16 @@ class Holdings:
         except ValueError as error:
             return str(error)
 
+    def addresses(self, components: Sequence[Component]) -> tuple[tuple[str, int], ...]:
+        """Where the parameter of each component lies, once each; empty if there is one that has no one address here."""
+        found: dict[str, int] = {}
+        for name in dict.fromkeys(component.parameter for component in components):
+            held = self.held[name]
+            if held.copy is not None or type(held.optimized) not in (nn.Parameter, Tensor):
+                return ()
+            found[name] = held.optimized.data_ptr()
+        return tuple(found.items())
+
     def optimized(self) -> Mapping[str, Tensor]:
         """The tensor that an optimizer holds for each parameter, by the parameter's name."""
         return {name: held.optimized for name, held in self.held.items()}

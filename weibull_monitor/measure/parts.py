@@ -42,12 +42,13 @@ class Sums:
 
     Attributes:
         read: The components that are read, by their place in the sequence.
+        makes_up: Of those, the wholes that each is a part of, by their place.
     """
 
     def __init__(self, components: Sequence[Component]) -> None:
-        self._makes_up = _makes_up(components)
+        self.makes_up = _makes_up(components)
         self._waiting: dict[int, int] = {}  # rows that a sum waits for
-        for parents in self._makes_up.values():
+        for parents in self.makes_up.values():
             for parent in parents:
                 self._waiting[parent] = self._waiting.get(parent, 0) + 1
         self.read = tuple(index for index in range(len(components)) if index not in self._waiting)
@@ -62,7 +63,7 @@ class Sums:
         for batch in batches:
             done: list[int] = []
             for index, row in zip(batch.indices, batch.counts, strict=True):
-                for parent in self._makes_up.get(index, ()):
+                for parent in self.makes_up.get(index, ()):
                     if parent in sums:
                         sums[parent] += row
                     else:

@@ -13,10 +13,35 @@ from weibull_monitor.measure.fit import WeibullFit, delivered
 from weibull_monitor.measure.holdings import Holdings
 from weibull_monitor.measure.solve import solve
 from weibull_monitor.measure.table import table_of
+from weibull_monitor.measure.transfer import Arriving, to_host
 from weibull_monitor.sharding import Ranks
 
 ATTEMPTS = 3
 """How often the ranks try to agree on what there is to measure before they give up a sample."""
+
+
+class Reading:
+    """A reading of a model whose numbers may still be on their way from a device.
+
+    Args:
+        queued: The places that the rows of each result belong to, and that result.
+        finish: Makes the measurement of the fits by their place.
+    """
+
+    def __init__(
+        self,
+        queued: Sequence[tuple[Sequence[int], Arriving]],
+        finish: Callable[[Mapping[int, WeibullFit]], Measurement],
+    ) -> None:
+        self._queued, self._finish = queued, finish
+
+    def ready(self) -> bool:
+        """Whether `measurement` would not wait."""
+        return all(result.ready() for _, result in self._queued)
+
+    def measurement(self) -> Measurement:
+        """What the reading gave, waiting for it if need be. To be called once, and in the order of the readings."""
+        return self._finish(delivered(self._queued))
 
 
 @dataclass(frozen=True)
@@ -75,8 +100,8 @@ class ModelReader:
         self._read_once &= {c.name for c in self.discovery.components if not c.trainable}
         self.different = agreement.different
 
-    def read(self, step: int = 0, notes: Notes | None = None) -> Measurement:
-        """Reads every matrix once.
+    def read(self, step: int = 0, notes: Notes | None = None) -> Reading:
+        """Reads every matrix once. On an accelerator the work is queued; on many ranks, their sum is waited for.
 
         Args:
             step: The optimizer step, which has to be the same on all ranks.
@@ -90,7 +115,7 @@ class ModelReader:
             due = [c for c in self.discovery.components if c.trainable or c.name not in self._read_once]
             counted = self._counter.count(due, self.holdings, settled, step, notes or {})
             if counted is not None:
-                return self._measurement(due, self._fitted(counted), counted)
+                return self._reading(due, counted)
             self._find_anew()
         raise RuntimeError("the parameters of the model change while they are read")
 
@@ -106,34 +131,42 @@ class ModelReader:
         self.table = table_of(self._model, self.holdings.held, self._find)
         self.agree()
 
-    def _fitted(self, counted: Counted) -> dict[int, WeibullFit]:
-        rows = iter(counted.rows)
-        try:
-            return delivered([(batch.indices, solve(batch.counts, batch.bins)) for batch in rows])
-        finally:
-            for _ in rows:  # after a failure too: the other ranks wait where the rest is summed
-                pass
-
-    def _measurement(self, due: Sequence[Component], found: Mapping[int, WeibullFit], counted: Counted) -> Measurement:
+    def _reading(self, due: Sequence[Component], counted: Counted) -> Reading:
+        queued = self._queued(counted)
         problems = {due[index].name: problem for index, problem in counted.problems.items()}
         spoiled = {due[index].parameter for index in counted.problems}
         once = [c.name for c in due if not c.trainable and c.parameter not in spoiled]
         self._read_once.update(once)
-        if not self.is_main:
-            return Measurement(problems=problems)
-        fresh = {due[index].name: fit for index, fit in found.items()}
-        self._frozen = {n: f for n, f in self._frozen.items() if n in self._read_once} | {
-            n: fresh[n] for n in once if n in fresh
-        }
-        for component in due:
-            fit = fresh.get(component.name)
-            if fit is None:
-                problems.setdefault(component.name, "some of its parts could not be read")
-            elif not fit.available:
-                problems[component.name] = fit.reason
-        fits = self._frozen | fresh
-        ordered = {c.name: fits[c.name] for c in self.discovery.components if c.name in fits}
-        return Measurement(ordered, problems, counted.notes)
+        components = self.discovery.components
+
+        def finish(found: Mapping[int, WeibullFit]) -> Measurement:
+            if not self.is_main:
+                return Measurement(problems=problems)
+            fresh = {due[index].name: fit for index, fit in found.items()}
+            self._frozen = {n: f for n, f in self._frozen.items() if n in self._read_once} | {
+                n: fresh[n] for n in once if n in fresh
+            }
+            for component in due:
+                fit = fresh.get(component.name)
+                if fit is None:
+                    problems.setdefault(component.name, "some of its parts could not be read")
+                elif not fit.available:
+                    problems[component.name] = fit.reason
+            fits = self._frozen | fresh
+            ordered = {c.name: fits[c.name] for c in components if c.name in fits}
+            return Measurement(ordered, problems, counted.notes)
+
+        return Reading(queued, finish)
+
+    def _queued(self, counted: Counted) -> list[tuple[Sequence[int], Arriving]]:
+        """Results on their way, of what was counted and of what is solved already."""
+        rows = iter(counted.rows)
+        try:
+            queued = [(batch.indices, to_host(solve(batch.counts, batch.bins))) for batch in rows]
+        finally:
+            for _ in rows:  # after a failure too: the other ranks wait where the rest is summed
+                pass
+        return [*queued, *((indices, to_host(result)) for indices, result in counted.solved)]
 
 
 def _together(ranks: Ranks) -> Counter:

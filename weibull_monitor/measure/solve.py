@@ -9,11 +9,13 @@ integrals of those products; the range is closed by interpolating at F = 0.1 and
 from __future__ import annotations
 
 from enum import IntEnum
+from functools import cache
 
 import torch
 from torch import Tensor
 
 from weibull_monitor.measure.bins import Bins
+from weibull_monitor.measure.kernels import kernels_for
 from weibull_monitor.measure.threads import alone
 from weibull_monitor.weibull import F_HIGH, F_LOW
 
@@ -58,6 +60,10 @@ class Column(IntEnum):
     CHECKSUM = 17
 
 
+RESULT_COLUMNS = len(Column) + len(LEVELS)
+"""Numbers in the result of a row."""
+
+
 @torch.no_grad()
 def solve(counts: Tensor, bins: Bins) -> Tensor:
     """Fits every row of counts.
@@ -67,9 +73,14 @@ def solve(counts: Tensor, bins: Bins) -> Tensor:
         bins: The layout of the counts.
 
     Returns:
-        float64, shape (rows, len(Column) + len(LEVELS)), on the device of ``counts``, or on the CPU if that device has no
+        float64, shape (rows, RESULT_COLUMNS), on the device of ``counts``, or on the CPU if that device has no
         float64. A row that cannot be fitted holds NaN where there is no value. Nothing is synchronised on CUDA.
     """
+    if (kernels := kernels_for(counts.device, bins.dtype)) is not None:
+        out = torch.empty(len(counts), RESULT_COLUMNS, dtype=torch.float64, device=counts.device)
+        every = torch.arange(len(counts), device=counts.device).unsqueeze(1).expand(-1, 2).contiguous()
+        kernels.solve(counts, every, bins, out)
+        return out
     with alone():  # the pieces are small, and a team of threads would go on spinning for a while
         counts = counts.cpu() if counts.device.type == "mps" else counts
         return solve_on_device(counts, bins, trim=counts.device.type == "cpu")
@@ -90,7 +101,7 @@ def solve_on_device(counts: Tensor, bins: Bins, trim: bool) -> Tensor:
         used = counts[:, 1:-1].any(dim=0).nonzero()
         first, last = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 1)
     log_edges = edges[first : last + 1].log()
-    out = counts.new_empty(len(counts), len(Column) + len(LEVELS), dtype=torch.float64)
+    out = counts.new_empty(len(counts), RESULT_COLUMNS, dtype=torch.float64)
     at_once = ELEMENTS_AT_ONCE["cpu" if counts.device.type == "cpu" else "other"]
     rows_at_once = max(1, at_once // (last - first))
     for row in range(0, len(counts), rows_at_once):
@@ -161,8 +172,8 @@ def _statistics(count: Tensor, x: Tensor, f: Tensor, k: Tensor, log_lambda: Tens
     share = count / n
     middle, width = (x[:-1] + x[1:]) / 2.0, x[1:] - x[:-1]
     p = torch.tensor(LEVELS, dtype=f.dtype).to(f.device, non_blocking=True)
-    log_q = _log_quantiles(p, f, x)
-    out[:, len(Column) :] = log_q.where(n > 0, torch.nan)
+    log_q = _log_quantiles(p, f, x).where(n > 0, torch.nan)
+    out[:, len(Column) :] = log_q
     q10, q50, q90, q999 = (log_q[:, LEVELS.index(level)] for level in (0.1, 0.5, 0.9, 0.999))
     out[:, Column.Q90_Q10] = (q90 - q10).exp()
     out[:, Column.P999_P50] = (q999 - q50).exp()
@@ -221,8 +232,13 @@ def _checksum(counts: Tensor, used: slice) -> Tensor:
 
     The sum of the counts times a hash of their column, over zeros, non-finite values and the ``used`` bins; others are empty.
     """
-    column = torch.arange(1, counts.shape[1] + 1, dtype=torch.int64, device=counts.device)
-    mixed = column * 0x5851F42D4C957F2D
-    mixed = (mixed ^ (mixed >> 29)) * 0x14057B7EF767814F
+    mixed = hashes(counts.shape[1]).to(counts.device, non_blocking=True)
     total = (counts[:, used] * mixed[used]).sum(1) + counts[:, 0] * mixed[0] + counts[:, -1] * mixed[-1]
     return (total & ((1 << 52) - 1)).double()
+
+
+@cache
+def hashes(columns: int) -> Tensor:
+    """A hash of each column, int64 (columns,): what the counts are multiplied by for their fingerprint."""
+    mixed = torch.arange(1, columns + 1, dtype=torch.int64) * 0x5851F42D4C957F2D
+    return (mixed ^ (mixed >> 29)) * 0x14057B7EF767814F

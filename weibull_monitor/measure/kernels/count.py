@@ -1,0 +1,161 @@
+"""The kernel that counts |w|: all matrices of a dtype and device in one launch, one read of each element, integer adds only.
+
+A program goes through a stretch of tiles, `TILE` elements each. Those of one row are counted in registers, `WINDOW` bins
+around where weights lie, by `triton.language.histogram` (shared-memory atomics), and added to the row in global memory when
+the stretch comes to another row. Values outside of the window, which a tile hardly ever has, go to their bin one by one, so
+that every integer is exact whatever the values are. Integers add in any order: the result is deterministic.
+
+Tiles that are aligned and full are read in 16-byte vectors: a 16-bit dtype as 32-bit words that hold two values. What is left
+over at the end of a piece, and pieces of odd strides, are read value by value under a mask.
+"""
+
+# The annotations of a kernel are read by Triton: they cannot be strings.
+# mypy: disable-error-code="no-untyped-def,untyped-decorator"
+
+import triton
+import triton.language as tl
+
+WINDOW = 2048
+"""Bins that are counted in registers: 32 octaves of 64."""
+CHUNK = 1024
+"""Elements of a tile that are read one by one at a time, where that has to be."""
+WARPS = 4
+
+# Columns of the table of pieces, int64. Lengths are in elements.
+ADDRESS: tl.constexpr = tl.constexpr(0)
+BEGIN: tl.constexpr = tl.constexpr(1)
+END: tl.constexpr = tl.constexpr(2)
+RUN: tl.constexpr = tl.constexpr(3)
+STRIDE: tl.constexpr = tl.constexpr(4)
+FIRST_TILE: tl.constexpr = tl.constexpr(5)
+LAYOUT: tl.constexpr = tl.constexpr(6)
+FIRST_ROW: tl.constexpr = tl.constexpr(7)
+
+DENSE: tl.constexpr = tl.constexpr(0)
+RUNS: tl.constexpr = tl.constexpr(1)
+ODD: tl.constexpr = tl.constexpr(2)
+
+
+@triton.jit
+def _place(bits, low: tl.constexpr, limit: tl.constexpr, shift: tl.constexpr, mask: tl.constexpr):
+    """The place of each value in the window; ``limit`` for those outside of it: below it, the subtraction wraps."""
+    place = (((bits & mask) >> shift) - low).to(tl.uint32, bitcast=True)
+    return tl.minimum(place, limit).to(tl.int32, bitcast=True)
+
+
+@triton.jit
+def _values(address, begin, end, run, stride, itemsize: tl.constexpr, chunk: tl.constexpr):
+    """The bits of some values of a piece, wherever they lie, and which of them there are."""
+    index = begin + tl.arange(0, chunk)
+    valid = index < end
+    offset = (index // run) * stride + index % run
+    if itemsize == 2:
+        bits = tl.load(address.to(tl.pointer_type(tl.int16)) + offset, mask=valid, other=0).to(tl.int32)
+    else:
+        bits = tl.load(address.to(tl.pointer_type(tl.int32)) + offset, mask=valid, other=0)
+    return bits, valid
+
+
+@triton.jit
+def _add_outside(
+    bits, valid, counts, piece, row_stride,
+    low: tl.constexpr, limit: tl.constexpr, shift: tl.constexpr, mask: tl.constexpr, finite: tl.constexpr,
+    rows: tl.constexpr,
+):  # fmt: skip
+    """Adds values outside of the window to their bins, one by one: zeros, the smallest, the largest, Inf and NaN."""
+    magnitude = bits & mask
+    outside = valid & (_place(bits, low, limit, shift, mask) == limit)
+    zeros = tl.sum((outside & (magnitude == 0)).to(tl.int32), 0)
+    some = outside & (magnitude != 0)
+    column = 1 + tl.minimum(magnitude >> shift, finite)
+    one = tl.full(bits.shape, 1, counts.dtype.element_ty)
+    for place in tl.static_range(rows):
+        row = tl.load(piece + FIRST_ROW + place)
+        if row >= 0:
+            to = counts + row * row_stride
+            tl.atomic_add(to, zeros.to(counts.dtype.element_ty), sem="relaxed")
+            tl.atomic_add(to + column, one, mask=some, sem="relaxed")
+
+
+@triton.jit(do_not_specialize=["row_stride"])
+def count_kernel(
+    pieces, starts, counts, row_stride,
+    itemsize: tl.constexpr, shift: tl.constexpr, finite: tl.constexpr, low: tl.constexpr, limit: tl.constexpr,
+    tile: tl.constexpr, chunk: tl.constexpr, window: tl.constexpr, columns: tl.constexpr, rows: tl.constexpr,
+):  # fmt: skip
+    """Counts the tiles of one program.
+
+    Args:
+        pieces: int64, (pieces + 1, columns): what there is to count, as `weibull_monitor.measure.kernels.table` makes it.
+        starts: int64, (programs + 1, 2): the first tile of each program, and the piece that it lies in.
+        counts: int64, (rows, row_stride): zeros, finite bins, non-finite; added to.
+        row_stride: Elements between two rows of ``counts``.
+        itemsize: Bytes of a value: 2 or 4.
+        shift: Mantissa bits that are dropped.
+        finite: Finite bins.
+        low: The pattern at which the window begins, at least 1.
+        limit: Patterns in the window, less than ``window``.
+        tile: Elements of a tile.
+        chunk: Elements that are read one by one at a time.
+        window: Bins of the histogram, a power of two.
+        columns: Columns of ``pieces``.
+        rows: Rows that a piece may be counted into.
+    """
+    mask: tl.constexpr = 0x7FFF if itemsize == 2 else 0x7FFFFFFF
+    each: tl.constexpr = 4 // itemsize  # values in a word of 32 bits
+    n_words: tl.constexpr = tile // each
+    vector: tl.constexpr = 4 * each  # values in 16 bytes
+
+    program = tl.program_id(0)
+    at = tl.load(starts + program * 2)
+    piece = pieces + tl.load(starts + program * 2 + 1) * columns
+    end = tl.load(starts + program * 2 + 2)
+    bins = tl.arange(0, window)
+    lane = tl.arange(0, n_words)
+    while at < end:
+        first = tl.load(piece + FIRST_TILE)
+        stop = tl.minimum(end, tl.load(piece + columns + FIRST_TILE))
+        address = tl.load(piece + ADDRESS)
+        piece_begin = tl.load(piece + BEGIN)
+        piece_end = tl.load(piece + END)
+        layout = tl.load(piece + LAYOUT)
+        run = tl.load(piece + RUN)
+        stride = tl.load(piece + STRIDE)
+        total = tl.zeros((window,), tl.int32)
+        while at < stop:
+            begin = piece_begin + (at - first) * tile
+            one_by_one = layout == 2  # ODD
+            if layout != 2:
+                words = tl.multiple_of(address.to(tl.pointer_type(tl.int32)), 16)
+                if layout == 0:  # DENSE
+                    word = tl.load(words + (begin // vector) * 4 + lane)  # so that it is seen to be aligned
+                else:  # RUNS
+                    group = (begin // vector).to(tl.int32) + tl.arange(0, n_words // 4)
+                    a_run = (run // vector).to(tl.int32)
+                    start = (group // a_run) * (stride // vector) + group % a_run
+                    word = tl.load(words + (start * 4)[:, None] + tl.arange(0, 4)[None, :])
+                    word = tl.reshape(word, (n_words,))
+                if itemsize == 2:
+                    below = _place(word, low, limit, shift, mask)
+                    above = _place(word >> 16, low, limit, shift, mask)
+                    found = tl.histogram(tl.reshape(tl.join(below, above), (tile,)), window)
+                else:
+                    found = tl.histogram(_place(word, low, limit, shift, mask), window)
+                total += found
+                one_by_one = tl.sum(tl.where(bins == limit, found, 0), 0) > 0
+            if one_by_one:
+                until = tl.minimum(begin + tile, piece_end)
+                while begin < until:
+                    bits, valid = _values(address, begin, until, run, stride, itemsize, chunk)
+                    if layout == 2:  # those in the window are not counted yet
+                        total += tl.histogram(_place(bits, low, limit, shift, mask), window)
+                    _add_outside(bits, valid, counts, piece, row_stride, low, limit, shift, mask, finite, rows)
+                    begin += chunk
+            at += 1
+        for place in tl.static_range(rows):
+            row = tl.load(piece + FIRST_ROW + place)
+            if row >= 0:
+                to = counts + row * row_stride + 1 + low + bins
+                some = (total > 0) & (bins < limit)
+                tl.atomic_add(to, total.to(counts.dtype.element_ty), mask=some, sem="relaxed")
+        piece += columns

@@ -1,0 +1,73 @@
+"""Results on their way from a device to the host: copied to pinned memory without waiting, and read when they have arrived."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+
+class Arriving(Protocol):
+    """Numbers that may still be on their way."""
+
+    def ready(self) -> bool:
+        """Whether `rows` would not wait; asking takes a microsecond and waits for nothing."""
+
+    def rows(self) -> list[list[float]]:
+        """The numbers, waiting for them if need be. To be called once."""
+
+
+class Here:
+    """Numbers that have only to be read: on the CPU, and on devices whose copies are waited for anyway."""
+
+    def __init__(self, values: Tensor) -> None:
+        self._values = values
+
+    def ready(self) -> bool:
+        """They are here."""
+        return True
+
+    def rows(self) -> list[list[float]]:
+        """The numbers."""
+        out: list[list[float]] = self._values.tolist()
+        return out
+
+
+class FromCuda:
+    """Numbers on their way from a CUDA device: an event says when the copy is done.
+
+    The copy is queued on the stream that is current on the device, behind the kernels that make the numbers and before
+    whatever changes their sources next.
+    """
+
+    _pinned: ClassVar[dict[tuple[int, ...], list[Tensor]]] = {}
+    """Buffers that have been read: pinning memory takes a millisecond, and may wait for the device."""
+
+    def __init__(self, values: Tensor) -> None:
+        kept = self._pinned.setdefault(tuple(values.shape), [])
+        self._buffer = kept.pop() if kept else torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+        with torch.cuda.device(values.device):
+            self._buffer.copy_(values, non_blocking=True)
+            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._event.record()
+
+    def ready(self) -> bool:
+        """Whether the copy is done."""
+        return bool(self._event.query())  # type: ignore[no-untyped-call]
+
+    def rows(self) -> list[list[float]]:
+        """The numbers."""
+        self._event.synchronize()
+        out: list[list[float]] = self._buffer.tolist()
+        self._pinned[tuple(self._buffer.shape)].append(self._buffer)
+        return out
+
+
+def to_host(values: Tensor) -> Arriving:
+    """Sends numbers to the host.
+
+    Args:
+        values: float64, of two dimensions. On CUDA nothing is waited for; elsewhere the wait is in `Arriving.rows`.
+    """
+    return FromCuda(values) if values.device.type == "cuda" else Here(values)
