@@ -66,19 +66,16 @@ def planned(
     """
     groups: dict[tuple[torch.device, torch.dtype], dict[int, Sequence[Tensor]]] = {}
     for index, here in pieces.items():
-        if here and here[0].device.type != "cpu":
+        if here:
             groups.setdefault((here[0].device, here[0].dtype), {})[index] = here
-    addresses = holdings.addresses(components) if groups else ()
-    if not addresses:  # on the CPU, or held in ways that have no one address
-        return None
-    plans: list[Plan] = []
-    left = dict.fromkeys(pieces)
+    usable = []
     for (device, dtype), members in groups.items():
         kernels = kernels_for(device, dtype)
         if kernels is not None and all(len(sums.makes_up.get(index, ())) < ROWS for index in members):
-            plans.append(Plan(kernels, dtype, members, sums.makes_up))
-            for index in members:
-                del left[index]
-    if not plans:
+            usable.append((kernels, dtype, members))
+    addresses = holdings.addresses(components) if usable else ()
+    if not addresses:
         return None
-    return Planned(components, addresses, tuple(plans), tuple(left), sums, problems)
+    left = pieces.keys() - {index for _, _, members in usable for index in members}
+    plans = tuple(Plan(kernels, dtype, members, sums.makes_up) for kernels, dtype, members in usable)
+    return Planned(components, addresses, plans, tuple(sorted(left)), sums, problems)

@@ -1,12 +1,16 @@
 """The kernel that counts |w|: all matrices of a dtype and device in one launch, one read of each element, integer adds only.
 
-A program goes through a stretch of tiles, `TILE` elements each. Those of one row are counted in registers, `WINDOW` bins
-around where weights lie, by `triton.language.histogram` (shared-memory atomics), and added to the row in global memory when
-the stretch comes to another row. Values outside of the window, which a tile hardly ever has, go to their bin one by one, so
-that every integer is exact whatever the values are. Integers add in any order: the result is deterministic.
+A program goes through a stretch of tiles. Those of one row are counted in shared memory, in `WINDOW` bins around where weights
+lie, and added to the row in global memory when the stretch comes to another row. Values outside of the window, which a tile
+hardly ever has, go to their bin one by one, so that every integer is exact whatever the values are. Integers add in any order:
+the result is deterministic.
 
 Tiles that are aligned and full are read in 16-byte vectors: a 16-bit dtype as 32-bit words that hold two values. What is left
 over at the end of a piece, and pieces of odd strides, are read value by value under a mask.
+
+There are two ways to a histogram. `triton.language.histogram` makes a new one of every tile; before Triton 3.7 it is made of warp
+ballots, whose cost grows with the number of bins. So on NVIDIA GPUs the bins are declared and added to in PTX, one shared-memory
+atomic a value, whatever the version of Triton; the other way is for AMD GPUs and for Triton's interpreter.
 """
 
 # The annotations of a kernel are read by Triton: they cannot be strings.
@@ -16,10 +20,22 @@ import triton
 import triton.language as tl
 
 WINDOW = 2048
-"""Bins that are counted in registers: 32 octaves of 64."""
+"""Bins that are counted in shared memory: 32 octaves of 64."""
 CHUNK = 1024
 """Elements of a tile that are read one by one at a time, where that has to be."""
 WARPS = 4
+
+DECLARE = f".shared .align 16 .b32 weibull_bins[{WINDOW}]; mov.u32 $0, 0;"
+"""PTX that makes room for the bins, and gives a zero; its one place in a kernel is at the beginning."""
+_ADD: tl.constexpr = tl.constexpr(
+    "{ .reg .u32 a; mov.u32 a, weibull_bins; mad.lo.u32 a, $1, 4, a; red.shared.add.u32 [a], 1; mov.u32 $0, 0; }"
+)
+_GET: tl.constexpr = tl.constexpr(
+    "{ .reg .u32 a; mov.u32 a, weibull_bins; mad.lo.u32 a, $1, 4, a; ld.shared.u32 $0, [a]; }"
+)
+_TAKE: tl.constexpr = tl.constexpr(
+    "{ .reg .u32 a; mov.u32 a, weibull_bins; mad.lo.u32 a, $1, 4, a; ld.shared.u32 $0, [a]; st.shared.u32 [a], 0; }"
+)
 
 # Columns of the table of pieces, int64. Lengths are in elements.
 ADDRESS: tl.constexpr = tl.constexpr(0)
@@ -37,26 +53,6 @@ ODD: tl.constexpr = tl.constexpr(2)
 
 
 @triton.jit
-def _place(bits, low: tl.constexpr, limit: tl.constexpr, shift: tl.constexpr, mask: tl.constexpr):
-    """The place of each value in the window; ``limit`` for those outside of it: below it, the subtraction wraps."""
-    place = (((bits & mask) >> shift) - low).to(tl.uint32, bitcast=True)
-    return tl.minimum(place, limit).to(tl.int32, bitcast=True)
-
-
-@triton.jit
-def _values(address, begin, end, run, stride, itemsize: tl.constexpr, chunk: tl.constexpr):
-    """The bits of some values of a piece, wherever they lie, and which of them there are."""
-    index = begin + tl.arange(0, chunk)
-    valid = index < end
-    offset = (index // run) * stride + index % run
-    if itemsize == 2:
-        bits = tl.load(address.to(tl.pointer_type(tl.int16)) + offset, mask=valid, other=0).to(tl.int32)
-    else:
-        bits = tl.load(address.to(tl.pointer_type(tl.int32)) + offset, mask=valid, other=0)
-    return bits, valid
-
-
-@triton.jit
 def _add_outside(
     bits, valid, counts, piece, row_stride,
     low: tl.constexpr, limit: tl.constexpr, shift: tl.constexpr, mask: tl.constexpr, finite: tl.constexpr,
@@ -64,10 +60,11 @@ def _add_outside(
 ):  # fmt: skip
     """Adds values outside of the window to their bins, one by one: zeros, the smallest, the largest, Inf and NaN."""
     magnitude = bits & mask
-    outside = valid & (_place(bits, low, limit, shift, mask) == limit)
+    pattern = magnitude >> shift
+    outside = valid & ((pattern < low) | (pattern >= low + limit))
     zeros = tl.sum((outside & (magnitude == 0)).to(tl.int32), 0)
     some = outside & (magnitude != 0)
-    column = 1 + tl.minimum(magnitude >> shift, finite)
+    column = 1 + tl.minimum(pattern, finite)
     one = tl.full(bits.shape, 1, counts.dtype.element_ty)
     for place in tl.static_range(rows):
         row = tl.load(piece + FIRST_ROW + place)
@@ -82,6 +79,7 @@ def count_kernel(
     pieces, starts, counts, row_stride,
     itemsize: tl.constexpr, shift: tl.constexpr, finite: tl.constexpr, low: tl.constexpr, limit: tl.constexpr,
     tile: tl.constexpr, chunk: tl.constexpr, window: tl.constexpr, columns: tl.constexpr, rows: tl.constexpr,
+    declare: tl.constexpr,
 ):  # fmt: skip
     """Counts the tiles of one program.
 
@@ -100,10 +98,12 @@ def count_kernel(
         window: Bins of the histogram, a power of two.
         columns: Columns of ``pieces``.
         rows: Rows that a piece may be counted into.
+        declare: `DECLARE` for bins in shared memory of its own; empty for Triton's histogram.
     """
     mask: tl.constexpr = 0x7FFF if itemsize == 2 else 0x7FFFFFFF
     each: tl.constexpr = 4 // itemsize  # values in a word of 32 bits
     n_words: tl.constexpr = tile // each
+    own: tl.constexpr = declare != ""
     vector: tl.constexpr = 4 * each  # values in 16 bytes
 
     program = tl.program_id(0)
@@ -112,6 +112,10 @@ def count_kernel(
     end = tl.load(starts + program * 2 + 2)
     bins = tl.arange(0, window)
     lane = tl.arange(0, n_words)
+    if own:
+        none = tl.inline_asm_elementwise(declare, "=r,r", [row_stride], dtype=tl.int32, is_pure=False, pack=1)
+        tl.inline_asm_elementwise(_TAKE, "=r,r", [bins], dtype=tl.int32, is_pure=False, pack=1)
+        tl.debug_barrier()
     while at < end:
         first = tl.load(piece + FIRST_TILE)
         stop = tl.minimum(end, tl.load(piece + columns + FIRST_TILE))
@@ -122,6 +126,7 @@ def count_kernel(
         run = tl.load(piece + RUN)
         stride = tl.load(piece + STRIDE)
         total = tl.zeros((window,), tl.int32)
+        seen = tl.full((), 0, tl.int32)
         while at < stop:
             begin = piece_begin + (at - first) * tile
             one_by_one = layout == 2  # ODD
@@ -135,23 +140,53 @@ def count_kernel(
                     start = (group // a_run) * (stride // vector) + group % a_run
                     word = tl.load(words + (start * 4)[:, None] + tl.arange(0, 4)[None, :])
                     word = tl.reshape(word, (n_words,))
-                if itemsize == 2:
-                    below = _place(word, low, limit, shift, mask)
-                    above = _place(word >> 16, low, limit, shift, mask)
-                    found = tl.histogram(tl.reshape(tl.join(below, above), (tile,)), window)
+                # The place of each value in the window; `limit` for those above it, and for those below: the subtraction wraps.
+                below = (((word & mask) >> shift) - low).to(tl.uint32, bitcast=True)
+                below = tl.minimum(below, limit).to(tl.int32, bitcast=True)
+                above = ((((word >> 16) & mask) >> shift) - low).to(tl.uint32, bitcast=True)
+                above = tl.minimum(above, limit).to(tl.int32, bitcast=True)
+                if own:
+                    tl.inline_asm_elementwise(_ADD, "=r,r", [below], dtype=tl.int32, is_pure=False, pack=1)
+                    if itemsize == 2:
+                        tl.inline_asm_elementwise(_ADD, "=r,r", [above], dtype=tl.int32, is_pure=False, pack=1)
+                    tl.debug_barrier()
+                    outside = tl.inline_asm_elementwise(
+                        _GET, "=r,r", [none + limit], dtype=tl.int32, is_pure=False, pack=1
+                    )
+                    tl.debug_barrier()  # all have read it before anyone adds to it
+                    one_by_one = outside > seen
+                    seen = outside
                 else:
-                    found = tl.histogram(_place(word, low, limit, shift, mask), window)
-                total += found
-                one_by_one = tl.sum(tl.where(bins == limit, found, 0), 0) > 0
+                    if itemsize == 2:
+                        found = tl.histogram(tl.reshape(tl.join(below, above), (tile,)), window)
+                    else:
+                        found = tl.histogram(below, window)
+                    total += found
+                    one_by_one = tl.sum(tl.where(bins == limit, found, 0), 0) > 0
             if one_by_one:
                 until = tl.minimum(begin + tile, piece_end)
                 while begin < until:
-                    bits, valid = _values(address, begin, until, run, stride, itemsize, chunk)
+                    index = begin + tl.arange(0, chunk)
+                    valid = index < until
+                    offset = (index // run) * stride + index % run
+                    if itemsize == 2:
+                        bits = tl.load(address.to(tl.pointer_type(tl.int16)) + offset, mask=valid, other=0).to(tl.int32)
+                    else:
+                        bits = tl.load(address.to(tl.pointer_type(tl.int32)) + offset, mask=valid, other=0)
                     if layout == 2:  # those in the window are not counted yet
-                        total += tl.histogram(_place(bits, low, limit, shift, mask), window)
+                        inside = (((bits & mask) >> shift) - low).to(tl.uint32, bitcast=True)
+                        inside = tl.minimum(inside, limit).to(tl.int32, bitcast=True)
+                        if own:
+                            tl.inline_asm_elementwise(_ADD, "=r,r", [inside], dtype=tl.int32, is_pure=False, pack=1)
+                        else:
+                            total += tl.histogram(inside, window)
                     _add_outside(bits, valid, counts, piece, row_stride, low, limit, shift, mask, finite, rows)
                     begin += chunk
             at += 1
+        if own:
+            tl.debug_barrier()
+            total = tl.inline_asm_elementwise(_TAKE, "=r,r", [bins], dtype=tl.int32, is_pure=False, pack=1)
+            tl.debug_barrier()
         for place in tl.static_range(rows):
             row = tl.load(piece + FIRST_ROW + place)
             if row >= 0:

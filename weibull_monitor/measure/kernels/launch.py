@@ -6,6 +6,7 @@ Window(low=6336, limit=2047)
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -15,11 +16,14 @@ import torch
 from torch import Tensor
 
 from weibull_monitor.measure.bins import Bins, bins_of
+from weibull_monitor.measure.count import count_by_bincount
 from weibull_monitor.measure.kernels import COUNTED
 from weibull_monitor.measure.kernels import count as counting
 from weibull_monitor.measure.kernels import solve as solving
-from weibull_monitor.measure.kernels.table import COLUMNS, ROWS, TILE, Table, table_of
-from weibull_monitor.measure.solve import LEVELS, MIN_BINS, MIN_VALUES, RESULT_COLUMNS, Column, hashes
+from weibull_monitor.measure.kernels.table import COLUMNS, ROWS, TILE, Table, rows_of, table_of
+from weibull_monitor.measure.solve import LEVELS, MIN_BINS, MIN_VALUES, RESULT_COLUMNS, Column, hashes, solve_on_device
+
+logger = logging.getLogger("weibull_monitor")
 
 LOWEST_OCTAVE = -28
 """The window of bfloat16 and float32 begins at this power of two: of normal weights of scale 0.01, three in 10⁷ are smaller."""
@@ -59,7 +63,7 @@ class Kernels:
         self.device = device
         self.programs = PROGRAMS_A_PROCESSOR * _multiprocessors(device)
         self._levels = self.upload(np.array(LEVELS))
-        self._prepared: set[torch.dtype] = set()
+        self._own: dict[torch.dtype, bool] = {}
         self._constants: dict[torch.dtype, tuple[Tensor, Tensor]] = {}
 
     def upload(self, values: npt.NDArray[Any]) -> Tensor:
@@ -85,24 +89,10 @@ class Kernels:
         programs = len(starts) - 1
         if programs == 0:
             return
-        window = WINDOWS[bins.dtype]
+        constants = count_constants(bins, self._own.get(bins.dtype, False))
         with _on(self.device):
             counting.count_kernel[(programs,)](
-                pieces,
-                starts,
-                counts,
-                counts.stride(0),
-                itemsize=bins.dtype.itemsize,
-                shift=bins.shift,
-                finite=bins.finite,
-                low=window.low,
-                limit=window.limit,
-                tile=TILE,
-                chunk=counting.CHUNK,
-                window=counting.WINDOW,
-                columns=COLUMNS,
-                rows=ROWS,
-                num_warps=counting.WARPS,
+                pieces, starts, counts, counts.stride(0), **constants, num_warps=counting.WARPS
             )
 
     def solve(self, counts: Tensor, rows: Tensor, bins: Bins, out: Tensor, clear: bool = False) -> None:
@@ -127,33 +117,51 @@ class Kernels:
                 mixed,
                 out,
                 counts.stride(0),
-                finite=bins.finite,
-                width=RESULT_COLUMNS,
-                measures=len(Column),
-                n_levels=len(LEVELS),
-                level_10=LEVELS.index(0.1),
-                level_50=LEVELS.index(0.5),
-                level_90=LEVELS.index(0.9),
-                level_999=LEVELS.index(0.999),
-                min_values=MIN_VALUES,
-                min_bins=MIN_BINS,
+                **solve_constants(bins),
                 clear=clear,
-                block=solving.BLOCK,
                 num_warps=solving.WARPS,
             )
 
     def prepare(self, dtype: torch.dtype) -> None:
-        """Compiles what a dtype needs, or takes it from Triton's cache, by measuring a few values; the first time only."""
-        if dtype not in self._prepared:
-            self._prepared.add(dtype)
-            bins = bins_of(dtype)
-            values = torch.zeros(TILE + 8, dtype=dtype, device=self.device)
-            table = self.table([values], [[0]])
-            counts = torch.zeros(1, bins.columns, dtype=torch.int64, device=self.device)
-            self.count(self.upload(table.pieces), self.upload(table.starts), counts, bins)
-            out = torch.empty(1, RESULT_COLUMNS, dtype=torch.float64, device=self.device)
-            for clear in (False, True):
-                self.solve(counts, self.upload(np.zeros((1, 2), dtype=np.int64)), bins, out, clear)
+        """Compiles what a dtype needs, or takes it from Triton's cache, and proves it; the first time only, and then it waits.
+
+        Raises:
+            Exception: Whatever the compiler raises; `RuntimeError` if the kernels do not count or solve as plain torch does.
+        """
+        if dtype in self._own:
+            return
+        ways = (True, False) if self.device.type == "cuda" and torch.version.hip is None else (False,)
+        for own in ways:
+            self._own[dtype] = own
+            try:
+                self._prove(dtype)
+            except Exception as error:
+                del self._own[dtype]
+                if own is ways[-1]:
+                    raise
+                logger.debug("weibull_monitor: bins in PTX cannot be used (%s); Triton's histogram is", error)
+            else:
+                return
+
+    def _prove(self, dtype: torch.dtype) -> None:
+        """Counts and solves some tensors here and in plain torch on the CPU, and compares."""
+        bins = bins_of(dtype)
+        patterns, normal = (tensor.to(self.device) for tensor in probes(dtype))
+        tensors = [patterns, normal[:, 64:192], normal.view(-1)[1:]]  # dense; in runs; not aligned
+        table = self.table(tensors, [(0,), (1, 3), (2, 3)])
+        counts = torch.zeros(4, bins.columns, dtype=torch.int64, device=self.device)
+        self.count(self.upload(table.pieces), self.upload(table.starts), counts, bins)
+        expected = count_by_bincount([tensor.cpu() for tensor in tensors], bins)
+        expected = torch.cat([expected, expected[1:].sum(dim=0, keepdim=True)])
+        if not torch.equal(counts.cpu(), expected):
+            raise RuntimeError(f"the kernel does not count {dtype} as plain torch does")
+        out = torch.empty(4, RESULT_COLUMNS, dtype=torch.float64, device=self.device)
+        rows = self.upload(rows_of([(row, row) for row in range(1, 4)]))
+        for clear in (False, True):
+            self.solve(counts, rows, bins, out, clear)
+        plain = solve_on_device(expected[1:], bins, trim=False)
+        if counts[1:].any() or not torch.allclose(out[1:].cpu(), plain, rtol=1e-6, atol=1e-9, equal_nan=True):
+            raise RuntimeError(f"the kernel does not solve {dtype} as plain torch does")
 
     def _of(self, bins: Bins) -> tuple[Tensor, Tensor]:
         """ln|w| at the edges, and the hash of each column, on the device."""
@@ -163,6 +171,58 @@ class Kernels:
                 self.upload(hashes(bins.columns).numpy()),
             )
         return self._constants[bins.dtype]
+
+
+def probes(dtype: torch.dtype) -> list[Tensor]:
+    """Two tensors that the kernels are proved on: bit patterns of every kind, and normal values."""
+    if dtype.itemsize == 2:
+        patterns = torch.arange(-(2**15), 2**15, 7).to(torch.int16)
+    else:  # as many upper halves, with another lower half each
+        upper = torch.arange(-(2**15), 2**15, 7, dtype=torch.int64)
+        patterns = ((upper << 16) + (upper * 40503 & 0xFFFF)).to(torch.int32)
+    generator = torch.Generator().manual_seed(0)
+    normal = torch.randn(200, 384, generator=generator) * 0.02
+    return [patterns.view(dtype), normal.to(dtype)]
+
+
+def count_constants(bins: Bins, own: bool) -> dict[str, int | str]:
+    """What the counting kernel is compiled for.
+
+    Args:
+        bins: The layout of the counts.
+        own: Whether it keeps its bins in shared memory of its own, in PTX.
+    """
+    window = WINDOWS[bins.dtype]
+    return {
+        "itemsize": bins.dtype.itemsize,
+        "shift": bins.shift,
+        "finite": bins.finite,
+        "low": window.low,
+        "limit": window.limit,
+        "tile": TILE,
+        "chunk": counting.CHUNK,
+        "window": counting.WINDOW,
+        "columns": COLUMNS,
+        "rows": ROWS,
+        "declare": counting.DECLARE if own else "",
+    }
+
+
+def solve_constants(bins: Bins) -> dict[str, int]:
+    """What the solving kernel is compiled for, beside whether it empties the rows."""
+    return {
+        "finite": bins.finite,
+        "width": RESULT_COLUMNS,
+        "measures": len(Column),
+        "n_levels": len(LEVELS),
+        "level_10": LEVELS.index(0.1),
+        "level_50": LEVELS.index(0.5),
+        "level_90": LEVELS.index(0.9),
+        "level_999": LEVELS.index(0.999),
+        "min_values": MIN_VALUES,
+        "min_bins": MIN_BINS,
+        "block": solving.BLOCK,
+    }
 
 
 def _multiprocessors(device: torch.device) -> int:

@@ -125,6 +125,8 @@ def solve_kernel(
     lane = tl.arange(0, block)
     nan = _f64(float("nan"))
     zero = _f64(0.0)
+    one = _f64(1.0)
+    tiny = _f64(1e-300)
 
     # Which blocks are in use, how many values there are, and the fingerprint.
     zeros = tl.load(counts)
@@ -171,7 +173,8 @@ def solve_kernel(
                 f_b = tl.sum(tl.where(here, f1, 0.0), 0)
                 x_a = tl.sum(tl.where(here, x0, 0.0), 0)
                 x_b = tl.sum(tl.where(here, x1, 0.0), 0)
-                share = _clamp((p - f_a) / tl.maximum(f_b - f_a, _f64(1e-300)), zero, _f64(1.0))
+                share = (p - f_a) / tl.maximum(f_b - f_a, tiny)
+                share = tl.minimum(tl.maximum(share, zero), one)
                 q = x_a + (x_b - x_a) * share
                 tl.store(out + measures + level, q)
                 q10 = tl.where(level == level_10, q, q10)

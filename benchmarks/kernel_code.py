@@ -1,0 +1,174 @@
+"""What the compiler makes of the kernels, for GPUs that need not be here: registers, spills, loads, instructions a value.
+
+    python benchmarks/kernel_code.py [--capability 80 90] [--json]
+
+Triton brings its own assembler, so that machine code can be made and read without a GPU. The instructions a value are those of
+the loop over full, aligned tiles, around its shared-memory atomics, divided by its values. Nothing here is a time.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.pop("TRITON_INTERPRET", None)  # read when a kernel is defined
+os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
+
+import argparse
+import inspect
+import itertools
+import json
+import re
+import subprocess
+import tempfile
+import warnings
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from weibull_monitor.measure.bins import bins_of
+from weibull_monitor.measure.kernels import COUNTED
+from weibull_monitor.measure.kernels import count as counting
+from weibull_monitor.measure.kernels import solve as solving
+from weibull_monitor.measure.kernels.launch import count_constants, solve_constants
+
+COUNT_ARGUMENTS = {"pieces": "*i64", "starts": "*i64", "counts": "*i64", "row_stride": "i32"}
+SOLVE_ARGUMENTS = {
+    "counts": "*i64",
+    "rows": "*i64",
+    "edges": "*fp64",
+    "levels": "*fp64",
+    "hashes": "*i64",
+    "out": "*fp64",
+    "row_stride": "i32",
+}
+TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)", re.MULTILINE)
+
+
+def compiled(kernel: Any, arguments: dict[str, str], constants: dict[str, Any], warps: int, capability: int) -> Any:
+    """A kernel compiled as a launch would, for a GPU of some compute capability."""
+    names = kernel.arg_names
+    if "constexprs" not in inspect.signature(ASTSource.__init__).parameters:  # Triton 3.2
+        return _compiled_by_3_2(kernel, arguments, constants, warps, capability)
+    source = ASTSource(
+        fn=kernel,
+        signature={name: arguments.get(name, "constexpr") for name in names},
+        constexprs={(names.index(name),): value for name, value in constants.items()},
+        attrs={(names.index(n),): [["tt.divisibility", 16]] for n, kind in arguments.items() if kind.startswith("*")},
+    )
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": warps})
+
+
+def _compiled_by_3_2(
+    kernel: Any, arguments: dict[str, str], constants: dict[str, Any], warps: int, capability: int
+) -> Any:
+    from triton.backends.compiler import AttrsDescriptor
+
+    pointers = tuple(kernel.arg_names.index(name) for name, kind in arguments.items() if kind.startswith("*"))
+    attributes = {"arg_properties": {"tt.divisibility": pointers}, "cls": "AttrsDescriptor"}
+    source = ASTSource(fn=kernel, signature=arguments, constants=constants, attrs=AttrsDescriptor.from_dict(attributes))
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": warps})
+
+
+def described(name: str, kernel: Any, capability: int) -> dict[str, Any]:
+    """What there is to know about the code of a kernel."""
+    ptx = kernel.asm["ptx"]
+    out: dict[str, Any] = {
+        "kernel": name,
+        "capability": capability,
+        "shared": kernel.metadata.shared,
+        "vector_loads": len(re.findall(r"ld\.global\S*\.v4\.b32", ptx)),
+        "shared_atomics": len(re.findall(r"(?:atom|red)\.\S*shared\S*", ptx)),
+        "ballots": len(re.findall(r"vote\.\S*ballot", ptx)),
+        "float32_in_float64": len(re.findall(r"\bf32\b", kernel.asm["ttir"])) if name.startswith("solve") else 0,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        binary = Path(folder, "kernel.cubin")
+        binary.write_bytes(kernel.asm["cubin"])
+        usage = _run("cuobjdump", "-res-usage", str(binary))
+        if found := re.search(r"REG:(\d+) STACK:(\d+)", usage):
+            out |= {"registers": int(found[1]), "stack": int(found[2])}
+        names = INSTRUCTION.findall(_run("nvdisasm", str(binary)))
+    out |= {"instructions": len(names)} | _loop(names)
+    return out
+
+
+def _loop(names: list[str]) -> dict[str, Any]:
+    """Instructions of the densest run of shared atomics: that of the full tiles."""
+    atomics = [at for at, name in enumerate(names) if name.startswith("ATOMS")]
+    runs: list[list[int]] = []
+    for at in atomics:
+        if runs and at - runs[-1][-1] <= 64:
+            runs[-1].append(at)
+        else:
+            runs.append([at])
+    run = max(runs, key=len, default=[])
+    if len(run) < 8:
+        return {}
+    # Places are computed ahead of their atomics: count back over as many as there are in a steady loop.
+    body = names[max(0, run[0] - 4 * len(run)) : run[-1] + 1]
+    kinds = Counter(name.split(".")[0] for name in body)
+    per_value = {
+        kind: n
+        for kind, n in kinds.items()
+        if kind in ("ATOMS", "LEA", "VIMNMX", "IMNMX", "SHF", "SGXT", "VIADD", "IADD3", "LOP3", "PRMT")
+    }
+    return {"values": len(run), "per_value": round(sum(per_value.values()) / len(run), 1), "mix": per_value}
+
+
+def _run(tool: str, *arguments: str) -> str:
+    path = TOOLS / tool
+    return (
+        subprocess.run([path, *arguments], capture_output=True, text=True, check=True).stdout if path.exists() else ""
+    )
+
+
+def all_of_them(capability: int) -> list[dict[str, Any]]:
+    """Both kernels for every dtype."""
+    out = []
+    for own, dtype in itertools.product((True, False), COUNTED):
+        name = f"count {str(dtype).removeprefix('torch.')}, {'own' if own else 'Triton'} histogram"
+        constants = count_constants(bins_of(dtype), own)
+        kernel = compiled(counting.count_kernel, COUNT_ARGUMENTS, constants, counting.WARPS, capability)
+        out.append(described(name, kernel, capability))
+    constants = solve_constants(bins_of(torch.bfloat16)) | {"clear": True}
+    kernel = compiled(solving.solve_kernel, SOLVE_ARGUMENTS, constants, solving.WARPS, capability)
+    out.append(described("solve", kernel, capability))
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--capability", type=int, nargs="+", default=[90])
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    found = [row for capability in options.capability for row in all_of_them(capability)]
+    if options.json:
+        print(json.dumps(found))
+        return
+    print(f"Triton {triton.__version__}\n")
+    columns = [
+        "kernel",
+        "capability",
+        "registers",
+        "stack",
+        "shared",
+        "vector_loads",
+        "shared_atomics",
+        "ballots",
+        "per_value",
+    ]
+    print("| " + " | ".join(column.replace("_", " ") for column in columns) + " |")
+    print("|" + "---|" * len(columns))
+    for row in found:
+        print("| " + " | ".join(str(row.get(column, "–")) for column in columns) + " |")
+
+
+if __name__ == "__main__":
+    main()
