@@ -1,0 +1,186 @@
+"""On a real GPU: the same integers, nothing waited for, each sample of its own step. Skipped where there is none."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from weibull_monitor import WeibullMonitor, fit_weibull, read_history
+from weibull_monitor.measure import kernels as package
+from weibull_monitor.measure.bins import bins_of
+from weibull_monitor.measure.count import count_by_bincount, count_by_scatter, count_magnitudes
+from weibull_monitor.measure.kernels import COUNTED, kernels_for
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
+
+Make = Callable[[Any], torch.optim.Optimizer]
+MAKES: dict[str, Make] = {
+    "foreach": lambda parameters: torch.optim.AdamW(parameters, lr=1e-3, foreach=True),
+    "fused": lambda parameters: torch.optim.AdamW(parameters, lr=1e-3, fused=True),
+    "capturable": lambda parameters: torch.optim.AdamW(parameters, lr=1e-3, capturable=True),
+}
+
+
+@pytest.fixture
+def strictly_asynchronous() -> Iterator[Callable[[bool], None]]:
+    """Turns every synchronisation into an error while it is on."""
+
+    def turn(on: bool) -> None:
+        torch.cuda.set_sync_debug_mode("error" if on else "default")
+
+    yield turn
+    turn(False)
+
+
+def model_of(dtype: torch.dtype = torch.bfloat16, width: int = 256) -> nn.Module:
+    torch.manual_seed(0)
+    layers = [nn.ModuleDict({"q_proj": nn.Linear(width, width), "up_proj": nn.Linear(width, width)}) for _ in range(3)]
+    return nn.ModuleList(layers).to("cuda", dtype)
+
+
+def loss_of(model: nn.Module, width: int = 256) -> torch.Tensor:
+    weight = next(model.parameters())
+    x = torch.ones(8, width, device="cuda", dtype=weight.dtype)
+    for layer in model.children():
+        for linear in layer.children():
+            x = torch.tanh(linear(x))
+    return x.float().square().mean()
+
+
+@pytest.mark.parametrize("dtype", COUNTED, ids=str)
+def test_the_kernels_are_in_use_and_count_the_same_integers(dtype: torch.dtype) -> None:
+    assert kernels_for(torch.device("cuda", 0), dtype) is not None
+    bins = bins_of(dtype)
+    tensors = [(torch.randn(n) * s).to(dtype) for n, s in ((100, 1.0), (1 << 20, 0.02), ((1 << 21) + 77, 1e-6))]
+    tensors.append(torch.zeros(5000, dtype=dtype))
+    expected = count_by_bincount(tensors, bins)
+    here = [tensor.cuda() for tensor in tensors]
+    for _ in range(3):
+        torch.testing.assert_close(count_magnitudes(here, bins).cpu(), expected, rtol=0, atol=0)
+    torch.testing.assert_close(count_by_scatter(here, bins).cpu(), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", COUNTED, ids=str)
+def test_fits_are_those_of_the_cpu(dtype: torch.dtype) -> None:
+    weights = (torch.randn(1024, 1024) * 0.02).to(dtype)
+    there, here = fit_weibull(weights.cuda()), fit_weibull(weights)
+    assert there.checksum == here.checksum
+    assert (there.k, there.lambda_, there.r2) == pytest.approx((here.k, here.lambda_, here.r2), rel=1e-9)
+
+
+def test_allowed_under_deterministic_algorithms() -> None:
+    model = model_of()
+    torch.use_deterministic_algorithms(True)
+    try:
+        monitor_fits = fit_weibull([p.detach() for p in model.parameters() if p.dim() == 2])
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert all(fit.available for fit in monitor_fits)
+
+
+@pytest.mark.parametrize("make", MAKES)
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_no_step_synchronises(
+    tmp_path: Path, strictly_asynchronous: Callable[[bool], None], make: str, accumulate: int
+) -> None:
+    model = model_of()
+    optimizer = MAKES[make](model.parameters())
+    loss_of(model).backward()
+    optimizer.step()  # whatever an optimizer does the first time is its own business
+    monitor = WeibullMonitor(model, optimizer, every_n_steps=1, output_dir=tmp_path)
+    for _ in range(8):
+        optimizer.zero_grad()
+        for _ in range(accumulate):
+            loss_of(model).backward()
+        strictly_asynchronous(True)
+        optimizer.step()
+        monitor.step()
+        strictly_asynchronous(False)
+    monitor.close()
+    assert [s.step for s in read_history(tmp_path).snapshots] == list(range(9))
+
+
+def test_a_sample_is_of_its_own_step_though_the_weights_change_at_once(tmp_path: Path) -> None:
+    """The device is held up for a while, so that the host is many steps ahead when the first sample is measured."""
+    model = model_of()
+    weights = [p for p in model.parameters() if p.dim() == 2]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    monitor = WeibullMonitor(model, optimizer, every_n_steps=1, output_dir=tmp_path)
+    kept = []
+    torch.cuda._sleep(500_000_000)  # a quarter of a second
+    for step in range(4):
+        with torch.no_grad():
+            for weight in weights:
+                weight.mul_(1.5).add_(0.01 * step)
+        monitor.step()
+        kept.append([weight.detach().clone() for weight in weights])
+    monitor.close()
+    names = [name for name, p in model.named_parameters() if p.dim() == 2]
+    for snapshot, clones in zip(read_history(tmp_path).snapshots[1:], kept, strict=True):
+        for name, clone in zip(names, clones, strict=True):
+            assert snapshot.values("k")[name] == pytest.approx(fit_weibull(clone.cpu()).k, rel=1e-9)
+
+
+def test_beside_cuda_graphs_and_a_compiled_optimizer(tmp_path: Path) -> None:
+    model = model_of(torch.float32)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, capturable=True)
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            optimizer.zero_grad(set_to_none=True)
+            loss_of(model).backward()
+            optimizer.step()
+    torch.cuda.current_stream().wait_stream(side)
+    monitor = WeibullMonitor(model, optimizer, every_n_steps=1, output_dir=tmp_path)
+    graph = torch.cuda.CUDAGraph()
+    optimizer.zero_grad(set_to_none=True)
+    with torch.cuda.graph(graph):
+        loss_of(model).backward()
+        optimizer.step()
+    expected = []
+    for _ in range(5):
+        graph.replay()
+        monitor.step()
+        expected.append(fit_weibull(next(model.parameters()).detach().clone().cpu()).k)
+    monitor.close()
+    name = next(name for name, _ in model.named_parameters())
+    found = [snapshot.values("k")[name] for snapshot in read_history(tmp_path).snapshots[1:]]
+    assert found == pytest.approx(expected, rel=1e-9)
+
+
+def test_extra_memory_is_bounded(tmp_path: Path) -> None:
+    model = model_of(width=4096)
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    monitor = WeibullMonitor(model, every_n_steps=1, output_dir=tmp_path)
+    for _ in range(3):
+        monitor.step()
+    monitor.close()
+    assert torch.cuda.max_memory_allocated() - before <= 64 << 20
+
+
+def test_without_the_kernels_the_numbers_are_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    weights = (torch.randn(512, 512) * 0.02).to("cuda", torch.bfloat16)
+    with_kernels = fit_weibull(weights)
+    monkeypatch.setattr(package, "_found", {})
+
+    def failing(device: torch.device) -> Any:
+        raise RuntimeError("Failed to find C compiler")
+
+    monkeypatch.setattr(package, "_kernels", failing)
+    with caplog.at_level(logging.WARNING, "weibull_monitor"):
+        without = fit_weibull(weights)
+        fit_weibull(weights)
+    assert caplog.text.count("Failed to find C compiler") == 1
+    assert without.checksum == with_kernels.checksum
+    assert without.k == pytest.approx(with_kernels.k, rel=1e-9)
