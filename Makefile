@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup test lint demo bench docs pictures site clean
+.PHONY: setup test lint demo bench bench-gpu docs pictures site clean
 
 setup: $(STAMP)
 
@@ -35,6 +35,10 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/step_cost.py
 	$(BIN)/python benchmarks/accuracy.py
 	$(BIN)/python benchmarks/published_library.py
+
+# On a machine with a CUDA GPU, at most ten minutes; writes its part of benchmarks/RESULTS.md.
+bench-gpu: $(STAMP)
+	$(BIN)/python benchmarks/gpu.py
 
 # After a change to what is recognised, or with another transformers: two to three minutes.
 docs: $(STAMP)

@@ -25,8 +25,6 @@ CHUNK = 1024
 """Elements of a tile that are read one by one at a time, where that has to be."""
 WARPS = 4
 
-DECLARE = f".shared .align 16 .b32 weibull_bins[{WINDOW}]; mov.u32 $0, 0;"
-"""PTX that makes room for the bins, and gives a zero; its one place in a kernel is at the beginning."""
 _ADD: tl.constexpr = tl.constexpr(
     "{ .reg .u32 a; mov.u32 a, weibull_bins; mad.lo.u32 a, $1, 4, a; red.shared.add.u32 [a], 1; mov.u32 $0, 0; }"
 )
@@ -50,6 +48,11 @@ FIRST_ROW: tl.constexpr = tl.constexpr(7)
 DENSE: tl.constexpr = tl.constexpr(0)
 RUNS: tl.constexpr = tl.constexpr(1)
 ODD: tl.constexpr = tl.constexpr(2)
+
+
+def declared(window: int) -> str:
+    """PTX that makes room for the bins, and gives a zero; its one place in a kernel is at the beginning."""
+    return f".shared .align 16 .b32 weibull_bins[{window}]; mov.u32 $0, 0;"
 
 
 @triton.jit
@@ -98,7 +101,7 @@ def count_kernel(
         window: Bins of the histogram, a power of two.
         columns: Columns of ``pieces``.
         rows: Rows that a piece may be counted into.
-        declare: `DECLARE` for bins in shared memory of its own; empty for Triton's histogram.
+        declare: `declared` for bins in shared memory of its own; empty for Triton's histogram.
     """
     mask: tl.constexpr = 0x7FFF if itemsize == 2 else 0x7FFFFFFF
     each: tl.constexpr = 4 // itemsize  # values in a word of 32 bits

@@ -1,6 +1,6 @@
 """The kernels on one device: what they need there, and their launches. Nothing here waits for the device.
 
->>> WINDOWS[torch.bfloat16]
+>>> window_of(torch.bfloat16, Shape())
 Window(low=6336, limit=2047)
 """
 
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +19,6 @@ from torch import Tensor
 
 from weibull_monitor.measure.bins import Bins, bins_of
 from weibull_monitor.measure.count import count_by_bincount
-from weibull_monitor.measure.kernels import COUNTED
 from weibull_monitor.measure.kernels import count as counting
 from weibull_monitor.measure.kernels import solve as solving
 from weibull_monitor.measure.kernels.table import COLUMNS, ROWS, TILE, Table, rows_of, table_of
@@ -25,14 +26,29 @@ from weibull_monitor.measure.solve import LEVELS, MIN_BINS, MIN_VALUES, RESULT_C
 
 logger = logging.getLogger("weibull_monitor")
 
-LOWEST_OCTAVE = -28
-"""The window of bfloat16 and float32 begins at this power of two: of normal weights of scale 0.01, three in 10⁷ are smaller."""
-PROGRAMS_A_PROCESSOR = 4
-"""Programs a multiprocessor: of 128 threads and about 100 registers each, so that all are there at once."""
+
+@dataclass(frozen=True)
+class Shape:
+    """How the counting kernel is cut; the integers do not depend on it.
+
+    Attributes:
+        window: Bins that are counted in shared memory, a power of two.
+        lowest: The power of two at which they begin, for bfloat16 and float32: of normal weights of scale 0.01, three in 10⁷
+            are smaller.
+        tile: Elements of a tile, a power of two.
+        warps: Warps of a program.
+        programs: Programs a multiprocessor: of 128 threads and about 100 registers each, so that all are there at once.
+    """
+
+    window: int = counting.WINDOW
+    lowest: int = -28
+    tile: int = TILE
+    warps: int = counting.WARPS
+    programs: int = 4
 
 
 class Window(NamedTuple):
-    """The bins of a dtype that are counted in registers; the others are rare.
+    """The bins of a dtype that are counted in shared memory; the others are rare.
 
     Attributes:
         low: The first.
@@ -43,13 +59,12 @@ class Window(NamedTuple):
     limit: int
 
 
-def _window(dtype: torch.dtype) -> Window:
+@cache
+def window_of(dtype: torch.dtype, shape: Shape) -> Window:
+    """The window of a dtype."""
     bins = bins_of(dtype)
-    low = max(1, int((bins.edges[:-1] < 2.0**LOWEST_OCTAVE).sum()) - 1 if bins.finite > counting.WINDOW else 1)
-    return Window(low, min(counting.WINDOW - 1, bins.finite - low))
-
-
-WINDOWS = {dtype: _window(dtype) for dtype in COUNTED}
+    low = max(1, int((bins.edges[:-1] < 2.0**shape.lowest).sum()) - 1 if bins.finite > shape.window else 1)
+    return Window(low, min(shape.window - 1, bins.finite - low))
 
 
 class Kernels:
@@ -57,11 +72,12 @@ class Kernels:
 
     Args:
         device: A CUDA device; the CPU where Triton interprets its kernels (``TRITON_INTERPRET=1``).
+        shape: How the counting kernel is cut.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.programs = PROGRAMS_A_PROCESSOR * _multiprocessors(device)
+    def __init__(self, device: torch.device, shape: Shape = Shape()) -> None:
+        self.device, self.shape = device, shape
+        self.programs = shape.programs * _multiprocessors(device)
         self._levels = self.upload(np.array(LEVELS))
         self._own: dict[torch.dtype, bool] = {}
         self._constants: dict[torch.dtype, tuple[Tensor, Tensor]] = {}
@@ -75,24 +91,27 @@ class Kernels:
 
     def table(self, tensors: Sequence[Tensor], rows: Sequence[Sequence[int]]) -> Table:
         """What `count` works through, for tensors of one dtype on this device."""
-        return table_of(tensors, rows, self.programs)
+        return table_of(tensors, rows, self.programs, self.shape.tile)
 
-    def count(self, pieces: Tensor, starts: Tensor, counts: Tensor, bins: Bins) -> None:
+    def count(self, pieces: Tensor, starts: Tensor, counts: Tensor, bins: Bins) -> Any:
         """Adds the magnitudes of all elements to rows of counts.
 
         Args:
             pieces: `Table.pieces`, on the device.
             starts: `Table.starts`, on the device.
             counts: int64, (rows, bins.columns).
-            bins: The layout of the counts, of a dtype in `COUNTED`.
+            bins: The layout of the counts, of a dtype in `weibull_monitor.measure.kernels.COUNTED`.
+
+        Returns:
+            The compiled kernel as Triton gives it, for those who look at its code; None if nothing was launched or compiled.
         """
         programs = len(starts) - 1
         if programs == 0:
-            return
-        constants = count_constants(bins, self._own.get(bins.dtype, False))
+            return None
+        constants = count_constants(bins, self._own.get(bins.dtype, False), self.shape)
         with _on(self.device):
-            counting.count_kernel[(programs,)](
-                pieces, starts, counts, counts.stride(0), **constants, num_warps=counting.WARPS
+            return counting.count_kernel[(programs,)](
+                pieces, starts, counts, counts.stride(0), **constants, num_warps=self.shape.warps
             )
 
     def solve(self, counts: Tensor, rows: Tensor, bins: Bins, out: Tensor, clear: bool = False) -> None:
@@ -185,26 +204,27 @@ def probes(dtype: torch.dtype) -> list[Tensor]:
     return [patterns.view(dtype), normal.to(dtype)]
 
 
-def count_constants(bins: Bins, own: bool) -> dict[str, int | str]:
+def count_constants(bins: Bins, own: bool, shape: Shape = Shape()) -> dict[str, int | str]:
     """What the counting kernel is compiled for.
 
     Args:
         bins: The layout of the counts.
         own: Whether it keeps its bins in shared memory of its own, in PTX.
+        shape: How it is cut.
     """
-    window = WINDOWS[bins.dtype]
+    window = window_of(bins.dtype, shape)
     return {
         "itemsize": bins.dtype.itemsize,
         "shift": bins.shift,
         "finite": bins.finite,
         "low": window.low,
         "limit": window.limit,
-        "tile": TILE,
+        "tile": shape.tile,
         "chunk": counting.CHUNK,
-        "window": counting.WINDOW,
+        "window": shape.window,
         "columns": COLUMNS,
         "rows": ROWS,
-        "declare": counting.DECLARE if own else "",
+        "declare": counting.declared(shape.window) if own else "",
     }
 
 
