@@ -180,3 +180,31 @@ def test_the_path_and_the_bound_of_each_parameter_are_known(tiny_model: torch.nn
     again = BudgetKeeper(followed)
     again.restore([[[1e-6, 0.1]], None])  # a state from before the path was kept
     assert again.state() == [[[1e-6, 0.1, None, False, 0.0]], None]
+
+
+def test_a_learning_rate_on_an_accelerator_is_read_when_it_was_written_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading it waits for the device, so a constant one is read once. A tensor of the CPU stands for it here."""
+    reads = []
+
+    class Elsewhere(torch.Tensor):
+        @property
+        def device(self) -> torch.device:  # type: ignore[override]
+            return torch.device("cuda", 0)
+
+        def __float__(self) -> float:
+            reads.append(1)
+            return float(self.as_subclass(torch.Tensor))
+
+    rate = torch.tensor(0.5).as_subclass(Elsewhere)
+    weight = torch.nn.Parameter(torch.ones(2, 2))
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    optimizer.param_groups[0]["lr"] = rate
+    keeper = BudgetKeeper(optimizer)
+    for _ in range(3):
+        keeper.advance()
+    assert len(reads) == 1
+    rate.fill_(0.25)  # as a scheduler does
+    keeper.advance()
+    keeper.advance()
+    assert len(reads) == 2
+    assert keeper.by_parameter({"w": weight})["w"].used.eta == 0.25

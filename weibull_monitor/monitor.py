@@ -424,7 +424,7 @@ class WeibullMonitor:
             forces = self._forces.collect()
             for key, message in by_reason(self._forces.reasons, "have no forces").items():
                 self._guard.once(message, key=key)
-        reading = self._reader.read(self._step, to_notes(here))
+        reading = self._reader.read(self._step, to_notes(here) if self._ranks is not None else None)
         return _Sampling(
             step=self._step,
             time=time.time(),

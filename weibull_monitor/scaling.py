@@ -137,6 +137,7 @@ class _Followed:
         self.budgets: list[Budget] = []
         self.watch = StateWatch(self.innermost)
         self._steps: list[tuple[float, float] | None] = []
+        self._on_device: dict[int, tuple[torch.Tensor, int, float]] = {}
 
     def advance(self) -> None:
         """Takes note of a step. This is all that happens off schedule, so it does nothing that can wait."""
@@ -148,10 +149,20 @@ class _Followed:
             if group.get("lr") is None:  # some optimizers choose it themselves
                 self._steps[i] = None
                 continue
-            step = self._steps[i] = (float(group["lr"]), float(group.get("weight_decay") or 0.0))
+            eta = group["lr"] if isinstance(group["lr"], float) else self._read(i, group["lr"])
+            step = self._steps[i] = (eta, float(group.get("weight_decay") or 0.0))
             self.budgets[i] = self.budgets[i].advanced(*step)
         self.rates.clear()
         self.steps += 1
+
+    def _read(self, group: int, rate: Any) -> float:
+        """A learning rate that is no float. One that lies on an accelerator is waited for, so only if it has been written to."""
+        if not isinstance(rate, torch.Tensor) or rate.device.type == "cpu":
+            return float(rate)
+        known = self._on_device.get(group)
+        if known is None or known[0] is not rate or known[1] != rate._version:
+            known = self._on_device[group] = (rate, rate._version, float(rate))
+        return known[2]
 
     def used(self) -> list[Hyperparameters | None]:
         """What each group was last stepped with; None for one without a learning rate, and before the first step."""

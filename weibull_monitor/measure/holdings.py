@@ -15,6 +15,29 @@ if TYPE_CHECKING:
     from weibull_monitor.sharding.agreement import Agreement
 
 
+class Tree:
+    """The modules and parameters of a model as they were, to tell in a fraction of a millisecond whether they still are.
+
+    Args:
+        model: The model. Modules of it are kept alive.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._modules = [
+            (module, [*module._modules.items()], [*module._parameters], [*map(id, module._parameters.values())])
+            for module in model.modules()
+        ]
+
+    def same(self) -> bool:
+        """Whether every module has the same modules and parameters under the same names."""
+        return all(
+            [*map(id, module._parameters.values())] == parameters
+            and [*module._parameters] == names
+            and [*module._modules.items()] == modules
+            for module, modules, names, parameters in self._modules
+        )
+
+
 class Holdings:
     """What this rank holds of a model, and which of it is its to count.
 
@@ -29,17 +52,23 @@ class Holdings:
         self._model = model
         self._shares: Agreement | None = None
         self._agreed: tuple[object, ...] = ()
+        self._settled = False
+        self._tree: Tree | None = None
         self.held: dict[str, Held] = {}
         self.refresh()
 
     def refresh(self) -> bool:
         """Looks again at what is held, and says whether that is still what was `settled`."""
-        self.held = held_parameters(self._model, self.held)
-        return self._agreed == self._signature()
+        if self._tree is None or not self._tree.same() or not all(h.stands(h.optimized) for h in self.held.values()):
+            self.held = held_parameters(self._model, self.held)
+            # Shards come and go by rules of their own: there, everything is looked at each time.
+            self._tree = Tree(self._model) if all(h.copy is None for h in self.held.values()) else None
+            self._settled = self._agreed == self._signature()
+        return self._settled
 
     def settle(self, agreement: Agreement) -> None:
         """Takes note of who counts what."""
-        self._shares, self._agreed = agreement, self._signature()
+        self._shares, self._agreed, self._settled = agreement, self._signature(), True
 
     def pieces(self, component: Component, kept: Tensor | None = None) -> Sequence[Tensor] | str:
         """Views that hold each element of a component that this rank counts once; or why they cannot be read now.

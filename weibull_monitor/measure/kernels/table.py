@@ -81,6 +81,7 @@ def pieces_of(tensor: Tensor, tile: int = TILE) -> Iterator[tuple[int, int, int,
 
     Element ``i`` of a piece lies ``i // run * stride + i % run`` elements behind its address.
 
+    >>> import torch
     >>> whole = torch.empty(64, 384, dtype=torch.bfloat16)
     >>> [piece[1:] for piece in pieces_of(whole)]  # three tiles
     [(0, 24576, 24576, 24576, 0)]
