@@ -206,6 +206,22 @@ def test_a_sample_that_cannot_be_delivered_is_reported_once_and_the_rest_goes_on
     assert caplog.text.count("an illegal memory access") == 1
 
 
+def test_nothing_is_queued_into_a_graph_that_is_being_captured(
+    tmp_path: Path, tiny_model: nn.Module, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monitor = WeibullMonitor(tiny_model, every_n_steps=1, output_dir=tmp_path)
+    monitor.step()
+    with monkeypatch.context() as capture:
+        capture.setattr("torch.cuda.is_initialized", lambda: True)
+        capture.setattr("torch.cuda.is_current_stream_capturing", lambda: True)
+        monitor.step()
+        monitor.step()
+    monitor.step()
+    monitor.close()
+    assert [snapshot.step for snapshot in read_history(tmp_path).snapshots] == [0, 1, 4]
+    assert caplog.text.count("call step() outside of the capture") == 1
+
+
 def test_frozen_matrices_are_read_once_though_their_fits_come_late(
     tmp_path: Path, device: Callable[[float], Device], tiny_model: nn.Module
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 
 from weibull_monitor.components import Component, Discovery
@@ -108,8 +109,13 @@ class ModelReader:
             notes: What this rank knows of its parameters, for the main rank.
 
         Raises:
-            RuntimeError: If the ranks are not at the same step, or cannot agree on what there is to measure.
+            RuntimeError: If the ranks are not at the same step, or cannot agree on what there is to measure; while a CUDA graph
+                is being captured, which would record the measurement instead of running it.
         """
+        if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
+            raise RuntimeError(
+                "a CUDA graph is being captured: call step() outside of the capture, after each replay of the graph"
+            )
         for _ in range(ATTEMPTS):
             settled = self.holdings.refresh()
             due = [c for c in self.discovery.components if c.trainable or c.name not in self._read_once]
