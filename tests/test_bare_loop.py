@@ -12,6 +12,8 @@ import torch
 from torch import nn
 
 from weibull_monitor import MemoryTracker, Schedule, Snapshot, WeibullMonitor, fit_weibull, read_history
+from weibull_monitor.measure.bins import bins_of
+from weibull_monitor.measure.solve import hashes
 
 Train = Callable[..., list[float]]
 Q = "layers.0.self_attn.q_proj.weight"
@@ -212,3 +214,20 @@ def test_an_error_in_the_loop_leaves_the_block_as_it_was_and_the_history_complet
         training()
     assert sampled(tmp_path) == [0, 1, 2, 3, 4, 5]
     assert caplog.text == ""
+
+
+def test_a_default_device_or_dtype_of_the_program_is_not_the_monitors(tmp_path: Path, tiny_model: nn.Module) -> None:
+    """As after ``torch.set_default_device("cuda")`` where some of the weights are on the CPU."""
+    expected = fit_weibull([p.detach() for p in tiny_model.parameters() if p.dim() == 2])
+    bins_of.cache_clear()
+    hashes.cache_clear()
+    torch.set_default_dtype(torch.float16)
+    try:
+        with torch.device("meta"):
+            monitor = WeibullMonitor(tiny_model, adamw(tiny_model.parameters()), forces=True, output_dir=tmp_path)
+            monitor.step()
+            monitor.close()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for snapshot in read_history(tmp_path).snapshots:
+        assert list(snapshot.values("k").values()) == pytest.approx([fit.k for fit in expected], rel=1e-8)

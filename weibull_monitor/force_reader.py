@@ -71,7 +71,7 @@ class ForceReader:
         """Takes the sums after the step, and adds those of all ranks: to be called on every rank, whatever fails elsewhere."""
         arriving = None
         components, sums = self._components(), Sums(self._components())
-        packed = torch.zeros(len(sums.read), SUMS + 1, dtype=torch.float64)
+        packed = torch.zeros(len(sums.read), SUMS + 1, dtype=torch.float64, device="cpu")
         self.reasons = {}
         try:
             owners = self._keeper.owners()
@@ -105,7 +105,7 @@ class ForceReader:
         components, sums, packed = collected.components, collected.sums, collected.packed
         if collected.arriving is not None:
             places, numbers = collected.arriving
-            packed[list(places), :SUMS] = torch.tensor(numbers.rows(), dtype=torch.float64)
+            packed[list(places), :SUMS] = torch.tensor(numbers.rows(), dtype=torch.float64, device="cpu")
         batch = CountedRows(sums.read, packed, bins_of(torch.float32))
         out: dict[str, Forces] = {}
         for complete in sums.complete([batch]):

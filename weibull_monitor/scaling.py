@@ -251,12 +251,13 @@ class BudgetKeeper:
                 if used is None:
                     continue
                 budget = followed.budgets[i] if followed.known else None
-                known: dict[tuple[int, ...], tuple[float, UpdateBound | None]] = {}
+                known: dict[torch.Size, Stepped] = {}  # all of a shape are stepped alike
                 for p in parameters_of(followed.optimizer, i):
-                    shape = tuple(p.shape)
+                    shape = p.shape
                     if shape not in known:
-                        known[shape] = update_scale(group, rule, shape), update_bound(rule, group, shape)
-                    found[id(p)] = Stepped(used, budget, known[shape][0], (n, i), reset, known[shape][1])
+                        scale, bound = update_scale(group, rule, shape), update_bound(rule, group, shape)
+                        known[shape] = Stepped(used, budget, scale, (n, i), reset, bound)
+                    found[id(p)] = known[shape]
         return {name: found[id(p)] for name, p in parameters.items() if id(p) in found}
 
     def owners(self) -> dict[int, tuple[Mapping[str, Any], Any]]:

@@ -70,7 +70,7 @@ def bins_of(dtype: torch.dtype) -> Bins:
     mantissa = MANTISSA[dtype]
     integer = _INTEGERS[dtype.itemsize]
     shift = max(0, mantissa - MANTISSA_BITS)
-    patterns = torch.arange(0, 2 ** (8 * dtype.itemsize - 1 - shift), dtype=torch.int64) << shift
+    patterns = torch.arange(0, 2 ** (8 * dtype.itemsize - 1 - shift), dtype=torch.int64, device="cpu") << shift
     first = patterns.to(integer).view(dtype).double()  # the smallest value of each bin
     finite = int(torch.isfinite(first).sum())
     first = first[:finite]
@@ -88,4 +88,4 @@ def bins_of(dtype: torch.dtype) -> Bins:
 
 def _smallest(dtype: torch.dtype) -> float:
     """The smallest positive value, subnormal ones included."""
-    return torch.ones(1, dtype=torch.int64).to(_INTEGERS[dtype.itemsize]).view(dtype).double().item()
+    return torch.ones(1, dtype=torch.int64, device="cpu").to(_INTEGERS[dtype.itemsize]).view(dtype).double().item()

@@ -91,14 +91,14 @@ def count_by_scatter(tensors: Sequence[Tensor], bins: Bins, rows: Sequence[int] 
 def count_by_bincount(tensors: Sequence[Tensor], bins: Bins, rows: Sequence[int] | None = None) -> Tensor:
     """Counts on the host with `torch.bincount`, the elements divided evenly among threads."""
     rows = range(len(tensors)) if rows is None else rows
-    counts = torch.zeros(max(rows, default=-1) + 1, bins.columns, dtype=torch.int64)
+    counts = torch.zeros(max(rows, default=-1) + 1, bins.columns, dtype=torch.int64, device="cpu")
     total = sum(tensor.numel() for tensor in tensors)
     threads = max(1, min(torch.get_num_threads(), MAX_THREADS, total // MIN_SHARE))
     size = max(1, min(HOST_CHUNK, HOST_BUFFERS // threads, total))
     lock = Lock()
 
     def work(share: list[tuple[int, Tensor]]) -> None:
-        buffer = torch.empty(size, dtype=bins.integer)
+        buffer = torch.empty(size, dtype=bins.integer, device="cpu")
         for row, piece in share:
             local = _count_piece(piece, bins, buffer)
             with lock:
@@ -117,15 +117,16 @@ def count_by_bincount(tensors: Sequence[Tensor], bins: Bins, rows: Sequence[int]
 
 def _count_piece(piece: Tensor, bins: Bins, buffer: Tensor) -> Tensor:
     """A row of counts, made in chunks of the buffer's size on the CPU."""
-    patterns = torch.zeros(256 if bins.integer == torch.uint8 else (bins.mask >> bins.shift) + 1, dtype=torch.int64)
+    columns = 256 if bins.integer == torch.uint8 else (bins.mask >> bins.shift) + 1
+    patterns = torch.zeros(columns, dtype=torch.int64, device="cpu")
     for chunk in chunks(piece, len(buffer)):
         bits = chunk.cpu().view(bins.integer)
         if bins.integer != torch.uint8:  # of 8-bit floats all 256 patterns are counted
             bits = torch.bitwise_and(bits, bins.mask, out=buffer[: len(bits)]).bitwise_right_shift_(bins.shift)
         patterns += torch.bincount(bits, minlength=len(patterns))
-    row = torch.zeros(bins.columns, dtype=torch.int64)
+    row = torch.zeros(bins.columns, dtype=torch.int64, device="cpu")
     if bins.integer == torch.uint8:
-        every = torch.arange(256, dtype=torch.uint8)
+        every = torch.arange(256, dtype=torch.uint8, device="cpu")
         magnitude = every & bins.mask
         return row.index_add_(0, _place_fp8(every, magnitude, magnitude.long() + (magnitude != 0), bins), patterns)
     row[1:-1] = patterns[: bins.finite]

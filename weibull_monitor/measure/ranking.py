@@ -102,7 +102,9 @@ def rank_distributions(weights: Tensor) -> tuple[RankedDistribution, ...]:
             mean / shape,
             shape * math.log(shape / mean) - math.lgamma(shape) + (shape - 1) * mean_log - shape,
             lambda: np.asarray(
-                torch.special.gammainc(torch.tensor(shape, dtype=torch.float64), torch.from_numpy(x * shape / mean))
+                torch.special.gammainc(
+                    torch.tensor(shape, dtype=torch.float64, device="cpu"), torch.from_numpy(x * shape / mean)
+                )
             ),
         ),
     ]
@@ -168,7 +170,7 @@ def _weibull(share: Array, u: Array, mean_log: float) -> tuple[float, float]:
 
 def _gamma(s: float) -> float:
     """Maximum likelihood of the shape a: ln a − ψ(a) = s = ln E[x] − E[ln x], by Newton's method from T. Minka's start (2002)."""
-    a = torch.tensor((3 - s + math.sqrt((s - 3) ** 2 + 24 * s)) / (12 * s), dtype=torch.float64)
+    a = torch.tensor((3 - s + math.sqrt((s - 3) ** 2 + 24 * s)) / (12 * s), dtype=torch.float64, device="cpu")
     for _ in range(5):
         a = a - (a.log() - a.digamma() - s) / (1 / a - torch.polygamma(1, a))
     return float(a)

@@ -112,7 +112,7 @@ class ModelReader:
             RuntimeError: If the ranks are not at the same step, or cannot agree on what there is to measure; while a CUDA graph
                 is being captured, which would record the measurement instead of running it.
         """
-        if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
+        if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():  # type: ignore[no-untyped-call]
             raise RuntimeError(
                 "a CUDA graph is being captured: call step() outside of the capture, after each replay of the graph"
             )

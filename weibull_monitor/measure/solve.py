@@ -171,7 +171,7 @@ def _statistics(count: Tensor, x: Tensor, f: Tensor, k: Tensor, log_lambda: Tens
     n = count.sum(1, keepdim=True)
     share = count / n
     middle, width = (x[:-1] + x[1:]) / 2.0, x[1:] - x[:-1]
-    p = torch.tensor(LEVELS, dtype=f.dtype).to(f.device, non_blocking=True)
+    p = torch.tensor(LEVELS, dtype=f.dtype, device="cpu").to(f.device, non_blocking=True)
     log_q = _log_quantiles(p, f, x).where(n > 0, torch.nan)
     out[:, len(Column) :] = log_q
     q10, q50, q90, q999 = (log_q[:, LEVELS.index(level)] for level in (0.1, 0.5, 0.9, 0.999))
@@ -240,5 +240,5 @@ def _checksum(counts: Tensor, used: slice) -> Tensor:
 @cache
 def hashes(columns: int) -> Tensor:
     """A hash of each column, int64 (columns,): what the counts are multiplied by for their fingerprint."""
-    mixed = torch.arange(1, columns + 1, dtype=torch.int64) * 0x5851F42D4C957F2D
+    mixed = torch.arange(1, columns + 1, dtype=torch.int64, device="cpu") * 0x5851F42D4C957F2D
     return (mixed ^ (mixed >> 29)) * 0x14057B7EF767814F

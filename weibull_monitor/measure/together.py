@@ -152,7 +152,7 @@ class Together:
         if self._mine:
             absent = [float("nan")] * NOTE_NUMBERS
             told = [list(notes.get(name, absent)) for name in self._noted if name in self._mine]
-            values = torch.tensor(told, dtype=torch.float64)
+            values = torch.tensor(told, dtype=torch.float64, device="cpu")
             mine = [row for row, name in enumerate(self._noted) if name in self._mine]
             self._noted_rows(buffer)[mine] = _bits(values, buffer.dtype).to(buffer.device)
 

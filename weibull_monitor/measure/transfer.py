@@ -46,7 +46,7 @@ class FromCuda:
 
     def __init__(self, values: Tensor) -> None:
         kept = self._pinned.setdefault(tuple(values.shape), [])
-        self._buffer = kept.pop() if kept else torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+        self._buffer = kept.pop() if kept else torch.empty_like(values, device="cpu", pin_memory=True)
         with torch.cuda.device(values.device):
             self._buffer.copy_(values, non_blocking=True)
             self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]

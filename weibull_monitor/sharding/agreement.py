@@ -58,11 +58,13 @@ def agree(
         holders: For each different table of parameters the global ranks that have it.
         ranks: The ranks.
     """
-    votes = torch.full((4, len(names)), NOWHERE, dtype=torch.int64)
+    votes = torch.full((4, len(names)), NOWHERE, dtype=torch.int64, device="cpu")
     for place, name in enumerate(names):
         if (here := held.get(name)) is not None:
             print_ = _fingerprint(here) if here.copy is None else 0
-            votes[:, place] = torch.tensor([ranks.me, ranks.me if here.copy is None else here.copy, print_, -print_])
+            votes[:, place] = torch.tensor(
+                [ranks.me, here.copy if here.copy is not None else ranks.me, print_, -print_], device="cpu"
+            )
     lowest, copy, low, high = (row.tolist() for row in ranks.minimum(votes))
     group_of = {rank: group for group in holders for rank in group}
     counted: dict[tuple[int, ...], list[Held]] = {}

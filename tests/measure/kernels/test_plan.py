@@ -15,13 +15,28 @@ from transformers import GPT2Config, GPT2LMHeadModel, Qwen3MoeConfig, Qwen3MoeFo
 from weibull_monitor import WeibullMonitor, discover_components, read_history
 from weibull_monitor.components import Component
 from weibull_monitor.measure import planned as planning
-from weibull_monitor.measure.bins import bins_of
+from weibull_monitor.measure.bins import Bins, bins_of
 from weibull_monitor.measure.kernels.launch import Kernels
 from weibull_monitor.measure.kernels.plan import Plan
 from weibull_monitor.measure.parts import Sums, count_components
 from weibull_monitor.measure.reader import ModelReader
-from weibull_monitor.measure.solve import RESULT_COLUMNS, Column, solve
+from weibull_monitor.measure.solve import RESULT_COLUMNS, Column, solve, solve_on_device
 from weibull_monitor.options import finder
+
+
+class Quick(Kernels):
+    """The counting kernel beside the solve of plain torch: interpreted, a row takes a tenth of a second."""
+
+    def solve(self, counts: Tensor, rows: Tensor, bins: Bins, out: Tensor, clear: bool = False) -> None:
+        taken, written = rows.unbind(dim=1)
+        out[written] = solve_on_device(counts[taken], bins, trim=False).to(out.device)
+        if clear:
+            counts[taken] = 0
+
+
+@pytest.fixture(scope="module")
+def quick(kernels: Kernels) -> Kernels:
+    return kernels if kernels.device.type == "cuda" else Quick(kernels.device)
 
 
 def gpt2(dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -64,11 +79,11 @@ def plainly(sums: Sums, pieces: dict[int, list[Tensor]]) -> dict[int, Tensor]:
     [(gpt2, "head", 1), (gpt2, "matrix", 9), (gpt2, "head", 1000), (moe, "matrix", 9)],
 )
 def test_any_number_of_rows_at_once_gives_the_same(
-    kernels: Kernels, build: Callable[[], nn.Module], resolution: str, rows: int
+    quick: Kernels, build: Callable[[], nn.Module], resolution: str, rows: int
 ) -> None:
-    components, sums, pieces = pieces_of(build(), kernels, resolution)
+    components, sums, pieces = pieces_of(build(), quick, resolution)
     columns = bins_of(torch.float32).columns
-    plan = Plan(kernels, torch.float32, pieces, sums.makes_up, count_bytes=rows * columns * 8)
+    plan = Plan(quick, torch.float32, pieces, sums.makes_up, count_bytes=rows * columns * 8)
     expected = plainly(sums, pieces)
     assert sorted(plan.indices) == list(range(len(components)))
     assert plan.bytes < (max(rows, len(components)) + 20) * (columns + RESULT_COLUMNS) * 8
@@ -80,12 +95,12 @@ def test_any_number_of_rows_at_once_gives_the_same(
             torch.testing.assert_close(row[: Column.AIC_WEIBULL], wanted, rtol=1e-8, atol=1e-12, equal_nan=True)
 
 
-def test_a_whole_of_which_a_part_is_missing_does_not_come_and_leaves_nothing_behind(kernels: Kernels) -> None:
-    components, sums, pieces = pieces_of(gpt2(), kernels)
+def test_a_whole_of_which_a_part_is_missing_does_not_come_and_leaves_nothing_behind(quick: Kernels) -> None:
+    components, sums, pieces = pieces_of(gpt2(), quick)
     missing = next(index for index in pieces if sums.makes_up.get(index))
     (whole,) = sums.makes_up[missing]
     some = {index: here for index, here in pieces.items() if index != missing}
-    plan = Plan(kernels, torch.float32, some, sums.makes_up)
+    plan = Plan(quick, torch.float32, some, sums.makes_up)
     expected = plainly(sums, pieces)
     for _ in range(2):
         result = plan.run()
@@ -94,9 +109,9 @@ def test_a_whole_of_which_a_part_is_missing_does_not_come_and_leaves_nothing_beh
             assert row[Column.CHECKSUM] == expected[index][Column.CHECKSUM]
 
 
-def test_a_failed_launch_leaves_nothing_for_the_next(kernels: Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, sums, pieces = pieces_of(gpt2(), kernels)
-    plan = Plan(kernels, torch.float32, pieces, sums.makes_up, count_bytes=0)
+def test_a_failed_launch_leaves_nothing_for_the_next(quick: Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, sums, pieces = pieces_of(gpt2(), quick)
+    plan = Plan(quick, torch.float32, pieces, sums.makes_up, count_bytes=0)
     before = plan.run().clone()
     solved = []
 
@@ -104,17 +119,17 @@ def test_a_failed_launch_leaves_nothing_for_the_next(kernels: Kernels, monkeypat
         solved.append(args)
         if len(solved) == 2:
             raise RuntimeError("out of resources")
-        Kernels.solve(kernels, *args, **kwargs)
+        type(quick).solve(quick, *args, **kwargs)
 
     with monkeypatch.context() as patched:
-        patched.setattr(kernels, "solve", failing)
+        patched.setattr(quick, "solve", failing)
         with pytest.raises(RuntimeError, match="out of resources"):
             plan.run()
     torch.testing.assert_close(plan.run(), before, rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.fixture
-def on_kernels(kernels: Kernels, monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
+def on_kernels(quick: Kernels, monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
     """Has models of the CPU measured by the interpreted kernels; what is planned comes into the list."""
     made: list[Plan] = []
 
@@ -124,8 +139,8 @@ def on_kernels(kernels: Kernels, monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
             made.append(self)
 
     monkeypatch.setattr(planning, "Plan", Watched)
-    if kernels.device.type == "cpu":
-        monkeypatch.setattr(planning, "kernels_for", lambda device, dtype: kernels if dtype != torch.float64 else None)
+    if quick.device.type == "cpu":
+        monkeypatch.setattr(planning, "kernels_for", lambda device, dtype: quick if dtype != torch.float64 else None)
     return made
 
 
@@ -138,6 +153,10 @@ def measured(model: nn.Module) -> Any:
 def test_a_training_is_recorded_as_on_the_cpu(
     tmp_path: Path, kernels: Kernels, on_kernels: list[Plan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """By both kernels, as they are."""
+    if kernels.device.type == "cpu":
+        monkeypatch.setattr(planning, "kernels_for", lambda device, dtype: kernels)
+
     def run(where: Path) -> list[Any]:
         model = gpt2().to(kernels.device)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
@@ -162,8 +181,8 @@ def test_a_training_is_recorded_as_on_the_cpu(
             assert mine.values(column) == pytest.approx(theirs.values(column), rel=1e-9)
 
 
-def test_the_plan_follows_what_moves_and_what_comes_and_goes(kernels: Kernels, on_kernels: list[Plan]) -> None:
-    model = gpt2().to(kernels.device)
+def test_the_plan_follows_what_moves_and_what_comes_and_goes(quick: Kernels, on_kernels: list[Plan]) -> None:
+    model = gpt2().to(quick.device)
     reader = measured(model)
     first = reader.read().measurement().fits
     assert reader.read().measurement().fits == first
@@ -181,11 +200,11 @@ def test_the_plan_follows_what_moves_and_what_comes_and_goes(kernels: Kernels, o
     assert later == moved
 
 
-def test_dtypes_that_the_kernels_do_not_count_go_beside_them(kernels: Kernels, on_kernels: list[Plan]) -> None:
+def test_dtypes_that_the_kernels_do_not_count_go_beside_them(quick: Kernels, on_kernels: list[Plan]) -> None:
     model = gpt2(torch.bfloat16)
     model.transformer.h[0].mlp.double()  # type: ignore[union-attr]
     model.transformer.h[0].attn.float()  # type: ignore[union-attr]
-    model.to(kernels.device)
+    model.to(quick.device)
     fits = measured(model).read().measurement().fits
     assert len(on_kernels) == 2
     assert set(fits) == {c.name for c in discover_components(model)}
@@ -194,8 +213,8 @@ def test_dtypes_that_the_kernels_do_not_count_go_beside_them(kernels: Kernels, o
     assert all(fits[name].available for name in expected)
 
 
-def test_problems_are_told_at_every_sample(kernels: Kernels, on_kernels: list[Plan]) -> None:
-    model = gpt2().to(kernels.device)
+def test_problems_are_told_at_every_sample(quick: Kernels, on_kernels: list[Plan]) -> None:
+    model = gpt2().to(quick.device)
     weight = model.transformer.h[0].mlp.c_fc.weight  # type: ignore[union-attr]
     with torch.no_grad():
         weight.fill_(float("nan"))

@@ -195,12 +195,12 @@ class Kernels:
 def probes(dtype: torch.dtype) -> list[Tensor]:
     """Two tensors that the kernels are proved on: bit patterns of every kind, and normal values."""
     if dtype.itemsize == 2:
-        patterns = torch.arange(-(2**15), 2**15, 7).to(torch.int16)
+        patterns = torch.arange(-(2**15), 2**15, 7, dtype=torch.int16, device="cpu")
     else:  # as many upper halves, with another lower half each
-        upper = torch.arange(-(2**15), 2**15, 7, dtype=torch.int64)
+        upper = torch.arange(-(2**15), 2**15, 7, dtype=torch.int64, device="cpu")
         patterns = ((upper << 16) + (upper * 40503 & 0xFFFF)).to(torch.int32)
-    generator = torch.Generator().manual_seed(0)
-    normal = torch.randn(200, 384, generator=generator) * 0.02
+    generator = torch.Generator("cpu").manual_seed(0)
+    normal = torch.randn(200, 384, generator=generator, dtype=torch.float32, device="cpu") * 0.02
     return [patterns.view(dtype), normal.to(dtype)]
 
 
