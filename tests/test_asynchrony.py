@@ -222,6 +222,16 @@ def test_nothing_is_queued_into_a_graph_that_is_being_captured(
     assert caplog.text.count("call step() outside of the capture") == 1
 
 
+def test_a_resumed_run_compiles_when_it_is_attached(
+    tmp_path: Path, tiny_model: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr("weibull_monitor.measure.reader.kernels_for", lambda *about: asked.append(about))
+    tiny_model.layers[0].double()  # type: ignore[index,union-attr]
+    WeibullMonitor(tiny_model, output_dir=tmp_path, resume={"step": 5}).close(sample_last=False)
+    assert asked == [(torch.device("cpu"), torch.float32), (torch.device("cpu"), torch.float64)]
+
+
 def test_frozen_matrices_are_read_once_though_their_fits_come_late(
     tmp_path: Path, device: Callable[[float], Device], tiny_model: nn.Module
 ) -> None:

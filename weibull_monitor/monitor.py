@@ -202,6 +202,7 @@ class WeibullMonitor:
             self._log_table()
         if resume is not None:
             self.load_state_dict(resume)
+            self._guard("preparing to measure", self._reader.prepare)
         else:
             self._guard("taking the baseline", self._take_baseline)
         if self._recorder is not None:

@@ -12,6 +12,7 @@ from weibull_monitor.components import Component, Discovery
 from weibull_monitor.measure.counter import Alone, Counted, Counter, Notes
 from weibull_monitor.measure.fit import WeibullFit, delivered
 from weibull_monitor.measure.holdings import Holdings
+from weibull_monitor.measure.kernels import kernels_for
 from weibull_monitor.measure.solve import solve
 from weibull_monitor.measure.table import table_of
 from weibull_monitor.measure.transfer import Arriving, to_host
@@ -100,6 +101,12 @@ class ModelReader:
         self.holdings.settle(agreement)
         self._read_once &= {c.name for c in self.discovery.components if not c.trainable}
         self.different = agreement.different
+
+    def prepare(self) -> None:
+        """Has what the first reading needs compiled now: seconds, where there are kernels that were never used before."""
+        held = [self.holdings.held[name] for name in self.table.parameters if name in self.holdings.held]
+        for device, dtype in sorted({(h.optimized.device, h.dtype) for h in held}, key=str):
+            kernels_for(device, dtype)
 
     def read(self, step: int = 0, notes: Notes | None = None) -> Reading:
         """Reads every matrix once. On an accelerator the work is queued; on many ranks, their sum is waited for.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from weibull_monitor.measure.kernels.launch import Kernels
 
 COUNT_BYTES = 40 << 20
-"""What rows of counts may take on the device: 306 rows of 16-bit or 32-bit floats, more than a dense model of 40 blocks has."""
+"""What rows of counts may take on the device: 321 rows of bf16 or fp32, more than a dense model of 45 blocks has."""
 
 
 @dataclass(frozen=True)
