@@ -19,6 +19,8 @@ atomic a value, whatever the version of Triton; the other way is for AMD GPUs an
 import triton
 import triton.language as tl
 
+from weibull_monitor.measure.kernels import table
+
 WINDOW = 2048
 """Bins that are counted in shared memory: 32 octaves of 64."""
 CHUNK = 1024
@@ -35,19 +37,18 @@ _TAKE: tl.constexpr = tl.constexpr(
     "{ .reg .u32 a; mov.u32 a, weibull_bins; mad.lo.u32 a, $1, 4, a; ld.shared.u32 $0, [a]; st.shared.u32 [a], 0; }"
 )
 
-# Columns of the table of pieces, int64. Lengths are in elements.
-ADDRESS: tl.constexpr = tl.constexpr(0)
-BEGIN: tl.constexpr = tl.constexpr(1)
-END: tl.constexpr = tl.constexpr(2)
-RUN: tl.constexpr = tl.constexpr(3)
-STRIDE: tl.constexpr = tl.constexpr(4)
-FIRST_TILE: tl.constexpr = tl.constexpr(5)
-LAYOUT: tl.constexpr = tl.constexpr(6)
-FIRST_ROW: tl.constexpr = tl.constexpr(7)
-
-DENSE: tl.constexpr = tl.constexpr(0)
-RUNS: tl.constexpr = tl.constexpr(1)
-ODD: tl.constexpr = tl.constexpr(2)
+# The columns of the table of pieces, and its layouts, as a kernel can see them.
+ADDRESS: tl.constexpr = tl.constexpr(table.ADDRESS)
+BEGIN: tl.constexpr = tl.constexpr(table.BEGIN)
+END: tl.constexpr = tl.constexpr(table.END)
+RUN: tl.constexpr = tl.constexpr(table.RUN)
+STRIDE: tl.constexpr = tl.constexpr(table.STRIDE)
+FIRST_TILE: tl.constexpr = tl.constexpr(table.FIRST_TILE)
+LAYOUT: tl.constexpr = tl.constexpr(table.LAYOUT)
+FIRST_ROW: tl.constexpr = tl.constexpr(table.FIRST_ROW)
+DENSE: tl.constexpr = tl.constexpr(table.DENSE)
+RUNS: tl.constexpr = tl.constexpr(table.RUNS)
+ODD: tl.constexpr = tl.constexpr(table.ODD)
 
 
 def declared(window: int) -> str:
@@ -132,12 +133,12 @@ def count_kernel(
         seen = tl.full((), 0, tl.int32)
         while at < stop:
             begin = piece_begin + (at - first) * tile
-            one_by_one = layout == 2  # ODD
-            if layout != 2:
+            one_by_one = layout == ODD
+            if layout != ODD:
                 words = tl.multiple_of(address.to(tl.pointer_type(tl.int32)), 16)
-                if layout == 0:  # DENSE
+                if layout == DENSE:
                     word = tl.load(words + (begin // vector) * 4 + lane)  # so that it is seen to be aligned
-                else:  # RUNS
+                else:
                     group = (begin // vector).to(tl.int32) + tl.arange(0, n_words // 4)
                     a_run = (run // vector).to(tl.int32)
                     start = (group // a_run) * (stride // vector) + group % a_run
@@ -176,7 +177,7 @@ def count_kernel(
                         bits = tl.load(address.to(tl.pointer_type(tl.int16)) + offset, mask=valid, other=0).to(tl.int32)
                     else:
                         bits = tl.load(address.to(tl.pointer_type(tl.int32)) + offset, mask=valid, other=0)
-                    if layout == 2:  # those in the window are not counted yet
+                    if layout == ODD:  # those in the window are not counted yet
                         inside = (((bits & mask) >> shift) - low).to(tl.uint32, bitcast=True)
                         inside = tl.minimum(inside, limit).to(tl.int32, bitcast=True)
                         if own:
