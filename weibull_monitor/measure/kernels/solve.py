@@ -57,6 +57,24 @@ def _points(x0, x1, f0, f1):
 
 
 @triton.jit
+def _in_bin(x0, x1, centre):
+    """Mean and mean square of |w| within each bin, in units of exp(centre), with ln|w| uniform within it."""
+    low = tl.exp(_clamp(x0 - centre, _f64(-300.0), _f64(300.0)))
+    high = tl.exp(_clamp(x1 - centre, _f64(-300.0), _f64(300.0)))
+    return (high - low) / (x1 - x0), (high * high - low * low) / (2.0 * (x1 - x0))
+
+
+@triton.jit
+def _influences(x0, x1, f0, f1, x_mean, y_mean, k, sxx, at_lambda):
+    """F at both ends of each piece, and the influence of the piece on k and on ln λ."""
+    fa, fb, xa, xb, ya, yb = _points(x0, x1, f0, f1)
+    ka = ((ya - y_mean) - 2.0 * k * (xa - x_mean)) / sxx
+    kb = ((yb - y_mean) - 2.0 * k * (xb - x_mean)) / sxx
+    dx = (xb - xa) / 0.8
+    return fa, fb, (ka + kb) / 2.0 * dx, (2.0 + at_lambda * (ka + kb)) / 2.0 * dx
+
+
+@triton.jit
 def _integral(df, ua, ub, va, vb):
     """Integral of u·v, both linear in F between the ends of each piece; six times it."""
     return tl.sum(df * (2.0 * ua * va + 2.0 * ub * vb + ua * vb + ub * va), 0)
@@ -205,10 +223,9 @@ def solve_kernel(
         sxy += _integral(df, xa, xb, ya, yb) / 6.0
         syy += _integral(df, ya, yb, ya, yb) / 6.0
         share = count.to(tl.float64) / n
-        low = tl.exp(_clamp(x0 - q50, _f64(-300.0), _f64(300.0)))
-        high = tl.exp(_clamp(x1 - q50, _f64(-300.0), _f64(300.0)))
-        mean += tl.sum(share * ((high - low) / (x1 - x0)), 0)
-        square += tl.sum(share * ((high * high - low * low) / (2.0 * (x1 - x0))), 0)
+        mean_in_bin, square_in_bin = _in_bin(x0, x1, q50)
+        mean += tl.sum(share * mean_in_bin, 0)
+        square += tl.sum(share * square_in_bin, 0)
         log_mean += tl.sum(share * ((x0 + x1) / 2.0 - q50), 0)
     usable = (values >= min_values) & (occupied >= min_bins)
     k = tl.where(usable, sxy / sxx, nan)
@@ -227,14 +244,9 @@ def solve_kernel(
     before = tl.full((), 0, tl.int64)
     for start in range(first, last, block):
         count, x0, x1, f0, f1, valid, before = _bins(counts, edges, start, before, n, finite, block)
-        fa, fb, xa, xb, ya, yb = _points(x0, x1, f0, f1)
-        xa -= x_mean
-        xb -= x_mean
-        ka = ((ya - y_mean) - 2.0 * k * xa) / sxx
-        kb = ((yb - y_mean) - 2.0 * k * xb) / sxx
-        dx = (xb - xa) / 0.8
-        whole_k += tl.sum((ka + kb) / 2.0 * dx, 0)
-        whole_l += tl.sum((2.0 + at_lambda * (ka + kb)) / 2.0 * dx, 0)
+        fa, fb, on_k, on_l = _influences(x0, x1, f0, f1, x_mean, y_mean, k, sxx, at_lambda)
+        whole_k += tl.sum(on_k, 0)
+        whole_l += tl.sum(on_l, 0)
         fitted0 = 1.0 - tl.exp(-tl.exp(k * (x0 - log_lambda)))
         fitted1 = 1.0 - tl.exp(-tl.exp(k * (x1 - log_lambda)))
         apart = tl.maximum(tl.abs(f0 - fitted0), tl.abs(f1 - fitted1))
@@ -243,9 +255,8 @@ def solve_kernel(
         u = (x0 + x1) / 2.0 - q50
         d = u - log_mean
         log_var += tl.sum(share * (d * d + (x1 - x0) * (x1 - x0) / 12.0), 0)
-        low = tl.exp(_clamp(x0 - q50, _f64(-300.0), _f64(300.0)))
-        high = tl.exp(_clamp(x1 - q50, _f64(-300.0), _f64(300.0)))
-        part = share * ((high - low) / (x1 - x0)) / mean
+        mean_in_bin, square_in_bin = _in_bin(x0, x1, q50)
+        part = share * mean_in_bin / mean
         to_here = lorenz + tl.cumsum(part, 0)
         lorenz_sum += tl.sum(share * (2.0 * to_here - part), 0)
         lorenz += tl.sum(part, 0)
@@ -260,24 +271,17 @@ def solve_kernel(
     before = tl.full((), 0, tl.int64)
     for start in range(first, last, block):
         count, x0, x1, f0, f1, valid, before = _bins(counts, edges, start, before, n, finite, block)
-        fa, fb, xa, xb, ya, yb = _points(x0, x1, f0, f1)
-        xa -= x_mean
-        xb -= x_mean
-        ka = ((ya - y_mean) - 2.0 * k * xa) / sxx
-        kb = ((yb - y_mean) - 2.0 * k * xb) / sxx
-        dx = (xb - xa) / 0.8
-        piece = (ka + kb) / 2.0 * dx
-        behind = whole_k - past_k - tl.cumsum(piece, 0)
-        ahead = behind + piece
+        fa, fb, on_k, on_l = _influences(x0, x1, f0, f1, x_mean, y_mean, k, sxx, at_lambda)
+        behind = whole_k - past_k - tl.cumsum(on_k, 0)
+        ahead = behind + on_k
         first_k += tl.sum((fb - fa) * (ahead + behind), 0) / 2.0
         second_k += tl.sum((fb - fa) * (ahead * ahead + ahead * behind + behind * behind), 0) / 3.0
-        past_k += tl.sum(piece, 0)
-        piece = (2.0 + at_lambda * (ka + kb)) / 2.0 * dx
-        behind = whole_l - past_l - tl.cumsum(piece, 0)
-        ahead = behind + piece
+        past_k += tl.sum(on_k, 0)
+        behind = whole_l - past_l - tl.cumsum(on_l, 0)
+        ahead = behind + on_l
         first_l += tl.sum((fb - fa) * (ahead + behind), 0) / 2.0
         second_l += tl.sum((fb - fa) * (ahead * ahead + ahead * behind + behind * behind), 0) / 3.0
-        past_l += tl.sum(piece, 0)
+        past_l += tl.sum(on_l, 0)
     first_k += 0.1 * whole_k
     first_l += 0.1 * whole_l
     var_k = tl.maximum(second_k + 0.1 * whole_k * whole_k - first_k * first_k, zero) / n
