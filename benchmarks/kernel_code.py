@@ -1,9 +1,12 @@
 """What the compiler makes of the kernels, for GPUs that need not be here: registers, spills, loads, instructions a value.
 
-    python benchmarks/kernel_code.py [--capability 80 90] [--json]
+    python benchmarks/kernel_code.py [--capability 80 90] [--json] [--ptx FOLDER]
+    python benchmarks/kernel_code.py --passes
 
 Triton brings its own assembler, so that machine code can be made and read without a GPU. The instructions a value are those of
-the loop over full, aligned tiles, around its shared-memory atomics, divided by its values. Nothing here is a time.
+the loop over full, aligned tiles, around its shared-memory atomics, divided by its values. ``--ptx`` writes the PTX that the
+tests run. ``--passes`` counts how often the 32 additions of a warp meet in a bank of shared memory, for weights of some
+distributions and bins laid out in some ways. Nothing here is a time.
 """
 
 from __future__ import annotations
@@ -22,9 +25,11 @@ import subprocess
 import tempfile
 import warnings
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
@@ -128,17 +133,58 @@ def _run(tool: str, *arguments: str) -> str:
     )
 
 
-def all_of_them(capability: int) -> list[dict[str, Any]]:
-    """Both kernels for every dtype."""
+def all_of_them(capability: int) -> list[tuple[dict[str, Any], Any]]:
+    """Both kernels for every dtype: what there is to know, and the kernel."""
     out = []
     for own, dtype in itertools.product((True, False), COUNTED):
         name = f"count {str(dtype).removeprefix('torch.')}, {'own' if own else 'Triton'} histogram"
         constants = count_constants(bins_of(dtype), own)
         kernel = compiled(counting.count_kernel, COUNT_ARGUMENTS, constants, counting.WARPS, capability)
-        out.append(described(name, kernel, capability))
+        out.append((described(name, kernel, capability), kernel))
     constants = solve_constants(bins_of(torch.bfloat16)) | {"clear": True}
     kernel = compiled(solving.solve_kernel, SOLVE_ARGUMENTS, constants, solving.WARPS, capability)
-    out.append(described("solve", kernel, capability))
+    out.append((described("solve", kernel, capability), kernel))
+    return out
+
+
+def passes(width: int = 1 << 20) -> list[tuple[str, str, float]]:
+    """Passes that the additions of a warp take, if each pass reaches one word in each bank, and lanes of one word share it.
+
+    Args:
+        width: Values of each distribution.
+
+    Returns:
+        Distribution, layout of the bins, and the mean of the passes; 1 is the least there can be.
+    """
+    generator = np.random.default_rng(0)
+    weights = {
+        "normal": generator.standard_normal(width),
+        "normal, k 0.76": np.sign(generator.standard_normal(width)) * generator.weibull(0.76, width),
+        "uniform": generator.uniform(-1, 1, width),
+    }
+    lane = np.arange(32)
+    layouts: dict[str, Callable[[Any, int], Any]] = {
+        "one array (as it is)": lambda bins, hot: bins,
+        "four arrays, interleaved": lambda bins, hot: 4 * bins + lane % 4,
+        "a word for each lane in the four fullest octaves, one array beside": lambda bins, hot: np.where(
+            (bins >= hot) & (bins < hot + 256), 2048 + 32 * (bins - hot) + lane, bins
+        ),
+        "a word for each lane everywhere (256 KiB)": lambda bins, hot: 32 * bins + lane,
+    }
+    out = []
+    for name, values in weights.items():
+        patterns = torch.from_numpy(values * 0.02).to(torch.bfloat16).view(torch.int16).numpy() & 0x7FFF
+        window = count_constants(bins_of(torch.bfloat16), True)
+        bins = np.clip((patterns >> int(window["shift"])) - int(window["low"]), 0, int(window["limit"])).astype(
+            np.int64
+        )
+        hot = int(np.convolve(np.bincount(bins, minlength=2048), np.ones(256), "valid").argmax())
+        for layout, place in layouts.items():
+            words = np.sort(place(bins.reshape(-1, 32), hot), axis=1)
+            new = np.diff(words, axis=1, prepend=-1) != 0
+            banks = (words % 32) + 32 * np.arange(len(words))[:, None]
+            met = np.bincount(banks[new], minlength=words.size).reshape(-1, 32)
+            out.append((name, layout, float(met.max(axis=1).mean())))
     return out
 
 
@@ -146,9 +192,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--capability", type=int, nargs="+", default=[90])
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--ptx", type=Path, metavar="FOLDER", help="write the PTX of each kernel there")
+    parser.add_argument("--passes", action="store_true", help="count passes over shared memory, and nothing else")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    found = [row for capability in options.capability for row in all_of_them(capability)]
+    if options.passes:
+        print("| weights | bins | passes a warp |\n|---|---|---|")
+        for name, layout, mean in passes():
+            print(f"| {name} | {layout} | {mean:.2f} |")
+        return
+    found = []
+    for capability in options.capability:
+        for row, kernel in all_of_them(capability):
+            found.append(row)
+            if options.ptx:
+                name = re.sub(r"\W+", "_", row["kernel"])
+                Path(options.ptx, f"{name}_{capability}.ptx").write_text(kernel.asm["ptx"])
     if options.json:
         print(json.dumps(found))
         return
