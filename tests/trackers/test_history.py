@@ -161,6 +161,44 @@ def test_a_newer_schema_is_refused_with_advice(tmp_path: Path) -> None:
         read_history(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"type": "run"},
+        {"type": "run", "schema": "one"},
+        {"type": "run", "schema": 1, "resumed_from": None, "components": 3},
+        {"type": "run", "schema": 1, "resumed_from": "yesterday", "components": []},
+        {"type": "run", "schema": 1, "resumed_from": None, "components": [{"name": "w", "dtype": "no", "shape": []}]},
+    ],
+)
+def test_what_is_json_and_no_history_is_told(tmp_path: Path, line: dict[str, object]) -> None:
+    file = tmp_path / "other.jsonl"
+    file.write_text(json.dumps(line) + "\n")
+    with pytest.raises(ConfigurationError, match=r"other\.jsonl is no history .*; name one that a monitored run wrote"):
+        read_history(file)
+
+
+def test_samples_and_plots_that_do_not_fit_their_run_are_passed_over(
+    tmp_path: Path, tiny_model: torch.nn.Module
+) -> None:
+    writer = HistoryWriter(tmp_path)
+    writer.write_run(record(tiny_model))
+    writer.write_snapshot(snapshot(tiny_model, 0))
+    with (tmp_path / FILE).open("a") as file:
+        for line in (
+            {"type": "snapshot"},
+            {"type": "snapshot", "step": "one", "time": 0.0},
+            {"type": "plot"},
+            {"type": "plot", "step": 0, "levels": 3, "quantiles": []},
+            {"type": "plot", "step": 0, "levels": [], "quantiles": [None]},
+            {"type": "alert"},
+        ):
+            file.write(json.dumps(line) + "\n")
+    history = read_history(tmp_path)
+    assert [s.step for s in history.snapshots] == [0]
+    assert history.plots == history.alerts == ()
+
+
 def test_a_place_without_history_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no history at"):
         read_history(tmp_path)

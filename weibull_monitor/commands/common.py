@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from weibull_monitor.errors import ConfigurationError, WeibullMonitorError
+from weibull_monitor.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from weibull_monitor.trackers.history import History
@@ -80,12 +80,6 @@ def open_run(path: str | Path) -> History:
     except OSError as error:
         raise ConfigurationError(
             f"{error.filename or path} cannot be read: {error.strerror}; name one that can"
-        ) from error
-    except (AttributeError, KeyError, TypeError, ValueError) as error:  # lines that are JSON and no history
-        if isinstance(error, WeibullMonitorError):
-            raise
-        raise ConfigurationError(
-            f"{path} holds no history that can be read ({type(error).__name__}: {error}); name one that a monitored run wrote"
         ) from error
     if not history.runs:
         raise ConfigurationError(f"{history.path} holds no run; name a history.jsonl that a monitored run has written")

@@ -15,7 +15,6 @@ from weibull_monitor.components import Component, distinct, representatives
 from weibull_monitor.errors import ConfigurationError
 from weibull_monitor.trackers.history import (
     FILE,
-    SCHEMA,
     History,
     RecordedSnapshot,
     RunRecord,
@@ -98,10 +97,6 @@ class HistoryTail:
                 return self._read(found, lines)
         except OSError as error:
             raise ConfigurationError(f"{found} cannot be read: {error.strerror}; name one that can") from error
-        except ConfigurationError:
-            raise
-        except (AttributeError, KeyError, TypeError, ValueError) as error:  # lines that are JSON and no history
-            raise ConfigurationError(f"{found} is no history; name one that a monitored run writes") from error
 
     def history(self) -> History:
         """The run with its first and its last sample only, in full; with none while there is none.
@@ -161,18 +156,14 @@ class HistoryTail:
         return True
 
     def _begin(self, line: Mapping[str, Any]) -> None:
-        if line["schema"] > SCHEMA:
-            raise ConfigurationError(
-                f"{self.file} has schema {line['schema']}, this version reads up to {SCHEMA}; upgrade weibull-monitor"
-            )
-        resumed = line["resumed_from"]
-        if resumed is None:
+        run = run_from_json(line, self.file or self.path)
+        if run.resumed_from is None:
             self.runs, self._points, self.alerts = [], {}, []
         else:
-            self._points = {step: point for step, point in self._points.items() if step <= resumed}
-            self.alerts = [alert for alert in self.alerts if alert.step <= resumed]
-        self.runs.append(run_from_json(line))
-        self._all_runs.append(self.runs[-1])
+            self._points = {step: point for step, point in self._points.items() if step <= run.resumed_from}
+            self.alerts = [alert for alert in self.alerts if alert.step <= run.resumed_from]
+        self.runs.append(run)
+        self._all_runs.append(run)
 
     def _point(self, snapshot: RecordedSnapshot, place: int, run: int) -> Point:
         if run not in self._groups:

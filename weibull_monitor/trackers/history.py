@@ -281,11 +281,12 @@ def read_history(path: str | Path) -> History:
         path: The run's directory, or the ``history.jsonl`` itself.
 
     Returns:
-        The last run in the file, with its resumptions. Lines that are torn or of a type unknown here are passed over.
+        The last run in the file, with its resumptions. Lines that are torn, of a type unknown here, or samples that do not fit
+        their run are passed over.
 
     Raises:
         FileNotFoundError: If there is no history there.
-        ConfigurationError: If it was written by a newer version.
+        ConfigurationError: If it was written by a newer version, or is something else than a history.
     """
     given = Path(path)
     file = next((f for f in (given, given / FILE, given / FILE.name) if f.is_file()), None)
@@ -297,23 +298,20 @@ def read_history(path: str | Path) -> History:
     alerts: list[Alert] = []
     for line in _lines(file):
         if line.get("type") == "run":
-            if line["schema"] > SCHEMA:
-                raise ConfigurationError(
-                    f"{file} has schema {line['schema']}, this version reads up to {SCHEMA}; upgrade weibull-monitor"
-                )
-            if line["resumed_from"] is None:
+            run = run_from_json(line, file)
+            if run.resumed_from is None:
                 runs, snapshots, plots, alerts = [], {}, {}, []
             else:  # what was sampled after the checkpoint that is resumed from belongs to a branch that was given up
-                snapshots = {step: s for step, s in snapshots.items() if step <= line["resumed_from"]}
-                plots = {step: p for step, p in plots.items() if step <= line["resumed_from"]}
-                alerts = [alert for alert in alerts if alert.step <= line["resumed_from"]]
-            runs.append(run_from_json(line))
+                snapshots = {step: s for step, s in snapshots.items() if step <= run.resumed_from}
+                plots = {step: p for step, p in plots.items() if step <= run.resumed_from}
+                alerts = [alert for alert in alerts if alert.step <= run.resumed_from]
+            runs.append(run)
         elif line.get("type") == "snapshot" and runs:
             if (snapshot := snapshot_from_json(line, runs[-1].components)) is not None:
                 snapshots[snapshot.step] = snapshot
-        elif line.get("type") == "plot" and runs and len(line["quantiles"]) == len(runs[-1].components):
-            quantiles = tuple(None if row is None else tuple(row) for row in line["quantiles"])
-            plots[line["step"]] = RecordedPlot(line["step"], runs[-1].components, tuple(line["levels"]), quantiles)
+        elif line.get("type") == "plot" and runs:
+            if (plot := _plot_from_json(line, runs[-1].components)) is not None:
+                plots[plot.step] = plot
         elif line.get("type") == "alert" and runs:
             alerts += alerts_from_json(line)
     sampled, plotted = (tuple(by_step[step] for step in sorted(by_step)) for by_step in (snapshots, plots))
@@ -334,17 +332,52 @@ def _lines(file: Path) -> Iterable[dict[str, Any]]:
 def snapshot_from_json(line: Mapping[str, Any], components: tuple[Component, ...]) -> RecordedSnapshot | None:
     """The sample of a ``snapshot`` line, given the components of the ``run`` line before it; None if they do not fit."""
     absent = [None] * len(components)  # of a line that was written before a column was added
-    columns = {name: tuple(line[name] if name in _FIRST else line.get(name, absent)) for name in COLUMNS}
+    try:
+        columns = {name: tuple(line[name] if name in _FIRST else line.get(name, absent)) for name in COLUMNS}
+        step, time = int(line["step"]), float(line["time"])
+    except (KeyError, TypeError, ValueError):
+        return None
     if any(len(values) != len(components) for values in columns.values()):
         return None
     withheld, seconds = line.get("withheld", {}), line.get("seconds")
-    return RecordedSnapshot(line["step"], line["time"], components, columns, withheld, seconds)
+    return RecordedSnapshot(step, time, components, columns, withheld, seconds)
 
 
-def run_from_json(line: Mapping[str, Any]) -> RunRecord:
-    """The record of a ``run`` line."""
-    known = {name: line[name] for name in RunRecord.__dataclass_fields__ if name in line}
-    return RunRecord(**known | {"components": tuple(_component_from_json(c) for c in line["components"])})
+def _plot_from_json(line: Mapping[str, Any], components: tuple[Component, ...]) -> RecordedPlot | None:
+    """What a ``plot`` line draws from, given the components of the ``run`` line before it; None if they do not fit."""
+    try:
+        quantiles = tuple(None if row is None else tuple(row) for row in line["quantiles"])
+        plot = RecordedPlot(int(line["step"]), components, tuple(line["levels"]), quantiles)
+    except (KeyError, TypeError, ValueError):
+        return None
+    return plot if len(quantiles) == len(components) else None
+
+
+def run_from_json(line: Mapping[str, Any], file: Path) -> RunRecord:
+    """The record of a ``run`` line.
+
+    Args:
+        line: The line.
+        file: The history, for what is said of it.
+
+    Raises:
+        ConfigurationError: If it was written by a newer version, or is not the line of a history.
+    """
+    try:
+        if line["schema"] > SCHEMA:
+            raise ConfigurationError(
+                f"{file} has schema {line['schema']}, this version reads up to {SCHEMA}; upgrade weibull-monitor"
+            )
+        known = {name: line[name] for name in RunRecord.__dataclass_fields__ if name in line}
+        resumed = None if line["resumed_from"] is None else int(line["resumed_from"])
+        components = tuple(_component_from_json(component) for component in line["components"])
+        return RunRecord(**known | {"resumed_from": resumed, "components": components})
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, ConfigurationError):
+            raise
+        raise ConfigurationError(
+            f"{file} is no history ({type(error).__name__}: {error}); name one that a monitored run wrote"
+        ) from error
 
 
 def alerts_from_json(line: Mapping[str, Any]) -> list[Alert]:
