@@ -15,6 +15,16 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 HERE = Path(__file__).parent
+IMPORTED = [
+    "torch.distributed.checkpoint.state_dict",
+    "torch.distributed.fsdp",
+    "torch.distributed.tensor.parallel",
+    "torch.testing",
+    "transformers.trainer",
+    "transformers.models.llama.modeling_llama",
+    "lightning.pytorch.strategies",
+]
+"""What the process that all others are forked from has imported; what is not installed is passed over."""
 
 
 def launch(function: str, size: int, directory: Path, *args: Any, timeout: float = 60.0) -> list[Any]:
@@ -28,14 +38,25 @@ def launch(function: str, size: int, directory: Path, *args: Any, timeout: float
         timeout: Seconds a collective may take.
     """
     (directory / "results").mkdir(parents=True, exist_ok=True)
-    mp.spawn(_run, args=(function, size, str(directory), args, timeout), nprocs=size, join=True)
+    context = mp.get_context("forkserver")
+    context.set_forkserver_preload(IMPORTED)  # type: ignore[attr-defined]
+    passed = (dict(os.environ), function, size, str(directory), args, timeout)
+    mp.start_processes(_run, args=passed, nprocs=size, join=True, start_method="forkserver")
     return [torch.load(directory / "results" / str(rank), weights_only=False) for rank in range(size)]
 
 
-def _run(rank: int, function: str, size: int, directory: str, args: tuple[Any, ...], timeout: float) -> None:
+def _run(
+    rank: int,
+    environment: dict[str, str],
+    function: str,
+    size: int,
+    directory: str,
+    args: tuple[Any, ...],
+    timeout: float,
+) -> None:
     sys.path[:0] = [str(HERE), str(HERE.parent)]
     torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(size)}
+    os.environ |= environment | {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(size)}
     store = dist.FileStore(str(Path(directory, "store")), size)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timedelta(seconds=timeout))
     module, name = function.split(":")
