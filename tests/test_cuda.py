@@ -106,6 +106,29 @@ def test_no_step_synchronises(
     assert [s.step for s in read_history(tmp_path).snapshots] == list(range(9))
 
 
+def test_a_scheduled_learning_rate_on_the_device_is_waited_for_at_samples_only(
+    tmp_path: Path, strictly_asynchronous: Callable[[bool], None]
+) -> None:
+    model = model_of()
+    rate = torch.tensor(1e-3, device="cuda")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.1, capturable=True)
+    loss_of(model).backward()
+    optimizer.step()
+    monitor = WeibullMonitor(model, optimizer, every_n_steps=20, output_dir=tmp_path)
+    rates = []
+    for step in range(1, 21):
+        rates.append(1e-3 / step)
+        rate.fill_(rates[-1])
+        strictly_asynchronous(step < 20)
+        optimizer.step()
+        monitor.step()
+        strictly_asynchronous(False)
+    monitor.close()
+    last = read_history(tmp_path).snapshots[-1]
+    name = next(name for name, _ in model.named_parameters())
+    assert last.values("eta_sum")[name] == pytest.approx(sum(rates), rel=1e-6)
+
+
 def test_a_sample_is_of_its_own_step_though_the_weights_change_at_once(tmp_path: Path) -> None:
     """The device is held up for a while, so that the host is many steps ahead when the first sample is measured."""
     model = model_of()

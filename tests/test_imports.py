@@ -25,6 +25,7 @@ LAYERS = [
     ("schedule", "snapshot", "grid"),
     ("continuity", "optimizers"),
     ("scaling",),
+    ("budgets",),
     ("notes",),
     ("force_reader",),
     ("forecast",),

@@ -6,7 +6,9 @@ from statistics import fmean, stdev
 import pytest
 import torch
 
-from weibull_monitor.scaling import Budget, BudgetKeeper, Hyperparameters, Stepped, hyperparameters, scaling_of
+from weibull_monitor.budgets import LATE, BudgetKeeper
+from weibull_monitor.optimizers import Hyperparameters, hyperparameters
+from weibull_monitor.scaling import Budget, Stepped, scaling_of
 from weibull_monitor.snapshot import Scaling
 
 
@@ -182,29 +184,93 @@ def test_the_path_and_the_bound_of_each_parameter_are_known(tiny_model: torch.nn
     assert again.state() == [[[1e-6, 0.1, None, False, 0.0]], None]
 
 
-def test_a_learning_rate_on_an_accelerator_is_read_when_it_was_written_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reading it waits for the device, so a constant one is read once. A tensor of the CPU stands for it here."""
+class Elsewhere(torch.Tensor):
+    """A tensor of the CPU that says it is on an accelerator, and cannot be read there and then."""
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        return torch.device("cuda", 0)
+
+    def __float__(self) -> float:
+        raise AssertionError("this would wait for the device")
+
+
+class Sent:
+    """A number that arrives three steps later."""
+
+    now, waits, sent = 0, 0, 0
+
+    def __init__(self, values: torch.Tensor) -> None:
+        Sent.sent += 1
+        self._values, self._due = values.clone(), Sent.now + 3
+
+    def ready(self) -> bool:
+        return Sent.now >= self._due
+
+    def rows(self) -> list[list[float]]:
+        Sent.waits += not self.ready()
+        rows: list[list[float]] = self._values.as_subclass(torch.Tensor).tolist()
+        return rows
+
+
+def test_a_learning_rate_on_an_accelerator_is_sent_for_and_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("weibull_monitor.measure.transfer.to_host", Sent)
+    Sent.now = Sent.waits = Sent.sent = 0
+    rate = torch.tensor(0.5, dtype=torch.float64).as_subclass(Elsewhere)
+    weights = [torch.nn.Parameter(torch.ones(2, 2)) for _ in range(3)]
+    groups = [{"params": [weight], "weight_decay": 0.1} for weight in weights[:2]]
+    late, plain = (torch.optim.AdamW([dict(group) for group in groups], lr=0.5) for _ in range(2))
+    late.param_groups[0]["lr"] = rate  # the other stays a float
+    keeper, expected = BudgetKeeper(late), BudgetKeeper(plain)
+    for step in range(10):
+        Sent.now += 1
+        keeper.advance()
+        expected.advance()
+        if step % 2:  # as a scheduler does, at once
+            rate.mul_(0.9)
+            plain.param_groups[0]["lr"] *= 0.9
+        if step == 4:
+            for optimizer in (late, plain):
+                optimizer.add_param_group({"params": [weights[2]], "lr": 0.25, "weight_decay": 0.0})
+            Sent.now += 100  # which group is which has to be known before
+    assert (Sent.waits, Sent.sent) == (0, 5)
+    names = {str(n): weight for n, weight in enumerate(weights)}
+    assert keeper.by_parameter(names) == expected.by_parameter(names)
+    assert Sent.waits == 1
+    assert keeper.state() == expected.state()
+    for _ in range(LATE + 10):
+        rate.mul_(0.999)
+        keeper.advance()
+    assert Sent.waits > 1  # no more than so many are under way
+    keeper.restore([[[1e-6, 0.1]]])  # what was under way belongs to what is given up
+    assert keeper.state() == [[[1e-6, 0.1, None, False, 0.0]]]
+
+
+@pytest.mark.parametrize("kind", ["cuda", "xpu"])
+def test_a_constant_learning_rate_on_an_accelerator_is_read_once(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.setattr("weibull_monitor.measure.transfer.to_host", Sent)
+    Sent.now = Sent.waits = Sent.sent = 0
     reads = []
 
-    class Elsewhere(torch.Tensor):
+    class There(Elsewhere):
         @property
         def device(self) -> torch.device:  # type: ignore[override]
-            return torch.device("cuda", 0)
+            return torch.device(kind, 0)
 
         def __float__(self) -> float:
             reads.append(1)
             return float(self.as_subclass(torch.Tensor))
 
-    rate = torch.tensor(0.5).as_subclass(Elsewhere)
     weight = torch.nn.Parameter(torch.ones(2, 2))
     optimizer = torch.optim.SGD([weight], lr=0.1)
-    optimizer.param_groups[0]["lr"] = rate
+    optimizer.param_groups[0]["lr"] = rate = torch.tensor(0.5).as_subclass(There)
     keeper = BudgetKeeper(optimizer)
-    for _ in range(3):
+    for _ in range(5):
         keeper.advance()
-    assert len(reads) == 1
+        Sent.now += 1
+    assert (Sent.waits, Sent.sent, len(reads)) == (0, kind == "cuda", kind == "xpu")
     rate.fill_(0.25)  # as a scheduler does
     keeper.advance()
     keeper.advance()
-    assert len(reads) == 2
+    assert (Sent.sent, len(reads)) == (2 * (kind == "cuda"), 2 * (kind == "xpu"))
     assert keeper.by_parameter({"w": weight})["w"].used.eta == 0.25

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from weibull_monitor.budgets import BudgetKeeper
 from weibull_monitor.components import Component
 from weibull_monitor.forces import SUMS, AdamState, Forces, adam_state, forces_of, squared_norm, sums_after
 from weibull_monitor.measure.bins import bins_of
 from weibull_monitor.measure.parts import CountedRows, Sums
 from weibull_monitor.measure.reader import ModelReader
 from weibull_monitor.measure.transfer import Arriving, to_host
-from weibull_monitor.scaling import BudgetKeeper, Stepped
+from weibull_monitor.scaling import Stepped
 from weibull_monitor.sharding import Ranks
 
 _LOST = SUMS

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from weibull_monitor.budgets import BudgetKeeper
 from weibull_monitor.components import Component
 from weibull_monitor.errors import ConfigurationError
 from weibull_monitor.forecast import (
@@ -27,7 +28,7 @@ from weibull_monitor.guard import Guard
 from weibull_monitor.measure import WeibullFit
 from weibull_monitor.plan import TOLERANCE, Ahead, Rule, as_rules, rates_ahead
 from weibull_monitor.reasons import EXPLANATION, PASSING, Reason
-from weibull_monitor.scaling import BudgetKeeper, Stepped, scaling_of
+from weibull_monitor.scaling import Stepped, scaling_of
 from weibull_monitor.snapshot import Reference, Scaling
 
 logger = logging.getLogger("weibull_monitor")

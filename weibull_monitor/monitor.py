@@ -164,8 +164,8 @@ class WeibullMonitor:
     ) -> None:
         # Not before they are needed: importing the package should take no time to speak of.
         from weibull_monitor.alerts.watch import AlertOptions
+        from weibull_monitor.budgets import BudgetKeeper
         from weibull_monitor.law import ScalingLaw
-        from weibull_monitor.scaling import BudgetKeeper
 
         self._model = model
         self._ranks = Ranks.of(process_group)

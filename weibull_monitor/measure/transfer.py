@@ -41,11 +41,11 @@ class FromCuda:
     whatever changes their sources next.
     """
 
-    _pinned: ClassVar[dict[tuple[int, ...], list[Tensor]]] = {}
+    _pinned: ClassVar[dict[tuple[torch.Size, torch.dtype], list[Tensor]]] = {}
     """Buffers that have been read: pinning memory takes a millisecond, and may wait for the device."""
 
     def __init__(self, values: Tensor) -> None:
-        kept = self._pinned.setdefault(tuple(values.shape), [])
+        kept = self._pinned.setdefault((values.shape, values.dtype), [])
         self._buffer = kept.pop() if kept else torch.empty_like(values, device="cpu", pin_memory=True)
         with torch.cuda.device(values.device):
             self._buffer.copy_(values, non_blocking=True)
@@ -60,7 +60,7 @@ class FromCuda:
         """The numbers."""
         self._event.synchronize()
         out: list[list[float]] = self._buffer.tolist()
-        self._pinned[tuple(self._buffer.shape)].append(self._buffer)
+        self._pinned[self._buffer.shape, self._buffer.dtype].append(self._buffer)
         return out
 
 
@@ -68,6 +68,29 @@ def to_host(values: Tensor) -> Arriving:
     """Sends numbers to the host.
 
     Args:
-        values: float64, of two dimensions. On CUDA nothing is waited for; elsewhere the wait is in `Arriving.rows`.
+        values: Floating point, of two dimensions. On CUDA nothing is waited for, and what is written to ``values`` later changes
+            nothing; elsewhere the wait is in `Arriving.rows`.
     """
     return FromCuda(values) if values.device.type == "cuda" else Here(values)
+
+
+class LateNumber:
+    """A single number that a CUDA device will write to again, as it is now.
+
+    Args:
+        number: One element, of any shape.
+    """
+
+    def __init__(self, number: Tensor) -> None:
+        self._arriving = to_host(number.detach().reshape(1, 1))
+        self._value: float | None = None
+
+    def ready(self) -> bool:
+        """Whether `value` would not wait."""
+        return self._value is not None or self._arriving.ready()
+
+    def value(self) -> float:
+        """The number, waiting for it if need be."""
+        if self._value is None:
+            ((self._value,),) = self._arriving.rows()
+        return self._value
