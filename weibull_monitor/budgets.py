@@ -64,20 +64,18 @@ class _Followed:
             self._late.append(steps)
             self.settle(wait=False)
         else:
-            self._spend(steps)
+            self._spend(steps)  # type: ignore[arg-type]
 
     def settle(self, wait: bool = True) -> None:
         """Spends what was stepped with, in the order of the steps, as far as it is known; all of it if it is waited for."""
         while self._late and (wait or len(self._late) > LATE or all(map(_is_here, self._late[0]))):
-            self._spend(self._late.popleft())
+            self._spend([_known(step) for step in self._late.popleft()])
 
-    def _spend(self, steps: Sequence[_Step | None]) -> None:
+    def _spend(self, steps: list[tuple[float, float] | None]) -> None:
+        self._steps = steps
         for i, step in enumerate(steps):
             if step is not None:
-                eta = step[0].value() if isinstance(step[0], LateNumber) else step[0]
-                step = (eta, step[1])
                 self.budgets[i] = self.budgets[i].advanced(*step)
-            self._steps[i] = step
 
     def _read(self, group: int, rate: Any) -> LateNumber | float:
         """A learning rate that is no float. One that lies on an accelerator is read if it has been written to: on CUDA it is
@@ -114,6 +112,10 @@ class _Followed:
         self.known &= groups >= len(self.budgets)
         self.budgets = (self.budgets + [Budget()] * groups)[:groups]
         self._steps = [None] * groups
+
+
+def _known(step: _Step | None) -> tuple[float, float] | None:
+    return None if step is None else (step[0].value() if isinstance(step[0], LateNumber) else step[0], step[1])
 
 
 def _is_here(step: _Step | None) -> bool:

@@ -56,7 +56,8 @@ def _run(
 ) -> None:
     sys.path[:0] = [str(HERE), str(HERE.parent)]
     torch.set_num_threads(1)
-    os.environ |= environment | {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(size)}
+    os.environ |= environment
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(size)}
     store = dist.FileStore(str(Path(directory, "store")), size)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timedelta(seconds=timeout))
     module, name = function.split(":")
