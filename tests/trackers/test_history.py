@@ -11,6 +11,7 @@ import torch
 from weibull_monitor import ConfigurationError, WeibullMonitor, fit_weibull, read_history
 from weibull_monitor.components import discover
 from weibull_monitor.forces import Forces
+from weibull_monitor.live.tail import HistoryTail
 from weibull_monitor.snapshot import Scaling, Snapshot
 from weibull_monitor.trackers import HistoryWriter, RunRecord
 from weibull_monitor.trackers.history import COLUMNS, FILE, FORCES
@@ -168,6 +169,7 @@ def test_a_newer_schema_is_refused_with_advice(tmp_path: Path) -> None:
         {"type": "run", "schema": "one"},
         {"type": "run", "schema": 1, "resumed_from": None, "components": 3},
         {"type": "run", "schema": 1, "resumed_from": "yesterday", "components": []},
+        {"type": "run", "schema": 1, "resumed_from": 1.5, "components": []},
         {"type": "run", "schema": 1, "resumed_from": None, "components": [{"name": "w", "dtype": "no", "shape": []}]},
     ],
 )
@@ -184,10 +186,16 @@ def test_samples_and_plots_that_do_not_fit_their_run_are_passed_over(
     writer = HistoryWriter(tmp_path)
     writer.write_run(record(tiny_model))
     writer.write_snapshot(snapshot(tiny_model, 0))
+    kept = json.loads((tmp_path / FILE).read_text().splitlines()[-1])
+    assert kept["type"] == "snapshot"
     with (tmp_path / FILE).open("a") as file:
         for line in (
             {"type": "snapshot"},
             {"type": "snapshot", "step": "one", "time": 0.0},
+            kept | {"step": "one"},
+            kept | {"step": 1, "k": ["high"] * len(kept["k"])},
+            kept | {"step": 1, "time": 10**400},
+            kept | {"step": 1, "k": 3},
             {"type": "plot"},
             {"type": "plot", "step": 0, "levels": 3, "quantiles": []},
             {"type": "plot", "step": 0, "levels": [], "quantiles": [None]},
@@ -197,6 +205,9 @@ def test_samples_and_plots_that_do_not_fit_their_run_are_passed_over(
     history = read_history(tmp_path)
     assert [s.step for s in history.snapshots] == [0]
     assert history.plots == history.alerts == ()
+    tail = HistoryTail(tmp_path)
+    assert tail.poll()
+    assert [point.step for point in tail.points] == [0]
 
 
 def test_a_place_without_history_is_named(tmp_path: Path) -> None:

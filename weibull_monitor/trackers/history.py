@@ -13,6 +13,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from operator import index
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -36,6 +37,10 @@ COLUMNS: Final = (*_FIRST, *_LAW, "lambda_equilibrium", "eta_sum", "update_max",
 """The columns of a ``snapshot`` line; lines of earlier versions have the first nine, and forces are there when asked for."""
 PLOTTED: Final = 2000
 """With more components than this, single experts have no probability plot in the history."""
+_NUMBERS: Final = frozenset({int, float, type(None)})
+"""What a column may hold."""
+_MALFORMED: Final = (AttributeError, KeyError, OverflowError, TypeError, ValueError)
+"""What reading a line raises that is JSON and not a line of a history."""
 FILE: Final = Path("weibull") / "history.jsonl"
 """Where the history lies within a run's directory."""
 
@@ -334,10 +339,10 @@ def snapshot_from_json(line: Mapping[str, Any], components: tuple[Component, ...
     absent = [None] * len(components)  # of a line that was written before a column was added
     try:
         columns = {name: tuple(line[name] if name in _FIRST else line.get(name, absent)) for name in COLUMNS}
-        step, time = int(line["step"]), float(line["time"])
-    except (KeyError, TypeError, ValueError):
+        step, time = index(line["step"]), float(line["time"])
+    except _MALFORMED:
         return None
-    if any(len(values) != len(components) for values in columns.values()):
+    if any(len(values) != len(components) or not _NUMBERS.issuperset(map(type, values)) for values in columns.values()):
         return None
     withheld, seconds = line.get("withheld", {}), line.get("seconds")
     return RecordedSnapshot(step, time, components, columns, withheld, seconds)
@@ -347,8 +352,8 @@ def _plot_from_json(line: Mapping[str, Any], components: tuple[Component, ...]) 
     """What a ``plot`` line draws from, given the components of the ``run`` line before it; None if they do not fit."""
     try:
         quantiles = tuple(None if row is None else tuple(row) for row in line["quantiles"])
-        plot = RecordedPlot(int(line["step"]), components, tuple(line["levels"]), quantiles)
-    except (KeyError, TypeError, ValueError):
+        plot = RecordedPlot(index(line["step"]), components, tuple(line["levels"]), quantiles)
+    except _MALFORMED:
         return None
     return plot if len(quantiles) == len(components) else None
 
@@ -369,12 +374,12 @@ def run_from_json(line: Mapping[str, Any], file: Path) -> RunRecord:
                 f"{file} has schema {line['schema']}, this version reads up to {SCHEMA}; upgrade weibull-monitor"
             )
         known = {name: line[name] for name in RunRecord.__dataclass_fields__ if name in line}
-        resumed = None if line["resumed_from"] is None else int(line["resumed_from"])
+        resumed = None if line["resumed_from"] is None else index(line["resumed_from"])
         components = tuple(_component_from_json(component) for component in line["components"])
         return RunRecord(**known | {"resumed_from": resumed, "components": components})
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        if isinstance(error, ConfigurationError):
-            raise
+    except ConfigurationError:
+        raise
+    except _MALFORMED as error:
         raise ConfigurationError(
             f"{file} is no history ({type(error).__name__}: {error}); name one that a monitored run wrote"
         ) from error
@@ -385,9 +390,11 @@ def alerts_from_json(line: Mapping[str, Any]) -> list[Alert]:
     from weibull_monitor.alerts.finding import alert_from_json
 
     try:
-        return [alert_from_json(line)]
-    except (KeyError, TypeError, ValueError):
+        alert = alert_from_json(line)
+        index(alert.step)  # whose place is among the samples
+    except _MALFORMED:
         return []
+    return [alert]
 
 
 def _component_to_json(component: Component) -> dict[str, Any]:
