@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from late import Device
+from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 
@@ -21,46 +22,6 @@ from weibull_monitor.monitor import IN_FLIGHT
 from weibull_monitor.trackers.history import History
 
 Train = Callable[..., list[float]]
-
-
-@dataclass
-class Device:
-    """The clock of a device that runs ``lag`` ticks behind the host."""
-
-    lag: float
-    now: float = 0.0
-    waits: int = 0
-    under_way: int = 0
-    most_under_way: int = 0
-    broken: bool = False
-
-    def tick(self) -> None:
-        self.now += 1
-
-    def to_host(self, values: Tensor) -> OnItsWay:
-        self.under_way += 1
-        self.most_under_way = max(self.most_under_way, self.under_way)
-        return OnItsWay(
-            self, values.clone(), self.now + self.lag
-        )  # the stream's order: what was queued sees no later write
-
-
-class OnItsWay:
-    def __init__(self, device: Device, values: Tensor, due: float) -> None:
-        self._device, self._values, self._due = device, values, due
-
-    def ready(self) -> bool:
-        return self._device.now >= self._due
-
-    def rows(self) -> list[list[float]]:
-        if not self.ready():
-            self._device.waits += 1
-            self._device.now = self._due
-        self._device.under_way -= 1
-        if self._device.broken:
-            raise RuntimeError("CUDA error: an illegal memory access was encountered")
-        rows: list[list[float]] = self._values.tolist()
-        return rows
 
 
 @pytest.fixture

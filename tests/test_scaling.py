@@ -5,6 +5,7 @@ from statistics import fmean, stdev
 
 import pytest
 import torch
+from late import Device
 
 from weibull_monitor.budgets import LATE, BudgetKeeper
 from weibull_monitor.optimizers import Hyperparameters, hyperparameters
@@ -195,27 +196,15 @@ class Elsewhere(torch.Tensor):
         raise AssertionError("this would wait for the device")
 
 
-class Sent:
-    """A number that arrives three steps later."""
-
-    now, waits, sent = 0, 0, 0
-
-    def __init__(self, values: torch.Tensor) -> None:
-        Sent.sent += 1
-        self._values, self._due = values.clone(), Sent.now + 3
-
-    def ready(self) -> bool:
-        return Sent.now >= self._due
-
-    def rows(self) -> list[list[float]]:
-        Sent.waits += not self.ready()
-        rows: list[list[float]] = self._values.as_subclass(torch.Tensor).tolist()
-        return rows
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> Device:
+    """What is sent from it arrives three ticks later."""
+    made = Device(lag=3)
+    monkeypatch.setattr("weibull_monitor.measure.transfer.to_host", made.to_host)
+    return made
 
 
-def test_a_learning_rate_on_an_accelerator_is_sent_for_and_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("weibull_monitor.measure.transfer.to_host", Sent)
-    Sent.now = Sent.waits = Sent.sent = 0
+def test_a_learning_rate_on_an_accelerator_is_sent_for_and_not_waited_for(device: Device) -> None:
     rate = torch.tensor(0.5, dtype=torch.float64).as_subclass(Elsewhere)
     weights = [torch.nn.Parameter(torch.ones(2, 2)) for _ in range(3)]
     groups = [{"params": [weight], "weight_decay": 0.1} for weight in weights[:2]]
@@ -223,7 +212,7 @@ def test_a_learning_rate_on_an_accelerator_is_sent_for_and_not_waited_for(monkey
     late.param_groups[0]["lr"] = rate  # the other stays a float
     keeper, expected = BudgetKeeper(late), BudgetKeeper(plain)
     for step in range(10):
-        Sent.now += 1
+        device.tick()
         keeper.advance()
         expected.advance()
         if step % 2:  # as a scheduler does, at once
@@ -232,24 +221,22 @@ def test_a_learning_rate_on_an_accelerator_is_sent_for_and_not_waited_for(monkey
         if step == 4:
             for optimizer in (late, plain):
                 optimizer.add_param_group({"params": [weights[2]], "lr": 0.25, "weight_decay": 0.0})
-            Sent.now += 100  # which group is which has to be known before
-    assert (Sent.waits, Sent.sent) == (0, 5)
+            device.now += 100  # which group is which has to be known before
+    assert (device.waits, device.sent) == (0, 5)
     names = {str(n): weight for n, weight in enumerate(weights)}
     assert keeper.by_parameter(names) == expected.by_parameter(names)
-    assert Sent.waits == 1
+    assert device.waits == 1
     assert keeper.state() == expected.state()
     for _ in range(LATE + 10):
         rate.mul_(0.999)
         keeper.advance()
-    assert Sent.waits > 1  # no more than so many are under way
+    assert device.waits > 1  # no more than so many are under way
     keeper.restore([[[1e-6, 0.1]]])  # what was under way belongs to what is given up
     assert keeper.state() == [[[1e-6, 0.1, None, False, 0.0]]]
 
 
 @pytest.mark.parametrize("kind", ["cuda", "xpu"])
-def test_a_constant_learning_rate_on_an_accelerator_is_read_once(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    monkeypatch.setattr("weibull_monitor.measure.transfer.to_host", Sent)
-    Sent.now = Sent.waits = Sent.sent = 0
+def test_a_constant_learning_rate_on_an_accelerator_is_read_once(device: Device, kind: str) -> None:
     reads = []
 
     class There(Elsewhere):
@@ -267,10 +254,10 @@ def test_a_constant_learning_rate_on_an_accelerator_is_read_once(monkeypatch: py
     keeper = BudgetKeeper(optimizer)
     for _ in range(5):
         keeper.advance()
-        Sent.now += 1
-    assert (Sent.waits, Sent.sent, len(reads)) == (0, kind == "cuda", kind == "xpu")
+        device.tick()
+    assert (device.waits, device.sent, len(reads)) == (0, kind == "cuda", kind == "xpu")
     rate.fill_(0.25)  # as a scheduler does
     keeper.advance()
     keeper.advance()
-    assert (Sent.sent, len(reads)) == (2 * (kind == "cuda"), 2 * (kind == "xpu"))
+    assert (device.sent, len(reads)) == (2 * (kind == "cuda"), 2 * (kind == "xpu"))
     assert keeper.by_parameter({"w": weight})["w"].used.eta == 0.25
