@@ -206,8 +206,8 @@ def main() -> None:
         for row, kernel in all_of_them(capability):
             found.append(row)
             if options.ptx:
-                name = re.sub(r"\W+", "_", row["kernel"])
-                Path(options.ptx, f"{name}_{capability}.ptx").write_text(kernel.asm["ptx"])
+                row["ptx"] = re.sub(r"\W+", "_", row["kernel"]) + f"_{capability}.ptx"
+                Path(options.ptx, row["ptx"]).write_text(kernel.asm["ptx"])
     if options.json:
         print(json.dumps(found))
         return

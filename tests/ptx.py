@@ -330,44 +330,30 @@ class Program:
 
     def _across(self, parts: list[str], operands: list[str]) -> Do:
         """Between the lanes of a warp, which all have to take part."""
-        to = self._target(operands[0])
-        lane = np.arange(LANES)
-        if parts[0] == "redux":
-            if parts[1:] != ["sync", "add", "s32"]:
-                raise PTXError(f"no such instruction here: {'.'.join(parts)}")
-            source, members = self._source(operands[1], "s32"), self._source(operands[2], "u32")
+        name, lane = ".".join(parts), np.arange(LANES)
+        exchange: Get
+        if name == "redux.sync.add.s32":
+            numbers = self._source(operands[1], "s32")
+            exchange = lambda warp: np.full(LANES, numbers(warp).sum(dtype=np.int32), dtype=np.int32)  # noqa: E731
+        elif name == "vote.sync.ballot.b32":
+            votes, bit = self._source(operands[1], "pred"), np.uint64(1) << lane.astype(np.uint64)
+            exchange = lambda warp: np.full(LANES, bit[votes(warp)].sum(), dtype=np.uint32)  # noqa: E731
+        elif (name, operands[3]) in (("shfl.sync.bfly.b32", "31"), ("shfl.sync.up.b32", "0")) and "|" not in operands[
+            0
+        ]:
+            words, by = self._source(operands[1], "b32"), int(operands[2], 0)
+            origin = lane ^ by if "bfly" in parts else np.where(lane >= by, lane - by, lane)
+            exchange = lambda warp: words(warp)[origin]  # noqa: E731
+        else:
+            raise PTXError(f"no such instruction here: {name}")
+        members, to = self._source(operands[-1], "u32"), self._target(operands[0])
 
-            def reduce(warp: _Warp) -> None:
-                if int(members(warp)[0]) != 2**LANES - 1 or not warp.lanes.all():
-                    raise PTXError("a sum over a warp without all of its lanes")
-                to(warp, np.full(LANES, source(warp).sum(dtype=np.int32), dtype=np.int32))
+        def across(warp: _Warp) -> None:
+            if int(members(warp)[0]) != 2**LANES - 1 or not warp.lanes.all():
+                raise PTXError("an exchange within a warp without all of its lanes")
+            to(warp, exchange(warp))
 
-            return reduce
-        if parts[0] == "vote":
-            if parts[1:] != ["sync", "ballot", "b32"]:
-                raise PTXError(f"no such instruction here: {'.'.join(parts)}")
-            votes, members = self._source(operands[1], "pred"), self._source(operands[2], "u32")
-
-            def ballot(warp: _Warp) -> None:
-                if int(members(warp)[0]) != 2**LANES - 1 or not warp.lanes.all():
-                    raise PTXError("a vote of a warp without all of its lanes")
-                to(
-                    warp,
-                    np.full(LANES, (votes(warp).astype(np.uint64) << lane.astype(np.uint64)).sum(), dtype=np.uint32),
-                )
-
-            return ballot
-        if parts[2] not in ("bfly", "up") or operands[3] != {"bfly": "31", "up": "0"}[parts[2]] or "|" in operands[0]:
-            raise PTXError(f"no such instruction here: {'.'.join(parts)}")
-        source, by = self._source(operands[1], "b32"), int(operands[2], 0)
-        origin = lane ^ by if parts[2] == "bfly" else np.where(lane >= by, lane - by, lane)
-
-        def shuffle(warp: _Warp) -> None:
-            if operands[4] != "-1" or not warp.lanes.all():
-                raise PTXError("a shuffle over a warp without all of its lanes")
-            to(warp, source(warp)[origin])
-
-        return shuffle
+        return across
 
     def _access(self, parts: list[str], operands: list[str]) -> Do:
         """Loads, stores and atomic additions."""

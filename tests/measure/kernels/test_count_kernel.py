@@ -21,7 +21,6 @@ DTYPES = list(COUNTED)
 def counted(kernels: Kernels, tensors: list[torch.Tensor], rows: list[list[int]] | None = None) -> torch.Tensor:
     bins = bins_of(tensors[0].dtype)
     rows = rows or [[n] for n in range(len(tensors))]
-    table = kernels.table([t.to(kernels.device) for t in tensors], rows)
     here = [t.to(kernels.device) for t in tensors]
     table = kernels.table(here, rows)
     counts = torch.zeros(1 + max(map(max, rows)), bins.columns, dtype=torch.int64, device=kernels.device)

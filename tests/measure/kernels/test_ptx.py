@@ -27,12 +27,9 @@ WAYS = ("own", "Triton")
 @pytest.fixture(scope="module")
 def ptx(code: list[dict[str, Any]], ptx_folder: Path) -> dict[str, tuple[str, int]]:
     """PTX, and the shared memory that a launch asks for, by the kernel's name and capability."""
-    found = {}
-    for row in code:
-        name = re.sub(r"\W+", "_", row["kernel"])
-        text = (ptx_folder / f"{name}_{row['capability']}.ptx").read_text()
-        found[f"{row['kernel']}, {row['capability']}"] = (text, row["shared"])
-    return found
+    return {
+        f"{row['kernel']}, {row['capability']}": ((ptx_folder / row["ptx"]).read_text(), row["shared"]) for row in code
+    }
 
 
 def program(ptx: dict[str, tuple[str, int]], dtype: torch.dtype, way: str, capability: int = 90) -> Program:
