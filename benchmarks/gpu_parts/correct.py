@@ -13,9 +13,8 @@ from gpu_parts.page import Page, tried
 from weibull_monitor.measure.bins import bins_of
 from weibull_monitor.measure.count import count_by_bincount, count_by_kernel
 from weibull_monitor.measure.fit import WeibullFit
-from weibull_monitor.measure.reader import ModelReader
+from weibull_monitor.measure.kernels.table import rows_of
 from weibull_monitor.measure.solve import RESULT_COLUMNS, Column, solve_on_device
-from weibull_monitor.options import finder
 
 TITLE = "The same integers"
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
@@ -54,7 +53,7 @@ def _dtype(machine: Machine, page: Page, dtype: torch.dtype) -> None:
     page.figures[DIFFERENT] += int(differ[0].any(1).sum())
     solved = len(views) if machine.cuda else 1  # an interpreter takes a second for a row
     out = torch.empty(solved, RESULT_COLUMNS, dtype=torch.float64, device=machine.device)
-    rows = torch.arange(solved, device=machine.device).unsqueeze(1).expand(-1, 2).contiguous()
+    rows = kernels.upload(rows_of([(row, row) for row in range(solved)]))
     kernels.solve(found, rows, bins, out)
     plain = solve_on_device(expected[:solved], bins, trim=False)
     gamma = torch.zeros(plain.shape[1], dtype=torch.bool)
@@ -96,9 +95,7 @@ def _model(machine: Machine, page: Page) -> None:
 
 def fits(model: nn.Module, resolution: str = "auto") -> dict[str, WeibullFit]:
     """The fit of every matrix."""
-    reader = ModelReader(model, finder(None, None, None, resolution))  # type: ignore[arg-type]
-    reader.agree()
-    return dict(reader.read().measurement().fits)
+    return dict(models.reader_of(model, resolution).read().measurement().fits)
 
 
 def different(found: WeibullFit | None, expected: WeibullFit) -> bool:

@@ -10,6 +10,9 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen3MoeConfig
 
+from weibull_monitor.measure.reader import ModelReader
+from weibull_monitor.options import finder
+
 SMALL = "124 M"
 LARGE = "8 B"
 STANDARD_DEVIATION = 0.02
@@ -95,6 +98,13 @@ MODELS = (
 def spec(name: str) -> Spec:
     """A model by its name."""
     return next(one for one in MODELS if one.name == name)
+
+
+def reader_of(model: nn.Module, resolution: str = "auto") -> ModelReader:
+    """What reads a model as `WeibullMonitor` does with that resolution, ready to read."""
+    reader = ModelReader(model, finder(None, None, None, resolution))  # type: ignore[arg-type]
+    reader.agree()
+    return reader
 
 
 def matrices(model: nn.Module) -> list[torch.Tensor]:

@@ -15,8 +15,6 @@ from gpu_parts.models import Spec
 from gpu_parts.page import Page, ms, reason
 from weibull_monitor.measure.bins import bins_of
 from weibull_monitor.measure.count import count_by_scatter
-from weibull_monitor.measure.reader import ModelReader
-from weibull_monitor.options import finder
 
 TITLE = "Beside it"
 PUBLISHED = 16_777_216
@@ -103,9 +101,7 @@ def _beside(spec: Spec, machine: Machine, page: Page, budget: Budget) -> None:
     total = sum(weight.numel() for weight in weights)
     ours = page.figures.get(f"{spec.name}: a sample, s")
     if ours is None:
-        reader = ModelReader(model, finder(None, None, None, spec.resolution))  # type: ignore[arg-type]
-        reader.agree()
-        ours = samples.clocked(reader, machine).device
+        ours = samples.clocked(models.reader_of(model, spec.resolution), machine).device
     page.say(f"#### {spec.name}: {len(weights)} stored matrices, {total:,} values")
     page.table("method", "ms", "× a sample", "measured on", "values a second")
     page.row("a sample of `weibull_monitor`", ms(ours), "1.0", "100 %", f"{total / ours:.2e}")

@@ -30,7 +30,6 @@ from weibull_monitor.measure.kernels.plan import Plan
 from weibull_monitor.measure.parts import Sums
 from weibull_monitor.measure.reader import ModelReader
 from weibull_monitor.measure.solve import Column, solve_on_device
-from weibull_monitor.options import finder
 
 TITLE = "A sample"
 CHECKED = 600_000_000
@@ -72,8 +71,7 @@ def _measure(spec: Spec, machine: Machine, page: Page) -> None:
     page.say(f"#### {spec.name}")
 
     def prepare() -> tuple[ModelReader, Mapping[str, WeibullFit], float]:
-        reader = ModelReader(model, finder(None, None, None, spec.resolution))  # type: ignore[arg-type]
-        reader.agree()
+        reader = models.reader_of(model, spec.resolution)
         begin = time.perf_counter()
         return reader, read_once(reader), time.perf_counter() - begin
 
@@ -239,8 +237,7 @@ def _without_kernels(spec: Spec, model: nn.Module, ours: float, machine: Machine
     before = os.environ.get(SWITCH)
     os.environ[SWITCH] = "0"
     try:
-        reader = ModelReader(model, finder(None, None, None, spec.resolution))  # type: ignore[arg-type]
-        reader.agree()
+        reader = models.reader_of(model, spec.resolution)
         read_once(reader)
         timing = machine.clock(lambda: read_once(reader), times=3, limit=5.0, waits=True, warm=0)
     finally:

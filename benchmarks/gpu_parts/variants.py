@@ -16,6 +16,7 @@ from gpu_parts.machine import GIB, Budget, Machine
 from gpu_parts.page import Page, ms, reason
 from weibull_monitor.measure.bins import bins_of
 from weibull_monitor.measure.kernels.launch import Kernels, Shape
+from weibull_monitor.measure.kernels.table import rows_of
 from weibull_monitor.measure.solve import RESULT_COLUMNS
 
 TITLE = "The shape of the kernel"
@@ -212,7 +213,7 @@ def _others(machine: Machine, page: Page, weights: list[Tensor]) -> None:
     for rows in (1, 2) if machine.rehearsal else (300, 3000):
         many = counts.repeat(-(-rows // len(counts)), 1)[:rows].contiguous()
         out = torch.empty(rows, RESULT_COLUMNS, dtype=torch.float64, device=machine.device)
-        places = torch.arange(rows, device=machine.device).unsqueeze(1).expand(-1, 2).contiguous()
+        places = kernels.upload(rows_of([(row, row) for row in range(rows)]))
         timing = machine.clock(
             lambda many=many, places=places, out=out: kernels.solve(many, places, bins, out), times=7
         )
