@@ -12,7 +12,7 @@ class Arriving(Protocol):
     """Numbers that may still be on their way."""
 
     def ready(self) -> bool:
-        """Whether `rows` would not wait; asking takes a microsecond and waits for nothing."""
+        """Whether `rows` would not wait; asking waits for nothing."""
 
     def rows(self) -> list[list[float]]:
         """The numbers, waiting for them if need be. To be called once."""
@@ -42,7 +42,7 @@ class FromCuda:
     """
 
     _pinned: ClassVar[dict[tuple[torch.Size, torch.dtype], list[Tensor]]] = {}
-    """Buffers that have been read: pinning memory takes a millisecond, and may wait for the device."""
+    """Buffers that have been read: pinning memory takes time, and may wait for the device."""
 
     def __init__(self, values: Tensor) -> None:
         kept = self._pinned.setdefault((values.shape, values.dtype), [])
