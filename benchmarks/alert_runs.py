@@ -20,7 +20,7 @@ from torch import nn
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForMaskedLM
 
 from weibull_monitor import Component, WeibullMonitor
-from weibull_monitor.components import discover
+from weibull_monitor.model.components import discover
 
 BYTES, MASK, WINDOW, BATCH = 256, 256, 64, 8
 

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from weibull_monitor.alerts.window import READ
-from weibull_monitor.components import Component
-from weibull_monitor.trackers.history import RecordedSnapshot
+from weibull_monitor.history.record import RecordedSnapshot
+from weibull_monitor.model.components import Component
 
 KINDS = ("attn_q", "attn_k", "attn_v", "attn_o", "ffn_gate", "ffn_up", "ffn_down")
 FORWARD = ("ffn_gate", "ffn_up", "ffn_down")

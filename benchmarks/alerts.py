@@ -33,9 +33,10 @@ from alert_simulation import RUNS, simulate
 
 import weibull_monitor
 from weibull_monitor import read_history
-from weibull_monitor.alerts import Alert, AlertSettings, replay
+from weibull_monitor.alerts import AlertSettings, replay
 from weibull_monitor.alerts.rules import RULES
-from weibull_monitor.alerts.window import Window
+from weibull_monitor.alerts.window import SampleWindow
+from weibull_monitor.history.alert import Alert
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "alerts-evidence.md"
@@ -144,7 +145,7 @@ def strengths(place: str | Path, steps: Sequence[int] | None = None, names: set[
         names: Components that count; all of them if empty or not given.
     """
     history = read_history(place)
-    window, settings = Window(history.runs[-1].attention), AlertSettings()
+    window, settings = SampleWindow(history.runs[-1].attention), AlertSettings()
     highest = dict.fromkeys(RULES, 0.0)
     for snapshot in history.snapshots:
         window.push(snapshot)

@@ -17,10 +17,10 @@ import torch
 
 from weibull_monitor.alerts import AlertSettings, Engine
 from weibull_monitor.alerts.rules import RULES
-from weibull_monitor.alerts.window import Window
-from weibull_monitor.components import Component
+from weibull_monitor.alerts.window import SampleWindow
+from weibull_monitor.history.snapshot import Reference, Scaling, Snapshot
 from weibull_monitor.measure import WeibullFit
-from weibull_monitor.snapshot import Reference, Scaling, Snapshot
+from weibull_monitor.model.components import Component
 
 TARGET = 10.0
 """Milliseconds a sample."""
@@ -99,7 +99,7 @@ def main() -> None:
     print(f"| {options.components:,} components, median | {statistics.median(late):.1f} | < {TARGET:.0f} |")
     print(f"| worst of {len(late)} | {max(late):.1f} | |")
 
-    window = Window(attention)
+    window = SampleWindow(attention)
     tracemalloc.start()
     for snapshot in run:
         window.push(snapshot)

@@ -24,10 +24,10 @@ from torch.utils.tensorboard import SummaryWriter
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from weibull_monitor import WeibullMonitor
-from weibull_monitor.live.tail import HistoryTail
-from weibull_monitor.live.view import view_of
-from weibull_monitor.snapshot import Reference, Snapshot
-from weibull_monitor.trackers.history import COLUMNS, FORCES
+from weibull_monitor.history.follower import HistoryTail
+from weibull_monitor.history.record import COLUMNS, FORCES
+from weibull_monitor.history.snapshot import Reference, Snapshot
+from weibull_monitor.report.terminal.view import view_of
 from weibull_monitor.trackers.tensorboard import write_picture
 from weibull_monitor.trackers.wandb import media_of
 

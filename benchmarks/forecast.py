@@ -4,8 +4,8 @@ python benchmarks/forecast.py ../shared/reference/lambda_trajectories.csv
 python benchmarks/forecast.py runs/sweep/*
 
 A table of trajectories (a CSV with the columns run, eta_peak, weight_decay, step and lambda) is forecast anew by the functions
-of `weibull_monitor.forecast`, with linear warm-up over 200 of 20,000 steps and a cosine to a tenth. From run directories the
-forecasts are read that were logged while the run was going on.
+of `weibull_monitor.scaling.forecast`, with linear warm-up over 200 of 20,000 steps and a cosine to a tenth. From run
+directories the forecasts are read that were logged while the run was going on.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from pathlib import Path
 import numpy as np
 
 from weibull_monitor import read_history
-from weibull_monitor.forecast import MIN_DECAY, MIN_SHARE, Point, drift, forecast, ratio_between
-from weibull_monitor.plan import Ahead
-from weibull_monitor.scaling import Budget
-from weibull_monitor.snapshot import Estimate
+from weibull_monitor.history.snapshot import Estimate
+from weibull_monitor.scaling.budget import Budget
+from weibull_monitor.scaling.forecast import MIN_DECAY, MIN_SHARE, ForecastPoint, drift, forecast, ratio_between
+from weibull_monitor.scaling.learning_rates import RatesAhead
 
 TOTAL, WARMUP = 20_000, 200
 
@@ -70,8 +70,8 @@ def of_trajectory(
     budgets = [Budget()]
     for rate in rates:
         budgets.append(budgets[-1].advanced(float(rate), weight_decay))
-    baseline = Point(0, samples[0][1], 0.0, 0.0)
-    points = [Point(step, scale, budgets[step].integral, budgets[step].decay) for step, scale in samples]
+    baseline = ForecastPoint(0, samples[0][1], 0.0, 0.0)
+    points = [ForecastPoint(step, scale, budgets[step].integral, budgets[step].decay) for step, scale in samples]
     end = points[-1].lambda_
     found = []
     for now in points[:-1]:
@@ -79,7 +79,7 @@ def of_trajectory(
             continue
         before = max((p for p in points if p.step <= now.step / 2), default=baseline)
         earlier = max((p for p in points if p.step <= before.step / 2), default=baseline)
-        rest = Ahead(rates[now.step :], now.step).rest(now.step, weight_decay)
+        rest = RatesAhead(rates[now.step :], now.step).rest(now.step, weight_decay)
         c, whole = ratio_between(before, now), ratio_between(baseline, now)
         if c is None or whole is None:
             continue

@@ -21,11 +21,11 @@ from statistics import median
 import numpy as np
 import torch
 
-from weibull_monitor.alerts import Alert, Finding
-from weibull_monitor.components import Component
+from weibull_monitor.history import HistoryWriter, RunRecord, read_history
+from weibull_monitor.history.alert import Alert, Finding
+from weibull_monitor.history.snapshot import Estimate, Scaling, Snapshot
 from weibull_monitor.measure import LEVELS, WeibullFit
-from weibull_monitor.snapshot import Estimate, Scaling, Snapshot
-from weibull_monitor.trackers import HistoryWriter, RunRecord, read_history
+from weibull_monitor.model.components import Component
 
 KINDS = ("attn_q", "attn_k", "attn_v", "attn_o", "ffn_gate", "ffn_up", "ffn_down")
 END = {"attn_q": 1.11, "attn_k": 1.12, "attn_v": 1.17, "attn_o": 1.18}
@@ -146,8 +146,8 @@ def main() -> None:
         began = time.perf_counter()
         history = read_history(file)
         read = time.perf_counter()
-        from weibull_monitor.report import write as write_page
-        from weibull_monitor.report.data import page_data
+        from weibull_monitor.report.html import write as write_page
+        from weibull_monitor.report.html.data import page_data
 
         imported = time.perf_counter()
         page_data([("large", history)])

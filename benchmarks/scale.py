@@ -26,13 +26,13 @@ import torch.multiprocessing as mp
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 
-from weibull_monitor.components import discover, without_single_experts
-from weibull_monitor.measure import reader as reader_module
-from weibull_monitor.measure.packing import buckets
-from weibull_monitor.measure.parts import Sums
-from weibull_monitor.measure.reader import ModelReader
-from weibull_monitor.options import MAX_COMPONENTS
-from weibull_monitor.sharding import Ranks
+from weibull_monitor.measure.reader import reader as reader_module
+from weibull_monitor.measure.reader.packing import buckets
+from weibull_monitor.measure.reader.reader import ModelReader
+from weibull_monitor.measure.reader.sums import Sums
+from weibull_monitor.model.components import discover, without_single_experts
+from weibull_monitor.model.components.finder import MAX_COMPONENTS
+from weibull_monitor.model.sharding import Ranks
 
 RANKS = (8, 64, 512, 4_096, 16_384)
 LLAMA_3 = {"vocab_size": 128_256, "num_key_value_heads": 8, "tie_word_embeddings": False}

@@ -45,8 +45,8 @@ def host_milliseconds(blocks: int, rounds: int = 50) -> tuple[int, float, float]
     """Matrices of a Llama of so many blocks; queueing a sample, and making it of numbers that have arrived: medians."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from weibull_monitor.measure import planned
     from weibull_monitor.measure.kernels.launch import Kernels
+    from weibull_monitor.measure.reader import launches as planned
 
     class NoKernels(Kernels):
         def count(self, *args: Any, **kwargs: Any) -> None: ...

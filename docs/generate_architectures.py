@@ -14,9 +14,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from weibull_monitor.components import AttentionType, Component, Discovery, attention_types, coverage, discover
 from weibull_monitor.errors import ConfigurationError
-from weibull_monitor.meta import build, model_types
+from weibull_monitor.model.components import AttentionType, Component, Discovery, attention_types, coverage, discover
+from weibull_monitor.model.meta_device import build, model_types
 
 TARGET = Path(__file__).with_name("architectures.md")
 HEADER = """# Architectures

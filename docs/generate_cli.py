@@ -11,7 +11,7 @@ import re
 import sys
 from pathlib import Path
 
-from weibull_monitor.cli import parser
+from weibull_monitor.cli.main import parser
 
 TARGET = Path(__file__).with_name("cli.md")
 HEAD = """# Command line

@@ -27,11 +27,11 @@ from playwright.sync_api import sync_playwright
 from rich.console import Console
 
 from weibull_monitor import read_history
-from weibull_monitor.live.draw import draw
-from weibull_monitor.live.tail import HistoryTail
-from weibull_monitor.live.view import view_of
-from weibull_monitor.trackers.heatmap import Heatmap, Panel, limits_of, plotly_figure
-from weibull_monitor.trackers.history import History
+from weibull_monitor.history.follower import HistoryTail
+from weibull_monitor.history.record import History
+from weibull_monitor.report.terminal.draw import draw
+from weibull_monitor.report.terminal.view import view_of
+from weibull_monitor.trackers.heatmap import Heatmap, HeatmapPanel, limits_of, plotly_figure
 
 FIGURES = Path(__file__).parent / "figures"
 
@@ -80,15 +80,15 @@ def wandb(browser: Any, run: Path, place: Path) -> None:
 
 def heatmap_of_last(history: History) -> Heatmap:
     """The last recorded sample, as `weibull_monitor.trackers.heatmap.heatmap_of` lays a live one out."""
-    from weibull_monitor.grid import grid_of
+    from weibull_monitor.model.components.grid import grid_of
 
     first, last = history.snapshots[0], history.snapshots[-1]
     grid, k, start = grid_of(last.components), last.values("k"), first.values("k")
     shapes = grid.values(k)
     drift = grid.values({name: 100.0 * (value / start[name] - 1.0) for name, value in k.items()})
     panels = (
-        Panel("k", "k", shapes, limits_of(shapes, grid.blocks)),
-        Panel("drift", "drift of k, %", drift, limits_of(drift, grid.blocks, about=0.0), diverging=True),
+        HeatmapPanel("k", "k", shapes, limits_of(shapes, grid.blocks)),
+        HeatmapPanel("drift", "drift of k, %", drift, limits_of(drift, grid.blocks, about=0.0), diverging=True),
     )
     return Heatmap(f"Weibull shape of |w|, step {last.step:,}", grid.kinds, grid.blocks, panels)
 

@@ -12,9 +12,9 @@ import re
 import sys
 from pathlib import Path
 
-from weibull_monitor.reference import PUBLISHED, PublishedModel, expected_range
-from weibull_monitor.reference.expected import spread, spread_is_known
-from weibull_monitor.reference.published import AttentionKind
+from weibull_monitor.analysis import PUBLISHED, PublishedModel, expected_range
+from weibull_monitor.analysis.expected import spread, spread_is_known
+from weibull_monitor.analysis.published import AttentionKind
 
 TARGET = Path(__file__).with_name("published.md")
 TYPES: dict[AttentionKind, str] = {

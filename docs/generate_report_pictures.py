@@ -18,7 +18,7 @@ from typing import Any, Final
 import torch
 
 from weibull_monitor import WeibullMonitor, read_history
-from weibull_monitor.report import write
+from weibull_monitor.report.html import write
 
 ROOT: Final = Path(__file__).parents[1]
 sys.path += [str(ROOT / "examples"), str(ROOT / "tests")]

@@ -19,7 +19,7 @@ from small_llama import LibrarySources, small_llama
 
 from weibull_monitor import read_history
 from weibull_monitor.integrations.accelerate import AccelerateMonitor
-from weibull_monitor.summary import summarize
+from weibull_monitor.report.text.run import summarize
 
 
 def main() -> None:

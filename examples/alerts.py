@@ -18,7 +18,7 @@ from small_llama import LibrarySources, small_llama
 from transformers import set_seed
 
 from weibull_monitor import WeibullMonitor, read_history
-from weibull_monitor.alerts import Alert
+from weibull_monitor.history.alert import Alert
 
 BROKEN = "model.layers.1.self_attn.q_proj.weight"
 

@@ -21,7 +21,7 @@ import torch.distributed as dist
 from small_llama import LibrarySources, small_llama
 
 from weibull_monitor import WeibullMonitor, read_history
-from weibull_monitor.summary import summarize
+from weibull_monitor.report.text.run import summarize
 
 
 def main() -> None:

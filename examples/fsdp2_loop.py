@@ -20,7 +20,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 from weibull_monitor import WeibullMonitor, read_history
-from weibull_monitor.summary import summarize
+from weibull_monitor.report.text.run import summarize
 
 
 def spread(model: nn.Module, device: str, tensor_parallel: int) -> nn.Module:

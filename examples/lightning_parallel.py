@@ -20,7 +20,7 @@ from torch.distributed.fsdp import fully_shard
 
 from weibull_monitor import read_history
 from weibull_monitor.integrations.lightning import WeibullCallback
-from weibull_monitor.summary import summarize
+from weibull_monitor.report.text.run import summarize
 
 
 class LanguageModel(L.LightningModule):

@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from weibull_monitor import WeibullMonitor, read_history
-from weibull_monitor.summary import summarize
+from weibull_monitor.report.text.run import summarize
 
 
 class Block(nn.Module):

@@ -18,7 +18,7 @@ from small_llama import LibrarySources, small_llama
 
 from weibull_monitor import read_history
 from weibull_monitor.integrations.lightning import WeibullCallback
-from weibull_monitor.summary import summarize
+from weibull_monitor.report.text.run import summarize
 
 
 class LanguageModel(L.LightningModule):

@@ -16,7 +16,7 @@ from transformers import Trainer, TrainingArguments, set_seed
 
 from weibull_monitor import read_history
 from weibull_monitor.integrations.transformers import WeibullCallback
-from weibull_monitor.summary import summarize
+from weibull_monitor.report.text.run import summarize
 
 
 def main() -> None:

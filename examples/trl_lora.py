@@ -23,7 +23,7 @@ from trl import SFTConfig, SFTTrainer
 
 from weibull_monitor import read_history
 from weibull_monitor.integrations.transformers import WeibullCallback
-from weibull_monitor.summary import summarize
+from weibull_monitor.report.text.run import summarize
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:

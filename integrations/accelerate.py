@@ -12,9 +12,9 @@ from accelerate import Accelerator
 from accelerate.scheduler import AcceleratedScheduler
 from torch import nn
 
-from weibull_monitor.alerts.agree import agreed
-from weibull_monitor.monitor import WeibullMonitor
-from weibull_monitor.plan import Rule
+from weibull_monitor.alerts.stop import agreed
+from weibull_monitor.monitor.monitor import WeibullMonitor
+from weibull_monitor.scaling.learning_rates import Rule
 from weibull_monitor.trackers import Tracker
 from weibull_monitor.trackers.mlflow import MlflowTracker
 from weibull_monitor.trackers.tensorboard import TensorBoardTracker

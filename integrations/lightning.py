@@ -7,10 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from weibull_monitor.alerts.watch import SAVE_AND_STOP
-from weibull_monitor.engines import engine_of
-from weibull_monitor.monitor import WeibullMonitor
-from weibull_monitor.optimizers import innermost
+from weibull_monitor.alerts.dispatch import SAVE_AND_STOP
+from weibull_monitor.monitor.monitor import WeibullMonitor
+from weibull_monitor.scaling.deepspeed import engine_of
+from weibull_monitor.scaling.optimizers import innermost
 
 from .lightning_host import LoggerTracker, callback_class, measured, schedule_of
 from .options import CallbackOptions

@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import Any
 
-from weibull_monitor.alerts import Alert
 from weibull_monitor.errors import MissingDependencyError
-from weibull_monitor.plan import Rule
-from weibull_monitor.snapshot import Snapshot
-from weibull_monitor.trackers import RunRecord
+from weibull_monitor.history import RunRecord
+from weibull_monitor.history.alert import Alert
+from weibull_monitor.history.snapshot import Snapshot
+from weibull_monitor.scaling.learning_rates import Rule
 from weibull_monitor.trackers.bands import bands_of
 from weibull_monitor.trackers.tensorboard import write_alert, write_layout, write_picture
 from weibull_monitor.trackers.wandb import STEP, define_metrics, media_of, send_alert
@@ -109,8 +109,8 @@ def schedule_of(trainer: Any, module: Any) -> tuple[list[Rule], int | None]:
         module: Its module.
 
     Returns:
-        Rules for `weibull_monitor.plan`, none under manual optimization; an optimizer without a scheduler keeps its rate. No
-        number of steps where training has no end.
+        Rules for `weibull_monitor.scaling.learning_rates`, none under manual optimization; an optimizer without a scheduler
+        keeps its rate. No number of steps where training has no end.
     """
     if not module.automatic_optimization:
         return [], None

@@ -6,14 +6,15 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from weibull_monitor.alerts import Alert, AlertSettings
-from weibull_monitor.alerts.agree import agreed
-from weibull_monitor.alerts.watch import GO_ON, AlertOptions
-from weibull_monitor.components import Resolution
-from weibull_monitor.guard import Guard
-from weibull_monitor.monitor import WeibullMonitor
-from weibull_monitor.options import check_options
-from weibull_monitor.snapshot import Detail
+from weibull_monitor.alerts import AlertSettings
+from weibull_monitor.alerts.dispatch import GO_ON, AlertOptions
+from weibull_monitor.alerts.stop import agreed
+from weibull_monitor.errors import Guard
+from weibull_monitor.history.alert import Alert
+from weibull_monitor.history.snapshot import Detail
+from weibull_monitor.model.components import Resolution
+from weibull_monitor.monitor.monitor import WeibullMonitor
+from weibull_monitor.monitor.options import check_options
 from weibull_monitor.trackers import Tracker
 from weibull_monitor.trackers.pictures import EVERY, check_every
 
@@ -74,7 +75,7 @@ class CallbackOptions:
         self.monitor: WeibullMonitor | None = None
 
     def _stop_decision(self, step: int, world_size: int) -> int:
-        """What alerts have decided (`weibull_monitor.alerts.watch`), the same on every process; to be asked on each of them.
+        """What alerts have decided (`weibull_monitor.alerts.dispatch`), the same on every process; to be asked on each of them.
 
         Args:
             step: Optimizer steps taken, as every process counts them; several processes agree at the sampled ones.

@@ -10,7 +10,7 @@ from typing import Any
 from transformers.trainer_callback import CallbackHandler
 from transformers.training_args import TrainingArguments
 
-from weibull_monitor.guard import Guard
+from weibull_monitor.errors import Guard
 from weibull_monitor.trackers import Tracker
 from weibull_monitor.trackers.mlflow import MlflowTracker
 from weibull_monitor.trackers.tensorboard import TensorBoardTracker

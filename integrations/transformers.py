@@ -12,8 +12,8 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import TrainerControl, TrainerState
 from transformers.training_args import TrainingArguments
 
-from weibull_monitor.alerts.watch import SAVE_AND_STOP
-from weibull_monitor.monitor import WeibullMonitor
+from weibull_monitor.alerts.dispatch import SAVE_AND_STOP
+from weibull_monitor.monitor.monitor import WeibullMonitor
 from weibull_monitor.trackers import Tracker
 
 from .options import CallbackOptions  # relative: this folder is packaged under another name

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
-from weibull_monitor.components import Component, discover_components
+from weibull_monitor.model.components import Component, discover_components
 
 
 def llama(heads: int = 8, key_value_heads: int = 2, blocks: int = 3, kind: str = "llama") -> nn.Module:

@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from weibull_monitor import MemoryTracker, WeibullMonitor, read_history
-from weibull_monitor.snapshot import Snapshot
-from weibull_monitor.trackers.history import COLUMNS, History, RunRecord
+from weibull_monitor.history.record import COLUMNS, History, RunRecord
+from weibull_monitor.history.snapshot import Snapshot
 
 accelerate = pytest.importorskip("accelerate", reason="needs the transformers extra")
 lightning = pytest.importorskip("lightning", reason="needs the lightning extra")

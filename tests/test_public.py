@@ -10,9 +10,28 @@ from pathlib import Path
 import pytest
 
 import weibull_monitor
-import weibull_monitor.public as public
 
-NAMES = re.findall(r" as (\w+)$", Path(public.__file__).read_text(encoding="utf-8"), flags=re.MULTILINE)
+FACE = Path(weibull_monitor.__file__).read_text(encoding="utf-8")
+NAMES = [
+    "Component",
+    "ConfigurationError",
+    "MemoryTracker",
+    "MissingDependencyError",
+    "Schedule",
+    "Snapshot",
+    "Tracker",
+    "UnsupportedTensorError",
+    "WeibullFit",
+    "WeibullMonitor",
+    "WeibullMonitorError",
+    "discover_components",
+    "fit_weibull",
+    "read_history",
+]
+
+
+def test_what_editors_see_is_what_there_is() -> None:
+    assert sorted(re.findall(r" as (\w+)$", FACE, flags=re.MULTILINE)) == sorted(weibull_monitor.__all__) == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -18,18 +18,18 @@ import npm_weibull
 import numpy as np
 import pytest
 import torch
+from monitor.test_parts import mixtral
 from npm_weibull.utils.closed_form import weibull_q90_q10
 from oracle import exact_fit, samples
 from published_like import give_shapes, llama, neox
-from test_parts import mixtral
 
-from weibull_monitor import fit_weibull, weibull
-from weibull_monitor.attribution import attribute_sigma, paired_correlation
-from weibull_monitor.components import attention_types, discover_components
-from weibull_monitor.diagnosis import diagnose
-from weibull_monitor.measure import bins_of, count_magnitudes
+from weibull_monitor import fit_weibull
+from weibull_monitor.analysis import PUBLISHED, classify, drift_severity, published, regime, training_state
+from weibull_monitor.analysis.diagnosis import diagnose
+from weibull_monitor.analysis.sigma import attribute_sigma, paired_correlation
+from weibull_monitor.measure import bins_of, count_magnitudes, weibull
 from weibull_monitor.measure.ranking import quantiles, rank_distributions
-from weibull_monitor.reference import PUBLISHED, classify, drift_severity, published, regime, training_state
+from weibull_monitor.model.components import attention_types, discover_components
 
 PAGE = (Path(__file__).parents[1] / "docs/published-library.md").read_text()
 BIN = 10 ** (14 / 1024)

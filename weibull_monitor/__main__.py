@@ -2,7 +2,7 @@
 
 import sys
 
-from weibull_monitor.cli import main
+from weibull_monitor.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,6 +1,14 @@
-"""What can be wrong with what the user passed in; each message says what to do. Nothing here is raised during training."""
+"""What can be wrong with what a user passed in, and the guard that keeps failures of the monitor away from training."""
 
 from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+logger = logging.getLogger("weibull_monitor")
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 
 class WeibullMonitorError(Exception):
@@ -24,3 +32,35 @@ class MissingDependencyError(WeibullMonitorError, ImportError):
 
     def __init__(self, library: str, extra: str) -> None:
         super().__init__(f"{library} is not installed; run: pip install 'weibull-monitor[{extra}]'")
+
+
+class Guard:
+    """Runs pieces of the monitor's work so that no exception leaves it; each kind of failure is reported once.
+
+    >>> guard = Guard()
+    >>> guard("dividing", divmod, 7, 3)
+    (2, 1)
+    """
+
+    def __init__(self) -> None:
+        self._reported: set[str] = set()
+
+    def __call__(
+        self, what: str, work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
+    ) -> Result | None:
+        """The result of ``work(*args, **kwargs)``, or None if it raises; ``what`` names it in the report."""
+        try:
+            return work(*args, **kwargs)
+        except Exception as error:
+            self.once(
+                f"{what} failed and is passed over ({type(error).__name__}: {error}); training goes on",
+                key=f"{what} {type(error).__name__}",
+                error=error,
+            )
+            return None
+
+    def once(self, message: str, key: str | None = None, error: Exception | None = None) -> None:
+        """Logs a warning, unless one with this key (by default, this message) was logged before."""
+        if (key or message) not in self._reported:
+            self._reported.add(key or message)
+            logger.warning(message, exc_info=error if logger.isEnabledFor(logging.DEBUG) else None)

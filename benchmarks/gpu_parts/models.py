@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen3MoeConfig
 
-from weibull_monitor.measure.reader import ModelReader
-from weibull_monitor.options import finder
+from weibull_monitor.measure.reader.reader import ModelReader
+from weibull_monitor.model.components.finder import finder
 
 SMALL = "124 M"
 LARGE = "8 B"

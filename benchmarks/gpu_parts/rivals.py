@@ -14,7 +14,7 @@ from gpu_parts.machine import Budget, Machine
 from gpu_parts.models import Spec
 from gpu_parts.page import Page, ms, reason
 from weibull_monitor.measure.bins import bins_of
-from weibull_monitor.measure.count import count_by_scatter
+from weibull_monitor.measure.plain.count import count_by_scatter
 
 TITLE = "Beside it"
 PUBLISHED = 16_777_216

@@ -21,15 +21,15 @@ from gpu_parts.models import Spec
 from gpu_parts.page import Page, ms, tried
 from weibull_monitor import WeibullMonitor
 from weibull_monitor.measure.bins import Bins, bins_of
-from weibull_monitor.measure.count import count_by_bincount
-from weibull_monitor.measure.counter import readable
 from weibull_monitor.measure.fit import WeibullFit
 from weibull_monitor.measure.kernels import SWITCH
 from weibull_monitor.measure.kernels.launch import Kernels
 from weibull_monitor.measure.kernels.plan import Plan
-from weibull_monitor.measure.parts import Sums
-from weibull_monitor.measure.reader import ModelReader
-from weibull_monitor.measure.solve import Column, solve_on_device
+from weibull_monitor.measure.plain.count import count_by_bincount
+from weibull_monitor.measure.plain.solve import Column, solve_on_device
+from weibull_monitor.measure.reader.counter import readable
+from weibull_monitor.measure.reader.reader import ModelReader
+from weibull_monitor.measure.reader.sums import Sums
 
 TITLE = "A sample"
 CHECKED = 600_000_000

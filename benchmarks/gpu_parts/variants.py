@@ -17,7 +17,7 @@ from gpu_parts.page import Page, ms, reason
 from weibull_monitor.measure.bins import bins_of
 from weibull_monitor.measure.kernels.launch import Kernels, Shape
 from weibull_monitor.measure.kernels.table import rows_of
-from weibull_monitor.measure.solve import RESULT_COLUMNS
+from weibull_monitor.measure.plain.solve import RESULT_COLUMNS
 
 TITLE = "The shape of the kernel"
 LOWEST = {512: -8, 1024: -16, 2048: -28, 4096: -60}

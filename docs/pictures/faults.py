@@ -11,9 +11,9 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from pictures.style import save
 from pictures.training import broken
-from weibull_monitor.alerts.finding import rank
-from weibull_monitor.palette import Palette
-from weibull_monitor.trackers.history import History
+from weibull_monitor.history.alert import rank
+from weibull_monitor.history.record import History
+from weibull_monitor.report.palette import Palette
 
 LABELS = {
     "lambda": "λ (log scale)",

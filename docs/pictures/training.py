@@ -16,7 +16,7 @@ from small_llama import LibrarySources, small_llama
 
 from pictures import ROOT
 from weibull_monitor import WeibullMonitor, read_history
-from weibull_monitor.trackers.history import History
+from weibull_monitor.history.record import History
 
 RUNS = ROOT / "runs" / "pictures"
 STEPS, ETA, WEIGHT_DECAY, WARMUP = 1500, 1e-3, 2.0, 50

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from weibull_monitor.alerts import Alert, AlertSettings, replay
-from weibull_monitor.alerts.window import READ, Window
-from weibull_monitor.components import Component
+from weibull_monitor.alerts import AlertSettings, replay
+from weibull_monitor.alerts.window import READ, SampleWindow
+from weibull_monitor.history.alert import Alert
+from weibull_monitor.model.components import Component
 
 KINDS = ("attn_q", "attn_k", "attn_v", "attn_o", "ffn_gate", "ffn_up", "ffn_down")
 SIDE = 256
@@ -93,8 +94,8 @@ def samples_of(columns: Sequence[Columns], blocks: int = 4, every: int = 10, of:
     ]
 
 
-def window_of(samples: Sequence[Sample], attention: Mapping[str, Any] = ATTENTION) -> Window:
-    window = Window([attention])
+def window_of(samples: Sequence[Sample], attention: Mapping[str, Any] = ATTENTION) -> SampleWindow:
+    window = SampleWindow([attention])
     for sample in samples:
         window.push(sample)
     return window

@@ -9,7 +9,7 @@ import pytest
 
 from alerts.simulated import ATTENTION, Columns, alerts_of, components, healthy, index, samples_of
 from weibull_monitor.alerts import AlertSettings, Engine
-from weibull_monitor.alerts.finding import Alert
+from weibull_monitor.history.alert import Alert
 
 AT = 12
 UP = index(1, "ffn_up")
@@ -178,10 +178,10 @@ def test_components_that_come_and_go_keep_their_own_past() -> None:
 
 
 def test_the_window_is_bounded_and_slides() -> None:
-    from weibull_monitor.alerts.window import CAPACITY, Window
+    from weibull_monitor.alerts.window import CAPACITY, SampleWindow
 
     columns = healthy(samples=3 * CAPACITY + 5)
-    window = Window([ATTENTION])
+    window = SampleWindow([ATTENTION])
     for sample in samples_of(columns):
         window.push(sample)
     assert len(window.steps) == len(window["k"]) == CAPACITY

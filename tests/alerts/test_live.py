@@ -15,7 +15,8 @@ from conftest import TinyModel
 from torch import nn
 
 from weibull_monitor import ConfigurationError, MemoryTracker, WeibullMonitor, read_history
-from weibull_monitor.alerts import Alert, AlertSettings, replay
+from weibull_monitor.alerts import AlertSettings, replay
+from weibull_monitor.history.alert import Alert
 
 Train = Callable[..., list[float]]
 Q = "layers.1.self_attn.q_proj.weight"

@@ -13,8 +13,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from weibull_monitor import ConfigurationError
-from weibull_monitor.alerts import Alert, Finding
 from weibull_monitor.alerts.delivery.webhook import QUEUED, Webhook, message
+from weibull_monitor.history.alert import Alert, Finding
 
 SECRET = "T000-B000-very-secret"
 FINDING = Finding("scale_shift", "warning", 40, "a.weight", ("a.weight",), 1, "λ", 0.1, (0.01, 0.03), 9.0, "Look.")
@@ -131,8 +131,8 @@ def test_one_that_is_not_there_is_reported_without_its_address() -> None:
 
 
 def test_the_address_stands_nowhere(caplog: pytest.LogCaptureFixture) -> None:
-    from weibull_monitor.alerts.watch import AlertOptions
-    from weibull_monitor.guard import Guard
+    from weibull_monitor.alerts.dispatch import AlertOptions
+    from weibull_monitor.errors import Guard
 
     url = f"https://hooks.example.com:8/services/{SECRET}"
     webhook = Webhook(url, "x", Guard().once)

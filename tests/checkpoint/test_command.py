@@ -21,10 +21,10 @@ from published_like import give_shapes, llama
 from safetensors.torch import save_file
 
 from weibull_monitor import read_history
+from weibull_monitor.analysis import published
 from weibull_monitor.checkpoint.scan import scan_all
-from weibull_monitor.checkpoint.view import plain, render, styled
-from weibull_monitor.cli import main
-from weibull_monitor.reference import published
+from weibull_monitor.cli.main import main
+from weibull_monitor.report.text.checkpoint import plain, render, styled
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +206,7 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
     path = tmp_path / "big.safetensors"
     zeros_without_end(path, 1 << 37)
     outputs = ["--output", str(tmp_path / "out"), "--json", str(tmp_path / "x.json"), "--csv", str(tmp_path / "x.csv")]
-    command = [sys.executable, "-m", "weibull_monitor.cli", "scan", str(path), *outputs]
+    command = [sys.executable, "-m", "weibull_monitor.cli.main", "scan", str(path), *outputs]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=_as_in_the_foreground
     )

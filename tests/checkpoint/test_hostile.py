@@ -18,9 +18,9 @@ import torch
 from checkpoint.files import save_dcp, small
 
 from weibull_monitor.checkpoint import scan
-from weibull_monitor.checkpoint.files import MAX_HEADER
-from weibull_monitor.checkpoint.pickles import MAX_INSTRUCTIONS, read_pickle
-from weibull_monitor.cli import main
+from weibull_monitor.checkpoint.formats.files import MAX_HEADER
+from weibull_monitor.checkpoint.formats.pickles import MAX_INSTRUCTIONS, read_pickle
+from weibull_monitor.cli.main import main
 from weibull_monitor.errors import CheckpointError
 
 
@@ -116,7 +116,7 @@ JSON_BOMBS = [
 def test_a_json_bomb(unit: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A sixteenth of the largest header, and a sixteenth of the memory that it may take."""
     most = MAX_HEADER // 16
-    monkeypatch.setattr("weibull_monitor.checkpoint.files.MAX_HEADER", most)
+    monkeypatch.setattr("weibull_monitor.checkpoint.formats.files.MAX_HEADER", most)
     text = b'{"a":[' + unit * ((most - 100) // len(unit)) + b"0]}"
     (tmp_path / "model.safetensors").write_bytes(safetensors(text))
 
@@ -129,7 +129,7 @@ def test_a_json_bomb(unit: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_keys_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     most = MAX_HEADER // 16
-    monkeypatch.setattr("weibull_monitor.checkpoint.files.MAX_HEADER", most)
+    monkeypatch.setattr("weibull_monitor.checkpoint.formats.files.MAX_HEADER", most)
     text = b"{" + b",".join(b'"%07x":1' % n for n in range(most // 13)) + b"}"
     (tmp_path / "model.safetensors").write_bytes(safetensors(text))
 
@@ -305,7 +305,7 @@ PICKLE_BOMBS = [
 @pytest.mark.parametrize("unit", PICKLE_BOMBS, ids=repr)
 def test_the_largest_pickle(unit: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """A hundredth of the instructions that are carried out, and a hundredth of the memory that they may take."""
-    monkeypatch.setattr("weibull_monitor.checkpoint.pickles.MAX_INSTRUCTIONS", MAX_INSTRUCTIONS // 100)
+    monkeypatch.setattr("weibull_monitor.checkpoint.formats.pickles.MAX_INSTRUCTIONS", MAX_INSTRUCTIONS // 100)
 
     def refused() -> None:
         with pytest.raises(CheckpointError, match=r"more than 40,000 instructions|no valid table"):

@@ -17,8 +17,8 @@ from weibull_monitor import WeibullMonitor
 from weibull_monitor.checkpoint import scan
 from weibull_monitor.checkpoint.scan import scan_all
 from weibull_monitor.errors import CheckpointError, ConfigurationError
+from weibull_monitor.history.snapshot import Snapshot
 from weibull_monitor.measure import WeibullFit
-from weibull_monitor.snapshot import Snapshot
 
 
 def monitored(model: nn.Module, folder: Path, resolution: str = "auto") -> Snapshot:

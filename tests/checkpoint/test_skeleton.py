@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from weibull_monitor.checkpoint.skeleton import placeable, skeleton
-from weibull_monitor.components import discover
-from weibull_monitor.meta import build
+from weibull_monitor.model.components import discover
+from weibull_monitor.model.meta_device import build
 
 TYPES = (
     "gpt2",

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from weibull_monitor.checkpoint.stored import Piece, Stored
+from weibull_monitor.checkpoint.formats.tensors import Piece, StoredTensor
 from weibull_monitor.checkpoint.stream import count_checkpoint
-from weibull_monitor.components import Component, Part
 from weibull_monitor.errors import CheckpointError
 from weibull_monitor.measure import bins_of, count_magnitudes
+from weibull_monitor.model.components import Component, Part
 
 
 def component(shape: tuple[int, ...], part: Part | None = None) -> Component:
@@ -67,7 +67,7 @@ def test_counts_of_any_part_in_any_shards(seed: int, tmp_path: Path, monkeypatch
             file.write(box.numpy().tobytes())
     monkeypatch.setattr("weibull_monitor.checkpoint.stream.WINDOW", generator.choice([4, 8, 20, 64, 1 << 20]))
     parts = [None, *(some_part(shape, generator) for _ in range(3))]
-    stored = {"w": Stored("w", shape, torch.float32, tuple(pieces))}
+    stored = {"w": StoredTensor("w", shape, torch.float32, tuple(pieces))}
     bins = bins_of(torch.float32)
     for part in parts:  # each by itself: where parts make up the whole, it is their sum
         (batch,) = count_checkpoint([component(shape, part)], stored)
@@ -80,4 +80,4 @@ def test_a_tensor_of_which_elements_are_missing_or_twice_there_is_an_error(tmp_p
     top = Piece(tmp_path / "data", 0, (4, 8), (0, 0))
     for pieces, says in (((top,), "is not whole"), ((top, top, top), "stored more than once")):
         with pytest.raises(CheckpointError, match=says):
-            list(count_checkpoint([component((8, 8))], {"w": Stored("w", (8, 8), torch.float32, pieces)}))
+            list(count_checkpoint([component((8, 8))], {"w": StoredTensor("w", (8, 8), torch.float32, pieces)}))

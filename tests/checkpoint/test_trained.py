@@ -21,12 +21,12 @@ from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArgumen
 
 from weibull_monitor import read_history
 from weibull_monitor.checkpoint import scan
-from weibull_monitor.checkpoint.places import all_sources, sources_at
+from weibull_monitor.checkpoint.formats.locate import all_sources, sources_at
 from weibull_monitor.checkpoint.scan import scan_all
 from weibull_monitor.errors import CheckpointError
+from weibull_monitor.history.record import History
 from weibull_monitor.integrations.lightning import WeibullCallback as LightningCallback
 from weibull_monitor.integrations.transformers import WeibullCallback
-from weibull_monitor.trackers.history import History
 
 
 def assert_same_samples(scanned: History, recorded: History) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from weibull_monitor.measure.bins import MANTISSA_BITS, bins_of
-from weibull_monitor.storage import MANTISSA
+from weibull_monitor.model.components.storage import MANTISSA
 
 DTYPES = list(MANTISSA)
 

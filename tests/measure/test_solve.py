@@ -11,9 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from weibull_monitor import fit_weibull
 from weibull_monitor.measure import LEVELS, bins_of, count_magnitudes, solve
-from weibull_monitor.measure.count import count_by_scatter
-from weibull_monitor.measure.solve import solve_on_device
-from weibull_monitor.weibull import anchors
+from weibull_monitor.measure.plain.count import count_by_scatter
+from weibull_monitor.measure.plain.solve import solve_on_device
+from weibull_monitor.measure.weibull import anchors
 
 DISTRIBUTIONS = [
     "normal",

@@ -19,8 +19,8 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
 from weibull_monitor import fit_weibull, read_history
-from weibull_monitor.components.names import clean_name
 from weibull_monitor.integrations.transformers import WeibullCallback
+from weibull_monitor.model.components.names import clean_name
 
 STEPS, EVERY, SAVED = 6, 2, 3
 ETA, WEIGHT_DECAY = 1e-2, 0.1

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import nn
 
 from weibull_monitor import WeibullMonitor
-from weibull_monitor.measure import together
+from weibull_monitor.measure.reader import distributed as together
 
 torch.set_num_threads(1)
 dist.init_process_group("gloo")

@@ -17,9 +17,9 @@ from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 from torch.distributed.tensor import Shard, distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, SequenceParallel, parallelize_module
 
-from weibull_monitor.components import discover
-from weibull_monitor.measure.reader import ModelReader
-from weibull_monitor.sharding import Ranks
+from weibull_monitor.measure.reader.reader import ModelReader
+from weibull_monitor.model.components import discover
+from weibull_monitor.model.sharding import Ranks
 
 
 class Attention(nn.Module):

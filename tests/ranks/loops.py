@@ -17,8 +17,8 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from weibull_monitor import WeibullMonitor
-from weibull_monitor.components import discover
 from weibull_monitor.integrations.accelerate import AccelerateMonitor
+from weibull_monitor.model.components import discover
 
 STEPS = 6
 

@@ -20,7 +20,7 @@ from layouts import Model, counts, made
 from torch import nn
 
 from weibull_monitor import WeibullMonitor, read_history
-from weibull_monitor.sharding import Ranks
+from weibull_monitor.model.sharding import Ranks
 
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # else it compiles an extension, for minutes
 deepspeed.utils.logger.setLevel("ERROR")

@@ -12,7 +12,7 @@ import torch
 from trackers.wandb_offline import history as wandb_rows
 
 from weibull_monitor import WeibullMonitor
-from weibull_monitor.alerts import Alert, Finding
+from weibull_monitor.history.alert import Alert, Finding
 
 pytest.importorskip("tensorboard", reason="needs the tensorboard extra")
 pytest.importorskip("matplotlib", reason="needs the report extra")

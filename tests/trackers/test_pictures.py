@@ -15,10 +15,10 @@ import pytest
 import torch
 
 from weibull_monitor import ConfigurationError, MemoryTracker, MissingDependencyError, WeibullMonitor
-from weibull_monitor.snapshot import Reference, Snapshot
+from weibull_monitor.history.record import RunRecord
+from weibull_monitor.history.snapshot import Reference, Snapshot
 from weibull_monitor.trackers.fit_table import COLUMNS, table_of
 from weibull_monitor.trackers.heatmap import heatmap_of, image, plotly_figure
-from weibull_monitor.trackers.history import RunRecord
 
 
 class Draws(MemoryTracker):
@@ -147,8 +147,8 @@ def test_the_image_shows_high_and_low_k_in_different_colours_and_touches_nothing
         colour = np.array([round(255 * part) for part in colormaps["viridis"](share)[:3]])
         assert (np.abs(pixels.astype(int) - colour).max(axis=2) <= 1).sum() > 500
     program = (
-        "import sys; from weibull_monitor.trackers.heatmap import Heatmap, Panel, image;"
-        "panel = Panel('k', 'k', [[1.0]], (0.0, 1.0)); image(Heatmap('t', ('a',), ('0',), (panel,)), panel);"
+        "import sys; from weibull_monitor.trackers.heatmap import Heatmap, HeatmapPanel, image;"
+        "panel = HeatmapPanel('k', 'k', [[1.0]], (0.0, 1.0)); image(Heatmap('t', ('a',), ('0',), (panel,)), panel);"
         "print('matplotlib.pyplot' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -21,7 +21,7 @@ from browser import chromium, page_of
 from conftest import TinyModel
 
 from weibull_monitor import WeibullMonitor, read_history
-from weibull_monitor.reference import expected_range
+from weibull_monitor.analysis import expected_range
 
 pytest.importorskip("tensorboard", reason="needs the tensorboard extra")
 pytest.importorskip("matplotlib", reason="needs the report extra")

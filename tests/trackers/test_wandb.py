@@ -11,7 +11,8 @@ import torch
 from trackers.wandb_offline import finished, history
 
 from weibull_monitor import WeibullMonitor, read_history
-from weibull_monitor.trackers import History, as_trackers
+from weibull_monitor.history import History
+from weibull_monitor.trackers import as_trackers
 from weibull_monitor.trackers.wandb import WandbTracker
 
 wandb = pytest.importorskip("wandb", reason="needs the wandb extra")

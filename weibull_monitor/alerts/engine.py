@@ -9,11 +9,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from weibull_monitor.alerts.finding import Alert, rank
-from weibull_monitor.alerts.rules import RULES, Reading
+from weibull_monitor.alerts.rule_state import RuleState
+from weibull_monitor.alerts.rules import RULES, RuleResult
 from weibull_monitor.alerts.settings import AlertSettings, RuleSettings
-from weibull_monitor.alerts.track import Track
-from weibull_monitor.alerts.window import Sample, Window
+from weibull_monitor.alerts.window import Sample, SampleWindow
+from weibull_monitor.history.alert import Alert, rank
 
 CLAIMED_BY: Final = {"scale_shift": ("impossible_change", "nonfinite"), "unchanged": ("nonfinite",)}
 """Rules that stay silent of a component of which a stronger one has found the same at the same sample."""
@@ -35,8 +35,8 @@ class Engine:
 
     def __init__(self, settings: AlertSettings, attention: Iterable[Mapping[str, Any]] = ()) -> None:
         self._settings = settings
-        self._window = Window(attention)
-        self._tracks = {name: Track(name) for name in RULES if self._of(name).enabled}
+        self._window = SampleWindow(attention)
+        self._tracks = {name: RuleState(name) for name in RULES if self._of(name).enabled}
         self._names: tuple[str, ...] = ()
         self._ignored: dict[str, Any] = {}
 
@@ -58,7 +58,7 @@ class Engine:
         """
         self._push(sample)
         told: list[Alert] = []
-        found: dict[str, Reading] = {}
+        found: dict[str, RuleResult] = {}
         for name, track in self._tracks.items():
             settings = self._of(name)
             given = RULES[name](self._window, settings)
@@ -102,7 +102,7 @@ class Engine:
             patterns = [re.compile(pattern) for pattern in self._of(name).ignore]
             self._ignored[name] = np.array([any(p.search(n) for p in patterns) for n in names], dtype=bool)
 
-    def _admitted(self, name: str, given: Reading, found: Mapping[str, Reading]) -> Reading:
+    def _admitted(self, name: str, given: RuleResult, found: Mapping[str, RuleResult]) -> RuleResult:
         """The reading without components that are ignored or claimed by a stronger rule, and no graver than allowed."""
         if not (given.strength >= 1.0).any():
             return given

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from weibull_monitor.alerts.engine import Engine
-from weibull_monitor.alerts.finding import Alert
 from weibull_monitor.alerts.settings import AlertSettings
 from weibull_monitor.alerts.window import Sample
+from weibull_monitor.history.alert import Alert
 
 
 def replay(

@@ -11,8 +11,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
-from weibull_monitor.alerts.finding import SEVERITIES, Severity
 from weibull_monitor.errors import ConfigurationError
+from weibull_monitor.history.alert import SEVERITIES, Severity
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
-from weibull_monitor.alerts.facts import Facts
-from weibull_monitor.alerts.robust import Bools, Floats, quiet
-from weibull_monitor.components import Component
-from weibull_monitor.snapshot import NO_SCALING, Snapshot
+from weibull_monitor.alerts.component_arrays import ComponentArrays
+from weibull_monitor.alerts.statistics import Bools, Floats, quiet
+from weibull_monitor.history.snapshot import NO_SCALING, Snapshot
+from weibull_monitor.model.components import Component
 
 READ: Final = (
     *("k", "lambda", "r2", "k_se", "rms", "zeros", "nonfinite"),
@@ -39,7 +39,7 @@ class Sample(Protocol):
         """What was measured."""
 
 
-class Window:
+class SampleWindow:
     """The last samples, a column of arrays for every column of the history, NaN where there is no value.
 
     Args:
@@ -63,7 +63,7 @@ class Window:
         self._steps: list[int] = []
         self._end = 0
         self._components: tuple[Component, ...] = ()
-        self.facts = Facts.of(())
+        self.facts = ComponentArrays.of(())
         self.baseline: dict[str, Floats] = {}
         self.peak: Floats = np.zeros(0)
         self.settled: Bools = np.zeros(0, dtype=bool)
@@ -196,7 +196,7 @@ class Window:
         self.peak = carried(self.peak, (size,), 0.0)
         self.settled = carried(self.settled.astype(float), (size,), 0.0) > 0
         self._components = components
-        self.facts = Facts.of(components, self._attention)
+        self.facts = ComponentArrays.of(components, self._attention)
         self.kept.clear()
 
 

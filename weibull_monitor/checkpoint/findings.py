@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Final, Literal
 
-from weibull_monitor.components import Component
+from weibull_monitor.analysis.classify import ONE_POPULATION
 from weibull_monitor.measure import WeibullFit
-from weibull_monitor.reference.classify import ONE_POPULATION
+from weibull_monitor.model.components import Component
 
-FAINT: Final = 0.01
+DEAD_RATIO: Final = 0.01
 """An expert whose RMS is below this share of that of the others beside it does next to nothing."""
-NAMED: Final = 3
+MAX_NAMED: Final = 3
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckpointFinding:
     """Something worth a look.
 
     Attributes:
@@ -34,7 +34,7 @@ class Finding:
     text: str
 
 
-def findings_of(components: Sequence[Component], fits: Mapping[str, WeibullFit]) -> tuple[Finding, ...]:
+def findings_of(components: Sequence[Component], fits: Mapping[str, WeibullFit]) -> tuple[CheckpointFinding, ...]:
     """The findings, the gravest first.
 
     Args:
@@ -47,25 +47,25 @@ def findings_of(components: Sequence[Component], fits: Mapping[str, WeibullFit])
     return (*found, *_experts(parts, fits), *_shapeless(components, fits))
 
 
-def _nonfinite(stored: Sequence[Component], fits: Mapping[str, WeibullFit]) -> list[Finding]:
+def _nonfinite(stored: Sequence[Component], fits: Mapping[str, WeibullFit]) -> list[CheckpointFinding]:
     names = [c.name for c in stored if fits[c.name].nonfinite]
     if not names:
         return []
     total = sum(fits[name].nonfinite for name in names)
     text = f"{total:,} values are Inf or NaN, in {_listed(names)}: the model's outputs will be NaN"
-    return [Finding("nonfinite", "error", tuple(names), text)]
+    return [CheckpointFinding("nonfinite", "error", tuple(names), text)]
 
 
-def _zero(stored: Sequence[Component], fits: Mapping[str, WeibullFit]) -> list[Finding]:
+def _zero(stored: Sequence[Component], fits: Mapping[str, WeibullFit]) -> list[CheckpointFinding]:
     dead = [c for c in stored if fits[c.name].n == 0 and fits[c.name].zeros and c.kind != "adapter"]
     if not dead:
         return []
     names = [c.name for c in dead]
     text = f"{_listed(names)} {_are(names)} all zero: not trained, not saved, or meant to add nothing at the start"
-    return [Finding("zero", "warning", tuple(names), text)]
+    return [CheckpointFinding("zero", "warning", tuple(names), text)]
 
 
-def _copied(stored: Sequence[Component], fits: Mapping[str, WeibullFit]) -> list[Finding]:
+def _copied(stored: Sequence[Component], fits: Mapping[str, WeibullFit]) -> list[CheckpointFinding]:
     """Matrices with equal counts, which no two trained matrices of a thousand values have."""
     groups: dict[tuple[object, ...], list[Component]] = defaultdict(list)
     for c in stored:
@@ -83,31 +83,31 @@ def _copied(stored: Sequence[Component], fits: Mapping[str, WeibullFit]) -> list
         else:
             names = [c.name for c in members]
             text = f"{_listed(names)} have the same values: one was copied from another"
-            out.append(Finding("copied", "warning", tuple(names), text))
+            out.append(CheckpointFinding("copied", "warning", tuple(names), text))
     for (tower, blocks), kinds in pairs.items():
         where = f" of {tower}" if tower else ""
         words = ", ".join(dict.fromkeys(c.label for c in kinds))
         numbers = ", ".join(str(block) for block in blocks[:8]) + ", …" * (len(blocks) > 8)
         text = f"blocks {numbers}{where} have the same values in {words}: one was copied from another, or saved twice"
-        out.append(Finding("copied", "warning", tuple(c.name for c in kinds), text))
+        out.append(CheckpointFinding("copied", "warning", tuple(c.name for c in kinds), text))
     return out
 
 
-def _experts(parts: Sequence[Component], fits: Mapping[str, WeibullFit]) -> list[Finding]:
+def _experts(parts: Sequence[Component], fits: Mapping[str, WeibullFit]) -> list[CheckpointFinding]:
     beside: dict[tuple[object, ...], list[Component]] = defaultdict(list)
     for c in parts:
         beside[c.tower, c.block, c.label, c.shape].append(c)
     names = []
     for members in beside.values():
         usual = median(fits[c.name].rms for c in members)
-        names += [c.name for c in members if len(members) > 2 and fits[c.name].rms < FAINT * usual]
+        names += [c.name for c in members if len(members) > 2 and fits[c.name].rms < DEAD_RATIO * usual]
     if not names:
         return []
     text = f"{_listed(names)} {_are(names)} below 1 % of the RMS of the other experts: dead, or never trained"
-    return [Finding("faint_expert", "warning", tuple(names), text)]
+    return [CheckpointFinding("faint_expert", "warning", tuple(names), text)]
 
 
-def _shapeless(components: Sequence[Component], fits: Mapping[str, WeibullFit]) -> list[Finding]:
+def _shapeless(components: Sequence[Component], fits: Mapping[str, WeibullFit]) -> list[CheckpointFinding]:
     low = [c for c in components if c.name in fits and fits[c.name].available and fits[c.name].r2 < ONE_POPULATION]
     low = [c for c in low if c.kind not in ("embedding", "lm_head", "other", "adapter")]
     if not low:
@@ -117,12 +117,12 @@ def _shapeless(components: Sequence[Component], fits: Mapping[str, WeibullFit]) 
         f"{_listed(names)} {_are(names)} not described by one shape (R² below {ONE_POPULATION}, lowest "
         f"{fits[names[0]].r2:.3f}): two populations of weights, such as a pruned part or a few far larger rows"
     )
-    return [Finding("no_single_shape", "warning", tuple(names), text)]
+    return [CheckpointFinding("no_single_shape", "warning", tuple(names), text)]
 
 
 def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return ", ".join(names[:MAX_NAMED]) + more
 
 
 def _are(names: Sequence[str]) -> str:

@@ -8,20 +8,20 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from weibull_monitor.checkpoint.onto_model import onto_model
+from weibull_monitor.checkpoint.formats.tensors import Contents, StoredTensor
+from weibull_monitor.checkpoint.match import onto_model
 from weibull_monitor.checkpoint.quantised import marked
 from weibull_monitor.checkpoint.skeleton import placeable, skeleton
-from weibull_monitor.checkpoint.stored import Contents, Stored
 from weibull_monitor.checkpoint.stream import MAX_SCATTERED
-from weibull_monitor.components import AttentionType, Component, Discovery, Skipped, attention_types
-from weibull_monitor.components.names import clean_name
-from weibull_monitor.components.table import KIND_ORDER
+from weibull_monitor.model.components import AttentionType, Component, Discovery, Skipped, attention_types
+from weibull_monitor.model.components.names import clean_name
+from weibull_monitor.model.components.table import KIND_ORDER
 
 Find = Callable[[nn.Module], Discovery]
 
 
 @dataclass(frozen=True)
-class Laid:
+class CheckpointLayout:
     """What is measured of a checkpoint.
 
     Attributes:
@@ -32,12 +32,12 @@ class Laid:
     """
 
     discovery: Discovery
-    stored: Mapping[str, Stored]
+    stored: Mapping[str, StoredTensor]
     attention: tuple[AttentionType, ...]
     notes: tuple[str, ...]
 
 
-def lay_out(contents: Contents, model: nn.Module | None, find: Find) -> Laid:
+def lay_out(contents: Contents, model: nn.Module | None, find: Find) -> CheckpointLayout:
     """Finds out what the tensors of a checkpoint are.
 
     Args:
@@ -86,10 +86,10 @@ def lay_out(contents: Contents, model: nn.Module | None, find: Find) -> Laid:
             elements=discovery.elements + rest.discovery.elements,
         )
         here |= rest.stored
-    return Laid(discovery, here, attention_types(model, _of(model, discovery)), tuple(notes))
+    return CheckpointLayout(discovery, here, attention_types(model, _of(model, discovery)), tuple(notes))
 
 
-def _by_names(tensors: Mapping[str, Stored], find: Find) -> Laid:
+def _by_names(tensors: Mapping[str, StoredTensor], find: Find) -> CheckpointLayout:
     """Without a model: what names and shapes tell."""
     tensors, same = _distinct(tensors)
     fine = {n: t for n, t in tensors.items() if not t.problem and t.dtype is not None and placeable(n)}
@@ -109,7 +109,7 @@ def _by_names(tensors: Mapping[str, Stored], find: Find) -> Laid:
         notes.append(
             f"{len(same)} tensors are stored under two names ({same[0]}{', …' * (len(same) > 1)}) and measured once"
         )
-    return Laid(discovery, fine, attention_types(model, discovery.components), tuple(notes))
+    return CheckpointLayout(discovery, fine, attention_types(model, discovery.components), tuple(notes))
 
 
 def _ordered(components: Sequence[Component]) -> tuple[Component, ...]:
@@ -131,7 +131,7 @@ def _of(model: nn.Module, discovery: Discovery) -> tuple[Component, ...]:
     return tuple(c for c in discovery.components if c.parameter in names)
 
 
-def _readable(tensor: Stored) -> Stored:
+def _readable(tensor: StoredTensor) -> StoredTensor:
     """The tensor, with a problem if its elements are scattered over more of the file than is read at once."""
     if tensor.problem or tensor.dtype is None:
         return tensor
@@ -142,10 +142,10 @@ def _readable(tensor: Stored) -> Stored:
     return replace(tensor, problem=f"it is a view of more than {megabytes} MiB whose elements do not lie row by row")
 
 
-def _distinct(tensors: Mapping[str, Stored]) -> tuple[dict[str, Stored], list[str]]:
+def _distinct(tensors: Mapping[str, StoredTensor]) -> tuple[dict[str, StoredTensor], list[str]]:
     """The tensors without those that are the same elements as another, and the names of these."""
     first: dict[object, str] = {}
-    out: dict[str, Stored] = {}
+    out: dict[str, StoredTensor] = {}
     same = []
     for name, tensor in tensors.items():
         key = (tensor.pieces, tensor.dtype)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
-from weibull_monitor.checkpoint.stored import Stored
+from weibull_monitor.checkpoint.formats.tensors import StoredTensor
 
 _COMPANIONS: Final = (
     (re.compile(r"\.(?:weight_scale(?:_inv|_2)?|input_scale|weight_zero_point|weight_shape)$"), "with scales apart"),
@@ -22,12 +22,12 @@ _COMPANIONS: Final = (
 """Names of what lies beside a quantised matrix, and the format that it is of."""
 
 
-def marked(tensors: Mapping[str, Stored]) -> dict[str, Stored]:
+def marked(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
     """The same tensors, those that are quantised with that as their problem, and without what lies beside them.
 
     >>> import torch
-    >>> fp8 = Stored("up.weight", (8, 8), torch.float8_e4m3fn)
-    >>> found = marked({"up.weight": fp8, "up.weight_scale_inv": Stored("up.weight_scale_inv", (1, 1), torch.float32)})
+    >>> fp8 = StoredTensor("up.weight", (8, 8), torch.float8_e4m3fn)
+    >>> found = marked({"up.weight": fp8, "up.weight_scale_inv": StoredTensor("up.weight_scale_inv", (1, 1), torch.float32)})
     >>> found["up.weight"].problem, len(found)
     ('its storage is quantised (with scales apart)', 1)
     """
@@ -54,7 +54,7 @@ def marked(tensors: Mapping[str, Stored]) -> dict[str, Stored]:
     return out
 
 
-def _packed(base: str, tensors: Mapping[str, Stored]) -> str | None:
+def _packed(base: str, tensors: Mapping[str, StoredTensor]) -> str | None:
     """The quantised matrix that something called after ``base`` lies beside."""
     for suffix in (".qweight", ".weight_packed", ".weight", "_blocks"):
         tensor = tensors.get(base + suffix)

@@ -11,23 +11,23 @@ from typing import Any, Literal
 
 from torch import nn
 
-from weibull_monitor.checkpoint.findings import Finding, findings_of
-from weibull_monitor.checkpoint.layout import Laid, lay_out
-from weibull_monitor.checkpoint.models import Models
-from weibull_monitor.checkpoint.places import Source, all_sources
-from weibull_monitor.checkpoint.record import Measured, as_history, check_same_model, increasing
-from weibull_monitor.checkpoint.stored import Contents
+from weibull_monitor.checkpoint.as_history import Measured, as_history, check_same_model, increasing
+from weibull_monitor.checkpoint.config import Models
+from weibull_monitor.checkpoint.findings import CheckpointFinding, findings_of
+from weibull_monitor.checkpoint.formats.locate import Source, all_sources
+from weibull_monitor.checkpoint.formats.tensors import Contents
+from weibull_monitor.checkpoint.layout import CheckpointLayout, lay_out
 from weibull_monitor.checkpoint.stream import count_checkpoint
-from weibull_monitor.components import Component, Resolution
 from weibull_monitor.errors import CheckpointError, ConfigurationError
+from weibull_monitor.history import RunRecord
+from weibull_monitor.history.record import History
+from weibull_monitor.history.snapshot import Snapshot
 from weibull_monitor.measure import WeibullFit, solve
 from weibull_monitor.measure.bins import MANTISSA_BITS
 from weibull_monitor.measure.fit import delivered
 from weibull_monitor.measure.transfer import to_host
-from weibull_monitor.options import finder
-from weibull_monitor.snapshot import Snapshot
-from weibull_monitor.trackers import RunRecord
-from weibull_monitor.trackers.history import History
+from weibull_monitor.model.components import Component, Resolution
+from weibull_monitor.model.components.finder import finder
 
 Progress = Callable[[str, int, int], None]
 """Told the checkpoint, the bytes of it that have been read and those that are to be read, now and then."""
@@ -57,7 +57,7 @@ class Checkpoint:
     notes: tuple[str, ...]
     skipped: Mapping[str, str]
     coverage: float
-    findings: tuple[Finding, ...]
+    findings: tuple[CheckpointFinding, ...]
     components: tuple[Component, ...]
     fits: Mapping[str, WeibullFit] = field(repr=False, default_factory=dict)
 
@@ -138,7 +138,7 @@ def scan_all(
     if not sources:
         raise ConfigurationError("no checkpoint is named; name one or several")
     models = Models(config)
-    found: list[tuple[Source, Contents, Laid, dict[str, WeibullFit], Any, float]] = []
+    found: list[tuple[Source, Contents, CheckpointLayout, dict[str, WeibullFit], Any, float]] = []
     for source in sources:
         started = time.perf_counter()
         with _named(source):
@@ -170,7 +170,7 @@ def _described(model: nn.Module | None) -> dict[str, Any]:
     return {"class": type(model).__name__, "model_type": getattr(model.config, "model_type", None)}
 
 
-def _fits(laid: Laid, progress: Progress | None, label: str) -> dict[str, WeibullFit]:
+def _fits(laid: CheckpointLayout, progress: Progress | None, label: str) -> dict[str, WeibullFit]:
     components = laid.discovery.components
     needed = {c.parameter for c in components}
     total = sum(t.numel * t.dtype.itemsize for n, t in laid.stored.items() if n in needed and t.dtype is not None)
@@ -188,9 +188,9 @@ def _fits(laid: Laid, progress: Progress | None, label: str) -> dict[str, Weibul
 
 
 def _checkpoint(
-    step: int, source: Source, contents: Contents, laid: Laid, fits: Mapping[str, WeibullFit]
+    step: int, source: Source, contents: Contents, laid: CheckpointLayout, fits: Mapping[str, WeibullFit]
 ) -> Checkpoint:
-    from weibull_monitor.components import coverage
+    from weibull_monitor.model.components import coverage
 
     components = laid.discovery.components
     return Checkpoint(
@@ -208,9 +208,10 @@ def _checkpoint(
 
 
 def _records(
-    measured: Sequence[tuple[Checkpoint, Laid, Mapping[str, Any], float]], known: bool, given: Sequence[Path]
+    measured: Sequence[tuple[Checkpoint, CheckpointLayout, Mapping[str, Any], float]],
+    known: bool,
+    given: Sequence[Path],
 ) -> list[Measured]:
-    from weibull_monitor import __version__
 
     out = []
     for one, laid, description, seconds in measured:
@@ -237,7 +238,6 @@ def _records(
             },
             components=one.components,
             skipped=one.skipped,
-            version=__version__,
             attention=[asdict(kind) for kind in laid.attention],
         )
         snapshot = Snapshot(step=one.step, time=now, components=one.components, fits=one.fits, seconds=seconds)
@@ -256,7 +256,7 @@ def _named(source: Source) -> Iterator[None]:
         ) from error
 
 
-def _nothing(source: Source, laid: Laid) -> str:
+def _nothing(source: Source, laid: CheckpointLayout) -> str:
     skipped = laid.discovery.skipped
     if skipped:
         return (

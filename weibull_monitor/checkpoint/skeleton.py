@@ -1,6 +1,7 @@
 """A model's tree of modules told from the names and shapes of its tensors, for checkpoints whose configuration is not there.
 
-`weibull_monitor.components.discover` looks at modules: what they are, what stands beside a matrix, whether the elements of a list
+`weibull_monitor.model.components.discover` looks at modules: what they are, what stands beside a matrix, whether the
+elements of a list
 are alike. The tree here has as much of that as names and shapes tell. Sizes of heads they do not tell, so matrices whose
 layout depends on them (q, k and v head by head) are measured whole.
 """

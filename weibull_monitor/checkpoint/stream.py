@@ -1,7 +1,7 @@
 """Counts the components of a checkpoint in one pass over its files, a few megabytes at a time.
 
 The counts are those of `weibull_monitor.measure`, to the integer: each stretch of a tensor is laid out as a shard of it would be
-(`weibull_monitor.sharding.layout`), and the elements of every part that are in it are counted. A thread reads ahead into
+(`weibull_monitor.model.sharding.layout`), and the elements of every part that are in it are counted. A thread reads ahead into
 buffers that are used again and again, so that memory does not depend on the size of a file or a tensor.
 """
 
@@ -20,13 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from weibull_monitor.checkpoint.files import open_regular
-from weibull_monitor.checkpoint.stored import Piece, Stored
-from weibull_monitor.components import Component
+from weibull_monitor.checkpoint.formats.files import open_regular
+from weibull_monitor.checkpoint.formats.tensors import Piece, StoredTensor
 from weibull_monitor.errors import CheckpointError
 from weibull_monitor.measure import bins_of, count_magnitudes
-from weibull_monitor.measure.parts import ROWS_AT_ONCE, CountedRows, Sums
-from weibull_monitor.sharding.layout import Box, Flat, Grid, boxes_between
+from weibull_monitor.measure.reader.sums import ROWS_AT_ONCE, CountedRows, Sums
+from weibull_monitor.model.components import Component
+from weibull_monitor.model.sharding.layout import Box, Flat, Grid, boxes_between
 
 WINDOW: Final = 8 << 20
 """Bytes that are read at once."""
@@ -39,7 +39,7 @@ Progress = Callable[[int], None]
 
 
 def count_checkpoint(
-    components: Sequence[Component], stored: Mapping[str, Stored], progress: Progress = lambda _: None
+    components: Sequence[Component], stored: Mapping[str, StoredTensor], progress: Progress = lambda _: None
 ) -> Iterator[CountedRows]:
     """The counts of components whose parameters lie in files.
 
@@ -56,14 +56,14 @@ def count_checkpoint(
 
 
 def _batches(
-    components: Sequence[Component], read: Iterable[int], stored: Mapping[str, Stored], progress: Progress
+    components: Sequence[Component], read: Iterable[int], stored: Mapping[str, StoredTensor], progress: Progress
 ) -> Iterator[CountedRows]:
     of_parameter: dict[str, list[int]] = {}
     for index in read:
         of_parameter.setdefault(components[index].parameter, []).append(index)
     order = [name for name in stored if name in of_parameter]  # the order of the files
     waiting: dict[torch.dtype, list[tuple[int, Tensor]]] = {}
-    with _Ahead(_windows(order, stored)) as windows:
+    with _ReadAhead(_windows(order, stored)) as windows:
         counting: _Parameter | None = None
         for window, data in windows:
             if counting is None or counting.name != window.name:
@@ -95,7 +95,7 @@ def _whole(counting: _Parameter | None) -> None:
 
 
 @dataclass(frozen=True)
-class _Window:
+class _FileStretch:
     """A stretch of a piece: its elements ``start`` to ``stop`` as they lie in the file."""
 
     name: str
@@ -109,20 +109,20 @@ class _Window:
         return (self.stop - self.start) * self.itemsize
 
 
-def _windows(order: Iterable[str], stored: Mapping[str, Stored]) -> Iterator[_Window]:
+def _windows(order: Iterable[str], stored: Mapping[str, StoredTensor]) -> Iterator[_FileStretch]:
     for name in order:
         tensor = stored[name]
         itemsize = tensor.dtype.itemsize if tensor.dtype is not None else 1
         for piece in tensor.pieces:
             step = WINDOW // itemsize if piece.strides is None else piece.extent
             for start in range(0, piece.extent, step):
-                yield _Window(name, piece, itemsize, start, min(start + step, piece.extent))
+                yield _FileStretch(name, piece, itemsize, start, min(start + step, piece.extent))
 
 
 class _Parameter:
     """The counts of the components of one parameter, while its elements come in."""
 
-    def __init__(self, tensor: Stored, indices: Sequence[int], components: Sequence[Component]) -> None:
+    def __init__(self, tensor: StoredTensor, indices: Sequence[int], components: Sequence[Component]) -> None:
         if tensor.dtype is None:
             raise CheckpointError(f"{tensor.name} holds no floats that can be counted")
         self.name, self.dtype = tensor.name, tensor.dtype
@@ -139,7 +139,7 @@ class _Parameter:
         """Whether elements of a component are still to come."""
         return any(self._left)
 
-    def add(self, window: _Window, data: Tensor) -> list[tuple[int, Tensor]]:
+    def add(self, window: _FileStretch, data: Tensor) -> list[tuple[int, Tensor]]:
         """Counts a window.
 
         Returns:
@@ -176,7 +176,7 @@ class _Parameter:
         return done
 
 
-def _laid_out(window: _Window, data: Tensor, shape: tuple[int, ...]) -> Iterator[tuple[Flat | Grid, Tensor]]:
+def _laid_out(window: _FileStretch, data: Tensor, shape: tuple[int, ...]) -> Iterator[tuple[Flat | Grid, Tensor]]:
     """A window as shards of its parameter, and the local tensor of each."""
     piece = window.piece
     if piece.strides is not None:
@@ -215,30 +215,30 @@ def _rows(shape: tuple[int, ...], box: Box | None) -> tuple[int, int]:
     return box.ranges[0][0] * unit, box.ranges[0][1] * unit
 
 
-class _Ahead:
+class _ReadAhead:
     """Reads windows ahead of their use, into buffers that are used again.
 
     Args:
         windows: What to read.
     """
 
-    def __init__(self, windows: Iterator[_Window]) -> None:
+    def __init__(self, windows: Iterator[_FileStretch]) -> None:
         self._pending = windows
         self._pool = ThreadPoolExecutor(1, "weibull-read")
         self._free = [torch.empty(WINDOW, dtype=torch.uint8) for _ in range(AHEAD + 1)]
         self._file: Path | None = None
         self._fd = -1
 
-    def __enter__(self) -> Iterator[tuple[_Window, Tensor]]:
+    def __enter__(self) -> Iterator[tuple[_FileStretch, Tensor]]:
         return self._all()
 
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._close()
 
-    def _all(self) -> Iterator[tuple[_Window, Tensor]]:
+    def _all(self) -> Iterator[tuple[_FileStretch, Tensor]]:
         """Every window and its bytes, which are there until the next is asked for."""
-        queued: deque[tuple[_Window, Tensor, Future[Tensor]]] = deque()
+        queued: deque[tuple[_FileStretch, Tensor, Future[Tensor]]] = deque()
         while True:
             while len(queued) <= AHEAD and (self._free or not queued) and (window := next(self._pending, None)):
                 buffer = self._buffer(window)
@@ -250,12 +250,12 @@ class _Ahead:
             if len(buffer) == WINDOW:
                 self._free.append(buffer)
 
-    def _buffer(self, window: _Window) -> Tensor:
+    def _buffer(self, window: _FileStretch) -> Tensor:
         if window.bytes <= WINDOW and self._free:
             return self._free.pop()
         return torch.empty(window.bytes, dtype=torch.uint8)
 
-    def _read(self, window: _Window, buffer: Tensor) -> Tensor:
+    def _read(self, window: _FileStretch, buffer: Tensor) -> Tensor:
         """In the reading thread, and nowhere else: one file is open at a time."""
         if self._file != window.piece.file:
             self._close()

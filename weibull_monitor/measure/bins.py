@@ -11,7 +11,7 @@ from functools import cache
 
 import torch
 
-from weibull_monitor.storage import MANTISSA
+from weibull_monitor.model.components.storage import MANTISSA
 
 MANTISSA_BITS = 6
 """m: 64 bins an octave, each about 1 % wide. With 32, single fits of 65,536 values miss the exact sort by more than 1e-4."""

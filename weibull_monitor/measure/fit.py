@@ -13,9 +13,10 @@ from torch import Tensor
 from weibull_monitor.errors import UnsupportedTensorError
 from weibull_monitor.measure.bins import bins_of
 from weibull_monitor.measure.count import count_magnitudes
-from weibull_monitor.measure.solve import MIN_BINS, MIN_VALUES, Column, solve
-from weibull_monitor.measure.transfer import Arriving, to_host
-from weibull_monitor.storage import unsupported
+from weibull_monitor.measure.plain.solve import MIN_BINS, MIN_VALUES, Column
+from weibull_monitor.measure.solve import solve
+from weibull_monitor.measure.transfer import PendingResult, to_host
+from weibull_monitor.model.components.storage import unsupported
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ def fit_weibull(weights: Tensor | Sequence[Tensor]) -> WeibullFit | list[Weibull
     return [fits[index] for index in range(len(tensors))]
 
 
-def delivered(queued: Iterable[tuple[Sequence[int], Arriving]]) -> dict[int, WeibullFit]:
+def delivered(queued: Iterable[tuple[Sequence[int], PendingResult]]) -> dict[int, WeibullFit]:
     """The fits that results of `solve` hold, by index; only here is a device waited for.
 
     Args:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-class Arriving(Protocol):
+class PendingResult(Protocol):
     """Numbers that may still be on their way."""
 
     def ready(self) -> bool:
@@ -18,7 +18,7 @@ class Arriving(Protocol):
         """The numbers, waiting for them if need be. To be called once."""
 
 
-class Here:
+class HostResult:
     """Numbers that have only to be read: on the CPU, and on devices whose copies are waited for anyway."""
 
     def __init__(self, values: Tensor) -> None:
@@ -34,7 +34,7 @@ class Here:
         return out
 
 
-class FromCuda:
+class CudaResult:
     """Numbers on their way from a CUDA device: an event says when the copy is done.
 
     The copy is queued on the stream that is current on the device, behind the kernels that make the numbers and before
@@ -64,14 +64,14 @@ class FromCuda:
         return out
 
 
-def to_host(values: Tensor) -> Arriving:
+def to_host(values: Tensor) -> PendingResult:
     """Sends numbers to the host.
 
     Args:
         values: Floating point, of two dimensions. On CUDA nothing is waited for, and what is written to ``values`` later changes
-            nothing; elsewhere the wait is in `Arriving.rows`.
+            nothing; elsewhere the wait is in `PendingResult.rows`.
     """
-    return FromCuda(values) if values.device.type == "cuda" else Here(values)
+    return CudaResult(values) if values.device.type == "cuda" else HostResult(values)
 
 
 class LateNumber:

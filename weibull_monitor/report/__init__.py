@@ -1,4 +1,1 @@
-"""The report: one HTML page that needs no network, of a run, of several side by side, or of a scan of checkpoints."""
-
-from weibull_monitor.report.page import render as render
-from weibull_monitor.report.page import write as write
+"""For the eye: the HTML page, the terminal, plain text, pictures, colours."""

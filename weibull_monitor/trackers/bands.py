@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from weibull_monitor.components import Component
+from weibull_monitor.model.components import Component
 
 CLASSES: Final = ("selection", "transmission")
 PREFIX: Final = "weibull_band"
@@ -22,16 +22,16 @@ def bands_of(components: Iterable[Component], attention: Iterable[Mapping[str, A
         ``weibull_band/<class>_low`` and ``…_high``.
 
     >>> from torch import nn
-    >>> from weibull_monitor.components import discover_components
+    >>> from weibull_monitor.model.components import discover_components
     >>> for key, edge in bands_of(discover_components(nn.TransformerEncoderLayer(8, 2, 16)), ()).items():
     ...     print(key, round(edge, 2))
     weibull_band/transmission_low 1.18
     weibull_band/transmission_high 1.2
     """
-    from weibull_monitor.reference import Reading, attention_of, expected_range  # not before it is needed: 20 ms
+    from weibull_monitor.analysis import ComparedSample, attention_of, expected_range  # not before it is needed: 20 ms
 
     members = tuple(components)
-    main = Reading(0, members, {}, {}, {}, {}).towers[:1]
+    main = ComparedSample(0, members, {}, {}, {}, {}).towers[:1]
     known = attention_of([c for c in members if c.tower in main], attention)
     edges: dict[str, float] = {}
     for name in CLASSES:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Final
 
-from weibull_monitor.components import Component
+from weibull_monitor.history.snapshot import NO_SCALING, Snapshot
 from weibull_monitor.measure import WeibullFit
-from weibull_monitor.snapshot import NO_SCALING, Snapshot
+from weibull_monitor.model.components import Component
 
 ROWS: Final = 2000
 """Rows that a tracker gets: W&B takes 10,000, but needs more than a second to look through so many."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from weibull_monitor.errors import MissingDependencyError
-from weibull_monitor.grid import OUTSIDE, grid_of
-from weibull_monitor.snapshot import Snapshot
+from weibull_monitor.history.snapshot import Snapshot
+from weibull_monitor.model.components.grid import OUTSIDE, grid_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,7 +19,7 @@ MOST_TICKS: Final = 25
 
 
 @dataclass(frozen=True)
-class Panel:
+class HeatmapPanel:
     """One quantity.
 
     Attributes:
@@ -51,7 +51,7 @@ class Heatmap:
     title: str
     kinds: tuple[str, ...]
     blocks: tuple[str, ...]
-    panels: tuple[Panel, ...]
+    panels: tuple[HeatmapPanel, ...]
 
 
 def heatmap_of(snapshot: Snapshot) -> Heatmap:
@@ -63,13 +63,13 @@ def heatmap_of(snapshot: Snapshot) -> Heatmap:
     grid = grid_of(snapshot.components)
     k = {name: fit.k for name, fit in snapshot.fits.items() if fit.available}
     values = grid.values(k)
-    panels = [Panel("k", "k", values, limits_of(values, grid.blocks))]
+    panels = [HeatmapPanel("k", "k", values, limits_of(values, grid.blocks))]
     if snapshot.step and snapshot.baseline:
         start = snapshot.baseline
         drift = {name: 100.0 * (value / start[name].k - 1.0) for name, value in k.items() if name in start}
         values = grid.values(drift)
         panels.append(
-            Panel("drift", "drift of k, %", values, limits_of(values, grid.blocks, about=0.0), diverging=True)
+            HeatmapPanel("drift", "drift of k, %", values, limits_of(values, grid.blocks, about=0.0), diverging=True)
         )
     return Heatmap(f"Weibull shape of |w|, step {snapshot.step:,}", grid.kinds, grid.blocks, tuple(panels))
 
@@ -145,7 +145,7 @@ def plotly_figure(heatmap: Heatmap) -> Any:
     return figure
 
 
-def image(heatmap: Heatmap, panel: Panel) -> NDArray[np.uint8]:
+def image(heatmap: Heatmap, panel: HeatmapPanel) -> NDArray[np.uint8]:
     """One panel as pixels: height × width × 3. Nothing global of matplotlib is touched, pyplot not loaded.
 
     Args:
@@ -186,7 +186,7 @@ def image(heatmap: Heatmap, panel: Panel) -> NDArray[np.uint8]:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def _extend(panel: Panel) -> Literal["neither", "both", "min", "max"]:
+def _extend(panel: HeatmapPanel) -> Literal["neither", "both", "min", "max"]:
     present = [value for row in panel.values for value in row if value is not None]
     below, above = min(present, default=0.0) < panel.limits[0], max(present, default=0.0) > panel.limits[1]
     return "both" if below and above else "min" if below else "max" if above else "neither"

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
-from weibull_monitor.errors import ConfigurationError
-from weibull_monitor.guard import Guard
-from weibull_monitor.snapshot import Snapshot
+from weibull_monitor.errors import ConfigurationError, Guard
+from weibull_monitor.history.snapshot import Snapshot
 
 EVERY: Final = 20
 """Samples between two pictures, by default."""

@@ -12,9 +12,9 @@ from weibull_monitor.trackers.heatmap import heatmap_of, image
 from weibull_monitor.trackers.tensorboard_layout import METRICS, hyperparameters_of, layout_of
 
 if TYPE_CHECKING:
-    from weibull_monitor.alerts import Alert
-    from weibull_monitor.snapshot import Snapshot
-    from weibull_monitor.trackers.history import RunRecord
+    from weibull_monitor.history.alert import Alert
+    from weibull_monitor.history.record import RunRecord
+    from weibull_monitor.history.snapshot import Snapshot
 
 
 PICTURES = "weibull_pictures"
@@ -127,7 +127,7 @@ def write_alert(writer: Any, alert: Alert, step: int) -> None:
         alert: The alert.
         step: The step of both.
     """
-    from weibull_monitor.alerts.finding import rank
+    from weibull_monitor.history.alert import rank
 
     tag = f"weibull_alerts/{alert.finding.rule}"
     writer.add_text(tag, f"**{alert.title}**\n\n{alert.text}", step)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from weibull_monitor.history.record import RunRecord
 from weibull_monitor.trackers.bands import CLASSES, PREFIX
-from weibull_monitor.trackers.history import RunRecord
 
 Layout = dict[str, dict[str, list[Any]]]
 

@@ -13,9 +13,9 @@ from weibull_monitor.trackers.fit_table import COLUMNS, table_of
 from weibull_monitor.trackers.heatmap import heatmap_of, plotly_figure
 
 if TYPE_CHECKING:
-    from weibull_monitor.alerts import Alert
-    from weibull_monitor.snapshot import Snapshot
-    from weibull_monitor.trackers.history import RunRecord
+    from weibull_monitor.history.alert import Alert
+    from weibull_monitor.history.record import RunRecord
+    from weibull_monitor.history.snapshot import Snapshot
 
 logger = logging.getLogger("weibull_monitor")
 

@@ -10,10 +10,10 @@ import torch
 from measure.test_count import awkward
 
 from weibull_monitor.measure.bins import bins_of
-from weibull_monitor.measure.count import count_by_bincount
 from weibull_monitor.measure.kernels import COUNTED
 from weibull_monitor.measure.kernels.launch import Kernels
 from weibull_monitor.measure.kernels.table import COLUMNS, FIRST_TILE, ROWS, TILE, pieces_of, table_of
+from weibull_monitor.measure.plain.count import count_by_bincount
 
 DTYPES = list(COUNTED)
 

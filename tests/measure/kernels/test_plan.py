@@ -13,15 +13,16 @@ from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from weibull_monitor import WeibullMonitor, discover_components, read_history
-from weibull_monitor.components import Component
-from weibull_monitor.measure import planned as planning
 from weibull_monitor.measure.bins import Bins, bins_of
 from weibull_monitor.measure.kernels.launch import Kernels
 from weibull_monitor.measure.kernels.plan import Plan
-from weibull_monitor.measure.parts import Sums, count_components
-from weibull_monitor.measure.reader import ModelReader
-from weibull_monitor.measure.solve import RESULT_COLUMNS, Column, solve, solve_on_device
-from weibull_monitor.options import finder
+from weibull_monitor.measure.plain.solve import RESULT_COLUMNS, Column, solve_on_device
+from weibull_monitor.measure.reader import launches as planning
+from weibull_monitor.measure.reader.reader import ModelReader
+from weibull_monitor.measure.reader.sums import Sums, count_components
+from weibull_monitor.measure.solve import solve
+from weibull_monitor.model.components import Component
+from weibull_monitor.model.components.finder import finder
 
 
 class Quick(Kernels):

@@ -15,11 +15,11 @@ from oracle import samples
 from ptx import Memory, Program, PTXError, Tally
 
 from weibull_monitor.measure.bins import bins_of
-from weibull_monitor.measure.count import count_by_bincount
 from weibull_monitor.measure.kernels import COUNTED
 from weibull_monitor.measure.kernels.launch import probes
 from weibull_monitor.measure.kernels.table import TILE, rows_of, table_of
-from weibull_monitor.measure.solve import LEVELS, RESULT_COLUMNS, Column, hashes, solve_on_device
+from weibull_monitor.measure.plain.count import count_by_bincount
+from weibull_monitor.measure.plain.solve import LEVELS, RESULT_COLUMNS, Column, hashes, solve_on_device
 
 WAYS = ("own", "Triton")
 

@@ -7,10 +7,10 @@ import torch
 from oracle import samples
 
 from weibull_monitor.measure.bins import Bins, bins_of
-from weibull_monitor.measure.count import count_by_bincount
 from weibull_monitor.measure.kernels.launch import Kernels
 from weibull_monitor.measure.kernels.table import rows_of
-from weibull_monitor.measure.solve import RESULT_COLUMNS, Column, solve_on_device
+from weibull_monitor.measure.plain.count import count_by_bincount
+from weibull_monitor.measure.plain.solve import RESULT_COLUMNS, Column, solve_on_device
 
 SHAPES = ["normal", "weibull 0.76", "weibull 0.3", "student t 3", "laplace", "uniform", "two scales", "half zeros"]
 

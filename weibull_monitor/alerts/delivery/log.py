@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Final
 
-from weibull_monitor.alerts.finding import Alert
+from weibull_monitor.history.alert import Alert
 
 logger = logging.getLogger("weibull_monitor")
 LEVELS: Final = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}

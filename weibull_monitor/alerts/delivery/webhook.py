@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import Final
 from urllib.parse import urlsplit
 
-from weibull_monitor.alerts.finding import Alert
 from weibull_monitor.errors import ConfigurationError
+from weibull_monitor.history.alert import Alert
 
 QUEUED: Final = 64
 """Alerts that wait at most; more than that is dropped, and said once."""

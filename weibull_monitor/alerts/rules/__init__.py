@@ -6,14 +6,14 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from weibull_monitor.alerts.rules.broken import dead, nonfinite, optimizer_reset, unchanged
-from weibull_monitor.alerts.rules.reading import Reading as Reading
-from weibull_monitor.alerts.rules.reading import finding_of as finding_of
+from weibull_monitor.alerts.rules.result import RuleResult as RuleResult
+from weibull_monitor.alerts.rules.result import finding_of as finding_of
 from weibull_monitor.alerts.rules.scale import impossible_change, scale_runaway, scale_shift, scale_stall
 from weibull_monitor.alerts.rules.selection import selection_drift, selection_range, selection_shift
 from weibull_monitor.alerts.rules.shape import body_break, layer_outlier, transmission_exit
-from weibull_monitor.alerts.window import Window
+from weibull_monitor.alerts.window import SampleWindow
 
-Rule = Callable[[Window, Any], "Reading | None"]
+Rule = Callable[[SampleWindow, Any], "RuleResult | None"]
 
 RULES: Final[dict[str, Rule]] = {
     "nonfinite": nonfinite,

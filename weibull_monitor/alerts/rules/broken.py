@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from weibull_monitor.alerts.robust import Floats, quiet
-from weibull_monitor.alerts.rules.reading import Reading, reading
+from weibull_monitor.alerts.rules.result import RuleResult, rule_result
 from weibull_monitor.alerts.settings import Dead, Nonfinite, OptimizerReset, Unchanged
-from weibull_monitor.alerts.window import Window
+from weibull_monitor.alerts.statistics import Floats, quiet
+from weibull_monitor.alerts.window import SampleWindow
 
 LARGE = 1024
 """Of fewer elements than this none may happen to cross the edge of a bin."""
@@ -15,10 +15,10 @@ COMPARED = ("k", "lambda", "r2", "rms", "zeros")
 """Columns that are equal, to nine digits, if the counts are equal."""
 
 
-def nonfinite(window: Window, settings: Nonfinite) -> Reading:
+def nonfinite(window: SampleWindow, settings: Nonfinite) -> RuleResult:
     """Inf or NaN among the values of a matrix: the run will not recover from it."""
     count = window.now("nonfinite")
-    return reading(
+    return rule_result(
         strength=count,
         severity=3,
         quantity="Inf and NaN",
@@ -30,7 +30,7 @@ def nonfinite(window: Window, settings: Nonfinite) -> Reading:
     )
 
 
-def dead(window: Window, settings: Dead) -> Reading | None:
+def dead(window: SampleWindow, settings: Dead) -> RuleResult | None:
     """A matrix that has become zero, wholly or in part. One that begins as zeros, as the B of LoRA does, is none."""
     if len(window.steps) < 2:
         return None
@@ -41,7 +41,7 @@ def dead(window: Window, settings: Dead) -> Reading | None:
         allowed = settings.jump + settings.factor * usual
         strength = np.where(whole, 1e6, (zeros - usual) / allowed)
         share = zeros / window.facts.numel
-    return reading(
+    return rule_result(
         strength=np.where(window.facts.trainable, strength, 0.0),
         severity=np.where(whole | (share > 0.5) & (usual < 0.25 * window.facts.numel), 3, 2).astype(np.int8),
         quantity="share of zeros",
@@ -58,7 +58,7 @@ def _usual(before: Floats) -> Floats:
     return second
 
 
-def unchanged(window: Window, settings: Unchanged) -> Reading | None:
+def unchanged(window: SampleWindow, settings: Unchanged) -> RuleResult | None:
     """A trainable matrix whose fit is the same, digit by digit, for several intervals, while its η is not low."""
     if len(window.steps) <= settings.intervals:
         return None
@@ -73,7 +73,7 @@ def unchanged(window: Window, settings: Unchanged) -> Reading | None:
     first = np.array(window.steps)[len(window.steps) - 1 - intervals]
     steps = np.where(intervals > 0, window.step - first, 0)
     strength = np.minimum(intervals / settings.intervals, steps / settings.steps)
-    return reading(
+    return rule_result(
         strength=np.where(window.moving & (window.facts.numel >= LARGE), strength, 0.0),
         severity=2,
         quantity="steps without a change",
@@ -85,14 +85,14 @@ def unchanged(window: Window, settings: Unchanged) -> Reading | None:
     )
 
 
-def optimizer_reset(window: Window, settings: OptimizerReset) -> Reading:
+def optimizer_reset(window: SampleWindow, settings: OptimizerReset) -> RuleResult:
     """The optimizer's own state was emptied or replaced by a younger one since the sample before.
 
-    Neither k nor λ has to show it; its step count does (`weibull_monitor.continuity`). The first sample that has it is told.
+    Neither k nor λ has to show it; its step count does (`weibull_monitor.scaling.resets`). The first sample that has it is told.
     """
     before, now = window.reset
     struck = np.where(window.facts.trainable, float(now > before), 0.0)
-    return reading(
+    return rule_result(
         strength=struck,
         severity=2,
         quantity="matrices",

@@ -5,16 +5,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from weibull_monitor.alerts.robust import Floats, median_of, quiet, spread_of
-from weibull_monitor.alerts.rules.reading import Reading, graded, reading
+from weibull_monitor.alerts.rules.result import RuleResult, graded, rule_result
 from weibull_monitor.alerts.settings import ImpossibleChange, ScaleRunaway, ScaleShift, ScaleStall
-from weibull_monitor.alerts.window import Window
+from weibull_monitor.alerts.statistics import Floats, median_of, quiet, spread_of
+from weibull_monitor.alerts.window import SampleWindow
 
 SE_LAMBDA = 0.761
 """se(ln λ) in units of se(k)/k, at the normal anchor: 0.862/1.132 (`weibull.anchors`)."""
-LIKE = 1.5
+SIMILAR_RATIO = 1.5
 """An interval is as long as another if its `work` is at most so many times as much."""
-YOUNG = 0.05
+EARLY_PROGRESS = 0.05
 """Change of the RMS, as a share of Σ η, that a matrix of which little is known is allowed as usual."""
 COMMON = 0.5
 """Share of ``z`` that is enough where half of all matrices show it in the same direction, or where η has jumped."""
@@ -22,10 +22,11 @@ HISTORY = 3
 """Intervals between samples that a matrix has to have behind it before one can be called unusual."""
 
 
-def impossible_change(window: Window, settings: ImpossibleChange) -> Reading | None:
+def impossible_change(window: SampleWindow, settings: ImpossibleChange) -> RuleResult | None:
     """The RMS moved further since the sample before than the optimizer can have moved it.
 
-    |ΔRMS| ≤ RMS(Δw) ≤ Σ_t η_t(|u|_max + λ_wd·RMS), by the triangle inequality, with |u|_max of `weibull_monitor.bounds`: an
+    |ΔRMS| ≤ RMS(Δw) ≤ Σ_t η_t(|u|_max + λ_wd·RMS), by the triangle inequality, with |u|_max of
+    `weibull_monitor.scaling.bounds`: an
     error. Adam's bound is reached by gradients that grow without end only; while their size is steady the mean of u² is at
     most about 1 (Σ g²/v telescopes: A. Défossez et al., "A Simple Convergence Proof of Adam and Adagrad", 2020, lemma 5.2).
     What is beyond ``sustained`` times that, and within the bound, is a warning. Rounding to bf16 or fp16 can at most double a
@@ -45,7 +46,7 @@ def impossible_change(window: Window, settings: ImpossibleChange) -> Reading | N
         likely = path * np.minimum(bound, settings.sustained) * np.where(coarse, 2.0, 1.0) + rest
         moved = rms - before
         strength = np.abs(moved) / likely
-    return reading(
+    return rule_result(
         strength=np.where(window.facts.trainable, strength, 0.0),
         severity=graded(np.abs(moved), (likely, likely, certain)),
         quantity="RMS",
@@ -59,7 +60,7 @@ def impossible_change(window: Window, settings: ImpossibleChange) -> Reading | N
     )
 
 
-def usual_movement(window: Window, column: str, lookback: int) -> tuple[Floats, Floats, Floats, Floats]:
+def usual_movement(window: SampleWindow, column: str, lookback: int) -> tuple[Floats, Floats, Floats, Floats]:
     """The last movement of a column, the centre and the size of what is usual, and how many past intervals are as long.
 
     Past movements are brought to the length of the last interval: in proportion to its `work` if that is longer, as a drift
@@ -86,13 +87,13 @@ def usual_movement(window: Window, column: str, lookback: int) -> tuple[Floats, 
         centre = median_of(past)
         size = np.sqrt(spread_of(past, centre) ** 2 + median_of(np.abs(past)) ** 2)
         enough = np.isfinite(past).sum(axis=0) >= HISTORY
-        alike = (ratio <= LIKE).sum(axis=0).astype(float)
+        alike = (ratio <= SIMILAR_RATIO).sum(axis=0).astype(float)
         window.memo["past", column, lookback] = past
     window.memo[column, lookback] = moves[-1], np.where(enough, centre, np.nan), size, alike
     return moves[-1], np.where(enough, centre, np.nan), size, alike
 
 
-def scale_shift(window: Window, settings: ScaleShift) -> Reading | None:
+def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None:
     """λ moved in a way that is not this matrix's own, at a learning rate that is not higher than it has been.
 
     Half of ``z`` is enough where half of the attention and feed-forward matrices show it in the same direction at the same
@@ -105,7 +106,10 @@ def scale_shift(window: Window, settings: ScaleShift) -> Reading | None:
         moved, centre, size, alike = usual_movement(window, "log lambda", settings.lookback)
         noise = SE_LAMBDA * window.now("k_se") / window.now("k")
         bounded = np.isfinite(window.now("update_max"))
-        young = np.where(bounded, YOUNG * window.now("work") / window.now("rms"), YOUNG) / (1.0 + alike) ** 2
+        young = (
+            np.where(bounded, EARLY_PROGRESS * window.now("work") / window.now("rms"), EARLY_PROGRESS)
+            / (1.0 + alike) ** 2
+        )
         least = noise**2 + settings.floor**2 + young**2
         usual = np.sqrt(size**2 + least)
         z = (moved - centre) / usual
@@ -122,7 +126,7 @@ def scale_shift(window: Window, settings: ScaleShift) -> Reading | None:
         strength = np.minimum(np.abs(z) / needed, np.abs(moved - centre) / settings.change)
         now, before = window.now("lambda"), window.before("lambda")
         low, high = (before * np.exp(centre + sign * needed * usual) for sign in (-1.0, 1.0))
-    return reading(
+    return rule_result(
         strength=np.where(window.facts.trainable & window.warm, strength, 0.0),
         severity=2,
         quantity="λ",
@@ -138,11 +142,11 @@ def scale_shift(window: Window, settings: ScaleShift) -> Reading | None:
     )
 
 
-def scale_runaway(window: Window, settings: ScaleRunaway) -> Reading | None:
+def scale_runaway(window: SampleWindow, settings: ScaleRunaway) -> RuleResult | None:
     """λ far above what the learning rate that was spent gives the other matrices.
 
-    c = √(λ² - λ₀²·exp(-2S))/√I (`weibull_monitor.scaling`) is much the same in all matrices of a model that steps of size η move;
-    one whose c is ``ratio`` times the median was pushed one way, or scaled.
+    c = √(λ² - λ₀²·exp(-2S))/√I (`weibull_monitor.scaling.budget`) is much the same in all matrices of a model that steps of
+    size η move; one whose c is ``ratio`` times the median was pushed one way, or scaled.
     """
     body = window.facts.body & window.facts.trainable
     if len(window.steps) < HISTORY + 2 or body.sum() <= HISTORY:
@@ -152,7 +156,7 @@ def scale_runaway(window: Window, settings: ScaleRunaway) -> Reading | None:
         c = np.where(np.isfinite(window.now("update_max")), np.sqrt(grown / window.now("budget")), np.nan)
         usual = float(median_of(c[body][:, None])[0])
         strength = c / (settings.ratio * usual)
-    return reading(
+    return rule_result(
         strength=np.where(body & window.warm & (c > 1.0), strength, 0.0),
         severity=2,
         quantity="budget ratio c",
@@ -163,7 +167,7 @@ def scale_runaway(window: Window, settings: ScaleRunaway) -> Reading | None:
     )
 
 
-def scale_stall(window: Window, settings: ScaleStall) -> Reading | None:
+def scale_stall(window: SampleWindow, settings: ScaleStall) -> RuleResult | None:
     """A matrix that has nearly stopped moving though its η is not low: not `unchanged`, but as good as.
 
     Movement is that of k and of ln λ in standard errors, over Σ η in units of the RMS; of the last two intervals the larger
@@ -179,7 +183,7 @@ def scale_stall(window: Window, settings: ScaleStall) -> Reading | None:
         usual, now = median_of(speed[:-2]), np.fmax(speed[-1], speed[-2])
         share = now / usual
         strength = settings.share / np.maximum(share, 1e-3 * settings.share)
-    return reading(
+    return rule_result(
         strength=np.where(window.moving & window.warm & window.facts.body & (now > 0), strength, 0.0),
         severity=2,
         quantity="share of the usual speed",
@@ -190,6 +194,6 @@ def scale_stall(window: Window, settings: ScaleStall) -> Reading | None:
     )
 
 
-def _known(window: Window, column: str, index: int) -> str:
+def _known(window: SampleWindow, column: str, index: int) -> str:
     value = window.now(column)[index]
     return f"{value:.3g}" if np.isfinite(value) else "not known"

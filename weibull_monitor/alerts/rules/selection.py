@@ -7,12 +7,12 @@ from typing import Final
 
 import numpy as np
 
-from weibull_monitor.alerts.facts import Group, Sharing
-from weibull_monitor.alerts.robust import Floats, quiet
-from weibull_monitor.alerts.rules.reading import Ranks, Reading, reading
+from weibull_monitor.alerts.component_arrays import JudgedGroup, Sharing
+from weibull_monitor.alerts.rules.result import Ranks, RuleResult, rule_result
 from weibull_monitor.alerts.rules.scale import HISTORY, usual_movement
 from weibull_monitor.alerts.settings import SelectionDrift, SelectionRange, SelectionShift
-from weibull_monitor.alerts.window import Window
+from weibull_monitor.alerts.statistics import Floats, quiet
+from weibull_monitor.alerts.window import SampleWindow
 
 PUBLISHED: Final[dict[Sharing, tuple[float, float]]] = {
     "separate": (0.760, 0.812),  # OLMo-1 7B
@@ -22,10 +22,10 @@ PUBLISHED: Final[dict[Sharing, tuple[float, float]]] = {
 }
 """Lowest and highest per-model median of k of W_q or W_k of trained models: T. Ding, arXiv:2605.18898 (2026)."""
 ANCHOR: Final = 1.2054
-"""k of a normal distribution, where most models begin (`weibull_monitor.weibull.anchors`)."""
+"""k of a normal distribution, where most models begin (`weibull_monitor.measure.weibull.anchors`)."""
 
 
-def selection_range(window: Window, settings: SelectionRange) -> Reading | None:
+def selection_range(window: SampleWindow, settings: SelectionRange) -> RuleResult | None:
     """The median of a kind lies outside everything between its start, the anchor and what trained models are known to have.
 
     For attention of which nothing is published (MLA, and what was not recognised) the lowest of all kinds is the lower end.
@@ -41,7 +41,7 @@ def selection_range(window: Window, settings: SelectionRange) -> Reading | None:
         beyond = max(low - now, now - high) - 4.0 * error
         warm = bool(window.warm[group.members].all())
         out.set(group, 1.0 + beyond if warm and beyond > 0 else 0.0, now, low, high)
-    return out.reading(
+    return out.rule_result(
         2,
         "median k",
         "The median k of this kind of matrix is outside what is known of trained models with this attention: look at the "
@@ -49,7 +49,7 @@ def selection_range(window: Window, settings: SelectionRange) -> Reading | None:
     )
 
 
-def selection_shift(window: Window, settings: SelectionShift) -> Reading | None:
+def selection_shift(window: SampleWindow, settings: SelectionShift) -> RuleResult | None:
     """k of a W_q or W_k, or of one of their heads, changed suddenly: beyond its own recent movement and standard error."""
     if len(window.steps) < HISTORY + 2:
         return None
@@ -61,7 +61,7 @@ def selection_shift(window: Window, settings: SelectionShift) -> Reading | None:
         before, now = window.before("k"), window.now("k")
         low, high = (before + centre + sign * settings.z * usual for sign in (-1.0, 1.0))
     chosen = window.facts.selection & window.facts.trainable
-    return reading(
+    return rule_result(
         strength=np.where(chosen, strength, 0.0),
         severity=2,
         quantity="k",
@@ -77,7 +77,7 @@ def selection_shift(window: Window, settings: SelectionShift) -> Reading | None:
     )
 
 
-def selection_drift(window: Window, settings: SelectionDrift) -> Reading | None:
+def selection_drift(window: SampleWindow, settings: SelectionDrift) -> RuleResult | None:
     """How far the median k of W_q or W_k has come from the run's own baseline: none, mild (info), strong.
 
     Strong is a warning where it is not known of healthy models; separate MHA without QK-norm, begun near an anchor, ends there.
@@ -95,7 +95,7 @@ def selection_drift(window: Window, settings: SelectionDrift) -> Reading | None:
         strong = abs(drift) >= settings.strong
         ranks[group.members] = 2 if strong and not expected else 1
         out.set(group, abs(drift) / settings.mild, 100.0 * drift, -100.0 * settings.strong, 100.0 * settings.strong)
-    return out.reading(
+    return out.rule_result(
         ranks,
         "drift of the median k, %",
         lambda i: (
@@ -116,26 +116,26 @@ class _Spread:
         self.strength, self.value = np.zeros(size), np.full(size, np.nan)
         self.low, self.high = np.full(size, np.nan), np.full(size, np.nan)
 
-    def set(self, group: Group, strength: float, value: float, low: float, high: float) -> None:
+    def set(self, group: JudgedGroup, strength: float, value: float, low: float, high: float) -> None:
         of = group.members
         self.strength[of], self.value[of], self.low[of], self.high[of] = strength, value, low, high
 
-    def reading(self, severity: int | Ranks, quantity: str, meaning: str | Callable[[int], str]) -> Reading:
-        return reading(self.strength, severity, quantity, self.value, meaning, self.low, self.high)
+    def rule_result(self, severity: int | Ranks, quantity: str, meaning: str | Callable[[int], str]) -> RuleResult:
+        return rule_result(self.strength, severity, quantity, self.value, meaning, self.low, self.high)
 
 
-def _selection(window: Window) -> Iterable[Group]:
+def _selection(window: SampleWindow) -> Iterable[JudgedGroup]:
     """Groups of W_q and W_k; of attention that is stored fused, the fused matrix, whose k the published figures are of."""
     return (g for g in window.facts.groups if g.component_class == ("mixed" if g.sharing == "fused" else "selection"))
 
 
-def _median(values: Floats, group: Group) -> float:
+def _median(values: Floats, group: JudgedGroup) -> float:
     known = values[group.members]
     known = known[np.isfinite(known)]
     return float(np.median(known)) if len(known) else np.nan
 
 
-def _error(errors: Floats, group: Group) -> float:
+def _error(errors: Floats, group: JudgedGroup) -> float:
     """Standard error of a median of so many fits: 1.2533 times that of their mean."""
     known = errors[group.members]
     known = known[np.isfinite(known)]

@@ -6,12 +6,12 @@ from typing import Final
 
 import numpy as np
 
-from weibull_monitor.alerts.robust import Floats, median_of, quiet, spread_of
-from weibull_monitor.alerts.rules.reading import Reading, reading
+from weibull_monitor.alerts.rules.result import RuleResult, rule_result
 from weibull_monitor.alerts.rules.scale import HISTORY, usual_movement
 from weibull_monitor.alerts.rules.selection import _error, _median, _Spread
 from weibull_monitor.alerts.settings import BodyBreak, LayerOutlier, TransmissionExit
-from weibull_monitor.alerts.window import Window
+from weibull_monitor.alerts.statistics import Floats, median_of, quiet, spread_of
+from weibull_monitor.alerts.window import SampleWindow
 
 LOOKBACK: Final = 8
 """Intervals that `body_break` looks back on."""
@@ -23,7 +23,7 @@ LOG_NOISE: Final = 0.02
 """ln λ of blocks of a kind may differ by so much without being unlike."""
 SHALLOW: Final = 5
 """Among blocks 0 to 5 of Qwen models of 3 B and above are feed-forward matrices of k ≤ 0.70: T. Ding, arXiv:2605.18898 (2026)."""
-LOADED_SO: Final = float(np.log(4.0))
+TOLERATED_RATIO: Final = float(np.log(4.0))
 """A factor of λ that a block of a baseline may have from all others: more than this is taken for a mis-loaded one."""
 PUBLISHED: Final[dict[str, tuple[float, float]]] = {
     "attn_o": (1.040, 1.199),  # OLMo-1 7B; the next is 1.138, Qwen2.5-1.5B
@@ -32,11 +32,11 @@ PUBLISHED: Final[dict[str, tuple[float, float]]] = {
 """Lowest and highest per-model median of k of trained models: T. Ding, arXiv:2605.18898 (2026)."""
 
 UNIFORM: Final = 1.3751
-"""k of a uniform distribution (`weibull_monitor.weibull.anchors`), which sign-like updates lead towards: k above the band is as
-yet known of no fault."""
+"""k of a uniform distribution (`weibull_monitor.measure.weibull.anchors`), which sign-like updates lead towards: k above
+the band is as yet known of no fault."""
 
 
-def layer_outlier(window: Window, settings: LayerOutlier) -> Reading:
+def layer_outlier(window: SampleWindow, settings: LayerOutlier) -> RuleResult:
     """A block whose k or ln λ departs from the blocks beside it and from all others of its kind."""
     size = len(window.facts)
     strength, value, z = np.zeros(size), np.full(size, np.nan), np.full(size, np.nan)
@@ -46,7 +46,7 @@ def layer_outlier(window: Window, settings: LayerOutlier) -> Reading:
         window.kept["layers"] = _Layers(window, settings.blocks)
     layers: _Layers = window.kept["layers"]
     if not len(layers.of):
-        return reading(strength, 1, "k", value, "")
+        return rule_result(strength, 1, "k", value, "")
     of, table, there = layers.of, layers.table, layers.there
     with quiet():
         measures = ((window.now("k"), settings.k), (np.log(window.now("lambda")), settings.log_lambda))
@@ -57,7 +57,7 @@ def layer_outlier(window: Window, settings: LayerOutlier) -> Reading:
             usual = np.sqrt(spread**2 + noise[which][of] ** 2)
             found = np.nan_to_num(np.minimum(np.abs(departs) / (settings.z * usual), np.abs(departs) / least))
             as_loaded = np.abs(began) >= 0.7 * np.abs(departs)
-            tolerated = as_loaded & ((which == 0) | (np.abs(departs) < LOADED_SO))
+            tolerated = as_loaded & ((which == 0) | (np.abs(departs) < TOLERATED_RATIO))
             named = layers.shallow & ~as_loaded & (departs < 0) & (which == 0)
             stronger = found > strength[of]
             chosen, reach = of[stronger], np.maximum(settings.z * usual, least)[stronger]
@@ -67,7 +67,7 @@ def layer_outlier(window: Window, settings: LayerOutlier) -> Reading:
             shown = (now[of][stronger], centre[stronger] - reach, centre[stronger] + reach)
             for target, source in zip((value, low, high), shown, strict=True):
                 target[chosen] = np.exp(source) if which else source
-    return reading(
+    return rule_result(
         strength,
         ranks,
         lambda i: "λ" if by_scale[i] else "k",
@@ -90,7 +90,7 @@ class _Layers:
         began: Their departures at the baseline, of k and of ln λ.
     """
 
-    def __init__(self, window: Window, least: int) -> None:
+    def __init__(self, window: SampleWindow, least: int) -> None:
         facts = window.facts
         groups = [group for group in facts.groups if len(group.members) >= least]
         self.table = np.full((len(groups), max((len(g.members) for g in groups), default=0)), -1, dtype=np.int64)
@@ -150,7 +150,7 @@ def departure(values: Floats) -> tuple[Floats, Floats, Floats]:
     )
 
 
-def transmission_exit(window: Window, settings: TransmissionExit) -> Reading:
+def transmission_exit(window: SampleWindow, settings: TransmissionExit) -> RuleResult:
     """The median k of a kind of the Transmission class leaves the band that healthy models keep it in."""
     out = _Spread(len(window.facts))
     ranks = np.ones(len(window.facts), dtype=np.int8)
@@ -168,7 +168,7 @@ def transmission_exit(window: Window, settings: TransmissionExit) -> Reading:
             far = max(min(low, published[0]) - settings.margin - now, now - max(high, UNIFORM) - settings.margin)
             if far > settings.z * error:
                 ranks[group.members] = 2
-    return out.reading(
+    return out.rule_result(
         ranks,
         "median k",
         lambda i: (
@@ -183,7 +183,7 @@ def transmission_exit(window: Window, settings: TransmissionExit) -> Reading:
     )
 
 
-def body_break(window: Window, settings: BodyBreak) -> Reading:
+def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
     """The probability plot is no line any more, or has been bent at once: the matrix holds two populations of weights.
 
     R² under ``r2``; or a fall of R² by ``fall``, or a change of k by ``change``, beyond ``z`` times what is usual. A sudden
@@ -206,7 +206,7 @@ def body_break(window: Window, settings: BodyBreak) -> Reading:
         broken = (1.0 - r2) / (1.0 - settings.r2)
         bent &= ~(broken > strength)
         strength = np.fmax(broken, strength)
-    return reading(
+    return rule_result(
         strength=np.where(facts.body & (facts.numel >= LARGE), strength, 0.0),
         severity=np.where(np.nan_to_num(start, nan=1.0) < settings.r2, 1, 2).astype(np.int8),
         quantity=lambda i: "k" if bent[i] else "R²",

@@ -1,7 +1,7 @@
 """The kernels on one device: what they need there, and their launches. Nothing here waits for the device.
 
 >>> window_of(torch.bfloat16, Shape())
-Window(low=6336, limit=2047)
+SharedBins(low=6336, limit=2047)
 """
 
 from __future__ import annotations
@@ -18,11 +18,19 @@ import torch
 from torch import Tensor
 
 from weibull_monitor.measure.bins import Bins, bins_of
-from weibull_monitor.measure.count import count_by_bincount
 from weibull_monitor.measure.kernels import count as counting
 from weibull_monitor.measure.kernels import solve as solving
-from weibull_monitor.measure.kernels.table import COLUMNS, ROWS, TILE, Table, rows_of, table_of
-from weibull_monitor.measure.solve import LEVELS, MIN_BINS, MIN_VALUES, RESULT_COLUMNS, Column, hashes, solve_on_device
+from weibull_monitor.measure.kernels.table import COLUMNS, ROWS, TILE, WorkTable, rows_of, table_of
+from weibull_monitor.measure.plain.count import count_by_bincount
+from weibull_monitor.measure.plain.solve import (
+    LEVELS,
+    MIN_BINS,
+    MIN_VALUES,
+    RESULT_COLUMNS,
+    Column,
+    hashes,
+    solve_on_device,
+)
 
 logger = logging.getLogger("weibull_monitor")
 
@@ -47,7 +55,7 @@ class Shape:
     programs: int = 4
 
 
-class Window(NamedTuple):
+class SharedBins(NamedTuple):
     """The bins of a dtype that are counted in shared memory; the others are rare.
 
     Attributes:
@@ -60,11 +68,11 @@ class Window(NamedTuple):
 
 
 @cache
-def window_of(dtype: torch.dtype, shape: Shape) -> Window:
+def window_of(dtype: torch.dtype, shape: Shape) -> SharedBins:
     """The window of a dtype."""
     bins = bins_of(dtype)
     low = max(1, int((bins.edges[:-1] < 2.0**shape.lowest).sum()) - 1 if bins.finite > shape.window else 1)
-    return Window(low, min(shape.window - 1, bins.finite - low))
+    return SharedBins(low, min(shape.window - 1, bins.finite - low))
 
 
 class Kernels:
@@ -89,7 +97,7 @@ class Kernels:
             return here
         return here.pin_memory().to(self.device, non_blocking=True)
 
-    def table(self, tensors: Sequence[Tensor], rows: Sequence[Sequence[int]]) -> Table:
+    def table(self, tensors: Sequence[Tensor], rows: Sequence[Sequence[int]]) -> WorkTable:
         """What `count` works through, for tensors of one dtype on this device."""
         return table_of(tensors, rows, self.programs, self.shape.tile)
 
@@ -97,8 +105,8 @@ class Kernels:
         """Adds the magnitudes of all elements to rows of counts.
 
         Args:
-            pieces: `Table.pieces`, on the device.
-            starts: `Table.starts`, on the device.
+            pieces: `WorkTable.pieces`, on the device.
+            starts: `WorkTable.starts`, on the device.
             counts: int64, (rows, bins.columns).
             bins: The layout of the counts, of a dtype in `weibull_monitor.measure.kernels.COUNTED`.
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from weibull_monitor.measure.bins import Bins, bins_of
 from weibull_monitor.measure.kernels.table import ROWS, rows_of
-from weibull_monitor.measure.solve import RESULT_COLUMNS
+from weibull_monitor.measure.plain.solve import RESULT_COLUMNS
 
 if TYPE_CHECKING:
     from weibull_monitor.measure.kernels.launch import Kernels

@@ -30,7 +30,7 @@ Integers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Table:
+class WorkTable:
     """What a launch works through.
 
     Attributes:
@@ -47,7 +47,7 @@ class Table:
         return len(self.starts) - 1
 
 
-def table_of(tensors: Sequence[Tensor], rows: Sequence[Sequence[int]], programs: int, tile: int = TILE) -> Table:
+def table_of(tensors: Sequence[Tensor], rows: Sequence[Sequence[int]], programs: int, tile: int = TILE) -> WorkTable:
     """The table of a launch.
 
     Args:
@@ -68,7 +68,7 @@ def table_of(tensors: Sequence[Tensor], rows: Sequence[Sequence[int]], programs:
     programs = min(programs, tiles)
     first = np.arange(programs + 1, dtype=np.int64) * tiles // max(programs, 1)
     within = np.searchsorted(pieces[:, FIRST_TILE], first, side="right") - 1
-    return Table(pieces, np.stack([first, within], axis=1))
+    return WorkTable(pieces, np.stack([first, within], axis=1))
 
 
 def rows_of(pairs: Sequence[tuple[int, int]]) -> Integers:

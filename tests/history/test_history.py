@@ -1,0 +1,255 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from weibull_monitor import ConfigurationError, WeibullMonitor, fit_weibull, read_history
+from weibull_monitor.history import HistoryWriter, RunRecord
+from weibull_monitor.history.follower import HistoryTail
+from weibull_monitor.history.record import COLUMNS, FILE, FORCES
+from weibull_monitor.history.snapshot import Forces, Scaling, Snapshot
+from weibull_monitor.model.components import discover
+
+
+def record(model: torch.nn.Module, resumed_from: int | None = None) -> RunRecord:
+    return RunRecord(
+        started=1.5,
+        resumed_from=resumed_from,
+        model={"class": "TinyModel"},
+        world_size=1,
+        protocol={},
+        attention=[],
+        optimizers=[],
+        components=discover(model).components,
+        skipped={"x": "because"},
+        version="0",
+    )
+
+
+def snapshot(model: torch.nn.Module, step: int) -> Snapshot:
+    components = discover(model).components
+    parameters = dict(model.named_parameters())
+    fits = {c.name: fit_weibull(parameters[c.parameter]) for c in components}
+    return Snapshot(
+        step, 100.0 + step, components, fits, scaling={c.name: Scaling(eta=1e-3, weight_decay=0.1) for c in components}
+    )
+
+
+def test_what_is_written_is_read_back(tmp_path: Path, tiny_model: torch.nn.Module) -> None:
+    writer, taken = HistoryWriter(tmp_path), snapshot(tiny_model, 3)
+    writer.write_run(record(tiny_model))
+    writer.write_snapshot(taken)
+    writer.close()
+    for path in (tmp_path, tmp_path / "weibull", tmp_path / FILE):
+        history = read_history(path)
+        assert history.runs == (record(tiny_model),)
+        (read,) = history.snapshots
+        assert (read.step, read.time) == (3, 103.0)
+        for name, fit in taken.fits.items():
+            assert read.values("k")[name] == pytest.approx(fit.k, rel=1e-8)
+            assert read.values("lambda")[name] == pytest.approx(fit.lambda_, rel=1e-8)
+            assert read.values("zeros")[name] == fit.zeros
+            assert read.values("eta")[name] == 1e-3
+    assert history.components == discover(tiny_model).components
+
+
+def test_each_line_is_strict_json_of_the_documented_shape(tmp_path: Path, tiny_model: torch.nn.Module) -> None:
+    writer, taken = HistoryWriter(tmp_path), snapshot(tiny_model, 0)
+    name = taken.components[0].name
+    broken = Snapshot(0, 0.0, taken.components, {**taken.fits, name: fit_weibull(torch.full((200,), math.inf))})
+    writer.write_run(record(tiny_model))
+    writer.write_snapshot(broken)
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    run, line = [json.loads(text, parse_constant=refuse) for text in (tmp_path / FILE).read_text().splitlines()]
+    assert run["type"] == "run"
+    assert run["schema"] == 1
+    assert run["components"][0] | {"kind": "attn_q", "component_class": "selection", "block": 0} == run["components"][0]
+    assert line["type"] == "snapshot"
+    columns = set(COLUMNS) - set(FORCES)
+    assert set(line) == {"type", "step", "time", "seconds", "withheld", *columns}
+    assert all(len(line[column]) == len(run["components"]) for column in columns)
+    assert (line["k"][0], line["rms"][0], line["eta"][0], line["nonfinite"][0]) == (None, None, None, 200)
+
+
+def test_a_torn_line_is_passed_over_and_closed_by_the_next_writer(tmp_path: Path, tiny_model: torch.nn.Module) -> None:
+    writer = HistoryWriter(tmp_path)
+    writer.write_run(record(tiny_model))
+    writer.write_snapshot(snapshot(tiny_model, 0))
+    writer.write_snapshot(snapshot(tiny_model, 1))
+    writer.close()
+    file = tmp_path / FILE
+    file.write_bytes(file.read_bytes()[:-40])
+    assert [s.step for s in read_history(tmp_path).snapshots] == [0]
+    writer = HistoryWriter(tmp_path)
+    writer.write_run(record(tiny_model, resumed_from=0))
+    writer.write_snapshot(snapshot(tiny_model, 1))
+    assert [s.step for s in read_history(tmp_path).snapshots] == [0, 1]
+
+
+def test_after_a_resume_the_later_line_of_a_step_wins(tmp_path: Path, tiny_model: torch.nn.Module) -> None:
+    writer = HistoryWriter(tmp_path)
+    writer.write_run(record(tiny_model))
+    for step in (0, 10, 20):
+        writer.write_snapshot(snapshot(tiny_model, step))
+    with torch.no_grad():
+        tiny_model.layers[0].self_attn["q_proj"].weight.mul_(2)
+    writer.write_run(record(tiny_model, resumed_from=10))
+    writer.write_snapshot(snapshot(tiny_model, 20))
+    history = read_history(tmp_path)
+    assert [s.step for s in history.snapshots] == [0, 10, 20]
+    series = dict(history.series("layers.0.self_attn.q_proj.weight", "lambda"))
+    assert series[20] == pytest.approx(2 * series[10], rel=1e-6)
+    assert len(history.runs) == 2
+    assert history.baseline is not None
+
+
+def test_a_run_that_begins_anew_in_the_same_place_replaces_the_one_before(
+    tmp_path: Path, tiny_model: torch.nn.Module
+) -> None:
+    writer = HistoryWriter(tmp_path)
+    for steps in ((0, 1, 2), (0, 5)):
+        writer.write_run(record(tiny_model))
+        for step in steps:
+            writer.write_snapshot(snapshot(tiny_model, step))
+    assert [s.step for s in read_history(tmp_path).snapshots] == [0, 5]
+    assert len((tmp_path / FILE).read_text().splitlines()) == 7  # nothing was rewritten
+
+
+def test_as_a_data_frame(tmp_path: Path, tiny_model: torch.nn.Module) -> None:
+    writer = HistoryWriter(tmp_path)
+    writer.write_run(record(tiny_model))
+    for step in (0, 1):
+        writer.write_snapshot(snapshot(tiny_model, step))
+    frame = read_history(tmp_path).to_pandas()
+    assert len(frame) == 2 * 10
+    assert set(frame.columns) == {"step", "time", "name", "kind", "component_class", "block", *COLUMNS}
+    q = frame[(frame["kind"] == "attn_q") & (frame["step"] == 1)]
+    assert q["block"].tolist() == [0, 1]
+    assert q["k"].notna().all()
+
+
+def test_an_empty_history_is_an_empty_frame(tmp_path: Path) -> None:
+    HistoryWriter(tmp_path).close()
+    history = read_history(tmp_path)
+    assert (history.runs, history.snapshots, history.baseline) == ((), (), None)
+    assert len(history.to_pandas()) == 0
+
+
+def test_a_line_written_before_a_field_was_added_is_read(tmp_path: Path, tiny_model: torch.nn.Module) -> None:
+    writer = HistoryWriter(tmp_path)
+    writer.write_run(record(tiny_model))
+    line = json.loads((tmp_path / FILE).read_text())
+    for component in line["components"]:
+        del component["part"], component["tower"], component["why"]
+    del line["attention"]
+    (tmp_path / FILE).write_text(json.dumps(line) + "\n")
+    assert read_history(tmp_path).components[0].part is None
+
+
+def test_a_newer_schema_is_refused_with_advice(tmp_path: Path) -> None:
+    (tmp_path / "weibull").mkdir()
+    (tmp_path / FILE).write_text('{"type":"run","schema":99}\n')
+    with pytest.raises(ConfigurationError, match=r"schema 99.*upgrade weibull-monitor"):
+        read_history(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"type": "run"},
+        {"type": "run", "schema": "one"},
+        {"type": "run", "schema": 1, "resumed_from": None, "components": 3},
+        {"type": "run", "schema": 1, "resumed_from": "yesterday", "components": []},
+        {"type": "run", "schema": 1, "resumed_from": 1.5, "components": []},
+        {"type": "run", "schema": 1, "resumed_from": None, "components": [{"name": "w", "dtype": "no", "shape": []}]},
+    ],
+)
+def test_what_is_json_and_no_history_is_told(tmp_path: Path, line: dict[str, object]) -> None:
+    file = tmp_path / "other.jsonl"
+    file.write_text(json.dumps(line) + "\n")
+    with pytest.raises(ConfigurationError, match=r"other\.jsonl is no history .*; name one that a monitored run wrote"):
+        read_history(file)
+
+
+def test_samples_and_plots_that_do_not_fit_their_run_are_passed_over(
+    tmp_path: Path, tiny_model: torch.nn.Module
+) -> None:
+    writer = HistoryWriter(tmp_path)
+    writer.write_run(record(tiny_model))
+    writer.write_snapshot(snapshot(tiny_model, 0))
+    kept = json.loads((tmp_path / FILE).read_text().splitlines()[-1])
+    assert kept["type"] == "snapshot"
+    with (tmp_path / FILE).open("a") as file:
+        for line in (
+            {"type": "snapshot"},
+            {"type": "snapshot", "step": "one", "time": 0.0},
+            kept | {"step": "one"},
+            kept | {"step": 1, "k": ["high"] * len(kept["k"])},
+            kept | {"step": 1, "time": 10**400},
+            kept | {"step": 1, "k": 3},
+            {"type": "plot"},
+            {"type": "plot", "step": 0, "levels": 3, "quantiles": []},
+            {"type": "plot", "step": 0, "levels": [], "quantiles": [None]},
+            {"type": "alert"},
+        ):
+            file.write(json.dumps(line) + "\n")
+    history = read_history(tmp_path)
+    assert [s.step for s in history.snapshots] == [0]
+    assert history.plots == history.alerts == ()
+    tail = HistoryTail(tmp_path)
+    assert tail.poll()
+    assert [point.step for point in tail.points] == [0]
+
+
+def test_a_place_without_history_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no history at"):
+        read_history(tmp_path)
+
+
+@pytest.mark.parametrize("place", ["/dev/null/run", "/proc/run"])
+def test_a_directory_that_cannot_be_written_is_refused_at_construction(place: str, tiny_model: torch.nn.Module) -> None:
+    with pytest.raises(ConfigurationError, match=r"cannot be written to .*pass another output_dir"):
+        WeibullMonitor(tiny_model, output_dir=place)
+
+
+def test_every_force_has_a_column() -> None:
+    assert tuple(f"force_{field.name}" for field in dataclasses.fields(Forces)) == FORCES
+
+
+def test_probability_plots_are_kept_at_each_doubling_and_at_the_end(
+    tmp_path: Path, tiny_model: torch.nn.Module
+) -> None:
+    with WeibullMonitor(tiny_model, every_n_steps=10, output_dir=tmp_path) as monitor:
+        for _ in range(75):
+            monitor.step()
+    history = read_history(tmp_path)
+    assert [plot.step for plot in history.plots] == [0, 1, 2, 4, 8, 16, 32, 64, 75]
+    plot, name = history.plots[-1], history.components[0].name
+    found = plot.of(name)
+    weights = dict(tiny_model.named_parameters())[history.components[0].parameter].detach().abs().flatten().double()
+    assert found is not None
+    exact = weights.quantile(torch.tensor(plot.levels).double()).log().tolist()
+    assert found[3:-3] == pytest.approx(exact[3:-3], abs=0.02)  # of 1,024 values; beyond are single ones
+    assert plot.of("nobody") is None
+
+
+def test_a_resumption_goes_on_plotting_where_its_checkpoint_was(tmp_path: Path, tiny_model: torch.nn.Module) -> None:
+    monitor = WeibullMonitor(tiny_model, every_n_steps=10, output_dir=tmp_path)
+    for step in range(1, 21):
+        monitor.step()
+        if step == 12:
+            state = monitor.state_dict()
+    monitor.close()
+    assert [plot.step for plot in read_history(tmp_path).plots] == [0, 1, 2, 4, 8, 16, 20]
+    with WeibullMonitor(tiny_model, every_n_steps=10, output_dir=tmp_path, resume=state) as resumed:
+        for _ in range(10):
+            resumed.step()
+    assert [plot.step for plot in read_history(tmp_path).plots] == [0, 1, 2, 4, 8, 16, 22]

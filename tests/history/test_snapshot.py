@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import math
+from statistics import median
+
+import pytest
+import torch
+
+from weibull_monitor import fit_weibull
+from weibull_monitor.history.snapshot import Reference, Scaling, Snapshot
+from weibull_monitor.model.components import discover
+
+
+@pytest.fixture
+def snapshot(tiny_model: torch.nn.Module) -> Snapshot:
+    components = discover(tiny_model).components
+    parameters = dict(tiny_model.named_parameters())
+    fits = {c.name: fit_weibull(parameters[c.parameter]) for c in components}
+    return Snapshot(
+        step=7,
+        time=0.0,
+        components=components,
+        fits=fits,
+        scaling={c.name: Scaling(1e-3, 0.1, 0.1, 0.05, 0.3, 0.2, 0.6) for c in components},
+        baseline={c.name: Reference(1.2, 0.04) for c in components},
+        unchanged=1,
+        seconds=0.01,
+    )
+
+
+def test_metrics_are_medians_over_the_blocks_of_a_kind(snapshot: Snapshot) -> None:
+    metrics = snapshot.metrics()
+    k = [snapshot.fits[f"layers.{block}.self_attn.q_proj.weight"].k for block in (0, 1)]
+    assert metrics["weibull_k/attn_q"] == pytest.approx(median(k))
+    assert metrics["weibull_k_min/attn_q"] == min(k)
+    selection = k + [snapshot.fits[f"layers.{block}.self_attn.k_proj.weight"].k for block in (0, 1)]
+    assert metrics["weibull_class/selection_k"] == pytest.approx(median(selection))
+    assert metrics["weibull_class/selection_drift_pct"] == pytest.approx(100 * median(x / 1.2 - 1 for x in selection))
+    assert metrics["weibull_scaling/sqrt_eta_over_wd"] == 0.1
+    assert metrics["weibull_scaling/budget_ratio/ffn_in"] == 0.6
+    assert metrics["weibull_health/components"] == 10
+    assert metrics["weibull_health/unchanged"] == 1
+
+
+def test_detail_adds_three_keys_a_component(snapshot: Snapshot) -> None:
+    kind, component = snapshot.metrics(), snapshot.metrics("component")
+    extra = set(component) - set(kind)
+    assert len(extra) == 3 * len(snapshot.components)
+    name = "layers.1.mlp.fc2.weight"
+    assert component[f"weibull_component/{name}/lambda"] == snapshot.fits[name].lambda_
+
+
+def test_what_does_not_exist_is_absent_and_nothing_is_nan(snapshot: Snapshot) -> None:
+    name = "layers.0.self_attn.q_proj.weight"
+    bare = Snapshot(
+        step=0,
+        time=0.0,
+        components=snapshot.components,
+        fits={**snapshot.fits, name: fit_weibull(torch.full((300,), float("nan")))},
+    )
+    metrics = bare.metrics("component")
+    assert all(isinstance(value, float) and math.isfinite(value) for value in metrics.values())
+    assert f"weibull_component/{name}/k" not in metrics
+    assert not any(key.startswith("weibull_scaling/") or "drift" in key or "unchanged" in key for key in metrics)
+    assert metrics["weibull_health/nonfinite"] == 300
+    assert metrics["weibull_health/components"] == 9
+
+
+def test_a_snapshot_of_nothing_has_no_medians() -> None:
+    metrics = Snapshot(step=0, time=0.0, components=(), fits={}).metrics()
+    assert set(metrics) == {"weibull_health/components", "weibull_health/nonfinite", "weibull_health/seconds"}
+
+
+def test_a_default_run_of_a_llama_has_about_sixty_keys_whatever_its_depth() -> None:
+    transformers = pytest.importorskip("transformers", reason="needs the transformers extra")
+    counts = []
+    for depth in (2, 6):
+        config = transformers.LlamaConfig(
+            hidden_size=32, intermediate_size=64, num_hidden_layers=depth, num_attention_heads=2, vocab_size=64
+        )
+        model = transformers.LlamaForCausalLM(config)
+        components = discover(model).components
+        parameters = dict(model.named_parameters())
+        full = Snapshot(
+            step=1,
+            time=0.0,
+            components=components,
+            fits={c.name: fit_weibull(parameters[c.parameter]) for c in components},
+            scaling={c.name: Scaling(1e-3, 0.1, 0.1, 0.05, 0.3, 0.2, 0.6) for c in components},
+            baseline={c.name: Reference(1.2, 0.04) for c in components},
+            unchanged=0,
+        )
+        counts.append(len(full.metrics()))
+    assert counts[0] == counts[1] <= 70

@@ -1,0 +1,245 @@
+"""λ at the end of several runs against √(η/λ_wd): the published law, and the same with the effective value.
+
+The law says λ ∝ √(η/λ_wd) at the end of long runs at a constant rate (T. Ding, arXiv:2606.19367, 2026). For runs with schedules
+and of any length, what training has put into λ, √(λ² - λ_0²·exp(-2S)), is set against √I of `weibull_monitor.scaling.budget`;
+the slope is then c.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean, median, stdev
+from typing import Final
+
+from weibull_monitor.history.record import History, RecordedSnapshot
+from weibull_monitor.model.components import Component, representatives
+
+# Two-sided 95 % points of Student's t for 1 to 30 degrees of freedom (any table; tests compare them with scipy's).
+# fmt: off
+_STUDENT: Final = (
+    12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281, 2.2010, 2.1788, 2.1604, 2.1448, 2.1314,
+    2.1199, 2.1098, 2.1009, 2.0930, 2.0860, 2.0796, 2.0739, 2.0687, 2.0639, 2.0595, 2.0555, 2.0518, 2.0484, 2.0452, 2.0423,
+)
+# fmt: on
+
+
+@dataclass(frozen=True)
+class Regression:
+    """A line through the origin, y = slope·x.
+
+    Attributes:
+        n: Number of points.
+        r: Pearson's correlation of x and y; None for fewer than three points, or where all x or all y are the same.
+        slope: Σxy/Σx².
+        low: Lower end of its 95 % confidence interval; None for a single point.
+        high: Upper end.
+        cv: Standard deviation of y/x in units of its mean; None for a single point.
+    """
+
+    n: int
+    r: float | None
+    slope: float
+    low: float | None
+    high: float | None
+    cv: float | None
+
+
+def through_origin(x: Sequence[float], y: Sequence[float]) -> Regression | None:
+    """Fits a line through the origin by least squares.
+
+    Args:
+        x: Positive values.
+        y: As many values.
+
+    Returns:
+        The line, with Student's interval for n - 1 degrees of freedom; None without a point.
+
+    >>> line = through_origin([1.0, 2.0, 3.0], [2.1, 3.9, 6.0])
+    >>> f"{line.slope:.4f} [{line.low:.4f}, {line.high:.4f}], r = {line.r:.4f}, CV = {100 * line.cv:.1f} %"
+    '1.9929 [1.8799, 2.1058], r = 0.9990, CV = 3.8 %'
+    """
+    if not x:
+        return None
+    squares = math.fsum(a * a for a in x)
+    slope = math.fsum(a * b for a, b in zip(x, y, strict=True)) / squares
+    ratios = [b / a for a, b in zip(x, y, strict=True)]
+    if len(x) == 1:
+        return Regression(1, None, slope, None, None, None)
+    freedom = len(x) - 1
+    left = math.fsum((b - slope * a) ** 2 for a, b in zip(x, y, strict=True))
+    t = _STUDENT[freedom - 1] if freedom <= len(_STUDENT) else 1.95996 + 2.37 / freedom + 2.8 / freedom**2
+    half = t * math.sqrt(left / freedom / squares)
+    return Regression(len(x), pearson(x, y), slope, slope - half, slope + half, stdev(ratios) / fmean(ratios))
+
+
+def pearson(x: Sequence[float], y: Sequence[float]) -> float | None:
+    """Pearson's correlation; None for fewer than three points, or where all x or all y are the same.
+
+    >>> pearson([1.0, 2.0, 3.0], [3.0, 2.0, 1.0])
+    -1.0
+    """
+    if len(x) < 3:
+        return None
+    mean_x, mean_y = fmean(x), fmean(y)
+    xy = math.fsum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True))
+    xx, yy = math.fsum((a - mean_x) ** 2 for a in x), math.fsum((b - mean_y) ** 2 for b in y)
+    return xy / math.sqrt(xx * yy) if xx > 0 and yy > 0 else None
+
+
+@dataclass(frozen=True)
+class RunEnd:
+    """Where the matrices of one kind, or of one class, stood when a run ended: medians over them.
+
+    Attributes:
+        run: The run's name.
+        group: The kind or class.
+        lambda_: λ.
+        plain: √(η/λ_wd), with the highest η that was sampled; None without weight decay.
+        grown: √(λ² - λ_0²·exp(-2S)), what training has put into λ; None where it is not known.
+        effective: √I; None where it is not known.
+    """
+
+    run: str
+    group: str
+    lambda_: float
+    plain: float | None
+    grown: float | None
+    effective: float | None
+
+
+@dataclass(frozen=True)
+class SweepGroup:
+    """All runs of one kind, or of one class.
+
+    Attributes:
+        name: The kind or class.
+        ends: Where each run ended.
+        plain: λ against √(η/λ_wd).
+        effective: What training has put into λ against √I; the slope is c.
+    """
+
+    name: str
+    ends: tuple[RunEnd, ...]
+    plain: Regression | None
+    effective: Regression | None
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Several runs compared.
+
+    Attributes:
+        classes: Selection and transmission.
+        kinds: Every kind for which the law has a value.
+        left_out: Runs that could not take part, with reasons; and what to know of those that did.
+    """
+
+    classes: tuple[SweepGroup, ...]
+    kinds: tuple[SweepGroup, ...]
+    left_out: dict[str, str]
+
+
+def compare_runs(histories: Iterable[tuple[str, History]]) -> Sweep:
+    """Compares the ends of runs.
+
+    Args:
+        histories: A name and a history for each.
+    """
+    ends: list[RunEnd] = []
+    left_out: dict[str, str] = {}
+    for name, history in histories:
+        reason = why_not(history)
+        if reason is None:
+            ends += ends_of(name, history)
+        else:
+            left_out[name] = reason
+    found = [group(name, ends) for name in dict.fromkeys(end.group for end in ends)]
+    found = [g for g in found if g.plain or g.effective]
+    classes = tuple(g for g in found if g.name in ("selection", "transmission"))
+    return Sweep(classes, tuple(g for g in found if g not in classes), left_out)
+
+
+def why_not(history: History) -> str | None:
+    """Why a run cannot be compared with others; None if it can."""
+    if not history.snapshots or history.snapshots[-1].step == 0:
+        return "it has no sample after the first step"
+    last = history.snapshots[-1]
+    for reason, words in (
+        ("weight_decay_changed", "its weight decay was changed in mid-run"),
+        ("optimizer_reset", "its optimizer was reset in mid-run"),
+    ):
+        if last.withheld.get(reason):
+            return words
+    etas, decays = last.values("eta"), last.values("weight_decay")
+    if not etas:
+        return "no optimizer is on record"
+    if not any(decays.values()) and not last.values("effective"):
+        return "it has no weight decay"
+    laws = [group.get("law") for run in history.runs for o in run.optimizers for group in o.get("groups", ())]
+    if laws and "applies" not in laws:
+        return "the law is not for its optimizer"
+    return None
+
+
+def ends_of(name: str, history: History) -> list[RunEnd]:
+    """Where every kind and both classes of a run ended."""
+    last = history.snapshots[-1]
+    shown = representatives(last.components)
+    groups = {c.label: [d for d in shown if d.label == c.label] for c in shown}
+    for one in ("selection", "transmission"):
+        groups[one] = [c for c in shown if c.component_class == one]
+    of_one = _reader(history, last)
+    found = []
+    for label, members in groups.items():
+        values = [value for c in members if (value := of_one(c)) is not None]
+        if values:
+            columns = [_median([v[i] for v in values]) for i in range(4)]
+            found.append(RunEnd(name, label, columns[0] or 0.0, *columns[1:]))
+    return found
+
+
+Values = tuple[float, float | None, float | None, float | None]
+
+
+def _reader(history: History, last: RecordedSnapshot) -> Callable[[Component], Values | None]:
+    """λ, √(η/λ_wd), what was put into λ and √I of a component at the end."""
+    scales, decays = last.values("lambda"), last.values("weight_decay")
+    effective, spent = last.values("effective"), last.values("t_over_tau")
+    first = history.baseline.values("lambda") if history.baseline else {}
+    peaks: dict[str, float] = {}
+    for sample in history.snapshots:
+        for component, eta in sample.values("eta").items():
+            peaks[component] = max(eta, peaks.get(component, 0.0))
+
+    def of_one(component: Component) -> Values | None:
+        name = component.name
+        if name not in scales or name not in peaks:
+            return None
+        plain = math.sqrt(peaks[name] / decays[name]) if decays.get(name) and peaks[name] > 0 else None
+        root = effective.get(name)
+        grown = None
+        if root and name in first:
+            square = scales[name] ** 2 - first[name] ** 2 * math.exp(-2.0 * spent.get(name, 0.0))
+            grown = math.sqrt(square) if square > 0 else None
+        return scales[name], plain, grown, root if grown is not None else None
+
+    return of_one
+
+
+def group(name: str, ends: Iterable[RunEnd]) -> SweepGroup:
+    """The runs of one kind or class, with both lines."""
+    own = tuple(end for end in ends if end.group == name)
+    plain = [(e.plain, e.lambda_) for e in own if e.plain is not None]
+    effective = [(e.effective, e.grown) for e in own if e.effective is not None and e.grown is not None]
+    return SweepGroup(name, own, _line(plain), _line(effective))
+
+
+def _line(pairs: Sequence[tuple[float, float]]) -> Regression | None:
+    return through_origin([x for x, _ in pairs], [y for _, y in pairs])
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    present = [value for value in values if value is not None]
+    return median(present) if present else None

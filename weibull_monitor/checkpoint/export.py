@@ -1,0 +1,97 @@
+"""A scan for other programs: JSON and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from typing import Any, Final
+
+from weibull_monitor.analysis.diagnosis import diagnose
+from weibull_monitor.checkpoint.scan import Scan
+from weibull_monitor.errors import ConfigurationError
+from weibull_monitor.measure import WeibullFit
+from weibull_monitor.model.components import Component
+
+FIGURES: Final = ("k", "lambda", "r2", "k_se", "ks", "rms", "n", "zeros", "nonfinite", "q90_q10", "p999_p50", "gini")
+"""What is given of each fit."""
+
+
+def as_json(scan: Scan) -> str:
+    """The scan as one JSON object: its checkpoints, each with its components, and what the last one's medians say."""
+    checkpoints = [
+        {
+            "step": one.step if scan.steps_known else None,
+            "number": number,
+            "path": str(one.source),
+            "format": one.format,
+            "bytes": one.size,
+            "coverage": one.coverage,
+            "notes": list(one.notes),
+            "skipped": dict(one.skipped),
+            "findings": [vars(finding) for finding in one.findings],
+            "components": [_described(c) | _figures(one.fits.get(c.name)) for c in one.components],
+        }
+        for number, one in enumerate(scan.checkpoints, start=1)
+    ]
+    model = {key: scan.history.runs[-1].model.get(key) for key in ("class", "model_type", "parameters", "source")}
+    return json.dumps({"model": model, "checkpoints": checkpoints, **_diagnosed(scan)}, indent=1, ensure_ascii=False)
+
+
+def as_csv(scan: Scan) -> str:
+    """The scan as a table: a row a checkpoint and component."""
+    out = io.StringIO(newline="")
+    columns = ["checkpoint", "step", "name", "kind", "class", "block", "expert", "shape", "dtype", *FIGURES]
+    table = csv.DictWriter(out, columns, lineterminator="\n")
+    table.writeheader()
+    for one in scan.checkpoints:
+        for c in one.components:
+            row = _described(c) | _figures(one.fits.get(c.name))
+            row |= {"checkpoint": str(one.source), "step": one.step, "shape": "x".join(map(str, c.shape))}
+            table.writerow(row)
+    return out.getvalue()
+
+
+def _described(c: Component) -> dict[str, Any]:
+    return {
+        "name": c.name,
+        "kind": c.label,
+        "class": c.component_class,
+        "block": c.block,
+        "expert": c.expert,
+        "shape": list(c.shape),
+        "dtype": str(c.dtype).removeprefix("torch."),
+    }
+
+
+def _figures(fit: WeibullFit | None) -> dict[str, float | int | None]:
+    """What is known of a fit; None for what does not exist."""
+    if fit is None:
+        return dict.fromkeys(FIGURES)
+    values = {name: getattr(fit, "lambda_" if name == "lambda" else name) for name in FIGURES}
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
+
+
+def _diagnosed(scan: Scan) -> dict[str, Any]:
+    """Medians per kind and class of the last checkpoint with their published ranges, and the nearest models."""
+    try:
+        found = diagnose(scan.history)
+    except ConfigurationError:  # no matrix has a fit
+        return {"kinds": [], "nearest": []}
+
+    def entry(kind: Any) -> dict[str, Any]:
+        expected = kind.result.expected
+        return {
+            "kind": kind.median.kind,
+            "matrices": kind.median.matrices,
+            "k": kind.median.k,
+            "k_se": kind.median.se if math.isfinite(kind.median.se) else None,
+            "lambda": kind.median.lambda_,
+            "published": [expected.low, expected.high] if expected else None,
+            "verdict": kind.verdict,
+            "regime": kind.result.regime,
+        }
+
+    nearest = [{"model": n.model.name, "distance": n.distance} for n in found.nearest.neighbours]
+    return {"kinds": [entry(kind) for kind in (*found.kinds, *found.classes)], "nearest": nearest}

@@ -1,0 +1,159 @@
+"""Files that cannot be trusted: opened only if regular, read only in bounded pieces."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from weibull_monitor.errors import CheckpointError
+
+MAX_HEADER: Final = 16 << 20
+"""Bytes of JSON, or of a zip's directory, that are read at most: 100,000 tensors take about 15 MB. Parsed, the worst that
+`parse_json` lets through takes 25 times as much memory."""
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[int]:
+    """A descriptor of a regular file.
+
+    Raises:
+        CheckpointError: If there is no such file, it may not be read, or it is a directory, a pipe or a device.
+    """
+    fd = open_regular(path)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def open_regular(path: Path) -> int:
+    """Like `opened`; the caller closes it."""
+    try:
+        fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise CheckpointError(f"{path} cannot be opened: {reason}; check the path") from error
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise CheckpointError(f"{path} is not a regular file; name a checkpoint's file or directory")
+    return fd
+
+
+def read_at(fd: int, offset: int, size: int, path: Path) -> bytes:
+    """``size`` bytes at ``offset``, which the caller has bounded.
+
+    Raises:
+        CheckpointError: If the file ends before.
+    """
+    parts = []
+    while size:
+        part = os.pread(fd, size, offset)
+        if not part:
+            raise CheckpointError(f"{path} ends before what it says it holds: it is truncated; copy it again")
+        parts.append(part)
+        size, offset = size - len(part), offset + len(part)
+    return b"".join(parts)
+
+
+def parse_json(data: bytes, path: Path) -> dict[str, Any]:
+    """A JSON object in which no key stands twice.
+
+    Raises:
+        CheckpointError: If it is none.
+    """
+    if data.count(b"{") + data.count(b"[") > len(data) // 8 + 1000 or data.count(b":") > len(data) // 12 + 1000:
+        raise CheckpointError(
+            f"{path}: its header is not valid JSON of a checkpoint: it is nested far more than tables are"
+        )
+    try:
+        value = json.loads(data, object_pairs_hook=_without_duplicates)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: its header is not valid JSON ({str(error)[:80]}); it is corrupted") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: its header is not a JSON object; it is corrupted")
+    return value
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A small file that holds a JSON object."""
+    with opened(path) as fd:
+        size = os.fstat(fd).st_size
+        if size > MAX_HEADER:
+            raise CheckpointError(f"{path} has {size:,} bytes, more than {MAX_HEADER:,}: it is not read")
+        return parse_json(read_at(fd, 0, size, path), path)
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError("a key stands twice")
+    return value
+
+
+def siblings(index: Path, names: Sequence[object]) -> list[Path]:
+    """The files that an index names, each in the index's own directory.
+
+    Raises:
+        CheckpointError: For a name that leads elsewhere.
+    """
+    out = []
+    for name in names:
+        if not isinstance(name, str) or not name or name in (".", "..") or "/" in name or "\\" in name or "\0" in name:
+            raise CheckpointError(
+                f"{index} names the file {str(name)[:80]!r}, which is not in its own directory: it is not opened"
+            )
+        out.append(index.parent / name)
+    return out
+
+
+class FileStretch(io.RawIOBase):
+    """A stretch of a file as a read-only file of its own, of which no read may be larger than `MAX_HEADER`.
+
+    Args:
+        fd: The file.
+        start: First byte.
+        length: Number of bytes.
+        path: For messages.
+    """
+
+    def __init__(self, fd: int, start: int, length: int, path: Path) -> None:
+        super().__init__()
+        self._fd, self._start, self._length, self._path, self._at = fd, start, length, path, 0
+
+    def readable(self) -> bool:
+        """Yes."""
+        return True
+
+    def seekable(self) -> bool:
+        """Yes."""
+        return True
+
+    def tell(self) -> int:
+        """The position."""
+        return self._at
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Moves the position."""
+        base = (0, self._at, self._length)[whence]
+        if base + offset < 0:
+            raise OSError("a position before the beginning")
+        self._at = base + offset
+        return self._at
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Bytes from the position on."""
+        rest = max(0, self._length - self._at)
+        size = rest if size is None or size < 0 else min(size, rest)
+        if size > MAX_HEADER:
+            raise CheckpointError(
+                f"{self._path}: a table of {size:,} bytes where at most {MAX_HEADER:,} are read; it is corrupted"
+            )
+        data = read_at(self._fd, self._start + self._at, size, self._path)
+        self._at += len(data)
+        return data

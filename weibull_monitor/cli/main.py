@@ -1,0 +1,99 @@
+"""``weibull-monitor``: the command line. Every command prints its result and says in one sentence what was wrong.
+
+Exit codes: 0 done; 1 something that was asked for cannot be done, with the reason on standard error; 2 the command line itself is
+wrong; 130 interrupted (Ctrl-C), with nothing left half written. Nothing heavy is imported before a command is executed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+
+from weibull_monitor.cli import (
+    alerts,
+    compare,
+    completion,
+    components,
+    demo,
+    report,
+    scan,
+    sweep,
+    wandb_workspace,
+    watch,
+)
+from weibull_monitor.cli.common import EXIT_CODES, FAILED, INTERRUPTED, OK, Parser
+from weibull_monitor.errors import WeibullMonitorError
+
+COMMANDS = (demo, components, scan, watch, report, compare, sweep, alerts, wandb_workspace, completion)
+"""In the order that help lists them."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        arguments: The words of the command line; those of this process by default.
+
+    Returns:
+        The exit code.
+    """
+    options = parser().parse_args(arguments)
+    try:
+        code: int = options.execute(options)
+        return code
+    except WeibullMonitorError as error:
+        print(f"weibull-monitor: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader has seen enough
+        sys.stderr.close()
+        return OK
+    except OSError as error:
+        print(
+            f"weibull-monitor: {error.filename or 'a file'}: {error.strerror or error}; try another path",
+            file=sys.stderr,
+        )
+        return FAILED
+
+
+class _Version(argparse.Action):
+    """Prints the version of the installed package, which is looked up only when it is asked for: that takes 20 ms."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:
+        super().__init__(option_strings, dest=argparse.SUPPRESS, nargs=0, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print(f"weibull-monitor {metadata.version('weibull-monitor')}")
+        parser.exit(OK)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line's grammar: each command adds its own."""
+    top = Parser(
+        prog="weibull-monitor",
+        description="A thermometer for weight matrices: the Weibull shape k and scale λ of |w|, as a run has written them down.",
+        epilog="\n".join(
+            [
+                "examples:",
+                "  weibull-monitor demo\n      train a small model and see what is measured",
+                "  weibull-monitor compare runs/x\n      is what a run shows what published models show?",
+                "  weibull-monitor compare --help\n      the options of a command, with examples",
+                "",
+                EXIT_CODES,
+            ]
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action=_Version, help="show the version and exit")
+    top.set_defaults(grammar=top)
+    commands = top.add_subparsers(dest="command", required=True, metavar="command")
+    for command in COMMANDS:
+        command.add(commands)
+    return top
+
+
+if __name__ == "__main__":
+    sys.exit(main())

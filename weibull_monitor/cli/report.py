@@ -1,0 +1,62 @@
+"""``weibull-monitor report RUN [RUN...]``: one or several runs as a page to look at."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from weibull_monitor.cli.common import OK, Commands, add_command, add_run, open_run
+
+
+def add(commands: Commands[argparse.ArgumentParser]) -> None:
+    """Registers the command."""
+    command = add_command(
+        commands,
+        "report",
+        help="a run, or several side by side, as one HTML page",
+        description="Writes one HTML file that needs no network: k over the steps with what is published, a heatmap by block and "
+        "kind, the scaling law and its forecast, the probability plot of every matrix, alerts, facts. With --serve it is a "
+        "page on this machine alone that goes on with the run; Ctrl-C ends that, with exit code 0.",
+        examples=[
+            ("runs/x", "writes report.html"),
+            ("runs/a runs/b runs/c -o three.html", "three runs side by side"),
+            ("runs/x --serve", "while it trains: at a free port of 127.0.0.1, which is printed"),
+            ("runs/x --serve 8000", "at a port of your choice"),
+        ],
+    )
+    add_run(command, several=True)
+    command.add_argument(
+        "-o", "--output", metavar="FILE", default="report.html", help="the file to write (default: report.html)"
+    )
+    command.add_argument(
+        "--serve",
+        metavar="PORT",
+        type=int,
+        nargs="?",
+        const=0,
+        help="serve the page on 127.0.0.1 instead of writing a file; without a port, a free one is chosen",
+    )
+    command.set_defaults(execute=_execute)
+
+
+def _execute(options: argparse.Namespace) -> int:
+    histories = [(Path(run).resolve().name if Path(run).is_dir() else str(run), open_run(run)) for run in options.runs]
+    if options.serve is not None:
+        return _serve([(name, history.path) for name, history in histories], options.serve)
+    from weibull_monitor.report.html import write
+
+    path = write(histories, options.output)
+    print(f"{path} ({path.stat().st_size / 1e6:.1f} MB): open it in a browser")
+    return OK
+
+
+def _serve(runs: list[tuple[str, Path]], port: int) -> int:
+    from weibull_monitor.report.html.server import ReportServer
+
+    with ReportServer(runs, port) as server:
+        try:
+            print(f"the report is at {server.address} and follows the run; Ctrl-C ends it", flush=True)
+            server.serve_forever()
+        except KeyboardInterrupt:
+            print()
+    return OK

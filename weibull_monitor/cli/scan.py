@@ -1,0 +1,163 @@
+"""``weibull-monitor scan PATH...``: the same measurement over checkpoints."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from weibull_monitor.cli.common import OK, Commands, add_command, pattern_and_kind
+from weibull_monitor.errors import ConfigurationError
+
+STANDARD_OUTPUT = "-"
+
+
+def add(commands: Commands[argparse.ArgumentParser]) -> None:
+    """Registers the command."""
+    command = add_command(
+        commands,
+        "scan",
+        help="measure checkpoints as they lie on disk",
+        description="Measures a checkpoint as a monitor measures the model in it, without loading it: read once, in bounded "
+        "memory, and without running any of its code. Several checkpoints make a trajectory. See docs/scan.md.",
+        examples=[
+            ("path/to/model", "a model folder, with or without shards"),
+            ("model.safetensors --csv fits.csv", "one file; every matrix into a table"),
+            ("runs/x/checkpoint-* --output scans/x", "a trajectory, kept for compare and report"),
+            ("lightning_logs/version_0/checkpoints --html x.html", "Lightning's checkpoints, as a page"),
+        ],
+    )
+    command.add_argument("paths", nargs="+", metavar="PATH", help="checkpoints: files, folders, or folders of several")
+    command.add_argument(
+        "--config",
+        metavar="SOURCE",
+        help="a config.json, a folder with one or a model type (default: beside the weights)",
+    )
+    command.add_argument(
+        "--resolution",
+        choices=("auto", "parameter", "matrix", "head"),
+        default="auto",
+        help="stored matrices only; their parts too (default, for up to 2,000 of them); every attention head too",
+    )
+    command.add_argument(
+        "--kind",
+        action="append",
+        default=[],
+        metavar="PATTERN=KIND",
+        help="call what a pattern matches so; may be repeated",
+    )
+    command.add_argument(
+        "--include", action="append", default=[], metavar="PATTERN", help="only names that match; may be repeated"
+    )
+    command.add_argument(
+        "--exclude", action="append", default=[], metavar="PATTERN", help="leave out names that match; may be repeated"
+    )
+    command.add_argument("--neighbours", type=int, default=5, metavar="N", help="published models to show (default: 5)")
+    command.add_argument(
+        "--output", metavar="DIR", help="keep the scan as the history of a run, for the other commands"
+    )
+    command.add_argument("--json", metavar="FILE", help="also write JSON; - for standard output, instead of the text")
+    command.add_argument("--csv", metavar="FILE", help="also write a table of all matrices; - likewise")
+    command.add_argument("--html", metavar="FILE", help="also write the report, a page of its own")
+    command.set_defaults(execute=_execute)
+
+
+def _execute(options: argparse.Namespace) -> int:
+    from weibull_monitor.checkpoint.as_history import check_output, write_history
+    from weibull_monitor.checkpoint.export import as_csv, as_json
+    from weibull_monitor.checkpoint.scan import scan_all
+    from weibull_monitor.history.files import check_writable, write_text
+    from weibull_monitor.history.record import FILE
+    from weibull_monitor.report.html.page import plotly_js, write
+
+    if options.json == options.csv == STANDARD_OUTPUT:
+        raise ConfigurationError("standard output takes --json or --csv, not both; give one of them a file")
+    if options.html:
+        plotly_js()  # what is missing is said before an hour of reading
+    if options.output:
+        check_writable(Path(options.output) / FILE)
+        check_output(Path(options.output))
+    for file in (options.json, options.csv, options.html):
+        if file and file != STANDARD_OUTPUT:
+            check_writable(Path(file))
+    with _progress() as progress:
+        found = scan_all(
+            options.paths,
+            config=options.config,
+            kinds=dict(pattern_and_kind(text) for text in options.kind),
+            include=options.include or None,
+            exclude=options.exclude or None,
+            resolution=options.resolution,
+            progress=progress,
+        )
+    written = []
+    if options.output:
+        written.append(write_history(found.history, found.measured, Path(options.output)))
+    for file, make in ((options.json, as_json), (options.csv, as_csv)):
+        if file and file != STANDARD_OUTPUT:
+            write_text(Path(file), make(found))
+            written.append(Path(file))
+    if options.html:
+        name = Path(str(options.paths[0])).name or str(options.paths[0])
+        written.append(write([(name, found.history)], options.html))
+    if options.json == STANDARD_OUTPUT:
+        print(as_json(found))
+    elif options.csv == STANDARD_OUTPUT:
+        print(as_csv(found), end="")
+    else:
+        _show(found, options.neighbours)
+        if written:
+            print("\n" + "\n".join(f"written: {path}" for path in written))
+    return OK
+
+
+def _show(found: Any, neighbours: int) -> None:
+    from weibull_monitor.report.text.checkpoint import plain, render, styled
+
+    lines = render(found, neighbours)
+    if sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
+        try:
+            from rich.console import Console
+        except ImportError:  # an extra; the text is the same
+            pass
+        else:
+            Console(highlight=False, soft_wrap=True).print(styled(lines))
+            return
+    print(plain(lines))
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None] | None]:
+    """A bar on standard error while there is something to wait for; none where nobody would see it."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    try:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
+    except ImportError:
+        yield None
+        return
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(TextColumn("{task.description}"), *columns, console=Console(stderr=True), transient=True) as bar:
+        tasks: dict[str, Any] = {}
+
+        def tell(label: str, done: int, total: int) -> None:
+            if label not in tasks:
+                for task in tasks.values():
+                    bar.update(task, visible=False)
+                tasks[label] = bar.add_task(label[-40:], total=total)
+            bar.update(tasks[label], completed=done)
+
+        yield tell

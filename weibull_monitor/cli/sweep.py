@@ -1,0 +1,58 @@
+"""``weibull-monitor sweep RUN...``: λ at the end of several runs against √(η/λ_wd)."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from weibull_monitor.cli.common import OK, Commands, add_command, add_run, open_run
+from weibull_monitor.errors import ConfigurationError
+
+
+def add(commands: Commands[argparse.ArgumentParser]) -> None:
+    """Registers the command."""
+    command = add_command(
+        commands,
+        "sweep",
+        help="λ of several runs against √(η/λ_wd)",
+        description="Compares λ at the end of several runs with √(η/λ_wd), and with the effective value of their schedules.",
+        examples=[
+            ("runs/*", "a table of all runs"),
+            ("runs/* --plot sweep.png --kind ffn_down", "and a picture of one kind"),
+            ("runs/* --json", "for another program"),
+        ],
+    )
+    add_run(command, several=True)
+    command.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    command.add_argument("--plot", metavar="FILE", help="also draw a picture: a .png, .svg or .pdf")
+    command.add_argument(
+        "--kind", action="append", default=[], help="draw this kind instead of the two classes; may be repeated"
+    )
+    command.set_defaults(execute=_execute)
+
+
+def _execute(options: argparse.Namespace) -> int:
+    from weibull_monitor.analysis.sweep import compare_runs
+    from weibull_monitor.report.text.sweep import render
+
+    histories = [(Path(run).name or str(run), open_run(run)) for run in options.runs]
+    sweep = compare_runs(histories)
+    if not sweep.classes and not sweep.kinds:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in sweep.left_out.items())
+        raise ConfigurationError(f"none of the {len(histories)} runs can be compared: {reasons}")
+    if unknown := set(options.kind) - {group.name for group in (*sweep.classes, *sweep.kinds)}:
+        known = ", ".join(group.name for group in (*sweep.classes, *sweep.kinds))
+        raise ConfigurationError(f"no run has the kind {', '.join(sorted(unknown))}; there are {known}")
+    if options.plot:
+        from weibull_monitor.report.sweep_plot import draw
+
+        draw(sweep, options.plot, options.kind)
+    if options.json:
+        print(json.dumps(asdict(sweep), indent=2, ensure_ascii=False))
+    else:
+        print(render(sweep))
+        if options.plot:
+            print(f"\ndrawn: {options.plot}")
+    return OK

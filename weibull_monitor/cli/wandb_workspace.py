@@ -1,0 +1,64 @@
+"""``weibull-monitor wandb-workspace ENTITY/PROJECT``: a saved view for a W&B project."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from weibull_monitor.cli.common import OK, Commands, add_command, open_run
+
+
+def add(commands: Commands[argparse.ArgumentParser]) -> None:
+    """Registers the command."""
+    command = add_command(
+        commands,
+        "wandb-workspace",
+        help="a saved view for a W&B project",
+        description="Builds a saved view on the W&B site: the classes with the published bands, λ against effective √(η/λ_wd), "
+        "the shape of each kind, fit quality, alerts, health, the runs compared. Needs the extra 'workspaces' and a login.",
+        examples=[
+            ("my-team/my-project", "save the view"),
+            ("my-team/my-project --run runs/x", "with a panel for each kind that this run has"),
+            ("my-team/my-project --dry-run", "print what would be saved, without network or login"),
+        ],
+    )
+    command.add_argument(
+        "project", type=_project, metavar="ENTITY/PROJECT", help="the W&B user or team, and the project"
+    )
+    command.add_argument("--name", help="the view's name (default: Weibull monitor)")
+    which = command.add_mutually_exclusive_group()
+    which.add_argument(
+        "--kinds", metavar="KIND,…", help="only these kinds, each with a panel; whatever there is without"
+    )
+    which.add_argument("--run", metavar="RUN", help="a run's directory or history.jsonl: what it has is shown")
+    command.add_argument("--forces", action="store_true", help="with the forces, which --run tells by itself")
+    command.add_argument("--dry-run", action="store_true", help="print the view as JSON; nothing is sent")
+    command.set_defaults(execute=_execute)
+
+
+def _project(text: str) -> tuple[str, str]:
+    entity, slash, project = text.partition("/")
+    if not (entity and slash and project) or "/" in project:
+        raise argparse.ArgumentTypeError(f"{text} is not of the form ENTITY/PROJECT")
+    return entity, project
+
+
+def _execute(options: argparse.Namespace) -> int:
+    from dataclasses import replace
+
+    from weibull_monitor.trackers.wandb_workspace.build import NAME, build, save, spec_of
+    from weibull_monitor.trackers.wandb_workspace.spec import sections_of, subject_of, subject_of_kinds
+
+    if options.run:
+        subject = subject_of(open_run(options.run))
+        subject = replace(subject, forces=subject.forces or options.forces)
+    else:
+        kinds = [kind.strip() for kind in (options.kinds or "").split(",") if kind.strip()]
+        subject = subject_of_kinds(kinds, options.forces)
+    entity, project = options.project
+    workspace = build(entity, project, sections_of(subject), options.name or NAME)
+    if options.dry_run:
+        print(json.dumps(spec_of(workspace), indent=2, ensure_ascii=False))
+    else:
+        print(f"saved: {save(workspace)}")
+    return OK

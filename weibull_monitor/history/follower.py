@@ -1,0 +1,207 @@
+"""Follows a history while it is written: each line is read once, and of each sample little is kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from weibull_monitor.errors import ConfigurationError
+from weibull_monitor.history.alert import Alert
+from weibull_monitor.history.reader import alerts_from_json, run_from_json, snapshot_from_json
+from weibull_monitor.history.record import FILE, History, RecordedSnapshot, RunRecord
+from weibull_monitor.model.components import Component, distinct, representatives
+
+CLASSES = ("selection", "transmission")
+HEAD = 64
+"""Bytes at the beginning of a file that tell it from another: they hold the time at which the run started."""
+
+
+@dataclass(frozen=True)
+class FollowedSample:
+    """What is kept of a sample.
+
+    Attributes:
+        step: Optimizer steps taken.
+        time: Unix time, in seconds.
+        seconds: What the sample cost; None if that was not recorded.
+        classes: Median k of each class that there is.
+        kinds: Median k of each kind.
+        place: Where its line begins in the file, in bytes.
+        run: Which ``run`` line it belongs to.
+    """
+
+    step: int
+    time: float
+    seconds: float | None
+    classes: Mapping[str, float]
+    kinds: Mapping[str, float]
+    place: int
+    run: int
+
+
+class HistoryTail:
+    """Follows the history of a run that may be going on. Its state is that of the last `poll`.
+
+    A line without an end is left until it has one, one that is torn is passed over, and a file that is replaced or cut is read
+    anew, as is one that a run began in again.
+
+    Args:
+        path: The run's directory, or its ``history.jsonl``; it need not exist yet.
+
+    Attributes:
+        path: What was given.
+        file: The history; None while there is none.
+        runs: The beginning of the run and its resumptions.
+        alerts: What was told.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._forget()
+
+    @property
+    def points(self) -> tuple[FollowedSample, ...]:
+        """The samples, by rising step."""
+        return tuple(self._points[step] for step in sorted(self._points))
+
+    @property
+    def waits_for(self) -> Path:
+        """Where the history is looked for, as far as can be told."""
+        return self.path if self.path.suffix == ".jsonl" else self.path / FILE
+
+    def poll(self) -> bool:
+        """Reads what is new, and says whether anything was.
+
+        Raises:
+            ConfigurationError: If the history was written by a newer version, or cannot be read.
+        """
+        found = next((f for f in (self.path, self.path / FILE, self.path / FILE.name) if f.is_file()), None)
+        if found is None:
+            had = self.file is not None
+            self._forget()
+            return had
+        try:
+            with found.open("rb") as lines:
+                return self._read(found, lines)
+        except OSError as error:
+            raise ConfigurationError(f"{found} cannot be read: {error.strerror}; name one that can") from error
+
+    def history(self) -> History:
+        """The run with its first and its last sample only, in full; with none while there is none.
+
+        What is said of a run as a whole by these two is the same as from all of its samples, but for a peak of η between them.
+        """
+        points = self.points
+        ends = [points[0], points[-1]] if len(points) > 1 else list(points)
+        samples = tuple(s for s in map(self._full, ends) if s is not None)
+        return History(self.file or self.waits_for, tuple(self.runs), samples, tuple(self.alerts))
+
+    def _forget(self) -> None:
+        self.file: Path | None = None
+        self.runs: list[RunRecord] = []
+        self.alerts: list[Alert] = []
+        self._points: dict[int, FollowedSample] = {}
+        self._offset, self._identity, self._head = 0, (0, 0), b""
+        self._groups: dict[int, _Groups] = {}
+        self._all_runs: list[RunRecord] = []
+
+    def _read(self, file: Path, lines: Any) -> bool:
+        import os
+
+        status = os.fstat(lines.fileno())
+        identity, head = (status.st_dev, status.st_ino), lines.read(HEAD)
+        replaced = identity != self._identity or not head.startswith(self._head) or status.st_size < self._offset
+        if self.file is None or replaced:
+            self._forget()
+        new = self.file is None
+        self.file, self._identity, self._head = file, identity, head
+        lines.seek(self._offset)
+        for line in lines:
+            if not line.endswith(b"\n"):
+                break  # being written
+            place, self._offset = self._offset, self._offset + len(line)
+            try:
+                value = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(value, dict):
+                new = self._take(value, place) or new
+        return new
+
+    def _take(self, line: Mapping[str, Any], place: int) -> bool:
+        kind = line.get("type")
+        if kind == "run":
+            self._begin(line)
+        elif kind == "snapshot" and self.runs:
+            run = len(self._all_runs) - 1
+            snapshot = snapshot_from_json(line, self.runs[-1].components)
+            if snapshot is not None:
+                self._points[snapshot.step] = self._point(snapshot, place, run)
+        elif kind == "alert" and self.runs:
+            self.alerts += alerts_from_json(line)
+        else:
+            return False
+        return True
+
+    def _begin(self, line: Mapping[str, Any]) -> None:
+        run = run_from_json(line, self.file or self.path)
+        if run.resumed_from is None:
+            self.runs, self._points, self.alerts = [], {}, []
+        else:
+            self._points = {step: point for step, point in self._points.items() if step <= run.resumed_from}
+            self.alerts = [alert for alert in self.alerts if alert.step <= run.resumed_from]
+        self.runs.append(run)
+        self._all_runs.append(run)
+
+    def _point(self, snapshot: RecordedSnapshot, place: int, run: int) -> FollowedSample:
+        if run not in self._groups:
+            self._groups[run] = _Groups.of(snapshot.components)
+        k = np.array([np.nan if value is None else value for value in snapshot.columns["k"]], dtype=np.float64)
+        groups = self._groups[run]
+        return FollowedSample(
+            snapshot.step,
+            snapshot.time,
+            snapshot.seconds,
+            _medians(k, groups.classes),
+            _medians(k, groups.kinds),
+            place,
+            run,
+        )
+
+    def _full(self, point: FollowedSample) -> RecordedSnapshot | None:
+        if self.file is None:
+            return None
+        try:
+            with self.file.open("rb") as lines:
+                lines.seek(point.place)
+                line = json.loads(lines.readline())
+        except (OSError, ValueError):  # replaced just now: the next poll sees it
+            return None
+        return snapshot_from_json(line, self._all_runs[point.run].components)
+
+
+@dataclass(frozen=True)
+class _Groups:
+    """Places of the components of each class and kind within the columns, as the flat metrics take them."""
+
+    classes: Mapping[str, list[int]]
+    kinds: Mapping[str, list[int]]
+
+    @staticmethod
+    def of(components: tuple[Component, ...]) -> _Groups:
+        place = {c.name: i for i, c in enumerate(components)}
+        once, shown = distinct(components), representatives(components)
+        return _Groups(
+            {name: [place[c.name] for c in once if c.component_class == name] for name in CLASSES},
+            {kind: [place[c.name] for c in shown if c.label == kind] for kind in dict.fromkeys(c.label for c in shown)},
+        )
+
+
+def _medians(values: np.ndarray[Any, np.dtype[np.float64]], groups: Mapping[str, list[int]]) -> dict[str, float]:
+    present = {name: values[places][~np.isnan(values[places])] for name, places in groups.items()}
+    return {name: float(np.median(found)) for name, found in present.items() if found.size}

@@ -1,0 +1,1 @@
+"""Counts and fits in plain torch, on any device."""

@@ -1,0 +1,145 @@
+"""Counts in plain torch: by `bincount` on the CPU, by `scatter_add` on devices that have no kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
+
+import torch
+from torch import Tensor
+
+from weibull_monitor.measure.bins import Bins
+from weibull_monitor.measure.threads import alone
+
+HOST_CHUNK = 1 << 19
+"""Elements per pass on the CPU at most: 2 MiB of int32 a thread, small enough for the cache, large enough to hide calls."""
+HOST_BUFFERS = 1 << 21
+"""Elements per pass of all threads together: bounds the extra memory to 8 MiB of int32, and as much for strided pieces."""
+DEVICE_CHUNK = 1 << 20
+"""Elements per pass elsewhere, where indices are int64: about 21 MiB of temporaries."""
+MIN_SHARE = 1 << 20
+"""Elements that are worth a thread of their own."""
+MAX_THREADS = 16
+"""More threads than this wait for memory anyway."""
+
+
+@torch.no_grad()
+def count_by_scatter(tensors: Sequence[Tensor], bins: Bins, rows: Sequence[int] | None = None) -> Tensor:
+    """Counts with operations that no device synchronises for; integer adds only, so the result is deterministic."""
+    device = tensors[0].device
+    rows = range(len(tensors)) if rows is None else rows
+    counts = torch.zeros(max(rows, default=-1) + 1, bins.columns, dtype=torch.int64, device=device)
+    one = torch.ones(1, dtype=torch.int64, device=device)
+    for row, tensor in zip(rows, tensors, strict=True):
+        for chunk in chunks(tensor, DEVICE_CHUNK):
+            bits = chunk.view(bins.integer)
+            magnitude = bits & bins.mask
+            column = (magnitude >> bins.shift).long()
+            column = (column + (magnitude != 0)).clamp_(max=bins.columns - 1)
+            if bins.integer == torch.uint8:
+                column = _place_fp8(bits, magnitude, column, bins)
+            counts[row].scatter_add_(0, column, one.expand_as(column))
+    return counts
+
+
+@torch.no_grad()
+def count_by_bincount(tensors: Sequence[Tensor], bins: Bins, rows: Sequence[int] | None = None) -> Tensor:
+    """Counts on the host with `torch.bincount`, the elements divided evenly among threads."""
+    rows = range(len(tensors)) if rows is None else rows
+    counts = torch.zeros(max(rows, default=-1) + 1, bins.columns, dtype=torch.int64, device="cpu")
+    total = sum(tensor.numel() for tensor in tensors)
+    threads = max(1, min(torch.get_num_threads(), MAX_THREADS, total // MIN_SHARE))
+    size = max(1, min(HOST_CHUNK, HOST_BUFFERS // threads, total))
+    lock = Lock()
+
+    def work(share: list[tuple[int, Tensor]]) -> None:
+        buffer = torch.empty(size, dtype=bins.integer, device="cpu")
+        for row, piece in share:
+            local = _count_piece(piece, bins, buffer)
+            with lock:
+                counts[row] += local
+
+    if threads == 1:
+        work(list(zip(rows, tensors, strict=True)))
+        return counts
+    mine, *others = _divide(tensors, rows, threads)
+    with ThreadPoolExecutor(threads - 1, "weibull-count", initializer=alone) as pool, alone():
+        pending = pool.map(work, others)
+        work(mine)  # a caller that only waited would invite the scheduler to put two workers on one core
+        list(pending)
+    return counts
+
+
+def _count_piece(piece: Tensor, bins: Bins, buffer: Tensor) -> Tensor:
+    """A row of counts, made in chunks of the buffer's size on the CPU."""
+    columns = 256 if bins.integer == torch.uint8 else (bins.mask >> bins.shift) + 1
+    patterns = torch.zeros(columns, dtype=torch.int64, device="cpu")
+    for chunk in chunks(piece, len(buffer)):
+        bits = chunk.cpu().view(bins.integer)
+        if bins.integer != torch.uint8:  # of 8-bit floats all 256 patterns are counted
+            bits = torch.bitwise_and(bits, bins.mask, out=buffer[: len(bits)]).bitwise_right_shift_(bins.shift)
+        patterns += torch.bincount(bits, minlength=len(patterns))
+    row = torch.zeros(bins.columns, dtype=torch.int64, device="cpu")
+    if bins.integer == torch.uint8:
+        every = torch.arange(256, dtype=torch.uint8, device="cpu")
+        magnitude = every & bins.mask
+        return row.index_add_(0, _place_fp8(every, magnitude, magnitude.long() + (magnitude != 0), bins), patterns)
+    row[1:-1] = patterns[: bins.finite]
+    row[-1] = patterns[bins.finite :].sum()
+    if patterns[0]:  # zeros share their bin with the deepest subnormals: tell them apart
+        nonzero = sum(
+            int(torch.count_nonzero(c.cpu().view(bins.integer) & bins.mask)) for c in chunks(piece, len(buffer))
+        )
+        row[0] = piece.numel() - nonzero
+        row[1] -= row[0]
+    return row
+
+
+def _place_fp8(bits: Tensor, magnitude: Tensor, column: Tensor, bins: Bins) -> Tensor:
+    """Columns of 8-bit floats, whose NaN is not always the highest pattern: in ``fnuz`` types it is the negative zero."""
+    column = column.clamp(max=bins.columns - 1)
+    if bins.fnuz:
+        return torch.where(bits == 0x80, bins.columns - 1, column)
+    return column
+
+
+def chunks(tensor: Tensor, size: int) -> Iterator[Tensor]:
+    """Contiguous 1-D pieces of at most ``size`` elements, each element once, in any order.
+
+    A tensor that is dense in memory (contiguous, transposed, permuted) is not copied; of others, one piece at a time is.
+    """
+    tensor = _flat(tensor)
+    if tensor.is_contiguous():
+        yield from torch.split(tensor.view(-1), size) if tensor.numel() else ()
+    elif tensor[0].numel() > size:
+        for part in tensor:
+            yield from chunks(part, size)
+    else:
+        for rows in torch.split(tensor, max(1, size // max(1, tensor[0].numel()))):
+            yield rows.reshape(-1)
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    """A 1-D view where the elements are dense in memory in some order, else a view with its outermost dimension first."""
+    strides = tensor.stride()
+    order = sorted(range(tensor.dim()), key=lambda d: -strides[d])
+    outermost_first = tensor.detach().permute(order)
+    return outermost_first.view(-1) if outermost_first.is_contiguous() else outermost_first
+
+
+def _divide(tensors: Sequence[Tensor], rows: Sequence[int], shares: int) -> list[list[tuple[int, Tensor]]]:
+    """Shares of about equally many elements, as (row, piece of that row's tensor); tensors are cut where need be."""
+    target = -(-sum(tensor.numel() for tensor in tensors) // shares)
+    out: list[list[tuple[int, Tensor]]] = [[]]
+    room = target
+    for row, tensor in zip(rows, tensors, strict=True):
+        rest = _flat(tensor)
+        while len(out) < shares and rest.numel() >= room:
+            cut = min(len(rest), -(-room * len(rest) // rest.numel()))
+            out[-1].append((row, rest[:cut]))
+            out.append([])
+            rest, room = rest[cut:], target
+        out[-1].append((row, rest))
+        room -= rest.numel()
+    return out

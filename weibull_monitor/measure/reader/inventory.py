@@ -1,0 +1,104 @@
+"""What there is to measure: a model's components and, of a model whose modules are spread over ranks, those of all ranks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from weibull_monitor.model.components import AttentionType, Component, Discovery, Skipped, attention_types
+from weibull_monitor.model.sharding import LocalParameter
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """What one rank has: the same on all of them, unless they own different modules.
+
+    Attributes:
+        discovery: What is measured there, and what is not.
+        attention: Every kind of attention of its modules.
+        sizes: Name and number of elements of every parameter, and whether it is a matrix.
+    """
+
+    discovery: Discovery
+    attention: tuple[AttentionType, ...]
+    sizes: tuple[tuple[str, int, bool], ...]
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the parameters that are measured."""
+        return tuple(dict.fromkeys(c.parameter for c in self.discovery.components))
+
+
+def table_of(model: nn.Module, held: Mapping[str, LocalParameter], find: Callable[[nn.Module], Discovery]) -> Inventory:
+    """The table of a model.
+
+    Args:
+        model: The model.
+        held: What this rank holds of its parameters.
+        find: Finds the components of a model.
+    """
+    found = find(model)
+    return Inventory(
+        discovery=found,
+        attention=attention_types(model, found.components),
+        sizes=tuple((h.name, math.prod(h.shape), len(h.shape) > 1) for h in held.values()),
+    )
+
+
+def merged(tables: Sequence[Inventory]) -> Inventory:
+    """The tables of ranks that own different modules as one: pipeline stages, and experts that only some ranks have.
+
+    Args:
+        tables: Every different table, that of the lowest rank first. What several of them have is in the result once. A component
+            that is not the same everywhere, or that a rank cannot read, is not measured.
+    """
+    if len(tables) == 1:
+        return tables[0]
+    first: dict[str, Component] = {}
+    differ: dict[str, Skipped] = {}
+    for component in (c for table in tables for c in table.discovery.components):
+        before = first.setdefault(component.name, component)
+        if before != component:
+            differ[component.name] = Skipped(
+                component.name,
+                f"ranks have different matrices of this name ({_stored(before)}; {_stored(component)}): rename the modules so "
+                "that each has its own name on all ranks",
+                component.numel,
+            )
+    skipped = _once(s for table in tables for s in table.discovery.skipped)
+    left_out = {s.name for s in skipped}
+    sizes = {entry[0]: entry for table in tables for entry in table.sizes}
+    discovery = Discovery(
+        components=tuple(
+            c for c in first.values() if c.name not in differ and c.name.partition("[")[0] not in left_out
+        ),
+        skipped=(*skipped, *differ.values()),
+        elements=sum(numel for _, numel, _ in sizes.values()),
+        vectors=sum(numel for _, numel, matrix in sizes.values() if not matrix),
+    )
+    return Inventory(discovery, _merged_attention(tables), tuple(sizes.values()))
+
+
+def _merged_attention(tables: Sequence[Inventory]) -> tuple[AttentionType, ...]:
+    """Attention types without repetitions, with the blocks of all ranks counted; those that several ranks have count once."""
+    counted: dict[AttentionType, int] = {}
+    seen: set[str] = set()
+    for table in tables:
+        names = {c.name for c in table.discovery.components if c.kind.startswith("attn_")}
+        if not names <= seen:
+            for attention in table.attention:
+                key = replace(attention, blocks=0)
+                counted[key] = counted.get(key, 0) + attention.blocks
+        seen |= names
+    return tuple(replace(attention, blocks=count) for attention, count in counted.items())
+
+
+def _once(skipped: Iterable[Skipped]) -> list[Skipped]:
+    return list({entry.name: entry for entry in skipped}.values())
+
+
+def _stored(component: Component) -> str:
+    return f"{component.kind} {list(component.shape)} {str(component.dtype).removeprefix('torch.')}"

@@ -1,0 +1,188 @@
+"""Reads a model: which of its matrices are measured now, and the fit of each, on one rank or on many together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from weibull_monitor.measure.fit import WeibullFit, delivered
+from weibull_monitor.measure.kernels import kernels_for
+from weibull_monitor.measure.reader.counter import Counter, CountResult, LocalCounter, Notes
+from weibull_monitor.measure.reader.inventory import table_of
+from weibull_monitor.measure.reader.local_weights import LocalWeights
+from weibull_monitor.measure.solve import solve
+from weibull_monitor.measure.transfer import PendingResult, to_host
+from weibull_monitor.model.components import Component, Discovery
+from weibull_monitor.model.sharding import Ranks
+
+ATTEMPTS = 3
+"""How often the ranks try to agree on what there is to measure before they give up a sample."""
+
+
+class PendingMeasurement:
+    """A reading of a model whose numbers may still be on their way from a device.
+
+    Args:
+        queued: The places that the rows of each result belong to, and that result.
+        finish: Makes the measurement of the fits by their place.
+    """
+
+    def __init__(
+        self,
+        queued: Sequence[tuple[Sequence[int], PendingResult]],
+        finish: Callable[[Mapping[int, WeibullFit]], Measurement],
+    ) -> None:
+        self._queued, self._finish = queued, finish
+
+    def ready(self) -> bool:
+        """Whether `measurement` would not wait."""
+        return all(result.ready() for _, result in self._queued)
+
+    def measurement(self) -> Measurement:
+        """What the reading gave, waiting for it if need be. To be called once, and in the order of the readings."""
+        return self._finish(delivered(self._queued))
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one reading of a model gave. On other than the main rank there are no fits in it.
+
+    Attributes:
+        fits: The fit of each component that could be read, by name.
+        problems: Why others could not be read or fitted, by name.
+        notes: What the ranks noted about each parameter.
+    """
+
+    fits: Mapping[str, WeibullFit] = field(default_factory=dict)
+    problems: Mapping[str, str] = field(default_factory=dict)
+    notes: Notes = field(default_factory=dict)
+
+
+class ModelReader:
+    """Fits the components of a model, again and again.
+
+    Each element is counted by one rank; the counts are summed over the ranks, and the main one makes the fits. Parameters that
+    need no gradient are read once and remembered; parameters that come or go are noticed.
+
+    Args:
+        model: The model. Not modified.
+        find: Finds the components of the model.
+        ranks: The ranks that read the model together, all of which make a reader and call `read` at the same steps; None
+            for one process alone.
+
+    Attributes:
+        table: What is measured, on all ranks together.
+        holdings: What this rank holds of it.
+        different: Parameters whose values differ between ranks that have them whole: those of the lowest rank are read.
+        is_main: Whether this rank has the fits.
+    """
+
+    def __init__(self, model: nn.Module, find: Callable[[nn.Module], Discovery], ranks: Ranks | None = None) -> None:
+        self._model, self._find = model, find
+        self._counter: Counter = _together(ranks) if ranks is not None else LocalCounter()
+        self.holdings = LocalWeights(model)
+        self._read_once: set[str] = set()
+        self._frozen: dict[str, WeibullFit] = {}
+        self.is_main = self._counter.is_main
+        self.table = table_of(model, self.holdings.held, find)
+        self.different: tuple[str, ...] = ()
+
+    @property
+    def discovery(self) -> Discovery:
+        """What is measured and what is not."""
+        return self.table.discovery
+
+    def agree(self) -> None:
+        """Settles with the other ranks who counts what: to be called on all of them, before the first `read`."""
+        self.table, agreement = self._counter.agree(self.table, self.holdings)
+        self.holdings.settle(agreement)
+        self._read_once &= {c.name for c in self.discovery.components if not c.trainable}
+        self.different = agreement.different
+
+    def prepare(self) -> None:
+        """Has what the first reading needs compiled now: seconds, where there are kernels that were never used before."""
+        held = [self.holdings.held[name] for name in self.table.parameters if name in self.holdings.held]
+        for device, dtype in sorted({(h.optimized.device, h.dtype) for h in held}, key=str):
+            kernels_for(device, dtype)
+
+    def read(self, step: int = 0, notes: Notes | None = None) -> PendingMeasurement:
+        """Reads every matrix once. On an accelerator the work is queued; on many ranks, their sum is waited for.
+
+        Args:
+            step: The optimizer step, which has to be the same on all ranks.
+            notes: What this rank knows of its parameters, for the main rank.
+
+        Raises:
+            RuntimeError: If the ranks are not at the same step, or cannot agree on what there is to measure; while a CUDA graph
+                is being captured, which would record the measurement instead of running it.
+        """
+        if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():  # type: ignore[no-untyped-call]
+            raise RuntimeError(
+                "a CUDA graph is being captured: call step() outside of the capture, after each replay of the graph"
+            )
+        for _ in range(ATTEMPTS):
+            settled = self.holdings.refresh()
+            due = [c for c in self.discovery.components if c.trainable or c.name not in self._read_once]
+            counted = self._counter.count(due, self.holdings, settled, step, notes or {})
+            if counted is not None:
+                return self._reading(due, counted)
+            self._find_anew()
+        raise RuntimeError("the parameters of the model change while they are read")
+
+    def trainable(self) -> frozenset[str]:
+        """Names of the components that are being trained."""
+        return frozenset(c.name for c in self.discovery.components if c.trainable)
+
+    def optimized(self) -> Mapping[str, Tensor]:
+        """The tensor that an optimizer holds for each parameter that is here, by the parameter's name."""
+        return self.holdings.optimized()
+
+    def _find_anew(self) -> None:
+        self.table = table_of(self._model, self.holdings.held, self._find)
+        self.agree()
+
+    def _reading(self, due: Sequence[Component], counted: CountResult) -> PendingMeasurement:
+        queued = self._queued(counted)
+        problems = {due[index].name: problem for index, problem in counted.problems.items()}
+        spoiled = {due[index].parameter for index in counted.problems}
+        once = [c.name for c in due if not c.trainable and c.parameter not in spoiled]
+        self._read_once.update(once)
+        components = self.discovery.components
+
+        def finish(found: Mapping[int, WeibullFit]) -> Measurement:
+            if not self.is_main:
+                return Measurement(problems=problems)
+            fresh = {due[index].name: fit for index, fit in found.items()}
+            self._frozen = {n: f for n, f in self._frozen.items() if n in self._read_once} | {
+                n: fresh[n] for n in once if n in fresh
+            }
+            for component in due:
+                fit = fresh.get(component.name)
+                if fit is None:
+                    problems.setdefault(component.name, "some of its parts could not be read")
+                elif not fit.available:
+                    problems[component.name] = fit.reason
+            fits = self._frozen | fresh
+            ordered = {c.name: fits[c.name] for c in components if c.name in fits}
+            return Measurement(ordered, problems, counted.notes)
+
+        return PendingMeasurement(queued, finish)
+
+    def _queued(self, counted: CountResult) -> list[tuple[Sequence[int], PendingResult]]:
+        """Results on their way, of what was counted and of what is solved already."""
+        rows = iter(counted.rows)
+        try:
+            queued = [(batch.indices, to_host(solve(batch.counts, batch.bins))) for batch in rows]
+        finally:
+            for _ in rows:  # after a failure too: the other ranks wait where the rest is summed
+                pass
+        return [*queued, *((indices, to_host(result)) for indices, result in counted.solved)]
+
+
+def _together(ranks: Ranks) -> Counter:
+    from weibull_monitor.measure.reader.distributed import DistributedCounter  # not before there are ranks
+
+    return DistributedCounter(ranks)

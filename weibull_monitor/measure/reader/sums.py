@@ -1,0 +1,142 @@
+"""Counts of components: the parts of a parameter are counted, and the parameter is their sum. Each element is read once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from weibull_monitor.measure.bins import Bins, bins_of
+from weibull_monitor.measure.count import count_magnitudes
+from weibull_monitor.model.components.component import Component
+
+ROWS_AT_ONCE = 128
+"""Rows of counts that are made together: 17 MiB. A model of 128 experts has tens of thousands of them."""
+
+
+@dataclass(frozen=True)
+class CountedRows:
+    """Some components' counts.
+
+    Attributes:
+        indices: Which components, by their place in the sequence that was asked for.
+        counts: int64, shape (len(indices), bins.columns).
+        bins: The layout of the counts.
+    """
+
+    indices: tuple[int, ...]
+    counts: Tensor
+    bins: Bins
+
+
+class Sums:
+    """Which components are read, and which are integer sums of those.
+
+    Where the parts of a parameter make it up completely, the row of the whole is the sum of their rows and costs no read of its
+    own. A whole of which parts are missing is read as it is.
+
+    Args:
+        components: As `discover_components` returns them: all, some, or in another order.
+
+    Attributes:
+        read: The components that are read, by their place in the sequence.
+        makes_up: Of those, the wholes that each is a part of, by their place.
+    """
+
+    def __init__(self, components: Sequence[Component]) -> None:
+        self.makes_up = _makes_up(components)
+        self._waiting: dict[int, int] = {}  # rows that a sum waits for
+        for parents in self.makes_up.values():
+            for parent in parents:
+                self._waiting[parent] = self._waiting.get(parent, 0) + 1
+        self.read = tuple(index for index in range(len(components)) if index not in self._waiting)
+
+    def complete(self, batches: Iterable[CountedRows]) -> Iterator[CountedRows]:
+        """The same rows, and those of the wholes as soon as their last part has come.
+
+        Args:
+            batches: The rows of components in `read`, in any order. A whole of which a part does not come does not come either.
+        """
+        waiting, sums = dict(self._waiting), dict[int, Tensor]()
+        for batch in batches:
+            done: list[int] = []
+            for index, row in zip(batch.indices, batch.counts, strict=True):
+                for parent in self.makes_up.get(index, ()):
+                    if parent in sums:
+                        sums[parent] += row
+                    else:
+                        sums[parent] = row.clone()
+                    waiting[parent] -= 1
+                    if not waiting[parent]:
+                        done.append(parent)
+            if done:
+                counts = torch.cat([batch.counts, torch.stack([sums.pop(parent) for parent in done])])
+                batch = CountedRows((*batch.indices, *done), counts, batch.bins)
+            yield batch
+
+
+def count_components(pieces: Mapping[int, Sequence[Tensor]], rows_at_once: int = ROWS_AT_ONCE) -> Iterator[CountedRows]:
+    """Counts |w| of components, in batches of a bounded number of rows, grouped by device and dtype.
+
+    Args:
+        pieces: By index the elements of each component, in one or several tensors; without any, it gets no row.
+        rows_at_once: How many rows to count together.
+
+    >>> from torch import nn
+    >>> from weibull_monitor.model.components import discover_components
+    >>> model = nn.ModuleDict({"attn": nn.ModuleDict({"qkv": nn.Linear(8, 24), "proj": nn.Linear(8, 8)})})
+    >>> found, weights = discover_components(model), dict(model.named_parameters())
+    >>> sums = Sums(found)
+    >>> def pieces(c):
+    ...     return [c.part.select(weights[c.parameter]) if c.part else weights[c.parameter]]
+    >>> [batch] = sums.complete(count_components({i: pieces(found[i]) for i in sums.read}))
+    >>> {found[i].name: int(row.sum()) for i, row in zip(batch.indices, batch.counts)}  # doctest: +NORMALIZE_WHITESPACE
+    {'attn.qkv.weight[q]': 64, 'attn.qkv.weight[k]': 64, 'attn.qkv.weight[v]': 64, 'attn.proj.weight': 64,
+     'attn.qkv.weight': 192}
+    """
+    groups: dict[tuple[torch.device, torch.dtype], list[int]] = {}
+    for index, here in pieces.items():
+        if here:
+            groups.setdefault((here[0].device, here[0].dtype), []).append(index)
+    for (_, dtype), members in groups.items():
+        bins = bins_of(dtype)
+        for start in range(0, len(members), rows_at_once):
+            batch = members[start : start + rows_at_once]
+            flat = [(row, piece) for row, index in enumerate(batch) for piece in pieces[index]]
+            counts = count_magnitudes([piece.detach() for _, piece in flat], bins, [row for row, _ in flat])
+            yield CountedRows(tuple(batch), counts, bins)
+
+
+def _makes_up(components: Sequence[Component]) -> dict[int, tuple[int, ...]]:
+    """For every component that is counted the components whose rows it is added to: those that their pieces make up."""
+    place = {
+        (component.parameter, component.part.label if component.part else ""): index
+        for index, component in enumerate(components)
+    }
+    pieces: dict[int, list[int]] = {}
+    above: dict[int, int] = {}
+    for index, component in enumerate(components):
+        if component.part is None:
+            continue
+        parent = place.get((component.parameter, component.part.within))
+        if parent is not None:
+            above[index] = parent
+            pieces.setdefault(parent, []).append(index)
+    made_up = {
+        parent
+        for parent, members in pieces.items()
+        if sum(components[i].numel for i in members) == components[parent].numel
+    }
+    out: dict[int, tuple[int, ...]] = {}
+    for index in range(len(components)):
+        if index in made_up:
+            continue
+        chain, at = [], index
+        while at in above and above[at] in made_up:
+            at = above[at]
+            chain.append(at)
+        if chain:
+            out[index] = tuple(chain)
+    return out

@@ -1,0 +1,22 @@
+"""Which matrices a model has, and what each is."""
+
+from weibull_monitor.model.components.attention import AttentionType as AttentionType
+from weibull_monitor.model.components.attention import attention_types as attention_types
+from weibull_monitor.model.components.component import CLASS_OF_KIND as CLASS_OF_KIND
+from weibull_monitor.model.components.component import Component as Component
+from weibull_monitor.model.components.component import Discovery as Discovery
+from weibull_monitor.model.components.component import Skipped as Skipped
+from weibull_monitor.model.components.discover import Resolution as Resolution
+from weibull_monitor.model.components.discover import discover as discover
+from weibull_monitor.model.components.discover import discover_components as discover_components
+from weibull_monitor.model.components.experts import ExpertSummary as ExpertSummary
+from weibull_monitor.model.components.experts import distinct as distinct
+from weibull_monitor.model.components.experts import representatives as representatives
+from weibull_monitor.model.components.experts import summarise_experts as summarise_experts
+from weibull_monitor.model.components.experts import without_single_experts as without_single_experts
+from weibull_monitor.model.components.part import Part as Part
+from weibull_monitor.model.components.table import coverage as coverage
+from weibull_monitor.model.components.table import render as render
+from weibull_monitor.model.components.wording import by_reason as by_reason
+from weibull_monitor.model.components.wording import differs as differs
+from weibull_monitor.model.components.wording import nothing_to_measure as nothing_to_measure

@@ -1,0 +1,128 @@
+"""What kind of attention a model has, told from its matrices and its modules: expectations of k depend on it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from torch import nn
+
+from weibull_monitor.model.components.component import Component
+from weibull_monitor.model.components.heads import heads_of
+
+Sharing = Literal["MHA", "GQA", "MQA", "MLA", "unknown"]
+_QK_NORM: Final = r"(?:^|_)(?:q|k|qk|query|key)_?(?:layer)?_?norm|^norm_[qk]$|^[qk]_layernorm$|^ln_[qk]$"
+
+
+@dataclass(frozen=True)
+class AttentionType:
+    """One kind of attention that a model has.
+
+    Attributes:
+        tower: Path of the list of blocks that it stands in.
+        sharing: ``MHA`` (a key for every query head), ``GQA`` (groups share one), ``MQA`` (all share one), ``MLA`` (keys and
+            values are made of a latent), or ``unknown``.
+        query_heads: Number of query heads, or None.
+        key_value_heads: Number of heads of keys and values, or None.
+        head_size: Features of a head's query, or None.
+        qk_norm: Whether queries and keys are normalised before they meet.
+        fused: Whether q, k and v (or k and v) are stored as one matrix.
+        cross: Whether it is cross-attention.
+        gated: Whether its output passes a gate.
+        blocks: In how many blocks it stands.
+    """
+
+    tower: str
+    sharing: Sharing
+    query_heads: int | None
+    key_value_heads: int | None
+    head_size: int | None
+    qk_norm: bool
+    fused: bool
+    cross: bool
+    gated: bool
+    blocks: int
+
+    def __str__(self) -> str:
+        heads = f" {self.query_heads}/{self.key_value_heads} heads" if self.query_heads else ""
+        size = f" of {self.head_size}" if self.head_size else ""
+        extras = [w for w, there in (("qk-norm", self.qk_norm), ("fused", self.fused), ("gated", self.gated)) if there]
+        cross = "cross " if self.cross else ""
+        return f"{cross}{self.sharing}{heads}{size}{''.join(', ' + e for e in extras)} ({self.blocks} blocks)"
+
+
+def attention_types(model: nn.Module, components: Iterable[Component]) -> tuple[AttentionType, ...]:
+    """Every kind of attention in a model, from the shapes of its matrices, its modules and its configuration.
+
+    Args:
+        model: The model that the components were found in.
+        components: Its components.
+
+    >>> from weibull_monitor.model.components import discover_components
+    >>> layer = nn.TransformerEncoderLayer(64, 4)
+    >>> print(*attention_types(layer, discover_components(layer)))
+    MHA 4/4 heads of 16, fused (1 blocks)
+    """
+    modules = dict(model.named_modules())
+    groups: dict[str, dict[str, Component]] = {}
+    for component in components:
+        if component.kind.startswith("attn_") and (component.part is None or component.kind == "attn_gate"):
+            path = _attention_path(component.parameter, modules)
+            groups.setdefault(path, {}).setdefault(component.kind, component)
+    counted: dict[AttentionType, int] = {}
+    for path, by_kind in groups.items():
+        if by_kind.keys() & {"attn_q", "attn_qkv", "attn_q_b", "attn_qk"}:
+            one = _type(path, by_kind, modules, model)
+            counted[one] = counted.get(one, 0) + 1
+    return tuple(AttentionType(**{**vars(one), "blocks": n}) for one, n in counted.items())
+
+
+def _attention_path(parameter: str, modules: dict[str, nn.Module]) -> str:
+    """The module that holds all of an attention: the outermost of those called so within a block."""
+    segments = parameter.split(".")[:-1]
+    owner = ".".join(segments)
+    if isinstance(modules[owner], nn.MultiheadAttention):
+        return owner
+    parent = ".".join(segments[:-1])
+    above = parent.rpartition(".")[0]  # BERT: attention.self.query and attention.output.dense
+    inner = parent.rpartition(".")[2]
+    return above if inner in ("self", "attention", "output") and re.search("att", above.rpartition(".")[2]) else parent
+
+
+def _type(path: str, by_kind: dict[str, Component], modules: dict[str, nn.Module], model: nn.Module) -> AttentionType:
+    unit = modules.get(path, model)
+    segments = path.split(".")
+    above = [modules[".".join(segments[:n])] for n in range(len(segments), 0, -1)]
+    heads = heads_of(unit, [m.config for m in (*above, model) if hasattr(m, "config")])
+    any_one = next(c for kind, c in by_kind.items() if kind != "attn_gate")
+    query, key = by_kind.get("attn_q"), by_kind.get("attn_k")
+    sharing: Sharing = "unknown"
+    count = kv = size = None
+    if by_kind.keys() & {"attn_kv_a", "attn_kv_b"}:
+        sharing = "MLA"
+        if heads is not None:
+            count, kv = heads.query, heads.query
+    elif heads is not None:
+        count, kv, size = heads.query, heads.key_value, heads.size
+        if query is not None and size is None and query.shape[0] % count == 0:
+            size = query.shape[0] // count
+        if key is not None and size and len(key.shape) == 2 and key.shape[0] % size == 0:
+            kv = key.shape[0] // size  # shapes before words
+        sharing = "MHA" if kv == count else "MQA" if kv == 1 else "GQA"
+    elif query is not None and key is not None and len(query.shape) == len(key.shape) == 2:
+        sharing = "MHA" if query.shape[0] == key.shape[0] else "GQA"
+    names = [name for _, module in unit.named_modules() for name, _ in module.named_children()]
+    return AttentionType(
+        tower=any_one.tower,
+        sharing=sharing,
+        query_heads=count,
+        key_value_heads=kv,
+        head_size=size,
+        qk_norm=any(re.search(_QK_NORM, name) for name in names),
+        fused=bool(by_kind.keys() & {"attn_qkv", "attn_kv", "attn_qk"}),
+        cross=any_one.cross,
+        gated="attn_gate" in by_kind,
+        blocks=0,
+    )

@@ -1,0 +1,122 @@
+"""What a component is: one logical weight matrix, its kind and its class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import torch
+
+from weibull_monitor.model.components.part import Part
+
+ComponentClass = Literal["selection", "transmission", "mixed", "none"]
+
+CLASS_OF_KIND: Final[dict[str, ComponentClass]] = {
+    # W_q and W_k: k leaves the band, the further the more specialised they become.
+    "attn_q": "selection",
+    "attn_k": "selection",
+    "attn_q_b": "selection",
+    # Attention output and feed-forward: k stays in a narrow band.
+    "attn_o": "transmission",
+    "ffn_gate": "transmission",
+    "ffn_up": "transmission",
+    "ffn_down": "transmission",
+    "ffn_gate_up": "transmission",
+    "ffn_in": "transmission",
+    "ffn_out": "transmission",
+    # Fused storage that holds both.
+    "attn_qkv": "mixed",
+    "attn_kv": "mixed",
+    "attn_qk": "mixed",
+    "attn_kv_b": "mixed",
+    # Neither.
+    "attn_v": "none",
+    "attn_q_a": "none",
+    "attn_kv_a": "none",
+    "attn_gate": "none",
+    "router": "none",
+    "mixer": "none",
+    "embedding": "none",
+    "lm_head": "none",
+    "adapter": "none",
+    "other": "none",
+}
+"""Every kind and its class: T. Ding, arXiv:2605.18898 (2026), and the kinds that it does not name."""
+
+
+@dataclass(frozen=True)
+class Component:
+    """One logical weight matrix of a model. Holds no weights.
+
+    Attributes:
+        name: Its clean name: the parameter's path without the prefixes of wrappers; of a part of a stored parameter, with
+            a suffix in brackets.
+        kind: One of `CLASS_OF_KIND`.
+        block: Index of the transformer block, or None outside of blocks.
+        expert: Index of the expert, or None.
+        cross: Whether it belongs to cross-attention.
+        shape: Shape of the matrix.
+        dtype: Dtype of its storage.
+        trainable: Whether the parameter required a gradient at discovery.
+        parameter: The parameter's name in ``model.named_parameters()``, wrappers included.
+        part: Which elements of that parameter it is made of; None for all of them.
+        tower: Path of the list of blocks that it stands in, such as ``vision_tower.encoder.layers``; empty outside of blocks.
+        why: Of a component of the kind ``other``: why it is none of the kinds that have a name.
+    """
+
+    name: str
+    kind: str
+    block: int | None
+    expert: int | None
+    cross: bool
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    trainable: bool
+    parameter: str
+    part: Part | None = None
+    tower: str = ""
+    why: str = ""
+
+    @property
+    def component_class(self) -> ComponentClass:
+        """``selection``, ``transmission``, ``mixed`` or ``none``."""
+        return CLASS_OF_KIND[self.kind]
+
+    @property
+    def label(self) -> str:
+        """The kind as metric keys spell it: ``cross_attn_q`` for the ``attn_q`` of a cross-attention."""
+        return f"cross_{self.kind}" if self.cross else self.kind
+
+    @property
+    def numel(self) -> int:
+        """Number of elements."""
+        size = 1
+        for n in self.shape:
+            size *= n
+        return size
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A matrix that is not measured, and why."""
+
+    name: str
+    reason: str
+    numel: int
+
+
+@dataclass(frozen=True)
+class Discovery:
+    """Everything that was found in a model: what is measured and what is not.
+
+    Attributes:
+        components: What is measured, the parts of a parameter after the parameter itself.
+        skipped: What cannot be measured.
+        elements: Elements of all parameters of the model, each once.
+        vectors: Elements of parameters with fewer than two dimensions, which are no matrices.
+    """
+
+    components: tuple[Component, ...]
+    skipped: tuple[Skipped, ...]
+    elements: int = 0
+    vectors: int = 0

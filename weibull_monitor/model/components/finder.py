@@ -1,0 +1,29 @@
+"""The components of a model, as the user asked for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Literal
+
+from torch import nn
+
+from weibull_monitor.model.components import Discovery, Resolution, discover, without_single_experts
+
+MAX_COMPONENTS = 2_000
+"""More components than this are measured only when asked for: a sample of them is a line of 200 kB in the history."""
+
+
+def finder(
+    kinds: Mapping[str, str] | None,
+    include: str | Iterable[str] | None,
+    exclude: str | Iterable[str] | None,
+    resolution: Resolution | Literal["auto"],
+) -> Callable[[nn.Module], Discovery]:
+    """Finds the components of a model, with the monitor's options."""
+
+    def find(model: nn.Module) -> Discovery:
+        if resolution != "auto":
+            return discover(model, kinds, include, exclude, resolution)
+        return without_single_experts(discover(model, kinds, include, exclude), MAX_COMPONENTS)
+
+    return find

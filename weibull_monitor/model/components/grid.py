@@ -1,0 +1,64 @@
+"""Blocks × kinds: a column of a sample laid out as a table, for heatmaps and tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from statistics import median
+
+from weibull_monitor.model.components import Component, representatives
+
+OUTSIDE = "–"
+"""The row of matrices that stand outside of blocks."""
+
+
+@dataclass(frozen=True)
+class BlockGrid:
+    """Which components stand in which cell.
+
+    Attributes:
+        kinds: The columns: labels of kinds, in the order of the model.
+        blocks: The rows: block indices, with the tower's path before them where a model has several; `OUTSIDE` comes last.
+        cells: For each row and column the names of the components there; several for the experts of a block.
+    """
+
+    kinds: tuple[str, ...]
+    blocks: tuple[str, ...]
+    cells: tuple[tuple[tuple[str, ...], ...], ...]
+
+    def values(self, by_name: Mapping[str, float]) -> list[list[float | None]]:
+        """A value for each row and column: the median over the components of the cell that have one, else None.
+
+        Args:
+            by_name: A value for each component, such as `RecordedSnapshot.values` gives.
+        """
+        return [[_median([by_name[n] for n in names if n in by_name]) for names in row] for row in self.cells]
+
+
+def grid_of(components: Iterable[Component]) -> BlockGrid:
+    """Lays components out.
+
+    >>> import torch
+    >>> from weibull_monitor.model.components import discover_components
+    >>> grid = grid_of(discover_components(torch.nn.TransformerEncoder(torch.nn.TransformerEncoderLayer(8, 2, 16), 2)))
+    >>> grid.kinds, grid.blocks
+    (('attn_qkv', 'attn_q', 'attn_k', 'attn_v', 'attn_o', 'ffn_in', 'ffn_out'), ('0', '1'))
+    """
+    shown = representatives(tuple(components))
+    towers = list(dict.fromkeys(c.tower for c in shown if c.block is not None))
+    kinds = list(dict.fromkeys(c.label for c in shown))
+    rows = sorted({(towers.index(c.tower), c.block) for c in shown if c.block is not None})
+    labels = [f"{towers[tower]} {block}" if len(towers) > 1 else str(block) for tower, block in rows]
+    places: dict[tuple[int, int] | None, int] = {row: place for place, row in enumerate(rows)}
+    if any(c.block is None for c in shown):
+        places[None] = len(rows)
+        labels.append(OUTSIDE)
+    cells: list[list[list[str]]] = [[[] for _ in kinds] for _ in labels]
+    for c in shown:
+        row = places[None if c.block is None else (towers.index(c.tower), c.block)]
+        cells[row][kinds.index(c.label)].append(c.name)
+    return BlockGrid(tuple(kinds), tuple(labels), tuple(tuple(tuple(names) for names in row) for row in cells))
+
+
+def _median(values: list[float]) -> float | None:
+    return float(median(values)) if values else None

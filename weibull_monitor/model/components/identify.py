@@ -1,0 +1,197 @@
+"""What a matrix is: its kind, from where it stands, what stands beside it, and last from its name. Reads no weights."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from torch import nn
+
+from weibull_monitor.model.components.feed_forward import Sibling, roles
+from weibull_monitor.model.components.names import ADAPTER, CROSS, SELF, Place, kind_by_name
+from weibull_monitor.model.components.tree import Leaf, is_block, place_of
+
+WHY: Final[Mapping[str, str]] = {
+    "norm": "part of a normalisation or of a residual mixing",
+    "indexer": "sparse-attention indexer: chooses what is attended to, makes no query, key or value of the attention",
+    "outside": "head, pooler or projector: outside of the transformer blocks",
+    "attention": "attention, but none of query, key, value, gate and output",
+    "ffn": "feed-forward block, but none of gate, up, down, in and out",
+    "block": "in a block, but neither attention nor feed-forward",
+    "anywhere": "outside of attention, feed-forward blocks and mixers",
+    "bias": "a bias or scale of several dimensions, not a matrix",
+    "conv": "convolution, of a stem or of a convolutional network",
+}
+"""Why a matrix is ``other``, by where it stands."""
+
+_EMBEDS: Final = r"^(?!class|bbox).*embed|^rel_pos"
+_SHARED_GATE: Final = ("shared_expert_gate", "shared_experts_gate")
+
+
+def kinds(leaves: Sequence[Leaf], lm_head: nn.Module | None = None) -> list[tuple[str, str]]:
+    """The kind of every matrix, and for ``other`` the reason.
+
+    Args:
+        leaves: All matrices of the model: siblings are looked at together.
+        lm_head: The module that makes the logits, where the model says which it is.
+    """
+    found: list[tuple[str, str] | None] = [_alone(leaf, lm_head) for leaf in leaves]
+    units: dict[str, list[int]] = defaultdict(list)
+    for index, leaf in enumerate(leaves):
+        if found[index] is None:
+            units[leaf.unit].append(index)
+    for members in units.values():
+        for index, kind in zip(members, _together([leaves[i] for i in members]), strict=True):
+            found[index] = kind
+    return [kind or ("other", WHY["anywhere"]) for kind in found]
+
+
+def _alone(leaf: Leaf, lm_head: nn.Module | None) -> tuple[str, str] | None:
+    """The kind of a matrix that needs no look at its siblings."""
+    if re.search(ADAPTER, leaf.name):
+        return "adapter", ""
+    if isinstance(leaf.owner, nn.Embedding):
+        return "embedding", ""
+    if lm_head is not None and leaf.owner is lm_head:
+        return "lm_head", ""
+    if leaf.paths[-1].endswith(_SHARED_GATE):
+        return "router", ""
+    if leaf.place == "mixer" or (leaf.place == "router" and "bias" not in leaf.attribute):
+        return leaf.place, ""
+    if _is_vector(leaf):
+        return _named(leaf, "anywhere") or ("other", WHY["bias"])
+    if leaf.place in ("norm", "indexer"):
+        return "other", WHY[leaf.place]
+    if leaf.place in ("outside", "anywhere"):
+        return _named(leaf, "anywhere") or ("other", WHY["conv" if leaf.tensor.dim() > 2 else leaf.place])
+    return None
+
+
+def _together(siblings: Sequence[Leaf]) -> list[tuple[str, str]]:
+    """The kinds of the matrices of one attention, one feed-forward block, or one block that holds them itself."""
+    place = siblings[0].place
+    if place == "attention":
+        return _attention(siblings)
+    found: list[tuple[str, str]] = []
+    named = [next((path for path in leaf.paths if kind_by_name(path, place)), leaf.paths[-1]) for leaf in siblings]
+    shapes = _features(siblings)
+    takes_part = [
+        not _depthwise(leaf) and (place == "ffn" or kind_by_name(path, place) is not None)
+        for leaf, path in zip(siblings, named, strict=True)
+    ]
+    block = iter(
+        roles([Sibling(named[i], *shapes[i]) for i in range(len(siblings)) if takes_part[i]], place)
+        if any(takes_part)
+        else []
+    )
+    for leaf, takes in zip(siblings, takes_part, strict=True):
+        kind = next(block) if takes else None
+        if kind is None and _depthwise(leaf) and (place == "ffn" or _holds_feed_forward(leaf.unit_module)):
+            kind = "mixer"
+        found.append((kind, "") if kind else _named(leaf, "anywhere") or ("other", WHY[place]))
+    return found
+
+
+def _attention(siblings: Sequence[Leaf]) -> list[tuple[str, str]]:
+    found = [_named(leaf, "attention") for leaf in siblings]
+    names = {kind[0] for kind in found if kind}
+    out: list[tuple[str, str]] = []
+    for leaf, kind in zip(siblings, found, strict=True):
+        shape = leaf.tensor.shape
+        if _depthwise(leaf):
+            kind = ("mixer", "")
+        elif kind is not None and kind[0] == "attn_qkv" and "attn_q" in names:
+            kind = ("attn_kv", "")  # the query has a matrix of its own: GPT-2's cross-attention
+        elif kind is None and len(siblings) == 2 and len(shape) == 2:
+            other = siblings[0] if leaf is siblings[1] else siblings[1]
+            if max(shape) > min(shape) and other.tensor.dim() == 2 and max(other.tensor.shape) == min(shape):
+                kind = ("attn_qkv", "")
+        out.append(kind or _named(leaf, "anywhere") or ("other", WHY["attention"]))
+    return out
+
+
+def _named(leaf: Leaf, place: Place) -> tuple[str, str] | None:
+    """The kind that a matrix's name stands for at a place; nearer names only where they say what the farther does not."""
+    for path in leaf.paths:
+        kind = kind_by_name(path, place)
+        if kind == "lm_head" and path is not leaf.paths[-1]:
+            continue  # BERT's prediction head, whose other matrix is tied to the embedding
+        if (
+            kind == "embedding"
+            and isinstance(leaf.owner, nn.Linear)
+            and not re.search(_EMBEDS, path.rpartition(".")[2])
+        ):
+            continue
+        if kind:
+            return kind, ""
+    return None
+
+
+def _is_vector(leaf: Leaf) -> bool:
+    """Whether a parameter of several dimensions is a bias, a scale or a list of them."""
+    if leaf.attribute != "weight" and ("bias" in leaf.attribute or leaf.attribute.startswith("b_")):
+        return True
+    return leaf.tensor.numel() == max(leaf.tensor.shape)
+
+
+def _depthwise(leaf: Leaf) -> bool:
+    shape = leaf.tensor.shape
+    return len(shape) > 2 and shape[1] == 1 and isinstance(leaf.owner, nn.modules.conv._ConvNd)
+
+
+def _holds_feed_forward(block: nn.Module) -> bool:
+    return any(place_of(n, m) == "ffn" or kind_by_name(n, "block") for n, m in block.named_children())
+
+
+def _features(siblings: Sequence[Leaf]) -> list[tuple[int, int]]:
+    """(features out, features in) of each matrix of a feed-forward block, whichever axis is stored first."""
+    out = []
+    for leaf in siblings:
+        shape = tuple(leaf.tensor.shape)
+        if isinstance(leaf.owner, nn.modules.conv._ConvNd):
+            out.append((shape[0], shape[1]))
+        elif input_first(leaf.owner, [tuple(s.tensor.shape) for s in siblings]):
+            out.append((shape[-1], shape[-2]))
+        else:
+            out.append((shape[-2], shape[-1]))
+    return out
+
+
+def input_first(owner: nn.Module, shapes: Sequence[tuple[int, ...]] = ()) -> bool:
+    """Whether a module stores its matrix as (in, out), as GPT-2's Conv1D and some experts do, and not as (out, in)."""
+    if type(owner).__name__ == "Conv1D":
+        return True
+    stated = getattr(owner, "is_transposed", None)
+    if isinstance(stated, bool):
+        return stated
+    if len(shapes) == 2 and all(
+        len(shape) == 3 for shape in shapes
+    ):  # the one that fits: the second reads what the first makes
+        (_, a, b), (_, c, d) = shapes
+        return b in (c, 2 * c) and a == d and not (a in (d, 2 * d) and b == c)
+    return False
+
+
+def is_cross(leaf: Leaf, siblings: Mapping[str, Leaf]) -> bool:
+    """Whether an attention matrix belongs to cross-attention: its keys come from another sequence than its queries.
+
+    By what the attention says of itself, by keys that read another width than queries do, and by the names of what it stands in.
+    """
+    if getattr(leaf.unit_module, "is_cross_attention", False) is True:
+        return True
+    query, key = siblings.get("attn_q"), siblings.get("attn_k") or siblings.get("attn_kv")
+    if query is not None and key is not None and not input_first(query.owner) and not input_first(key.owner):
+        widths = query.tensor.shape, key.tensor.shape
+        if all(len(width) == 2 for width in widths) and widths[0][1] != widths[1][1]:
+            return True
+    above = leaf.above if leaf.above else ()
+    for name, module in reversed(above):
+        if re.search(SELF, name):
+            return False
+        if re.search(CROSS, name) or re.search(CROSS, type(module).__name__):
+            return True
+        if is_block(name, module):
+            return False
+    return False

@@ -1,0 +1,99 @@
+"""Whether a tensor's values can be read as floats where they are. Quantised storage is named and skipped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+MANTISSA: dict[torch.dtype, int] = {torch.float32: 23, torch.bfloat16: 7, torch.float16: 10, torch.float64: 52}
+"""Mantissa bits of every dtype that can be counted."""
+for _name, _bits in (("e4m3fn", 3), ("e5m2", 2), ("e4m3fnuz", 3), ("e5m2fnuz", 2)):
+    if _fp8 := getattr(torch, f"float8_{_name}", None):
+        MANTISSA[_fp8] = _bits
+
+
+def unsupported(tensor: Tensor, ignore_values: bool = False) -> str:
+    """Why a tensor cannot be measured; empty if it can.
+
+    Args:
+        tensor: Any tensor. None of its values is read.
+        ignore_values: Whether a tensor that could be measured will do, though it has no values now: on the meta device, or empty.
+
+    >>> unsupported(torch.zeros(2, dtype=torch.int8))
+    'its dtype is int8, not a float that can be counted'
+    """
+    if tensor.is_meta and not ignore_values:
+        return "it is on the meta device and has no values yet"
+    if tensor.layout != torch.strided:
+        return f"its layout is {str(tensor.layout).removeprefix('torch.')}"
+    if tensor.dtype not in MANTISSA:
+        return f"its dtype is {str(tensor.dtype).removeprefix('torch.')}, not a float that can be counted"
+    if tensor.numel() == 0 and not ignore_values:
+        return "it has no elements"
+    return ""
+
+
+_TENSOR_LIBRARIES: Final = {
+    "bitsandbytes": "bitsandbytes",
+    "torchao": "torchao",
+    "hqq": "HQQ",
+    "optimum": "optimum-quanto",
+    "fbgemm_gpu": "FBGEMM",
+}
+"""Packages whose tensor classes hold quantised values."""
+_MODULE_LIBRARIES: Final = {
+    "gptqmodel": "GPTQ",
+    "auto_gptq": "GPTQ",
+    "awq": "AWQ",
+    "autoawq": "AWQ",
+    "aqlm": "AQLM",
+    "eetq": "EETQ",
+    "compressed_tensors": "compressed-tensors",
+}
+"""Packages whose modules hold a packed matrix in buffers."""
+_BITS: Final = {"Params4bit": "4-bit", "Int8Params": "8-bit"}
+
+
+def storage_problem(tensor: Tensor) -> str | None:
+    """Why the values of a parameter are not all here as plain floats, or None."""
+    module, name = type(tensor).__module__, type(tensor).__name__
+    library = _TENSOR_LIBRARIES.get(module.partition(".")[0])
+    if library is None and name in _BITS:
+        library = "bitsandbytes"
+    if library is not None:
+        bits = f" {_BITS[name]}" if name in _BITS else ""
+        return f"its storage is quantised ({library}{bits}, {name})"
+    return None
+
+
+def unreadable(tensor: Tensor) -> str:
+    """Why a parameter's values are no floats that can be counted; empty if they are. Reads none of them.
+
+    >>> import torch
+    >>> unreadable(torch.zeros(2, 2, dtype=torch.int8)), unreadable(torch.zeros(2, 2, device="meta"))
+    ('its dtype is int8, not a float that can be counted', '')
+    """
+    if tensor.is_quantized:
+        return "its storage is quantised (torch)"
+    return unsupported(tensor, ignore_values=True)
+
+
+def packed_buffers(model: nn.Module) -> Iterator[tuple[str, str, int]]:
+    """(name, reason, elements) of every matrix that a module keeps packed in a buffer, as GPTQ and AWQ do."""
+    for path, module in model.named_modules():
+        packed = module._buffers.get("qweight", module._buffers.get("weight_packed"))
+        if packed is None:
+            continue
+        library = next(
+            (label for package, label in _MODULE_LIBRARIES.items() if type(module).__module__.startswith(package)), ""
+        )
+        name = type(module).__name__
+        if not library:
+            known = ("AWQ", "GPTQ", "HQQ", "AQLM")
+            library = next((label for label in known if label.lower() in name.lower()), "packed integers")
+        rows, columns = getattr(module, "in_features", None), getattr(module, "out_features", None)
+        numel = rows * columns if isinstance(rows, int) and isinstance(columns, int) else packed.numel()
+        yield f"{path}.qweight", f"its storage is quantised ({library}, {name})", numel

@@ -1,0 +1,139 @@
+"""What is drawn over the steps: classes and kinds, exact, with what is published of them and where the law says they go."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from weibull_monitor.analysis import ExpectedRange, expected_range, initialisation_of
+from weibull_monitor.analysis.diagnosis import Diagnosis
+from weibull_monitor.measure.weibull import anchors
+from weibull_monitor.model.components import Component, distinct, representatives
+from weibull_monitor.report.html.encoding import Array, Columns, error_of_median, floats, highest, lowest, median
+
+CLASSES = ("selection", "transmission")
+
+
+def classes(columns: Columns, diagnosis: Diagnosis | None) -> list[dict[str, Any]]:
+    """k of both classes over the samples, as ``weibull_class/…_k`` has it, with the published range and the anchor."""
+    found = []
+    for name in CLASSES:
+        at = _places(columns, [c for c in distinct(columns.components) if c.component_class == name])
+        if len(at):
+            k = columns["k"][:, at]
+            entry = {"name": name, "matrices": len(at), "k": floats(median(k)), "start": anchor(columns, at)}
+            entry |= {"low": floats(lowest(k)), "high": floats(highest(k)), "drift": floats(_drift(columns, at))}
+            found.append(entry | _published(name, diagnosis))
+    return found
+
+
+def kinds(columns: Columns, diagnosis: Diagnosis | None) -> list[dict[str, Any]]:
+    """k, λ and the law of every kind over the samples."""
+    shown = representatives(columns.components)
+    labels = list(dict.fromkeys(c.label for c in shown))
+    diagnosed = {kind.median.kind: kind for kind in diagnosis.kinds} if diagnosis else {}
+    found = []
+    for label in labels:
+        members = [c for c in shown if c.label == label]
+        at = _places(columns, members)
+        entry = {"name": label, "class": members[0].component_class, "matrices": len(at)}
+        entry |= {"k": _band(columns, "k", at), "lambda": _band(columns, "lambda", at), "start": anchor(columns, at)}
+        entry |= {"r2": floats(lowest(columns["r2"][:, at])), "drift": floats(_drift(columns, at))}
+        entry |= _published(label, diagnosis) | {"law": law(columns, at)}
+        if result := diagnosed.get(label):
+            entry |= {"verdict": result.verdict, "regime": result.result.regime, "severity": result.result.severity}
+        found.append(entry)
+    return found
+
+
+def law(columns: Columns, at: Array) -> dict[str, Any] | None:
+    """Where a kind stands on the scaling law: medians over its matrices; None where no sample has √I.
+
+    ``covered`` says whether the law is for it: for matrices of attention and of feed-forward layers (docs/scaling.md).
+
+    ``line`` is λ if c had always been what it is at the last sample, √(λ_0²·exp(-2S) + c²·I): how far the curve keeps to it
+    says how constant c was.
+    """
+    root = columns["effective"][:, at]
+    if not np.isfinite(root).any():
+        return None
+    spent, scale = columns["t_over_tau"][:, at], columns["lambda"][:, at]
+    first = scale[0] if columns.history.baseline else np.full(len(at), np.nan)
+    kept = first**2 * np.exp(-2.0 * np.nan_to_num(spent))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratio = np.sqrt(scale**2 - kept) / root
+        now = ratio[-1]
+        line = np.sqrt(kept + now**2 * np.nan_to_num(root) ** 2)
+    ratio[~np.isfinite(ratio)] = np.nan
+    c = median(now[np.newaxis])[0]
+    one = columns.components[at[0]]
+    ends = {end: floats(median(columns[f"lambda_forecast{end}"][:, at])) for end in ("", "_low", "_high")}
+    return {
+        "root": floats(median(np.where(np.isfinite(scale), np.nan_to_num(root), np.nan))),
+        "spent": floats(median(spent)),
+        "ratio": floats(median(ratio)),
+        "c": float(c) if np.isfinite(c) else None,
+        "line": floats(median(line)),
+        "forecast": ends[""],
+        "low": ends["_low"],
+        "high": ends["_high"],
+        "covered": one.component_class != "none" or one.kind.startswith("attn_"),
+        "foretold": bool(np.isfinite(columns["lambda_forecast"][-1, at]).any()),
+    }
+
+
+def anchor(columns: Columns, at: Array) -> dict[str, Any] | None:
+    """The initialisation that these matrices began with, by their baseline; None without one, or where it is like none."""
+    if columns.history.baseline is None:
+        return None
+    start = median(columns["k"][:1, at])[0]
+    if not np.isfinite(start) or start <= 0:
+        return None
+    name = initialisation_of(float(start))
+    like = anchors()[name].k
+    return {"name": called(name), "k": like} if abs(start / like - 1.0) < 0.01 else None
+
+
+def called(initialisation: str) -> str:
+    """The name of an anchor in words.
+
+    >>> called("truncated_normal_2"), called("normal")
+    ('normal (cut at 2σ)', 'normal')
+    """
+    return f"normal (cut at {initialisation[-1]}σ)" if initialisation.startswith("truncated") else initialisation
+
+
+def _band(columns: Columns, column: str, at: Array) -> dict[str, str]:
+    values = columns[column][:, at]
+    relative = columns["k_se"][:, at] / columns["k"][:, at]
+    normal = anchors()["normal"]
+    error = relative * values * (normal.lambda_noise / normal.k_noise if column == "lambda" else 1.0)
+    return {
+        "median": floats(median(values)),
+        "low": floats(lowest(values)),
+        "high": floats(highest(values)),
+        "se": floats(error_of_median(error)),
+    }
+
+
+def _drift(columns: Columns, at: Array) -> Array:
+    k = columns["k"][:, at]
+    if columns.history.baseline is None:
+        return np.full(len(k), np.nan)
+    return 100.0 * (median(k / k[0]) - 1.0)
+
+
+def _published(of: str, diagnosis: Diagnosis | None) -> dict[str, Any]:
+    known = expected_range(of, diagnosis.sample.attention if diagnosis else None)
+    return {"published": _range(known)} if known else {}
+
+
+def _range(known: ExpectedRange) -> dict[str, Any]:
+    return {"low": known.low, "high": known.high, "models": known.models}
+
+
+def _places(columns: Columns, members: Sequence[Component]) -> Array:
+    index = {component.name: place for place, component in enumerate(columns.components)}
+    return np.array([index[c.name] for c in members], dtype=np.intp)

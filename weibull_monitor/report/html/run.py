@@ -1,0 +1,162 @@
+"""One run as plain data: what the page draws of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from weibull_monitor.analysis.diagnosis import Diagnosis, diagnose
+from weibull_monitor.errors import ConfigurationError
+from weibull_monitor.history.record import History
+from weibull_monitor.model.components import summarise_experts
+from weibull_monitor.model.components.grid import grid_of
+from weibull_monitor.report.html import run_facts as facts
+from weibull_monitor.report.html.alerts import intervals
+from weibull_monitor.report.html.curves import classes, kinds
+from weibull_monitor.report.html.encoding import Columns, integers
+
+FRAMES: Final = 160
+"""Samples that the heatmap's slider stops at, and that each single matrix has values of; curves per kind have all samples."""
+FEWEST: Final = 24
+SERIES_BYTES: Final = 2_500_000
+"""What the values of all single matrices may take before they are encoded, over all runs of a page."""
+PLOT_BYTES: Final = 1_500_000
+"""The same of probability plots."""
+SERIES: Final = ("k", "lambda", "r2")
+NEIGHBOURS: Final = 6
+ODD: Final = 20
+
+
+def run_data(name: str, history: History, share: float = 1.0) -> dict[str, Any]:
+    """What the page draws of one run, as JSON can hold it.
+
+    Args:
+        name: What the run is called.
+        history: Its history.
+        share: Which part of the page's size it may take.
+
+    Returns:
+        Names, numbers, and arrays as `weibull_monitor.report.html.encoding` encodes them; steps are optimizer steps.
+    """
+    alerts = intervals(history.alerts)
+    columns = Columns(history) if history.snapshots and history.components else None
+    data: dict[str, Any] = {"name": name, "facts": facts.facts(history, columns), "alerts": alerts}
+    data["steps"] = [snapshot.step for snapshot in history.snapshots]
+    data["total"] = history.runs[-1].total_steps if history.runs else None
+    if columns is None:
+        return data | {"empty": "This run has no samples yet." if history.runs else "This history holds no run."}
+    diagnosis = _diagnosed(history)
+    data |= {"classes": classes(columns, diagnosis), "kinds": kinds(columns, diagnosis)}
+    data |= {"tiles": facts.tiles(columns, diagnosis, data["kinds"], alerts)}
+    data |= {"headline": facts.headline(diagnosis, alerts), "withheld": facts.withheld(history)}
+    data |= {"baseline": history.baseline is not None, "published": _published(diagnosis)}
+    data |= {"components": _components(history), "grid": _grid(history), "experts": _experts(history)}
+    plots = _plots(history, share)
+    frames = _frames(history, data["steps"], plots["steps"], share)
+    series = {column: integers(columns[column][frames]) for column in SERIES}
+    return data | {"plots": plots, "frames": frames, "series": series}
+
+
+def _diagnosed(history: History) -> Diagnosis | None:
+    try:
+        return diagnose(history)
+    except ConfigurationError:  # no matrix has a fit
+        return None
+
+
+def _components(history: History) -> list[dict[str, Any]]:
+    return [
+        {"name": c.name, "kind": c.label, "shape": list(c.shape), "dtype": str(c.dtype).removeprefix("torch.")}
+        | ({"expert": c.expert} if c.expert is not None else {})
+        for c in history.components
+    ]
+
+
+def _grid(history: History) -> dict[str, Any]:
+    """Blocks × kinds, each cell the places of its components in the list of them."""
+    grid = grid_of(history.components)
+    place = {component.name: i for i, component in enumerate(history.components)}
+    cells = [[[place[name] for name in names] for names in row] for row in grid.cells]
+    return {"kinds": list(grid.kinds), "blocks": list(grid.blocks), "cells": cells}
+
+
+def _experts(history: History) -> list[dict[str, Any]]:
+    """The groups of experts whose k lies widest apart at the last sample."""
+    groups = summarise_experts(history.components, history.snapshots[-1].values("k"))
+    widest = sorted(groups, key=lambda group: group.lowest - group.highest)[:ODD]
+    return [{name: getattr(group, name) for name in group.__dataclass_fields__} for group in widest]
+
+
+def _published(diagnosis: Diagnosis | None) -> dict[str, Any] | None:
+    if diagnosis is None:
+        return None
+    nearest = diagnosis.nearest
+    return {
+        "attention": str(diagnosis.sample.attention or "no self-attention"),
+        "like": bool(nearest.attention and nearest.attention.like),
+        "kinds": [
+            {
+                "kind": one.median.kind,
+                "matrices": one.median.matrices,
+                "k": one.median.k,
+                "se": one.median.se,
+                "expected": str(one.result.expected) if one.result.expected else None,
+                "models": one.result.expected.models if one.result.expected else None,
+                "verdict": one.verdict,
+                "position": one.result.position,
+                "drift": 100.0 * one.result.drift,
+                "severity": one.result.severity,
+                "regime": one.result.regime,
+            }
+            for one in (*diagnosis.kinds, *diagnosis.classes)
+        ],
+        "neighbours": [
+            {
+                "model": one.model.name,
+                "distance": one.distance,
+                "tokens": one.model.tokens,
+                "t_over_tau": one.model.t_over_tau,
+                "differences": [{"kind": d.kind, "here": d.here, "there": d.there, "z": d.z} for d in one.kinds],
+            }
+            for one in nearest.neighbours[:NEIGHBOURS]
+        ],
+        "odd": [{"name": odd.name, "k": odd.k, "r2": odd.r2, "why": odd.why} for odd in diagnosis.odd[:ODD]],
+        "more_odd": max(0, len(diagnosis.odd) - ODD),
+        "notes": list(diagnosis.notes),
+    }
+
+
+def _plots(history: History, share: float) -> dict[str, Any]:
+    """ln|w| at the recorded shares, of as many of the recorded steps as there is room for."""
+    recorded = [plot for plot in history.plots if plot.components == history.components and plot.levels]
+    recorded = [plot for plot in recorded if plot.levels == recorded[-1].levels]
+    if not recorded:
+        return {"steps": [], "levels": []}
+    levels, size = recorded[-1].levels, len(history.components)
+    room = int(share * PLOT_BYTES / (2 * size * len(levels)))
+    recorded = [recorded[i] for i in spread(len(recorded), max(2, room))]
+    nothing = [np.nan] * len(levels)
+    values = np.array([[nothing if row is None else row for row in plot.quantiles] for plot in recorded], dtype=float)
+    # One range for each matrix and step, so that a matrix that has grown a hundredfold is drawn as finely as before.
+    packed = integers(values.reshape(len(recorded) * size, len(levels)).T)
+    return {"steps": [plot.step for plot in recorded], "levels": list(levels)} | packed
+
+
+def _frames(history: History, steps: Sequence[int], kept: Iterable[int], share: float) -> list[int]:
+    """Places of the samples that single matrices have values of: evenly spread, and those of plots and alerts."""
+    room = int(share * SERIES_BYTES / (2 * len(SERIES) * len(history.components)))
+    place = {step: i for i, step in enumerate(steps)}
+    told = [place[alert.step] for alert in history.alerts[-FEWEST:] if alert.step in place]
+    wanted = [place[step] for step in kept if step in place]
+    return sorted({*spread(len(steps), min(FRAMES, max(FEWEST, room))), *wanted, *told})
+
+
+def spread(n: int, most: int) -> list[int]:
+    """Places of up to so many of n things, evenly spread, the first and the last among them.
+
+    >>> spread(5, 9), spread(10, 4)
+    ([0, 1, 2, 3, 4], [0, 3, 6, 9])
+    """
+    return sorted({int(i) for i in np.linspace(0, n - 1, min(n, most)).round()})

@@ -1,0 +1,239 @@
+"""What stands at the head of the page in words: facts of a run, a sentence, and the figures to see first."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from weibull_monitor.analysis.diagnosis import Diagnosis, KindDiagnosis
+from weibull_monitor.history.alert import SEVERITIES
+from weibull_monitor.history.reasons import EXPLANATION
+from weibull_monitor.history.record import History, RunRecord
+from weibull_monitor.model.components import AttentionType
+from weibull_monitor.report.html.curves import called
+from weibull_monitor.report.html.encoding import Columns
+
+NAMES = {"selection": "W_q and W_k", "feed-forward": "feed-forward matrices"}
+
+
+def facts(history: History, columns: Columns | None = None) -> list[tuple[str, str]]:
+    """What was run and how it was measured, as pairs of a label and a text.
+
+    Args:
+        history: The history.
+        columns: Its columns, if it has samples: the learning rates are among them.
+    """
+    if not history.runs:
+        return []
+    run, samples = history.runs[-1], history.snapshots
+    found = [("Model", _model(run)), ("Parameters", _number(run.model.get("parameters")))]
+    found += [("Checkpoints", str(run.model["source"]))] if run.model.get("source") else []
+    found += [("Attention", "; ".join(map(_attention, run.attention)) or "not recorded")]
+    found += [("Optimizer", "; ".join(map(_optimizer, run.optimizers)) or "none on record")]
+    found += [("Learning rate", rates)] if columns is not None and (rates := _rates(columns)) else []
+    found += [("Measured", _coverage(history)), ("Not measured", _skipped(run))]
+    if samples:
+        of = f" of {run.total_steps:,}" if run.total_steps else ""
+        found += [("Steps", f"{samples[-1].step:,}{of}"), ("Samples", _samples(history))]
+    found += [("Processes", str(run.world_size)), ("Cost of monitoring", _cost(history))]
+    resumed = [f"{one.resumed_from:,}" for one in history.runs if one.resumed_from]
+    found += [("Resumed at step", ", ".join(resumed))] if resumed else []
+    found += [("Began", _time(history.runs[0].started)), ("Fit", str(run.protocol.get("fit", "not recorded")))]
+    return [*found, ("weibull-monitor", run.version), ("History", str(history.path))]
+
+
+def tiles(
+    columns: Columns, diagnosis: Diagnosis | None, kinds: list[dict[str, Any]], alerts: list[dict[str, Any]]
+) -> list[dict[str, str]]:
+    """The figures to see first: ``label``, ``value``, ``detail`` and ``tone`` (``good``, ``plain``, ``warning``, ``bad``)."""
+    found = [_tile_of_class(one.median.kind, one) for one in diagnosis.classes] if diagnosis else []
+    if diagnosis is not None:
+        sample = diagnosis.sample
+        known = sample.t_over_tau is not None and diagnosis.training is not None
+        found.append(
+            {
+                "label": "T/τ",
+                "value": _significant(sample.t_over_tau) if known else "–",
+                "detail": f"training state: {diagnosis.training}"
+                if known
+                else sample.clock.removeprefix("none: ") or "not known",
+                "tone": "plain",
+            }
+        )
+    if foretold := _tile_of_forecast(columns, kinds):
+        found.append(foretold)
+    return [*found, _tile_of_alerts(alerts)]
+
+
+def headline(diagnosis: Diagnosis | None, alerts: list[dict[str, Any]]) -> str:
+    """The run in a sentence or two."""
+    parts = []
+    for one in diagnosis.classes if diagnosis else ():
+        published = f" (published: {one.result.expected})" if one.result.expected else ""
+        name = NAMES[one.median.kind]
+        parts.append(f"{name[0].upper()}{name[1:]} have a median k of {one.median.k:.3f}{published}: {one.verdict}.")
+    standing = [one for one in alerts if one["until"] is None]
+    if standing:
+        rules = ", ".join(dict.fromkeys(one["rule"] for one in standing))
+        parts.append(f"{len(standing)} {'alert stands' if len(standing) == 1 else 'alerts stand'}: {rules}.")
+    return " ".join(parts)
+
+
+def withheld(history: History) -> list[tuple[int, str]]:
+    """Why matrices have no forecast of λ, in words, and how many for each reason; the most frequent first."""
+    reasons: Mapping[str, int] = history.snapshots[-1].withheld if history.snapshots else {}
+    known: Mapping[str, str] = {str(reason): words for reason, words in EXPLANATION.items()}
+    return sorted(((count, known.get(reason, reason)) for reason, count in reasons.items()), reverse=True)
+
+
+def _tile_of_class(name: str, one: KindDiagnosis) -> dict[str, str]:
+    tones = {"as published": "good", "not as published": "warning"}
+    expected = one.result.expected
+    published = f"\npublished {expected}" if expected else ""
+    drift = f"{100 * one.result.drift:+.2f} %".replace("-", "−")
+    against = "the baseline" if one.result.against == "baseline" else f"{called(one.result.against)} initialisation"
+    return {
+        "label": f"k of {NAMES[name]}",
+        "value": f"{one.median.k:.4f}",
+        "detail": f"{one.verdict}{published}\n{drift} from {against}",
+        "tone": tones.get(one.verdict, "plain"),
+    }
+
+
+def _tile_of_forecast(columns: Columns, kinds: list[dict[str, Any]]) -> dict[str, str] | None:
+    """λ of the kind with most matrices among those that have a forecast, now and at the end."""
+    foretold = [kind for kind in kinds if kind["law"] and kind["law"]["foretold"]]
+    history = columns.history
+    total = history.runs[-1].total_steps
+    if not foretold or not total or history.snapshots[-1].step >= total:
+        return None
+    kind = max(foretold, key=lambda one: (one["class"] == "transmission", one["matrices"]))["name"]
+    names = {c.name for c in columns.components if c.label == kind}
+    ends = [median(_of(history, f"lambda_forecast{end}", names)) for end in ("", "_low", "_high")]
+    now = median(_of(history, "lambda", names))
+    return {
+        "label": f"λ of {kind} at step {total:,}",
+        "value": f"{ends[0]:.4g}",
+        "detail": f"expected within {ends[1]:.4g}–{ends[2]:.4g} · now {now:.4g}",
+        "tone": "plain",
+    }
+
+
+def _of(history: History, column: str, names: set[str]) -> list[float]:
+    return [value for name, value in history.snapshots[-1].values(column).items() if name in names]
+
+
+def _tile_of_alerts(alerts: list[dict[str, Any]]) -> dict[str, str]:
+    standing = [one for one in alerts if one["until"] is None]
+    counts = Counter(one["severity"] for one in standing)
+    gravest = next((s for s in reversed(SEVERITIES) if counts[s]), None)
+    words = ", ".join(
+        f"{counts[s]} {s}{'s' if counts[s] > 1 and s != 'info' else ''}" for s in reversed(SEVERITIES) if counts[s]
+    )
+    over = len(alerts) - len(standing)
+    was = f"{over} {'is' if over == 1 else 'are'} over" if over else "none was told" if not standing else ""
+    tone = {"error": "bad", "warning": "warning"}.get(gravest or "", "good" if not standing else "plain")
+    detail = " · ".join(part for part in (words, was) if part)
+    return {"label": "Alerts standing", "value": str(len(standing)), "detail": detail, "tone": tone}
+
+
+def _model(run: RunRecord) -> str:
+    name, family = str(run.model.get("class") or "not recorded"), run.model.get("model_type")
+    return f"{name} ({family})" if family else name
+
+
+def _attention(recorded: Mapping[str, Any]) -> str:
+    try:
+        return str(AttentionType(**recorded))
+    except TypeError:  # of another version
+        return ", ".join(f"{key} {value}" for key, value in recorded.items())
+
+
+def _optimizer(recorded: Mapping[str, Any]) -> str:
+    groups = []
+    for group in recorded.get("groups", ()):
+        words = [f"λ_wd {group['weight_decay']:g}"] if group.get("weight_decay") is not None else []
+        if betas := group.get("betas"):
+            words.append("β " + ", ".join(f"{beta:g}" for beta in betas))
+        if group.get("momentum"):
+            words.append(f"momentum {group['momentum']:g}")
+        law = group.get("law", "applies")
+        words += [] if law == "applies" else [f"no scaling law: {EXPLANATION.get(law, law)}"]
+        groups.append(", ".join(words))
+    return f"{recorded.get('class', '?')}" + (f" ({' | '.join(filter(None, groups))})" if any(groups) else "")
+
+
+def _rates(columns: Columns) -> str:
+    """The highest η and the last, over all matrices; empty if none was stepped."""
+    eta = columns["eta"]
+    if not np.isfinite(eta).any():
+        return ""
+    last = eta[np.isfinite(eta).any(axis=1)][-1]
+    return f"η up to {np.nanmax(eta):.3g}, last {np.nanmax(last):.3g}"
+
+
+def _coverage(history: History) -> str:
+    stored = [c for c in history.components if c.part is None]
+    parts = len(history.components) - len(stored)
+    text = f"{len(stored):,} matrices" + (f" and {parts:,} parts of them" if parts else "")
+    total = history.runs[-1].model.get("parameters")
+    if isinstance(total, int) and total > 0:
+        text += f": {100 * min(1.0, sum(c.numel for c in stored) / total):.1f} % of all elements"
+    other = sum(c.kind == "other" for c in stored)
+    return text + (f"; {other:,} not recognised" if other else "")
+
+
+def _skipped(run: RunRecord) -> str:
+    reasons: dict[str, list[str]] = {}
+    for name, reason in run.skipped.items():
+        reasons.setdefault(reason, []).append(name)
+    texts = [
+        f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {reason}"
+        for reason, names in reasons.items()
+    ]
+    return "; ".join(texts) or "nothing but vectors (biases, norms)"
+
+
+def _samples(history: History) -> str:
+    steps = [snapshot.step for snapshot in history.snapshots]
+    gaps = Counter(b - a for a, b in itertools.pairwise(steps))
+    often = gaps.most_common(1)[0][0] if gaps else None
+    baseline = "with a baseline" if steps[0] == 0 else "without a baseline"
+    return f"{len(steps):,}, {baseline}" + (f", mostly every {often:,} steps" if often and len(steps) > 3 else "")
+
+
+def _cost(history: History) -> str:
+    """Seconds a sample, and their share of the time between two samples: medians."""
+    samples = history.snapshots
+    spent = [s.seconds for s in samples if s.seconds is not None]
+    if not spent:
+        return "not recorded"
+    text = f"{_significant(median(spent))} s a sample"
+    pairs = [(b.seconds, b.time - a.time) for a, b in itertools.pairwise(samples) if b.step - a.step > 1]
+    shares = [100.0 * cost / gap for cost, gap in pairs[-64:] if cost is not None and gap > 0]
+    return text + (f", {_significant(median(shares))} % of the time between samples" if shares else "")
+
+
+def _time(unix: float) -> str:
+    return datetime.fromtimestamp(unix, timezone.utc).strftime("%Y-%m-%d %H:%M UTC") if unix > 1e6 else "not recorded"
+
+
+def _number(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else "not recorded"
+
+
+def _significant(value: float | None) -> str:
+    """Two significant digits, never as 1e-05."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    if value == 0:
+        return "0"
+    digits = max(0, 1 - math.floor(math.log10(abs(value))))
+    return f"{value:.{min(digits, 6)}f}"

@@ -1,0 +1,1 @@
+"""Histories, checkpoints and comparisons as plain text."""

@@ -1,0 +1,115 @@
+"""λ against √(η/λ_wd), live: what the optimizer's schedule has spent so far, and the ratio to it.
+
+Under decoupled weight decay a weight forgets at the rate ηλ_wd a step and is fed steps of size η, so λ tends to a multiple of
+√(η/λ_wd) (T. Ding, arXiv:2606.19367, 2026; Z. Fan et al., arXiv:2510.15262, 2025) over the time τ = 1/(ηλ_wd) (X. Wang,
+L. Aitchison, arXiv:2405.13698, 2024). Schedules and finite budgets are followed by the recursion of its square:
+
+    I ← I·exp(-2ηλ_wd) + 2η²,   S ← S + ηλ_wd,   effective √(η/λ_wd) = √I,   c = √(λ² - λ_0²·exp(-2S))/√I
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from weibull_monitor.history.reasons import Reason
+from weibull_monitor.history.snapshot import Scaling
+from weibull_monitor.scaling.bounds import UpdateBound
+from weibull_monitor.scaling.optimizers import Hyperparameters
+
+
+class Budget(NamedTuple):
+    """What one parameter group has spent since the baseline: I and S above, and what became of the law's premises."""
+
+    integral: float = 0.0
+    decay: float = 0.0
+    weight_decay: float | None = None
+    """λ_wd of the last step."""
+    changed: bool = False
+    """Whether λ_wd was changed in mid-run."""
+    path: float = 0.0
+    """Σ η."""
+
+    def advanced(self, eta: float, weight_decay: float) -> Budget:
+        """The budget after one more step.
+
+        >>> budget = Budget()
+        >>> for _ in range(20_000):
+        ...     budget = budget.advanced(eta=1e-3, weight_decay=1.0)
+        >>> round(math.sqrt(budget.integral) / math.sqrt(1e-3 / 1.0), 3)  # constant η, S ≫ 1: √(η/λ_wd)
+        1.001
+        """
+        spent = eta * weight_decay
+        changed = self.changed or (weight_decay != self.weight_decay and self.weight_decay is not None)
+        integral = self.integral * math.exp(-2.0 * spent) + 2.0 * eta * eta
+        return Budget(integral, self.decay + spent, weight_decay, changed, self.path + eta)
+
+
+class StepInfo(NamedTuple):
+    """What one parameter was last stepped with, and what its group has spent."""
+
+    used: Hyperparameters
+    budget: Budget | None
+    """None if part of the run was not followed."""
+    scale: float = 1.0
+    """RMS of a step in units of η, relative to AdamW's; see `weibull_monitor.scaling.optimizers.update_scale`."""
+    group: tuple[int, int] = (0, 0)
+    """Which optimizer, and which of its groups."""
+    reset: bool = False
+    """Whether the optimizer's state was reset in mid-run."""
+    bound: UpdateBound | None = None
+    """What bounds an update, if there is a bound."""
+
+
+def scaling_of(stepped: StepInfo | None, lambda_: float, lambda_0: float | None, numel: int = 1) -> Scaling:
+    """Where a component stands on the law.
+
+    Args:
+        stepped: How its parameter was stepped; None if no optimizer steps it.
+        lambda_: λ now; NaN if there is no fit.
+        lambda_0: λ at the baseline, if known.
+        numel: Elements of the component.
+
+    Returns:
+        Every value that exists; those that do not (no weight decay, no baseline, no step yet) are None, and ``reason`` says
+        why there is no budget ratio, or else why it must not be extrapolated.
+    """
+    if stepped is None:
+        return Scaling(reason="no_optimizer")
+    used, budget = stepped.used, stepped.budget
+    path, update_max = budget.path if budget else None, stepped.bound.rms(numel) if stepped.bound else None
+    if used.reason is not None:
+        eta = used.eta if math.isfinite(used.eta) else None
+        wd, reason = used.weight_decay, used.reason
+        return Scaling(eta=eta, weight_decay=wd, reason=reason, eta_sum=path, update_max=update_max)
+    plain = stepped.scale * math.sqrt(used.eta / used.weight_decay) if used.weight_decay > 0 and used.eta > 0 else None
+    effective = stepped.scale * math.sqrt(budget.integral) if budget and budget.integral > 0 else None
+    grown = lambda_**2 - lambda_0**2 * math.exp(-2.0 * budget.decay) if budget and lambda_0 is not None else math.nan
+    known = effective and grown >= 0 and not stepped.reset
+    return Scaling(
+        eta=used.eta,
+        weight_decay=used.weight_decay,
+        sqrt_eta_over_wd=plain,
+        effective=effective,
+        t_over_tau=budget.decay if budget and used.weight_decay > 0 else None,
+        lambda_ratio=lambda_ / plain if plain and math.isfinite(lambda_) else None,
+        budget_ratio=math.sqrt(grown) / effective if known and effective else None,
+        reason=_why_not_beyond(stepped, lambda_0, grown),
+        eta_sum=path,
+        update_max=update_max,
+    )
+
+
+def _why_not_beyond(stepped: StepInfo, lambda_0: float | None, grown: float) -> Reason | None:
+    """Why nothing is to be extrapolated from where a component stands; None if it may be."""
+    used, budget = stepped.used, stepped.budget
+    reasons: list[tuple[bool, Reason]] = [
+        (budget is None, "unknown_past"),
+        (stepped.reset, "optimizer_reset"),
+        (budget is not None and budget.changed, "weight_decay_changed"),
+        (used.eta <= 0, "zero_learning_rate"),
+        (used.weight_decay <= 0, "no_weight_decay"),
+        (lambda_0 is None, "no_baseline"),
+        (not grown >= 0, "shrunk"),
+    ]
+    return next((reason for holds, reason in reasons if holds), None)

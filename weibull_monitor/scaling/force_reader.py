@@ -1,0 +1,144 @@
+"""The forces on every matrix of a model, from the optimizers' state, on one rank or on many."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from weibull_monitor.history.snapshot import Forces
+from weibull_monitor.measure.bins import bins_of
+from weibull_monitor.measure.reader.reader import ModelReader
+from weibull_monitor.measure.reader.sums import CountedRows, Sums
+from weibull_monitor.measure.transfer import PendingResult, to_host
+from weibull_monitor.model.components import Component
+from weibull_monitor.model.sharding import Ranks
+from weibull_monitor.scaling.budget import StepInfo
+from weibull_monitor.scaling.forces import SUMS, AdamState, adam_state, forces_of, squared_norm, sums_after
+from weibull_monitor.scaling.tracking import BudgetTracker
+
+_LOST = SUMS
+"""The column after the sums: ranks that could not make them."""
+
+
+@dataclass(frozen=True)
+class PendingForces:
+    """The sums of one step, which may still be on their way from a device.
+
+    Attributes:
+        components: The components.
+        sums: How parts make up wholes.
+        packed: float64, (read components, SUMS + 1): the sums, and whether they could not be taken.
+        arriving: The sums of some components, and their rows.
+    """
+
+    components: Sequence[Component]
+    sums: Sums
+    packed: Tensor
+    arriving: tuple[Sequence[int], PendingResult] | None
+
+
+class ForceReader:
+    """Finds what a step did to the squared norm of every matrix: `before` the step, `collect` after it, then `forces`.
+
+    The sums over a matrix are added over its parts and over the ranks, packed into one all-reduce; nothing is waited for on
+    the way.
+
+    Args:
+        reader: What reads the model.
+        keeper: What follows its optimizers.
+        ranks: The ranks that hold the model together; None for one process.
+
+    Attributes:
+        reasons: Why this rank could not take the sums of some components, by name.
+    """
+
+    def __init__(self, reader: ModelReader, keeper: BudgetTracker, ranks: Ranks | None) -> None:
+        self._reader, self._keeper, self._ranks = reader, keeper, ranks
+        self._norms: dict[str, Tensor] = {}
+        self.reasons: dict[str, str] = {}
+
+    def before(self) -> None:
+        """Measures the norms that the next step begins with."""
+        components = self._components()
+        pieces = {i: self._reader.holdings.pieces(components[i]) for i in Sums(components).read}
+        self._norms = {
+            components[i].name: squared_norm(here) for i, here in pieces.items() if here and not isinstance(here, str)
+        }
+
+    def collect(self) -> PendingForces:
+        """Takes the sums after the step, and adds those of all ranks: to be called on every rank, whatever fails elsewhere."""
+        arriving = None
+        components, sums = self._components(), Sums(self._components())
+        packed = torch.zeros(len(sums.read), SUMS + 1, dtype=torch.float64, device="cpu")
+        self.reasons = {}
+        try:
+            owners = self._keeper.owners()
+            rows = {place: self._row(components[i], owners) for place, i in enumerate(sums.read)}
+            here = {place: row for place, row in rows.items() if isinstance(row, Tensor)}
+            if here:
+                taken = torch.stack(list(here.values())).double()
+                if self._ranks is None:
+                    arriving = (list(here), to_host(taken))
+                else:
+                    packed[list(here), :SUMS] = taken.cpu()
+            lost = {place: row for place, row in rows.items() if isinstance(row, str)}
+        except Exception as error:  # the other ranks wait at the sum
+            packed.zero_()
+            lost = dict.fromkeys(range(len(packed)), f"taking the sums failed ({type(error).__name__}: {error})")
+        for place, reason in lost.items():
+            packed[place, _LOST] = 1.0
+            self.reasons[components[sums.read[place]].name] = reason
+        if self._ranks is not None:
+            packed = self._ranks.sum_(packed.to(self._ranks.device)).cpu()
+        self._norms = {}
+        return PendingForces(components, sums, packed, arriving)
+
+    def forces(self, collected: PendingForces, stepped: Mapping[str, StepInfo]) -> dict[str, Forces]:
+        """The forces on each component, by name, waiting for the sums if need be.
+
+        Args:
+            collected: What `collect` gave after the step.
+            stepped: What each parameter was stepped with.
+        """
+        components, sums, packed = collected.components, collected.sums, collected.packed
+        if collected.arriving is not None:
+            places, numbers = collected.arriving
+            packed[list(places), :SUMS] = torch.tensor(numbers.rows(), dtype=torch.float64, device="cpu")
+        batch = CountedRows(sums.read, packed, bins_of(torch.float32))
+        out: dict[str, Forces] = {}
+        for complete in sums.complete([batch]):
+            for index, row in zip(complete.indices, complete.counts.tolist(), strict=True):
+                how = stepped.get(components[index].parameter)
+                if how is not None and not row[_LOST]:
+                    found = forces_of(row[:SUMS], how.used.eta, how.used.weight_decay)
+                    if found is not None:
+                        out[components[index].name] = found
+        return out
+
+    def _components(self) -> Sequence[Component]:
+        return [c for c in self._reader.discovery.components if c.trainable]
+
+    def _row(self, component: Component, owners: Mapping[int, tuple[Mapping[str, Any], Any]]) -> Tensor | str | None:
+        """The sums over what this rank counts of a component; why there are none; None where it counts nothing."""
+        holdings = self._reader.holdings
+        weights = holdings.pieces(component)
+        if isinstance(weights, str):
+            return weights
+        if not weights:
+            return None
+        held = holdings.held[component.parameter]
+        if id(held.optimized) not in owners:
+            return "no optimizer that is followed holds it as it is stored"
+        state = adam_state(held.optimized, *owners[id(held.optimized)])
+        if not isinstance(state, AdamState):
+            return state
+        means, squares = holdings.pieces(component, state.mean), holdings.pieces(component, state.square)
+        if isinstance(means, str) or isinstance(squares, str):
+            return f"the optimizer's state cannot be read: {means if isinstance(means, str) else squares}"
+        after = sums_after(weights, means, squares, state)
+        before = self._norms.get(component.name, after.new_full((), torch.nan))
+        return torch.cat([after, before.to(after).reshape(1)])

@@ -1,0 +1,152 @@
+"""Why λ moves: what the last step of AdamW did to the squared norm of each matrix.
+
+AdamW takes w to w' = (1 - ηλ_wd)·w - η·u with u = m̂/(√v̂ + ε) (I. Loshchilov, F. Hutter, arXiv:1711.05101, 2019), so
+
+    ‖w'‖² - ‖w‖² = -2η⟨w, u⟩ + η²‖u‖² - 2ηλ_wd‖w‖² + η²λ_wd(λ_wd‖w‖² + 2⟨w, u⟩)
+                    alignment   injection   decay       of second order in ηλ_wd
+
+(the three forces of T. Ding, arXiv:2606.19367, 2026). After a step the optimizer's state holds the m and v that it was taken
+with, so w is found from w' and u, and three sums over each matrix give every term: ⟨w', w'⟩, ⟨w', u⟩ and ⟨u, u⟩. The norm before
+the step is measured as well: how far the terms miss the measured change is the closure error, which rounding makes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import torch
+from torch import Tensor
+
+from weibull_monitor.history.snapshot import Forces
+
+CHUNK: Final = 1 << 19
+"""Elements per pass: bounds the temporaries to a few MiB."""
+SUMS: Final = 4
+"""The sums over a matrix: ⟨w', u⟩, ⟨w', w'⟩, ⟨u, u⟩ after the step, and ⟨w, w⟩ measured before it."""
+
+
+class AdamState(NamedTuple):
+    """What AdamW keeps of one parameter, and what it divides by.
+
+    Attributes:
+        mean: m, of the parameter's shape and placement.
+        square: v, likewise; with AMSGrad, its maximum.
+        step: Steps taken, on any device.
+        beta1: Decay of m.
+        beta2: Decay of v.
+        eps: ε.
+    """
+
+    mean: Tensor
+    square: Tensor
+    step: Tensor | float
+    beta1: float
+    beta2: float
+    eps: float
+
+
+def adam_state(parameter: Tensor, group: Mapping[str, Any], optimizer: Any) -> AdamState | str:
+    """The state of one parameter in an optimizer after its step, or why there are no forces for it.
+
+    Args:
+        parameter: The parameter, as the optimizer holds it.
+        group: The parameter group that it is in.
+        optimizer: The optimizer itself, without wrappers.
+    """
+    name = type(optimizer).__name__
+    decoupled = name == "AdamW" or bool(group.get("decoupled_weight_decay"))
+    state = optimizer.state.get(parameter, {})
+    if not decoupled or "betas" not in group:
+        return f"the forces are those of AdamW, and the optimizer is {name}"
+    if not state:
+        return "the optimizer has no state of it yet"
+    square = state.get("max_exp_avg_sq", state.get("exp_avg_sq"))
+    if square is None or "exp_avg" not in state or "step" not in state:
+        return f"{name} keeps no exp_avg and exp_avg_sq of it in full precision"
+    mean = state["exp_avg"]
+    if mean.shape != parameter.shape or not mean.is_floating_point() or not square.is_floating_point():
+        return f"{name} keeps a state of another shape or precision than the parameter"
+    beta1, beta2 = group["betas"]
+    return AdamState(mean, square, state["step"], float(beta1), float(beta2), float(group["eps"]))
+
+
+@torch.no_grad()
+def sums_after(
+    weights: Sequence[Tensor], means: Sequence[Tensor], squares: Sequence[Tensor], state: AdamState
+) -> Tensor:
+    """⟨w', u⟩, ⟨w', w'⟩ and ⟨u, u⟩ over pieces of a matrix.
+
+    Args:
+        weights: Pieces of the parameter after the step, of any float dtype.
+        means: The same pieces of m.
+        squares: The same pieces of v.
+        state: The optimizer's state.
+
+    Returns:
+        float64, shape (3,), on the weights' device; nothing is waited for there.
+    """
+    correct1, correct2 = 1.0 - state.beta1**state.step, (1.0 - state.beta2**state.step) ** 0.5
+    out = torch.zeros(3, dtype=_precise(weights[0].device), device=weights[0].device)
+    for w, m, v in _chunks(weights, means, squares):
+        w, u = w.float(), (m.float() / correct1) / (v.float().sqrt() / correct2 + state.eps)
+        out += torch.stack([(w * u).sum(dtype=out.dtype), (w * w).sum(dtype=out.dtype), (u * u).sum(dtype=out.dtype)])
+    return out
+
+
+@torch.no_grad()
+def squared_norm(weights: Sequence[Tensor]) -> Tensor:
+    """⟨w, w⟩ over pieces of a matrix: a 0-dimensional tensor on their device."""
+    dtype = _precise(weights[0].device)
+    out = torch.zeros((), dtype=dtype, device=weights[0].device)
+    for (w,) in _chunks(weights):
+        out += w.float().square().sum(dtype=dtype)
+    return out
+
+
+def forces_of(sums: Sequence[float], eta: float, weight_decay: float) -> Forces | None:
+    """The forces of one step from the sums over a matrix.
+
+    Args:
+        sums: In the order of `SUMS`; NaN for a norm that was not measured.
+        eta: η of the step.
+        weight_decay: λ_wd of the step.
+
+    Returns:
+        None if η is 0, the weights are all zero, or a sum is not finite.
+
+    >>> forces = forces_of([0.02, 0.999, 4.0, 1.0], eta=1e-3, weight_decay=0.1)
+    >>> f"{forces.alignment:.3g} {forces.injection:.3g} {forces.decay:.3g}"
+    '-4.8e-05 4e-06 -0.0002'
+    """
+    aligned, after, update, measured = sums
+    kept = 1.0 - eta * weight_decay
+    before = (after + 2.0 * eta * aligned + eta * eta * update) / kept**2
+    if not eta > 0.0 or not (math.isfinite(before) and before > 0.0):
+        return None
+    along = (aligned + eta * update) / kept  # ⟨w, u⟩
+    alignment, injection, decay = -2.0 * eta * along, eta * eta * update, -2.0 * eta * weight_decay * before
+    second = eta * eta * weight_decay * (weight_decay * before + 2.0 * along)
+    size = abs(alignment) + abs(injection) + abs(decay)
+    closure = None
+    if math.isfinite(measured) and size:
+        closure = (after - measured - (alignment + injection + decay + second)) / size
+    return Forces(alignment / before, injection / before, decay / before, (after - before) / before, closure)
+
+
+def _chunks(*tensors: Sequence[Tensor]) -> Any:
+    """The same stretches of tensors that hold the same elements, in chunks; strided pieces are copied a chunk at a time."""
+    for pieces in zip(*tensors, strict=True):
+        if all(piece.is_contiguous() for piece in pieces):
+            yield from zip(*(torch.split(piece.reshape(-1), CHUNK) for piece in pieces), strict=True)
+        elif pieces[0].dim() and pieces[0][0].numel() > CHUNK:
+            for rows in zip(*pieces, strict=True):
+                yield from _chunks(*([row] for row in rows))
+        else:
+            size = max(1, CHUNK // max(1, pieces[0][0].numel()))
+            yield from zip(*(torch.split(piece, size) for piece in pieces), strict=True)
+
+
+def _precise(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "mps" else torch.float64

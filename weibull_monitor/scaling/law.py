@@ -1,0 +1,233 @@
+"""The scaling law of a run: where every component stands on it, where it is going, and why not where it is not known."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from weibull_monitor.errors import ConfigurationError, Guard
+from weibull_monitor.history.reasons import EXPLANATION, PASSING, Reason
+from weibull_monitor.history.snapshot import Reference, Scaling
+from weibull_monitor.measure import WeibullFit
+from weibull_monitor.model.components import Component
+from weibull_monitor.scaling.budget import StepInfo, scaling_of
+from weibull_monitor.scaling.forecast import (
+    MIN_DECAY,
+    MIN_SHARE,
+    ForecastPoint,
+    RemainingBudget,
+    SampleTrail,
+    as_recorded,
+    drift,
+    equilibrium,
+    forecast,
+    ratio_between,
+)
+from weibull_monitor.scaling.learning_rates import TOLERANCE, RatesAhead, Rule, as_rules, rates_ahead
+from weibull_monitor.scaling.tracking import BudgetTracker
+
+logger = logging.getLogger("weibull_monitor")
+
+
+class _Sample(Protocol):
+    """A sample as the history holds it."""
+
+    @property
+    def step(self) -> int: ...
+
+    def values(self, column: str) -> dict[str, float]: ...
+
+
+@dataclass
+class _Plan:
+    """What one optimizer will be stepped with, as far as it has been checked."""
+
+    ahead: list[RatesAhead]
+    checked: int
+    """Step up to which everything went as planned."""
+    position: int | None
+    """How often the scheduler had stepped then."""
+    steps: int
+    """How often the optimizer had."""
+    trusted: bool
+    """False where things did not go as planned, until they do again."""
+
+
+Outlook = Mapping[int, tuple[Sequence[RatesAhead], bool]]
+"""By optimizer: the learning rates to come of each group, and whether things went as planned so far."""
+
+
+class ScalingLaw:
+    """Says at each sample where every component stands on the scaling law, and forecasts its λ.
+
+    Args:
+        budgets: Follows the optimizers.
+        scheduler: How the learning rates come about, as `weibull_monitor.scaling.learning_rates.as_rules` takes it.
+        total_steps: Optimizer steps of the whole run, if known.
+
+    Raises:
+        ConfigurationError: For a ``scheduler`` that is none, or a number of steps below 1.
+    """
+
+    def __init__(self, budgets: BudgetTracker, scheduler: Any, total_steps: int | None) -> None:
+        if total_steps is not None and (not isinstance(total_steps, int) or total_steps < 1):
+            raise ConfigurationError(f"total_steps is {total_steps!r}; it must be an integer of at least 1, or None")
+        self._budgets = budgets
+        self._rules, self.total_steps = as_rules(scheduler), total_steps
+        self._plans: dict[int, _Plan] = {}
+        self._trail = SampleTrail()
+        self._said: set[Reason] = set()
+        self._guard = Guard()
+
+    def recall(self, samples: Iterable[_Sample], until: int) -> None:
+        """Takes the samples of the run that is resumed, up to a step, as its own."""
+        self._trail = SampleTrail()
+        for sample in samples:
+            if 0 < sample.step <= until:
+                scales, roots = sample.values("lambda"), sample.values("effective")
+                spent = sample.values("t_over_tau")
+                points = (
+                    (n, as_recorded(sample.step, scales[n], roots[n], spent[n]))
+                    for n in scales
+                    if n in roots and n in spent
+                )
+                self._trail.add(sample.step, points)
+
+    def look(self, step: int, stepped: Mapping[str, StepInfo]) -> Outlook:
+        """The learning rates to come, as the optimizers and schedulers tell now: to be called right after a step.
+
+        Args:
+            step: Optimizer steps taken.
+            stepped: How each parameter of this process was stepped, by its name.
+        """
+        if not self._guard("reading the schedule", lambda: self._check(step, stepped)):
+            self._plans.clear()  # a user's function may raise; the sample is not lost by it
+        return {optimizer: (plan.ahead, plan.trusted) for optimizer, plan in self._plans.items()}
+
+    def at(
+        self,
+        step: int,
+        components: Iterable[Component],
+        fits: Mapping[str, WeibullFit],
+        baseline: Mapping[str, Reference],
+        stepped: Mapping[str, StepInfo],
+        outlook: Outlook,
+    ) -> dict[str, Scaling]:
+        """Where the components stand at a step, by name; to be called in the order of the steps.
+
+        Args:
+            step: Optimizer steps taken.
+            components: The components.
+            fits: Their fits, by name; of those without one, nothing is said.
+            baseline: k and λ before the first step, by name.
+            stepped: How each parameter was stepped, by its name; there are plans for those of this process.
+            outlook: What `look` gave at that step.
+        """
+        found, points = {}, []
+        for component in components:
+            if component.name not in fits:
+                continue
+            name, lambda_ = component.name, fits[component.name].lambda_
+            how = stepped.get(component.parameter)
+            reference = baseline.get(name)
+            lambda_0 = reference.lambda_ if reference else None
+            scaling = scaling_of(how, lambda_, lambda_0, component.numel)
+            if how and lambda_0 is not None and scaling.effective is not None and scaling.t_over_tau is not None:
+                now = as_recorded(step, lambda_, scaling.effective, scaling.t_over_tau)
+                if scaling.reason is None and not _covered(component):
+                    scaling = replace(scaling, reason="kind_not_covered")
+                elif scaling.reason is None:
+                    scaling = self._extrapolated(scaling, how, as_recorded(0, lambda_0, 0.0, 0.0), name, now, outlook)
+                points.append((name, now))
+            found[name] = scaling
+        if step > 0:
+            self._trail.add(step, points)
+        self._say(found)
+        return found
+
+    def _extrapolated(
+        self, scaling: Scaling, how: StepInfo, baseline: ForecastPoint, name: str, now: ForecastPoint, outlook: Outlook
+    ) -> Scaling:
+        """With forecast and equilibrium, or the reason why there is none."""
+        share = now.step / self.total_steps if self.total_steps else 0.0
+        before = self._trail.until(now.step / 2).get(name, baseline)
+        c = ratio_between(before, now)
+        if c is None:
+            return replace(scaling, reason="shrunk")
+        trend = drift(baseline, self._trail.until(before.step / 2).get(name, baseline), before, now)
+        plain = scaling.sqrt_eta_over_wd
+        if plain and now.decay >= MIN_DECAY and (share >= MIN_SHARE or now.decay >= 1.0):
+            scaling = replace(scaling, equilibrium=equilibrium(now, c, trend, plain))
+        optimizer, group = how.group
+        if optimizer not in outlook:
+            return replace(scaling, reason="no_schedule")
+        ahead, trusted = outlook[optimizer]
+        if not trusted:
+            return replace(scaling, reason="off_schedule")
+        if now.decay < MIN_DECAY or share < MIN_SHARE:
+            return replace(scaling, reason="too_early")
+        rest = ahead[group].rest(now.step, how.used.weight_decay)
+        rest = RemainingBudget(rest.decay, rest.injection * how.scale**2)
+        return replace(scaling, forecast=forecast(now, c, trend, rest, doublings=-math.log2(share)))
+
+    def _check(self, step: int, stepped: Mapping[str, StepInfo]) -> bool:
+        """Plans what is not planned yet, and plans anew where things did not go as planned."""
+        for n, optimizer in enumerate(self._budgets.optimizers):
+            rates = {how.group[1]: how.used.eta for how in stepped.values() if how.group[0] == n}
+            rules = [rule for rule in self._rules if rule.is_for(optimizer)]
+            if self.total_steps is None or step > self.total_steps or len(rules) != 1 or not rates:
+                self._plans.pop(n, None)
+                continue
+            (rule,), before, steps = rules, self._plans.get(n), self._budgets.steps_of(n)
+            as_planned = before is None or _went_as_planned(before, rule, step, steps, rates)
+            if before is not None and as_planned:
+                before.position = _due(before, rule, step)
+                before.checked, before.steps, before.trusted = step, steps, True
+                continue
+            now = [float(group["lr"]) if group.get("lr") is not None else math.nan for group in optimizer.param_groups]
+            ahead = rates_ahead(rule, step, self.total_steps, now)
+            if ahead is None or len(ahead) != len(now):
+                self._plans.pop(n, None)
+            else:
+                groups = [RatesAhead(row, step) for row in ahead]
+                self._plans[n] = _Plan(groups, step, rule.position(), steps, trusted=as_planned)
+        return True
+
+    def _say(self, found: Mapping[str, Scaling]) -> None:
+        """Each reason once on the log; what went wrong in mid-run as a warning."""
+        for reason, count in Counter(scaling.reason for scaling in found.values()).items():
+            if reason is None or reason in self._said or reason in PASSING:
+                continue
+            self._said.add(reason)
+            level = logging.WARNING if reason in ("optimizer_reset", "weight_decay_changed") else logging.INFO
+            message = "weibull_monitor: there is no forecast of λ for %d of %d matrices, because %s"
+            logger.log(level, message, count, len(found), EXPLANATION[reason])
+
+
+def _covered(component: Component) -> bool:
+    """Whether the law was seen to hold for matrices of its kind: those of attention and of feed-forward layers."""
+    return component.component_class != "none" or component.kind.startswith("attn_")
+
+
+def _went_as_planned(plan: _Plan, rule: Rule, step: int, steps: int, rates: Mapping[int, float]) -> bool:
+    """Whether optimizer and scheduler have stepped as often as they should, and at the rates that they should."""
+    if steps - plan.steps != step - plan.checked or max(rates) >= len(plan.ahead):
+        return False
+    position, due = rule.position(), _due(plan, rule, step)
+    if due is not None and position not in (due, due + rule.ticks(step)):  # the last sample may be taken after its tick
+        return False
+    planned = {i: plan.ahead[i].rate(step) for i in rates} if step > plan.checked else {}
+    return all(
+        rate is None or math.isclose(rate, rates[i], rel_tol=TOLERANCE, abs_tol=1e-15) for i, rate in planned.items()
+    )
+
+
+def _due(plan: _Plan, rule: Rule, step: int) -> int | None:
+    """How often the scheduler should have stepped before the tick that follows a step."""
+    if plan.position is None:
+        return None
+    return plan.position + sum(rule.ticks(n) for n in range(plan.checked, step) if n > 0)

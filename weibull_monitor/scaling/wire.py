@@ -1,0 +1,49 @@
+"""How parameters were stepped, as numbers that ranks tell to each other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import get_args
+
+from weibull_monitor.history.reasons import Reason
+from weibull_monitor.measure.reader.counter import NOTE_NUMBERS
+from weibull_monitor.scaling.bounds import UpdateBound
+from weibull_monitor.scaling.budget import Budget, StepInfo
+from weibull_monitor.scaling.optimizers import Hyperparameters
+
+ELSEWHERE = (-1, 0)
+"""The group of a parameter that is stepped on another rank: its schedule is not known here."""
+_REASONS: tuple[Reason, ...] = get_args(Reason)
+
+
+def pack(stepped: Mapping[str, StepInfo]) -> dict[str, tuple[float, ...]]:
+    """How each parameter was stepped, in `NOTE_NUMBERS` numbers.
+
+    >>> stepped = StepInfo(Hyperparameters(0.1, 0.0), Budget(0.02, 0.0, 0.0), group=(0, 1))
+    >>> unpack(pack({"w": stepped})) == {"w": stepped._replace(group=ELSEWHERE)}
+    True
+    """
+    out = {}
+    for name, (used, budget, scale, _, reset, bound) in stepped.items():
+        reason = -1 if used.reason is None else _REASONS.index(used.reason)
+        spent = budget or Budget()
+        last = math.nan if spent.weight_decay is None else spent.weight_decay
+        numbers = [1.0, used.eta, used.weight_decay, reason, scale, reset, budget is not None]
+        numbers += [spent.integral, spent.decay, last, spent.changed, spent.path]
+        numbers += [bound is not None, *((bound.each, bound.norm) if bound else (0.0, 0.0))]
+        out[name] = tuple(map(float, numbers + [0] * (NOTE_NUMBERS - len(numbers))))
+    return out
+
+
+def unpack(notes: Mapping[str, Sequence[float]]) -> dict[str, StepInfo]:
+    """What `pack` was given on another rank."""
+    out = {}
+    for name, numbers in notes.items():
+        _, eta, weight_decay, reason, scale, reset, known, *spent = numbers
+        integral, decay, last, changed, path, bounded, each, norm, *_ = spent
+        used = Hyperparameters(eta, weight_decay, None if reason < 0 else _REASONS[int(reason)])
+        budget = Budget(integral, decay, None if math.isnan(last) else last, bool(changed), path) if known else None
+        bound = UpdateBound(each, norm) if bounded else None
+        out[name] = StepInfo(used, budget, scale, ELSEWHERE, bool(reset), bound)
+    return out
