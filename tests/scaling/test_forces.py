@@ -126,7 +126,8 @@ def test_what_has_no_forces_says_why() -> None:
 
 def fused_adam(adamw: Any, parameter: Tensor, name: str = "FusedAdam", mode: str = "adam_w_mode", **group: Any) -> Any:
     """An optimizer of a library that is not installed here, after the steps that AdamW has taken."""
-    made = type(name, (torch.optim.Optimizer,), {mode: 1})([parameter], {**adamw.param_groups[0], **group})
+    kept = {key: adamw.param_groups[0][key] for key in ("lr", "betas", "eps", "weight_decay")}
+    made = type(name, (torch.optim.Optimizer,), {mode: 1})([parameter], kept | group)
     made.state[parameter] = {k: v for k, v in adamw.state[parameter].items() if k != "step"}
     return made
 

@@ -81,6 +81,10 @@ def adam_bound(beta1: float, beta2: float) -> float:
     return max(1.0, (1.0 - beta1) / math.sqrt(1.0 - beta2) / math.sqrt(1.0 - beta1 * beta1 / beta2))
 
 
+def _bound_sign(group: Group, shape: Shape) -> UpdateBound | None:
+    return UpdateBound(each=1.0)
+
+
 def _bound_adam(group: Group, shape: Shape) -> UpdateBound | None:
     each = adam_bound(*map(float, group["betas"])) if "betas" in group else math.inf
     return UpdateBound(each=each) if math.isfinite(each) else None
@@ -90,10 +94,6 @@ def _bound_adamax(group: Group, shape: Shape) -> UpdateBound | None:
     # |g| of j steps ago is at most u/β₂ʲ: a geometric sum.
     beta1, beta2 = map(float, group.get("betas", (1.0, 1.0)))
     return UpdateBound(each=max(1.0, (1.0 - beta1) / (1.0 - beta1 / beta2))) if beta1 < beta2 else None
-
-
-def _bound_sign(group: Group, shape: Shape) -> UpdateBound | None:
-    return UpdateBound(each=1.0)
 
 
 def _bound_muon(group: Group, shape: Shape) -> UpdateBound | None:
@@ -253,12 +253,7 @@ def rule_of(optimizer: Any) -> OptimizerRule:
 
 
 def step_counter(optimizer: Any, parameter: Tensor, group: Group) -> Tensor | float | None:
-    """An optimizer's own count of the steps of a parameter, where the optimizer keeps it. Nothing waits for it.
-
-    Args:
-        optimizer: The optimizer itself, without wrappers.
-        parameter: The parameter, as the optimizer holds it.
-        group: The parameter group that it is in.
+    """An optimizer's own count of the steps of a parameter, as `steps_taken`, but unread, so that nothing waits.
 
     Returns:
         A number or a tensor of one element, on any device; None if the optimizer does not count, or not yet.

@@ -79,10 +79,9 @@ class StateWatch:
 
     def _look(self) -> tuple[torch.Tensor | None, Any]:
         """The first parameter that has a state, and its step count: a tensor of one element, a number, or None."""
-        states = getattr(self._optimizer, "state", None)
-        if isinstance(states, Mapping):
-            for group in self._optimizer.param_groups:
-                for parameter in group["params"]:
-                    if states.get(parameter):
-                        return parameter, step_counter(self._optimizer, parameter, group)
-        return None, None
+        optimizer = self._optimizer
+        states = getattr(optimizer, "state", None)
+        if not isinstance(states, Mapping):
+            return None, None
+        held = ((p, group) for group in optimizer.param_groups for p in group["params"] if states.get(p))
+        return next(((p, step_counter(optimizer, p, group)) for p, group in held), (None, None))
