@@ -139,7 +139,7 @@ class _OptimizerStandIn:
     def step(self) -> None:
         """Does nothing."""
 
-    step._wrapped_by_lr_sched = True  # type: ignore[attr-defined] # without it, it warns of a wrong order of calls
+    vars(step)["_wrapped_by_lr_sched"] = True  # without it, torch warns of a wrong order of calls
 
 
 def _by_rehearsal(scheduler: Any, ticks: npt.NDArray[np.int64]) -> Rates | None:

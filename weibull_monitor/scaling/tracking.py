@@ -32,7 +32,7 @@ class _TrackedOptimizer:
         self.known = known
         self.rates = rates_of(optimizer)
         self.steps = 0
-        """Steps since it is followed."""
+        """Steps since it is tracked."""
         self.budgets: list[Budget] = []  # one per parameter group, as the next
         self.watch = StateWatch(self.innermost)
         self._steps: list[tuple[float, float] | None] = []
@@ -125,12 +125,12 @@ class BudgetTracker:
 
     def __init__(self, optimizers: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None) -> None:
         given = optimizers if isinstance(optimizers, Sequence) else [optimizers] if optimizers is not None else []
-        self._followed = [_TrackedOptimizer(optimizer, known=True) for optimizer in given]
+        self._tracked = [_TrackedOptimizer(optimizer, known=True) for optimizer in given]
 
     @property
     def optimizers(self) -> list[Any]:
         """The optimizers themselves, under their wrappers."""
-        return [followed.innermost for followed in self._followed]
+        return [tracked.innermost for tracked in self._tracked]
 
     def add(self, optimizer: torch.optim.Optimizer, known: bool) -> None:
         """Follows one more optimizer from now on, unless it is followed already.
@@ -139,8 +139,8 @@ class BudgetTracker:
             optimizer: The optimizer.
             known: Whether it has not stepped yet, so that what it spends from now on is all that it spends.
         """
-        if all(followed.innermost is not innermost(optimizer) for followed in self._followed):
-            self._followed.append(_TrackedOptimizer(optimizer, known))
+        if all(tracked.innermost is not innermost(optimizer) for tracked in self._tracked):
+            self._tracked.append(_TrackedOptimizer(optimizer, known))
 
     def advance(self, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Notes the step just taken: one multiply-add per parameter group.
@@ -148,14 +148,14 @@ class BudgetTracker:
         Args:
             optimizer: The optimizer that took it; by default, all of them did.
         """
-        for followed in self._followed:
-            if optimizer is None or followed.innermost is innermost(optimizer):
-                followed.advance()
+        for tracked in self._tracked:
+            if optimizer is None or tracked.innermost is innermost(optimizer):
+                tracked.advance()
 
     def lose_track(self) -> None:
         """Notes that steps were missed, so that what was spent is not known any more."""
-        for followed in self._followed:
-            followed.known = False
+        for tracked in self._tracked:
+            tracked.known = False
 
     def by_parameter(self, parameters: Mapping[str, Tensor]) -> dict[str, StepInfo]:
         """What each parameter was last stepped with, and what its group has spent.
@@ -169,18 +169,18 @@ class BudgetTracker:
             By name; parameters that no optimizer has stepped yet are absent.
         """
         found: dict[int, StepInfo] = {}
-        for n, followed in enumerate(self._followed):
-            reset = followed.watch.reset(followed.steps)
-            rule = rule_of(followed.innermost)
-            for i, used in enumerate(followed.used()):
-                group = followed.optimizer.param_groups[i]
-                if used is None and followed.steps:
+        for n, tracked in enumerate(self._tracked):
+            reset = tracked.watch.reset(tracked.steps)
+            rule = rule_of(tracked.innermost)
+            for i, used in enumerate(tracked.used()):
+                group = tracked.optimizer.param_groups[i]
+                if used is None and tracked.steps:
                     used = Hyperparameters(math.nan, float(group.get("weight_decay") or 0.0), "own_learning_rate")
                 if used is None:
                     continue
-                budget = followed.budgets[i] if followed.known else None
+                budget = tracked.budgets[i] if tracked.known else None
                 known: dict[torch.Size, StepInfo] = {}  # the same for all parameters of one shape
-                for p in parameters_of(followed.optimizer, i):
+                for p in parameters_of(tracked.optimizer, i):
                     if p.shape not in known:
                         scale, bound = rule.scale(group, p.shape), rule.bound(group, p.shape)
                         known[p.shape] = StepInfo(used, budget, scale, (n, i), reset, bound)
@@ -190,10 +190,10 @@ class BudgetTracker:
     def owners(self) -> dict[int, tuple[Mapping[str, Any], Any]]:
         """The parameter group and the optimizer that step each tensor, by the tensor's id."""
         return {
-            id(p): (group, followed.innermost)
-            for followed in self._followed
-            for i, group in enumerate(followed.optimizer.param_groups)
-            for p in parameters_of(followed.optimizer, i)
+            id(p): (group, tracked.innermost)
+            for tracked in self._tracked
+            for i, group in enumerate(tracked.optimizer.param_groups)
+            for p in parameters_of(tracked.optimizer, i)
         }
 
     def describe(self) -> list[dict[str, Any]]:
@@ -201,24 +201,24 @@ class BudgetTracker:
         return describe(self.optimizers)
 
     def steps_of(self, optimizer: int) -> int:
-        """Steps of one optimizer, by its index, since it is followed."""
-        return self._followed[optimizer].steps
+        """Steps of one optimizer, by its index, since it is tracked."""
+        return self._tracked[optimizer].steps
 
     def state(self) -> list[list[list[Any]] | None] | None:
-        """What the groups of each optimizer have spent, as JSON can hold it; None if part of the run was not followed."""
-        for followed in self._followed:
-            followed.settle()
-        states = [[list(budget) for budget in f.budgets] if f.known else None for f in self._followed]
-        return None if states and not any(f.known for f in self._followed) else states
+        """What the groups of each optimizer have spent, as JSON can hold it; None if part of the run was not tracked."""
+        for tracked in self._tracked:
+            tracked.settle()
+        states = [[list(budget) for budget in t.budgets] if t.known else None for t in self._tracked]
+        return None if states and not any(t.known for t in self._tracked) else states
 
     def watched(self) -> list[list[Any]]:
         """The step count of each optimizer's own state and whether it was reset, as JSON can hold them."""
-        return [followed.watch.state() for followed in self._followed]
+        return [tracked.watch.state() for tracked in self._tracked]
 
     def restore(
         self, state: Sequence[Sequence[Sequence[Any]] | None] | None, watched: Sequence[Sequence[Any]] | None = None
     ) -> None:
         """Continues from `state` and `watched`; the past of optimizers that are not in them is unknown."""
-        for i, followed in enumerate(self._followed):
+        for i, tracked in enumerate(self._tracked):
             spent = state[i] if state is not None and i < len(state) else None
-            followed.restore(spent, watched[i] if watched is not None and i < len(watched) else None)
+            tracked.restore(spent, watched[i] if watched is not None and i < len(watched) else None)
