@@ -152,8 +152,7 @@ class OptimizerRule:
         bound: Of a group and a parameter's shape, the bound of its update; None if there is none.
         forces: Whether its update is m̂/(√v̂ + ε) with m and v in the state's ``exp_avg`` and ``exp_avg_sq``, so that the
             forces can be computed where its weight decay is decoupled.
-        step_count: Where it counts its own steps: in the ``step`` of a parameter's state, or in that of the group; None if
-            it does not.
+        step_count: Where its own step count is, if it has one: the ``step`` of a parameter's state, or that of the group.
     """
 
     name: str
@@ -162,7 +161,7 @@ class OptimizerRule:
     scale: Callable[[Group, Shape], float] = lambda group, shape: 1.0
     bound: Callable[[Group, Shape], UpdateBound | None] = lambda group, shape: None
     forces: bool = False
-    step_count: Literal["state", "group"] | None = "state"
+    step_count: Literal["state", "group"] = "state"
 
     def decouples(self, group: Group) -> bool:
         """Whether the weight decay of a parameter group is decoupled from the gradient."""
@@ -205,19 +204,19 @@ _ROWS: Final = (
     OptimizerRule("Lion", bound=_bound_sign),
     OptimizerRule("SignSGD", step=_UNKNOWN, bound=_bound_sign),
     OptimizerRule("Signum", step=_UNKNOWN, bound=_bound_sign),
-    OptimizerRule("Muon", step=_muon_step, scale=_muon_scale, bound=_bound_muon, step_count=None),
+    OptimizerRule("Muon", step=_muon_step, scale=_muon_scale, bound=_bound_muon),
     OptimizerRule("Adafactor", step=_adafactor_step, bound=_bound_adafactor),
     OptimizerRule("LAMB", step=_WEIGHT),
     OptimizerRule("FusedLAMB", step=_WEIGHT, step_count="group"),  # Apex
     OptimizerRule("Lamb", step=_WEIGHT),
-    OptimizerRule("LARS", step=_WEIGHT, step_count=None),
+    OptimizerRule("LARS", step=_WEIGHT),
     # Steps of the size of the gradient, or that shrink or grow by themselves.
-    OptimizerRule("SGD", step=_GRADIENT, step_count=None),
+    OptimizerRule("SGD", step=_GRADIENT),
     OptimizerRule("Adagrad", step=_GRADIENT),
     OptimizerRule("Adadelta", step=_GRADIENT),
     OptimizerRule("Rprop", step=_GRADIENT),
     OptimizerRule("ASGD", step=_GRADIENT),
-    OptimizerRule("LBFGS", step=_GRADIENT, step_count=None),
+    OptimizerRule("LBFGS", step=_GRADIENT),
 )
 RULES: Final[Mapping[str, OptimizerRule]] = {rule.name: rule for rule in _ROWS}
 """The table, by name."""
@@ -256,12 +255,11 @@ def step_counter(optimizer: Any, parameter: Tensor, group: Group) -> Tensor | fl
     Returns:
         A number or a tensor of one element, on any device; None if the optimizer does not count, or not yet.
     """
-    where = rule_of(optimizer).step_count
     states = getattr(optimizer, "state", None)
-    if where is None or not isinstance(states, Mapping):
+    if not isinstance(states, Mapping):
         return None
     count = (states.get(parameter) or {}).get("step")
-    if where == "group":
+    if rule_of(optimizer).step_count == "group":
         # Apex counts in the group. DeepSpeed gives every parameter's state a count of 0, counts in the state of the last
         # parameter that has a gradient, and steps all of them by that: the highest count is the right one.
         counts = (states[p].get("step", 0) for p in group["params"] if p in states)
