@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from weibull_monitor.scaling.bounds import UpdateBound, adam_bound, update_bound
+from weibull_monitor.scaling.optimizers import RULES, OptimizerRule, UpdateBound, adam_bound, rule_of
 
 
 def largest_update(
@@ -68,7 +68,7 @@ def test_bias_corrections_only_lower_the_bound() -> None:
 def test_adamax() -> None:
     w = torch.zeros(32, 32, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.Adamax([w], lr=1e-3, betas=(0.9, 0.95), eps=1e-300)
-    bound = update_bound("Adamax", optimizer.param_groups[0], (32, 32))
+    bound = rule_of(optimizer).bound(optimizer.param_groups[0], (32, 32))
     assert bound is not None
     shrinking = [torch.full((32, 32), 0.95**t, dtype=torch.float64) for t in range(200)]
     reached = largest_update(optimizer, w, shrinking, 1e-3)
@@ -84,7 +84,7 @@ def test_muon(shape: tuple[int, int], adjust: str | None) -> None:
     torch.manual_seed(0)
     w = torch.zeros(shape, requires_grad=True)
     optimizer = muon([w], lr=1.0, weight_decay=0.0, adjust_lr_fn=adjust)
-    bound = update_bound("Muon", optimizer.param_groups[0], shape)
+    bound = rule_of(optimizer).bound(optimizer.param_groups[0], shape)
     assert bound is not None
     gradients = [torch.randn(shape) * 10.0 ** (t % 5) for t in range(10)] + [torch.ones(shape)]
     reached = largest_update(optimizer, w, gradients, 1.0)
@@ -95,7 +95,7 @@ def test_adafactor() -> None:
     torch.manual_seed(0)
     w = (0.02 * torch.randn(64, 64)).requires_grad_()
     optimizer = torch.optim.Adafactor([w], lr=1e-2, d=1.0, weight_decay=0.0)
-    bound = update_bound("Adafactor", optimizer.param_groups[0], (64, 64))
+    bound = rule_of(optimizer).bound(optimizer.param_groups[0], (64, 64))
     assert bound is not None
     gradients = [torch.randn(64, 64) * 10.0 ** (t % 7) for t in range(30)]
     assert largest_update(optimizer, w, gradients, 1e-2) <= bound.rms(w.numel())
@@ -104,11 +104,12 @@ def test_adafactor() -> None:
 
 @pytest.mark.parametrize("name", ["SGD", "Adagrad", "RMSprop", "Prodigy", "RAdam"])
 def test_where_there_is_no_bound_there_is_none(name: str) -> None:
-    assert update_bound(name, {"lr": 0.1, "betas": (0.9, 0.999)}, (8, 8)) is None
+    rule = RULES.get(name, OptimizerRule(name))
+    assert rule.bound({"lr": 0.1, "betas": (0.9, 0.999)}, (8, 8)) is None
 
 
 def test_impossible_betas_give_none() -> None:
-    assert update_bound("Adam", {"betas": (0.99, 0.9)}, (8, 8)) is None
+    assert RULES["Adam"].bound({"betas": (0.99, 0.9)}, (8, 8)) is None
 
 
 def test_a_part_is_bounded_by_each_element_and_by_the_whole() -> None:

@@ -9,8 +9,8 @@ from late import Device
 
 from weibull_monitor.history.snapshot import Scaling
 from weibull_monitor.scaling.budget import Budget, StepInfo, scaling_of
-from weibull_monitor.scaling.optimizers import Hyperparameters, hyperparameters
-from weibull_monitor.scaling.tracking import LATE, BudgetTracker
+from weibull_monitor.scaling.optimizers import Hyperparameters, rule_of
+from weibull_monitor.scaling.tracking import MAX_LATE, BudgetTracker
 
 
 def cosine(step: int, peak: float, total: int = 20_000, warmup: int = 200, floor: float = 0.1) -> float:
@@ -126,7 +126,7 @@ def test_where_there_is_no_budget_ratio_there_is_none(
 def test_the_law_is_for_steps_of_size_eta_and_decoupled_decay(optimizer: object, law: bool) -> None:
     assert callable(optimizer)
     made = optimizer([torch.nn.Parameter(torch.zeros(2, 2))])
-    assert hyperparameters(made.param_groups[0], type(made).__name__).law is law
+    assert (rule_of(made).hyperparameters(made.param_groups[0]).reason is None) is law
 
 
 def test_groups_are_followed_apart_and_survive_their_own_state(tiny_model: torch.nn.Module) -> None:
@@ -227,7 +227,7 @@ def test_a_learning_rate_on_an_accelerator_is_sent_for_and_not_waited_for(device
     assert keeper.by_parameter(names) == expected.by_parameter(names)
     assert device.waits == 1
     assert keeper.state() == expected.state()
-    for _ in range(LATE + 10):
+    for _ in range(MAX_LATE + 10):
         rate.mul_(0.999)
         keeper.advance()
     assert device.waits > 1  # no more than so many are under way

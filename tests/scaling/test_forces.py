@@ -113,7 +113,7 @@ def test_what_has_no_forces_says_why() -> None:
         assert reason == f"the forces are those of AdamW, and the optimizer is {optimizer_class.__name__}"
     _, parameter, optimizer = stepped(torch.optim.AdamW)
     fresh = torch.optim.AdamW([parameter])
-    assert adam_state(parameter, fresh.param_groups[0], fresh) == "the optimizer has no state of it yet"
+    assert adam_state(parameter, fresh.param_groups[0], fresh) == "the optimizer has no state for it yet"
     flat = copy.copy(optimizer)
     flat.state = {parameter: {**optimizer.state[parameter], "exp_avg": torch.zeros(3000)}}
     assert "another shape" in str(adam_state(parameter, optimizer.param_groups[0], flat))
@@ -121,7 +121,67 @@ def test_what_has_no_forces_says_why() -> None:
     assert forces_of([0.1, 1.0, 1.0, 1.0], 0.0, 0.1) is None
     assert forces_of([math.nan, 1.0, 1.0, 1.0], 1e-3, 0.1) is None
     decoupled = torch.optim.Adam([parameter], decoupled_weight_decay=True)
-    assert "no state of it yet" in str(adam_state(parameter, decoupled.param_groups[0], decoupled))
+    assert "no state for it yet" in str(adam_state(parameter, decoupled.param_groups[0], decoupled))
+
+
+def fused_adam(adamw: Any, parameter: Tensor, name: str = "FusedAdam", mode: str = "adam_w_mode", **group: Any) -> Any:
+    """An optimizer of a library that is not installed here, after the steps that AdamW has taken."""
+    kept = {key: adamw.param_groups[0][key] for key in ("lr", "betas", "eps", "weight_decay")}
+    made = type(name, (torch.optim.Optimizer,), {mode: 1})([parameter], kept | group)
+    made.state[parameter] = {k: v for k, v in adamw.state[parameter].items() if k != "step"}
+    return made
+
+
+def test_other_libraries_adamw_has_the_forces_of_adamw() -> None:
+    _, parameter, adamw = stepped(torch.optim.AdamW, steps=5, weight_decay=0.1)
+    expected = adam_state(parameter, adamw.param_groups[0], adamw)
+    assert isinstance(expected, AdamState)
+    for name, mode, in_state, in_group in [
+        ("FusedAdam", "adam_w_mode", {}, {"step": 5}),  # Apex
+        ("FusedAdam", "adam_w_mode", {"step": 5}, {"step": 0}),  # DeepSpeed
+        ("DeepSpeedCPUAdam", "adam_w_mode", {"step": 5}, {}),
+        ("CPUAdam", "adamw_mode", {"step": 5}, {}),  # ColossalAI
+    ]:
+        made = fused_adam(adamw, parameter, name, mode, bias_correction=True)
+        made.state[parameter] |= in_state
+        made.param_groups[0] |= in_group
+        found = adam_state(parameter, made.param_groups[0], made)
+        assert isinstance(found, AdamState), found
+        assert found.step == 5
+        torch.testing.assert_close(
+            sums_after([parameter], [found.mean], [found.square], found),
+            sums_after([parameter], [expected.mean], [expected.square], expected),
+            rtol=1e-4,  # torch's step count, and so the bias correction, is a float32
+            atol=0.0,
+        )
+    coupled = fused_adam(adamw, parameter, step=5)
+    coupled.adam_w_mode = 0
+    assert "the optimizer is FusedAdam" in str(adam_state(parameter, coupled.param_groups[0], coupled))
+    uncounted = fused_adam(adamw, parameter)
+    assert "a step count" in str(adam_state(parameter, uncounted.param_groups[0], uncounted))
+
+
+def test_without_bias_correction_the_update_is_m_over_the_root_of_v() -> None:
+    _, parameter, adamw = stepped(torch.optim.AdamW, steps=5)
+    made = fused_adam(adamw, parameter, step=5, bias_correction=False)
+    state = adam_state(parameter, made.param_groups[0], made)
+    assert isinstance(state, AdamState)
+    u = state.mean.double() / (state.square.double().sqrt() + state.eps)
+    _, _, update = sums_after([parameter], [state.mean], [state.square], state).tolist()
+    assert update == pytest.approx(float((u * u).sum()), rel=1e-5)
+
+
+@pytest.mark.parametrize("optimizer_class", [torch.optim.NAdam, torch.optim.RAdam])
+def test_updates_of_another_form_have_no_forces_though_their_decay_is_decoupled(optimizer_class: Any) -> None:
+    _, parameter, optimizer = stepped(optimizer_class, weight_decay=0.1, decoupled_weight_decay=True)
+    assert "the forces are those of AdamW" in str(adam_state(parameter, optimizer.param_groups[0], optimizer))
+
+
+def test_quantised_states_have_no_forces() -> None:
+    _, parameter, adamw = stepped(torch.optim.AdamW)
+    made = type("AdamW8bit", (torch.optim.Optimizer,), {})([parameter], adamw.param_groups[0])
+    made.state[parameter] = adamw.state[parameter]  # of torchao, under the same names
+    assert "the optimizer is AdamW8bit" in str(adam_state(parameter, made.param_groups[0], made))
 
 
 def run(model: nn.Module, directory: Path, steps: int = 6, optimizer: Any = None, **options: Any) -> WeibullMonitor:

@@ -129,7 +129,7 @@ def test_the_trail_finds_half_of_the_way_and_forgets() -> None:
     trail = SampleTrail()
     steps = [*range(1, 100), *range(100, 20_001, 100)]
     for step in steps:
-        trail.add(step, [("w", ForecastPoint(step, 0.0, 0.0, 0.0))])
+        trail.add(step, {"w": ForecastPoint(step, 0.0, 0.0, 0.0)})
         half = trail.until(step / 2).get("w")
         assert half is None or step / 2 - max(100, 0.04 * step) <= half.step <= step / 2
         assert (half is None) == (step < 2)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from weibull_monitor.history.reasons import EXPLANATION
-from weibull_monitor.scaling.optimizers import describe, rule_of, update_scale, why_not
+from weibull_monitor.scaling.optimizers import RULES, UpdateBound, adam_bound, describe, rule_of, steps_taken
 
 
 def named(name: str, attributes: Any = None, **group: Any) -> Any:
@@ -58,7 +58,7 @@ CASES: dict[str, tuple[Any, str | None]] = {
 @pytest.mark.parametrize("name", CASES)
 def test_whether_the_law_applies_and_why_not(name: str) -> None:
     optimizer, reason = CASES[name]
-    assert why_not(optimizer.param_groups[0], rule_of(optimizer)) == reason
+    assert rule_of(optimizer).why_not(optimizer.param_groups[0]) == reason
     assert reason is None or reason in EXPLANATION
     (described,) = describe([optimizer])
     assert described["class"] == type(optimizer).__name__
@@ -70,7 +70,7 @@ def test_adafactor_of_transformers_by_its_options() -> None:
 
     def reason(**options: Any) -> str | None:
         optimizer = of_torch(transformers.Adafactor, **options)
-        return why_not(optimizer.param_groups[0], rule_of(optimizer))
+        return rule_of(optimizer).why_not(optimizer.param_groups[0])
 
     assert reason() == "own_learning_rate"
     assert reason(lr=1e-3, relative_step=False) == "step_scaled_by_weight"
@@ -81,7 +81,7 @@ def test_a_subclass_follows_the_rule_of_its_base() -> None:
     class Mine(torch.optim.AdamW):
         pass
 
-    assert rule_of(of_torch(Mine)) == "AdamW"
+    assert rule_of(of_torch(Mine)) == RULES["AdamW"]
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (256, 64), (64, 256)])
@@ -94,13 +94,72 @@ def test_the_scale_of_muon_is_that_of_the_step_it_takes(shape: tuple[int, int], 
     optimizer.step()
     taken = weight.detach().square().mean().sqrt().item() / 1e-2 / 0.2
     # Newton-Schulz brings the singular values near 1, not to it.
-    assert taken == pytest.approx(update_scale(optimizer.param_groups[0], "Muon", shape), rel=0.25)
+    assert taken == pytest.approx(rule_of(optimizer).scale(optimizer.param_groups[0], shape), rel=0.25)
 
 
 def test_others_are_the_measure() -> None:
-    assert update_scale({}, "AdamW", (256, 64)) == 1.0
-    assert update_scale({"adjust_lr_fn": "original"}, "Muon", (100,)) == 1.0
-    assert update_scale({"adjust_lr_fn": "original"}, "Muon", (400, 100)) == pytest.approx(5 * math.sqrt(4 / 400))
+    assert RULES["AdamW"].scale({}, (256, 64)) == 1.0
+    muon = RULES["Muon"]
+    assert muon.scale({"adjust_lr_fn": "match_rms_adamw"}, (512, 128)) == 1.0
+    assert muon.scale({"adjust_lr_fn": "original"}, (100,)) == 1.0
+    assert muon.scale({"adjust_lr_fn": "original"}, (400, 100)) == pytest.approx(5 * math.sqrt(4 / 400))
+
+
+ADAM_MODES: dict[str, tuple[Any, bool]] = {
+    "FusedAdam of Apex or DeepSpeed": (named("FusedAdam", {"adam_w_mode": 1}, betas=(0.9, 0.95)), True),
+    "FusedAdam, coupled": (named("FusedAdam", {"adam_w_mode": 0}, betas=(0.9, 0.95)), False),
+    "DeepSpeedCPUAdam": (named("DeepSpeedCPUAdam", {"adam_w_mode": True}, betas=(0.9, 0.95)), True),
+    "CPUAdam of ColossalAI": (named("CPUAdam", {"adamw_mode": True}, betas=(0.9, 0.95)), True),
+    "CPUAdam of ColossalAI, coupled": (named("CPUAdam", {"adamw_mode": False}, betas=(0.9, 0.95)), False),
+}
+
+
+@pytest.mark.parametrize("name", ADAM_MODES)
+def test_law_bound_and_forces_agree_on_the_adams_of_other_libraries(name: str) -> None:
+    optimizer, decoupled = ADAM_MODES[name]
+    rule, group = rule_of(optimizer), optimizer.param_groups[0]
+    assert rule.why_not(group) == (None if decoupled else "coupled_weight_decay")
+    assert rule.bound(group, (4, 4)) == UpdateBound(each=adam_bound(0.9, 0.95))
+    assert rule.forces
+    assert rule.decouples(group) is decoupled
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["Adam", "AdamW", "NAdam", "RAdam", "Adamax", "RMSprop", "Adagrad", "Adadelta", "Rprop", "ASGD", "Adafactor"],
+)
+def test_the_steps_that_an_optimizer_has_taken_are_read_from_its_state(kind: str) -> None:
+    taken, waiting = (nn.Parameter(torch.ones(4, 4)) for _ in range(2))
+    optimizer = getattr(torch.optim, kind)([taken, waiting], lr=1e-3)
+    for _ in range(3):
+        taken.grad = torch.ones(4, 4)
+        optimizer.step()
+    group = optimizer.param_groups[0]
+    assert steps_taken(optimizer, taken, group) == 3
+    assert not steps_taken(optimizer, waiting, group)  # it had no gradient
+
+
+@pytest.mark.parametrize("kind", ["SGD", "Muon", "LBFGS"])
+def test_an_optimizer_that_does_not_count_has_no_steps_taken(kind: str) -> None:
+    weight = nn.Parameter(torch.ones(4, 4))
+    optimizer = getattr(torch.optim, kind)([weight], lr=1e-3)
+    weight.grad = torch.ones(4, 4)
+    optimizer.step(lambda: torch.zeros(()))
+    assert steps_taken(optimizer, weight, optimizer.param_groups[0]) is None
+
+
+def test_fused_adam_counts_in_the_group_or_in_the_state_of_the_last_parameter() -> None:
+    first, last = (nn.Parameter(torch.ones(4, 4)) for _ in range(2))
+    apex = type("FusedAdam", (torch.optim.Optimizer,), {})([first, last], {"lr": 1e-3})
+    group = apex.param_groups[0]
+    assert steps_taken(apex, first, group) is None
+    apex.state[first], apex.state[last], group["step"] = {"exp_avg": first}, {"exp_avg": last}, 7
+    assert steps_taken(apex, first, group) == 7
+    group["step"] = torch.tensor([8], dtype=torch.int)  # capturable
+    assert steps_taken(apex, last, group) == 8
+    deepspeed = type("FusedAdam", (torch.optim.Optimizer,), {})([first, last], {"lr": 1e-3, "step": 0})
+    deepspeed.state[first], deepspeed.state[last] = {"step": 0}, {"step": 9}
+    assert steps_taken(deepspeed, first, deepspeed.param_groups[0]) == 9
 
 
 def test_groups_that_are_alike_are_described_once() -> None:

@@ -106,6 +106,15 @@ def test_a_count_that_is_a_number() -> None:
         assert watch.reset(count) is expected
 
 
+def test_a_count_in_the_group() -> None:
+    made: Any = type("FusedAdam", (torch.optim.Optimizer,), {})([nn.Parameter(torch.ones(4, 4))], {"lr": 1e-3})
+    weight = made.param_groups[0]["params"][0]
+    watch = StateWatch(made)
+    for count, expected in ((10, False), (20, False), (5, True)):
+        made.state[weight], made.param_groups[0]["step"] = {"exp_avg": weight}, count
+        assert watch.reset(count) is expected
+
+
 def test_a_resumption_without_the_optimizers_state_is_a_reset_and_one_with_it_is_none() -> None:
     optimizer = make()
     watch = StateWatch(optimizer)

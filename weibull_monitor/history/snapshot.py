@@ -51,7 +51,7 @@ class Scaling:
         equilibrium: λ where it would end if η and λ_wd stayed as they are.
         reason: Why there is no forecast, if there is none; a key of `weibull_monitor.history.reasons.EXPLANATION`.
         eta_sum: Σ η over the steps taken.
-        update_max: Bound of the RMS of the optimizer's update of one step, in units of η (`weibull_monitor.scaling.bounds`).
+        update_max: Bound of the RMS of the optimizer's update of one step, in units of η (`weibull_monitor.scaling.optimizers`).
     """
 
     eta: float | None = None

@@ -1,8 +1,8 @@
-"""λ against √(η/λ_wd), live: what the optimizer's schedule has spent so far, and the ratio to it.
+"""What the optimizer's schedule has spent so far, and the ratio of λ to it.
 
-Under decoupled weight decay a weight forgets at the rate ηλ_wd a step and is fed steps of size η, so λ tends to a multiple of
+Under decoupled weight decay every step multiplies a weight by 1 - ηλ_wd and adds an update of size η, so λ tends to a multiple of
 √(η/λ_wd) (T. Ding, arXiv:2606.19367, 2026; Z. Fan et al., arXiv:2510.15262, 2025) over the time τ = 1/(ηλ_wd) (X. Wang,
-L. Aitchison, arXiv:2405.13698, 2024). Schedules and finite budgets are followed by the recursion of its square:
+L. Aitchison, arXiv:2405.13698, 2024). A recursion for its square takes schedules and finite runs into account:
 
     I ← I·exp(-2ηλ_wd) + 2η²,   S ← S + ηλ_wd,   effective √(η/λ_wd) = √I,   c = √(λ² - λ_0²·exp(-2S))/√I
 """
@@ -14,17 +14,18 @@ from typing import NamedTuple
 
 from weibull_monitor.history.reasons import Reason
 from weibull_monitor.history.snapshot import Scaling
-from weibull_monitor.scaling.bounds import UpdateBound
-from weibull_monitor.scaling.optimizers import Hyperparameters
+from weibull_monitor.scaling.optimizers import Hyperparameters, UpdateBound
 
 
 class Budget(NamedTuple):
-    """What one parameter group has spent since the baseline: I and S above, and what became of the law's premises."""
+    """What one parameter group has spent since the baseline: I, S and Σ η, and whether λ_wd stayed the same."""
 
     integral: float = 0.0
+    """I."""
     decay: float = 0.0
+    """S."""
     weight_decay: float | None = None
-    """λ_wd of the last step."""
+    """λ_wd of the last step; None before the first."""
     changed: bool = False
     """Whether λ_wd was changed in mid-run."""
     path: float = 0.0
@@ -39,26 +40,27 @@ class Budget(NamedTuple):
         >>> round(math.sqrt(budget.integral) / math.sqrt(1e-3 / 1.0), 3)  # constant η, S ≫ 1: √(η/λ_wd)
         1.001
         """
-        spent = eta * weight_decay
+        spent = eta * weight_decay  # the share of the weights that this step removes
         changed = self.changed or (weight_decay != self.weight_decay and self.weight_decay is not None)
+        # The square of what is left of earlier updates shrinks by exp(-2ηλ_wd); the 2 in front of η² makes the limit η/λ_wd.
         integral = self.integral * math.exp(-2.0 * spent) + 2.0 * eta * eta
         return Budget(integral, self.decay + spent, weight_decay, changed, self.path + eta)
 
 
 class StepInfo(NamedTuple):
-    """What one parameter was last stepped with, and what its group has spent."""
+    """What one parameter was last stepped with, and what its parameter group has spent."""
 
     used: Hyperparameters
     budget: Budget | None
     """None if part of the run was not followed."""
     scale: float = 1.0
-    """RMS of a step in units of η, relative to AdamW's; see `weibull_monitor.scaling.optimizers.update_scale`."""
+    """RMS of a step in units of η, relative to AdamW's (`weibull_monitor.scaling.optimizers.OptimizerRule`)."""
     group: tuple[int, int] = (0, 0)
-    """Which optimizer, and which of its groups."""
+    """Index of the optimizer, and of the group within it."""
     reset: bool = False
     """Whether the optimizer's state was reset in mid-run."""
     bound: UpdateBound | None = None
-    """What bounds an update, if there is a bound."""
+    """Bound of an update; None if there is none."""
 
 
 def scaling_of(stepped: StepInfo | None, lambda_: float, lambda_0: float | None, numel: int = 1) -> Scaling:
@@ -68,11 +70,11 @@ def scaling_of(stepped: StepInfo | None, lambda_: float, lambda_0: float | None,
         stepped: How its parameter was stepped; None if no optimizer steps it.
         lambda_: λ now; NaN if there is no fit.
         lambda_0: λ at the baseline, if known.
-        numel: Elements of the component.
+        numel: Number of elements of the component.
 
     Returns:
-        Every value that exists; those that do not (no weight decay, no baseline, no step yet) are None, and ``reason`` says
-        why there is no budget ratio, or else why it must not be extrapolated.
+        The values; those that do not exist (no weight decay, no baseline, no step yet) are None. ``reason`` says why there
+        is no budget ratio, or why there must be no forecast from it.
     """
     if stepped is None:
         return Scaling(reason="no_optimizer")
@@ -82,8 +84,10 @@ def scaling_of(stepped: StepInfo | None, lambda_: float, lambda_0: float | None,
         eta = used.eta if math.isfinite(used.eta) else None
         wd, reason = used.weight_decay, used.reason
         return Scaling(eta=eta, weight_decay=wd, reason=reason, eta_sum=path, update_max=update_max)
+    # Muon's steps are not of AdamW's size: both roots are in units of AdamW's.
     plain = stepped.scale * math.sqrt(used.eta / used.weight_decay) if used.weight_decay > 0 and used.eta > 0 else None
     effective = stepped.scale * math.sqrt(budget.integral) if budget and budget.integral > 0 else None
+    # What training has put into λ²: λ² less what decay has left of the initial λ_0². NaN where it is not known.
     grown = lambda_**2 - lambda_0**2 * math.exp(-2.0 * budget.decay) if budget and lambda_0 is not None else math.nan
     known = effective and grown >= 0 and not stepped.reset
     return Scaling(
@@ -101,7 +105,7 @@ def scaling_of(stepped: StepInfo | None, lambda_: float, lambda_0: float | None,
 
 
 def _why_not_beyond(stepped: StepInfo, lambda_0: float | None, grown: float) -> Reason | None:
-    """Why nothing is to be extrapolated from where a component stands; None if it may be."""
+    """Why there must be no forecast for a component; None if there may be one. The first reason that holds counts."""
     used, budget = stepped.used, stepped.budget
     reasons: list[tuple[bool, Reason]] = [
         (budget is None, "unknown_past"),

@@ -1,7 +1,7 @@
-"""DeepSpeed's optimizers: which of the model's parameters their groups step, and what each step was taken with.
+"""DeepSpeed's optimizers: which parameters of the model their groups step, and with which learning rates.
 
-They give the optimizer under them flattened fp32 copies in place of the model's parameters, step it group by group, and the
-engine moves the learning rate on before it returns. DeepSpeed is not imported: its optimizers are known by their attributes.
+They replace the model's parameters in the optimizer that they wrap by flattened fp32 copies, and step it group by group. The
+engine sets the next learning rate before it returns. DeepSpeed is not imported; its optimizers are found by their attributes.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Any
 
 from torch import Tensor
 
-_LISTS = ("bit16_groups", "bf16_groups", "fp16_groups")
-"""Where DeepSpeed's optimizers keep the model's parameters, by group: ZeRO-1 and 2; bf16 without ZeRO; fp16 without ZeRO.
-Under ZeRO-3 ``fp16_groups`` are sub-groups, and ``sub_group_to_group_id`` says whose."""
+_GROUP_LISTS = ("bit16_groups", "bf16_groups", "fp16_groups")
+"""Attributes with the model's parameters by group: of ZeRO-1 and 2, of bf16 without ZeRO, and of fp16 without ZeRO. Under ZeRO-3
+``fp16_groups`` are sub-groups, and ``sub_group_to_group_id`` gives the group of each."""
 
 
 class Rates(dict[int, dict[str, Any]]):
-    """By the `id` of a parameter group, the entries that it had at the step just taken."""
+    """The entries of each parameter group at the step just taken, by the group's `id`."""
 
     __slots__ = ("__weakref__",)
 
@@ -29,7 +29,7 @@ def parameters_of(optimizer: Any, group: int) -> Sequence[Tensor]:
 
     Args:
         optimizer: An optimizer, or a wrapper of Accelerate, Lightning or DeepSpeed.
-        group: Place of the group in ``optimizer.param_groups``.
+        group: Index of the group in ``optimizer.param_groups``.
 
     >>> import torch
     >>> weight = torch.nn.Parameter(torch.zeros(2, 2))
@@ -40,7 +40,7 @@ def parameters_of(optimizer: Any, group: int) -> Sequence[Tensor]:
     if engine is None:
         tensors: Sequence[Tensor] = optimizer.param_groups[group]["params"]
         return tensors
-    lists = next(found for name in _LISTS if (found := getattr(engine, name, None)))
+    lists = next(found for name in _GROUP_LISTS if (found := getattr(engine, name, None)))
     of_group = getattr(engine, "sub_group_to_group_id", None)
     if of_group is None:
         return lists[group] if group < len(lists) else ()
@@ -48,14 +48,14 @@ def parameters_of(optimizer: Any, group: int) -> Sequence[Tensor]:
 
 
 def rates_of(optimizer: Any) -> Rates:
-    """What the groups of an optimizer are stepped with, noted at each of its steps for as long as the result is referred to.
+    """A mapping that notes what the groups of an optimizer are stepped with, at each step, for as long as it is referred to.
 
     Args:
         optimizer: An optimizer, or a wrapper.
 
     Returns:
-        To be cleared when it was read. It stays empty where DeepSpeed is not imported: there the groups themselves still say
-        it after the step.
+        The mapping, to be cleared after it was read. It stays empty where DeepSpeed is not imported; there the groups still
+        have the same entries after the step.
     """
     rates = Rates()
     *_, inner = wrappers(optimizer)
@@ -71,8 +71,8 @@ def rates_of(optimizer: Any) -> Rates:
 
 
 def engine_of(optimizer: Any) -> Any | None:
-    """The optimizer of DeepSpeed among the wrappers of an optimizer, if there is one."""
-    return next((o for o in wrappers(optimizer) if any(getattr(o, name, None) for name in _LISTS)), None)
+    """DeepSpeed's optimizer among the wrappers of an optimizer, or None."""
+    return next((o for o in wrappers(optimizer) if any(getattr(o, name, None) for name in _GROUP_LISTS)), None)
 
 
 def wrappers(optimizer: Any) -> Iterator[Any]:

@@ -21,7 +21,7 @@ from weibull_monitor.scaling.forces import SUMS, AdamState, adam_state, forces_o
 from weibull_monitor.scaling.tracking import BudgetTracker
 
 _LOST = SUMS
-"""The column after the sums: ranks that could not make them."""
+"""The column after the sums: the number of ranks that could not take them."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class PendingForces:
 
     Attributes:
         components: The components.
-        sums: How parts make up wholes.
-        packed: float64, (read components, SUMS + 1): the sums, and whether they could not be taken.
-        arriving: The sums of some components, and their rows.
+        sums: Which components are read, and how these add up to the others.
+        packed: float64, shape (read components, SUMS + 1), on the host: the sums, and the number of ranks that have none.
+        arriving: Rows of ``packed``, and their sums, which are on their way; None if all are there.
     """
 
     components: Sequence[Component]
@@ -42,27 +42,27 @@ class PendingForces:
 
 
 class ForceReader:
-    """Finds what a step did to the squared norm of every matrix: `before` the step, `collect` after it, then `forces`.
+    """Measures what a step did to the squared norm of every matrix: `before` the step, `collect` after it, then `forces`.
 
-    The sums over a matrix are added over its parts and over the ranks, packed into one all-reduce; nothing is waited for on
-    the way.
+    The sums over a matrix are added over its parts, and over the ranks in one all-reduce. One process does not wait for the
+    device before `forces`.
 
     Args:
-        reader: What reads the model.
-        keeper: What follows its optimizers.
-        ranks: The ranks that hold the model together; None for one process.
+        reader: Reads the model.
+        budgets: Follows its optimizers.
+        ranks: The ranks that share the model; None for one process.
 
     Attributes:
         reasons: Why this rank could not take the sums of some components, by name.
     """
 
-    def __init__(self, reader: ModelReader, keeper: BudgetTracker, ranks: Ranks | None) -> None:
-        self._reader, self._keeper, self._ranks = reader, keeper, ranks
+    def __init__(self, reader: ModelReader, budgets: BudgetTracker, ranks: Ranks | None) -> None:
+        self._reader, self._budgets, self._ranks = reader, budgets, ranks
         self._norms: dict[str, Tensor] = {}
         self.reasons: dict[str, str] = {}
 
     def before(self) -> None:
-        """Measures the norms that the next step begins with."""
+        """Measures the norms before the next step."""
         components = self._components()
         pieces = {i: self._reader.holdings.pieces(components[i]) for i in Sums(components).read}
         self._norms = {
@@ -70,17 +70,17 @@ class ForceReader:
         }
 
     def collect(self) -> PendingForces:
-        """Takes the sums after the step, and adds those of all ranks: to be called on every rank, whatever fails elsewhere."""
+        """Takes the sums after the step and adds those of all ranks. Every rank has to call it, even if another one failed."""
         arriving = None
         components, sums = self._components(), Sums(self._components())
         packed = torch.zeros(len(sums.read), SUMS + 1, dtype=torch.float64, device="cpu")
         self.reasons = {}
         try:
-            owners = self._keeper.owners()
+            owners = self._budgets.owners()
             rows = {place: self._row(components[i], owners) for place, i in enumerate(sums.read)}
             here = {place: row for place, row in rows.items() if isinstance(row, Tensor)}
             if here:
-                taken = torch.stack(list(here.values())).double()
+                taken = torch.stack(list(here.values())).double()  # (rows that this rank counts, SUMS), on the device
                 if self._ranks is None:
                     arriving = (list(here), to_host(taken))
                 else:
@@ -98,16 +98,17 @@ class ForceReader:
         return PendingForces(components, sums, packed, arriving)
 
     def forces(self, collected: PendingForces, stepped: Mapping[str, StepInfo]) -> dict[str, Forces]:
-        """The forces on each component, by name, waiting for the sums if need be.
+        """The forces on each component, by name; waits for the sums if they have not arrived.
 
         Args:
-            collected: What `collect` gave after the step.
+            collected: The result of `collect` after the step.
             stepped: What each parameter was stepped with.
         """
         components, sums, packed = collected.components, collected.sums, collected.packed
         if collected.arriving is not None:
             places, numbers = collected.arriving
             packed[list(places), :SUMS] = torch.tensor(numbers.rows(), dtype=torch.float64, device="cpu")
+        # The sums add up over parts like counts of bins do; `_LOST` does too, so that a whole with a lost part is lost.
         batch = CountedRows(sums.read, packed, bins_of(torch.float32))
         out: dict[str, Forces] = {}
         for complete in sums.complete([batch]):
@@ -123,7 +124,10 @@ class ForceReader:
         return [c for c in self._reader.discovery.components if c.trainable]
 
     def _row(self, component: Component, owners: Mapping[int, tuple[Mapping[str, Any], Any]]) -> Tensor | str | None:
-        """The sums over what this rank counts of a component; why there are none; None where it counts nothing."""
+        """The sums over the elements of a component that this rank counts, shape (SUMS,), on the device.
+
+        Or the reason why it has none; or None if it counts no element of it.
+        """
         holdings = self._reader.holdings
         weights = holdings.pieces(component)
         if isinstance(weights, str):
@@ -132,13 +136,13 @@ class ForceReader:
             return None
         held = holdings.held[component.parameter]
         if id(held.optimized) not in owners:
-            return "no optimizer that is followed holds it as it is stored"
+            return "no tracked optimizer holds it in the form in which it is stored"
         state = adam_state(held.optimized, *owners[id(held.optimized)])
         if not isinstance(state, AdamState):
             return state
         means, squares = holdings.pieces(component, state.mean), holdings.pieces(component, state.square)
         if isinstance(means, str) or isinstance(squares, str):
             return f"the optimizer's state cannot be read: {means if isinstance(means, str) else squares}"
-        after = sums_after(weights, means, squares, state)
+        after = sums_after(weights, means, squares, state)  # (3,)
         before = self._norms.get(component.name, after.new_full((), torch.nan))
         return torch.cat([after, before.to(after).reshape(1)])

@@ -20,20 +20,21 @@ import torch
 from torch import Tensor
 
 from weibull_monitor.history.snapshot import Forces
+from weibull_monitor.scaling.optimizers import rule_of, step_counter
 
 CHUNK: Final = 1 << 19
-"""Elements per pass: bounds the temporaries to a few MiB."""
+"""Elements per pass, which keeps the temporaries at a few MiB."""
 SUMS: Final = 4
-"""The sums over a matrix: ⟨w', u⟩, ⟨w', w'⟩, ⟨u, u⟩ after the step, and ⟨w, w⟩ measured before it."""
+"""Number of sums over a matrix: ⟨w', u⟩, ⟨w', w'⟩ and ⟨u, u⟩ after the step, and ⟨w, w⟩ measured before it."""
 
 
 class AdamState(NamedTuple):
-    """What AdamW keeps of one parameter, and what it divides by.
+    """What AdamW keeps for one parameter, and the constants of its update.
 
     Attributes:
-        mean: m, of the parameter's shape and placement.
-        square: v, likewise; with AMSGrad, its maximum.
-        step: Steps taken, on any device.
+        mean: m, with the parameter's shape and placement.
+        square: v, with the parameter's shape and placement; with AMSGrad, its maximum.
+        step: Steps taken, on any device; infinite where m and v are not corrected for their bias.
         beta1: Decay of m.
         beta2: Decay of v.
         eps: ε.
@@ -55,21 +56,22 @@ def adam_state(parameter: Tensor, group: Mapping[str, Any], optimizer: Any) -> A
         group: The parameter group that it is in.
         optimizer: The optimizer itself, without wrappers.
     """
-    name = type(optimizer).__name__
-    decoupled = name == "AdamW" or bool(group.get("decoupled_weight_decay"))
-    state = optimizer.state.get(parameter, {})
-    if not decoupled or "betas" not in group:
+    name, rule = type(optimizer).__name__, rule_of(optimizer)
+    if not (rule.forces and rule.decouples(group) and "betas" in group):
         return f"the forces are those of AdamW, and the optimizer is {name}"
+    state = optimizer.state.get(parameter, {})
     if not state:
-        return "the optimizer has no state of it yet"
-    square = state.get("max_exp_avg_sq", state.get("exp_avg_sq"))
-    if square is None or "exp_avg" not in state or "step" not in state:
-        return f"{name} keeps no exp_avg and exp_avg_sq of it in full precision"
-    mean = state["exp_avg"]
+        return "the optimizer has no state for it yet"
+    mean, square = state.get("exp_avg"), state.get("max_exp_avg_sq", state.get("exp_avg_sq"))
+    step = step_counter(optimizer, parameter, group)
+    if mean is None or square is None or step is None:
+        return f"{name} does not keep exp_avg, exp_avg_sq and a step count for it"
     if mean.shape != parameter.shape or not mean.is_floating_point() or not square.is_floating_point():
         return f"{name} keeps a state of another shape or precision than the parameter"
+    if not group.get("bias_correction", True):  # Apex, DeepSpeed; 1 - β^∞ = 1
+        step = math.inf
     beta1, beta2 = group["betas"]
-    return AdamState(mean, square, state["step"], float(beta1), float(beta2), float(group["eps"]))
+    return AdamState(mean, square, step, float(beta1), float(beta2), float(group["eps"]))
 
 
 @torch.no_grad()
@@ -85,11 +87,13 @@ def sums_after(
         state: The optimizer's state.
 
     Returns:
-        float64, shape (3,), on the weights' device; nothing is waited for there.
+        float64 (float32 on MPS), shape (3,), on the weights' device, which is not waited for.
     """
+    # 1 - βᵗ and √(1 - βᵗ): numbers, or 0-dimensional tensors where the step count is on the device.
     correct1, correct2 = 1.0 - state.beta1**state.step, (1.0 - state.beta2**state.step) ** 0.5
     out = torch.zeros(3, dtype=_precise(weights[0].device), device=weights[0].device)
-    for w, m, v in _chunks(weights, means, squares):
+    for w, m, v in _chunks(weights, means, squares):  # each of up to CHUNK elements, in one shape
+        # The update in float32, as optimizers make it; only the sums need more, since they run over millions of elements.
         w, u = w.float(), (m.float() / correct1) / (v.float().sqrt() / correct2 + state.eps)
         out += torch.stack([(w * u).sum(dtype=out.dtype), (w * w).sum(dtype=out.dtype), (u * u).sum(dtype=out.dtype)])
     return out
@@ -97,7 +101,7 @@ def sums_after(
 
 @torch.no_grad()
 def squared_norm(weights: Sequence[Tensor]) -> Tensor:
-    """⟨w, w⟩ over pieces of a matrix: a 0-dimensional tensor on their device."""
+    """⟨w, w⟩ over pieces of a matrix: 0-dimensional, on their device, float64 (float32 on MPS)."""
     dtype = _precise(weights[0].device)
     out = torch.zeros((), dtype=dtype, device=weights[0].device)
     for (w,) in _chunks(weights):
@@ -120,7 +124,8 @@ def forces_of(sums: Sequence[float], eta: float, weight_decay: float) -> Forces 
     >>> f"{forces.alignment:.3g} {forces.injection:.3g} {forces.decay:.3g}"
     '-4.8e-05 4e-06 -0.0002'
     """
-    aligned, after, update, measured = sums
+    aligned, after, update, measured = sums  # ⟨w', u⟩, ‖w'‖², ‖u‖², and ‖w‖² as measured
+    # w' = kept·w - η·u, so w = (w' + η·u)/kept: the terms of the step follow from the sums after it.
     kept = 1.0 - eta * weight_decay
     before = (after + 2.0 * eta * aligned + eta * eta * update) / kept**2
     if not eta > 0.0 or not (math.isfinite(before) and before > 0.0):
@@ -128,6 +133,7 @@ def forces_of(sums: Sequence[float], eta: float, weight_decay: float) -> Forces 
     along = (aligned + eta * update) / kept  # ⟨w, u⟩
     alignment, injection, decay = -2.0 * eta * along, eta * eta * update, -2.0 * eta * weight_decay * before
     second = eta * eta * weight_decay * (weight_decay * before + 2.0 * along)
+    # The closure error is in units of the forces' sizes: they may cancel, so their sum would not do.
     size = abs(alignment) + abs(injection) + abs(decay)
     closure = None
     if math.isfinite(measured) and size:
@@ -136,7 +142,7 @@ def forces_of(sums: Sequence[float], eta: float, weight_decay: float) -> Forces 
 
 
 def _chunks(*tensors: Sequence[Tensor]) -> Any:
-    """The same stretches of tensors that hold the same elements, in chunks; strided pieces are copied a chunk at a time."""
+    """Cuts tensors of the same shapes into the same chunks. Strided pieces are copied one chunk at a time."""
     for pieces in zip(*tensors, strict=True):
         if all(piece.is_contiguous() for piece in pieces):
             yield from zip(*(torch.split(piece.reshape(-1), CHUNK) for piece in pieces), strict=True)

@@ -1,4 +1,4 @@
-"""The scaling law of a run: where every component stands on it, where it is going, and why not where it is not known."""
+"""The scaling law of a run: where every component stands on it and where it is going, or the reason why that is not known."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 from weibull_monitor.errors import ConfigurationError, Guard
 from weibull_monitor.history.reasons import EXPLANATION, PASSING, Reason
+from weibull_monitor.history.record import RecordedSnapshot
 from weibull_monitor.history.snapshot import Reference, Scaling
 from weibull_monitor.measure import WeibullFit
 from weibull_monitor.model.components import Component
@@ -33,44 +34,35 @@ from weibull_monitor.scaling.tracking import BudgetTracker
 logger = logging.getLogger("weibull_monitor")
 
 
-class _Sample(Protocol):
-    """A sample as the history holds it."""
-
-    @property
-    def step(self) -> int: ...
-
-    def values(self, column: str) -> dict[str, float]: ...
-
-
 @dataclass
 class _Plan:
-    """What one optimizer will be stepped with, as far as it has been checked."""
+    """The planned learning rates of one optimizer, and where it was when they were last compared with the real ones."""
 
-    ahead: list[RatesAhead]
+    ahead: list[RatesAhead]  # one per parameter group
     checked: int
-    """Step up to which everything went as planned."""
+    """Step of the last comparison."""
     position: int | None
-    """How often the scheduler had stepped then."""
+    """How often the scheduler had stepped then; None if that is not known."""
     steps: int
-    """How often the optimizer had."""
+    """How often the optimizer had stepped then."""
     trusted: bool
-    """False where things did not go as planned, until they do again."""
+    """Whether the last comparison agreed with the plan."""
 
 
 Outlook = Mapping[int, tuple[Sequence[RatesAhead], bool]]
-"""By optimizer: the learning rates to come of each group, and whether things went as planned so far."""
+"""By the optimizer's index: the learning rates to come of each group, and whether the last ones agreed with the plan."""
 
 
 class ScalingLaw:
-    """Says at each sample where every component stands on the scaling law, and forecasts its λ.
+    """Places every component on the scaling law at each sample, and forecasts its λ.
 
     Args:
         budgets: Follows the optimizers.
-        scheduler: How the learning rates come about, as `weibull_monitor.scaling.learning_rates.as_rules` takes it.
+        scheduler: What sets the learning rates, in any form that `weibull_monitor.scaling.learning_rates.as_rules` accepts.
         total_steps: Optimizer steps of the whole run, if known.
 
     Raises:
-        ConfigurationError: For a ``scheduler`` that is none, or a number of steps below 1.
+        ConfigurationError: If ``scheduler`` has none of these forms, or ``total_steps`` is below 1.
     """
 
     def __init__(self, budgets: BudgetTracker, scheduler: Any, total_steps: int | None) -> None:
@@ -83,29 +75,28 @@ class ScalingLaw:
         self._said: set[Reason] = set()
         self._guard = Guard()
 
-    def recall(self, samples: Iterable[_Sample], until: int) -> None:
-        """Takes the samples of the run that is resumed, up to a step, as its own."""
+    def recall(self, samples: Iterable[RecordedSnapshot], until: int) -> None:
+        """Continues from the samples of the resumed run, up to a step."""
         self._trail = SampleTrail()
         for sample in samples:
             if 0 < sample.step <= until:
-                scales, roots = sample.values("lambda"), sample.values("effective")
-                spent = sample.values("t_over_tau")
-                points = (
-                    (n, as_recorded(sample.step, scales[n], roots[n], spent[n]))
+                scales, roots, spent = map(sample.values, ("lambda", "effective", "t_over_tau"))
+                points = {
+                    n: as_recorded(sample.step, scales[n], roots[n], spent[n])
                     for n in scales
                     if n in roots and n in spent
-                )
+                }
                 self._trail.add(sample.step, points)
 
     def look(self, step: int, stepped: Mapping[str, StepInfo]) -> Outlook:
-        """The learning rates to come, as the optimizers and schedulers tell now: to be called right after a step.
+        """The learning rates to come. To be called right after a step, before the schedulers step.
 
         Args:
             step: Optimizer steps taken.
             stepped: How each parameter of this process was stepped, by its name.
         """
-        if not self._guard("reading the schedule", lambda: self._check(step, stepped)):
-            self._plans.clear()  # a user's function may raise; the sample is not lost by it
+        if not self._guard("reading the schedule", self._check, step, stepped):
+            self._plans.clear()  # a user's function may raise: then there is a sample, but no forecast
         return {optimizer: (plan.ahead, plan.trusted) for optimizer, plan in self._plans.items()}
 
     def at(
@@ -117,17 +108,18 @@ class ScalingLaw:
         stepped: Mapping[str, StepInfo],
         outlook: Outlook,
     ) -> dict[str, Scaling]:
-        """Where the components stand at a step, by name; to be called in the order of the steps.
+        """Where the components stand at a step, by name. To be called in the order of the steps.
 
         Args:
             step: Optimizer steps taken.
             components: The components.
-            fits: Their fits, by name; of those without one, nothing is said.
+            fits: Their fits, by name; components without a fit are left out.
             baseline: k and λ before the first step, by name.
-            stepped: How each parameter was stepped, by its name; there are plans for those of this process.
-            outlook: What `look` gave at that step.
+            stepped: How each parameter was stepped, by its name, on this rank and on the others.
+            outlook: The result of `look` at that step.
         """
-        found, points = {}, []
+        found: dict[str, Scaling] = {}
+        points: dict[str, ForecastPoint] = {}
         for component in components:
             if component.name not in fits:
                 continue
@@ -142,7 +134,7 @@ class ScalingLaw:
                     scaling = replace(scaling, reason="kind_not_covered")
                 elif scaling.reason is None:
                     scaling = self._extrapolated(scaling, how, as_recorded(0, lambda_0, 0.0, 0.0), name, now, outlook)
-                points.append((name, now))
+                points[name] = now
             found[name] = scaling
         if step > 0:
             self._trail.add(step, points)
@@ -152,13 +144,15 @@ class ScalingLaw:
     def _extrapolated(
         self, scaling: Scaling, how: StepInfo, baseline: ForecastPoint, name: str, now: ForecastPoint, outlook: Outlook
     ) -> Scaling:
-        """With forecast and equilibrium, or the reason why there is none."""
+        """Adds the equilibrium and the forecast, or the reason why there is no forecast."""
         share = now.step / self.total_steps if self.total_steps else 0.0
+        # c of the second half of the steps so far: see `weibull_monitor.scaling.forecast`.
         before = self._trail.until(now.step / 2).get(name, baseline)
         c = ratio_between(before, now)
         if c is None:
             return replace(scaling, reason="shrunk")
         trend = drift(baseline, self._trail.until(before.step / 2).get(name, baseline), before, now)
+        # An equilibrium does not need the schedule. In a long run that has passed τ it is known before MIN_SHARE.
         plain = scaling.sqrt_eta_over_wd
         if plain and now.decay >= MIN_DECAY and (share >= MIN_SHARE or now.decay >= 1.0):
             scaling = replace(scaling, equilibrium=equilibrium(now, c, trend, plain))
@@ -171,11 +165,11 @@ class ScalingLaw:
         if now.decay < MIN_DECAY or share < MIN_SHARE:
             return replace(scaling, reason="too_early")
         rest = ahead[group].rest(now.step, how.used.weight_decay)
-        rest = RemainingBudget(rest.decay, rest.injection * how.scale**2)
+        rest = RemainingBudget(rest.decay, rest.injection * how.scale**2)  # I is in units of AdamW's steps
         return replace(scaling, forecast=forecast(now, c, trend, rest, doublings=-math.log2(share)))
 
     def _check(self, step: int, stepped: Mapping[str, StepInfo]) -> bool:
-        """Plans what is not planned yet, and plans anew where things did not go as planned."""
+        """Makes a plan for each optimizer that has none, and a new one where the last steps did not agree with it."""
         for n, optimizer in enumerate(self._budgets.optimizers):
             rates = {how.group[1]: how.used.eta for how in stepped.values() if how.group[0] == n}
             rules = [rule for rule in self._rules if rule.is_for(optimizer)]
@@ -198,7 +192,7 @@ class ScalingLaw:
         return True
 
     def _say(self, found: Mapping[str, Scaling]) -> None:
-        """Each reason once on the log; what went wrong in mid-run as a warning."""
+        """Logs each reason once, as a warning if something went wrong in mid-run."""
         for reason, count in Counter(scaling.reason for scaling in found.values()).items():
             if reason is None or reason in self._said or reason in PASSING:
                 continue
@@ -209,16 +203,16 @@ class ScalingLaw:
 
 
 def _covered(component: Component) -> bool:
-    """Whether the law was seen to hold for matrices of its kind: those of attention and of feed-forward layers."""
+    """Whether the law is known to hold for matrices of this kind: those of attention and of feed-forward layers."""
     return component.component_class != "none" or component.kind.startswith("attn_")
 
 
 def _went_as_planned(plan: _Plan, rule: Rule, step: int, steps: int, rates: Mapping[int, float]) -> bool:
-    """Whether optimizer and scheduler have stepped as often as they should, and at the rates that they should."""
+    """Whether optimizer and scheduler have stepped as often as planned, and with the planned learning rates."""
     if steps - plan.steps != step - plan.checked or max(rates) >= len(plan.ahead):
         return False
     position, due = rule.position(), _due(plan, rule, step)
-    if due is not None and position not in (due, due + rule.ticks(step)):  # the last sample may be taken after its tick
+    if due is not None and position not in (due, due + rule.ticks(step)):  # the last sample may come after it
         return False
     planned = {i: plan.ahead[i].rate(step) for i in rates} if step > plan.checked else {}
     return all(
@@ -227,7 +221,7 @@ def _went_as_planned(plan: _Plan, rule: Rule, step: int, steps: int, rates: Mapp
 
 
 def _due(plan: _Plan, rule: Rule, step: int) -> int | None:
-    """How often the scheduler should have stepped before the tick that follows a step."""
+    """How often the scheduler should have stepped by now, without its steps after the last optimizer step."""
     if plan.position is None:
         return None
     return plan.position + sum(rule.ticks(n) for n in range(plan.checked, step) if n > 0)

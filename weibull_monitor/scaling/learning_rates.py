@@ -1,4 +1,4 @@
-"""The learning rates to come: read off a scheduler without changing it, and checked against what the optimizer then uses."""
+"""The learning rates to come, read from a scheduler without changing it."""
 
 from __future__ import annotations
 
@@ -19,33 +19,29 @@ from weibull_monitor.scaling.optimizers import innermost
 
 Rates = npt.NDArray[np.float64]
 
-SEGMENTS: Final = 4096
-"""Into so many stretches the steps to come are gathered; fewer steps are kept one by one."""
+MAX_SEGMENTS: Final = 4096
+"""Largest number of stretches that the steps to come are summed over; fewer steps are kept one by one."""
 TOLERANCE: Final = 1e-4
-"""Relative difference of a learning rate to the planned one that is taken for rounding."""
-
-
-def _each(step: int) -> int:
-    return 1
+"""Relative difference between a learning rate and the planned one that counts as rounding."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """How the learning rates of an optimizer come about.
+    """What sets the learning rates of an optimizer.
 
     Attributes:
         scheduler: A scheduler of ``torch.optim.lr_scheduler``; or a function of the optimizer step (from 1) that the learning
-            rates of all groups are in proportion to.
-        ticks: How often the scheduler steps between one optimizer step, whose number it is given, and the next.
-        optimizer: Whose learning rates a function is for; None for every optimizer.
+            rates of all groups are proportional to.
+        ticks: How often the scheduler steps between optimizer step n, its argument, and the next.
+        optimizer: The optimizer that a function is for; None for all of them.
     """
 
     scheduler: Any
-    ticks: Callable[[int], int] = _each
+    ticks: Callable[[int], int] = lambda step: 1
     optimizer: Any = None
 
     def is_for(self, optimizer: Any) -> bool:
-        """Whether it sets the learning rates of an optimizer."""
+        """Whether the rule sets the learning rates of an optimizer."""
         own = getattr(self.scheduler, "optimizer", None) if isinstance(self.scheduler, LRScheduler) else self.optimizer
         return own is None or innermost(own) is innermost(optimizer)
 
@@ -55,7 +51,7 @@ class Rule:
 
 
 def as_rules(given: Any) -> list[Rule]:
-    """What the user passed as ``scheduler``, as rules.
+    """The rules that the user's ``scheduler`` argument stands for.
 
     Args:
         given: A scheduler, a function of the step, a `Rule`, several of them, or None.
@@ -76,17 +72,16 @@ def as_rules(given: Any) -> list[Rule]:
 
 
 def rates_ahead(rule: Rule, step: int, total: int, now: Sequence[float]) -> Rates | None:
-    """The learning rates of the optimizer steps after ``step``, read off without any effect on the scheduler.
+    """The learning rates of the optimizer steps after ``step``, read without any effect on the scheduler.
 
     Args:
-        rule: How they come about.
-        step: Optimizer steps taken; the scheduler has not moved on since the last of them.
+        rule: What sets them.
+        step: Optimizer steps taken; the scheduler has not stepped since the last of them.
         total: Optimizer steps of the whole run.
-        now: The learning rate of each parameter group that the last step was taken with; before the first step, that it
-            will be taken with.
+        now: The learning rate of each parameter group at the last step; before the first step, that of the first.
 
     Returns:
-        Of shape (groups, total - step); None if they cannot be known (`ReduceLROnPlateau`, a scheduler that raises).
+        Shape (groups, total - step), float64; None if they cannot be known (`ReduceLROnPlateau`, a scheduler that raises).
 
     >>> import torch
     >>> optimizer = torch.optim.AdamW([nn.Parameter(torch.zeros(2, 2))], lr=1.0)
@@ -101,32 +96,37 @@ def rates_ahead(rule: Rule, step: int, total: int, now: Sequence[float]) -> Rate
         return None
     if not isinstance(scheduler, LRScheduler):
         return _of_function(scheduler, step, total, now)
-    ticks = np.array([rule.ticks(n) if n > 0 else 0 for n in range(step, total)])  # before each of the steps to come
+    # (total - step,): how often the scheduler steps before each of the steps to come; it does not before the first.
+    ticks = np.array([rule.ticks(n) if n > 0 else 0 for n in range(step, total)])
     if type(scheduler).get_lr is LambdaLR.get_lr:
         return _of_lambdas(scheduler, scheduler.last_epoch + np.cumsum(ticks))
     return _by_rehearsal(scheduler, ticks)
 
 
 def _of_function(function: Callable[[int], float], step: int, total: int, now: Sequence[float]) -> Rates | None:
+    # Only proportions count: the rates of now, times the function over its present value. (groups,) x (total - step,)
     here = float(function(max(1, step)))
     ahead = np.array([function(n) for n in range(step + 1, total + 1)], dtype=np.float64)
     return np.outer(now, ahead / here) if here > 0 else None
 
 
 def _of_lambdas(scheduler: Any, epochs: npt.NDArray[np.int64]) -> Rates:
-    """Its functions are called with the epochs to come: each function once an epoch, however many groups share it."""
+    """Calls the functions of a `LambdaLR` with the epochs to come, each once per epoch, even if many groups share it.
+
+    Stepping a copy, as `_by_rehearsal` does, takes seconds for the hundreds of thousands of steps of a long run.
+    """
     wanted, position = np.unique(epochs, return_inverse=True)
     factors: dict[int, Rates] = {}
     for function in scheduler.lr_lambdas:
         if id(function) not in factors:
             values = np.array([float(function(int(epoch))) for epoch in wanted], dtype=np.float64)
-            factors[id(function)] = values[position]
+            factors[id(function)] = values[position]  # (total - step,)
     bases = [float(base) for base in scheduler.base_lrs]
     return np.stack([base * factors[id(f)] for base, f in zip(bases, scheduler.lr_lambdas, strict=True)])
 
 
 class _OptimizerStandIn:
-    """An optimizer as far as a scheduler needs one."""
+    """The part of an optimizer that a scheduler needs."""
 
     def __init__(self, groups: Iterable[Mapping[str, Any]]) -> None:
         self.param_groups = [
@@ -139,16 +139,15 @@ class _OptimizerStandIn:
     def step(self) -> None:
         """Does nothing."""
 
-    step._wrapped_by_lr_sched = True  # type: ignore[attr-defined] # or else it warns of a wrong order of calls
+    vars(step)["_wrapped_by_lr_sched"] = True  # without it, torch warns of a wrong order of calls
 
 
 def _by_rehearsal(scheduler: Any, ticks: npt.NDArray[np.int64]) -> Rates | None:
-    """A copy of the scheduler is stepped, with a stand-in for the optimizer."""
+    """Steps a copy of the scheduler, with a stand-in for the optimizer."""
     stand_in = _OptimizerStandIn(scheduler.optimizer.param_groups)
     known: dict[int, Any] = {id(scheduler.optimizer): stand_in}
-    known |= {
-        id(value): value for value in vars(scheduler).values() if isinstance(value, nn.Module)
-    }  # shared, not copied
+    # A scheduler may hold the model (its weights must not be copied).
+    known |= {id(value): value for value in vars(scheduler).values() if isinstance(value, nn.Module)}
     try:
         twin = copy.deepcopy(scheduler, known)
         rates = np.empty((len(ticks), len(stand_in.param_groups)))
@@ -158,7 +157,7 @@ def _by_rehearsal(scheduler: Any, ticks: npt.NDArray[np.int64]) -> Rates | None:
                 for _ in range(times):
                     twin.step()
                 rates[i] = [group["lr"] for group in stand_in.param_groups]
-    except Exception:  # one that wants a metric, that refuses to go so far, that cannot be copied: then it is not known
+    except Exception:  # a scheduler that needs a metric, ends before the run or cannot be copied: the rates are unknown
         return None
     return rates.T
 
@@ -168,10 +167,10 @@ def _number(value: Any) -> Any:
 
 
 class RatesAhead:
-    """The steps to come of one parameter group, gathered so that what is left of them is known at any step in between.
+    """The learning rates to come of one parameter group, summed so that `rest` is quick at any later step.
 
     Args:
-        rates: The learning rates after ``step``, one a step.
+        rates: The learning rates of the steps after ``step``, shape (steps,).
         step: Optimizer steps taken before them.
 
     >>> ahead = RatesAhead(np.array([1e-3, 1e-3]), step=8)
@@ -182,31 +181,34 @@ class RatesAhead:
     """
 
     def __init__(self, rates: Rates, step: int) -> None:
-        self._rates, self._step = rates.astype(np.float32 if len(rates) > 10 * SEGMENTS else np.float64), step
-        size = -(-len(rates) // SEGMENTS) if len(rates) else 1
+        self._rates, self._step = rates.astype(np.float32 if len(rates) > 10 * MAX_SEGMENTS else np.float64), step
+        # Of each stretch of `size` steps only the length, Σ η and Σ η² are needed: (stretches,) each.
+        size = -(-len(rates) // MAX_SEGMENTS) if len(rates) else 1
         starts = np.arange(0, len(rates), size)
         self._starts = step + starts
         self._lengths = np.diff(np.append(starts, len(rates)))
         self._sum = np.add.reduceat(rates, starts) if len(rates) else np.zeros(0)
         self._squares = np.add.reduceat(rates**2, starts) if len(rates) else np.zeros(0)
-        self._memo: tuple[tuple[int, float], RemainingBudget] | None = None  # every matrix of a group asks the same
+        self._memo: tuple[tuple[int, float], RemainingBudget] | None = None  # the same for all matrices of a group
 
     def rate(self, step: int) -> float | None:
-        """The learning rate of a step; None outside of the plan."""
+        """The learning rate of a step; None for steps that are not among those to come."""
         n = step - self._step - 1
         return float(self._rates[n]) if 0 <= n < len(self._rates) else None
 
     def rest(self, step: int, weight_decay: float) -> RemainingBudget:
         """What the steps after ``step`` will spend.
 
-        I at the end gains Σ_j 2η_j²·exp(-2 Σ_{i>j} η_iλ_wd): the recursion, unrolled. Within a stretch of several steps the
-        later ones are taken to be as long as the earlier.
+        They add Σ_j 2η_j²·exp(-2 Σ_{i>j} η_iλ_wd) to I at the end, which is the recursion of `Budget` unrolled. Within one
+        stretch of steps η is assumed to be constant.
         """
         if self._memo is not None and self._memo[0] == (step, weight_decay):
             return self._memo[1]
+        # All (stretches,). `share` is the part of each stretch that is still to come: 0, 1 or, for one of them, between.
         share = np.clip((self._starts + self._lengths - step) / self._lengths, 0.0, 1.0)
         length = self._lengths * share
         decay = self._sum * share * weight_decay
+        # S of all later stretches, and on average that of the later steps of the same stretch.
         later = np.cumsum(decay[::-1])[::-1] - decay
         within = decay * np.maximum(0.0, length - 1.0) / (2.0 * np.maximum(length, 1.0))
         injection = 2.0 * self._squares * share * np.exp(-2.0 * (later + within))

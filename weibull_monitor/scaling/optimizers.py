@@ -1,32 +1,35 @@
-"""Which optimizers the scaling law is for: what a step is in units of η, and whether weight decay is decoupled.
+"""The table of optimizers: one row for each, which the scaling law, the bounds of updates and the forces all read.
 
-The law needs two things of an optimizer: the size of its steps is a constant times η, whatever the gradients and the
-weights; and weight decay multiplies the weights by 1 - ηλ_wd beside the step. Both are read from the class and from the
-parameter groups. An optimizer that is not listed here is taken for none of these, since a wrong number is worse than none.
+The law needs two things of an optimizer: its steps have the size of a constant times η, whatever the gradients and the weights
+are; and weight decay multiplies the weights by 1 - ηλ_wd beside the step. An optimizer that has no row is taken for one that
+has neither, because a wrong number is worse than none.
+
+An update is w ← w - η(u + λ_wd·w). For optimizers that normalise, |u| has a bound, and so does the change of a matrix over some
+steps: a larger change was not made by the optimizer.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal, NamedTuple
+
+from torch import Tensor
 
 from weibull_monitor.history.reasons import Reason
 from weibull_monitor.scaling.deepspeed import wrappers
 
-_DECOUPLED: Final = frozenset({"AdamW", "Lion", "AdEMAMix"})
-"""Steps of the size η and decoupled weight decay."""
-_ADAM_LIKE: Final = frozenset({"Adam", "NAdam", "RAdam", "Adamax", "RMSprop"})
-"""Steps of the size η; weight decay is added to the gradient, unless the group says otherwise."""
-_NOT_ETA: Final = frozenset({"SGD", "Adagrad", "Adadelta", "Rprop", "ASGD", "LBFGS"})
-"""Steps of the size of the gradient, or that shrink or grow by themselves."""
-_BY_WEIGHT: Final = frozenset({"LAMB", "Lamb", "LARS"})
-"""Steps in proportion to the norm of the weights."""
-_AFFIXES: Final = re.compile(r"^(?:DeepSpeedCPU|DeepSpeed|Paged|Fused|CPU|_)+|(?:8bit|4bit|32bit|Fp8)$")
-"""What libraries put around the name of an optimizer whose rule they keep: bitsandbytes, torchao, Apex, DeepSpeed."""
-_MUON_RMS: Final = 0.2
+Group = Mapping[str, Any]
+"""A parameter group: an element of ``optimizer.param_groups``."""
+Shape = Sequence[int]
+"""The shape of a parameter."""
+
+MUON_RMS: Final = 0.2
 """The RMS of an update of AdamW in units of η, to which Muon's ``match_rms_adamw`` sets its own (arXiv:2502.16982)."""
+MAX_SINGULAR_VALUE: Final = 1.3
+"""Largest singular value that Muon's five steps of Newton-Schulz give (K. Jordan et al., 2024: about 0.7 to 1.2)."""
 
 
 class Hyperparameters(NamedTuple):
@@ -37,88 +40,258 @@ class Hyperparameters(NamedTuple):
     reason: Reason | None = None
     """Why the scaling law does not apply; None if it does."""
 
-    @property
-    def law(self) -> bool:
-        """Whether the scaling law applies: steps of the size η, and weight decay (if any) decoupled from the gradient."""
-        return self.reason is None
 
+@dataclass(frozen=True)
+class UpdateBound:
+    """The bound of u, the update of one step divided by η, without weight decay.
 
-def hyperparameters(group: Mapping[str, Any], optimizer: str) -> Hyperparameters:
-    """η and λ_wd of a parameter group, and whether the law applies to it.
-
-    Args:
-        group: An element of ``optimizer.param_groups``, with a learning rate.
-        optimizer: The optimizer's name, as `rule_of` has it.
-
-    >>> hyperparameters({"lr": 1e-3, "weight_decay": 0.1}, "AdamW")
-    Hyperparameters(eta=0.001, weight_decay=0.1, reason=None)
-    >>> hyperparameters({"lr": 1e-3, "weight_decay": 0.1}, "Adam").reason
-    'coupled_weight_decay'
+    Attributes:
+        each: Bound of the magnitude of every element; infinite if there is none.
+        norm: Bound of the Frobenius norm of the whole parameter's update; infinite if there is none.
     """
-    eta, weight_decay = float(group["lr"]), float(group.get("weight_decay") or 0.0)
-    return Hyperparameters(eta, weight_decay, why_not(group, optimizer))
+
+    each: float = math.inf
+    norm: float = math.inf
+
+    def rms(self, elements: int) -> float:
+        """Bound of the root mean square of u over any ``elements`` of the parameter.
+
+        >>> UpdateBound(norm=8.0).rms(16)
+        2.0
+        """
+        return min(self.each, self.norm / math.sqrt(elements))
 
 
-def why_not(group: Mapping[str, Any], optimizer: str) -> Reason | None:
-    """Why the scaling law does not apply to a parameter group; None if it does.
+def adam_bound(beta1: float, beta2: float) -> float:
+    """Largest |m̂/√v̂| that Adam can reach at any step, whatever the gradients are.
 
-    Args:
-        group: An element of ``optimizer.param_groups``.
-        optimizer: The optimizer's name, as `rule_of` has it.
+    Both are sums over past gradients, m with weights (1 - β₁)β₁ʲ, v with weights (1 - β₂)β₂ʲ. By the Cauchy-Schwarz inequality
+    |m|/√v ≤ (1 - β₁)/√(1 - β₂) · √(Σⱼ(β₁²/β₂)ʲ), with equality for gradients that grow by β₂/β₁ per step. The bias
+    corrections only lower it (at the first step it is 1). D. P. Kingma and J. Ba, "Adam" (ICLR 2015), §2.1, give
+    (1 - β₁)/√(1 - β₂), for a gradient that is zero at all steps but one; a gradient that grows goes beyond.
 
-    >>> why_not({"lr": 0.1}, "SGD")
-    'step_not_eta'
-    >>> why_not({"lr": None, "relative_step": True, "scale_parameter": True}, "Adafactor")
-    'own_learning_rate'
+    Returns:
+        The bound; infinite if β₁² ≥ β₂, where there is none.
+
+    >>> round(adam_bound(0.9, 0.999), 2), round(adam_bound(0.9, 0.95), 2)
+    (7.27, 1.16)
     """
-    if group.get("lr") is None or group.get("relative_step"):
-        return "own_learning_rate"
-    if optimizer in _DECOUPLED:
+    if not 0.0 <= beta1 * beta1 < beta2 < 1.0:
+        return math.inf
+    return max(1.0, (1.0 - beta1) / math.sqrt(1.0 - beta2) / math.sqrt(1.0 - beta1 * beta1 / beta2))
+
+
+def _bound_sign(group: Group, shape: Shape) -> UpdateBound | None:
+    return UpdateBound(each=1.0)
+
+
+def _bound_adam(group: Group, shape: Shape) -> UpdateBound | None:
+    each = adam_bound(*map(float, group["betas"])) if "betas" in group else math.inf
+    return UpdateBound(each=each) if math.isfinite(each) else None
+
+
+def _bound_adamax(group: Group, shape: Shape) -> UpdateBound | None:
+    # |g| of j steps ago is at most u/β₂ʲ: a geometric sum.
+    beta1, beta2 = map(float, group.get("betas", (1.0, 1.0)))
+    return UpdateBound(each=max(1.0, (1.0 - beta1) / (1.0 - beta1 / beta2))) if beta1 < beta2 else None
+
+
+def _bound_muon(group: Group, shape: Shape) -> UpdateBound | None:
+    if "ns_steps" not in group or len(shape) != 2:  # others of this name
         return None
-    if optimizer in _ADAM_LIKE:
-        decoupled = group.get("decoupled_weight_decay") or not group.get("weight_decay")
-        return None if decoupled else "coupled_weight_decay"
-    if optimizer == "Adafactor":  # torch's own scales by the weights always, that of transformers if asked to
-        return "step_scaled_by_weight" if group.get("scale_parameter", True) else None
-    if optimizer == "Muon":  # others by this name scale their steps in ways that their groups do not tell
-        return None if "adjust_lr_fn" in group else "unknown_optimizer"
-    if optimizer in _BY_WEIGHT:
-        return "step_scaled_by_weight"
-    return "step_not_eta" if optimizer in _NOT_ETA else "unknown_optimizer"
+    # u has min(A, B) singular values of at most MAX_SINGULAR_VALUE, times the factor of `adjust_lr_fn`.
+    largest = MAX_SINGULAR_VALUE * _muon_factor(group, shape)
+    return UpdateBound(each=largest, norm=largest * math.sqrt(min(shape)))
 
 
-def rule_of(optimizer: Any) -> str:
-    """The name of the rule that an optimizer follows: that of its class, or of the nearest of its bases that is known.
+def _bound_adafactor(group: Group, shape: Shape) -> UpdateBound | None:
+    # The RMS of the update is clipped to d, and its rate is η times at most the matrix's RMS, taken to be below 1
+    # (N. Shazeer, M. Stern, 2018, §6 and §8).
+    clip = group.get("d", group.get("clip_threshold"))
+    return UpdateBound(norm=float(clip) * math.sqrt(math.prod(shape))) if clip else None
+
+
+def _muon_factor(group: Group, shape: Shape) -> float:
+    """What ``adjust_lr_fn`` multiplies the orthogonal update of an A × B matrix by (`torch.optim.Muon`)."""
+    if group.get("adjust_lr_fn") == "match_rms_adamw":
+        return MUON_RMS * math.sqrt(max(shape))
+    return math.sqrt(max(1.0, shape[0] / shape[1]))
+
+
+def _muon_scale(group: Group, shape: Shape) -> float:
+    """Muon's update has singular values near 1, so an RMS of 1/√max(A, B) (J. Liu et al., arXiv:2502.16982, 2025)."""
+    if len(shape) < 2 or group.get("adjust_lr_fn") == "match_rms_adamw":
+        return 1.0
+    return _muon_factor(group, shape[:2]) / math.sqrt(max(shape[:2])) / MUON_RMS
+
+
+def _always(reason: Reason) -> Callable[[Group], Reason | None]:
+    return lambda group: reason
+
+
+def _muon_step(group: Group) -> Reason | None:
+    """Others of this name scale their steps in ways that their groups do not show."""
+    return None if "adjust_lr_fn" in group else "unknown_optimizer"
+
+
+def _adafactor_step(group: Group) -> Reason | None:
+    """torch's own always scales its steps by the weights, that of transformers on request."""
+    return "step_scaled_by_weight" if group.get("scale_parameter", True) else None
+
+
+@dataclass(frozen=True)
+class OptimizerRule:
+    """What the scaling law, the bounds and the forces need to know of one optimizer.
+
+    Attributes:
+        name: Its class name, without the prefixes and suffixes in `AFFIXES`.
+        decoupled: Whether weight decay multiplies the weights, instead of being added to the gradient. A group's
+            ``decoupled_weight_decay`` and an optimizer's ``adam_w_mode`` set it too.
+        step: Of a parameter group, why its steps do not have the size η; None if they do.
+        scale: Of a group and a parameter's shape, the RMS of a step in units of η, relative to AdamW's.
+        bound: Of a group and a parameter's shape, the bound of its update; None if there is none.
+        forces: Whether its update is m̂/(√v̂ + ε) with m and v in the state's ``exp_avg`` and ``exp_avg_sq``, so that the
+            forces can be computed where its weight decay is decoupled.
+        step_count: Where its own step count is, if it has one: the ``step`` of a parameter's state, or that of the group.
+    """
+
+    name: str
+    decoupled: bool = True
+    step: Callable[[Group], Reason | None] = lambda group: None
+    scale: Callable[[Group, Shape], float] = lambda group, shape: 1.0
+    bound: Callable[[Group, Shape], UpdateBound | None] = lambda group, shape: None
+    forces: bool = False
+    step_count: Literal["state", "group"] = "state"
+
+    def decouples(self, group: Group) -> bool:
+        """Whether the weight decay of a parameter group is decoupled from the gradient."""
+        return self.decoupled or bool(group.get("decoupled_weight_decay"))
+
+    def why_not(self, group: Group) -> Reason | None:
+        """Why the scaling law does not apply to a parameter group; None if it does.
+
+        >>> RULES["SGD"].why_not({"lr": 0.1})
+        'step_not_eta'
+        >>> RULES["Adafactor"].why_not({"lr": None, "relative_step": True, "scale_parameter": True})
+        'own_learning_rate'
+        """
+        if group.get("lr") is None or group.get("relative_step"):
+            return "own_learning_rate"
+        if (reason := self.step(group)) is not None:
+            return reason
+        return None if self.decouples(group) or not group.get("weight_decay") else "coupled_weight_decay"
+
+    def hyperparameters(self, group: Group) -> Hyperparameters:
+        """η and λ_wd of a parameter group with a learning rate, and whether the law applies to it.
+
+        >>> RULES["Adam"].hyperparameters({"lr": 1e-3, "weight_decay": 0.1})
+        Hyperparameters(eta=0.001, weight_decay=0.1, reason='coupled_weight_decay')
+        """
+        return Hyperparameters(float(group["lr"]), float(group.get("weight_decay") or 0.0), self.why_not(group))
+
+
+_GRADIENT, _WEIGHT, _UNKNOWN = _always("step_not_eta"), _always("step_scaled_by_weight"), _always("unknown_optimizer")
+
+_ROWS: Final = (
+    OptimizerRule("AdamW", bound=_bound_adam, forces=True),
+    OptimizerRule("Adam", decoupled=False, bound=_bound_adam, forces=True),
+    OptimizerRule("FusedAdam", decoupled=False, bound=_bound_adam, forces=True, step_count="group"),  # Apex, DeepSpeed
+    OptimizerRule("NAdam", decoupled=False),  # its u looks ahead, and RAdam's is rectified: neither has AdamW's forces
+    OptimizerRule("RAdam", decoupled=False),
+    OptimizerRule("Adamax", decoupled=False, bound=_bound_adamax),
+    OptimizerRule("RMSprop", decoupled=False),
+    OptimizerRule("AdEMAMix"),
+    OptimizerRule("Lion", bound=_bound_sign),
+    OptimizerRule("SignSGD", step=_UNKNOWN, bound=_bound_sign),
+    OptimizerRule("Signum", step=_UNKNOWN, bound=_bound_sign),
+    OptimizerRule("Muon", step=_muon_step, scale=_muon_scale, bound=_bound_muon),
+    OptimizerRule("Adafactor", step=_adafactor_step, bound=_bound_adafactor),
+    OptimizerRule("LAMB", step=_WEIGHT),
+    OptimizerRule("FusedLAMB", step=_WEIGHT, step_count="group"),  # Apex
+    OptimizerRule("Lamb", step=_WEIGHT),
+    OptimizerRule("LARS", step=_WEIGHT),
+    # Steps of the size of the gradient, or that shrink or grow by themselves.
+    OptimizerRule("SGD", step=_GRADIENT),
+    OptimizerRule("Adagrad", step=_GRADIENT),
+    OptimizerRule("Adadelta", step=_GRADIENT),
+    OptimizerRule("Rprop", step=_GRADIENT),
+    OptimizerRule("ASGD", step=_GRADIENT),
+    OptimizerRule("LBFGS", step=_GRADIENT),
+)
+RULES: Final[Mapping[str, OptimizerRule]] = {rule.name: rule for rule in _ROWS}
+"""The table, by name."""
+
+AFFIXES: Final = re.compile(r"^(?:DeepSpeedCPU|DeepSpeed|Paged|Fused|CPU|_)+|(?:8bit|4bit|32bit|Fp8)$")
+"""What libraries put around the name of an optimizer whose row they keep: bitsandbytes, torchao, Apex, DeepSpeed, ColossalAI."""
+_LOW_PRECISION: Final = re.compile(r"(?:8bit|4bit|Fp8)$")
+"""Optimizers whose m and v are quantised, so that the forces cannot be computed from them."""
+
+
+def rule_of(optimizer: Any) -> OptimizerRule:
+    """The row of an optimizer: that of its class, or of the nearest base class that has one.
+
+    Args:
+        optimizer: The optimizer itself, without wrappers.
 
     >>> import torch
     >>> class PagedAdamW8bit(torch.optim.Optimizer):  # as bitsandbytes names them
     ...     def __init__(self, params):
     ...         super().__init__(params, {"lr": 1e-3})
-    >>> rule_of(PagedAdamW8bit([torch.nn.Parameter(torch.zeros(2, 2))]))
+    >>> rule_of(PagedAdamW8bit([torch.nn.Parameter(torch.zeros(2, 2))])).name
     'AdamW'
     """
-    names = [_AFFIXES.sub("", base.__name__) for base in type(optimizer).__mro__]
-    known = _DECOUPLED | _ADAM_LIKE | _NOT_ETA | _BY_WEIGHT | {"Adafactor", "Muon"}
-    rule = next((name for name in names if name in known), type(optimizer).__name__)
-    return "AdamW" if rule == "Adam" and getattr(optimizer, "adam_w_mode", False) else rule  # Apex, DeepSpeed
+    names = [base.__name__ for base in type(optimizer).__mro__]
+    found = (RULES.get(name) or RULES.get(AFFIXES.sub("", name)) for name in names)
+    rule = next((row for row in found if row), OptimizerRule(names[0], step=_UNKNOWN))
+    if rule.forces:  # of the Adam family: Apex and DeepSpeed say adam_w_mode, ColossalAI adamw_mode
+        decoupled = rule.decoupled or any(getattr(optimizer, mode, False) for mode in ("adam_w_mode", "adamw_mode"))
+        rule = replace(rule, decoupled=decoupled, forces=not any(map(_LOW_PRECISION.search, names)))
+    return rule
 
 
-def update_scale(group: Mapping[str, Any], optimizer: str, shape: Sequence[int]) -> float:
-    """The RMS of a step of one matrix in units of η, relative to that of AdamW: 1 but for Muon.
+def step_counter(optimizer: Any, parameter: Tensor, group: Group) -> Tensor | float | None:
+    """An optimizer's own count of the steps of a parameter, as `steps_taken`, but unread, so that nothing waits.
 
-    Muon's update is a matrix with singular values near 1, of RMS 1/√max(A, B) for a shape A × B; ``adjust_lr_fn``
-    ``"original"`` multiplies it by √max(1, A/B), ``"match_rms_adamw"`` by 0.2·√max(A, B), which is the RMS of AdamW's
-    (`torch.optim.Muon`; J. Liu et al., arXiv:2502.16982, 2025). For one matrix it is a constant.
-
-    >>> update_scale({"adjust_lr_fn": "match_rms_adamw"}, "Muon", (512, 128))
-    1.0
-    >>> round(update_scale({"adjust_lr_fn": None}, "Muon", (400, 100)), 6)  # 5·√(4/400)
-    0.5
+    Returns:
+        A number or a tensor of one element, on any device; None if the optimizer does not count, or not yet.
     """
-    if optimizer != "Muon" or len(shape) < 2 or group.get("adjust_lr_fn") == "match_rms_adamw":
-        return 1.0
-    rows, columns = shape[0], shape[1]
-    return math.sqrt(max(1.0, rows / columns) / max(rows, columns)) / _MUON_RMS
+    states = getattr(optimizer, "state", None)
+    if not isinstance(states, Mapping):
+        return None
+    count = (states.get(parameter) or {}).get("step")
+    if rule_of(optimizer).step_count == "group":
+        # Apex counts in the group. DeepSpeed gives every parameter's state a count of 0, counts in the state of the last
+        # parameter that has a gradient, and steps all of them by that: the highest count is the right one.
+        counts = (states[p].get("step", 0) for p in group["params"] if p in states)
+        count = group.get("step") if count is None else max(counts)
+    single = isinstance(count, Tensor) and count.numel() == 1
+    return count if single or isinstance(count, (int, float)) else None
+
+
+def steps_taken(optimizer: Any, parameter: Tensor, group: Group) -> int | None:
+    """How many steps an optimizer has taken on a parameter by its own count; waits for a count on an accelerator.
+
+    Steps that a loss scaler skips are not counted, nor are steps without a gradient where the count is the parameter's own.
+
+    Args:
+        optimizer: The optimizer itself, without wrappers.
+        parameter: The parameter, as the optimizer holds it.
+        group: The parameter group that it is in.
+
+    Returns:
+        The count; None if the optimizer does not count, or has not stepped the parameter.
+
+    >>> import torch
+    >>> weight = torch.nn.Parameter(torch.zeros(2, 2))
+    >>> optimizer = torch.optim.AdamW([weight])
+    >>> for _ in range(3):
+    ...     weight.grad = torch.ones(2, 2)
+    ...     optimizer.step()
+    >>> steps_taken(optimizer, weight, optimizer.param_groups[0])
+    3
+    """
+    count = step_counter(optimizer, parameter, group)
+    return None if count is None else int(count)
 
 
 def describe(optimizers: Iterable[Any]) -> list[dict[str, Any]]:
@@ -133,7 +306,7 @@ def describe(optimizers: Iterable[Any]) -> list[dict[str, Any]]:
         rule, groups = rule_of(optimizer), []
         for group in optimizer.param_groups:
             kept = {name: _plain(group[name]) for name in ("weight_decay", "betas", "momentum") if name in group}
-            kept["law"] = why_not(group, rule) or "applies"
+            kept["law"] = rule.why_not(group) or "applies"
             if kept not in groups:
                 groups.append(kept)
         found.append({"class": type(optimizer).__name__, "groups": groups})
@@ -141,11 +314,10 @@ def describe(optimizers: Iterable[Any]) -> list[dict[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
-    return [float(v) for v in value] if isinstance(value, (tuple, list)) else value if value is None else _number(value)
-
-
-def _number(value: Any) -> Any:
-    return value if isinstance(value, (int, float)) else float(value)
+    """A hyper-parameter as JSON can hold it."""
+    if isinstance(value, (tuple, list)):
+        return [float(v) for v in value]
+    return value if value is None or isinstance(value, (int, float)) else float(value)
 
 
 def innermost(optimizer: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Whether an optimizer's own state goes on: an optimizer that is reset in mid-run takes steps of another size for a while."""
+"""Whether an optimizer's state was reset in mid-run: for a while it then takes steps of another size."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from typing import Any
 
 import torch
 
+from weibull_monitor.scaling.optimizers import step_counter
+
 
 class StateWatch:
-    """Tells at each sample whether the optimizer's state was emptied or replaced by a younger one since the last.
+    """Finds out at each sample whether the optimizer's state was emptied, or replaced by a younger one.
 
-    It looks at one parameter: the first that has a state. Its step count must not go back, and a new count must go on where
-    the old one would be. A count that lies on an accelerator is read only if it is not the tensor that it was, so that
-    nothing waits. State without a count (Muon's, SGD's) tells nothing.
+    It looks at the first parameter that has a state. Its step count must not go back, and where the counter is replaced the
+    new count must be at least what the old one would be by now. A counter on an accelerator is read only after it was
+    replaced, so that samples do not wait for the device. Without a step count (Muon, SGD) no reset is seen.
 
     Args:
         optimizer: The optimizer itself, not a wrapper.
@@ -44,7 +46,7 @@ class StateWatch:
         """Whether the state was ever reset while it was watched.
 
         Args:
-            steps: Steps that the optimizer has taken since it is followed, those included that a loss scaler skipped.
+            steps: Steps of the optimizer since it is followed, including those that a loss scaler skipped.
         """
         parameter, counter = self._look()
         if parameter is None or counter is None:
@@ -77,12 +79,9 @@ class StateWatch:
 
     def _look(self) -> tuple[torch.Tensor | None, Any]:
         """The first parameter that has a state, and its step count: a tensor of one element, a number, or None."""
-        states = getattr(self._optimizer, "state", None)
-        if isinstance(states, Mapping):
-            for group in self._optimizer.param_groups:
-                for parameter in group["params"]:
-                    if state := states.get(parameter):
-                        count = state.get("step")
-                        single = isinstance(count, torch.Tensor) and count.numel() == 1
-                        return parameter, count if single or isinstance(count, (int, float)) else None
-        return None, None
+        optimizer = self._optimizer
+        states = getattr(optimizer, "state", None)
+        if not isinstance(states, Mapping):
+            return None, None
+        held = ((p, group) for group in optimizer.param_groups for p in group["params"] if states.get(p))
+        return next(((p, step_counter(optimizer, p, group)) for p, group in held), (None, None))

@@ -1,4 +1,4 @@
-"""How parameters were stepped, as numbers that ranks tell to each other."""
+"""How parameters were stepped, packed into the fixed number of floats that ranks exchange."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ from typing import get_args
 
 from weibull_monitor.history.reasons import Reason
 from weibull_monitor.measure.reader.counter import NOTE_NUMBERS
-from weibull_monitor.scaling.bounds import UpdateBound
 from weibull_monitor.scaling.budget import Budget, StepInfo
-from weibull_monitor.scaling.optimizers import Hyperparameters
+from weibull_monitor.scaling.optimizers import Hyperparameters, UpdateBound
 
 ELSEWHERE = (-1, 0)
-"""The group of a parameter that is stepped on another rank: its schedule is not known here."""
+"""The group of a parameter that another rank steps: its schedule is not known on this rank."""
 _REASONS: tuple[Reason, ...] = get_args(Reason)
 
 
 def pack(stepped: Mapping[str, StepInfo]) -> dict[str, tuple[float, ...]]:
-    """How each parameter was stepped, in `NOTE_NUMBERS` numbers.
+    """How each parameter was stepped, as `NOTE_NUMBERS` floats per parameter; the first is 1.
 
     >>> stepped = StepInfo(Hyperparameters(0.1, 0.0), Budget(0.02, 0.0, 0.0), group=(0, 1))
     >>> unpack(pack({"w": stepped})) == {"w": stepped._replace(group=ELSEWHERE)}
@@ -37,7 +36,7 @@ def pack(stepped: Mapping[str, StepInfo]) -> dict[str, tuple[float, ...]]:
 
 
 def unpack(notes: Mapping[str, Sequence[float]]) -> dict[str, StepInfo]:
-    """What `pack` was given on another rank."""
+    """The argument of `pack` on another rank, from its floats; groups become `ELSEWHERE`."""
     out = {}
     for name, numbers in notes.items():
         _, eta, weight_decay, reason, scale, reset, known, *spent = numbers

@@ -26,7 +26,7 @@ def impossible_change(window: SampleWindow, settings: ImpossibleChange) -> RuleR
     """The RMS moved further since the sample before than the optimizer can have moved it.
 
     |ΔRMS| ≤ RMS(Δw) ≤ Σ_t η_t(|u|_max + λ_wd·RMS), by the triangle inequality, with |u|_max of
-    `weibull_monitor.scaling.bounds`: an
+    `weibull_monitor.scaling.optimizers`: an
     error. Adam's bound is reached by gradients that grow without end only; while their size is steady the mean of u² is at
     most about 1 (Σ g²/v telescopes: A. Défossez et al., "A Simple Convergence Proof of Adam and Adagrad", 2020, lemma 5.2).
     What is beyond ``sustained`` times that, and within the bound, is a warning. Rounding to bf16 or fp16 can at most double a
