@@ -76,4 +76,4 @@ class Pictures:
     def _draw(self, snapshot: Snapshot) -> None:
         self._drawn_at = self._samples
         for tracker in self._trackers:
-            self._guard(f"drawing for {type(tracker).__name__}", lambda tracker=tracker: tracker.picture(snapshot))  # type: ignore[misc]
+            self._guard(f"drawing for {type(tracker).__name__}", tracker.picture, snapshot)
