@@ -24,8 +24,8 @@ from torch.utils.tensorboard import SummaryWriter
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from weibull_monitor import WeibullMonitor
+from weibull_monitor.history.columns import COLUMNS, FORCES
 from weibull_monitor.history.follower import HistoryTail
-from weibull_monitor.history.record import COLUMNS, FORCES
 from weibull_monitor.history.snapshot import Reference, Snapshot
 from weibull_monitor.report.terminal.view import view_of
 from weibull_monitor.trackers.tensorboard import TensorBoardTracker

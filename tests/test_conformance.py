@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from weibull_monitor import MemoryTracker, WeibullMonitor, read_history
-from weibull_monitor.history.record import COLUMNS, History, RunRecord
+from weibull_monitor.history.columns import COLUMNS
+from weibull_monitor.history.record import History, RunRecord
 from weibull_monitor.history.snapshot import Snapshot
 
 accelerate = pytest.importorskip("accelerate", reason="needs the transformers extra")

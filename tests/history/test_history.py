@@ -10,8 +10,9 @@ import torch
 
 from weibull_monitor import ConfigurationError, WeibullMonitor, fit_weibull, read_history
 from weibull_monitor.history import HistoryWriter, RunRecord
+from weibull_monitor.history.columns import COLUMNS, FORCES
 from weibull_monitor.history.follower import HistoryTail
-from weibull_monitor.history.record import COLUMNS, FILE, FORCES
+from weibull_monitor.history.record import FILE
 from weibull_monitor.history.snapshot import Forces, Scaling, Snapshot
 from weibull_monitor.model.components import discover
 
@@ -175,7 +176,9 @@ def test_a_newer_schema_is_refused_with_advice(tmp_path: Path) -> None:
 def test_what_is_json_and_no_history_is_told(tmp_path: Path, line: dict[str, object]) -> None:
     file = tmp_path / "other.jsonl"
     file.write_text(json.dumps(line) + "\n")
-    with pytest.raises(ConfigurationError, match=r"other\.jsonl is no history .*; name one that a monitored run wrote"):
+    with pytest.raises(
+        ConfigurationError, match=r"other\.jsonl is not a history .*; name one that a monitored run wrote"
+    ):
         read_history(file)
 
 
