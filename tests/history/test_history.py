@@ -79,7 +79,7 @@ def test_a_live_sample_and_the_recorded_one_are_read_alike(tmp_path: Path, tiny_
     (read,) = read_history(tmp_path).snapshots
     for column in COLUMNS:
         assert taken.values(column) == pytest.approx(read.values(column), rel=1e-8), column
-        assert [v is None for v in taken.column(column)] == [v is None for v in read.column(column)], column
+        assert [v is None for v in taken.column(column)] == [v is None for v in read.columns[column]], column
     assert taken.values("lambda_forecast_high") == {name: 0.4}
     assert taken.values("force_decay") == {name: -0.3}
     assert name not in taken.values("k")
@@ -200,7 +200,7 @@ def test_a_newer_schema_is_refused_with_advice(tmp_path: Path) -> None:
         {"type": "run", "schema": 1, "resumed_from": None, "components": [{"name": "w", "dtype": "no", "shape": []}]},
     ],
 )
-def test_what_is_json_and_no_history_is_told(tmp_path: Path, line: dict[str, object]) -> None:
+def test_json_that_is_not_a_history_is_refused(tmp_path: Path, line: dict[str, object]) -> None:
     file = tmp_path / "other.jsonl"
     file.write_text(json.dumps(line) + "\n")
     with pytest.raises(

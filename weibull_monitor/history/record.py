@@ -79,10 +79,6 @@ class RecordedSnapshot:
     withheld: Mapping[str, int] = field(default_factory=dict)
     seconds: float | None = None
 
-    def column(self, name: str) -> Sequence[float | None]:
-        """One value per component, in their order, as `Snapshot.column`."""
-        return self.columns[name]
-
     def values(self, column: str) -> dict[str, float]:
         """The values of a column that exist, by component name."""
         pairs = zip(self.components, self.columns[column], strict=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Any, Final, Literal, NamedTuple, cast
 
 import numpy as np
 
@@ -77,6 +77,14 @@ class Reference:
     lambda_: float
 
 
+class ForceShares(NamedTuple):
+    """Shares of the three terms of `Forces`, with their signs."""
+
+    alignment: float
+    injection: float
+    decay: float
+
+
 @dataclass(frozen=True)
 class Forces:
     """The effect of one optimizer step on ‖w‖² of one component, in units of ‖w‖² before the step.
@@ -97,16 +105,14 @@ class Forces:
     closure: float | None
 
     @property
-    def shares(self) -> tuple[float, float, float]:
+    def shares(self) -> ForceShares:
         """Alignment, injection and decay, each over the sum of their absolute values.
 
         >>> Forces(-0.001, 0.002, -0.001, 0.0, None).shares
-        (-0.25, 0.5, -0.25)
+        ForceShares(alignment=-0.25, injection=0.5, decay=-0.25)
         """
-        size = abs(self.alignment) + abs(self.injection) + abs(self.decay)
-        if not size:
-            return 0.0, 0.0, 0.0
-        return self.alignment / size, self.injection / size, self.decay / size
+        size = abs(self.alignment) + abs(self.injection) + abs(self.decay) or 1.0  # if all are 0, so are their shares
+        return ForceShares(self.alignment / size, self.injection / size, self.decay / size)
 
 
 @dataclass(frozen=True)
@@ -171,16 +177,17 @@ class Snapshot:
         for component in representatives(self.components):
             if component.name in fits:
                 by_kind[component.label].append(component.name)
-        out: dict[str, float | None] = {}
+        out = self._class_metrics(fits) | self._health_metrics(fits)
         for kind, names in by_kind.items():
-            shapes = [fits[name] for name in names]
-            out[f"weibull_k/{kind}"] = _median(fit.k for fit in shapes)
-            out[f"weibull_lambda/{kind}"] = _median(fit.lambda_ for fit in shapes)
+            for key, (source, path) in _MEDIANS.items():
+                out[f"{key}/{kind}"] = self._median_of(source, path, names)
             # A median hides one bad matrix, the lowest value shows it.
-            out[f"weibull_k_min/{kind}"] = min(fit.k for fit in shapes)
-            out[f"weibull_r2_min/{kind}"] = min(fit.r2 for fit in shapes)
-            out |= self._law_of_kind(kind, names, detail) | self._forces_of_kind(kind, names)
-        out |= self._class_metrics(fits) | self._health_metrics(fits)
+            out[f"weibull_k_min/{kind}"] = min(fits[name].k for name in names)
+            out[f"weibull_r2_min/{kind}"] = min(fits[name].r2 for name in names)
+            if detail == "component":
+                for end in ("low", "high"):
+                    key = f"weibull_scaling/lambda_forecast_{end}/{kind}"
+                    out[key] = self._median_of("scaling", f"forecast.{end}", names)
         if detail == "component":
             for component in self.components:
                 if component.name in fits and component.expert is None:
@@ -188,31 +195,10 @@ class Snapshot:
                     out |= {f"{key}/k": fit.k, f"{key}/lambda": fit.lambda_, f"{key}/r2": fit.r2}
         return {key: float(value) for key, value in out.items() if value is not None and math.isfinite(value)}
 
-    def _law_of_kind(self, kind: str, names: Sequence[str], detail: Detail) -> dict[str, float | None]:
-        """The scaling law: medians over the matrices of one kind."""
-        law = [self.scaling.get(name, NO_SCALING) for name in names]
-        forecasts = [scaling.forecast for scaling in law if scaling.forecast is not None]
-        out = {
-            f"weibull_scaling/lambda_ratio/{kind}": _median(scaling.lambda_ratio for scaling in law),
-            f"weibull_scaling/budget_ratio/{kind}": _median(scaling.budget_ratio for scaling in law),
-            f"weibull_scaling/lambda_forecast/{kind}": _median(forecast.value for forecast in forecasts),
-        }
-        if detail == "component":
-            out[f"weibull_scaling/lambda_forecast_low/{kind}"] = _median(forecast.low for forecast in forecasts)
-            out[f"weibull_scaling/lambda_forecast_high/{kind}"] = _median(forecast.high for forecast in forecasts)
-        return out
-
-    def _forces_of_kind(self, kind: str, names: Sequence[str]) -> dict[str, float | None]:
-        """The forces: medians over the matrices of one kind. Shares, since η moves all three terms together."""
-        forces = [self.forces[name] for name in names if name in self.forces]
-        shares = zip(*(force.shares for force in forces), strict=True)  # three rows of (matrices,), or none
-        out = {
-            f"weibull_force/{term}/{kind}": _median(values)
-            for term, values in zip(("alignment", "injection", "decay"), shares, strict=False)
-        }
-        out[f"weibull_force/net/{kind}"] = _median(force.net for force in forces)
-        out[f"weibull_force/closure/{kind}"] = _median(force.closure for force in forces)
-        return out
+    def _median_of(self, source: str, path: str, names: Iterable[str]) -> float | None:
+        """Median of an attribute over the named components, of those that have it."""
+        held: Mapping[str, Any] = getattr(self, source)
+        return _median(_attribute(held.get(name), path) for name in names)
 
     def _class_metrics(self, fits: Mapping[str, WeibullFit]) -> dict[str, float | None]:
         """k, its drift and the learning rates: medians over all matrices of a class, each element counted once."""
@@ -228,10 +214,10 @@ class Snapshot:
             out[f"weibull_class/{name}_drift_pct"] = _median(
                 100.0 * (value / start[member].k - 1.0) for member, value in k.items() if member in start
             )
-        law = [self.scaling.get(member, NO_SCALING) for members in classes.values() for member in members]
-        out["weibull_scaling/sqrt_eta_over_wd"] = _median(scaling.sqrt_eta_over_wd for scaling in law)
-        out["weibull_scaling/effective_sqrt_eta_over_wd"] = _median(scaling.effective for scaling in law)
-        out["weibull_scaling/t_over_tau"] = _median(scaling.t_over_tau for scaling in law)
+        both = [member for members in classes.values() for member in members]
+        out["weibull_scaling/sqrt_eta_over_wd"] = self._median_of("scaling", "sqrt_eta_over_wd", both)
+        out["weibull_scaling/effective_sqrt_eta_over_wd"] = self._median_of("scaling", "effective", both)
+        out["weibull_scaling/t_over_tau"] = self._median_of("scaling", "t_over_tau", both)
         return out
 
     def _health_metrics(self, fits: Mapping[str, WeibullFit]) -> dict[str, float | None]:
@@ -245,6 +231,21 @@ class Snapshot:
             "weibull_health/unchanged": self.unchanged,
             "weibull_health/seconds": self.seconds,
         }
+
+
+_MEDIANS: Final = {
+    "weibull_k": ("fits", "k"),
+    "weibull_lambda": ("fits", "lambda_"),
+    "weibull_scaling/lambda_ratio": ("scaling", "lambda_ratio"),
+    "weibull_scaling/budget_ratio": ("scaling", "budget_ratio"),
+    "weibull_scaling/lambda_forecast": ("scaling", "forecast.value"),
+    "weibull_force/alignment": ("forces", "shares.alignment"),  # shares: η moves all three terms together
+    "weibull_force/injection": ("forces", "shares.injection"),
+    "weibull_force/decay": ("forces", "shares.decay"),
+    "weibull_force/net": ("forces", "net"),
+    "weibull_force/closure": ("forces", "closure"),
+}
+"""Metrics that are a median over the matrices of a kind: the mapping of `Snapshot`, and the attribute of its values."""
 
 
 def _median(values: Iterable[float | None]) -> float | None:

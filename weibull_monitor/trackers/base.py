@@ -56,17 +56,18 @@ class NamedTracker(ABC):
     name: ClassVar[str]
     extra: ClassVar[str | None] = None
 
-    @classmethod
     @abstractmethod
-    def in_directory(cls, directory: Path) -> Tracker:
-        """The tracker that a user asks for by name.
+    def __init__(self, *, directory: str | Path | None = None) -> None:
+        """Uses the active run of the library, or starts one for the directory of a monitored run."""
 
-        Args:
-            directory: The directory of the monitored run.
+    @classmethod
+    def in_directory(cls, directory: Path) -> Tracker:
+        """The tracker that a user asks for by name, for a run in this directory.
 
         Raises:
             MissingDependencyError: If its library is not installed.
         """
+        return cls(directory=directory)
 
     @classmethod
     def of_active_run(cls, host: Host) -> Tracker | None:

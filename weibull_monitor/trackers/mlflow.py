@@ -45,11 +45,6 @@ class MlflowTracker(NamedTracker):
         self._client = self._mlflow.MlflowClient()
 
     @classmethod
-    def in_directory(cls, directory: Path) -> MlflowTracker:
-        """Logs to the active run, or to a new one with the name of this directory."""
-        return cls(directory=directory)
-
-    @classmethod
     def of_active_run(cls, host: Host) -> MlflowTracker | None:
         """Logs to the active run, if there is one."""
         return cls.of_run(cls._library("mlflow").active_run(), host)

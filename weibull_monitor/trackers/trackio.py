@@ -39,11 +39,6 @@ class TrackioTracker(NamedTracker):
         self._step_metric = step_metric
 
     @classmethod
-    def in_directory(cls, directory: Path) -> TrackioTracker:
-        """Logs to the active run, or to a new one with the name of this directory."""
-        return cls(directory=directory)
-
-    @classmethod
     def of_active_run(cls, host: Host) -> TrackioTracker | None:
         """Logs to the active run, if there is one."""
         cls._library("trackio")

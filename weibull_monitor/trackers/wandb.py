@@ -91,11 +91,6 @@ class WandbTracker(NamedTracker):
             run.define_metric(f"weibull_{group}/*", step_metric=step_metric)
 
     @classmethod
-    def in_directory(cls, directory: Path) -> WandbTracker:
-        """Logs to the active run, or to a new one with its files in this directory."""
-        return cls(directory=directory)
-
-    @classmethod
     def of_active_run(cls, host: Host) -> WandbTracker | None:
         """Logs to the active run, if there is one."""
         return cls.of_run(cls._library("wandb").run, host)
