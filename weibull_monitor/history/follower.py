@@ -33,7 +33,7 @@ class FollowedSample:
         classes: Median k of each class that the model has.
         kinds: Median k of each kind.
         place: Offset of its line in the file, in bytes.
-        run: Index of the ``run`` line that it belongs to.
+        run: Index of its record in `HistoryTail.runs`.
     """
 
     step: int
@@ -111,7 +111,6 @@ class HistoryTail:
         self._points: dict[int, FollowedSample] = {}
         self._offset, self._identity, self._head = 0, (0, 0), b""
         self._groups: dict[int, _Groups] = {}
-        self._all_runs: list[RunRecord] = []
 
     def _read(self, file: Path, lines: Any) -> bool:
         status = os.fstat(lines.fileno())
@@ -139,10 +138,8 @@ class HistoryTail:
         if kind == "run":
             self._begin(line)
         elif kind == "snapshot" and self.runs:
-            run = len(self._all_runs) - 1
-            snapshot = snapshot_from_json(line, self.runs[-1].components)
-            if snapshot is not None:
-                self._points[snapshot.step] = self._point(snapshot, place, run)
+            if (snapshot := snapshot_from_json(line, self.runs[-1].components)) is not None:
+                self._points[snapshot.step] = self._point(snapshot, place, len(self.runs) - 1)
         elif kind == "alert" and self.runs:
             self.alerts += alerts_from_json(line)
         else:
@@ -152,12 +149,11 @@ class HistoryTail:
     def _begin(self, line: Mapping[str, Any]) -> None:
         run = run_from_json(line, self.file or self.path)
         if run.resumed_from is None:
-            self.runs, self._points, self.alerts = [], {}, []
+            self.runs, self._points, self.alerts, self._groups = [], {}, [], {}
         else:
             self._points = {step: point for step, point in self._points.items() if step <= run.resumed_from}
             self.alerts = [alert for alert in self.alerts if alert.step <= run.resumed_from]
         self.runs.append(run)
-        self._all_runs.append(run)
 
     def _point(self, snapshot: RecordedSnapshot, place: int, run: int) -> FollowedSample:
         if run not in self._groups:
@@ -176,7 +172,7 @@ class HistoryTail:
                 line = json.loads(lines.readline())
         except (OSError, ValueError):  # it was just replaced: the next poll sees that
             return None
-        return snapshot_from_json(line, self._all_runs[point.run].components)
+        return snapshot_from_json(line, self.runs[point.run].components)
 
 
 @dataclass(frozen=True)
