@@ -24,11 +24,11 @@ from torch.utils.tensorboard import SummaryWriter
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from weibull_monitor import WeibullMonitor
+from weibull_monitor.history.columns import COLUMNS, FORCES
 from weibull_monitor.history.follower import HistoryTail
-from weibull_monitor.history.record import COLUMNS, FORCES
 from weibull_monitor.history.snapshot import Reference, Snapshot
 from weibull_monitor.report.terminal.view import view_of
-from weibull_monitor.trackers.tensorboard import write_picture
+from weibull_monitor.trackers.tensorboard import TensorBoardTracker
 from weibull_monitor.trackers.wandb import media_of
 
 
@@ -42,8 +42,8 @@ def main() -> None:
         for blocks in options.blocks:
             snapshot = sample(blocks, Path(place))
             print(f"{blocks} blocks, {len(snapshot.components)} matrices")
-            writer = SummaryWriter(place)
-            cost("TensorBoard: two heatmaps", lambda: write_picture(writer, snapshot, 0), options.repeats)  # noqa: B023
+            tensorboard = TensorBoardTracker(place, SummaryWriter(place))
+            cost("TensorBoard: two heatmaps", lambda: tensorboard.picture(snapshot), options.repeats)  # noqa: B023
             run = wandb.init(dir=place)
             cost("W&B: heatmap and table", lambda: run.log(media_of(snapshot)), options.repeats)  # noqa: B023
             run.finish()

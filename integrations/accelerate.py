@@ -16,17 +16,18 @@ from weibull_monitor.alerts.stop import agreed
 from weibull_monitor.monitor.monitor import WeibullMonitor
 from weibull_monitor.scaling.learning_rates import Rule
 from weibull_monitor.trackers import Tracker
-from weibull_monitor.trackers.mlflow import MlflowTracker
-from weibull_monitor.trackers.tensorboard import TensorBoardTracker
-from weibull_monitor.trackers.trackio import TrackioTracker
-from weibull_monitor.trackers.wandb import WandbTracker
+from weibull_monitor.trackers.base import Host
+from weibull_monitor.trackers.registry import named
+
+HOST = Host(step_metric=None)
+"""``accelerator.log`` passes ``step=`` to each tracker."""
 
 
 class AccelerateMonitor:
-    """A `WeibullMonitor` that knows the accelerator: its trackers, its accumulation, its main process.
+    """A `WeibullMonitor` that uses the accelerator's trackers, and follows its gradient accumulation and its main process.
 
-    To be made on every process, after ``accelerator.prepare`` and ``accelerator.init_trackers``. With
-    ``accelerator.register_for_checkpointing(monitor)`` a resumed run goes on with its history and baseline::
+    Create it on every process, after ``accelerator.prepare`` and ``accelerator.init_trackers``. With
+    ``accelerator.register_for_checkpointing(monitor)`` a resumed run continues its history and its baseline::
 
         with AccelerateMonitor(accelerator, model, optimizer, output_dir="runs/x") as monitor:
             for batch in loader:
@@ -42,11 +43,11 @@ class AccelerateMonitor:
         optimizer: The optimizer, prepared or not; or several.
         trackers: ``"auto"`` for ``accelerator.trackers``, or names and objects as `WeibullMonitor` takes them.
         output_dir: Where the history goes; by default ``accelerator.project_dir``, or else ``runs/<time>``.
-        scheduler: For a forecast of λ: the scheduler, prepared or not; to be given together with ``total_steps``.
-        options: Whatever else `WeibullMonitor` takes.
+        scheduler: For a forecast of λ: the scheduler, prepared or not. Pass ``total_steps`` with it.
+        options: Any other argument of `WeibullMonitor`.
 
     Attributes:
-        monitor: The `WeibullMonitor` at work.
+        monitor: The `WeibullMonitor` in use.
 
     Raises:
         ConfigurationError: For arguments out of range, as `WeibullMonitor`.
@@ -76,7 +77,7 @@ class AccelerateMonitor:
         )
 
     def step(self, step: int | None = None, last: bool = False) -> None:
-        """To be called after each ``optimizer.step()``; micro-batches, and steps that overflowed, do not count.
+        """Call this after each ``optimizer.step()``. Micro-batches, and steps that were skipped for an overflow, do not count.
 
         Args:
             step: Optimizer steps taken since training began, if you count yourself.
@@ -87,11 +88,11 @@ class AccelerateMonitor:
 
     @property
     def stop_requested(self) -> int:
-        """As `WeibullMonitor.stop_requested`, agreed among all processes: to be asked on each of them, at the same steps."""
+        """`WeibullMonitor.stop_requested`, the same on all processes. Read it on each of them, at the same steps."""
         return agreed(self.monitor.stop_requested)
 
     def close(self) -> None:
-        """Samples the last step, unless it was, and closes the history. Trackers of the accelerator stay open."""
+        """Samples the last step if it was not sampled, and closes the history. The accelerator's trackers stay open."""
         self.monitor.close()
 
     def __enter__(self) -> AccelerateMonitor:
@@ -107,13 +108,13 @@ class AccelerateMonitor:
         return self.monitor.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on from `state_dict`, as ``accelerator.load_state`` asks for; to be called before the first `step`."""
+        """Continues from `state_dict`; ``accelerator.load_state`` calls this, before the first `step`."""
         if state:
             self.monitor.load_state_dict(state)
 
 
 class AccelerateTracker:
-    """Writes through any other ``accelerate.tracking.GeneralTracker``, which stays the accelerator's."""
+    """Writes through an ``accelerate.tracking.GeneralTracker`` of any other library, which the accelerator closes."""
 
     def __init__(self, tracker: Any) -> None:
         self._tracker = tracker
@@ -131,19 +132,12 @@ def trackers_of(accelerator: Accelerator) -> list[Tracker]:
     return [_tracker_of(tracker) for tracker in accelerator.trackers if accelerator.is_main_process]
 
 
+def _tracker_of(tracker: Any) -> Tracker:
+    ours = named(tracker.name)
+    return (ours and ours.of_run(tracker.tracker, HOST)) or AccelerateTracker(tracker)
+
+
 def _rule_of(scheduler: AcceleratedScheduler, processes: int) -> Rule:
     """Where batches are not split, Accelerate steps the scheduler once for each process."""
     times = 1 if scheduler.split_batches or not scheduler.step_with_optimizer else processes
     return Rule(scheduler.scheduler, lambda step: times)
-
-
-def _tracker_of(tracker: Any) -> Tracker:
-    if tracker.name == "tensorboard":
-        return TensorBoardTracker(tracker.tracker.log_dir, writer=tracker.tracker)
-    if tracker.name == "wandb":
-        return WandbTracker(tracker.tracker, ride_along=True)  # accelerator.log takes a step
-    if tracker.name == "mlflow":
-        return MlflowTracker(tracker.tracker.info.run_id)
-    if tracker.name == "trackio":
-        return TrackioTracker(tracker.tracker)
-    return AccelerateTracker(tracker)

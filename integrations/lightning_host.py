@@ -1,4 +1,4 @@
-"""What the Lightning callback stands on: the host's `Callback` class, its loggers as trackers, its schedulers as rules."""
+"""Lightning as the callback sees it: the `Callback` class, loggers as trackers, schedulers as rules."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from weibull_monitor.history import RunRecord
 from weibull_monitor.history.alert import Alert
 from weibull_monitor.history.snapshot import Snapshot
 from weibull_monitor.scaling.learning_rates import Rule
-from weibull_monitor.trackers.bands import bands_of
-from weibull_monitor.trackers.tensorboard import write_alert, write_layout, write_picture
-from weibull_monitor.trackers.wandb import STEP, define_metrics, media_of, send_alert
+from weibull_monitor.trackers import Tracker
+from weibull_monitor.trackers.base import Host, NamedTracker
+from weibull_monitor.trackers.registry import tracker_of_run
 
 _FLAVOURS = ("lightning.pytorch", "pytorch_lightning")
+HOST = Host(step_metric="trainer/global_step")
+"""`WandbLogger` logs its steps in this metric."""
 
 
 def callback_class() -> type:
@@ -41,7 +43,9 @@ def measured(trainer: Any, module: Any) -> Any:
 
 
 class LoggerTracker:
-    """Writes through one of the Trainer's loggers, which stays the Trainer's.
+    """Writes metrics through one of the Trainer's loggers, and what else the registry's tracker of its run has to show.
+
+    The Trainer closes the logger.
 
     Args:
         logger: The logger.
@@ -51,54 +55,37 @@ class LoggerTracker:
 
     def __init__(self, logger: Any, trainer: Any) -> None:
         self._logger, self._trainer = logger, trainer
+        self._tracker: Tracker | None = None
         self._step = 0
-        self._bands: dict[str, float] = {}
 
     def begin(self, record: RunRecord) -> None:
-        """Lays out TensorBoard's charts, and W&B's table of runs."""
-        experiment = self._logger.experiment
-        if _is_tensorboard(experiment) or _is_wandb(experiment):
-            self._bands = bands_of(record.components, record.attention)
-        if _is_tensorboard(experiment):
-            write_layout(experiment, self._bands)
-        elif _is_wandb(experiment):
-            define_metrics(experiment, "trainer/global_step")
+        """Finds the tracker: not before, since asking a logger for its run starts the run."""
+        self._tracker = self._tracker or tracker_of_run(self._logger.experiment, HOST)
+        self._show("begin", record)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Logs where `LearningRateMonitor` logs the learning rate that these weights meet next."""
+        """Logs at the step at which `LearningRateMonitor` logs the learning rate of the next step of these weights."""
         loop = self._trainer.fit_loop.epoch_loop
         progress = loop.batch_progress.current
         in_batch = progress.ready - progress.completed  # the count goes up after the batch
         self._step = 0 if step == 0 else loop._batches_that_stepped + in_batch
-        mine = {STEP: step} if _is_wandb(self._logger.experiment) else {}
-        self._logger.log_metrics({**metrics, **self._bands, **mine}, step=self._step)
+        extra = self._tracker.extra_values(step) if isinstance(self._tracker, NamedTracker) else {}
+        self._logger.log_metrics({**metrics, **extra}, step=self._step)
 
     def picture(self, snapshot: Snapshot) -> None:
-        """Shows TensorBoard and W&B the sample that was logged last."""
-        experiment = self._logger.experiment
-        if _is_tensorboard(experiment):
-            write_picture(experiment, snapshot, self._step)
-        elif _is_wandb(experiment):
-            self._logger.log_metrics({**media_of(snapshot), STEP: snapshot.step}, step=self._step)
+        """Draws the sample that was logged last, if the tracker draws."""
+        self._show("picture", snapshot, self._step)
 
     def alert(self, alert: Alert) -> None:
-        """Tells TensorBoard and W&B, beside the metrics logged last; other loggers have nothing for alerts."""
-        experiment = self._logger.experiment
-        if _is_tensorboard(experiment):
-            write_alert(experiment, alert, self._step)
-        elif _is_wandb(experiment):
-            send_alert(experiment, alert)
+        """Shows an alert beside the metrics that were logged last, if the tracker shows alerts."""
+        self._show("alert", alert, self._step)
 
     def close(self) -> None:
         """Leaves the logger open."""
 
-
-def _is_tensorboard(experiment: Any) -> bool:
-    return hasattr(experiment, "add_text")
-
-
-def _is_wandb(experiment: Any) -> bool:
-    return hasattr(experiment, "alert")
+    def _show(self, method: str, *args: Any) -> None:
+        if callable(show := getattr(self._tracker, method, None)):
+            show(*args)
 
 
 def schedule_of(trainer: Any, module: Any) -> tuple[list[Rule], int | None]:

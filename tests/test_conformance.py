@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from weibull_monitor import MemoryTracker, WeibullMonitor, read_history
-from weibull_monitor.history.record import COLUMNS, History, RunRecord
+from weibull_monitor.history.columns import COLUMNS
+from weibull_monitor.history.record import History, RunRecord
 from weibull_monitor.history.snapshot import Snapshot
 
 accelerate = pytest.importorskip("accelerate", reason="needs the transformers extra")
@@ -298,33 +299,33 @@ def test_a_tracker_that_raises_stops_neither_training_nor_the_others(
 
 
 class Draws(MemoryTracker):
-    """A tracker with all three methods that one may have besides."""
+    """A tracker with the three optional methods."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.told: list[tuple[str, int]] = []
+        self.calls: list[tuple[str, int]] = []
 
     def begin(self, record: RunRecord) -> None:
-        self.told.append(("begins", len(record.components)))
+        self.calls.append(("begins", len(record.components)))
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         super().log(metrics, step)
-        self.told.append(("sample", step))
+        self.calls.append(("sample", step))
 
     def picture(self, snapshot: Snapshot) -> None:
-        self.told.append(("picture", snapshot.step))
+        self.calls.append(("picture", snapshot.step))
 
 
 @every_host
-def test_a_tracker_is_told_of_the_run_before_its_samples_and_draws_the_last(train: Train, tmp_path: Path) -> None:
+def test_a_tracker_gets_the_run_before_its_samples_and_draws_the_last(train: Train, tmp_path: Path) -> None:
     tracker = Draws()
     train(tmp_path, [tracker])
     samples = [("sample", step) for step in SAMPLED]
-    assert tracker.told == [("begins", 4), *samples, ("picture", STEPS)]
+    assert tracker.calls == [("begins", 4), *samples, ("picture", STEPS)]
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         train(tmp_path / "interrupted", [interrupted := Draws()], raises={9: KeyboardInterrupt()})
-    if train is not with_transformers:  # which tells callbacks nothing of an exception
-        assert interrupted.told[-1][0] == "picture"  # of the last sample that there is
+    if train is not with_transformers:  # which does not call callbacks after an exception
+        assert interrupted.calls[-1][0] == "picture"  # of the last sample that there is
 
 
 @every_host
@@ -339,7 +340,7 @@ def test_a_picture_that_raises_stops_nothing(train: Train, tmp_path: Path, caplo
     broken, good = Broken(), Draws()
     train(tmp_path, [broken, good])
     assert [step for step, _ in broken.records] == SAMPLED
-    assert good.told[-1] == ("picture", STEPS)
+    assert good.calls[-1] == ("picture", STEPS)
     assert caplog.text.count("no layout") == caplog.text.count("no picture") == 1
 
 

@@ -10,9 +10,10 @@ import torch
 
 from weibull_monitor import ConfigurationError, WeibullMonitor, fit_weibull, read_history
 from weibull_monitor.history import HistoryWriter, RunRecord
+from weibull_monitor.history.columns import COLUMNS, FORCES
 from weibull_monitor.history.follower import HistoryTail
-from weibull_monitor.history.record import COLUMNS, FILE, FORCES
-from weibull_monitor.history.snapshot import Forces, Scaling, Snapshot
+from weibull_monitor.history.record import FILE
+from weibull_monitor.history.snapshot import Estimate, Forces, Scaling, Snapshot
 from weibull_monitor.model.components import discover
 
 
@@ -56,6 +57,33 @@ def test_what_is_written_is_read_back(tmp_path: Path, tiny_model: torch.nn.Modul
             assert read.values("zeros")[name] == fit.zeros
             assert read.values("eta")[name] == 1e-3
     assert history.components == discover(tiny_model).components
+
+
+def test_a_live_sample_and_the_recorded_one_are_read_alike(tmp_path: Path, tiny_model: torch.nn.Module) -> None:
+    taken = snapshot(tiny_model, 3)
+    name = taken.components[0].name
+    forecast = Estimate(0.3, 0.2, 0.4)
+    taken = dataclasses.replace(
+        taken,
+        fits={**taken.fits, name: fit_weibull(torch.full((200,), math.inf))},
+        scaling={
+            **taken.scaling,
+            name: Scaling(effective=0.1, t_over_tau=0.2, forecast=forecast, equilibrium=forecast),
+        },
+        forces={name: Forces(-0.1, 0.2, -0.3, -0.2, None)},
+    )
+    writer = HistoryWriter(tmp_path)
+    writer.write_run(record(tiny_model))
+    writer.write_snapshot(taken)
+    writer.close()
+    (read,) = read_history(tmp_path).snapshots
+    for column in COLUMNS:
+        assert taken.values(column) == pytest.approx(read.values(column), rel=1e-8), column
+        assert [v is None for v in taken.column(column)] == [v is None for v in read.columns[column]], column
+    assert taken.values("lambda_forecast_high") == {name: 0.4}
+    assert taken.values("force_decay") == {name: -0.3}
+    assert name not in taken.values("k")
+    assert taken.values("nonfinite")[name] == 200
 
 
 def test_each_line_is_strict_json_of_the_documented_shape(tmp_path: Path, tiny_model: torch.nn.Module) -> None:
@@ -172,10 +200,12 @@ def test_a_newer_schema_is_refused_with_advice(tmp_path: Path) -> None:
         {"type": "run", "schema": 1, "resumed_from": None, "components": [{"name": "w", "dtype": "no", "shape": []}]},
     ],
 )
-def test_what_is_json_and_no_history_is_told(tmp_path: Path, line: dict[str, object]) -> None:
+def test_json_that_is_not_a_history_is_refused(tmp_path: Path, line: dict[str, object]) -> None:
     file = tmp_path / "other.jsonl"
     file.write_text(json.dumps(line) + "\n")
-    with pytest.raises(ConfigurationError, match=r"other\.jsonl is no history .*; name one that a monitored run wrote"):
+    with pytest.raises(
+        ConfigurationError, match=r"other\.jsonl is not a history .*; name one that a monitored run wrote"
+    ):
         read_history(file)
 
 

@@ -16,7 +16,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from weibull_monitor import ConfigurationError, WeibullMonitor, read_history
-from weibull_monitor.history.record import COLUMNS
+from weibull_monitor.history.columns import COLUMNS
 from weibull_monitor.measure.reader import distributed as together
 
 STEPS = 6

@@ -22,25 +22,25 @@ from weibull_monitor.trackers.heatmap import heatmap_of, image, plotly_figure
 
 
 class Draws(MemoryTracker):
-    """A tracker with all that one may have."""
+    """A tracker with all optional methods but ``alert``."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.told: list[tuple[str, int]] = []
+        self.calls: list[tuple[str, int]] = []
 
     def begin(self, record: RunRecord) -> None:
-        self.told.append(("begin", -1 if record.resumed_from is None else record.resumed_from))
+        self.calls.append(("begin", -1 if record.resumed_from is None else record.resumed_from))
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         super().log(metrics, step)
-        self.told.append(("log", step))
+        self.calls.append(("log", step))
 
     def picture(self, snapshot: Snapshot) -> None:
-        self.told.append(("picture", snapshot.step))
+        self.calls.append(("picture", snapshot.step))
 
     @property
     def drawn(self) -> list[int]:
-        return [step for what, step in self.told if what == "picture"]
+        return [step for what, step in self.calls if what == "picture"]
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def snapshot(tiny_model: torch.nn.Module, tmp_path: Path) -> Snapshot:
     return replace(sample, step=70, baseline=start)
 
 
-def test_a_tracker_is_told_of_the_run_then_of_samples_then_draws_now_and_then_and_at_the_end(
+def test_a_tracker_gets_the_run_then_samples_then_draws_now_and_then_and_at_the_end(
     tiny_model: torch.nn.Module, train: Callable[..., list[float]], tmp_path: Path
 ) -> None:
     tracker, two_methods = Draws(), MemoryTracker()
@@ -65,9 +65,9 @@ def test_a_tracker_is_told_of_the_run_then_of_samples_then_draws_now_and_then_an
         tiny_model, optimizer, every_n_steps=1, output_dir=tmp_path, trackers=[tracker, two_methods], pictures_every=4
     ) as monitor:
         train(tiny_model, optimizer, 9, monitor.step)
-    assert tracker.told[:2] == [("begin", -1), ("log", 0)]
+    assert tracker.calls[:2] == [("begin", -1), ("log", 0)]
     assert tracker.drawn == [3, 7, 9]  # the 4th and the 8th sample, and the last
-    assert tracker.told[-2:] == [("log", 9), ("picture", 9)]
+    assert tracker.calls[-2:] == [("log", 9), ("picture", 9)]
     assert len(two_methods.records) == 10
 
 

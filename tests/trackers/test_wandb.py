@@ -13,7 +13,7 @@ from trackers.wandb_offline import finished, history
 from weibull_monitor import WeibullMonitor, read_history
 from weibull_monitor.history import History
 from weibull_monitor.trackers import as_trackers
-from weibull_monitor.trackers.wandb import WandbTracker
+from weibull_monitor.trackers.wandb import WandbTracker, _warn_once
 
 wandb = pytest.importorskip("wandb", reason="needs the wandb extra")
 
@@ -162,7 +162,7 @@ def test_without_plotly_there_is_the_table_and_one_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setitem(sys.modules, "plotly.graph_objects", None)
-    monkeypatch.setattr("weibull_monitor.trackers.wandb._SAID", set())
+    _warn_once.cache_clear()
     monitored(tiny_model, train, tmp_path, WandbTracker(directory=tmp_path))
     assert len(media(tmp_path, "table")) == 2
     assert media(tmp_path, "plotly") == []

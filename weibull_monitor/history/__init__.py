@@ -1,4 +1,4 @@
-"""What a run leaves: a sample and an alert as values, and the file that keeps them, written, read and followed."""
+"""The record of a run: samples and alerts as values, and the file that keeps them: written, read and followed."""
 
 from weibull_monitor.history.alert import Alert as Alert
 from weibull_monitor.history.alert import Finding as Finding

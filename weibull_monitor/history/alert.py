@@ -1,4 +1,4 @@
-"""What a rule finds and what the engine tells: values, without behaviour."""
+"""A finding of a rule, and the alert that is sent about it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ Severity = Literal["info", "warning", "error"]
 Phase = Literal["begins", "worsens", "ends"]
 
 SEVERITIES: Final[tuple[Severity, ...]] = ("info", "warning", "error")
-"""By rising gravity; rank n of an array of severities is ``SEVERITIES[n - 1]``, and 0 is none."""
+"""From the least to the most severe. Arrays hold ranks: n for ``SEVERITIES[n - 1]``, and 0 for no severity."""
 MAX_NAMES: Final = 20
-"""Components that an alert names; their number is told whatever it is."""
+"""Components that an alert names; the rest are only counted."""
 
 
 def rank(severity: Severity) -> int:
@@ -23,20 +23,20 @@ def rank(severity: Severity) -> int:
 
 @dataclass(frozen=True)
 class Finding:
-    """What one rule finds at one sample, of all components that it concerns.
+    """The components that one rule found at one sample.
 
     Attributes:
         rule: The rule's name.
-        severity: ``info``, ``warning`` or ``error``: of the worst component.
+        severity: ``info``, ``warning`` or ``error``, for the worst component.
         step: Optimizer step of the sample.
-        component: The worst component.
-        components: Names of the components, the worst first; at most 20 of them.
-        count: How many there are.
-        quantity: What was measured: k, λ, R², …
-        value: Its value, of the worst component; None where there is no number.
-        expected: Range that was expected of that value; an end is None where it is open.
-        z: Distance from what is usual, in units of what is usual; None for rules that do not go by it.
-        meaning: One sentence: what it may mean and what to look at.
+        component: Name of the worst component.
+        components: Names of the components, the worst first; at most 20.
+        count: Number of components.
+        quantity: Name of the quantity: k, λ, R², …
+        value: Value of the quantity for the worst component; None if it is not a number.
+        expected: Expected range of that value, (low, high); None for an open end.
+        z: Distance of the value from the usual one, in units of the usual spread; None for rules that do not use it.
+        meaning: One sentence that says what it may mean and what to look at.
     """
 
     rule: str
@@ -54,13 +54,13 @@ class Finding:
 
 @dataclass(frozen=True)
 class Alert:
-    """What the engine tells of a finding: that it begins, gets worse, or ends.
+    """A message about a finding: the alert is raised, gets worse, or is cleared.
 
     Attributes:
-        phase: ``begins``, ``worsens`` or ``ends``.
-        since: Step of the sample at which it began.
-        step: Step of the sample at which it is told.
-        finding: The finding, as it was when it began or got worse.
+        phase: ``begins`` (raised), ``worsens`` or ``ends`` (cleared).
+        since: Optimizer step of the sample at which the alert was raised.
+        step: Optimizer step of the sample that this message is about.
+        finding: The finding when the alert was raised or last got worse.
 
     >>> finding = Finding(
     ...     "nonfinite", "error", 40, "a.weight", ("a.weight",), 1, "Inf and NaN", 3.0, (0.0, 0.0), None, "Look at the loss."
@@ -79,13 +79,13 @@ class Alert:
 
     @property
     def title(self) -> str:
-        """The same for every alert of a rule, severity and phase, and shorter than 64 characters, as W&B wants it."""
+        """The same for all alerts of one rule, severity and phase; shorter than 64 characters, the limit of W&B."""
         ending = " is over" if self.phase == "ends" else f" ({self.finding.severity})"
         return f"weibull: {self.finding.rule}{ending}"
 
     @property
     def text(self) -> str:
-        """One line for people."""
+        """One line with the components, the value, the expected range and the meaning."""
         finding = self.finding
         more = f" and {finding.count - 1} more" if finding.count > 1 else ""
         if self.phase == "ends":

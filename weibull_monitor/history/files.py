@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all: under another name first, then all at once."""
+"""Files that are written completely or not at all: under another name first, then renamed."""
 
 from __future__ import annotations
 
@@ -11,14 +11,12 @@ from weibull_monitor.errors import ConfigurationError
 
 
 def check_writable(path: Path) -> None:
-    """Refuses a file that cannot be written, before there is anything to write.
+    """Checks that a file can be written, before there is anything to write.
 
     Raises:
-        ConfigurationError: Then.
+        ConfigurationError: If it cannot.
     """
-    nearest = next(
-        (parent for parent in (path.absolute().parent, *path.absolute().parents) if parent.exists()), Path("/")
-    )
+    nearest = next((parent for parent in path.absolute().parents if parent.exists()), Path("/"))
     if path.is_dir():
         raise ConfigurationError(f"{path} cannot be written: it is a directory; name a file")
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
@@ -26,19 +24,23 @@ def check_writable(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file all at once, in UTF-8; its directory is made if need be, and a file that is there is replaced.
+    """Writes a text file in UTF-8. Creates its directory if needed, and replaces a file that exists.
 
     Raises:
-        ConfigurationError: If it cannot be written there.
+        ConfigurationError: If it cannot be written.
     """
     write_file(path, lambda scratch: scratch.write_text(text, encoding="utf-8"))
 
 
 def write_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Has a file written under another name in the same directory, and then gives it its own.
+    """Writes a file under another name in the same directory, and then renames it.
+
+    Args:
+        path: The file.
+        write: Writes the file whose path it gets.
 
     Raises:
-        ConfigurationError: If it cannot be written there.
+        ConfigurationError: If it cannot be written.
     """
     scratch = path.with_name(f".{path.name}.{os.getpid()}{path.suffix}")
     try:
@@ -48,5 +50,5 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be written: {error.strerror}; name another file") from error
     finally:
-        with suppress(OSError):  # it is not there, or nothing can be
+        with suppress(OSError):  # it was renamed, or never written
             scratch.unlink()

@@ -1,8 +1,9 @@
-"""Follows a history while it is written: each line is read once, and of each sample little is kept."""
+"""Follows a history while it is being written. Each line is read once, and only the medians of each sample are kept."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,27 +13,27 @@ import numpy as np
 
 from weibull_monitor.errors import ConfigurationError
 from weibull_monitor.history.alert import Alert
-from weibull_monitor.history.reader import alerts_from_json, run_from_json, snapshot_from_json
+from weibull_monitor.history.reader import alerts_from_json, find_history, run_from_json, snapshot_from_json
 from weibull_monitor.history.record import FILE, History, RecordedSnapshot, RunRecord
 from weibull_monitor.model.components import Component, distinct, representatives
 
 CLASSES = ("selection", "transmission")
 HEAD = 64
-"""Bytes at the beginning of a file that tell it from another: they hold the time at which the run started."""
+"""Bytes at the beginning of a file that identify it: they hold the time at which the run started."""
 
 
 @dataclass(frozen=True)
 class FollowedSample:
-    """What is kept of a sample.
+    """The part of a sample that is kept.
 
     Attributes:
         step: Optimizer steps taken.
         time: Unix time, in seconds.
-        seconds: What the sample cost; None if that was not recorded.
-        classes: Median k of each class that there is.
+        seconds: Wall time of the measurement, in seconds; None if it was not recorded.
+        classes: Median k of each class that the model has.
         kinds: Median k of each kind.
-        place: Where its line begins in the file, in bytes.
-        run: Which ``run`` line it belongs to.
+        place: Offset of its line in the file, in bytes.
+        run: Index of its record in `HistoryTail.runs`.
     """
 
     step: int
@@ -45,19 +46,19 @@ class FollowedSample:
 
 
 class HistoryTail:
-    """Follows the history of a run that may be going on. Its state is that of the last `poll`.
+    """Follows the history of a run that may still be running. Its attributes are those at the last `poll`.
 
-    A line without an end is left until it has one, one that is torn is passed over, and a file that is replaced or cut is read
-    anew, as is one that a run began in again.
+    A line without an end is read once it is complete, and a torn line is skipped. A file that is replaced or truncated is read
+    from its beginning. If a new run begins in the file, the run before it is forgotten.
 
     Args:
-        path: The run's directory, or its ``history.jsonl``; it need not exist yet.
+        path: The run's directory, or its ``history.jsonl``; it does not have to exist yet.
 
     Attributes:
-        path: What was given.
+        path: The path that was passed.
         file: The history; None while there is none.
-        runs: The beginning of the run and its resumptions.
-        alerts: What was told.
+        runs: The record of the run's beginning and of its resumptions.
+        alerts: The alerts of the run.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -71,16 +72,16 @@ class HistoryTail:
 
     @property
     def waits_for(self) -> Path:
-        """Where the history is looked for, as far as can be told."""
+        """The file that is expected while there is none."""
         return self.path if self.path.suffix == ".jsonl" else self.path / FILE
 
     def poll(self) -> bool:
-        """Reads what is new, and says whether anything was.
+        """Reads the new lines, and returns whether there were any.
 
         Raises:
             ConfigurationError: If the history was written by a newer version, or cannot be read.
         """
-        found = next((f for f in (self.path, self.path / FILE, self.path / FILE.name) if f.is_file()), None)
+        found = find_history(self.path)
         if found is None:
             had = self.file is not None
             self._forget()
@@ -89,12 +90,14 @@ class HistoryTail:
             with found.open("rb") as lines:
                 return self._read(found, lines)
         except OSError as error:
-            raise ConfigurationError(f"{found} cannot be read: {error.strerror}; name one that can") from error
+            raise ConfigurationError(
+                f"{found} cannot be read: {error.strerror}; name a file that can be read"
+            ) from error
 
     def history(self) -> History:
-        """The run with its first and its last sample only, in full; with none while there is none.
+        """The run with only its first and its last sample, which are read in full.
 
-        What is said of a run as a whole by these two is the same as from all of its samples, but for a peak of η between them.
+        A summary of the run from these two is the same as from all samples, except for a peak of η between them.
         """
         points = self.points
         ends = [points[0], points[-1]] if len(points) > 1 else list(points)
@@ -108,11 +111,8 @@ class HistoryTail:
         self._points: dict[int, FollowedSample] = {}
         self._offset, self._identity, self._head = 0, (0, 0), b""
         self._groups: dict[int, _Groups] = {}
-        self._all_runs: list[RunRecord] = []
 
     def _read(self, file: Path, lines: Any) -> bool:
-        import os
-
         status = os.fstat(lines.fileno())
         identity, head = (status.st_dev, status.st_ino), lines.read(HEAD)
         replaced = identity != self._identity or not head.startswith(self._head) or status.st_size < self._offset
@@ -138,10 +138,8 @@ class HistoryTail:
         if kind == "run":
             self._begin(line)
         elif kind == "snapshot" and self.runs:
-            run = len(self._all_runs) - 1
-            snapshot = snapshot_from_json(line, self.runs[-1].components)
-            if snapshot is not None:
-                self._points[snapshot.step] = self._point(snapshot, place, run)
+            if (snapshot := snapshot_from_json(line, self.runs[-1].components)) is not None:
+                self._points[snapshot.step] = self._point(snapshot, place, len(self.runs) - 1)
         elif kind == "alert" and self.runs:
             self.alerts += alerts_from_json(line)
         else:
@@ -151,27 +149,19 @@ class HistoryTail:
     def _begin(self, line: Mapping[str, Any]) -> None:
         run = run_from_json(line, self.file or self.path)
         if run.resumed_from is None:
-            self.runs, self._points, self.alerts = [], {}, []
+            self.runs, self._points, self.alerts, self._groups = [], {}, [], {}
         else:
             self._points = {step: point for step, point in self._points.items() if step <= run.resumed_from}
             self.alerts = [alert for alert in self.alerts if alert.step <= run.resumed_from]
         self.runs.append(run)
-        self._all_runs.append(run)
 
     def _point(self, snapshot: RecordedSnapshot, place: int, run: int) -> FollowedSample:
         if run not in self._groups:
             self._groups[run] = _Groups.of(snapshot.components)
-        k = np.array([np.nan if value is None else value for value in snapshot.columns["k"]], dtype=np.float64)
+        k = np.array(snapshot.columns["k"], dtype=np.float64)  # (components,); None becomes NaN
         groups = self._groups[run]
-        return FollowedSample(
-            snapshot.step,
-            snapshot.time,
-            snapshot.seconds,
-            _medians(k, groups.classes),
-            _medians(k, groups.kinds),
-            place,
-            run,
-        )
+        classes, kinds = _medians(k, groups.classes), _medians(k, groups.kinds)
+        return FollowedSample(snapshot.step, snapshot.time, snapshot.seconds, classes, kinds, place, run)
 
     def _full(self, point: FollowedSample) -> RecordedSnapshot | None:
         if self.file is None:
@@ -180,14 +170,14 @@ class HistoryTail:
             with self.file.open("rb") as lines:
                 lines.seek(point.place)
                 line = json.loads(lines.readline())
-        except (OSError, ValueError):  # replaced just now: the next poll sees it
+        except (OSError, ValueError):  # it was just replaced: the next poll sees that
             return None
-        return snapshot_from_json(line, self._all_runs[point.run].components)
+        return snapshot_from_json(line, self.runs[point.run].components)
 
 
 @dataclass(frozen=True)
 class _Groups:
-    """Places of the components of each class and kind within the columns, as the flat metrics take them."""
+    """Indices into the columns for each class and kind; the same components as in the flat metrics."""
 
     classes: Mapping[str, list[int]]
     kinds: Mapping[str, list[int]]
@@ -203,5 +193,6 @@ class _Groups:
 
 
 def _medians(values: np.ndarray[Any, np.dtype[np.float64]], groups: Mapping[str, list[int]]) -> dict[str, float]:
+    # A component without a fit has no k, and must not make its group's median NaN.
     present = {name: values[places][~np.isnan(values[places])] for name, places in groups.items()}
     return {name: float(np.median(found)) for name, found in present.items() if found.size}

@@ -1,9 +1,8 @@
-"""The history: the embedded record of a run, one JSON object a line, appended and never rewritten.
+"""Reads a history: one JSON object per line.
 
-Line types: ``run`` (a run or its resumption begins: what is measured and how), ``snapshot`` (one sample, in columns aligned
-with the components of the last ``run`` line), ``plot`` (what the probability plots are drawn from, at a few of the samples) and
-``alert`` (something begins, gets worse or ends). Each line goes out in one
-write, so a killed process leaves at most one torn line at the end, which readers skip and the next writer closes.
+Types of lines: ``run`` (a run or its resumption begins: what is measured and how), ``snapshot`` (one sample, in columns that are
+aligned with the components of the last ``run`` line), ``plot`` (the quantiles of some of the samples) and ``alert`` (an alert is
+raised, gets worse or is cleared).
 """
 
 from __future__ import annotations
@@ -12,30 +11,20 @@ import json
 from collections.abc import Iterable, Mapping
 from operator import index
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import torch
 
 from weibull_monitor.errors import ConfigurationError
-from weibull_monitor.history.record import (
-    COLUMNS,
-    FILE,
-    FIRST_COLUMNS,
-    SCHEMA,
-    History,
-    RecordedPlot,
-    RecordedSnapshot,
-    RunRecord,
-)
+from weibull_monitor.history.alert import Alert, alert_from_json
+from weibull_monitor.history.columns import COLUMNS, FIRST_COLUMNS
+from weibull_monitor.history.record import FILE, SCHEMA, History, RecordedPlot, RecordedSnapshot, RunRecord
 from weibull_monitor.model.components import Component, Part
 
-if TYPE_CHECKING:
-    from weibull_monitor.history.alert import Alert
-
 _NUMBERS: Final = frozenset({int, float, type(None)})
-"""What a column may hold."""
+"""Types of the values in a column."""
 _MALFORMED: Final = (AttributeError, KeyError, OverflowError, TypeError, ValueError)
-"""What reading a line raises that is JSON and not a line of a history."""
+"""Exceptions from reading a line that is JSON but does not have the form of a history."""
 
 
 def read_history(path: str | Path) -> History:
@@ -45,17 +34,16 @@ def read_history(path: str | Path) -> History:
         path: The run's directory, or the ``history.jsonl`` itself.
 
     Returns:
-        The last run in the file, with its resumptions. Lines that are torn, of a type unknown here, or samples that do not fit
-        their run are passed over.
+        The last run in the file, with its resumptions. Torn lines, lines of an unknown type, and samples that do not fit their
+        run are skipped.
 
     Raises:
         FileNotFoundError: If there is no history there.
-        ConfigurationError: If it was written by a newer version, or is something else than a history.
+        ConfigurationError: If it was written by a newer version, or is not a history.
     """
-    given = Path(path)
-    file = next((f for f in (given, given / FILE, given / FILE.name) if f.is_file()), None)
+    file = find_history(path)
     if file is None:
-        raise FileNotFoundError(f"no history at {given}: neither a file, nor {given / FILE}")
+        raise FileNotFoundError(f"no history at {path}: neither a file, nor {Path(path) / FILE}")
     runs: list[RunRecord] = []
     snapshots: dict[int, RecordedSnapshot] = {}
     plots: dict[int, RecordedPlot] = {}
@@ -65,7 +53,7 @@ def read_history(path: str | Path) -> History:
             run = run_from_json(line, file)
             if run.resumed_from is None:
                 runs, snapshots, plots, alerts = [], {}, {}, []
-            else:  # what was sampled after the checkpoint that is resumed from belongs to a branch that was given up
+            else:  # samples from after the checkpoint belong to a branch that was abandoned
                 snapshots = {step: s for step, s in snapshots.items() if step <= run.resumed_from}
                 plots = {step: p for step, p in plots.items() if step <= run.resumed_from}
                 alerts = [alert for alert in alerts if alert.step <= run.resumed_from]
@@ -78,8 +66,15 @@ def read_history(path: str | Path) -> History:
                 plots[plot.step] = plot
         elif line.get("type") == "alert" and runs:
             alerts += alerts_from_json(line)
-    sampled, plotted = (tuple(by_step[step] for step in sorted(by_step)) for by_step in (snapshots, plots))
-    return History(file, tuple(runs), sampled, tuple(alerts), plotted)  # type: ignore[arg-type]
+    sampled = tuple(snapshots[step] for step in sorted(snapshots))
+    plotted = tuple(plots[step] for step in sorted(plots))
+    return History(file, tuple(runs), sampled, tuple(alerts), plotted)
+
+
+def find_history(path: str | Path) -> Path | None:
+    """The history file at a path: the file itself, or that of a run's directory or of its ``weibull`` folder; None if none."""
+    given = Path(path)
+    return next((file for file in (given, given / FILE, given / FILE.name) if file.is_file()), None)
 
 
 def _lines(file: Path) -> Iterable[dict[str, Any]]:
@@ -94,8 +89,8 @@ def _lines(file: Path) -> Iterable[dict[str, Any]]:
 
 
 def snapshot_from_json(line: Mapping[str, Any], components: tuple[Component, ...]) -> RecordedSnapshot | None:
-    """The sample of a ``snapshot`` line, given the components of the ``run`` line before it; None if they do not fit."""
-    absent = [None] * len(components)  # of a line that was written before a column was added
+    """The sample of a ``snapshot`` line, with the components of the ``run`` line before it; None if they do not fit."""
+    absent = [None] * len(components)  # the line may be older than a column
     try:
         columns = {name: tuple(line[name] if name in FIRST_COLUMNS else line.get(name, absent)) for name in COLUMNS}
         step, time = index(line["step"]), float(line["time"])
@@ -108,7 +103,7 @@ def snapshot_from_json(line: Mapping[str, Any], components: tuple[Component, ...
 
 
 def _plot_from_json(line: Mapping[str, Any], components: tuple[Component, ...]) -> RecordedPlot | None:
-    """What a ``plot`` line draws from, given the components of the ``run`` line before it; None if they do not fit."""
+    """The quantiles of a ``plot`` line, with the components of the ``run`` line before it; None if they do not fit."""
     try:
         quantiles = tuple(None if row is None else tuple(row) for row in line["quantiles"])
         plot = RecordedPlot(index(line["step"]), components, tuple(line["levels"]), quantiles)
@@ -122,10 +117,10 @@ def run_from_json(line: Mapping[str, Any], file: Path) -> RunRecord:
 
     Args:
         line: The line.
-        file: The history, for what is said of it.
+        file: The history, for messages.
 
     Raises:
-        ConfigurationError: If it was written by a newer version, or is not the line of a history.
+        ConfigurationError: If it was written by a newer version, or does not have the form of a ``run`` line.
     """
     try:
         if line["schema"] > SCHEMA:
@@ -136,21 +131,19 @@ def run_from_json(line: Mapping[str, Any], file: Path) -> RunRecord:
         resumed = None if line["resumed_from"] is None else index(line["resumed_from"])
         components = tuple(_component_from_json(component) for component in line["components"])
         return RunRecord(**known | {"resumed_from": resumed, "components": components})
-    except ConfigurationError:
-        raise
     except _MALFORMED as error:
+        if isinstance(error, ConfigurationError):  # which is a ValueError too
+            raise
         raise ConfigurationError(
-            f"{file} is no history ({type(error).__name__}: {error}); name one that a monitored run wrote"
+            f"{file} is not a history ({type(error).__name__}: {error}); name one that a monitored run wrote"
         ) from error
 
 
 def alerts_from_json(line: Mapping[str, Any]) -> list[Alert]:
-    """The alert of a line; none if it lacks what this version knows of an alert."""
-    from weibull_monitor.history.alert import alert_from_json
-
+    """The alert of an ``alert`` line, in a list; an empty list if the line lacks a field."""
     try:
         alert = alert_from_json(line)
-        index(alert.step)  # whose place is among the samples
+        index(alert.step)  # it is compared with the steps of samples
     except _MALFORMED:
         return []
     return [alert]

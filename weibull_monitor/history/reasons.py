@@ -1,4 +1,4 @@
-"""Why a value of the scaling law does not exist: a small vocabulary that the log, the history and the summary share."""
+"""The reasons why a value of the scaling law does not exist, as the log, the history and the summary name them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ EXPLANATION: Final[dict[Reason, str]] = {
     "step_not_eta": "the steps of this optimizer are not of the size η",
     "step_scaled_by_weight": "the steps of this optimizer grow with the weights",
     "coupled_weight_decay": "weight decay is added to the gradient; the law is for decoupled decay, as in AdamW",
-    # What was spent, or where it began, is not known: no budget ratio, and no forecast.
+    # The past of the weights is not known: no budget ratio, and no forecast.
     "unknown_past": "part of the run was not followed",
     "no_baseline": "there is no sample of step 0",
     "shrunk": "λ lies below what decay alone would have left",
@@ -46,9 +46,9 @@ EXPLANATION: Final[dict[Reason, str]] = {
     "off_schedule": "the learning rate is not the one that the scheduler had planned",
     "too_early": "less than a quarter of the run has passed, or S = Σ ηλ_wd is below 0.01",
 }
-"""What each reason means, in words that follow "because"."""
+"""The meaning of each reason, in words that can follow "because"."""
 
 PASSING: Final[frozenset[Reason]] = frozenset(
     {"too_early", "zero_learning_rate", "no_optimizer", "shrunk", "kind_not_covered"}
 )
-"""Reasons that come and go in a healthy run, and are not worth a line on the log."""
+"""Reasons that come and go in a healthy run, and are not logged."""

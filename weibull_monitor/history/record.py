@@ -1,4 +1,4 @@
-"""What a history holds, as values: the record of a run, its samples, its probability plots."""
+"""The contents of a history as values: the record of a run, its samples, its probability plots."""
 
 from __future__ import annotations
 
@@ -11,19 +11,13 @@ from typing import Any, Final
 
 from weibull_monitor.errors import MissingDependencyError
 from weibull_monitor.history.alert import Alert
+from weibull_monitor.history.columns import COLUMNS
 from weibull_monitor.model.components import Component
 
 SCHEMA: Final = 1
 """Version of the line format."""
-FIRST_COLUMNS: Final = ("k", "lambda", "r2", "k_se", "rms", "zeros", "nonfinite", "eta", "weight_decay")
-"""The columns that lines of every version have."""
-_LAW_COLUMNS: Final = ("effective", "t_over_tau", "lambda_forecast", "lambda_forecast_low", "lambda_forecast_high")
-FORCES: Final = ("force_alignment", "force_injection", "force_decay", "force_net", "force_closure")
-"""Columns that a line has where forces were asked for."""
-COLUMNS: Final = (*FIRST_COLUMNS, *_LAW_COLUMNS, "lambda_equilibrium", "eta_sum", "update_max", *FORCES)
-"""The columns of a ``snapshot`` line; lines of earlier versions have the first nine, and forces are there when asked for."""
 FILE: Final = Path("weibull") / "history.jsonl"
-"""Where the history lies within a run's directory."""
+"""The history file within a run's directory."""
 
 
 @cache
@@ -34,21 +28,21 @@ def installed_version() -> str:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """The beginning of a run, or of its resumption.
+    """What is known when a run begins or is resumed.
 
     Attributes:
         started: Unix time, in seconds.
         resumed_from: Optimizer steps taken before a resumption; None where a new run begins.
-        model: What the model is: its class, and whatever else identifies it.
+        model: The class of the model, its number of parameters, and other facts about it.
         world_size: Number of processes.
         protocol: How the fits are made.
-        components: What is measured.
-        skipped: Names of what is not, with reasons.
+        components: The components that are measured.
+        skipped: The reason for each parameter that is not measured, by name.
         version: Version of weibull-monitor.
         schema: Version of the line format.
-        attention: Every kind of attention of the model, as `weibull_monitor.model.components.AttentionType` has it.
+        attention: Every kind of attention in the model, with the fields of `weibull_monitor.model.components.AttentionType`.
         optimizers: The class of each optimizer, and the hyper-parameters of its groups.
-        total_steps: Optimizer steps that the whole run is to have, if known.
+        total_steps: Planned optimizer steps of the whole run, if known.
     """
 
     started: float
@@ -67,15 +61,15 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class RecordedSnapshot:
-    """One sample as the history holds it.
+    """One sample, as read from a history.
 
     Attributes:
         step: Optimizer steps taken.
         time: Unix time, in seconds.
-        components: What the columns are aligned with.
-        columns: One value a component for each of `COLUMNS`; None where there is none.
-        withheld: Why components have no forecast of λ, and how many for each reason.
-        seconds: Wall time that measuring took, in seconds; None in lines of earlier versions.
+        components: The components, in the order of the columns.
+        columns: For each of `weibull_monitor.history.columns.COLUMNS` one value per component; None where there is no value.
+        withheld: The reasons why components have no forecast of λ, and the number of components for each.
+        seconds: Wall time of the measurement, in seconds; None in lines of earlier versions.
     """
 
     step: int
@@ -87,22 +81,19 @@ class RecordedSnapshot:
 
     def values(self, column: str) -> dict[str, float]:
         """The values of a column that exist, by component name."""
-        return {
-            component.name: value
-            for component, value in zip(self.components, self.columns[column], strict=True)
-            if value is not None
-        }
+        pairs = zip(self.components, self.columns[column], strict=True)
+        return {component.name: value for component, value in pairs if value is not None}
 
 
 @dataclass(frozen=True)
 class RecordedPlot:
-    """What the probability plots of one sample are drawn from.
+    """The quantiles of one sample, for probability plots.
 
     Attributes:
         step: Optimizer steps taken.
-        components: What ``quantiles`` is aligned with.
-        levels: Shares F of the fitted values, rising.
-        quantiles: ln|w| at these shares, for each component; None where there are none.
+        components: The components, in the order of ``quantiles``.
+        levels: Rising levels F of the empirical distribution of |w|.
+        quantiles: For each component ln|w| at these levels; None where there are none.
     """
 
     step: int
@@ -117,14 +108,16 @@ class RecordedPlot:
 
 @dataclass(frozen=True)
 class History:
-    """The last run of a history file: resumptions belong to it, runs that began anew in the same place replace it.
+    """The last run in a history file, with its resumptions. A new run in the same file replaces the one before.
+
+    A resumption replaces what was recorded after its checkpoint.
 
     Attributes:
         path: The file.
-        runs: Its beginning and every resumption.
-        snapshots: Its samples, one a step, by rising step. A resumption replaces what had been sampled after its checkpoint.
-        alerts: What was told of them, in order; a resumption replaces these too.
-        plots: What the probability plots of some of the samples are drawn from, by rising step.
+        runs: The record of its beginning and of every resumption.
+        snapshots: Its samples, one per step, by rising step.
+        alerts: Its alerts, in the order in which they were sent.
+        plots: The quantiles of some of the samples, by rising step.
     """
 
     path: Path
@@ -135,12 +128,12 @@ class History:
 
     @property
     def components(self) -> tuple[Component, ...]:
-        """What was measured last."""
+        """The components that were measured last."""
         return self.runs[-1].components if self.runs else ()
 
     @property
     def baseline(self) -> RecordedSnapshot | None:
-        """The sample before the first step, if there is one."""
+        """The sample before the first step; None if there is none."""
         return self.snapshots[0] if self.snapshots and self.snapshots[0].step == 0 else None
 
     def series(self, component: str, column: str = "k") -> list[tuple[int, float]]:
@@ -149,7 +142,7 @@ class History:
         return [(step, value) for step, value in pairs if value is not None]
 
     def to_pandas(self) -> Any:
-        """A `pandas.DataFrame` in long form: a row a sample and component, with its name, kind, class and block.
+        """A `pandas.DataFrame` in long form: one row per sample and component, with its name, kind, class and block.
 
         Raises:
             MissingDependencyError: If pandas is not installed.

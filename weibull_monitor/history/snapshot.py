@@ -1,4 +1,4 @@
-"""One sample of everything: each component's fit at one step, and the flat metrics that trackers get."""
+"""One sample of a run: the fit of each component at one step, and the flat metrics that trackers get."""
 
 from __future__ import annotations
 
@@ -6,27 +6,25 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Final, Literal, NamedTuple, cast
 
 import numpy as np
 
+from weibull_monitor.history.columns import SOURCES
 from weibull_monitor.history.reasons import Reason
 from weibull_monitor.measure import WeibullFit
 from weibull_monitor.model.components import Component, distinct, representatives
-
-if TYPE_CHECKING:
-    pass
 
 Detail = Literal["kind", "component"]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value that is foretold, and the interval that it is expected in.
+    """A predicted value, and the interval in which it is expected.
 
     Attributes:
         value: The value.
-        low: Lower end of the interval; `weibull_monitor.scaling.forecast` says what it allows for.
+        low: Lower end of the interval; `weibull_monitor.scaling.forecast` says which errors it covers.
         high: Upper end.
     """
 
@@ -37,7 +35,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Scaling:
-    """Where one component stands on the scaling law, λ ∝ √(η/λ_wd). None where a value does not exist.
+    """One component and the scaling law, λ ∝ √(η/λ_wd). Values that do not exist are None.
 
     Attributes:
         eta: η, the learning rate of the step just taken.
@@ -48,10 +46,10 @@ class Scaling:
         lambda_ratio: λ/√(η/λ_wd).
         budget_ratio: c = √(λ² - λ_0²·exp(-2S))/√I.
         forecast: λ at the end of the run.
-        equilibrium: λ where it would end if η and λ_wd stayed as they are.
-        reason: Why there is no forecast, if there is none; a key of `weibull_monitor.history.reasons.EXPLANATION`.
+        equilibrium: The λ that the matrix would reach if η and λ_wd stayed constant from now on.
+        reason: Why there is no forecast; a key of `weibull_monitor.history.reasons.EXPLANATION`. None if there is one.
         eta_sum: Σ η over the steps taken.
-        update_max: Bound of the RMS of the optimizer's update of one step, in units of η (`weibull_monitor.scaling.optimizers`).
+        update_max: Upper bound of the RMS of one update of the optimizer, in units of η (`weibull_monitor.scaling.optimizers`).
     """
 
     eta: float | None = None
@@ -73,27 +71,65 @@ NO_SCALING = Scaling()
 
 @dataclass(frozen=True)
 class Reference:
-    """What drift is measured against: k and λ of one component before the first step."""
+    """k and λ of one component before the first step: drift is measured against them."""
 
     k: float
     lambda_: float
 
 
+class ForceShares(NamedTuple):
+    """Shares of the three terms of `Forces`, with their signs."""
+
+    alignment: float
+    injection: float
+    decay: float
+
+
+@dataclass(frozen=True)
+class Forces:
+    """The effect of one optimizer step on ‖w‖² of one component, in units of ‖w‖² before the step.
+
+    Attributes:
+        alignment: -2η⟨w, u⟩/‖w‖²: negative if the update u points along the weights and shrinks them.
+        injection: η²‖u‖²/‖w‖²: always makes them grow.
+        decay: -2ηλ_wd: always shrinks them.
+        net: (‖w'‖² - ‖w‖²)/‖w‖².
+        closure: The measured change minus the three terms, over the sum of their absolute values; None if the norm before the
+            step was not measured.
+    """
+
+    alignment: float
+    injection: float
+    decay: float
+    net: float
+    closure: float | None
+
+    @property
+    def shares(self) -> ForceShares:
+        """Alignment, injection and decay, each over the sum of their absolute values.
+
+        >>> Forces(-0.001, 0.002, -0.001, 0.0, None).shares
+        ForceShares(alignment=-0.25, injection=0.5, decay=-0.25)
+        """
+        size = abs(self.alignment) + abs(self.injection) + abs(self.decay) or 1.0  # if all are 0, so are their shares
+        return ForceShares(self.alignment / size, self.injection / size, self.decay / size)
+
+
 @dataclass(frozen=True)
 class Snapshot:
-    """Every component's fit at one optimizer step.
+    """The fits of all components at one optimizer step.
 
     Attributes:
         step: Optimizer steps taken when the weights were read; 0 is the baseline.
-        time: Unix time of the reading, in seconds.
+        time: Unix time at which they were read, in seconds.
         components: The components, in the model's order.
         fits: The fit of each component, by name; components that could not be read are absent.
-        scaling: Where each component stands on the scaling law, by name.
+        scaling: The values of the scaling law for each component, by name.
         baseline: k and λ of each component at step 0, by name; empty if there is none.
-        forces: What the last step did to the squared norm of each component, by name; empty unless asked for.
-        unchanged: Number of trainable components with η > 0 whose counts are identical to those of the sample before; None
-            where there is none before.
-        seconds: Wall time that measuring took, in seconds.
+        forces: The effect of the last step on the squared norm of each component, by name; empty unless asked for.
+        unchanged: Number of trainable components with η > 0 whose counts are the same as in the sample before; None in the first
+            sample.
+        seconds: Wall time of the measurement, in seconds.
     """
 
     step: int
@@ -108,68 +144,108 @@ class Snapshot:
 
     @property
     def withheld(self) -> dict[Reason, int]:
-        """Why components have no forecast of λ, and how many for each reason."""
+        """The reasons why components have no forecast of λ, and the number of components for each."""
         found = Counter(scaling.reason for scaling in self.scaling.values() if scaling.forecast is None)
         return {reason: count for reason, count in found.items() if reason is not None}
 
-    def metrics(self, detail: Detail = "kind") -> dict[str, float]:
-        """The flat metrics of this sample: finite floats by key; what does not exist is absent.
+    def column(self, name: str) -> list[float | None]:
+        """One value per component, in their order, as `RecordedSnapshot.columns` has it; None where there is no finite value.
 
         Args:
-            detail: ``"kind"`` for about 75 keys whatever the model's depth, ``"component"`` for three more a component, experts
-                excepted.
+            name: One of `weibull_monitor.history.columns.COLUMNS`.
         """
-        out: dict[str, float | None] = {}
+        source, path = SOURCES[name]
+        held: Mapping[str, Any] = getattr(self, source)
+        return [_finite(_attribute(held.get(component.name), path)) for component in self.components]
+
+    def values(self, column: str) -> dict[str, float]:
+        """The values of a column that exist, by component name, as `RecordedSnapshot.values`."""
+        pairs = zip(self.components, self.column(column), strict=True)
+        return {component.name: value for component, value in pairs if value is not None}
+
+    def metrics(self, detail: Detail = "kind") -> dict[str, float]:
+        """The flat metrics of this sample: finite floats by key. A value that does not exist has no key.
+
+        Args:
+            detail: ``"kind"`` for about 75 keys whatever the model's depth; ``"component"`` for three more per component, except
+                experts.
+        """
+        # Only fits that exist count: a matrix without one must not hide the others of its kind.
         fits = {name: fit for name, fit in self.fits.items() if fit.available}
-        by_kind: dict[str, list[tuple[Component, WeibullFit]]] = defaultdict(list)
+        # A head or a fused matrix beside its parts would count elements twice: one matrix stands for each.
+        by_kind: dict[str, list[str]] = defaultdict(list)
         for component in representatives(self.components):
             if component.name in fits:
-                by_kind[component.label].append((component, fits[component.name]))
-        for kind, members in by_kind.items():
-            out[f"weibull_k/{kind}"] = _median(fit.k for _, fit in members)
-            out[f"weibull_lambda/{kind}"] = _median(fit.lambda_ for _, fit in members)
-            out[f"weibull_k_min/{kind}"] = min(fit.k for _, fit in members)
-            out[f"weibull_r2_min/{kind}"] = min(fit.r2 for _, fit in members)
-            scaling = [self.scaling.get(component.name, NO_SCALING) for component, _ in members]
-            out[f"weibull_scaling/lambda_ratio/{kind}"] = _median(s.lambda_ratio for s in scaling)
-            out[f"weibull_scaling/budget_ratio/{kind}"] = _median(s.budget_ratio for s in scaling)
-            foretold = [s.forecast for s in scaling if s.forecast is not None]
-            out[f"weibull_scaling/lambda_forecast/{kind}"] = _median(f.value for f in foretold)
+                by_kind[component.label].append(component.name)
+        out = self._class_metrics(fits) | self._health_metrics(fits)
+        for kind, names in by_kind.items():
+            for key, (source, path) in _MEDIANS.items():
+                out[f"{key}/{kind}"] = self._median_of(source, path, names)
+            # A median hides one bad matrix, the lowest value shows it.
+            out[f"weibull_k_min/{kind}"] = min(fits[name].k for name in names)
+            out[f"weibull_r2_min/{kind}"] = min(fits[name].r2 for name in names)
             if detail == "component":
-                out[f"weibull_scaling/lambda_forecast_low/{kind}"] = _median(f.low for f in foretold)
-                out[f"weibull_scaling/lambda_forecast_high/{kind}"] = _median(f.high for f in foretold)
-            forces = [self.forces[component.name] for component, _ in members if component.name in self.forces]
-            for place, force in enumerate(("alignment", "injection", "decay")):
-                out[f"weibull_force/{force}/{kind}"] = _median(f.shares[place] for f in forces)
-            out[f"weibull_force/net/{kind}"] = _median(f.net for f in forces)
-            out[f"weibull_force/closure/{kind}"] = _median(f.closure for f in forces)
-        once = distinct(self.components)
-        for name in ("selection", "transmission"):
-            members = [(c, fits[c.name]) for c in once if c.component_class == name and c.name in fits]
-            out[f"weibull_class/{name}_k"] = _median(fit.k for _, fit in members)
-            out[f"weibull_class/{name}_drift_pct"] = _median(
-                100.0 * (fit.k / self.baseline[c.name].k - 1.0) for c, fit in members if c.name in self.baseline
-            )
-        law = [self.scaling.get(c.name, NO_SCALING) for c in once if c.component_class in ("selection", "transmission")]
-        out["weibull_scaling/sqrt_eta_over_wd"] = _median(s.sqrt_eta_over_wd for s in law)
-        out["weibull_scaling/effective_sqrt_eta_over_wd"] = _median(s.effective for s in law)
-        out["weibull_scaling/t_over_tau"] = _median(s.t_over_tau for s in law)
-        out["weibull_health/components"] = float(len(fits))
-        out["weibull_health/nonfinite"] = float(sum(self.fits[c.name].nonfinite for c in once if c.name in self.fits))
-        out["weibull_health/zero_fraction_max"] = max(
-            (fit.zeros / max(1, fit.n + fit.zeros + fit.nonfinite) for fit in self.fits.values()),
-            default=None,
-        )
-        out["weibull_health/unchanged"] = self.unchanged
-        out["weibull_health/seconds"] = self.seconds
+                for end in ("low", "high"):
+                    key = f"weibull_scaling/lambda_forecast_{end}/{kind}"
+                    out[key] = self._median_of("scaling", f"forecast.{end}", names)
         if detail == "component":
             for component in self.components:
                 if component.name in fits and component.expert is None:
-                    fit = fits[component.name]
-                    out[f"weibull_component/{component.name}/k"] = fit.k
-                    out[f"weibull_component/{component.name}/lambda"] = fit.lambda_
-                    out[f"weibull_component/{component.name}/r2"] = fit.r2
+                    fit, key = fits[component.name], f"weibull_component/{component.name}"
+                    out |= {f"{key}/k": fit.k, f"{key}/lambda": fit.lambda_, f"{key}/r2": fit.r2}
         return {key: float(value) for key, value in out.items() if value is not None and math.isfinite(value)}
+
+    def _median_of(self, source: str, path: str, names: Iterable[str]) -> float | None:
+        """Median of an attribute over the named components, of those that have it."""
+        held: Mapping[str, Any] = getattr(self, source)
+        return _median(_attribute(held.get(name), path) for name in names)
+
+    def _class_metrics(self, fits: Mapping[str, WeibullFit]) -> dict[str, float | None]:
+        """k, its drift and the learning rates: medians over all matrices of a class, each element counted once."""
+        out: dict[str, float | None] = {}
+        classes: dict[str, list[str]] = {"selection": [], "transmission": []}
+        for component in distinct(self.components):
+            if component.component_class in classes:
+                classes[component.component_class].append(component.name)
+        for name, members in classes.items():
+            k = {member: fits[member].k for member in members if member in fits}
+            start = self.baseline
+            out[f"weibull_class/{name}_k"] = _median(k.values())
+            out[f"weibull_class/{name}_drift_pct"] = _median(
+                100.0 * (value / start[member].k - 1.0) for member, value in k.items() if member in start
+            )
+        both = [member for members in classes.values() for member in members]
+        out["weibull_scaling/sqrt_eta_over_wd"] = self._median_of("scaling", "sqrt_eta_over_wd", both)
+        out["weibull_scaling/effective_sqrt_eta_over_wd"] = self._median_of("scaling", "effective", both)
+        out["weibull_scaling/t_over_tau"] = self._median_of("scaling", "t_over_tau", both)
+        return out
+
+    def _health_metrics(self, fits: Mapping[str, WeibullFit]) -> dict[str, float | None]:
+        """What was read, and the cost of reading it."""
+        once = (self.fits[c.name] for c in distinct(self.components) if c.name in self.fits)
+        zeros = (fit.zeros / max(1, fit.n + fit.zeros + fit.nonfinite) for fit in self.fits.values())
+        return {
+            "weibull_health/components": len(fits),
+            "weibull_health/nonfinite": sum(fit.nonfinite for fit in once),
+            "weibull_health/zero_fraction_max": max(zeros, default=None),
+            "weibull_health/unchanged": self.unchanged,
+            "weibull_health/seconds": self.seconds,
+        }
+
+
+_MEDIANS: Final = {
+    "weibull_k": ("fits", "k"),
+    "weibull_lambda": ("fits", "lambda_"),
+    "weibull_scaling/lambda_ratio": ("scaling", "lambda_ratio"),
+    "weibull_scaling/budget_ratio": ("scaling", "budget_ratio"),
+    "weibull_scaling/lambda_forecast": ("scaling", "forecast.value"),
+    "weibull_force/alignment": ("forces", "shares.alignment"),  # shares: η moves all three terms together
+    "weibull_force/injection": ("forces", "shares.injection"),
+    "weibull_force/decay": ("forces", "shares.decay"),
+    "weibull_force/net": ("forces", "net"),
+    "weibull_force/closure": ("forces", "closure"),
+}
+"""Metrics that are a median over the matrices of a kind: the mapping of `Snapshot`, and the attribute of its values."""
 
 
 def _median(values: Iterable[float | None]) -> float | None:
@@ -178,33 +254,12 @@ def _median(values: Iterable[float | None]) -> float | None:
     return float(np.median(present)) if present else None
 
 
-@dataclass(frozen=True)
-class Forces:
-    """What one step did to ‖w‖², in units of ‖w‖² before it.
+def _attribute(value: Any, path: str) -> float | None:
+    """An attribute of an attribute, written with a dot; None if one of them is None."""
+    for name in path.split("."):
+        value = getattr(value, name, None)
+    return cast("float | None", value)
 
-    Attributes:
-        alignment: -2η⟨w, u⟩/‖w‖²: negative where the update points along the weights and shrinks them.
-        injection: η²‖u‖²/‖w‖²: always grows them.
-        decay: -2ηλ_wd: always shrinks them.
-        net: (‖w'‖² - ‖w‖²)/‖w‖².
-        closure: What the terms miss of the change that was measured, over the sum of their sizes; None if the norm before the
-            step was not measured.
-    """
 
-    alignment: float
-    injection: float
-    decay: float
-    net: float
-    closure: float | None
-
-    @property
-    def shares(self) -> tuple[float, float, float]:
-        """Alignment, injection and decay over the sum of their sizes, with their signs.
-
-        >>> Forces(-0.001, 0.002, -0.001, 0.0, None).shares
-        (-0.25, 0.5, -0.25)
-        """
-        size = abs(self.alignment) + abs(self.injection) + abs(self.decay)
-        if not size:
-            return 0.0, 0.0, 0.0
-        return self.alignment / size, self.injection / size, self.decay / size
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

@@ -1,4 +1,7 @@
-"""Writes a history: one JSON object a line, appended and never rewritten."""
+"""Writes a history: one JSON object per line, appended and never rewritten.
+
+Each line is one write, so a killed process leaves at most one torn line at the end. Readers skip it, and the next writer ends it.
+"""
 
 from __future__ import annotations
 
@@ -12,20 +15,21 @@ from typing import Any, Final
 
 from weibull_monitor.errors import ConfigurationError
 from weibull_monitor.history.alert import Alert
-from weibull_monitor.history.record import COLUMNS, FILE, FORCES, RunRecord
-from weibull_monitor.history.snapshot import NO_SCALING, Snapshot
+from weibull_monitor.history.columns import COLUMNS, FORCES
+from weibull_monitor.history.record import FILE, RunRecord
+from weibull_monitor.history.snapshot import Snapshot
 from weibull_monitor.measure import LEVELS
 from weibull_monitor.model.components import Component
 
 PLOTTED: Final = 2000
-"""With more components than this, single experts have no probability plot in the history."""
+"""In models with more components than this, single experts get no probability plot."""
 
 
 class HistoryWriter:
     """Appends to the history of a run's directory.
 
     Args:
-        output_dir: The run's directory; created if need be.
+        output_dir: The run's directory; created if it does not exist.
 
     Raises:
         ConfigurationError: If the file cannot be opened for appending.
@@ -40,7 +44,7 @@ class HistoryWriter:
             )
             size = os.fstat(self._fd).st_size
             if size and _last_byte(self._fd, size) != b"\n":
-                os.write(self._fd, b"\n")  # closes the line that a killed process left torn
+                os.write(self._fd, b"\n")  # ends the line that a killed process left torn
         except OSError as error:
             raise ConfigurationError(
                 f"the history cannot be written to {self.path}: {error.strerror}; pass another output_dir"
@@ -54,26 +58,8 @@ class HistoryWriter:
         self._write({"type": "run"} | line)
 
     def write_snapshot(self, snapshot: Snapshot) -> None:
-        """Writes a ``snapshot`` line; values that do not exist are null."""
+        """Writes a ``snapshot`` line: one array per column, aligned with the components; a value that does not exist is null."""
         written = COLUMNS if snapshot.forces else COLUMNS[: -len(FORCES)]
-        columns: dict[str, list[float | None]] = {column: [] for column in written}
-        for component in snapshot.components:
-            fit = snapshot.fits.get(component.name)
-            scaling = snapshot.scaling.get(component.name, NO_SCALING)
-            row: dict[str, float | None] = {"eta": scaling.eta, "weight_decay": scaling.weight_decay}
-            row |= {"effective": scaling.effective, "t_over_tau": scaling.t_over_tau}
-            if foretold := scaling.forecast:
-                row |= {"lambda_forecast": foretold.value, "lambda_forecast_low": foretold.low}
-                row["lambda_forecast_high"] = foretold.high
-            row["lambda_equilibrium"] = scaling.equilibrium.value if scaling.equilibrium else None
-            row |= {"eta_sum": scaling.eta_sum, "update_max": scaling.update_max}
-            if fit is not None:
-                row |= {"zeros": fit.zeros, "nonfinite": fit.nonfinite, "rms": fit.rms}
-                row |= {"k": fit.k, "lambda": fit.lambda_, "r2": fit.r2, "k_se": fit.k_se}
-            if forces := snapshot.forces.get(component.name):
-                row |= {f"force_{name}": value for name, value in asdict(forces).items()}
-            for column in written:
-                columns[column].append(_rounded(row.get(column)))
         line = {
             "type": "snapshot",
             "step": snapshot.step,
@@ -81,16 +67,16 @@ class HistoryWriter:
             "seconds": _rounded(snapshot.seconds),
             "withheld": snapshot.withheld,
         }
-        self._write(line | columns)
+        self._write(line | {column: [_rounded(value) for value in snapshot.column(column)] for column in written})
 
     def write_plot(self, snapshot: Snapshot) -> None:
         """Writes a ``plot`` line: the quantiles of each component, to five significant digits."""
-        all_of_them = len(snapshot.components) <= PLOTTED
-        rows: list[list[float] | None] = []
+        with_experts = len(snapshot.components) <= PLOTTED
+        rows: list[list[float] | None] = []  # (components,) of (levels,)
         for component in snapshot.components:
             fit = snapshot.fits.get(component.name)
-            shown = fit is not None and fit.quantiles and (all_of_them or component.expert is None)
-            rows.append([float(f"{value:.5g}") for value in fit.quantiles] if fit is not None and shown else None)
+            shown = fit.quantiles if fit is not None and (with_experts or component.expert is None) else ()
+            rows.append([float(f"{value:.5g}") for value in shown] or None)
         self._write({"type": "plot", "step": snapshot.step, "levels": LEVELS, "quantiles": rows})
 
     def write_alert(self, alert: Alert) -> None:
@@ -107,7 +93,7 @@ class HistoryWriter:
         if self._fd is None:
             raise ConfigurationError(f"the history {self.path} is closed")
         data = json.dumps(line, separators=(",", ":"), allow_nan=False).encode() + b"\n"
-        while data:  # a write to a regular file is whole but for a full disk, which raises on the second attempt
+        while data:  # a regular file takes all of it, unless the disk is full: then the second write raises
             data = data[os.write(self._fd, data) :]
 
 
@@ -117,7 +103,7 @@ def _component_to_json(component: Component) -> dict[str, Any]:
 
 
 def _rounded(value: float | None) -> float | None:
-    """Nine significant digits, far below the sampling noise of the largest matrix; None for what JSON cannot hold."""
+    """Nine significant digits, far below the sampling noise of the largest matrix; None for Inf and NaN, which JSON lacks."""
     if value is None or not math.isfinite(value):
         return None
     return value if isinstance(value, int) else float(f"{value:.9g}")

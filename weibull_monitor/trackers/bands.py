@@ -1,4 +1,4 @@
-"""The published bands of the two classes, as curves: what the charts of W&B and TensorBoard draw k against."""
+"""The published bands of the two classes, as curves beside k in the charts of W&B and TensorBoard."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ PREFIX: Final = "weibull_band"
 
 
 def bands_of(components: Iterable[Component], attention: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """The edges of the published range of each class of a run; of none where nothing comparable is published.
+    """The edges of the published range of k for each class of a run. A class without published figures has none.
 
     Args:
-        components: What is measured.
-        attention: Its kinds of attention, as the history's ``run`` line has them.
+        components: The components of the run.
+        attention: The kinds of attention of the model, as in the history's ``run`` line.
 
     Returns:
         ``weibull_band/<class>_low`` and ``…_high``.
@@ -28,7 +28,11 @@ def bands_of(components: Iterable[Component], attention: Iterable[Mapping[str, A
     weibull_band/transmission_low 1.18
     weibull_band/transmission_high 1.2
     """
-    from weibull_monitor.analysis import ComparedSample, attention_of, expected_range  # not before it is needed: 20 ms
+    from weibull_monitor.analysis import (
+        ComparedSample,
+        attention_of,
+        expected_range,
+    )  # 20 ms: only when needed
 
     members = tuple(components)
     main = ComparedSample(0, members, {}, {}, {}, {}).towers[:1]

@@ -1,96 +1,112 @@
-"""What a tracker is, and how names become trackers."""
+"""What a tracker is, and what the registry has to know about each of its own."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
-from weibull_monitor.errors import ConfigurationError
+from weibull_monitor.errors import MissingDependencyError
 
 
 @runtime_checkable
 class Tracker(Protocol):
-    """Where flat metrics go. Anything with these two methods is one.
+    """Where flat metrics go. Any object with these two methods is a tracker.
 
-    It may have three more, which are called if they are there: ``begin(record)`` with the `RunRecord` before the first sample of
-    a run or of its resumption, ``picture(snapshot)`` with the `Snapshot` now and then and at the end, after `log` of the same
-    sample, and ``alert(alert)``.
+    Three more methods are optional, and are called if they exist: ``begin(record)`` with the `RunRecord`, before the first sample
+    of a run or of its resumption; ``picture(snapshot)`` with the `Snapshot`, now and then and at the end, after the `log` of the
+    same sample; ``alert(alert)`` with each `Alert`.
     """
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Takes the metrics of one optimizer step."""
 
     def close(self) -> None:
-        """Writes out what is still held. Called once, when training ends."""
+        """Writes what is still buffered. Called once, when training ends."""
 
 
-class MemoryTracker:
-    """Keeps everything in a list: for tests and notebooks.
+@dataclass(frozen=True)
+class Host:
+    """How a training framework uses its own runs. A tracker needs this to write into them without disturbing the framework.
 
-    >>> tracker = MemoryTracker()
-    >>> tracker.log({"weibull_k/attn_q": 1.2}, step=3)
-    >>> tracker.records
-    [(3, {'weibull_k/attn_q': 1.2})]
+    Attributes:
+        step_metric: The metric in which the framework counts optimizer steps; None if it passes ``step=`` with each row.
+        writer: Its open TensorBoard ``SummaryWriter``, if it has one.
+        log_dir: Where TensorBoard event files go if there is no such writer.
     """
 
-    def __init__(self) -> None:
-        self.records: list[tuple[int, dict[str, float]]] = []
-        self.closed = False
+    step_metric: str | None = None
+    writer: Any = None
+    log_dir: str | Path = "."
 
+
+class NamedTracker(ABC):
+    """A tracker that can be chosen by name. `weibull_monitor.trackers.registry` lists all of them.
+
+    To add one, write its file, add it to the tuple in the registry, and add its extra to ``pyproject.toml``.
+
+    Attributes:
+        name: The name in ``trackers=[...]``, in the Trainer's ``report_to`` and in Accelerate's ``log_with``.
+        extra: The extra of this package that installs its library; None if it needs none.
+    """
+
+    name: ClassVar[str]
+    extra: ClassVar[str | None] = None
+
+    @abstractmethod
+    def __init__(self, *, directory: str | Path | None = None) -> None:
+        """Uses the active run of the library, or starts one for the directory of a monitored run."""
+
+    @classmethod
+    def in_directory(cls, directory: Path) -> Tracker:
+        """The tracker that a user asks for by name, for a run in this directory.
+
+        Raises:
+            MissingDependencyError: If its library is not installed.
+        """
+        return cls(directory=directory)
+
+    @classmethod
+    def of_active_run(cls, host: Host) -> Tracker | None:
+        """A tracker that writes into the run that a framework has opened in this process; None if there is no such run.
+
+        Args:
+            host: The framework.
+
+        Raises:
+            MissingDependencyError: If its library is not installed.
+        """
+        return None
+
+    @classmethod
+    def of_run(cls, run: Any, host: Host) -> Tracker | None:
+        """A tracker that writes into a run that a framework's logger holds; None if the run is of another library.
+
+        Args:
+            run: ``logger.experiment`` of one of Lightning's loggers, or ``tracker.tracker`` of one of Accelerate's trackers.
+            host: The framework.
+        """
+        return None
+
+    def extra_values(self, step: int) -> Mapping[str, float]:
+        """What this tracker shows beside the metrics of an optimizer step, under keys of its own."""
+        return {}
+
+    @abstractmethod
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Appends (step, metrics)."""
-        self.records.append((step, dict(metrics)))
+        """Takes the metrics of one optimizer step."""
 
+    @abstractmethod
     def close(self) -> None:
-        """Remembers that it was closed."""
-        self.closed = True
+        """Writes what is still buffered, and ends the run if this tracker began it."""
 
-
-NAMES = ("tensorboard", "wandb", "mlflow", "trackio", "memory")
-
-
-def as_trackers(trackers: Iterable[str | Tracker], output_dir: Path) -> list[Tracker]:
-    """Trackers from names and trackers.
-
-    Args:
-        trackers: Names out of `NAMES`, or objects with ``log(metrics, step)`` and ``close()``.
-        output_dir: The run's directory, for trackers that write files.
-
-    Raises:
-        ConfigurationError: For anything else.
-        MissingDependencyError: If a named tracker's library is not installed.
-    """
-    if isinstance(trackers, str):
-        raise ConfigurationError(f"trackers is the string {trackers!r}; pass a list: trackers=[{trackers!r}]")
-    return [tracker if isinstance(tracker, Tracker) else _named(tracker, output_dir) for tracker in trackers]
-
-
-def check_trackers(trackers: Iterable[str | Tracker]) -> None:
-    """Raises what `as_trackers` would raise for unknown names and unfit objects, without opening anything."""
-    for tracker in [trackers] if isinstance(trackers, str) else trackers:
-        if not isinstance(tracker, Tracker) and tracker not in NAMES:
-            raise ConfigurationError(
-                f"{tracker!r} is not a tracker; pass one of {', '.join(NAMES)}, or an object with log(metrics, step) and close()"
-            )
-
-
-def _named(name: str, output_dir: Path) -> Tracker:
-    check_trackers([name])
-    if name == "tensorboard":
-        from weibull_monitor.trackers.tensorboard import TensorBoardTracker
-
-        return TensorBoardTracker(output_dir)
-    if name == "wandb":
-        from weibull_monitor.trackers.wandb import WandbTracker
-
-        return WandbTracker(directory=output_dir)
-    if name == "mlflow":
-        from weibull_monitor.trackers.mlflow import MlflowTracker
-
-        return MlflowTracker(directory=output_dir)
-    if name == "trackio":
-        from weibull_monitor.trackers.trackio import TrackioTracker
-
-        return TrackioTracker(directory=output_dir)
-    return MemoryTracker()
+    @classmethod
+    def _library(cls, module: str) -> Any:
+        """Imports the tracker's library when it is first needed."""
+        try:
+            return import_module(module)
+        except ImportError as error:
+            raise MissingDependencyError(cls.name, cls.extra or cls.name) from error

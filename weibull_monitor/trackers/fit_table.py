@@ -1,38 +1,35 @@
-"""A sample as a table: one row a component."""
+"""A sample as a table: one row per component."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Final
 
-from weibull_monitor.history.snapshot import NO_SCALING, Snapshot
-from weibull_monitor.measure import WeibullFit
+from weibull_monitor.history.snapshot import Snapshot
 from weibull_monitor.model.components import Component
 
 ROWS: Final = 2000
-"""Rows that a tracker gets: W&B takes 10,000, but needs more than a second to look through so many."""
+"""Most rows for a tracker: W&B accepts 10,000, but then needs more than a second to render them."""
 
+_RECORDED: Final = {
+    "k": "k",
+    "k_se": "k_se",
+    "lambda": "lambda",
+    "r2": "r2",
+    "rms": "rms",
+    "zeros": "zeros",
+    "nonfinite": "nonfinite",
+    "effective_sqrt_eta_over_wd": "effective",
+    "lambda_forecast": "lambda_forecast",
+}
+"""Columns of the table that are columns of the history."""
 COLUMNS: Final = (
-    "name",
-    "kind",
-    "class",
-    "block",
-    "expert",
-    "k",
-    "k_se",
-    "drift_pct",
-    "lambda",
-    "growth",
-    "r2",
-    "rms",
-    "elements",
-    "zeros",
-    "nonfinite",
-    "effective_sqrt_eta_over_wd",
-    "lambda_forecast",
+    *("name", "kind", "class", "block", "expert"),
+    *("k", "k_se", "drift_pct", "lambda", "growth", "r2", "rms", "elements", "zeros", "nonfinite"),
+    *("effective_sqrt_eta_over_wd", "lambda_forecast"),
 )
 
 Cell = str | int | float | None
@@ -43,8 +40,8 @@ class FitTable:
     """The latest fits.
 
     Attributes:
-        rows: One for each component that has a fit, in the model's order, a cell for each of `COLUMNS`.
-        left_out: Components that had no place.
+        rows: One row per component that has a fit, in the model's order, with one cell for each of `COLUMNS`.
+        left_out: Number of components with a fit that are not in the table.
     """
 
     rows: tuple[tuple[Cell, ...], ...]
@@ -56,50 +53,29 @@ def table_of(snapshot: Snapshot, most: int = ROWS) -> FitTable:
 
     Args:
         snapshot: The sample.
-        most: Rows to keep. If there are more, those whose k lies furthest from the median of their kind are kept.
+        most: Most rows. If there are more fits, those whose k is furthest from the median of their kind are kept.
     """
-    fitted = [c for c in snapshot.components if c.name in snapshot.fits and snapshot.fits[c.name].available]
-    kept = fitted if len(fitted) <= most else _furthest(fitted, snapshot, most)
-    return FitTable(
-        tuple(_row(c, snapshot.fits[c.name], snapshot) for c in kept),
-        len(fitted) - len(kept),
-    )
+    k = snapshot.values("k")
+    fitted = [c for c in snapshot.components if c.name in k and snapshot.fits[c.name].available]
+    kept = fitted if len(fitted) <= most else _furthest(fitted, k, most)
+    recorded = {name: snapshot.values(column) for name, column in _RECORDED.items()}
+    rows = []
+    for c in kept:
+        cells: dict[str, Cell] = {name: values.get(c.name) for name, values in recorded.items()}
+        cells |= {"name": c.name, "kind": c.label, "class": c.component_class, "block": c.block, "expert": c.expert}
+        cells["elements"] = snapshot.fits[c.name].n
+        if start := snapshot.baseline.get(c.name):
+            cells["drift_pct"] = 100.0 * (k[c.name] / start.k - 1.0)
+            cells["growth"] = snapshot.fits[c.name].lambda_ / start.lambda_ if start.lambda_ else None
+        rows.append(tuple(cells.get(column) for column in COLUMNS))
+    return FitTable(tuple(rows), len(fitted) - len(kept))
 
 
-def _furthest(fitted: Sequence[Component], snapshot: Snapshot, most: int) -> list[Component]:
+def _furthest(fitted: Sequence[Component], k: Mapping[str, float], most: int) -> list[Component]:
     by_kind: dict[str, list[float]] = {}
     for c in fitted:
-        by_kind.setdefault(c.label, []).append(snapshot.fits[c.name].k)
+        by_kind.setdefault(c.label, []).append(k[c.name])
     centre = {kind: median(values) for kind, values in by_kind.items()}
-    away = {c.name: abs(math.log(snapshot.fits[c.name].k / centre[c.label])) for c in fitted}
-    chosen = set(sorted(away, key=lambda name: -away[name])[:most])
+    distance = {c.name: abs(math.log(k[c.name] / centre[c.label])) for c in fitted}
+    chosen = set(sorted(distance, key=lambda name: -distance[name])[:most])
     return [c for c in fitted if c.name in chosen]
-
-
-def _row(component: Component, fit: WeibullFit, snapshot: Snapshot) -> tuple[Cell, ...]:
-    start = snapshot.baseline.get(component.name)
-    scaling = snapshot.scaling.get(component.name, NO_SCALING)
-    values: dict[str, Cell] = {
-        "name": component.name,
-        "kind": component.label,
-        "class": component.component_class,
-        "block": component.block,
-        "expert": component.expert,
-        "k": fit.k,
-        "k_se": fit.k_se,
-        "drift_pct": 100.0 * (fit.k / start.k - 1.0) if start else None,
-        "lambda": fit.lambda_,
-        "growth": fit.lambda_ / start.lambda_ if start and start.lambda_ else None,
-        "r2": fit.r2,
-        "rms": fit.rms,
-        "elements": fit.n,
-        "zeros": fit.zeros,
-        "nonfinite": fit.nonfinite,
-        "effective_sqrt_eta_over_wd": scaling.effective,
-        "lambda_forecast": scaling.forecast.value if scaling.forecast else None,
-    }
-    return tuple(_finite(values[column]) for column in COLUMNS)
-
-
-def _finite(value: Cell) -> Cell:
-    return None if isinstance(value, float) and not math.isfinite(value) else value

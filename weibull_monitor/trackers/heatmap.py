@@ -1,4 +1,4 @@
-"""A sample as a heatmap, blocks by kinds: the shape k, and its drift. Values first; plotly and matplotlib draw them."""
+"""A sample as a heatmap, blocks by kinds, of the shape k and of its drift: the values, and two ways to draw them."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MOST_TICKS: Final = 25
-"""Blocks that are labelled; of deeper models, every second one, or third, …"""
+"""Most labels of blocks. In deeper models every second block is labelled, or every third, …"""
 
 
 @dataclass(frozen=True)
 class HeatmapPanel:
-    """One quantity.
+    """One quantity of a heatmap.
 
     Attributes:
-        key: A word for it, for keys.
-        name: What it is, with its unit.
-        values: A value for each row (block) and column (kind); None where there is none.
-        limits: The values of the lowest and the highest colour; what lies beyond has the colour of the end.
-        diverging: Whether the middle of the limits means something.
+        key: Short name for keys and tags.
+        name: Name for people, with the unit.
+        values: One value per row (block) and column (kind), shape (blocks, kinds); None where there is no such matrix.
+        limits: Values of the first and the last colour. Values beyond them get the colour of that end.
+        diverging: Whether the middle of the limits is a reference value, such as no drift.
     """
 
     key: str
@@ -39,12 +39,12 @@ class HeatmapPanel:
 
 @dataclass(frozen=True)
 class Heatmap:
-    """What is drawn of one sample.
+    """The heatmap of one sample.
 
     Attributes:
-        title: A line above it.
-        kinds: The columns.
-        blocks: The rows.
+        title: Title of the figure.
+        kinds: Labels of the columns.
+        blocks: Labels of the rows.
         panels: The quantities, k first.
     """
 
@@ -55,10 +55,10 @@ class Heatmap:
 
 
 def heatmap_of(snapshot: Snapshot) -> Heatmap:
-    """Lays k out, and its drift where there is a baseline that is not this sample itself.
+    """The heatmap of k, and of its drift if there is an earlier baseline.
 
     Args:
-        snapshot: The sample; of the experts of a block the median is shown.
+        snapshot: The sample. The experts of a block share a cell, which shows their median.
     """
     grid = grid_of(snapshot.components)
     k = {name: fit.k for name, fit in snapshot.fits.items() if fit.available}
@@ -77,14 +77,14 @@ def heatmap_of(snapshot: Snapshot) -> Heatmap:
 def limits_of(
     values: Sequence[Sequence[float | None]], blocks: Sequence[str], about: float | None = None
 ) -> tuple[float, float]:
-    """The lowest and the highest value of the blocks, never the same; of the whole model if it has none.
+    """The lowest and the highest value in the blocks, or in the whole model if it has no blocks; never two equal values.
 
-    Embeddings and the output layer move so much further that beside them nothing of the blocks would be seen.
+    Embeddings and the output layer are left out: they move so much further that all blocks would have one colour.
 
     Args:
-        values: A value for each row and column.
-        blocks: Names of the rows.
-        about: A value that is to be in the middle.
+        values: One value per row and column, shape (blocks, kinds).
+        blocks: Labels of the rows.
+        about: The value for the middle of the limits, if it has to be a certain one.
 
     >>> limits_of([[1.0, 1.5], [None, 9.0]], ("0", "–")), limits_of([[1.0, -3.0]], ("0",), about=0.0)
     ((1.0, 1.5), (-3.0, 3.0))
@@ -99,7 +99,7 @@ def limits_of(
 
 
 def plotly_figure(heatmap: Heatmap) -> Any:
-    """An interactive figure (`plotly.graph_objects.Figure`); buttons choose the panel.
+    """An interactive figure, a `plotly.graph_objects.Figure`, with a button for each panel.
 
     Raises:
         MissingDependencyError: If plotly is not installed.
@@ -108,7 +108,7 @@ def plotly_figure(heatmap: Heatmap) -> Any:
         import plotly.graph_objects as go
     except ImportError as error:
         raise MissingDependencyError("plotly", "report") from error
-    figure = go.Figure(layout={"template": "none"})  # the default one would be most of the file
+    figure = go.Figure(layout={"template": "none"})  # the default template would be most of the file
     for place, panel in enumerate(heatmap.panels):
         low, high = panel.limits
         figure.add_trace(
@@ -146,7 +146,7 @@ def plotly_figure(heatmap: Heatmap) -> Any:
 
 
 def image(heatmap: Heatmap, panel: HeatmapPanel) -> NDArray[np.uint8]:
-    """One panel as pixels: height × width × 3. Nothing global of matplotlib is touched, pyplot not loaded.
+    """One panel as pixels, uint8 of shape (height, width, 3). Does not import pyplot, and changes no global state of matplotlib.
 
     Args:
         heatmap: The heatmap.
@@ -163,7 +163,7 @@ def image(heatmap: Heatmap, panel: HeatmapPanel) -> NDArray[np.uint8]:
     import numpy as np
 
     rows, columns = len(heatmap.blocks), len(heatmap.kinds)
-    # Margins in inches, by the longest labels: to have matplotlib find them would double the time.
+    # Margins in inches from the longest labels: matplotlib's own layout would take twice the time.
     left, bottom = (0.55 + 0.085 * max(map(len, labels)) for labels in (heatmap.blocks, heatmap.kinds))
     wide, tall = max(3.0, 0.45 * columns), min(10.0, max(2.0, 0.28 * rows))
     right, top = 0.95, 0.35
@@ -173,7 +173,9 @@ def image(heatmap: Heatmap, panel: HeatmapPanel) -> NDArray[np.uint8]:
     axes = figure.add_axes((left / width, bottom * 0.75 / height, wide / width, tall / height))
     beside = figure.add_axes(((left + wide + 0.12) / width, bottom * 0.75 / height, 0.16 / width, tall / height))
     (low, high), every = panel.limits, -(-rows // MOST_TICKS)
-    values = np.array([[np.nan if v is None else v for v in row] for row in panel.values], dtype=float)
+    values = np.array(
+        [[np.nan if v is None else v for v in row] for row in panel.values], dtype=float
+    )  # (blocks, kinds)
     colours = "RdBu_r" if panel.diverging else "viridis"
     shown = axes.imshow(values, aspect="auto", interpolation="nearest", cmap=colours, vmin=low, vmax=high)
     axes.set_facecolor("0.9")  # where there is no such matrix

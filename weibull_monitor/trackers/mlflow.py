@@ -1,4 +1,4 @@
-"""MLflow: one batch a sample, sent in the background, to the active run or to one of its own."""
+"""MLflow: one batch of metrics per sample, sent in the background to the active run or to a new one."""
 
 from __future__ import annotations
 
@@ -6,52 +6,59 @@ import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from weibull_monitor.errors import MissingDependencyError
+from weibull_monitor.trackers.base import Host, NamedTracker
 
-_FORBIDDEN = re.compile(r"[^0-9A-Za-z_\-. :/]")
-_BATCH = 1000
+_FORBIDDEN: Final = re.compile(r"[^0-9A-Za-z_\-. :/]")
+_BATCH: Final = 1000
 """Metrics that MLflow takes in one call."""
-_IN_FLIGHT = 16
-"""Calls that are on their way at most; the oldest has long arrived, and waiting for it shows whether it failed."""
+_IN_FLIGHT: Final = 16
+"""Calls that may be on their way. The oldest of more than these has long arrived; waiting for it shows whether it failed."""
 
 
-class MlflowTracker:
+class MlflowTracker(NamedTracker):
     """Logs to an MLflow run, at the optimizer step.
 
     Characters that MLflow does not allow in a name, such as the brackets of ``…weight[q]``, become underscores.
 
     Args:
-        run_id: The run to log to, which stays its owner's; by default the active one, or else one of its own, which is begun
-            where ``MLFLOW_TRACKING_URI`` and ``MLFLOW_EXPERIMENT_NAME`` say.
-        directory: The run's directory; its name is that of a run of its own.
+        run_id: The run to log to, which stays open; by default the active one. If there is none, a run is started where
+            ``MLFLOW_TRACKING_URI`` and ``MLFLOW_EXPERIMENT_NAME`` say, and ended by `close`.
+        directory: The directory of the monitored run; its name becomes that of a run that is started.
 
     Raises:
         MissingDependencyError: If mlflow is not installed.
     """
 
+    name = extra = "mlflow"
+
     def __init__(self, run_id: str | None = None, directory: str | Path | None = None) -> None:
-        try:
-            import mlflow
-        except ImportError as error:
-            raise MissingDependencyError("mlflow", "mlflow") from error
-        self._mlflow: Any = mlflow
+        self._mlflow = self._library("mlflow")
         self._pending: list[Any] = []
         self._owns = False
         if run_id is None:
-            run = mlflow.active_run()
+            run = self._mlflow.active_run()
             self._owns = run is None
-            run_id = (run or mlflow.start_run(run_name=Path(directory).name if directory else None)).info.run_id
+            run_id = (run or self._mlflow.start_run(run_name=Path(directory).name if directory else None)).info.run_id
         self._run_id = run_id
-        self._client = mlflow.MlflowClient()
+        self._client = self._mlflow.MlflowClient()
+
+    @classmethod
+    def of_active_run(cls, host: Host) -> MlflowTracker | None:
+        """Logs to the active run, if there is one."""
+        return cls.of_run(cls._library("mlflow").active_run(), host)
+
+    @classmethod
+    def of_run(cls, run: Any, host: Host) -> MlflowTracker | None:
+        """Logs to an ``mlflow.ActiveRun``."""
+        run_id = getattr(getattr(run, "info", None), "run_id", None)
+        return cls(run_id) if isinstance(run_id, str) else None
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Sends all metrics of a step; nothing waits for it."""
-        now = int(time.time() * 1000)
-        entries = [
-            self._mlflow.entities.Metric(_FORBIDDEN.sub("_", key), value, now, step) for key, value in metrics.items()
-        ]
+        """Sends all metrics of a step without waiting."""
+        now, metric = int(time.time() * 1000), self._mlflow.entities.Metric
+        entries = [metric(_FORBIDDEN.sub("_", key), value, now, step) for key, value in metrics.items()]
         for start in range(0, len(entries), _BATCH):
             batch = entries[start : start + _BATCH]
             self._pending.append(self._client.log_batch(self._run_id, metrics=batch, synchronous=False))
@@ -59,7 +66,7 @@ class MlflowTracker:
             self._pending.pop(0).wait()
 
     def close(self) -> None:
-        """Waits until all is sent, and ends the run if it is ours."""
+        """Waits until everything is sent, and ends the run if it was started here."""
         pending, self._pending = self._pending, []
         try:
             for operation in pending:

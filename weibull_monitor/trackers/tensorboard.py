@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from weibull_monitor.errors import MissingDependencyError
+from weibull_monitor.history.alert import rank
 from weibull_monitor.trackers.bands import bands_of
+from weibull_monitor.trackers.base import Host, NamedTracker
 from weibull_monitor.trackers.heatmap import heatmap_of, image
 from weibull_monitor.trackers.tensorboard_layout import METRICS, hyperparameters_of, layout_of
 
@@ -16,120 +17,102 @@ if TYPE_CHECKING:
     from weibull_monitor.history.record import RunRecord
     from weibull_monitor.history.snapshot import Snapshot
 
+PICTURES: Final = "weibull_pictures"
+"""Prefix of the tags of the heatmaps: one of k, and one of its drift."""
 
-PICTURES = "weibull_pictures"
-"""What the tags of the heatmaps begin with: one of k, and one of its drift."""
 
-
-class TensorBoardTracker:
+class TensorBoardTracker(NamedTracker):
     """Writes scalars for TensorBoard.
 
     Args:
-        log_dir: Directory of the event file.
-        writer: An open ``SummaryWriter`` to write through instead, which stays its owner's: TensorBoard's Python loader follows
-            only one event file a directory, so a second one beside a host's would stop the host's curves.
-        hyperparameters: Whether to write what the HParams page compares runs by; by default only into a file of our own, since
-            hosts write theirs.
+        log_dir: Directory of the event file; not used with a ``writer``.
+        writer: An open ``SummaryWriter`` to write through, which stays open. TensorBoard's Python loader follows only one event
+            file per directory, so a second file beside that of a training framework would stop the framework's curves.
+        hyperparameters: Whether to write what the HParams page compares runs by. By default only into a file of our own, because
+            training frameworks write theirs.
 
     Raises:
         MissingDependencyError: If tensorboard is not installed.
     """
 
+    name = extra = "tensorboard"
+
     def __init__(self, log_dir: str | Path, writer: Any = None, hyperparameters: bool | None = None) -> None:
-        self._hyperparameters = writer is None if hyperparameters is None else hyperparameters
-        self._bands: dict[str, float] = {}
         self._owns = writer is None
+        self._hyperparameters = self._owns if hyperparameters is None else hyperparameters
+        self._bands: dict[str, float] = {}
         if writer is None:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError as error:
-                raise MissingDependencyError("tensorboard", "tensorboard") from error
-            writer = SummaryWriter(str(log_dir))
+            writer = self._library("torch.utils.tensorboard").SummaryWriter(str(log_dir))
         self._writer = writer
 
+    @classmethod
+    def in_directory(cls, directory: Path) -> TensorBoardTracker:
+        """Writes an event file in this directory."""
+        return cls(directory)
+
+    @classmethod
+    def of_active_run(cls, host: Host) -> TensorBoardTracker:
+        """Writes through the framework's open writer, or into its directory; hyper-parameters too."""
+        return cls(host.log_dir, host.writer, hyperparameters=True)
+
+    @classmethod
+    def of_run(cls, run: Any, host: Host) -> TensorBoardTracker | None:
+        """Writes through a ``SummaryWriter`` of torch or tensorboardX."""
+        return cls(host.log_dir, run) if hasattr(run, "add_text") else None
+
     def begin(self, record: RunRecord) -> None:
-        """Writes the layout of the Custom Scalars page, and the hyper-parameters."""
+        """Writes the layout of the Custom Scalars page (the last one in a directory counts), and the hyper-parameters."""
         self._bands = bands_of(record.components, record.attention)
-        write_layout(self._writer, self._bands)
-        if self._hyperparameters:
-            write_hyperparameters(self._writer, record)
+        if hasattr(self._writer, "add_custom_scalars"):
+            self._writer.add_custom_scalars(layout_of(self._bands))
+        if self._hyperparameters and hasattr(self._writer, "file_writer"):
+            from torch.utils.tensorboard.summary import hparams
+
+            # Into the writer's own file: its `add_hparams` would open another directory.
+            for summary in hparams(hyperparameters_of(record), dict.fromkeys(METRICS, 0.0)):
+                self._writer.file_writer.add_summary(summary)
+
+    def extra_values(self, step: int) -> Mapping[str, float]:
+        """The published bands: a Margin chart needs them at the same steps as k."""
+        return self._bands
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Writes each metric as a scalar, and the published bands beside them; flushes, so that a live page shows it."""
-        for key, value in (*metrics.items(), *self._bands.items()):
+        """Writes each metric and the published bands as scalars; flushes, so that a live page shows them."""
+        for key, value in {**metrics, **self.extra_values(step)}.items():
             self._writer.add_scalar(key, value, step)
         self._writer.flush()
 
-    def picture(self, snapshot: Snapshot) -> None:
-        """Writes the heatmaps as images."""
-        if (
-            getattr(self._writer, "all_writers", True) is not None
-        ):  # a writer that its owner has closed would open another file
-            write_picture(self._writer, snapshot, snapshot.step)
+    def picture(self, snapshot: Snapshot, step: int | None = None) -> None:
+        """Writes the heatmaps of a sample as images.
 
-    def alert(self, alert: Alert) -> None:
-        """Writes the text and a marker of an alert."""
-        write_alert(self._writer, alert, alert.step)
+        Args:
+            snapshot: The sample.
+            step: The step that the framework logs it at; by default the optimizer step.
+
+        Raises:
+            MissingDependencyError: If matplotlib is not installed.
+        """
+        if getattr(self._writer, "all_writers", True) is None:  # closed by its owner: it would open another file
+            return
+        heatmap = heatmap_of(snapshot)
+        for panel in heatmap.panels:
+            at = snapshot.step if step is None else step
+            self._writer.add_image(f"{PICTURES}/{panel.key}", image(heatmap, panel), at, dataformats="HWC")
+        self._writer.flush()
+
+    def alert(self, alert: Alert, step: int | None = None) -> None:
+        """Writes the text of an alert, and a curve for its rule: 1, 2 or 3 by severity when it is raised, 0 when it is cleared.
+
+        Args:
+            alert: The alert.
+            step: The step that the framework logs its sample at; by default the optimizer step.
+        """
+        tag, at = f"weibull_alerts/{alert.finding.rule}", alert.step if step is None else step
+        self._writer.add_text(tag, f"**{alert.title}**\n\n{alert.text}", at)
+        self._writer.add_scalar(tag, 0 if alert.phase == "ends" else rank(alert.finding.severity), at)
+        self._writer.flush()
 
     def close(self) -> None:
-        """Closes the event file if it is ours."""
+        """Closes the event file if it was opened here."""
         if self._owns:
             self._writer.close()
-
-
-def write_layout(writer: Any, bands: Mapping[str, float]) -> None:
-    """Writes the layout of the Custom Scalars page; the last one written to a directory counts.
-
-    Args:
-        writer: An open ``SummaryWriter``.
-        bands: The published bands that there are, as `bands_of` has them.
-    """
-    if hasattr(writer, "add_custom_scalars"):
-        writer.add_custom_scalars(layout_of(bands))
-
-
-def write_hyperparameters(writer: Any, record: RunRecord) -> None:
-    """Writes what the HParams page compares runs by into the writer's own file: `add_hparams` would open another directory.
-
-    Args:
-        writer: An open ``SummaryWriter``.
-        record: The run's record.
-    """
-    from torch.utils.tensorboard.summary import hparams
-
-    if hasattr(writer, "file_writer"):
-        for summary in hparams(hyperparameters_of(record), dict.fromkeys(METRICS, 0.0)):
-            writer.file_writer.add_summary(summary)
-
-
-def write_picture(writer: Any, snapshot: Snapshot, step: int) -> None:
-    """Writes the heatmaps of a sample.
-
-    Args:
-        writer: An open ``SummaryWriter``.
-        snapshot: The sample.
-        step: Its step.
-
-    Raises:
-        MissingDependencyError: If matplotlib is not installed.
-    """
-    heatmap = heatmap_of(snapshot)
-    for panel in heatmap.panels:
-        writer.add_image(f"{PICTURES}/{panel.key}", image(heatmap, panel), step, dataformats="HWC")
-    writer.flush()
-
-
-def write_alert(writer: Any, alert: Alert, step: int) -> None:
-    """Writes the text of an alert, and a marker: a curve of its rule, 1, 2 or 3 by severity where it begins, 0 where it ends.
-
-    Args:
-        writer: An open ``SummaryWriter``.
-        alert: The alert.
-        step: The step of both.
-    """
-    from weibull_monitor.history.alert import rank
-
-    tag = f"weibull_alerts/{alert.finding.rule}"
-    writer.add_text(tag, f"**{alert.title}**\n\n{alert.text}", step)
-    writer.add_scalar(tag, 0 if alert.phase == "ends" else rank(alert.finding.severity), step)
-    writer.flush()

@@ -1,4 +1,4 @@
-"""What TensorBoard shows beside curves: the layout of its Custom Scalars page, and what its HParams page knows of a run."""
+"""TensorBoard's other pages: the layout of Custom Scalars, and the hyper-parameters of a run for HParams."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ METRICS: Final = (
     "weibull_scaling/t_over_tau",
     "weibull_alerts/active",
 )
-"""What the HParams page shows of a run."""
+"""The metrics on the HParams page."""
 
 
 def layout_of(bands: Mapping[str, float]) -> Layout:
     """The charts of the Custom Scalars page, for `SummaryWriter.add_custom_scalars`.
 
-    A Margin chart takes three tags, the value and the two edges, which have to be logged at the same steps; a Multiline chart
-    takes regular expressions.
+    A Margin chart takes three tags, the value and the two edges, which must be logged at the same steps. A Multiline chart takes
+    regular expressions.
 
     Args:
-        bands: The published bands that there are.
+        bands: The published bands, as `bands_of` returns them.
 
     >>> charts = layout_of({"weibull_band/selection_low": 1.1, "weibull_band/selection_high": 1.16})["Weibull: classes"]
     >>> charts["selection: k in the published band"]
@@ -63,11 +63,7 @@ def layout_of(bands: Mapping[str, float]) -> Layout:
 
 
 def hyperparameters_of(record: RunRecord) -> dict[str, bool | int | float | str]:
-    """What the HParams page compares runs by: the model, and the optimizers with their groups' weight decay.
-
-    Args:
-        record: The run's record.
-    """
+    """The hyper-parameters on the HParams page: the model, and the optimizers with the weight decay of their groups."""
     values: dict[str, Any] = {"model": record.model.get("class"), "parameters": record.model.get("parameters")}
     values["total_steps"] = record.total_steps
     values["attention"] = ", ".join(dict.fromkeys(str(kind["sharing"]) for kind in record.attention)) or None

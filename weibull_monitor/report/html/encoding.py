@@ -25,7 +25,7 @@ def matrix(snapshots: Sequence[RecordedSnapshot], components: tuple[Component, .
     Args:
         snapshots: Samples, whose components may differ from those asked for.
         components: What the columns of the result are.
-        column: One of `weibull_monitor.history.record.COLUMNS`.
+        column: One of `weibull_monitor.history.columns.COLUMNS`.
 
     Returns:
         Shape (samples, components), NaN where there is no value.

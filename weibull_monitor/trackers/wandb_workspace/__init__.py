@@ -1,1 +1,1 @@
-"""A saved view for a W&B project: what it shows, and how the library `wandb-workspaces` builds it."""
+"""A saved view for a W&B project: its sections and panels, and the library `wandb-workspaces` that builds it."""

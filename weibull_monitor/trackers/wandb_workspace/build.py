@@ -1,4 +1,4 @@
-"""The view as the library `wandb-workspaces` wants it."""
+"""Builds the view with the library `wandb-workspaces`."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from weibull_monitor.errors import ConfigurationError, MissingDependencyError
 from weibull_monitor.trackers.wandb_workspace.spec import Section, WorkspacePanel
 
 COLUMNS: Final = 24
-"""Columns of W&B's grid, which panels share."""
+"""Width of W&B's grid of panels."""
 HEIGHT: Final = {"media": 14, "table": 14, "runs": 14}
-"""Rows of the grid of panels that need more than others."""
+"""Heights in the grid of panels that need more than eight rows."""
 NAME: Final = "Weibull monitor"
 
 
 def build(entity: str, project: str, sections: Sequence[Section], name: str = NAME) -> Any:
-    """A `wandb_workspaces.workspaces.Workspace`, not saved. Needs no network.
+    """The view as a `wandb_workspaces.workspaces.Workspace`, which is not saved yet. Needs no network.
 
     Args:
         entity: The W&B user or team.
         project: The project.
-        sections: What it shows.
+        sections: Its sections.
         name: The view's name.
 
     Raises:
@@ -50,11 +50,7 @@ def build(entity: str, project: str, sections: Sequence[Section], name: str = NA
 
 
 def spec_of(workspace: Any) -> dict[str, Any]:
-    """What would be sent to W&B, as JSON can hold it.
-
-    Args:
-        workspace: What `build` returned.
-    """
+    """The view as JSON values, as it would be sent to W&B."""
     view = workspace._to_model()
     spec: dict[str, Any] = json.loads(view.spec.model_dump_json(by_alias=True, exclude_none=True))
     return {"entity": view.entity, "project": view.project, "displayName": view.display_name, "spec": spec}
@@ -63,15 +59,12 @@ def spec_of(workspace: Any) -> dict[str, Any]:
 def save(workspace: Any) -> str:
     """Saves the view on the W&B site, and returns its address.
 
-    Args:
-        workspace: What `build` returned.
-
     Raises:
-        ConfigurationError: If W&B does not take it: no login, no such project, no network.
+        ConfigurationError: If W&B does not accept it: no login, no such project, no network.
     """
     try:
         return str(workspace.save().url)
-    except Exception as error:  # of wandb, of requests, or of the library: all say why in their first line
+    except Exception as error:  # from wandb, requests or the library; the first line has the reason
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ConfigurationError(
             f"W&B did not take the view ({reason}); run `wandb login`, check the name of the project, or see it with --dry-run"

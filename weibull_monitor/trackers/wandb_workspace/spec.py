@@ -1,9 +1,9 @@
-"""What the saved view shows, as values: sections of panels, each over keys that a run logs."""
+"""The contents of the saved view as values: sections of panels, each with keys that a run logs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from weibull_monitor.errors import ConfigurationError
@@ -13,7 +13,7 @@ from weibull_monitor.trackers.bands import CLASSES, PREFIX, bands_of
 from weibull_monitor.trackers.wandb import HEATMAP, STEP, TABLE
 
 MOST_KINDS: Final = 16
-"""Kinds that get a panel each; a view with hundreds of panels is no view."""
+"""Most kinds that get a panel of their own: nobody reads a view with hundreds of panels."""
 EFFECTIVE: Final = "weibull_scaling/effective_sqrt_eta_over_wd"
 
 PanelType = Literal["lines", "number", "media", "table", "runs"]
@@ -29,8 +29,8 @@ class WorkspacePanel:
         pattern: A regular expression instead of keys.
         x: Key of the x-axis; the optimizer step by default.
         type: Curves, one number, media, a table, or the comparison of runs.
-        x_title: What stands at the x-axis.
-        y_title: What stands at the y-axis.
+        x_title: Label of the x-axis.
+        y_title: Label of the y-axis.
     """
 
     title: str
@@ -48,9 +48,9 @@ class Section:
 
     Attributes:
         title: The heading.
-        panels: The panels, in the order of reading.
-        columns: How many stand side by side.
-        is_open: Whether they are shown at once.
+        panels: The panels, row by row.
+        columns: Number of panels in a row.
+        is_open: Whether the section is open at first.
     """
 
     title: str
@@ -61,12 +61,12 @@ class Section:
 
 @dataclass(frozen=True)
 class Subject:
-    """Whose keys are shown.
+    """The run or the runs that the view is for.
 
     Attributes:
-        kinds: The kinds, as keys spell them; empty for whatever there is, by patterns.
-        bands: Classes with a published band.
-        classes: Classes that there are.
+        kinds: The kinds, as in keys; empty to show all kinds that are logged, by patterns.
+        bands: The classes with a published band.
+        classes: The classes that the model has.
         forces: Whether forces are measured.
         law: Whether there are values of the scaling law.
     """
@@ -79,7 +79,7 @@ class Subject:
 
 
 def subject_of(history: History) -> Subject:
-    """What a recorded run has.
+    """The subject of a view for one recorded run.
 
     Raises:
         ConfigurationError: If it holds no run.
@@ -98,10 +98,10 @@ def subject_of(history: History) -> Subject:
 
 
 def subject_of_kinds(kinds: Sequence[str], forces: bool) -> Subject:
-    """What the user names.
+    """The subject of a view for the kinds that a user names.
 
     Raises:
-        ConfigurationError: For what is no kind.
+        ConfigurationError: For a name that is not a kind.
     """
     unknown = [kind for kind in kinds if kind.removeprefix("cross_") not in CLASS_OF_KIND]
     if unknown:
@@ -130,8 +130,8 @@ def sections_of(subject: Subject) -> tuple[Section, ...]:
         Section(
             "Alerts",
             (
-                WorkspacePanel("alerts that stand", ("weibull_alerts/active",), y_title="alerts"),
-                WorkspacePanel("alerts that stand now", ("weibull_alerts/active",), type="number"),
+                WorkspacePanel("active alerts", ("weibull_alerts/active",), y_title="alerts"),
+                WorkspacePanel("active alerts now", ("weibull_alerts/active",), type="number"),
             ),
             columns=2,
         ),
@@ -175,10 +175,7 @@ def _scale(subject: Subject) -> Section:
     over_steps = _per_kind(subject, "λ over steps", "lambda", "λ")
     if not subject.law:
         return Section("Scale", (over_steps,))
-    against = _per_kind(subject, "λ against effective √(η/λ_wd)", "lambda", "λ")
-    law = WorkspacePanel(
-        against.title, against.y, against.pattern, x=EFFECTIVE, x_title="effective √(η/λ_wd)", y_title=against.y_title
-    )
+    law = replace(over_steps, title="λ against effective √(η/λ_wd)", x=EFFECTIVE, x_title="effective √(η/λ_wd)")
     rates = ("weibull_scaling/sqrt_eta_over_wd", EFFECTIVE)
     return Section(
         "Scale",
@@ -211,7 +208,7 @@ def _forces(subject: Subject) -> Section:
 
 
 def _per_kind(subject: Subject, title: str, group: str, unit: str) -> WorkspacePanel:
-    """One panel with a curve a kind: of those that are known, or of whatever there is."""
+    """One panel with one curve per kind: for the kinds that are known, or else for all that are logged."""
     if subject.kinds:
         return WorkspacePanel(title, tuple(f"weibull_{group}/{kind}" for kind in subject.kinds), y_title=unit)
     return WorkspacePanel(title, pattern=f"^weibull_{group}/.*$", y_title=unit)

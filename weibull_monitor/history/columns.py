@@ -1,0 +1,41 @@
+"""The columns of a recorded sample, and where each is found in a `Snapshot`."""
+
+from __future__ import annotations
+
+from typing import Final
+
+_FIT: Final = {
+    "k": "k",
+    "lambda": "lambda_",
+    "r2": "r2",
+    "k_se": "k_se",
+    "rms": "rms",
+    "zeros": "zeros",
+    "nonfinite": "nonfinite",
+}
+_SCALING: Final = {
+    "eta": "eta",
+    "weight_decay": "weight_decay",
+    "effective": "effective",
+    "t_over_tau": "t_over_tau",
+    "lambda_forecast": "forecast.value",
+    "lambda_forecast_low": "forecast.low",
+    "lambda_forecast_high": "forecast.high",
+    "lambda_equilibrium": "equilibrium.value",
+    "eta_sum": "eta_sum",
+    "update_max": "update_max",
+}
+_FORCES: Final = {f"force_{name}": name for name in ("alignment", "injection", "decay", "net", "closure")}
+
+SOURCES: Final[dict[str, tuple[str, str]]] = {
+    column: (source, path)
+    for source, columns in (("fits", _FIT), ("scaling", _SCALING), ("forces", _FORCES))
+    for column, path in columns.items()
+}
+"""For each column the mapping of `Snapshot` that holds it, and the attribute of its values."""
+COLUMNS: Final = tuple(SOURCES)
+"""The columns of a ``snapshot`` line, in order."""
+FIRST_COLUMNS: Final = COLUMNS[: len(_FIT) + 2]
+"""The columns that lines of every version have: the fit, η and λ_wd."""
+FORCES: Final = tuple(_FORCES)
+"""The columns that a line has only if forces were asked for."""
