@@ -68,8 +68,9 @@ def test_the_build_is_that_of_the_makefile() -> None:
 @pytest.mark.parametrize(
     ("link", "warning"),
     [
-        ("../tests/ptx.py", "'tests/ptx.py', but the target is not found"),
-        ("index.md#nowhere", "does not contain an anchor '#nowhere'"),
+        ("index.md#start", ""),
+        ("../tests/ptx.py", "contains a link '../tests/ptx.py', but the target"),
+        ("index.md#nowhere", "there is no such anchor"),
     ],
 )
 def test_a_link_into_nothing_stops_the_build(link: str, warning: str, tmp_path: Path) -> None:
@@ -77,12 +78,10 @@ def test_a_link_into_nothing_stops_the_build(link: str, warning: str, tmp_path: 
     pages.mkdir()
     (pages / "index.md").write_text(f"# Start\n\n[a link]({link})\n", encoding="utf-8")
     config = tmp_path / "mkdocs.yml"
-    config.write_text(
-        f"INHERIT: {ROOT}/mkdocs.yml\ndocs_dir: {pages}\nnav: [index.md]\nplugins: []\nhooks: [{ROOT}/docs/site_pages.py]\n",
-        encoding="utf-8",
-    )
+    changes = {"INHERIT": f"{ROOT}/mkdocs.yml", "docs_dir": str(pages), "nav": ["index.md"], "plugins": [], "hooks": []}
+    config.write_text("\n".join(f"{key}: {value}" for key, value in changes.items()), encoding="utf-8")
     done = build("--config-file", str(config), "--site-dir", str(tmp_path / "site"))
-    assert done.returncode != 0
+    assert (done.returncode != 0) == bool(warning), done.stderr
     assert warning in done.stderr
 
 
