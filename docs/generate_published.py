@@ -1,4 +1,4 @@
-"""Writes the tables of docs/published.md anew, from the package: the models, the ranges, and how far models of a type are apart.
+"""Writes the tables of docs/published.md from the package: the models, the ranges, and how far models of a type are apart.
 
 python docs/generate_published.py            # into docs/published.md, between its markers
 python docs/generate_published.py --print    # to standard output
@@ -18,10 +18,10 @@ from weibull_monitor.analysis.published import AttentionKind
 
 TARGET = Path(__file__).with_name("published.md")
 TYPES: dict[AttentionKind, str] = {
-    "mha": "multi-head, stored apart",
-    "mha_qk_norm": "multi-head, stored apart, QK-norm",
-    "gqa": "shared keys (GQA)",
-    "fused": "multi-head, fused",
+    "mha": "MHA",
+    "mha_qk_norm": "MHA, QK-norm",
+    "gqa": "GQA",
+    "fused": "MHA, fused",
 }
 KINDS = ("attn_q", "attn_k", "attn_v", "attn_o", "ffn_gate", "ffn_up", "ffn_down")
 
@@ -77,11 +77,11 @@ def ranges() -> str:
     asked += [(kind, None) for kind in ("transmission", "ffn_gate", "ffn_up", "ffn_down", "ffn_in", "ffn_out")]
     for of, attention in asked:
         if (found := expected_range(of, attention)) is not None:
-            name = {"mha": "multi-head, stored apart"}.get(attention or "", TYPES[attention]) if attention else "any"
+            name = TYPES[attention] if attention else "any"
             like: frozenset[AttentionKind] = frozenset([attention] if attention else TYPES)
             known = attention != "mha" and (of in ("selection", "transmission") or spread_is_known(of, like))
             rows.append(
-                f"| `{of}` | {name} | {found} | {found.models} | {found.spread:.4f}{'' if known else ' (of other types)'} |"
+                f"| `{of}` | {name} | {found} | {found.models} | {found.spread:.4f}{'' if known else '†'} |"
             )
     return "\n".join(rows)
 
