@@ -42,14 +42,14 @@ def models() -> str:
     head = "| model | size | attention | heads q/kv | blocks | tokens | η_peak | λ_wd | steps | T/τ | known |"
     rows = [head, "|---|---|---|---|---|---|---|---|---|---|---|"]
     for m in PUBLISHED:
-        heads = f"{m.query_heads}/{m.key_value_heads}" if m.query_heads else "–"
+        heads = f"{m.query_heads}/{m.key_value_heads}" if m.query_heads else ""
         norm = ", QK-norm" if m.qk_norm and "QK-norm" not in TYPES[m.attention] else ""
         known = [
-            f"{m.eta_peak:g}" if m.eta_peak else "–",
-            f"{m.weight_decay:g}" if m.weight_decay else "–",
-            f"{m.steps:,}" if m.steps else "–",
-            f"{m.t_over_tau:.3g}" if m.t_over_tau else "–",
-            m.confidence or "–",
+            f"{m.eta_peak:g}" if m.eta_peak else "",
+            f"{m.weight_decay:g}" if m.weight_decay else "",
+            f"{m.steps:,}" if m.steps else "",
+            f"{m.t_over_tau:.3g}" if m.t_over_tau else "",
+            m.confidence or "",
         ]
         cells = [m.name, m.size, TYPES[m.attention] + norm, heads, str(m.blocks), m.tokens, *known]
         rows.append(f"| {' | '.join(cells)} |")
@@ -80,9 +80,7 @@ def ranges() -> str:
             name = TYPES[attention] if attention else "any"
             like: frozenset[AttentionKind] = frozenset([attention] if attention else TYPES)
             known = attention != "mha" and (of in ("selection", "transmission") or spread_is_known(of, like))
-            rows.append(
-                f"| `{of}` | {name} | {found} | {found.models} | {found.spread:.4f}{'' if known else '†'} |"
-            )
+            rows.append(f"| `{of}` | {name} | {found} | {found.models} | {found.spread:.4f}{'' if known else '†'} |")
     return "\n".join(rows)
 
 
@@ -105,7 +103,7 @@ def distance(a: PublishedModel, b: PublishedModel, attention: AttentionKind) -> 
 
 
 def filled(page: str) -> str:
-    """The page with its tables written anew."""
+    """The page with its tables as the package has them."""
     for name, table in tables().items():
         begin, end = f"<!-- {name}: generated -->", f"<!-- end of {name} -->"
         page = re.sub(f"{begin}.*?{end}", lambda _, t=table, b=begin, e=end: f"{b}\n{t}\n{e}", page, flags=re.DOTALL)
