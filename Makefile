@@ -45,7 +45,6 @@ docs: $(STAMP)
 	$(BIN)/python docs/generate_architectures.py
 	$(BIN)/python docs/generate_published.py
 	$(BIN)/python docs/generate_cli.py
-	$(BIN)/python docs/generate_outputs.py
 
 # The pictures, and what the examples print: five to ten minutes.
 pictures: $(STAMP)
@@ -53,7 +52,7 @@ pictures: $(STAMP)
 	$(BIN)/python docs/generate_report_pictures.py --again
 	$(BIN)/python examples/quickstart_transformers.py --report-to tensorboard --every-n-steps 10 --output-dir runs/dashboards
 	$(BIN)/python docs/generate_dashboards.py runs/dashboards
-	$(BIN)/python docs/generate_outputs.py --run
+	$(BIN)/python docs/generate_outputs.py
 
 # The documentation as a site, site/index.html; strict: a link that leads nowhere is an error.
 site: $(STAMP)

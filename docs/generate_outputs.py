@@ -1,10 +1,9 @@
-"""Fills pages of the documentation: between markers, the whole of an example, and what a command prints.
+"""Runs the commands whose output the documentation shows, and writes what they print into the pages.
 
-python docs/generate_outputs.py                    # the scripts alone, of all pages: a second
-python docs/generate_outputs.py --run              # also runs the commands and takes what they print: five minutes on two cores
-python docs/generate_outputs.py --run when.md      # those of one page; runs/pictures come from docs/generate_pictures.py
+python docs/generate_outputs.py            # all pages: five minutes on two cores
+python docs/generate_outputs.py when.md    # one page; runs/pictures come from docs/generate_pictures.py
 
-Markers are ``<!-- script: examples/x.py -->`` and ``<!-- output: command -->``, each up to ``<!-- end -->``.
+An output is between ``<!-- output: command -->`` and ``<!-- end -->``.
 """
 
 from __future__ import annotations
@@ -18,24 +17,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
-SCRIPT = re.compile(r"(<!-- script: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 OUTPUT = re.compile(r"(<!-- output: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 SHOWN = 12
 """Lines of a training's progress that are shown before its table."""
 
 
-def with_scripts(page: str) -> str:
-    """The page with the examples as they are now."""
-
-    def fill(found: re.Match[str]) -> str:
-        text = (ROOT / found[2]).read_text(encoding="utf-8").strip()
-        return f"{found[1]}\n```python\n{text}\n```\n\n{found[3]}"
-
-    return SCRIPT.sub(fill, page)
-
-
 def with_outputs(page: str) -> str:
-    """The page with what the commands print now; each is run in the repository's root."""
+    """The page with the present output of its commands; each runs in the repository's root."""
 
     def fill(found: re.Match[str]) -> str:
         print(f"$ {found[2]}", flush=True)
@@ -45,7 +33,7 @@ def with_outputs(page: str) -> str:
 
 
 def output_of(command: str) -> str:
-    """Standard output of a command of this environment; what transformers and its kin say on standard error is left out."""
+    """Standard output of a command of this environment, without standard error."""
     quiet = {
         "OMP_NUM_THREADS": "1",
         "TRANSFORMERS_VERBOSITY": "error",
@@ -62,7 +50,7 @@ def output_of(command: str) -> str:
 
 
 def shortened(text: str) -> str:
-    """Without the middle of a long progress report, and without what terminals are told."""
+    """Without the middle of a long progress report, and without control sequences for terminals."""
     lines = [line.rstrip() for line in re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text).replace("\r", "\n").splitlines()]
     table = next((i for i, line in enumerate(lines) if line.startswith("Weibull shape k")), 0)
     # Not what DeepSpeed warns of on standard output, nor progress bars, which tell of the machine.
@@ -73,14 +61,12 @@ def shortened(text: str) -> str:
 
 
 def main() -> None:
-    """Does what the command line says."""
-    names = [word for word in sys.argv[1:] if word != "--run"]
+    """Fills the pages named on the command line; all by default."""
+    names = sys.argv[1:]
     for page in PAGES:
         if not names or any(str(page).endswith(name) for name in names):
             text = page.read_text(encoding="utf-8")
-            filled = with_scripts(text)
-            filled = with_outputs(filled) if "--run" in sys.argv[1:] else filled
-            if filled != text:
+            if (filled := with_outputs(text)) != text:
                 page.write_text(filled, encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""Writes the tables of docs/published.md anew, from the package: the models, the ranges, and how far models of a type are apart.
+"""Writes the tables of docs/published.md from the package: the models, the ranges, and how far models of a type are apart.
 
 python docs/generate_published.py            # into docs/published.md, between its markers
 python docs/generate_published.py --print    # to standard output
@@ -18,10 +18,10 @@ from weibull_monitor.analysis.published import AttentionKind
 
 TARGET = Path(__file__).with_name("published.md")
 TYPES: dict[AttentionKind, str] = {
-    "mha": "multi-head, stored apart",
-    "mha_qk_norm": "multi-head, stored apart, QK-norm",
-    "gqa": "shared keys (GQA)",
-    "fused": "multi-head, fused",
+    "mha": "MHA",
+    "mha_qk_norm": "MHA, QK-norm",
+    "gqa": "GQA",
+    "fused": "MHA, fused",
 }
 KINDS = ("attn_q", "attn_k", "attn_v", "attn_o", "ffn_gate", "ffn_up", "ffn_down")
 
@@ -42,14 +42,14 @@ def models() -> str:
     head = "| model | size | attention | heads q/kv | blocks | tokens | η_peak | λ_wd | steps | T/τ | known |"
     rows = [head, "|---|---|---|---|---|---|---|---|---|---|---|"]
     for m in PUBLISHED:
-        heads = f"{m.query_heads}/{m.key_value_heads}" if m.query_heads else "–"
+        heads = f"{m.query_heads}/{m.key_value_heads}" if m.query_heads else ""
         norm = ", QK-norm" if m.qk_norm and "QK-norm" not in TYPES[m.attention] else ""
         known = [
-            f"{m.eta_peak:g}" if m.eta_peak else "–",
-            f"{m.weight_decay:g}" if m.weight_decay else "–",
-            f"{m.steps:,}" if m.steps else "–",
-            f"{m.t_over_tau:.3g}" if m.t_over_tau else "–",
-            m.confidence or "–",
+            f"{m.eta_peak:g}" if m.eta_peak else "",
+            f"{m.weight_decay:g}" if m.weight_decay else "",
+            f"{m.steps:,}" if m.steps else "",
+            f"{m.t_over_tau:.3g}" if m.t_over_tau else "",
+            m.confidence or "",
         ]
         cells = [m.name, m.size, TYPES[m.attention] + norm, heads, str(m.blocks), m.tokens, *known]
         rows.append(f"| {' | '.join(cells)} |")
@@ -77,12 +77,10 @@ def ranges() -> str:
     asked += [(kind, None) for kind in ("transmission", "ffn_gate", "ffn_up", "ffn_down", "ffn_in", "ffn_out")]
     for of, attention in asked:
         if (found := expected_range(of, attention)) is not None:
-            name = {"mha": "multi-head, stored apart"}.get(attention or "", TYPES[attention]) if attention else "any"
+            name = TYPES[attention] if attention else "any"
             like: frozenset[AttentionKind] = frozenset([attention] if attention else TYPES)
             known = attention != "mha" and (of in ("selection", "transmission") or spread_is_known(of, like))
-            rows.append(
-                f"| `{of}` | {name} | {found} | {found.models} | {found.spread:.4f}{'' if known else ' (of other types)'} |"
-            )
+            rows.append(f"| `{of}` | {name} | {found} | {found.models} | {found.spread:.4f}{'' if known else '†'} |")
     return "\n".join(rows)
 
 
@@ -105,7 +103,7 @@ def distance(a: PublishedModel, b: PublishedModel, attention: AttentionKind) -> 
 
 
 def filled(page: str) -> str:
-    """The page with its tables written anew."""
+    """The page with its tables as the package has them."""
     for name, table in tables().items():
         begin, end = f"<!-- {name}: generated -->", f"<!-- end of {name} -->"
         page = re.sub(f"{begin}.*?{end}", lambda _, t=table, b=begin, e=end: f"{b}\n{t}\n{e}", page, flags=re.DOTALL)

@@ -24,13 +24,17 @@ LOADED = re.compile(
 )
 
 
+def build(*options: str) -> subprocess.CompletedProcess[str]:
+    """Runs what `make site` runs. Not with ``--quiet``: it drops the warnings that ``--strict`` would make errors of."""
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", *options]
+    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+
+
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(target)]
-    done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}
-    )
+    done = build("--site-dir", str(target))
     assert done.returncode == 0, done.stderr[-3000:]
     return target
 
@@ -54,6 +58,31 @@ def address(site: Path) -> Iterator[str]:
 def browser() -> Iterator[Any]:
     with chromium() as running:
         yield running
+
+
+def test_the_build_is_that_of_the_makefile() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert "\n\t$(BIN)/mkdocs build --strict\n" in makefile
+
+
+@pytest.mark.parametrize(
+    ("link", "warning"),
+    [
+        ("index.md#start", ""),
+        ("../tests/ptx.py", "contains a link '../tests/ptx.py', but the target"),
+        ("index.md#nowhere", "there is no such anchor"),
+    ],
+)
+def test_a_link_into_nothing_stops_the_build(link: str, warning: str, tmp_path: Path) -> None:
+    pages = tmp_path / "docs"
+    pages.mkdir()
+    (pages / "index.md").write_text(f"# Start\n\n[a link]({link})\n", encoding="utf-8")
+    config = tmp_path / "mkdocs.yml"
+    changes = {"INHERIT": f"{ROOT}/mkdocs.yml", "docs_dir": str(pages), "nav": ["index.md"], "plugins": [], "hooks": []}
+    config.write_text("\n".join(f"{key}: {value}" for key, value in changes.items()), encoding="utf-8")
+    done = build("--config-file", str(config), "--site-dir", str(tmp_path / "site"))
+    assert (done.returncode != 0) == bool(warning), done.stderr
+    assert warning in done.stderr
 
 
 def test_nothing_is_loaded_from_elsewhere(site: Path) -> None:
