@@ -88,34 +88,3 @@ def attribute_sigma(k: npt.ArrayLike, lambda_: npt.ArrayLike) -> SigmaGrowth:
     parts = [x - x[0] for x in (log_scale, log_form)]
     from_lambda, from_k = (x.mean(axis=1) if x.ndim == 2 else x for x in parts)
     return SigmaGrowth(from_lambda + from_k, from_lambda, from_k)
-
-
-def paired_correlation(lambda_a: npt.ArrayLike, lambda_b: npt.ArrayLike) -> float | None:
-    """Pearson's r of ln λ of two components over a trajectory: whether they grow in step.
-
-    Two scales that both only grow correlate strongly whatever the cause: r near 1 is evidence of nothing by itself.
-
-    Args:
-        lambda_a: Scales of one component, shape (points,).
-        lambda_b: Scales of the other at the same points.
-
-    Returns:
-        r, or None if one of the two does not change.
-
-    Raises:
-        ValueError: If the shapes differ, there are fewer than two points, or a value is not finite and above 0.
-
-    >>> round(paired_correlation([1.0, 2.0, 4.0], [3.0, 6.0, 12.0]), 9)
-    1.0
-    """
-    a, b = np.asarray(lambda_a, float), np.asarray(lambda_b, float)
-    if a.shape != b.shape or a.ndim != 1 or len(a) < 2:
-        raise ValueError(
-            f"the trajectories have shapes {a.shape} and {b.shape}; both must be (points,), two points or more"
-        )
-    if not ((a > 0) & (b > 0) & np.isfinite(a) & np.isfinite(b)).all():
-        raise ValueError("scales must be finite and above 0 everywhere; leave out points without a fit")
-    a, b = np.log(a / a[0]), np.log(b / b[0])
-    if np.ptp(a) == 0 or np.ptp(b) == 0:
-        return None
-    return float(np.corrcoef(a, b)[0, 1])
