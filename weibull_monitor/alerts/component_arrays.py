@@ -25,18 +25,14 @@ class JudgedGroup:
     Attributes:
         label: Kind, as metric keys spell it.
         component_class: Class of that kind.
-        tower: Path of the list of blocks.
         attention: Type of attention in that tower; None if no published model has it (MLA), or if it is not known.
         members: Indices of the components by rising block, shape (members,).
-        blocks: Index of the block of each member, shape (members,).
     """
 
     label: str
     component_class: str
-    tower: str
     attention: AttentionKind | None
     members: Ints
-    blocks: Ints
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,9 +107,8 @@ def _groups(
     groups = []
     for (tower, label), members in found.items():
         first = components[members[0][1]]
-        blocks, indices = zip(*sorted(members), strict=True)
-        kind = types.get((tower, first.cross))
-        groups.append(JudgedGroup(label, first.component_class, tower, kind, np.array(indices), np.array(blocks)))
+        indices = np.array([i for _, i in sorted(members)])
+        groups.append(JudgedGroup(label, first.component_class, types.get((tower, first.cross)), indices))
     return tuple(groups)
 
 

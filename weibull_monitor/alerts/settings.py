@@ -266,36 +266,37 @@ def _filled(defaults: Settings, given: Mapping[str, Any], where: str) -> Setting
     return dataclasses.replace(defaults, **changed)  # type: ignore[type-var]
 
 
+def _checked(name: str, value: Any, default: Any) -> Any:
+    """The value of one key, if it has the default's type and is in range."""
+    if isinstance(default, tuple):
+        return _patterns(name, value)
+    if isinstance(default, bool):
+        fits, needed = isinstance(value, bool), "true or false"
+    elif isinstance(default, str):
+        fits, needed = value in SEVERITIES, f"one of {', '.join(SEVERITIES)}"
+    elif isinstance(default, int):
+        least = 0 if name.endswith(".cool_down") else 1
+        fits = isinstance(value, int) and not isinstance(value, bool) and value >= least
+        needed = f"an integer of at least {least}"
+    else:
+        fits = isinstance(value, (int, float)) and not isinstance(value, bool) and 0.0 < value < float("inf")
+        needed = "a number above 0"
+    if not fits:
+        raise ConfigurationError(f"{name} is {value!r}; it must be {needed}")
+    return float(value) if isinstance(default, float) else value
+
+
+def _patterns(name: str, value: Any) -> tuple[str, ...]:
+    patterns = [value] if isinstance(value, str) else value
+    if not isinstance(patterns, (list, tuple)) or not all(isinstance(p, str) for p in patterns):
+        raise ConfigurationError(f"{name} is {value!r}; it must be a list of regular expressions")
+    for pattern in patterns:
+        _check_pattern(name, pattern)
+    return tuple(patterns)
+
+
 def _check_pattern(name: str, pattern: str) -> None:
     try:
         re.compile(pattern)
     except re.error as error:
         raise ConfigurationError(f"{name}: {pattern!r} is not a regular expression: {error}") from error
-
-
-def _checked(name: str, value: Any, default: Any) -> Any:
-    """The value of one key, if it has the default's type and is in range."""
-    key = name.rpartition(".")[2]
-    if isinstance(default, bool):
-        if not isinstance(value, bool):
-            raise ConfigurationError(f"{name} is {value!r}; it must be true or false")
-        return value
-    if isinstance(default, tuple):
-        patterns = [value] if isinstance(value, str) else value
-        if not isinstance(patterns, (list, tuple)) or not all(isinstance(p, str) for p in patterns):
-            raise ConfigurationError(f"{name} is {value!r}; it must be a list of regular expressions")
-        for pattern in patterns:
-            _check_pattern(name, pattern)
-        return tuple(patterns)
-    if isinstance(default, str):
-        if value not in SEVERITIES:
-            raise ConfigurationError(f"{name} is {value!r}; it must be one of {', '.join(SEVERITIES)}")
-        return value
-    least = 0 if key == "cool_down" else 1
-    if isinstance(default, int):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ConfigurationError(f"{name} is {value!r}; it must be an integer of at least {least}")
-        return value
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.0 < value < float("inf"):
-        raise ConfigurationError(f"{name} is {value!r}; it must be a number above 0")
-    return float(value)

@@ -39,7 +39,7 @@ MAX_DEVIATION: Final = 5.0
 MIN_DEVIATION: Final = 0.05
 """… and the difference in k is also larger than this."""
 
-EARLY_TRAINING: Final = "T/τ is below 0.25, so k and λ are still changing; most published models have T/τ above 1, and W_q and W_k change most"
+EARLY_TRAINING: Final = "T/τ is below 0.25, so k and λ are still changing; most published models have T/τ above 1"
 
 
 @dataclass(frozen=True)

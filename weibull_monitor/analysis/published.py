@@ -49,18 +49,18 @@ class PublishedModel:
         family: Its family.
         size: Its number of parameters, as published.
         attention: Type of its attention.
+        blocks: Number of transformer blocks.
+        tokens: Training tokens, as published.
+        k: Shape by kind, median over the blocks.
+        lambda_: Scale by kind, median over the blocks.
         query_heads: Number of query heads, if published.
         key_value_heads: Number of heads of keys and values, if published.
         qk_norm: Whether queries and keys are normalised.
-        blocks: Number of transformer blocks.
-        tokens: Training tokens, as published.
         eta_peak: η at its peak, if published.
         weight_decay: λ_wd, if published.
         steps: Optimizer steps, if published.
         confidence: Source of the hyper-parameters: ``explicit`` from the authors of the model, ``inferred`` or ``estimated``
             by the author of the table; empty where there are none.
-        k: Shape by kind, median over the blocks.
-        lambda_: Scale by kind, median over the blocks.
         shallow_ffn_k_min: Lowest k of a feed-forward matrix within blocks 0 to 5, if published.
     """
 
@@ -68,17 +68,17 @@ class PublishedModel:
     family: str
     size: str
     attention: AttentionKind
-    query_heads: int | None
-    key_value_heads: int | None
-    qk_norm: bool
     blocks: int
     tokens: str
-    eta_peak: float | None
-    weight_decay: float | None
-    steps: int | None
-    confidence: Confidence
     k: Mapping[str, float]
     lambda_: Mapping[str, float]
+    query_heads: int | None = None
+    key_value_heads: int | None = None
+    qk_norm: bool = False
+    eta_peak: float | None = None
+    weight_decay: float | None = None
+    steps: int | None = None
+    confidence: Confidence = ""
     shallow_ffn_k_min: float | None = None
 
     @property
@@ -110,9 +110,11 @@ def _columns(kinds: tuple[str, ...], fits: tuple[_Fit, ...]) -> tuple[Mapping[st
 
 
 def _pythia(size: str, heads: int, blocks: int, eta: float, *fits: _Fit) -> PublishedModel:
-    name = f"pythia-{size.lower()}"
-    known = (heads, heads, False, blocks, "300B", eta, 0.01, 143_000)
-    return PublishedModel(name, "Pythia", size, "fused", *known, "explicit", *_columns(_PLAIN, fits))
+    k, lambda_ = _columns(_PLAIN, fits)
+    known = (heads, heads, False, eta, 0.01, 143_000)
+    return PublishedModel(
+        f"pythia-{size.lower()}", "Pythia", size, "fused", blocks, "300B", k, lambda_, *known, "explicit"
+    )
 
 
 def _gated(
@@ -130,32 +132,17 @@ def _gated(
     query, key_value = heads
     attention: AttentionKind = "gqa" if key_value < query else "mha_qk_norm" if qk_norm else "mha"
     size = name.rpartition("-")[2].upper()
-    known = (query, key_value, qk_norm, blocks, tokens, eta, 0.1, steps)
+    k, lambda_ = _columns(_GATED, fits)
+    known = (query, key_value, qk_norm, eta, 0.1, steps)
     shallow = _SHALLOW.get(name)
-    return PublishedModel(name, family, size, attention, *known, confidence, *_columns(_GATED, fits), shallow)
+    return PublishedModel(name, family, size, attention, blocks, tokens, k, lambda_, *known, confidence, shallow)
 
 
 def _cohort(name: str, blocks: int, tokens: str, *fits: _Fit) -> PublishedModel:
     family, _, size = name.replace("-math", "").rpartition("-")
     k, lambda_ = _columns(_GATED, fits)
-    return PublishedModel(
-        name,
-        family.capitalize(),
-        size.upper(),
-        "gqa",
-        query_heads=None,
-        key_value_heads=None,
-        qk_norm=False,
-        blocks=blocks,
-        tokens=tokens,
-        eta_peak=None,
-        weight_decay=None,
-        steps=None,
-        confidence="",
-        k=k,
-        lambda_=lambda_,
-        shallow_ffn_k_min=_SHALLOW[name],
-    )
+    family, size, shallow = family.capitalize(), size.upper(), _SHALLOW[name]
+    return PublishedModel(name, family, size, "gqa", blocks, tokens, k, lambda_, shallow_ffn_k_min=shallow)
 
 
 # Lowest k of a feed-forward matrix within blocks 0 to 5: single matrices, no medians.

@@ -26,21 +26,17 @@ class KindMedian:
 
     Attributes:
         kind: The kind, as metric keys spell it.
-        component_class: Its class.
         k: Median over the matrices.
         se: Standard error of that median: from the spread over the matrices, or from the fits if that is larger.
         lambda_: Median scale.
-        r2: Lowest R².
         matrices: Number of matrices.
         names: Their names.
     """
 
     kind: str
-    component_class: str
     k: float
     se: float
     lambda_: float
-    r2: float
     matrices: int
     names: tuple[str, ...]
 
@@ -116,11 +112,9 @@ class ComparedSample:
         k = [self.k[name] for name in names]
         return KindMedian(
             kind=kind,
-            component_class=members[0].component_class,
             k=median(k),
             se=_se_of_median(k, [self.k_se[name] for name in names if name in self.k_se]),
             lambda_=median(self.lambda_[name] for name in names),
-            r2=min(self.r2[name] for name in names),
             matrices=len(names),
             names=names,
         )
