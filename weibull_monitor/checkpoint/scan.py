@@ -12,9 +12,9 @@ from typing import Any, Literal
 from torch import nn
 
 from weibull_monitor.checkpoint.as_history import Measured, as_history, check_same_model, increasing
-from weibull_monitor.checkpoint.config import Models
+from weibull_monitor.checkpoint.config import ModelCache
 from weibull_monitor.checkpoint.findings import CheckpointFinding, findings_of
-from weibull_monitor.checkpoint.formats.locate import Source, all_sources
+from weibull_monitor.checkpoint.formats.locate import CheckpointSource, all_sources
 from weibull_monitor.checkpoint.formats.tensors import Contents
 from weibull_monitor.checkpoint.layout import CheckpointLayout, lay_out
 from weibull_monitor.checkpoint.stream import count_checkpoint
@@ -137,13 +137,13 @@ def scan_all(
     sources = all_sources(given)
     if not sources:
         raise ConfigurationError("no checkpoint is named; name one or several")
-    models = Models(config)
-    found: list[tuple[Source, Contents, CheckpointLayout, dict[str, WeibullFit], Any, float]] = []
+    models = ModelCache(config)
+    found: list[tuple[CheckpointSource, Contents, CheckpointLayout, dict[str, WeibullFit], Any, float]] = []
     for source in sources:
         started = time.perf_counter()
         with _named(source):
             contents = source.read()
-            model, notes = models.of(source)
+            model, notes = models.get(source)
             laid = lay_out(contents, model, find)
             laid = replace(laid, notes=(*source.notes, *contents.notes, *notes, *laid.notes))
             if not laid.discovery.components:
@@ -188,7 +188,7 @@ def _fits(laid: CheckpointLayout, progress: Progress | None, label: str) -> dict
 
 
 def _checkpoint(
-    step: int, source: Source, contents: Contents, laid: CheckpointLayout, fits: Mapping[str, WeibullFit]
+    step: int, source: CheckpointSource, contents: Contents, laid: CheckpointLayout, fits: Mapping[str, WeibullFit]
 ) -> Checkpoint:
     from weibull_monitor.model.components import coverage
 
@@ -246,7 +246,7 @@ def _records(
 
 
 @contextmanager
-def _named(source: Source) -> Iterator[None]:
+def _named(source: CheckpointSource) -> Iterator[None]:
     """Turns what only corrupted tables bring about into an error that names the checkpoint."""
     try:
         yield
@@ -256,7 +256,7 @@ def _named(source: Source) -> Iterator[None]:
         ) from error
 
 
-def _nothing(source: Source, laid: CheckpointLayout) -> str:
+def _nothing(source: CheckpointSource, laid: CheckpointLayout) -> str:
     skipped = laid.discovery.skipped
     if skipped:
         return (
