@@ -1,4 +1,4 @@
-"""What is worth a look in one checkpoint, in sentences: from the fits alone."""
+"""Says what is worth a look in one checkpoint, in sentences, from the fits alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from weibull_monitor.measure import WeibullFit
 from weibull_monitor.model.components import Component
 
 DEAD_RATIO: Final = 0.01
-"""An expert whose RMS is below this share of that of the others beside it does next to nothing."""
+"""An expert is dead if its RMS is below this share of the median RMS of the experts beside it."""
 MAX_NAMED: Final = 3
 
 
@@ -22,8 +22,8 @@ class CheckpointFinding:
     """Something worth a look.
 
     Attributes:
-        rule: What was looked for: ``nonfinite``, ``zero``, ``copied``, ``faint_expert``, ``no_single_shape``.
-        severity: ``error`` if the weights cannot be meant so, else ``warning``.
+        rule: The rule that found it: ``nonfinite``, ``zero``, ``copied``, ``faint_expert``, ``no_single_shape``.
+        severity: ``error`` if the weights cannot be intended, else ``warning``.
         names: The components.
         text: What was found, and what it means, in a sentence.
     """
@@ -35,10 +35,10 @@ class CheckpointFinding:
 
 
 def findings_of(components: Sequence[Component], fits: Mapping[str, WeibullFit]) -> tuple[CheckpointFinding, ...]:
-    """The findings, the gravest first.
+    """The findings, the most serious first.
 
     Args:
-        components: What was measured.
+        components: The components that were measured.
         fits: The fit of each, by name.
     """
     stored = [c for c in components if c.part is None and c.name in fits]
@@ -66,7 +66,7 @@ def _zero(stored: Sequence[Component], fits: Mapping[str, WeibullFit]) -> list[C
 
 
 def _copied(stored: Sequence[Component], fits: Mapping[str, WeibullFit]) -> list[CheckpointFinding]:
-    """Matrices with equal counts, which no two trained matrices of a thousand values have."""
+    """Matrices with equal counts. Two trained matrices of a thousand values or more never have them."""
     groups: dict[tuple[object, ...], list[Component]] = defaultdict(list)
     for c in stored:
         fit = fits[c.name]
