@@ -95,10 +95,6 @@ class Reader(_PICKLE._Unpickler):  # type: ignore[misc]
             raise UnsafePickle("it refers to something stored elsewhere")
         return self._persistent(pid)
 
-    def get_extension(self, code: int) -> Any:
-        """Refused: a code can stand for any name."""
-        raise UnsafePickle("it uses the registry of extensions")
-
     def _called(self, function: Any, arguments: Any) -> Any:
         if not isinstance(function, Name) or not isinstance(arguments, tuple):
             raise UnsafePickle("it calls something that is not a function")
@@ -152,10 +148,6 @@ class Reader(_PICKLE._Unpickler):  # type: ignore[misc]
         items = self.pop_mark()
         self.append({_key(items[at]): items[at + 1] for at in range(0, len(items) - 1, 2)})
 
-    def load_additems(self) -> None:
-        """Refused: tables of tensors have no sets."""
-        raise UnsafePickle("it makes sets")
-
     def load_append(self) -> None:
         """An entry of a list."""
         value = self.stack.pop()
@@ -168,23 +160,19 @@ class Reader(_PICKLE._Unpickler):  # type: ignore[misc]
 
     def load_int(self) -> None:
         """A number in decimal."""
-        self.append(self._decimal())
-
-    def load_long(self) -> None:
-        """A number in decimal."""
-        self.append(self._decimal())
-
-    def load_long4(self) -> None:
-        """A number of any length."""
-        raise UnsafePickle("it holds a number of more than 255 bytes")
-
-    def _decimal(self) -> int:
         line = self.readline()[:-1]
         if len(line) > 32:
             raise UnsafePickle("it holds a number of more than 32 digits")
         if line in (b"00", b"01"):  # False and True in protocol 0
-            return bool(line == b"01")
-        return int(line.rstrip(b"L") or b"0")
+            self.append(line == b"01")
+        else:
+            self.append(int(line.rstrip(b"L") or b"0"))
+
+    load_long = load_int
+
+    def load_long4(self) -> None:
+        """A number of any length."""
+        raise UnsafePickle("it holds a number of more than 255 bytes")
 
     def _table(self) -> Any:
         top = self.stack[-1]
