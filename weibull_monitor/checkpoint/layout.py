@@ -53,6 +53,7 @@ def lay_out(contents: Contents, model: nn.Module | None, find: Find) -> Checkpoi
         laid = _by_names(tensors, find)
         note = f"its tensors are not those of {type(model).__name__}, which its configuration describes"
         return replace(laid, notes=(note, *laid.notes))
+    # Components have the dtype of the file, which says how values are counted, not that of the configuration.
     for name, parameter in model.named_parameters():
         dtype = mapped.parameters[name].dtype if name in mapped.parameters else None
         if dtype is not None and dtype != parameter.dtype:
@@ -60,6 +61,7 @@ def lay_out(contents: Contents, model: nn.Module | None, find: Find) -> Checkpoi
     found = find(model)
     here = {name: tensor for name, tensor in mapped.parameters.items() if not tensor.problem}
     skipped = [Skipped(clean_name(n), t.problem, t.numel) for n, t in mapped.parameters.items() if t.problem]
+    # A matrix whose quantised form is in the file is named as quantised, not as missing.
     packed = {name.rpartition(".")[0] for name, tensor in mapped.left.items() if tensor.problem}
     sizes = {name: parameter for name, parameter in model.named_parameters() if parameter.dim() > 1}
     lost = [n for n in mapped.missing if n in sizes and n.rpartition(".")[0] not in packed]
@@ -70,6 +72,7 @@ def lay_out(contents: Contents, model: nn.Module | None, find: Find) -> Checkpoi
         components=tuple(c for c in found.components if c.parameter in here),
         skipped=(*found.skipped, *skipped),
     )
+    # Tensors that the model does not have, such as a second head, are measured by their names.
     left = {name: tensor for name, tensor in mapped.left.items() if len(tensor.shape) > 1 or tensor.problem}
     if left:
         rest = _by_names(left, find)
