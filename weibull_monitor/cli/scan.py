@@ -96,7 +96,7 @@ def _execute(options: argparse.Namespace) -> int:
         )
     written = []
     if options.output:
-        written.append(write_history(found.history, found.measured, Path(options.output)))
+        written.append(write_history(found.samples, Path(options.output)))
     for file, make in ((options.json, as_json), (options.csv, as_csv)):
         if file and file != STANDARD_OUTPUT:
             write_text(Path(file), make(found))
