@@ -116,7 +116,8 @@ def _execute(options: argparse.Namespace) -> int:
 
 
 def _show(found: Any, neighbours: int) -> None:
-    from weibull_monitor.report.text.checkpoint import plain, render, styled
+    from weibull_monitor.report.text.checkpoint import render, styled
+    from weibull_monitor.report.text.table import plain
 
     lines = render(found, neighbours)
     if sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
