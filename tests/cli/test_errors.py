@@ -122,7 +122,7 @@ class TestRuns:
         (["components", "llama", "--resolution", "row"], "invalid choice: 'row'"),
         (["sweep"], "the following arguments are required: RUN"),
         (["sweep", "x", "--plot"], "--plot: expected one argument"),
-        (["watch", "x", "--every", "often"], "often is not a number of seconds from 0.1"),
+        (["watch", "x", "--every", "often"], "often is not a number of seconds of at least 0.1"),
         (["report", "x", "--serve", "here"], "invalid int value: 'here'"),
         (["scan"], "the following arguments are required: PATH"),
         (["wandb-workspace", "mine"], "mine is not of the form ENTITY/PROJECT"),

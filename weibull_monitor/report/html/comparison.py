@@ -7,7 +7,7 @@ from dataclasses import asdict
 from statistics import median
 from typing import Any, Final
 
-from weibull_monitor.analysis.sweep import SweepGroup, compare_runs
+from weibull_monitor.analysis.sweep import compare_runs
 from weibull_monitor.history.record import History, RecordedSnapshot
 from weibull_monitor.model.components import distinct
 from weibull_monitor.report.kinds import by_kind
@@ -48,12 +48,8 @@ def sweep(histories: Named) -> dict[str, Any] | None:
     if len(histories) < SWEEP:
         return None
     found = compare_runs(histories)
-    groups = [_group(group) for group in (*found.classes, *found.kinds)]
+    groups = [asdict(group) for group in (*found.classes, *found.kinds)]
     return {"groups": groups, "left_out": dict(found.left_out)}
-
-
-def _group(group: SweepGroup) -> dict[str, Any]:
-    return {name: value for name, value in asdict(group).items() if name in ("name", "ends", "plain", "effective")}
 
 
 def _until(history: History, step: int) -> RecordedSnapshot:
