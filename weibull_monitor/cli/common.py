@@ -121,9 +121,13 @@ def natural(text: str) -> int:
 
 
 def _at_least(least: int, text: str) -> int:
-    if not text.strip().isdigit() or int(text) < least:
+    try:
+        value = int(text)
+    except ValueError:
+        value = least - 1
+    if value < least:
         raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least {least}")
-    return int(text)
+    return value
 
 
 def kinds_of(options: argparse.Namespace) -> dict[str, str]:

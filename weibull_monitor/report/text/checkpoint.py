@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from statistics import median
 from typing import Any, Final
 
-from weibull_monitor.analysis import expected_range
-from weibull_monitor.analysis.attention import Attention
+from weibull_monitor.analysis import ExpectedRange, expected_range
 from weibull_monitor.analysis.diagnosis import Diagnosis, diagnose
 from weibull_monitor.checkpoint.scan import Checkpoint, Scan
 from weibull_monitor.errors import ConfigurationError
 from weibull_monitor.history.record import RecordedSnapshot
 from weibull_monitor.model.components import Component, representatives
-from weibull_monitor.model.components.grid import BlockGrid, grid_of
+from weibull_monitor.model.components.grid import grid_of
 from weibull_monitor.report.kinds import by_kind
 from weibull_monitor.report.text.diagnosis import NEIGHBOURS, WIDTH, diagnosis_lines
 from weibull_monitor.report.text.table import Line, Piece, aligned, joined, wrapped
@@ -85,114 +83,82 @@ def _head(scan: Scan) -> list[Line]:
     return [*lines, *wrapped(notes, WIDTH, "dim")]
 
 
-@dataclass(frozen=True)
-class _Cell:
-    """One k of the table of blocks, and the published range that it can be compared with."""
-
-    k: float
-    band: tuple[float, float] | None
-
-
-_Row = tuple[str, list["_Cell | None"]]
+_Cell = tuple[float, ExpectedRange | None]
+"""One k of the table of blocks, and the published range that it can be compared with."""
+_Row = tuple[str, list[_Cell | None]]
 
 
 def _blocks(snapshot: RecordedSnapshot, diagnosis: Diagnosis | None) -> list[Line]:
     """k by block and kind."""
-    grid = grid_of(snapshot.components)
-    values = snapshot.values("k")
+    grid, values = grid_of(snapshot.components), snapshot.values("k")
     if not values:
         return []
     attention = diagnosis.sample.attention if diagnosis else None
-    compared = frozenset(name for kind in diagnosis.kinds for name in kind.median.names) if diagnosis else frozenset()
-    rows, merged = _rows(grid, values, [_band(kind, attention) for kind in grid.kinds], compared)
-    kinds = [n for n in range(len(grid.kinds)) if any(row[n] for _, row in rows)]
-    beside = _columns(grid.kinds, max(len(label) for label, _ in rows))
-    lines = joined(_table(kinds[start : start + beside], grid.kinds, rows) for start in range(0, len(kinds), beside))
-    legend: Line = [("k by block; published: ", "dim"), ("inside", "green"), (", ", "dim"), ("below ↓", "yellow")]
-    legend += [
-        (", ", "dim"),
-        ("far below ⇊", "bold red"),
-        (", ", "dim"),
-        ("above ↑", "cyan"),
-        (" the models' medians", "dim"),
+    compared = {name for kind in diagnosis.kinds for name in kind.median.names} if diagnosis else set()
+    bands = [expected_range(kind, attention) for kind in grid.kinds]
+    table: list[list[_Cell | None]] = [
+        [
+            None if k is None else (k, band if compared & set(names) else None)
+            for k, names, band in zip(row, cells, bands, strict=True)
+        ]
+        for row, cells in zip(grid.values(values), grid.cells, strict=True)
     ]
-    lines.append(legend if any(cell and cell.band for _, row in rows for cell in row) else [("k by block", "dim")])
-    if merged:
-        lines.append([(f"each row stands for {merged} blocks: the k furthest from the kind's median", "dim")])
-    return lines
+    merged = max(1, -(-len(table) // ROWS))
+    rows = _merged(grid.blocks, table, merged)
+    kinds = [n for n in range(len(grid.kinds)) if any(row[n] for _, row in rows)]
+    # Kinds that fit side by side: each takes its name or a range of nine characters, a mark, and two spaces.
+    columns = (WIDTH - max(len(label) for label, _ in rows)) // (max(9, *map(len, grid.kinds)) + 3)
+    columns = max(3, columns)
+    lines = joined(_table(kinds[n : n + columns], grid.kinds, rows) for n in range(0, len(kinds), columns))
+    legend: Line = [("k by block", "dim")]
+    if any(cell and cell[1] for _, row in rows for cell in row):
+        styles = {"inside": "green", "below ↓": "yellow", "far below ⇊": "bold red", "above ↑": "cyan"}
+        legend = [("k by block; published:", "dim")]
+        for n, (words, style) in enumerate(styles.items()):
+            legend += [(", " if n else " ", "dim"), (words, style)]
+        legend.append((" the models' medians", "dim"))
+    shared = f"each row stands for {merged} blocks: the k furthest from the kind's median"
+    return [*lines, legend, *([[(shared, "dim")]] if merged > 1 else [])]
+
+
+def _merged(blocks: Sequence[str], table: Sequence[list[_Cell | None]], merged: int) -> list[_Row]:
+    """Rows of so many blocks each: of every kind the k that is furthest from the kind's median."""
+    middles = [median([cell[0] for cell in column if cell] or [0.0]) for column in zip(*table, strict=True)]
+    rows: list[_Row] = []
+    for n in range(0, len(table), merged):
+        first, last = blocks[n], blocks[min(n + merged, len(blocks)) - 1]
+        columns = zip(zip(*table[n : n + merged], strict=True), middles, strict=True)
+        cells = [_furthest([cell for cell in column if cell], middle) for column, middle in columns]
+        rows.append((first if first == last else f"{first}–{last.rpartition(' ')[2]}", cells))
+    return rows
+
+
+def _furthest(cells: Sequence[_Cell], middle: float) -> _Cell | None:
+    return max(cells, key=lambda cell: abs(cell[0] - middle), default=None)
 
 
 def _table(kinds: Sequence[int], names: Sequence[str], rows: Sequence[_Row]) -> list[Line]:
     """The columns of some kinds."""
     table: list[list[str | Piece]] = [["block", *(f"{names[n]} " for n in kinds)]]
     table += [[(label, "dim"), *(_shown(row[n]) for n in kinds)] for label, row in rows if any(row[n] for n in kinds)]
-    bands = [next((cell.band for _, row in rows if (cell := row[n]) and cell.band), None) for n in kinds]
+    bands = [next((cell[1] for _, row in rows if (cell := row[n]) and cell[1]), None) for n in kinds]
     if any(bands):
-        table.append([("publ.", "dim"), *((f"{_range(band)} ", "dim") for band in bands)])
+        table.append([("publ.", "dim"), *((f"{b.low:.2f}–{b.high:.2f} " if b else "– ", "dim") for b in bands)])
     return aligned(table, right=range(len(kinds) + 1))
 
 
-def _rows(
-    grid: BlockGrid, values: Mapping[str, float], bands: Sequence[tuple[float, float] | None], compared: frozenset[str]
-) -> tuple[list[_Row], int]:
-    """Labels and cells, and how many blocks share a row; 0 if none do."""
-    table = [
-        [
-            None if k is None else _Cell(k, band if compared & set(names) else None)
-            for k, names, band in zip(row, cells, bands, strict=True)
-        ]
-        for row, cells in zip(grid.values(values), grid.cells, strict=True)
-    ]
-    at_once = -(-len(table) // ROWS)
-    if at_once <= 1:
-        return list(zip(grid.blocks, table, strict=True)), 0
-    middles = [_middle([row[n] for row in table]) for n in range(len(grid.kinds))]
-    out: list[_Row] = []
-    for start in range(0, len(table), at_once):
-        labels, group = grid.blocks[start : start + at_once], table[start : start + at_once]
-        cells = [_furthest([row[n] for row in group], middle) for n, middle in enumerate(middles)]
-        out.append((labels[0] if len(labels) == 1 else f"{labels[0]}–{labels[-1].rpartition(' ')[2]}", cells))
-    return out, at_once
-
-
-def _furthest(cells: Sequence[_Cell | None], middle: float) -> _Cell | None:
-    return max((cell for cell in cells if cell), key=lambda cell: abs(cell.k - middle), default=None)
-
-
-def _middle(cells: Sequence[_Cell | None]) -> float:
-    return median([cell.k for cell in cells if cell] or [0.0])
-
-
-def _columns(kinds: Sequence[str], label_width: int) -> int:
-    """How many kinds stand side by side."""
-    widest = max((len(kind) for kind in kinds), default=9)
-    return max(3, (WIDTH - label_width) // (max(9, widest) + 3))
-
-
 def _shown(cell: _Cell | None) -> Piece:
+    """A k with a mark and a colour that say where it lies relative to the published range."""
     if cell is None:
         return "· ", "dim"
-    mark, style = _standing(cell.k, cell.band)
-    return f"{cell.k:.3f}{mark}", style
-
-
-def _standing(k: float, band: tuple[float, float] | None) -> tuple[str, str]:
-    if band is None:
-        return " ", ""
-    low, high = band
-    if k < low:
-        away = 1.0 - k / low
-        return ("⇊", "bold red") if away > FAR else ("↓", "yellow" if away <= NEAR else "orange1")
-    return ("↑", "cyan" if k / high - 1.0 <= NEAR else "bold cyan") if k > high else (" ", "green")
-
-
-def _band(kind: str, attention: Attention | None) -> tuple[float, float] | None:
-    found = expected_range(kind, attention)
-    return (found.low, found.high) if found is not None else None
-
-
-def _range(band: tuple[float, float] | None) -> str:
-    return f"{band[0]:.2f}–{band[1]:.2f}" if band else "–"
+    k, band = cell
+    mark, style = " ", "green" if band else ""
+    if band and k < band.low:
+        away = 1.0 - k / band.low
+        mark, style = ("⇊", "bold red") if away > FAR else ("↓", "yellow" if away <= NEAR else "orange1")
+    elif band and k > band.high:
+        mark, style = "↑", "cyan" if k / band.high - 1.0 <= NEAR else "bold cyan"
+    return f"{k:.3f}{mark}", style
 
 
 def _other_kinds(snapshot: RecordedSnapshot, diagnosis: Diagnosis | None) -> list[Line]:
