@@ -1,4 +1,4 @@
-"""Whatever a user does wrong is told in one line that says what to do, with the documented exit code."""
+"""Every mistake of a user is reported in one line that says what to do, with the documented exit code."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ class TestRuns:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_a_wrong_command_line_is_told_in_one_line(
+def test_a_wrong_command_line_is_reported_in_one_line(
     line: list[str], says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert says in told(line, capsys, code=2)

@@ -27,10 +27,10 @@ TREND: Final = 8
 
 
 def render(scan: Scan, neighbours: int = NEIGHBOURS) -> list[Line]:
-    """The scan as lines, about 110 columns wide; where blocks have many kinds of matrices, their table is wider.
+    """The scan as lines, about 110 columns wide.
 
     Args:
-        scan: What was scanned.
+        scan: The scan.
         neighbours: How many published models to show.
     """
     last = scan.checkpoints[-1]
@@ -239,8 +239,5 @@ def _skipped(last: Checkpoint) -> list[Line]:
 
 def _bytes(size: int) -> str:
     """A size in words: ``1.2 GB``."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000  # type: ignore[assignment]
-    return f"{size:.3g} TB"
+    power = min(4, (len(str(size)) - 1) // 3)
+    return f"{size / 1000**power:.3g} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
