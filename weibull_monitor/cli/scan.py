@@ -139,8 +139,8 @@ def _progress() -> Iterator[Callable[[str, int, int], None] | None]:
         yield None
         return
     try:
-        from rich.console import Console
         from rich import progress as rich
+        from rich.console import Console
     except ImportError:
         yield None
         return
