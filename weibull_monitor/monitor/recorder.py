@@ -85,7 +85,7 @@ class Recorder:
         self._guard("writing the history", self._history.write_run, record)
         for tracker in self._trackers:
             if callable(begin := getattr(tracker, "begin", None)):
-                self._guard(f"starting {type(tracker).__name__}", begin, record)
+                self._guard(f"beginning with {type(tracker).__name__}", begin, record)
 
     def log(self, snapshot: Snapshot) -> None:
         """Writes one sample to the history and all trackers, and delivers its alerts."""
