@@ -12,9 +12,8 @@ from torch import Tensor
 
 from weibull_monitor.errors import UnsupportedTensorError
 from weibull_monitor.measure.bins import bins_of
-from weibull_monitor.measure.count import count_magnitudes
+from weibull_monitor.measure.choose import count_magnitudes, solve
 from weibull_monitor.measure.plain.solve import MIN_BINS, MIN_VALUES, Column
-from weibull_monitor.measure.solve import solve
 from weibull_monitor.measure.transfer import PendingResult, to_host
 from weibull_monitor.model.components.storage import unsupported
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from weibull_monitor.measure.bins import bins_of
-from weibull_monitor.measure.count import count_magnitudes
+from weibull_monitor.measure.choose import count_magnitudes
 from weibull_monitor.measure.fit import _checked
 from weibull_monitor.measure.plain.solve import MIN_BINS, MIN_VALUES
 from weibull_monitor.measure.weibull import Array

@@ -64,7 +64,7 @@ class ForceReader:
     def before(self) -> None:
         """Measures the norms that the next step begins with."""
         components = self._components()
-        pieces = {i: self._reader.holdings.pieces(components[i]) for i in Sums(components).read}
+        pieces = {i: self._reader.weights.pieces(components[i]) for i in Sums(components).read}
         self._norms = {
             components[i].name: squared_norm(here) for i, here in pieces.items() if here and not isinstance(here, str)
         }
@@ -124,7 +124,7 @@ class ForceReader:
 
     def _row(self, component: Component, owners: Mapping[int, tuple[Mapping[str, Any], Any]]) -> Tensor | str | None:
         """The sums over what this rank counts of a component; why there are none; None where it counts nothing."""
-        holdings = self._reader.holdings
+        holdings = self._reader.weights
         weights = holdings.pieces(component)
         if isinstance(weights, str):
             return weights

@@ -14,13 +14,13 @@ from transformers import GPT2Config, GPT2LMHeadModel, Qwen3MoeConfig, Qwen3MoeFo
 
 from weibull_monitor import WeibullMonitor, discover_components, read_history
 from weibull_monitor.measure.bins import Bins, bins_of
+from weibull_monitor.measure.choose import solve
 from weibull_monitor.measure.kernels.launch import Kernels
 from weibull_monitor.measure.kernels.plan import Plan
 from weibull_monitor.measure.plain.solve import RESULT_COLUMNS, Column, solve_on_device
-from weibull_monitor.measure.reader import launches as planning
+from weibull_monitor.measure.reader import counter as planning
 from weibull_monitor.measure.reader.reader import ModelReader
 from weibull_monitor.measure.reader.sums import Sums, count_components
-from weibull_monitor.measure.solve import solve
 from weibull_monitor.model.components import Component
 from weibull_monitor.model.components.finder import finder
 

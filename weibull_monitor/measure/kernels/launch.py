@@ -123,7 +123,7 @@ class Kernels:
             )
 
     def solve(self, counts: Tensor, rows: Tensor, bins: Bins, out: Tensor, clear: bool = False) -> None:
-        """Fits rows of counts, as `weibull_monitor.measure.solve.solve` does.
+        """Fits rows of counts, as `weibull_monitor.measure.choose.solve` does.
 
         Args:
             counts: int64, (…, bins.columns).

@@ -1,8 +1,8 @@
 """The kernel that turns counts into fits: one program a row, everything in float64, one launch for all rows.
 
-It computes what `weibull_monitor.measure.solve` does, which also says where the formulas are from. There the bins of all rows
-lie side by side in tensors; here a program goes over the blocks of its row that are in use, once for each sum that needs the
-sums before.
+It computes what `weibull_monitor.measure.plain.solve` does, which also says where the formulas are from. There the bins of all
+rows lie side by side in tensors; here a program goes over the used blocks of its row, once for each sum that needs the sums
+before.
 """
 
 # The annotations of a kernel are read by Triton: they cannot be strings.
@@ -122,7 +122,7 @@ def solve_kernel(
         edges: float64, (finite + 1,): ln|w| at the edges of the bins.
         levels: float64, (n_levels,): the shares at which quantiles are taken.
         hashes: int64, (finite + 2,): the hash of each column, for the fingerprint.
-        out: float64, (…, width): as `weibull_monitor.measure.solve.solve` returns it.
+        out: float64, (…, width): as `weibull_monitor.measure.choose.solve` returns it.
         row_stride: Elements between two rows of ``counts``.
         finite: Finite bins.
         width: Columns of ``out``.

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from weibull_monitor.measure.choose import solve
 from weibull_monitor.measure.fit import WeibullFit, delivered
 from weibull_monitor.measure.kernels import kernels_for
 from weibull_monitor.measure.reader.counter import Counter, CountResult, LocalCounter, Notes
+from weibull_monitor.measure.reader.distributed import DistributedCounter
 from weibull_monitor.measure.reader.inventory import table_of
 from weibull_monitor.measure.reader.local_weights import LocalWeights
-from weibull_monitor.measure.solve import solve
 from weibull_monitor.measure.transfer import PendingResult, to_host
 from weibull_monitor.model.components import Component, Discovery
 from weibull_monitor.model.sharding import Ranks
@@ -75,19 +76,19 @@ class ModelReader:
 
     Attributes:
         table: What is measured, on all ranks together.
-        holdings: What this rank holds of it.
+        weights: What this rank holds of it.
         different: Parameters whose values differ between ranks that have them whole: those of the lowest rank are read.
         is_main: Whether this rank has the fits.
     """
 
     def __init__(self, model: nn.Module, find: Callable[[nn.Module], Discovery], ranks: Ranks | None = None) -> None:
         self._model, self._find = model, find
-        self._counter: Counter = _together(ranks) if ranks is not None else LocalCounter()
-        self.holdings = LocalWeights(model)
+        self._counter: Counter = LocalCounter() if ranks is None else DistributedCounter(ranks)
+        self.weights = LocalWeights(model)
         self._read_once: set[str] = set()
         self._frozen: dict[str, WeibullFit] = {}
         self.is_main = self._counter.is_main
-        self.table = table_of(model, self.holdings.held, find)
+        self.table = table_of(model, self.weights.held, find)
         self.different: tuple[str, ...] = ()
 
     @property
@@ -97,14 +98,14 @@ class ModelReader:
 
     def agree(self) -> None:
         """Settles with the other ranks who counts what: to be called on all of them, before the first `read`."""
-        self.table, agreement = self._counter.agree(self.table, self.holdings)
-        self.holdings.settle(agreement)
+        self.table, agreement = self._counter.agree(self.table, self.weights)
+        self.weights.settle(agreement)
         self._read_once &= {c.name for c in self.discovery.components if not c.trainable}
         self.different = agreement.different
 
     def prepare(self) -> None:
         """Has what the first reading needs compiled now: seconds, where there are kernels that were never used before."""
-        held = [self.holdings.held[name] for name in self.table.parameters if name in self.holdings.held]
+        held = [self.weights.held[name] for name in self.table.parameters if name in self.weights.held]
         for device, dtype in sorted({(h.optimized.device, h.dtype) for h in held}, key=str):
             kernels_for(device, dtype)
 
@@ -124,9 +125,8 @@ class ModelReader:
                 "a CUDA graph is being captured: call step() outside of the capture, after each replay of the graph"
             )
         for _ in range(ATTEMPTS):
-            settled = self.holdings.refresh()
             due = [c for c in self.discovery.components if c.trainable or c.name not in self._read_once]
-            counted = self._counter.count(due, self.holdings, settled, step, notes or {})
+            counted = self._counter.count(due, self.weights, step, notes or {})
             if counted is not None:
                 return self._reading(due, counted)
             self._find_anew()
@@ -138,10 +138,10 @@ class ModelReader:
 
     def optimized(self) -> Mapping[str, Tensor]:
         """The tensor that an optimizer holds for each parameter that is here, by the parameter's name."""
-        return self.holdings.optimized()
+        return self.weights.optimized()
 
     def _find_anew(self) -> None:
-        self.table = table_of(self._model, self.holdings.held, self._find)
+        self.table = table_of(self._model, self.weights.held, self._find)
         self.agree()
 
     def _reading(self, due: Sequence[Component], counted: CountResult) -> PendingMeasurement:
@@ -180,9 +180,3 @@ class ModelReader:
             for _ in rows:  # after a failure too: the other ranks wait where the rest is summed
                 pass
         return [*queued, *((indices, to_host(result)) for indices, result in counted.solved)]
-
-
-def _together(ranks: Ranks) -> Counter:
-    from weibull_monitor.measure.reader.distributed import DistributedCounter  # not before there are ranks
-
-    return DistributedCounter(ranks)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from weibull_monitor.model.sharding.local import LocalParameter
+from weibull_monitor.model.sharding.parameter import LocalParameter
 from weibull_monitor.model.sharding.ranks import Ranks
 
 NOWHERE = torch.iinfo(torch.int64).max
