@@ -108,7 +108,7 @@ def fit_weibull(weights: Tensor | Sequence[Tensor]) -> WeibullFit | list[Weibull
 
     Returns:
         The fit of the one tensor, or a list of fits in the order of the sequence. Zeros and non-finite values are left
-        out and counted; data that no line can be put through give a fit with ``available == False`` and a `reason`.
+        out and counted. Where no line can be fitted, ``available`` is False and `reason` says why.
 
     Raises:
         UnsupportedTensorError: For an integer, boolean, complex, meta, sparse, quantised or empty tensor.

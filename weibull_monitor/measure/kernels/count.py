@@ -105,7 +105,7 @@ def count_kernel(
 
     Args:
         pieces: int64, (pieces + 1, columns): what there is to count, as `weibull_monitor.measure.kernels.table` makes it.
-        starts: int64, (programs + 1, 2): the first tile of each program, and the piece that it lies in.
+        starts: int64, (programs + 1, 2): the first tile of each program, and the piece that this tile is in.
         counts: int64, (rows, row_stride): zeros, finite bins, non-finite; added to.
         row_stride: Elements between two rows of ``counts``.
         itemsize: Bytes of a value: 2 or 4.

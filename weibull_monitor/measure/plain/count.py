@@ -26,7 +26,7 @@ MAX_THREADS = 16
 
 @torch.no_grad()
 def count_by_scatter(tensors: Sequence[Tensor], bins: Bins, rows: Sequence[int] | None = None) -> Tensor:
-    """Counts with operations that no device synchronises for; integer adds only, so the result is deterministic."""
+    """Counts with operations that need no synchronisation; integer adds only, so the result is deterministic."""
     device = tensors[0].device
     rows = range(len(tensors)) if rows is None else rows
     counts = torch.zeros(max(rows, default=-1) + 1, bins.columns, dtype=torch.int64, device=device)

@@ -1,4 +1,4 @@
-"""Reads a model: which of its matrices are measured now, and the fit of each, on one rank or on many together."""
+"""Reads a model: which of its matrices are due, and the fit of each, on one rank or on many together."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from weibull_monitor.measure.fit import WeibullFit, delivered
 from weibull_monitor.measure.kernels import kernels_for
 from weibull_monitor.measure.reader.counter import Counter, CountResult, LocalCounter, Notes
 from weibull_monitor.measure.reader.distributed import DistributedCounter
-from weibull_monitor.measure.reader.inventory import table_of
+from weibull_monitor.measure.reader.inventory import inventory_of
 from weibull_monitor.measure.reader.local_weights import LocalWeights
 from weibull_monitor.measure.transfer import PendingResult, to_host
 from weibull_monitor.model.components import Component, Discovery
 from weibull_monitor.model.sharding import Ranks
 
 ATTEMPTS = 3
-"""How often the ranks try to agree on what there is to measure before they give up a sample."""
+"""How often the ranks try to agree on what to measure before they give up a sample."""
 
 
 class PendingMeasurement:
@@ -49,7 +49,7 @@ class PendingMeasurement:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one reading of a model gave. On other than the main rank there are no fits in it.
+    """What one reading of a model gave. Only the main rank has fits.
 
     Attributes:
         fits: The fit of each component that could be read, by name.
@@ -65,7 +65,7 @@ class Measurement:
 class ModelReader:
     """Fits the components of a model, again and again.
 
-    Each element is counted by one rank; the counts are summed over the ranks, and the main one makes the fits. Parameters that
+    Each element is counted by one rank; the counts are summed over the ranks, and the main rank makes the fits. Parameters that
     need no gradient are read once and remembered; parameters that come or go are noticed.
 
     Args:
@@ -88,7 +88,7 @@ class ModelReader:
         self._read_once: set[str] = set()
         self._frozen: dict[str, WeibullFit] = {}
         self.is_main = self._counter.is_main
-        self.table = table_of(model, self.weights.held, find)
+        self.table = inventory_of(model, self.weights.held, find)
         self.different: tuple[str, ...] = ()
 
     @property
@@ -97,20 +97,20 @@ class ModelReader:
         return self.table.discovery
 
     def agree(self) -> None:
-        """Settles with the other ranks who counts what: to be called on all of them, before the first `read`."""
+        """Agrees with the other ranks on who counts what: to be called on all of them, before the first `read`."""
         self.table, agreement = self._counter.agree(self.table, self.weights)
         self.weights.settle(agreement)
         self._read_once &= {c.name for c in self.discovery.components if not c.trainable}
         self.different = agreement.different
 
     def prepare(self) -> None:
-        """Has what the first reading needs compiled now: seconds, where there are kernels that were never used before."""
+        """Compiles the kernels that the first reading needs: seconds, unless they are in Triton's cache."""
         held = [self.weights.held[name] for name in self.table.parameters if name in self.weights.held]
         for device, dtype in sorted({(h.optimized.device, h.dtype) for h in held}, key=str):
             kernels_for(device, dtype)
 
     def read(self, step: int = 0, notes: Notes | None = None) -> PendingMeasurement:
-        """Reads every matrix once. On an accelerator the work is queued; on many ranks, their sum is waited for.
+        """Reads every matrix once. On an accelerator the work is queued; with many ranks this waits for their sums.
 
         Args:
             step: The optimizer step, which has to be the same on all ranks.
@@ -141,7 +141,7 @@ class ModelReader:
         return self.weights.optimized()
 
     def _find_anew(self) -> None:
-        self.table = table_of(self._model, self.weights.held, self._find)
+        self.table = inventory_of(self._model, self.weights.held, self._find)
         self.agree()
 
     def _reading(self, due: Sequence[Component], counted: CountResult) -> PendingMeasurement:
@@ -172,7 +172,7 @@ class ModelReader:
         return PendingMeasurement(queued, finish)
 
     def _queued(self, counted: CountResult) -> list[tuple[Sequence[int], PendingResult]]:
-        """Results on their way, of what was counted and of what is solved already."""
+        """The results of what was counted and of what was solved already, on their way to the host."""
         rows = iter(counted.rows)
         try:
             queued = [(batch.indices, to_host(solve(batch.counts, batch.bins))) for batch in rows]

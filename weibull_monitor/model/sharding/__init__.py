@@ -1,4 +1,4 @@
-"""Which elements of which parameters this rank holds, and what the ranks have to agree on so that each is counted once."""
+"""Which elements of each parameter this rank holds, and how the ranks agree on who counts them."""
 
 from weibull_monitor.model.sharding.layout import Box as Box
 from weibull_monitor.model.sharding.layout import Flat as Flat
