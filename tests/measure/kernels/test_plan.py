@@ -214,13 +214,13 @@ def test_dtypes_that_the_kernels_do_not_count_go_beside_them(quick: Kernels, on_
     assert all(fits[name].available for name in expected)
 
 
-def test_problems_are_told_at_every_sample(quick: Kernels, on_kernels: list[Plan]) -> None:
+def test_problems_are_reported_at_every_sample(quick: Kernels, on_kernels: list[Plan]) -> None:
     model = gpt2().to(quick.device)
     weight = model.transformer.h[0].mlp.c_fc.weight  # type: ignore[union-attr]
     with torch.no_grad():
         weight.fill_(float("nan"))
     reader = measured(model)
     for _ in range(2):
-        told = reader.read().measurement().problems
-        assert list(told) == ["transformer.h.0.mlp.c_fc.weight"]
+        problems = reader.read().measurement().problems
+        assert list(problems) == ["transformer.h.0.mlp.c_fc.weight"]
     assert len(on_kernels) == 1

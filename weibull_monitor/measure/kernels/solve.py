@@ -29,7 +29,12 @@ def _clamp(x, low, high):
 
 @triton.jit
 def _bins(counts, edges, start, before, n, finite: tl.constexpr, block: tl.constexpr):
-    """Of a block of bins: counts, ln|w| and F at both edges of each, whether it is a bin, and the values up to its end."""
+    """A block of bins from ``start`` on, of which ``before`` values are below.
+
+    Returns:
+        The count of each, ln|w| at both edges, F at both edges, whether it is a bin at all, (block,) each; and the number of
+        values up to the end of the block.
+    """
     at = start + tl.arange(0, block)
     valid = at < finite
     count = tl.load(counts + 1 + at, mask=valid, other=0)
@@ -43,7 +48,7 @@ def _bins(counts, edges, start, before, n, finite: tl.constexpr, block: tl.const
 
 @triton.jit
 def _points(x0, x1, f0, f1):
-    """The part of each bin that lies within the fitted range: ln|w| and ln(-ln(1 - F)) at both ends, and its F."""
+    """The part of each bin within the fitted range: F, ln|w| and ln(-ln(1 - F)) at both ends, (block,) each."""
     f_low = _f64(0.1)
     f_high = _f64(0.9)
     fa = _clamp(f0, f_low, f_high)

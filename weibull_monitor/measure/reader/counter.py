@@ -1,13 +1,12 @@
-"""What counts the components of a model, and the counter for a single process.
+"""Counting a model of one process.
 
-There, what kernels can measure is prepared once: as long as nothing has moved in memory, a sample is a few launches.
+What kernels can measure is prepared once: as long as nothing has moved in memory, a sample is a few launches.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -45,29 +44,8 @@ class CountResult:
     solved: Sequence[tuple[Sequence[int], Tensor]] = ()
 
 
-class Counter(Protocol):
-    """Counts the components of a model."""
-
-    is_main: bool
-
-    def agree(self, table: Inventory, weights: LocalWeights) -> tuple[Inventory, Agreement]:
-        """What is measured on all ranks together, and who counts what."""
-
-    def count(
-        self, components: Sequence[Component], weights: LocalWeights, step: int, notes: Notes
-    ) -> CountResult | None:
-        """Counts components; None if the parameters of any rank have changed, so that the ranks have to agree again.
-
-        Args:
-            components: The same on all ranks.
-            weights: What this rank holds.
-            step: The optimizer step.
-            notes: What this rank knows of its parameters.
-        """
-
-
 class LocalCounter:
-    """Counts a model of one process."""
+    """Counts the components of a model of one process; `DistributedCounter` does so for many."""
 
     is_main = True
 
@@ -81,7 +59,14 @@ class LocalCounter:
     def count(
         self, components: Sequence[Component], weights: LocalWeights, step: int, notes: Notes
     ) -> CountResult | None:
-        """Counts components."""
+        """Counts components; None if the parameters of the model have changed, so that there has to be another agreement.
+
+        Args:
+            components: Those that are due.
+            weights: What this process holds.
+            step: The optimizer step, which many ranks compare.
+            notes: What this process knows of its parameters.
+        """
         if not weights.refresh():
             return None
         key = (components, weights.addresses(components))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from weibull_monitor.measure.choose import solve
 from weibull_monitor.measure.fit import WeibullFit, delivered
 from weibull_monitor.measure.kernels import kernels_for
-from weibull_monitor.measure.reader.counter import Counter, CountResult, LocalCounter, Notes
+from weibull_monitor.measure.reader.counter import CountResult, LocalCounter, Notes
 from weibull_monitor.measure.reader.distributed import DistributedCounter
 from weibull_monitor.measure.reader.inventory import inventory_of
 from weibull_monitor.measure.reader.local_weights import LocalWeights
@@ -83,7 +83,7 @@ class ModelReader:
 
     def __init__(self, model: nn.Module, find: Callable[[nn.Module], Discovery], ranks: Ranks | None = None) -> None:
         self._model, self._find = model, find
-        self._counter: Counter = LocalCounter() if ranks is None else DistributedCounter(ranks)
+        self._counter = LocalCounter() if ranks is None else DistributedCounter(ranks)
         self.weights = LocalWeights(model)
         self._read_once: set[str] = set()
         self._frozen: dict[str, WeibullFit] = {}
