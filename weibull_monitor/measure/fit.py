@@ -12,7 +12,8 @@ from torch import Tensor
 
 from weibull_monitor.errors import UnsupportedTensorError
 from weibull_monitor.measure.bins import bins_of
-from weibull_monitor.measure.choose import count_magnitudes, solve
+from weibull_monitor.measure.choose import count_magnitudes, measure_offsets, solve
+from weibull_monitor.measure.grid import grids_among
 from weibull_monitor.measure.plain.solve import MIN_BINS, MIN_VALUES, Column
 from weibull_monitor.measure.transfer import PendingResult, to_host
 from weibull_monitor.model.components.storage import unsupported
@@ -127,7 +128,15 @@ def fit_weibull(weights: Tensor | Sequence[Tensor]) -> WeibullFit | list[Weibull
     queued = []
     for (_, dtype), members in groups.items():
         bins = bins_of(dtype)
-        queued.append((members, to_host(solve(count_magnitudes([tensors[i] for i in members], bins), bins))))
+        grids = grids_among([tensors[i] for i in members], bins)
+        on_grids = [i for i, grid in zip(members, grids, strict=True) if grid]
+        others = [i for i, grid in zip(members, grids, strict=True) if not grid]
+        if others:
+            queued.append((others, to_host(solve(count_magnitudes([tensors[i] for i in others], bins), bins))))
+        if on_grids:
+            here = [tensors[i] for i in on_grids]
+            counts = count_magnitudes(here, bins)
+            queued.append((on_grids, to_host(solve(counts, bins, measure_offsets(here, bins, counts)))))
     fits = delivered(queued)
     return [fits[index] for index in range(len(tensors))]
 
