@@ -204,7 +204,7 @@ def _fits(layout: CheckpointLayout, progress: Progress | None, label: str) -> di
             progress(label, done, total)
 
     batches = count_checkpoint(components, layout.stored, report)
-    fits = delivered((batch.indices, to_host(solve(batch.counts, batch.bins))) for batch in batches)
+    fits = delivered((b.indices, to_host(solve(b.counts, b.bins, b.offsets))) for b in batches)
     return {c.name: fits[index] for index, c in enumerate(components) if index in fits}
 
 
