@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from weibull_monitor.measure.bins import Bins
-from weibull_monitor.measure.kernels import kernels_for
 from weibull_monitor.measure.grid import offsets_from
+from weibull_monitor.measure.kernels import kernels_for
 from weibull_monitor.measure.plain.count import (
     count_by_bincount,
     count_by_scatter,

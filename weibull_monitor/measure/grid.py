@@ -92,7 +92,8 @@ def _on_grid(looked: Sequence[float], bins: Bins) -> bool:
     h = mean
     for _ in range(30):
         h = mean * -math.expm1(-h)
-    return adjacent < 0.6 * -math.expm1(-h) * distinct
+    expected = -math.expm1(-h) * distinct
+    return adjacent < min(0.6 * expected, expected - 4.0 * math.sqrt(2.0 * expected))
 
 
 def grids_among(tensors: Sequence[Tensor], bins: Bins) -> list[bool]:
@@ -118,7 +119,9 @@ def offsets_from(places: Tensor, counts: Tensor, bins: Bins) -> Tensor:
     offsets = places.clone()
     finite = counts[:, 1:-1]
     offsets[:, 1, 1:-1] -= (4 ** place_bits(bins) - 1) // 3 * finite
-    offsets[:, :, [0, 1, -1]] = 0  # the smallest subnormal numbers share their bin with zeros, which have no place in it
+    offsets[:, :, [0, 1, -1]] = (
+        0  # the smallest subnormal numbers share their bin with zeros, which have no place in it
+    )
     offsets[:, 0, 0] = finite.sum(dim=1)
     return offsets
 

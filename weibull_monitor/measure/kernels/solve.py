@@ -48,8 +48,10 @@ def _bins(counts, edges, start, before, n, finite: tl.constexpr, block: tl.const
 
 @triton.jit
 def _points(x0, x1, f0, f1):
-    """The part of each bin within the fitted range: F, ln|w| and ln(-ln(1 - F)) at both ends, and by how much the mean of the last
-    differs from that of a line between the ends, (block,) each."""
+    """The part of each bin within the fitted range: F, ln|w| and ln(-ln(1 - F)) at both ends, (block,) each.
+
+    And by how much the mean of the last differs from that of a line between the ends.
+    """
     f_low = _f64(0.1)
     f_high = _f64(0.9)
     fa = _clamp(f0, f_low, f_high)

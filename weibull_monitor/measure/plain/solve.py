@@ -5,8 +5,8 @@ line crosses zero (T. Ding, arXiv:2605.18898, 2026). At a bin edge the empirical
 points of the plot. Between two edges both coordinates are taken as linear in F and the sums of the regression are the
 integrals of those products; the range is closed by interpolating at F = 0.1 and F = 0.9.
 
-Values on a grid do not fill their bins. Of such rows mean and variance of |w| within each bin are known (`weibull_monitor.measure.grid`):
-the line through the bin gets the same, and y is integrated over the mass of the bin by quadrature.
+Values on a grid do not fill their bins. Of such rows mean and variance of |w| within each bin are known
+(`weibull_monitor.measure.grid`): the line through the bin gets the same, and y is integrated over its mass by quadrature.
 """
 
 from __future__ import annotations
@@ -229,7 +229,7 @@ _NODES = ((0.0, 128 / 225), (0.5384693101056831, 0.47862867049936647), (0.906179
 
 
 def _more_than_linear(fa: Tensor, fb: Tensor, ya: Tensor, yb: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean of y and of y² over each piece, less those of a line between its ends: a piece may hold a large share of all values."""
+    """Mean of y and of y² over each piece, less those of a line between its ends, for pieces of many values."""
     middle, half = (fa + fb) / 2.0, (fb - fa) / 2.0
     mean, square = torch.zeros_like(fa), torch.zeros_like(fa)
     for node, weight in _NODES:

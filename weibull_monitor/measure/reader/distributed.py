@@ -170,7 +170,10 @@ class DistributedCounter:
         if not self.is_main:
             return
         sent = bucket.sent
-        for on_grid, at_once in ((False, ROWS_AT_ONCE), (True, ROWS_AT_ONCE // 3)):  # unpacked rows are wide: some at a time
+        for on_grid, at_once in (
+            (False, ROWS_AT_ONCE),
+            (True, ROWS_AT_ONCE // 3),
+        ):  # unpacked rows are wide: some at a time
             rows = [row for row in complete if (row in offsets) == on_grid]
             for start in range(0, len(rows), at_once):
                 chosen = rows[start : start + at_once]
