@@ -83,7 +83,7 @@ def test_looking_at_values_on_no_grid_changes_nothing() -> None:
     bins, w = bins_of(torch.float32), samples("normal", 200_000).float()
     counts = count_magnitudes([w], bins)
     plain, looked = solve(counts, bins), solve(counts, bins, measure_offsets([w], bins, counts))
-    torch.testing.assert_close(looked[:, : Column.KS], plain[:, : Column.KS], rtol=5e-5, atol=0)
+    torch.testing.assert_close(looked[:, : Column.KS], plain[:, : Column.KS], rtol=2e-3, atol=1e-4)
 
 
 def test_offsets_add_and_are_the_same_in_every_way() -> None:
@@ -166,11 +166,11 @@ def test_a_device_is_looked_at_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(2):
         assert_exact(reader.read().measurement().fits["q_proj.weight"], weight.detach())
     with torch.no_grad():
-        weight.mul_(1.0001)
+        weight.add_(torch.randn_like(weight), alpha=3e-3)
     launches = []
     for _ in range(3):
         assert_exact(reader.read().measurement().fits["q_proj.weight"], weight.detach(), rms=2e-4)
-        launches.append(reader._counter._launches.on_grid)  # type: ignore[union-attr]
+        launches.append(set(reader._counter._launches.on_grid or ()))  # type: ignore[union-attr]
     assert [len(found) for found in launches] == [1, 0, 0]
 
 

@@ -92,8 +92,9 @@ def _on_grid(looked: Sequence[float], bins: Bins) -> bool:
     h = mean
     for _ in range(30):
         h = mean * -math.expm1(-h)
-    expected = -math.expm1(-h) * distinct
-    return adjacent < min(0.6 * expected, expected - 4.0 * math.sqrt(2.0 * expected))
+    there = -math.expm1(-h)  # q
+    expected = there * distinct
+    return adjacent < min(0.6 * expected, expected - 4.0 * math.sqrt(2.0 * expected * (1.0 - there) + 1.0))
 
 
 def grids_among(tensors: Sequence[Tensor], bins: Bins) -> list[bool]:
