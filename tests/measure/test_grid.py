@@ -133,7 +133,8 @@ class Layer(nn.Module):
             nn.init.normal_(p, std=0.05)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.tanh(self.q_proj(x)) * self.k_proj(x)
+        out: Tensor = torch.tanh(self.q_proj(x)) * self.k_proj(x)
+        return out
 
 
 @pytest.mark.parametrize("grid", ["bf16 in fp32", "int8 in fp32"])
