@@ -34,7 +34,7 @@ _FIRST_BYTES: Final[tuple[tuple[str, str], ...]] = (
     ),
     (r"[\s\xef\xbb\xbf]*<(?:!doctype|html|\?xml|head|body|error)", _PAGE),
     (
-        r"\s*(?:entry not found|not found|invalid (?:user|cred)|access (?:to|denied)|repository not found|\{\s*\"(?:error|message))",
+        r"\s*(?:(?:entry |repository )?not found|invalid (?:user|cred)|access (?:to|denied)|\{\s*\"(?:error|message)\")",
         _PAGE,
     ),
 )

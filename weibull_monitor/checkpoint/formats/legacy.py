@@ -29,7 +29,9 @@ def read_legacy(fd: int, size: int, path: Path) -> Any:
     """
     storages: dict[str, Storage] = {}
 
-    def storage(reference: Any) -> Storage:
+    def storage(reference: Any) -> Any:
+        if isinstance(reference, tuple) and len(reference) > 1 and reference[0] == "module":
+            return reference[1]  # a class, saved with its source code
         key, dtype, count = storage_of(reference)
         if len(reference) > 5 and reference[5] is not None:
             raise ValueError("a view of a storage, as torch wrote before version 0.4")

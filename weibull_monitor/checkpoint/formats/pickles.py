@@ -2,9 +2,9 @@
 
 A pickle is a program. This reader knows the instructions that tables of tensors need, and calls nothing that a pickle names: a
 stand-in remembers the name and its arguments. With a list of allowed names, a pickle that names anything else is refused.
-Without one every name is a stand-in, and whoever reads the tables decides which he accepts: training checkpoints keep objects of
-any class beside their weights. torch's weights-only reader cannot be used, because it makes the tensors, and a few bytes can ask it
-for any amount of memory (``bytearray(2**40)``).
+Without one every name is a stand-in, and the reader of the tables decides which it accepts: training checkpoints keep objects of
+any class beside their weights. torch's weights-only reader cannot be used, because it makes the tensors, and a few bytes can ask
+it for any amount of memory (``bytearray(2**40)``).
 
 It extends the reader of the standard library that is written in Python; the one written in C allocates a table of 2**31 entries
 for a few bytes.
@@ -212,7 +212,11 @@ class Reader(_PICKLE._Unpickler):  # type: ignore[misc]
     load_long = load_int
 
     def load_long4(self) -> None:
-        """A number of any length."""
+        """A number of any length. As part of settings it is not needed, and its bytes are left out."""
+        if self._allowed is None:
+            self.read(min(int.from_bytes(self.read(4), "little"), MAX_BYTES))
+            self.append(Call("builtins.int"))
+            return
         raise UnsafePickle("it holds a number of more than 255 bytes")
 
     def _table(self) -> Any:

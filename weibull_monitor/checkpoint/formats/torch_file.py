@@ -25,7 +25,7 @@ from weibull_monitor.errors import CheckpointError
 _INERT: Final = re.compile(
     r"(?:builtins|collections|datetime|decimal|fractions|uuid|pathlib(?:\._local)?|types|argparse|numpy[\w.]*|copyreg|_codecs|re)\.\w+$"
     r"|torch\.(?:Size|device|dtype|Tensor|Generator|torch_version\.TorchVersion|nn\.parameter\.Parameter)$"
-    r"|torch\.serialization\._get_layout$|lightning\w*\.fabric\.utilities\.data\.AttributeDict$|_io\.BytesIO$"
+    r"|torch\.serialization\._get_layout$|lightning\w*\.fabric\.utilities\.data\.AttributeDict$|torch\.jit\._pickle\.build_\w+$|_io\.BytesIO$"
 )
 """Names of plain values, which may lie among the weights."""
 _CODE: Final = re.compile(r"builtins\.(?:eval|exec|execfile|compile|open|input|getattr|__import__|apply|breakpoint)$")
