@@ -49,7 +49,8 @@ def with_names_of(layout: CheckpointLayout, names: Set[str]) -> CheckpointLayout
         components=tuple(component(c) for c in layout.discovery.components),
         skipped=tuple(Skipped(renamed(s.name), s.reason, s.numel) for s in layout.discovery.skipped),
     )
-    note = f"its names have {ours or 'no prefix'} where the first checkpoint has {theirs or 'none'}; they are those of the first here"
+    found, first = ours or "no prefix", theirs or "none"
+    note = f"its names have {found} where the first checkpoint has {first}; the names of the first are used"
     return replace(layout, discovery=discovery, notes=(*layout.notes, note))
 
 

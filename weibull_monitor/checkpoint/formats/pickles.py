@@ -341,7 +341,10 @@ class Leaf:
 
 
 def flatten(
-    value: Any, skip: Callable[[str], bool] = lambda _: False, limit: int = 1_000_000, characters: int = MAX_BYTES
+    value: Any,
+    skip: Callable[[str], bool] = lambda _: False,
+    limit: int = 1_000_000,
+    characters: int = MAX_BYTES // 4 // 4,
 ) -> dict[str, Leaf]:
     """The calls and names among the leaves of nested tables, by dotted path. A table that occurs several times is entered once.
 
