@@ -53,6 +53,4 @@ def test_differing_prefixes() -> None:
         found = differing_prefixes({theirs + n for n in layers}, {ours + n for n in layers})
         renamed = {found[0] + (ours + name).removeprefix(found[1]) for name in layers}
         assert renamed == {theirs + name for name in layers}
-            theirs + n for n in layers
-        )
     assert differing_prefixes(layers, layers | {"head.weight"}) == ("", "")

@@ -344,7 +344,7 @@ def flatten(
     value: Any,
     skip: Callable[[str], bool] = lambda _: False,
     limit: int = 1_000_000,
-    characters: int = MAX_BYTES // 4 // 4,
+    characters: int = MAX_BYTES // 4,
 ) -> dict[str, Leaf]:
     """The calls and names among the leaves of nested tables, by dotted path. A table that occurs several times is entered once.
 
