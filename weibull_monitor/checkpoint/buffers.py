@@ -39,6 +39,7 @@ def mark_buffers(tensors: Mapping[str, StoredTensor], ignored: Iterable[str] = (
         ignored: Regular expressions for names that the model's class ignores when it loads a checkpoint. They are used for
             buffers only: some classes also ignore whole layers, such as those that predict several tokens.
 
+    >>> import torch
     >>> mask = StoredTensor("h.0.attn.causal_mask", (1, 1, 8, 8), torch.float32)
     >>> mark_buffers({mask.name: mask})[mask.name].problem == BUFFER
     True
