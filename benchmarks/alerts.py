@@ -154,7 +154,7 @@ def strengths(place: str | Path, steps: Sequence[int] | None = None, names: set[
         for name, rule in RULES.items():
             found = rule(window, getattr(settings, name))
             if found is not None:
-                chosen = [n in names for n in window.facts.names] if names else [True] * len(window.facts)
+                chosen = [n in names for n in window.components.names] if names else [True] * len(window.components)
                 counted = found.strength[np.array(chosen) & ((found.severity > 1) | (found.strength < 1.0))]
                 highest[name] = max(highest[name], float(counted.max(initial=0.0)))
     return highest

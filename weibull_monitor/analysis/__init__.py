@@ -1,4 +1,4 @@
-"""The published models: what they had, what to expect of a model like them, and which are nearest to one."""
+"""The published models, and runs, samples or several runs compared with them."""
 
 from weibull_monitor.analysis.attention import Attention as Attention
 from weibull_monitor.analysis.attention import attention_of as attention_of

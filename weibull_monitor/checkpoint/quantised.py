@@ -1,4 +1,4 @@
-"""Which tensors of a checkpoint are quantised: their values alone are not the weights. They are named and skipped."""
+"""Marks the tensors of a checkpoint that are quantised. Their values alone are not the weights, so they are named and skipped."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ _COMPANIONS: Final = (
     ),
     (re.compile(r"_(?:blocks|scales)$"), "MXFP4"),
 )
-"""Names of what lies beside a quantised matrix, and the format that it is of."""
+"""Names of the tensors beside a quantised matrix, such as its scales, and the format that they belong to."""
 
 
-def marked(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
-    """The same tensors, those that are quantised with that as their problem, and without what lies beside them.
+def mark_quantised(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
+    """The tensors without those that only belong to a quantised matrix; quantised ones have that as their problem.
 
     >>> import torch
     >>> fp8 = StoredTensor("up.weight", (8, 8), torch.float8_e4m3fn)
-    >>> found = marked({"up.weight": fp8, "up.weight_scale_inv": StoredTensor("up.weight_scale_inv", (1, 1), torch.float32)})
+    >>> scale = StoredTensor("up.weight_scale_inv", (1, 1), torch.float32)
+    >>> found = mark_quantised({fp8.name: fp8, scale.name: scale})
     >>> found["up.weight"].problem, len(found)
     ('its storage is quantised (with scales apart)', 1)
     """
@@ -55,7 +56,7 @@ def marked(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
 
 
 def _packed(base: str, tensors: Mapping[str, StoredTensor]) -> str | None:
-    """The quantised matrix that something called after ``base`` lies beside."""
+    """The name of the quantised matrix that a companion called ``base`` and a suffix belongs to."""
     for suffix in (".qweight", ".weight_packed", ".weight", "_blocks"):
         tensor = tensors.get(base + suffix)
         if tensor is not None and (tensor.dtype is None or tensor.dtype.itemsize == 1):

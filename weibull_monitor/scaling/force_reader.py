@@ -64,7 +64,7 @@ class ForceReader:
     def before(self) -> None:
         """Measures the norms before the next step."""
         components = self._components()
-        pieces = {i: self._reader.holdings.pieces(components[i]) for i in Sums(components).read}
+        pieces = {i: self._reader.weights.pieces(components[i]) for i in Sums(components).read}
         self._norms = {
             components[i].name: squared_norm(here) for i, here in pieces.items() if here and not isinstance(here, str)
         }
@@ -128,19 +128,19 @@ class ForceReader:
 
         Or the reason why it has none; or None if it counts no element of it.
         """
-        holdings = self._reader.holdings
-        weights = holdings.pieces(component)
+        local = self._reader.weights
+        weights = local.pieces(component)
         if isinstance(weights, str):
             return weights
         if not weights:
             return None
-        held = holdings.held[component.parameter]
+        held = local.held[component.parameter]
         if id(held.optimized) not in owners:
             return "no tracked optimizer holds it in the form in which it is stored"
         state = adam_state(held.optimized, *owners[id(held.optimized)])
         if not isinstance(state, AdamState):
             return state
-        means, squares = holdings.pieces(component, state.mean), holdings.pieces(component, state.square)
+        means, squares = local.pieces(component, state.mean), local.pieces(component, state.square)
         if isinstance(means, str) or isinstance(squares, str):
             return f"the optimizer's state cannot be read: {means if isinstance(means, str) else squares}"
         after = sums_after(weights, means, squares, state)  # (3,)

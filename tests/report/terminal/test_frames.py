@@ -98,7 +98,7 @@ def test_alerts_that_stand_come_first_and_those_that_ended_after_them(tmp_path: 
     assert [alert.since for alert in shown.standing if alert.finding.rule == "nonfinite"] == [180]
     assert [alert.since for alert in shown.recent if alert.finding.rule == "nonfinite"] == [50]
     text = printed(shown, 120, 40)
-    assert text.index("error nonfinite") < text.index("over: nonfinite")
+    assert text.index("error nonfinite") < text.index("cleared: nonfinite")
 
 
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (60, 15), (100, 30), (200, 50)])

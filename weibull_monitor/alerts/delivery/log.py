@@ -1,4 +1,4 @@
-"""Alerts on the log ``weibull_monitor``, at the level of their severity; ends at level INFO."""
+"""Alerts on the log ``weibull_monitor``, at the level of their severity; cleared alerts at level INFO."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
 """Pickles read without running anything.
 
-A pickle is a program. This reader knows the instructions that tables of tensors are made of, and a short list of names that
-they may call; to each of these it gives a stand-in of its own that only remembers its arguments. A pickle that names
-anything else, or does more than that, is refused. torch's weights-only reader does not serve: it makes the tensors, and lets a
-few bytes ask for any amount of memory (``bytearray(2**40)``).
+A pickle is a program. This reader knows the instructions that tables of tensors need, and a short list of names that they may
+call. It calls none of them: a stand-in remembers the name and its arguments. A pickle that names anything else, or uses other
+instructions, is refused. torch's weights-only reader cannot be used, because it makes the tensors, and a few bytes can ask it for
+any amount of memory (``bytearray(2**40)``).
 
-The reader of the standard library that is written in Python is used, because the one written in C gives way to a table of 2**31
-entries for a few bytes.
+It extends the reader of the standard library that is written in Python; the one written in C allocates a table of 2**31 entries
+for a few bytes.
 """
 
 from __future__ import annotations
@@ -22,23 +22,21 @@ from weibull_monitor.errors import CheckpointError
 
 MAX_BYTES: Final = 64 << 20
 MAX_INSTRUCTIONS: Final = 4_000_000
-"""A tensor takes about 40, a shard of one about 25."""
-MAX_TEXT: Final = 1 << 16
-"""Characters of a number written out in decimal or of one argument list."""
+"""A tensor takes about 40, a shard about 25."""
 
 
-class Refused(Exception):
-    """Why a pickle is not read."""
+class UnsafePickle(Exception):
+    """A pickle that is not read, and why."""
 
 
 @dataclass
 class Call:
-    """A call that a pickle asks for, which is not made.
+    """A call that a pickle asks for. It is not made.
 
     Attributes:
-        name: What would be called, with its module.
+        name: Module and name of the function or class.
         arguments: Its arguments.
-        state: What the result would be given after.
+        state: The state that the result would be given afterwards.
     """
 
     name: str
@@ -50,14 +48,14 @@ class Call:
 
     @property
     def fields(self) -> dict[str, Any]:
-        """Its state by name, where it is one."""
+        """The state, if it is a table; else empty."""
         state = self.state[0] if isinstance(self.state, tuple) and self.state else self.state
         return state if isinstance(state, dict) else {}
 
 
 @dataclass(frozen=True)
 class Name:
-    """Something that a pickle names: a class, a function or a constant, of which nothing but the name is known."""
+    """A class, function or constant that a pickle names. It is not imported."""
 
     name: str
 
@@ -65,7 +63,7 @@ class Name:
 Persistent = Callable[[Any], Any]
 _KEYS: Final = (str, int, float, bool, bytes, type(None))
 
-_PICKLE: Any = pickle  # the class is documented, its Python form only by its name
+_PICKLE: Any = pickle  # the type stubs do not have its Python form
 
 
 class Reader(_PICKLE._Unpickler):  # type: ignore[misc]
@@ -74,42 +72,38 @@ class Reader(_PICKLE._Unpickler):  # type: ignore[misc]
     Args:
         data: The pickle.
         allowed: Names that it may use, as ``module.name``.
-        persistent: What stands for an object that is stored elsewhere.
+        persistent: Makes the stand-in for an object that is stored elsewhere, from its reference.
     """
 
     def __init__(self, data: bytes, allowed: frozenset[str], persistent: Persistent | None = None) -> None:
         if len(data) > MAX_BYTES:
-            raise Refused(f"it has {len(data):,} bytes, more than {MAX_BYTES:,}")
+            raise UnsafePickle(f"it has {len(data):,} bytes, more than {MAX_BYTES:,}")
         super().__init__(io.BytesIO(data), encoding="latin1")
         self._allowed, self._persistent = allowed, persistent
         self._left = MAX_INSTRUCTIONS
 
     def find_class(self, module: str, name: str) -> Any:
-        """What stands for a name."""
+        """The stand-in for a name."""
         full = f"{module}.{name}"
         if full not in self._allowed:
-            raise Refused(f"it asks for {full[:100]!r}, which could run code")
+            raise UnsafePickle(f"it asks for {full[:100]!r}, which could run code")
         return Name(full)
 
     def persistent_load(self, pid: Any) -> Any:
-        """What stands for something that is stored elsewhere."""
+        """The stand-in for an object that is stored elsewhere."""
         if self._persistent is None:
-            raise Refused("it refers to something stored elsewhere")
+            raise UnsafePickle("it refers to something stored elsewhere")
         return self._persistent(pid)
-
-    def get_extension(self, code: int) -> Any:
-        """Refused: a code stands for any name."""
-        raise Refused("it uses the registry of extensions")
 
     def _called(self, function: Any, arguments: Any) -> Any:
         if not isinstance(function, Name) or not isinstance(arguments, tuple):
-            raise Refused("it calls what is no function")
+            raise UnsafePickle("it calls something that is not a function")
         if function.name in ("collections.OrderedDict", "builtins.dict", "collections.defaultdict"):
             pairs = arguments[0] if arguments and isinstance(arguments[0], list) else []
             out: OrderedDict[Any, Any] = OrderedDict()
             for pair in pairs:
                 if not isinstance(pair, (list, tuple)) or len(pair) != 2:
-                    raise Refused("a table whose entries are no pairs")
+                    raise UnsafePickle("a table has entries that are not pairs")
                 out[_key(pair[0])] = pair[1]
             return out
         return Call(function.name, arguments)
@@ -125,7 +119,7 @@ class Reader(_PICKLE._Unpickler):  # type: ignore[misc]
         self.stack.append(self._called(self.stack.pop(), arguments))
 
     def load_newobj_ex(self) -> None:
-        """The same with named arguments, which are of no use here."""
+        """An object of a class with named arguments, which are not needed here."""
         self.stack.pop()
         self.load_newobj()
 
@@ -134,8 +128,8 @@ class Reader(_PICKLE._Unpickler):  # type: ignore[misc]
         state = self.stack.pop()
         if isinstance(self.stack[-1], Call):
             self.stack[-1].state = state
-        elif not isinstance(self.stack[-1], OrderedDict):  # of which the state, such as _metadata, is of no use
-            raise Refused("it changes what is no object")
+        elif not isinstance(self.stack[-1], OrderedDict):  # its state, such as _metadata, is not needed
+            raise UnsafePickle("it changes something that is not an object")
 
     def load_setitem(self) -> None:
         """An entry of a table."""
@@ -154,10 +148,6 @@ class Reader(_PICKLE._Unpickler):  # type: ignore[misc]
         items = self.pop_mark()
         self.append({_key(items[at]): items[at + 1] for at in range(0, len(items) - 1, 2)})
 
-    def load_additems(self) -> None:
-        """Entries of a set, of which there are none."""
-        raise Refused("it makes sets")
-
     def load_append(self) -> None:
         """An entry of a list."""
         value = self.stack.pop()
@@ -170,21 +160,19 @@ class Reader(_PICKLE._Unpickler):  # type: ignore[misc]
 
     def load_int(self) -> None:
         """A number in decimal."""
-        self.append(self._decimal())
+        line = self.readline()[:-1]
+        if len(line) > 32:
+            raise UnsafePickle("it holds a number of more than 32 digits")
+        if line in (b"00", b"01"):  # False and True in protocol 0
+            self.append(line == b"01")
+        else:
+            self.append(int(line.rstrip(b"L") or b"0"))
 
-    def load_long(self) -> None:
-        """A number in decimal."""
-        self.append(self._decimal())
+    load_long = load_int
 
     def load_long4(self) -> None:
         """A number of any length."""
-        raise Refused("it holds a number of more than 255 bytes")
-
-    def _decimal(self) -> int:
-        line = self.readline()[:-1]
-        if len(line) > 32:
-            raise Refused("it holds a number of more than 32 digits")
-        return {b"00": False, b"01": True}.get(line) if line in (b"00", b"01") else int(line.rstrip(b"L") or b"0")  # type: ignore[return-value]
+        raise UnsafePickle("it holds a number of more than 255 bytes")
 
     def _table(self) -> Any:
         top = self.stack[-1]
@@ -193,30 +181,30 @@ class Reader(_PICKLE._Unpickler):  # type: ignore[misc]
         if isinstance(top, Call):  # a class of tables
             top.state = top.state if isinstance(top.state, dict) else {}
             return top.state
-        raise Refused("it fills what is no table")
+        raise UnsafePickle("it fills something that is not a table")
 
     def _list(self) -> list[Any]:
         if type(self.stack[-1]) is not list:
-            raise Refused("it fills what is no list")
+            raise UnsafePickle("it fills something that is not a list")
         return self.stack[-1]
 
 
 def _refuse(reader: Reader) -> None:
-    raise Refused("it uses an instruction that tables of tensors have no use for")
+    raise UnsafePickle("it uses an instruction that tables of tensors do not need")
 
 
 def _counted(handler: Callable[[Reader], None]) -> Callable[[Reader], None]:
     def load(reader: Reader) -> None:
         reader._left -= 1
         if not reader._left:
-            raise Refused(f"it has more than {MAX_INSTRUCTIONS:,} instructions")
+            raise UnsafePickle(f"it has more than {MAX_INSTRUCTIONS:,} instructions")
         handler(reader)
 
     return load
 
 
 def _table_of_instructions() -> dict[int, Callable[[Reader], None]]:
-    """The base class' table, with its entries taken from `Reader` where that has its own, each counted."""
+    """The handlers of the base class, replaced by those of `Reader` where it has its own, and each counted."""
     out = {}
     unused = {pickle.INST[0], pickle.OBJ[0], pickle.EXT1[0], pickle.EXT2[0], pickle.EXT4[0], pickle.EMPTY_SET[0]}
     unused |= {pickle.FROZENSET[0], pickle.ADDITEMS[0], pickle.NEXT_BUFFER[0], pickle.READONLY_BUFFER[0]}
@@ -232,12 +220,12 @@ Reader.dispatch = _table_of_instructions()
 
 
 def _key(key: Any) -> Any:
-    """A key that can be hashed in no time."""
+    """The key, if hashing it is cheap."""
     if isinstance(key, (*_KEYS, Name, Call)):
         return key
     if isinstance(key, tuple) and len(key) < 64 and all(isinstance(k, _KEYS) for k in key):
         return key
-    raise Refused(f"a table has a {type(key).__name__} as a key")
+    raise UnsafePickle(f"a table has a {type(key).__name__} as a key")
 
 
 def read_pickle(data: bytes, what: str, allowed: frozenset[str], persistent: Persistent | None = None) -> Any:
@@ -247,10 +235,10 @@ def read_pickle(data: bytes, what: str, allowed: frozenset[str], persistent: Per
         data: The pickle.
         what: The file, for messages.
         allowed: Names that it may use.
-        persistent: What stands for an object that is stored elsewhere.
+        persistent: Makes the stand-in for an object that is stored elsewhere, from its reference.
 
     Raises:
-        CheckpointError: If it is no pickle, uses another name, or asks for more than it should. Nothing of it has been run.
+        CheckpointError: If it is not a pickle, uses another name, or asks for too much. Nothing of it has been run.
 
     >>> read_pickle(pickle.dumps({"a": [1, 2]}), "a file", frozenset())
     {'a': [1, 2]}
@@ -261,23 +249,23 @@ code. Nothing of it was run; save the weights alone, best as safetensors
     """
     try:
         return Reader(data, allowed, persistent).load()
-    except Refused as refused:
+    except UnsafePickle as error:
         raise CheckpointError(
-            f"{what} is not read: {refused}. Nothing of it was run; save the weights alone, best as safetensors"
-        ) from refused
+            f"{what} is not read: {error}. Nothing of it was run; save the weights alone, best as safetensors"
+        ) from error
     except CheckpointError:
         raise
     except Exception as error:  # an interpreter of corrupted bytes may fail in any way
         reason = str(error)[:80] or type(error).__name__
-        raise CheckpointError(f"{what} is no valid table of tensors ({reason}); the file is corrupted") from error
+        raise CheckpointError(f"{what} is not a valid table of tensors ({reason}); the file is corrupted") from error
 
 
-def flattened(value: Any, skip: Callable[[str], bool] = lambda _: False, limit: int = 1_000_000) -> dict[str, Any]:
-    """The leaves of nested tables by dotted path, each table gone into once.
+def flatten(value: Any, skip: Callable[[str], bool] = lambda _: False, limit: int = 1_000_000) -> dict[str, Any]:
+    """The leaves of nested tables by dotted path. A table that occurs several times is entered once.
 
     Args:
         value: A table.
-        skip: Paths not to go into.
+        skip: Whether to leave out a path and what is below it.
         limit: How many leaves there may be.
     """
     out: dict[str, Any] = {}

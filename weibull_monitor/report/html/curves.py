@@ -1,4 +1,4 @@
-"""What is drawn over the steps: classes and kinds, exact, with what is published of them and where the law says they go."""
+"""The curves over the steps: every class and kind, with the published range and the forecast of the scaling law."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from weibull_monitor.analysis import ExpectedRange, expected_range, initialisation_of
+from weibull_monitor.analysis import expected_range, initialisation_of
 from weibull_monitor.analysis.diagnosis import Diagnosis
 from weibull_monitor.measure.weibull import anchors
-from weibull_monitor.model.components import Component, distinct, representatives
+from weibull_monitor.model.components import Component, distinct
 from weibull_monitor.report.html.encoding import Array, Columns, error_of_median, floats, highest, lowest, median
+from weibull_monitor.report.kinds import by_kind
 
 CLASSES = ("selection", "transmission")
 
@@ -31,12 +32,9 @@ def classes(columns: Columns, diagnosis: Diagnosis | None) -> list[dict[str, Any
 
 def kinds(columns: Columns, diagnosis: Diagnosis | None) -> list[dict[str, Any]]:
     """k, λ and the law of every kind over the samples."""
-    shown = representatives(columns.components)
-    labels = list(dict.fromkeys(c.label for c in shown))
     diagnosed = {kind.median.kind: kind for kind in diagnosis.kinds} if diagnosis else {}
     found = []
-    for label in labels:
-        members = [c for c in shown if c.label == label]
+    for label, members in by_kind(columns.components).items():
         at = _places(columns, members)
         entry = {"name": label, "class": members[0].component_class, "matrices": len(at)}
         entry |= {"k": _band(columns, "k", at), "lambda": _band(columns, "lambda", at), "start": anchor(columns, at)}
@@ -49,18 +47,23 @@ def kinds(columns: Columns, diagnosis: Diagnosis | None) -> list[dict[str, Any]]
 
 
 def law(columns: Columns, at: Array) -> dict[str, Any] | None:
-    """Where a kind stands on the scaling law: medians over its matrices; None where no sample has √I.
+    """The scaling law for one kind: medians over its matrices; None where no sample has √I.
 
-    ``covered`` says whether the law is for it: for matrices of attention and of feed-forward layers (docs/scaling.md).
+    Args:
+        columns: The columns of the run.
+        at: Places of the kind's matrices in the columns.
 
-    ``line`` is λ if c had always been what it is at the last sample, √(λ_0²·exp(-2S) + c²·I): how far the curve keeps to it
-    says how constant c was.
+    Returns:
+        Among others ``covered``, whether the law covers the kind (attention and feed-forward layers, docs/scaling.md), and
+        ``line``, λ if c had always had its last value, √(λ_0²·exp(-2S) + c²·I): the closer λ follows it, the more constant
+        c was.
     """
-    root = columns["effective"][:, at]
+    root = columns["effective"][:, at]  # (samples, matrices)
     if not np.isfinite(root).any():
         return None
     spent, scale = columns["t_over_tau"][:, at], columns["lambda"][:, at]
     first = scale[0] if columns.history.baseline else np.full(len(at), np.nan)
+    # What decay has left of λ_0²; the rest of λ² was put there by the optimizer, and c is its ratio to √I.
     kept = first**2 * np.exp(-2.0 * np.nan_to_num(spent))
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio = np.sqrt(scale**2 - kept) / root
@@ -85,7 +88,7 @@ def law(columns: Columns, at: Array) -> dict[str, Any] | None:
 
 
 def anchor(columns: Columns, at: Array) -> dict[str, Any] | None:
-    """The initialisation that these matrices began with, by their baseline; None without one, or where it is like none."""
+    """The initialisation that fits the baseline of these matrices; None without a baseline, or if none fits."""
     if columns.history.baseline is None:
         return None
     start = median(columns["k"][:1, at])[0]
@@ -127,11 +130,7 @@ def _drift(columns: Columns, at: Array) -> Array:
 
 def _published(of: str, diagnosis: Diagnosis | None) -> dict[str, Any]:
     known = expected_range(of, diagnosis.sample.attention if diagnosis else None)
-    return {"published": _range(known)} if known else {}
-
-
-def _range(known: ExpectedRange) -> dict[str, Any]:
-    return {"low": known.low, "high": known.high, "models": known.models}
+    return {"published": {"low": known.low, "high": known.high, "models": known.models}} if known else {}
 
 
 def _places(columns: Columns, members: Sequence[Component]) -> Array:

@@ -106,7 +106,7 @@
       WM.make(
         "p",
         { class: "small-print" },
-        "Distance: root mean square of the differences in standard errors; about 1 for two published models of one type, none of which are further apart than 2.",
+        "Distance: root mean square of the differences in standard errors; about 1 between two published models of one type, and never above 2.",
       ),
     ];
   };
