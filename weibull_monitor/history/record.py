@@ -156,7 +156,9 @@ class History:
         """
         if column not in COLUMNS:
             raise KeyError(unknown("column", column, COLUMNS))
-        known = dict.fromkeys(c.name for part in (*self.runs, *self.snapshots) for c in part.components)
+        # Samples of one part of the run share one tuple of components: look at each once.
+        parts = {id(part.components): part.components for part in (*self.snapshots, *self.runs)}
+        known = dict.fromkeys(c.name for components in parts.values() for c in components)
         if component not in known:
             raise KeyError(unknown("component", component, known))
         pairs = [(snapshot.step, snapshot.values(column).get(component)) for snapshot in self.snapshots]

@@ -183,8 +183,8 @@ class Snapshot:
         """The flat metrics of this sample: finite floats by key. A value that does not exist has no key.
 
         Args:
-            detail: ``"kind"`` for at most 80 keys whatever the model's depth; ``"component"`` for three more per component, except
-                experts.
+            detail: ``"kind"`` for at most 80 keys whatever the model's depth; ``"component"`` for three more per component,
+                except experts.
         """
         # Only fits that exist count: a matrix without one must not hide the others of its kind.
         fits = {name: fit for name, fit in self.fits.items() if fit.available}

@@ -36,7 +36,7 @@ class HistoryWriter:
     """
 
     def __init__(self, output_dir: str | Path) -> None:
-        self.path = Path(output_dir) / FILE
+        self.path = Path(output_dir).absolute() / FILE
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._fd: int | None = os.open(

@@ -82,7 +82,9 @@ class TensorBoardTracker(NamedTracker):
             from torch.utils.tensorboard.summary import hparams
 
             # Into the writer's own file: its `add_hparams` would open another directory.
-            for summary in hparams(hyperparameters_of(record), dict.fromkeys((self._prefix + key for key in METRICS), 0.0)):
+            for summary in hparams(
+                hyperparameters_of(record), dict.fromkeys((self._prefix + key for key in METRICS), 0.0)
+            ):
                 self._writer.file_writer.add_summary(summary)
 
     def _purge(self, step: int) -> None:
@@ -121,7 +123,9 @@ class TensorBoardTracker(NamedTracker):
         heatmap = heatmap_of(snapshot)
         for panel in heatmap.panels:
             at = snapshot.step if step is None else step
-            self._writer.add_image(f"{prefix_of(snapshot.name)}{PICTURES}/{panel.key}", image(heatmap, panel), at, dataformats="HWC")
+            self._writer.add_image(
+                f"{prefix_of(snapshot.name)}{PICTURES}/{panel.key}", image(heatmap, panel), at, dataformats="HWC"
+            )
         self._writer.flush()
 
     def alert(self, alert: Alert, step: int | None = None) -> None:

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from weibull_monitor.errors import MissingDependencyError
+from weibull_monitor.errors import MissingDependencyError, say
 from weibull_monitor.history.snapshot import prefix_of
 from weibull_monitor.trackers.bands import bands_of
 from weibull_monitor.trackers.base import Host, NamedTracker
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from weibull_monitor.history.alert import Alert
     from weibull_monitor.history.record import RunRecord
     from weibull_monitor.history.snapshot import Snapshot
-
-logger = logging.getLogger("weibull_monitor")
 
 SUMMARIES: Final = {
     "weibull_k_min/*": "min,last",
@@ -134,7 +132,9 @@ class WandbTracker(NamedTracker):
             step: The value of the step metric; by default the optimizer step.
         """
         at = {STEP: snapshot.step, self._step_metric: snapshot.step if step is None else step}
-        self._add({prefix_of(snapshot.name) + key: value for key, value in media_of(snapshot).items()} | at, snapshot.step)
+        self._add(
+            {prefix_of(snapshot.name) + key: value for key, value in media_of(snapshot).items()} | at, snapshot.step
+        )
 
     def _add(self, row: dict[str, Any], step: int) -> None:
         if self._rows is None:
@@ -192,4 +192,4 @@ def media_of(snapshot: Snapshot) -> dict[str, Any]:
 
 @cache
 def _warn_once(message: str) -> None:
-    logger.warning("weibull_monitor: %s", message)
+    say(logging.WARNING, f"weibull_monitor: {message}")

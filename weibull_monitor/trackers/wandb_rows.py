@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
-logger = logging.getLogger("weibull_monitor")
+from weibull_monitor.errors import say
 
 PATIENCE: Final = 3
 """Samples that wait for a row of the owner before rows are made for them."""
@@ -54,6 +54,7 @@ class SharedRows:
         self._owner: int | None = None  # the last step= of the owner
         self._given = -1  # the step of W&B that its row got
         self._floor = 0  # W&B ignores rows below it, because of rows that were ended here
+        self._moved = False  # whether a row of the owner got another step than the owner's
         self._thread: int | None = None  # the thread that is logging for us
         self._log = getattr(run, "_log", None)  # `run.log` and `wandb.log` both call it
         if self._log is None:
@@ -144,7 +145,7 @@ class SharedRows:
         try:
             given = self._step_for(step)
         except Exception as error:
-            logger.warning("weibull_monitor: making room for a row of W&B failed (%s)", type(error).__name__)
+            say(logging.WARNING, f"weibull_monitor: making room for a row of W&B failed ({type(error).__name__})")
         self._log(data, given, commit)
         self._logged, self._silent = True, 0
 
@@ -164,12 +165,12 @@ class SharedRows:
                     self._end()
         lowest = max(self._floor, self._given + new)
         if step < lowest:
-            if self._given <= (self._owner or 0) and new:
-                logger.warning(
-                    "weibull_monitor: the run's owner logs step=%d to W&B after %d optimizer steps; from here on its rows "
-                    "get the later steps that W&B takes, in the same order",
-                    step,
-                    self._taken,
+            if not self._moved:
+                self._moved = True
+                say(
+                    logging.WARNING,
+                    f"weibull_monitor: this run logs to W&B with step={step} after {self._taken} optimizer steps, when W&B "
+                    f"already has rows of samples; its rows get later steps from here on ({lowest} for {step}), and none is lost",
                 )
             self._given = lowest
             return lowest
