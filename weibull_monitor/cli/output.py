@@ -125,8 +125,8 @@ def safe_output() -> Iterator[None]:
     finally:
         for name, stream in before.items():
             setattr(sys, name, stream)
-            if stream is not None and handlers[name] and not stream.closed:
-                _handle(stream, handlers[name])
+            if (handler := handlers[name]) and not stream.closed:
+                _handle(stream, handler)
 
 
 def _handle(stream: Any, errors: str) -> None:

@@ -157,7 +157,8 @@ class History:
         if column not in COLUMNS:
             raise KeyError(unknown("column", column, COLUMNS))
         # Samples of one part of the run share one tuple of components: look at each once.
-        parts = {id(part.components): part.components for part in (*self.snapshots, *self.runs)}
+        every = [*(s.components for s in self.snapshots), *(r.components for r in self.runs)]
+        parts = {id(components): components for components in every}
         known = dict.fromkeys(c.name for components in parts.values() for c in components)
         if component not in known:
             raise KeyError(unknown("component", component, known))
