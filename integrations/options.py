@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from weibull_monitor.alerts.stop import StopRequest, agreed
@@ -47,7 +48,8 @@ class CallbackOptions:
         given = _Arguments(every_n_steps, **options)
         given.check()
         self._options = {name: getattr(given, name) for name in option_fields(host=False)}
-        self._output_dir = self._options.pop("output_dir")
+        where = self._options.pop("output_dir")
+        self._output_dir = Path(where).absolute() if where else None  # the script may change its directory later
         trackers = self._options.pop("trackers")
         self._trackers: list[str | Tracker] | None = None if options.get("trackers", "auto") == "auto" else trackers
         self._due, self._stops = given.schedule, given.alert_options.stop_on is not None

@@ -36,7 +36,9 @@ class HistoryWriter:
     """
 
     def __init__(self, output_dir: str | Path) -> None:
-        self.path = Path(output_dir) / FILE
+        self.path = Path(output_dir).absolute() / FILE
+        self._owed: dict[str, Any] | None = None  # a run line that could not be written: samples are nothing without it
+        self._torn = False  # whether the last line in the file has no end
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._fd: int | None = os.open(
@@ -55,7 +57,8 @@ class HistoryWriter:
         line = asdict(replace(record, components=())) | {
             "components": [_component_to_json(c) for c in record.components]
         }
-        self._write({"type": "run"} | line)
+        self._owed = {"type": "run"} | line
+        self._pay()
 
     def write_snapshot(self, snapshot: Snapshot) -> None:
         """Writes a ``snapshot`` line: one array per column, aligned with the components; a value that does not exist is null."""
@@ -89,12 +92,27 @@ class HistoryWriter:
             os.close(self._fd)
             self._fd = None
 
+    def _pay(self) -> None:
+        if (owed := self._owed) is not None:
+            self._append(owed)
+            self._owed = None
+
     def _write(self, line: Mapping[str, Any]) -> None:
+        self._pay()
+        self._append(line)
+
+    def _append(self, line: Mapping[str, Any]) -> None:
         if self._fd is None:
             raise ConfigurationError(f"the history {self.path} is closed")
         data = json.dumps(line, separators=(",", ":"), allow_nan=False).encode() + b"\n"
-        while data:  # a regular file takes all of it, unless the disk is full: then the second write raises
-            data = data[os.write(self._fd, data) :]
+        if self._torn:  # ends what an earlier write left: this line must stand alone
+            data = b"\n" + data
+        whole = len(data)
+        try:
+            while data:  # a regular file takes all of it, unless the disk is full: then the second write raises
+                data = data[os.write(self._fd, data) :]
+        finally:
+            self._torn = bool(data) and (self._torn or len(data) < whole)
 
 
 def _component_to_json(component: Component) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from weibull_monitor.errors import ConfigurationError, Guard
+from weibull_monitor.errors import ConfigurationError, Guard, say
 from weibull_monitor.history import read_history
 from weibull_monitor.history.snapshot import Reference, Snapshot
 from weibull_monitor.measure.reader.reader import ModelReader
@@ -28,8 +28,6 @@ from weibull_monitor.monitor.sampling import QueuedSample, Sampler
 
 if TYPE_CHECKING:
     from weibull_monitor.alerts.stop import StopRequest
-
-logger = logging.getLogger("weibull_monitor")
 
 IN_FLIGHT = 4
 """Number of samples that may be on their way from an accelerator before the oldest is waited for. One is enough when samples are
@@ -103,7 +101,8 @@ class WeibullMonitor:
             if self._ranks is None and not self.discovery.components:
                 raise ConfigurationError(nothing_to_measure(model, self.discovery))
             by_default = f"runs/{datetime.now():%Y%m%d-%H%M%S}"
-            self.output_dir = Path(by_default if given.output_dir is None else given.output_dir)
+            # Absolute: the script may change its directory later, as Hydra does.
+            self.output_dir = Path(by_default if given.output_dir is None else given.output_dir).absolute()
             if self.is_main:
                 self._recorder = Recorder(self.output_dir, given, self._guard)
         self._reader.agree()
@@ -117,6 +116,7 @@ class WeibullMonitor:
 
             self._forces = ForceReader(self._reader, self._budgets, self._ranks)
         self._sampler = Sampler(model, self._reader, self._budgets, self._law, self._forces, self._ranks, self._guard)
+        self._sampler.name = given.name
         self._step, self._sampled = 0, -1
         self._baseline: dict[str, Reference] = {}
         self._resumed_from: int | None = None
@@ -340,8 +340,8 @@ class WeibullMonitor:
             self._recorder.begin(self._sampler.run_record(components, resumed_from))
 
     def _log_components(self) -> None:
-        logger.info("weibull_monitor measures\n%s", render(self.discovery))
+        say(logging.INFO, f"weibull_monitor measures\n{render(self.discovery)}")
         for message in by_reason({s.name: s.reason for s in self.discovery.skipped}, "cannot be measured").values():
-            logger.warning("weibull_monitor: %s", message)
+            say(logging.WARNING, f"weibull_monitor: {message}")
         if different := self._reader.different:
-            logger.warning("weibull_monitor: %s", differs(different))
+            say(logging.WARNING, f"weibull_monitor: {differs(different)}")

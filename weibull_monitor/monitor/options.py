@@ -44,7 +44,8 @@ class MonitorOptions:
             ``close()``. In a callback also ``"auto"``, the default there: the trackers or loggers of the Trainer.
         pictures_every: Number of samples between two heatmaps and tables, for trackers that show them; the last sample is always
             drawn. 0 for no pictures.
-        detail: ``"kind"`` logs about 75 metrics whatever the depth of the model; ``"component"`` adds three per matrix.
+        name: Name of the model, if several are monitored in one run: the keys of its metrics begin with ``<name>/``.
+        detail: ``"kind"`` logs at most 80 metrics whatever the depth of the model; ``"component"`` adds three per matrix.
         kinds: Maps regular expressions on parameter names to the kinds of the matching matrices; overrides recognition.
         include: Regular expressions on parameter names; only matching parameters are measured.
         exclude: Regular expressions on parameter names; matching parameters are not measured.
@@ -77,6 +78,7 @@ class MonitorOptions:
     output_dir: str | Path | None = None
     trackers: Iterable[str | Tracker] = ()
     pictures_every: int = EVERY
+    name: str | None = None
     detail: Detail = "kind"
     kinds: Mapping[str, str] | None = None
     include: str | Iterable[str] | None = None
@@ -106,6 +108,12 @@ class MonitorOptions:
         _ = self.alert_options, self.schedule
         if self.detail not in ("kind", "component"):
             raise ConfigurationError(f'detail is {self.detail!r}; it must be "kind" or "component"')
+        if self.name is not None and not (
+            isinstance(self.name, str) and re.fullmatch(r"[\w.-]+(/[\w.-]+)*", self.name)
+        ):
+            raise ConfigurationError(
+                f"name is {self.name!r}; it may have letters, digits, '_', '-', '.', and '/' between them"
+            )
         check_trackers(self.trackers)
         check_every(self.pictures_every)
 

@@ -10,7 +10,7 @@ from weakref import WeakValueDictionary
 from weibull_monitor.errors import Guard
 from weibull_monitor.history import HistoryWriter, RunRecord
 from weibull_monitor.history.record import History
-from weibull_monitor.history.snapshot import Snapshot
+from weibull_monitor.history.snapshot import Snapshot, prefix_of
 from weibull_monitor.monitor.options import MonitorOptions
 from weibull_monitor.trackers import as_trackers
 from weibull_monitor.trackers.pictures import Pictures
@@ -96,11 +96,15 @@ class Recorder:
         if self._plotted is None or snapshot.step >= 2 * self._plotted:
             self._plot(snapshot)
         alerts = self._alerts.observe(snapshot)
-        metrics = snapshot.metrics(self._detail) | self._alerts.metrics()
+        prefix = prefix_of(snapshot.name)
+        metrics = snapshot.metrics(self._detail) | {prefix + key: n for key, n in self._alerts.metrics().items()}
         for tracker in self._trackers:
             self._guard(f"logging to {type(tracker).__name__}", tracker.log, metrics, snapshot.step)
         self._alerts.deliver(alerts)
         self._pictures.log(snapshot)
+        for tracker in self._trackers:
+            if callable(settle := getattr(tracker, "settle", None)):
+                self._guard(f"logging to {type(tracker).__name__}", settle)
 
     def finish(self) -> None:
         """Draws the last sample while the host still has its trackers open."""

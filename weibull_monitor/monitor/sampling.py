@@ -61,7 +61,12 @@ class Sampler:
         forces: Reads the forces; None for no forces.
         ranks: The processes that measure together; None for this one alone.
         guard: Reports problems once.
+
+    Attributes:
+        name: Name of the model among several in one run; None if it has none.
     """
+
+    name: str | None = None
 
     def __init__(
         self,
@@ -130,6 +135,7 @@ class Sampler:
             forces=self._forces.forces(queued.forces, stepped) if self._forces and queued.forces else {},
             unchanged=None if last is None or last.step == step else self.count_unchanged(fits, scaling, last.fits),
             seconds=queued.seconds + time.perf_counter() - started,
+            name=self.name,
         )
 
     def count_unchanged(
@@ -171,6 +177,7 @@ class Sampler:
             attention=self.attention(),
             components=components,
             skipped={skipped.name: skipped.reason for skipped in discovery.skipped},
+            name=self.name,
         )
 
     def _stepped(self) -> dict[str, StepInfo]:

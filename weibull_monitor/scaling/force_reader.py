@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from weibull_monitor.errors import text_of
 from weibull_monitor.history.snapshot import Forces
 from weibull_monitor.measure.bins import bins_of
 from weibull_monitor.measure.reader.reader import ModelReader
@@ -88,7 +89,9 @@ class ForceReader:
             lost = {place: row for place, row in rows.items() if isinstance(row, str)}
         except Exception as error:  # the other ranks wait at the sum
             packed.zero_()
-            lost = dict.fromkeys(range(len(packed)), f"taking the sums failed ({type(error).__name__}: {error})")
+            lost = dict.fromkeys(
+                range(len(packed)), f"taking the sums failed ({type(error).__name__}: {text_of(error)})"
+            )
         for place, reason in lost.items():
             packed[place, _LOST] = 1.0
             self.reasons[components[sums.read[place]].name] = reason

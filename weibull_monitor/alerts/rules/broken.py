@@ -40,7 +40,7 @@ def dead(window: SampleWindow, settings: Dead) -> RuleResult | None:
         return None
     zeros, before = window.now("zeros"), window["zeros"][:-1]  # (components,), (samples, components)
     with quiet():
-        whole = (zeros >= window.components.numel) & (np.nanmin(before, axis=0) < window.components.numel)
+        whole = (zeros >= window.components.numel) & (np.fmin.reduce(before, axis=0) < window.components.numel)
         usual = _usual(before)
         allowed = settings.jump + settings.factor * usual
         strength = np.where(whole, CERTAIN, (zeros - usual) / allowed)

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from weibull_monitor.errors import text_of
 from weibull_monitor.measure.reader.counter import NOTE_NUMBERS, CountResult, Notes, readable
 from weibull_monitor.measure.reader.inventory import Inventory, merged
 from weibull_monitor.measure.reader.local_weights import LocalWeights
@@ -112,7 +113,7 @@ class DistributedCounter:
                 out[[row_of[index] for index in batch.indices]] = bucket.sent.pack(batch.counts).to(out)
         except Exception as error:  # whatever it is, the other ranks wait at the sum
             out.zero_()
-            unread = dict.fromkeys(bucket.indices, f"counting it failed ({type(error).__name__}: {error})")
+            unread = dict.fromkeys(bucket.indices, f"counting it failed ({type(error).__name__}: {text_of(error)})")
         out[[row_of[index] for index in unread], MISSING] = 1
         problems.update(unread)
         return out

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor
 
-from weibull_monitor.errors import ConfigurationError
+from weibull_monitor.errors import ConfigurationError, say, text_of
 
 JOIN_TIMEOUT = 300.0
 """Seconds that a new monitor waits for those of the other ranks: not all load their model equally fast."""
@@ -23,7 +23,6 @@ PATIENCE = 10.0
 _meetings: dict[tuple[int, ...], int] = {}
 """How many monitors this process has made with the ranks of each group: each meets its own."""
 
-logger = logging.getLogger("weibull_monitor")
 Item = TypeVar("Item")
 
 
@@ -89,7 +88,7 @@ class Ranks:
         try:
             yield
         except Exception as error:
-            store.set(f"{key}/problem", f"rank {self.rank}: {error}")
+            store.set(f"{key}/problem", f"rank {self.rank}: {text_of(error)}")
             store.set(f"{key}/complete", "no")
             raise
         store.set(f"{key}/{self.rank}", "here")
@@ -97,7 +96,7 @@ class Ranks:
             store.set(f"{key}/complete", "yes")
         patience = min(PATIENCE, timeout)
         if not _came(store, key, patience):
-            logger.warning("weibull_monitor: waiting for the monitor of %s", _some(self._missing(store, key)))
+            say(logging.WARNING, f"weibull_monitor: waiting for the monitor of {_some(self._missing(store, key))}")
             if not _came(store, key, timeout - patience):
                 missing = self._missing(store, key)
                 store.set(

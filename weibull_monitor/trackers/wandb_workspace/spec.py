@@ -174,7 +174,7 @@ def _classes(subject: Subject) -> Section:
 def _scale(subject: Subject) -> Section:
     over_steps = _per_kind(subject, "λ over steps", "lambda", "λ")
     if not subject.law:
-        return Section("Scale", (over_steps,))
+        return Section("Scale", (over_steps, _per_kind(subject, "λ of the highest block", "lambda_max", "λ")))
     law = replace(over_steps, title="λ against effective √(η/λ_wd)", x=EFFECTIVE, x_title="effective √(η/λ_wd)")
     rates = ("weibull_scaling/sqrt_eta_over_wd", EFFECTIVE)
     return Section(
@@ -182,6 +182,7 @@ def _scale(subject: Subject) -> Section:
         (
             law,
             over_steps,
+            _per_kind(subject, "λ of the highest block", "lambda_max", "λ"),
             _per_kind(subject, "λ at the end of the run, as forecast", "scaling/lambda_forecast", "λ"),
             _per_kind(subject, "budget ratio c", "scaling/budget_ratio", "c"),
             WorkspacePanel("√(η/λ_wd), plain and effective", rates),
