@@ -46,7 +46,7 @@ def host_milliseconds(blocks: int, rounds: int = 50) -> tuple[int, float, float]
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from weibull_monitor.measure.kernels.launch import Kernels
-    from weibull_monitor.measure.reader import launches as planned
+    from weibull_monitor.measure.reader import counter as planned
 
     class NoKernels(Kernels):
         def count(self, *args: Any, **kwargs: Any) -> None: ...

@@ -1,6 +1,6 @@
 """Runs the PTX of a kernel on the CPU, so that what a compiler made of it can be tested without a GPU.
 
-It is no simulator of a GPU: nothing here is a time. It executes what Triton's compiler emits for the kernels of this package,
+It does not simulate a GPU and measures no times. It executes what Triton's compiler emits for the kernels of this package,
 warp by warp, 32 lanes at once in numpy, and stricter than a GPU would:
 
 - global memory is what was lent to it, and each access has to lie within and be aligned to its width;

@@ -11,7 +11,7 @@ from gpu_parts import models
 from gpu_parts.machine import Budget, Machine
 from gpu_parts.page import Page, tried
 from weibull_monitor.measure.bins import bins_of
-from weibull_monitor.measure.count import count_by_kernel
+from weibull_monitor.measure.choose import count_by_kernel
 from weibull_monitor.measure.fit import WeibullFit
 from weibull_monitor.measure.kernels.table import rows_of
 from weibull_monitor.measure.plain.count import count_by_bincount

@@ -12,9 +12,8 @@ from torch import Tensor
 
 from weibull_monitor.errors import UnsupportedTensorError
 from weibull_monitor.measure.bins import bins_of
-from weibull_monitor.measure.count import count_magnitudes
+from weibull_monitor.measure.choose import count_magnitudes, solve
 from weibull_monitor.measure.plain.solve import MIN_BINS, MIN_VALUES, Column
-from weibull_monitor.measure.solve import solve
 from weibull_monitor.measure.transfer import PendingResult, to_host
 from weibull_monitor.model.components.storage import unsupported
 
@@ -109,7 +108,7 @@ def fit_weibull(weights: Tensor | Sequence[Tensor]) -> WeibullFit | list[Weibull
 
     Returns:
         The fit of the one tensor, or a list of fits in the order of the sequence. Zeros and non-finite values are left
-        out and counted; data that no line can be put through give a fit with ``available == False`` and a `reason`.
+        out and counted. Where no line can be fitted, ``available`` is False and `reason` says why.
 
     Raises:
         UnsupportedTensorError: For an integer, boolean, complex, meta, sparse, quantised or empty tensor.

@@ -64,7 +64,7 @@ class ForceReader:
     def before(self) -> None:
         """Measures the norms before the next step."""
         components = self._components()
-        pieces = {i: self._reader.holdings.pieces(components[i]) for i in Sums(components).read}
+        pieces = {i: self._reader.weights.pieces(components[i]) for i in Sums(components).read}
         self._norms = {
             components[i].name: squared_norm(here) for i, here in pieces.items() if here and not isinstance(here, str)
         }
@@ -128,7 +128,7 @@ class ForceReader:
 
         Or the reason why it has none; or None if it counts no element of it.
         """
-        holdings = self._reader.holdings
+        holdings = self._reader.weights
         weights = holdings.pieces(component)
         if isinstance(weights, str):
             return weights

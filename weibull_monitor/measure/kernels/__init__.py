@@ -30,8 +30,8 @@ _found: dict[torch.device, Kernels | None] = {}
 def kernels_for(device: torch.device, dtype: torch.dtype) -> Kernels | None:
     """The kernels of a device, compiled for a dtype; None where there are none.
 
-    Compiling takes seconds, or less from Triton's cache on disk; it happens at the first call for a dtype. If it fails, that is
-    logged once, and the device goes without kernels from then on.
+    Compiling takes seconds, or less from Triton's cache on disk; it happens at the first call for a dtype. A failure is logged
+    once, and the device goes without kernels from then on.
 
     Args:
         device: Any device.

@@ -1,26 +1,29 @@
-"""What counts a model, and the one that does it alone."""
+"""Counting a model of one process.
+
+What kernels can measure is prepared once: as long as nothing has moved in memory, a sample is a few launches.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
 
+import torch
 from torch import Tensor
 
+from weibull_monitor.measure.kernels import kernels_for
+from weibull_monitor.measure.kernels.plan import Plan
+from weibull_monitor.measure.kernels.table import ROWS
 from weibull_monitor.measure.reader.inventory import Inventory
-from weibull_monitor.measure.reader.launches import LaunchSet, Solved, planned
 from weibull_monitor.measure.reader.local_weights import LocalWeights
 from weibull_monitor.measure.reader.sums import CountedRows, Sums, count_components
 from weibull_monitor.model.components import Component
+from weibull_monitor.model.sharding.division import Agreement, alone
 
 Notes = Mapping[str, Sequence[float]]
 """Some numbers by parameter, `NOTE_NUMBERS` for each."""
 NOTE_NUMBERS = 16
-"""How many numbers a note holds; the first is NaN where there is no note."""
-
-if TYPE_CHECKING:
-    from weibull_monitor.model.sharding.division import Agreement
+"""How many numbers a note holds. The first is not zero."""
 
 
 @dataclass(frozen=True)
@@ -29,80 +32,97 @@ class CountResult:
 
     Attributes:
         rows: The rows of all components, by their place among those asked for; to be gone through once.
-        problems: Why components have no row of their own, or a wrong one, by their place.
+        problems: Why components have no row, by their place; complete when the rows have been gone through.
         notes: What the ranks noted about each parameter.
-        solved: Components that have been counted and solved on their device already.
+        solved: Results of `weibull_monitor.measure.solve` for components that were counted and solved on their device already,
+            with the places that their rows belong to.
     """
 
     rows: Iterable[CountedRows] = ()
     problems: Mapping[int, str] = field(default_factory=dict)
     notes: Notes = field(default_factory=dict)
-    solved: Solved = ()
-
-
-class Counter(Protocol):
-    """Counts the components of a model."""
-
-    is_main: bool
-
-    def agree(self, table: Inventory, holdings: LocalWeights) -> tuple[Inventory, Agreement]:
-        """What is measured on all ranks together, and who counts what of it."""
-
-    def count(
-        self, components: Sequence[Component], holdings: LocalWeights, settled: bool, step: int, notes: Notes
-    ) -> CountResult | None:
-        """Counts components, or says with None that what the ranks hold has changed and has to be agreed on again.
-
-        Args:
-            components: The same on all ranks.
-            holdings: What this rank holds.
-            settled: Whether that is what was agreed on.
-            step: The optimizer step.
-            notes: What this rank knows of its parameters.
-        """
+    solved: Sequence[tuple[Sequence[int], Tensor]] = ()
 
 
 class LocalCounter:
-    """Counts a model of one process."""
+    """Counts the components of a model of one process; `DistributedCounter` does so for many."""
 
     is_main = True
 
     def __init__(self) -> None:
-        self._planned: LaunchSet | None = None
+        self._launches: LaunchSet | None = None
 
-    def agree(self, table: Inventory, holdings: LocalWeights) -> tuple[Inventory, Agreement]:
+    def agree(self, table: Inventory, weights: LocalWeights) -> tuple[Inventory, Agreement]:
         """This process counts everything."""
-        from weibull_monitor.model.sharding.division import alone
-
-        return table, alone(holdings.held.values())
+        return table, alone(weights.held.values())
 
     def count(
-        self, components: Sequence[Component], holdings: LocalWeights, settled: bool, step: int, notes: Notes
+        self, components: Sequence[Component], weights: LocalWeights, step: int, notes: Notes
     ) -> CountResult | None:
-        """Counts components."""
-        if not settled:
+        """Counts components; None if the parameters of the model have changed, so that there has to be another agreement.
+
+        Args:
+            components: Those that are due.
+            weights: What this process holds.
+            step: The optimizer step, which many ranks compare.
+            notes: What this process knows of its parameters.
+        """
+        if not weights.refresh():
             return None
-        plan = self._planned
-        if plan is None or not plan.holds(components, holdings):
-            self._planned = None  # its memory is for the next
-            sums = Sums(components)
-            pieces, problems = readable(components, sums.read, holdings)
-            plan = self._planned = planned(components, sums, pieces, problems, holdings)
-            if plan is None:
-                return CountResult(sums.complete(count_components(pieces)), problems, notes)
-        pieces, problems = readable(components, plan.left, holdings)
-        rows = plan.sums.complete(count_components(pieces))
-        return CountResult(rows, {**plan.problems, **problems}, notes, plan.run())
+        key = (components, weights.addresses(components))
+        if self._launches is None or self._launches.key != key:
+            self._launches = None  # frees its memory for the next one
+            self._launches = _launches(key, weights)
+        launches = self._launches
+        pieces, problems = readable(components, launches.left, weights)
+        rows = launches.sums.complete(count_components(pieces))
+        return CountResult(rows, problems, notes, [(plan.indices, plan.run()) for plan in launches.plans])
+
+
+@dataclass(frozen=True)
+class LaunchSet:
+    """What kernels measure of some components, and what is left to plain torch.
+
+    Attributes:
+        key: The components, and where their parameters lie in memory: it is of use as long as these are the same.
+        sums: Which components are read, and which are sums of those.
+        plans: The launches, for each device and dtype.
+        left: The components of `Sums.read` that are not in any plan, by their place.
+    """
+
+    key: tuple[Sequence[Component], tuple[int, ...]]
+    sums: Sums
+    plans: tuple[Plan, ...]
+    left: tuple[int, ...]
+
+
+def _launches(key: tuple[Sequence[Component], tuple[int, ...]], weights: LocalWeights) -> LaunchSet:
+    """Prepares what the kernels can measure; nothing where parameters have no addresses."""
+    components, addresses = key
+    sums = Sums(components)
+    groups: dict[tuple[torch.device, torch.dtype], dict[int, Sequence[Tensor]]] = {}
+    pieces = readable(components, sums.read, weights)[0] if addresses else {}
+    for index, here in pieces.items():
+        if here:
+            groups.setdefault((here[0].device, here[0].dtype), {})[index] = here
+    plans = []
+    for (device, dtype), members in groups.items():
+        kernels = kernels_for(device, dtype)
+        if kernels is not None and all(len(sums.makes_up.get(index, ())) < ROWS for index in members):
+            plans.append((Plan(kernels, dtype, members, sums.makes_up), members))
+    planned = {index for _, members in plans for index in members}
+    left = tuple(index for index in sums.read if index not in planned)
+    return LaunchSet(key, sums, tuple(plan for plan, _ in plans), left)
 
 
 def readable(
-    components: Sequence[Component], indices: Iterable[int], holdings: LocalWeights
+    components: Sequence[Component], indices: Iterable[int], weights: LocalWeights
 ) -> tuple[dict[int, Sequence[Tensor]], dict[int, str]]:
     """The elements of components that can be read now, by their place, and why others cannot."""
     pieces: dict[int, Sequence[Tensor]] = {}
     problems: dict[int, str] = {}
     for index in indices:
-        here = holdings.pieces(components[index])
+        here = weights.pieces(components[index])
         if isinstance(here, str):
             problems[index] = here
         else:

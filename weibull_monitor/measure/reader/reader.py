@@ -1,4 +1,4 @@
-"""Reads a model: which of its matrices are measured now, and the fit of each, on one rank or on many together."""
+"""Reads a model: which of its matrices are due, and the fit of each, on one rank or on many together."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from weibull_monitor.measure.choose import solve
 from weibull_monitor.measure.fit import WeibullFit, delivered
 from weibull_monitor.measure.kernels import kernels_for
-from weibull_monitor.measure.reader.counter import Counter, CountResult, LocalCounter, Notes
-from weibull_monitor.measure.reader.inventory import table_of
+from weibull_monitor.measure.reader.counter import CountResult, LocalCounter, Notes
+from weibull_monitor.measure.reader.distributed import DistributedCounter
+from weibull_monitor.measure.reader.inventory import inventory_of
 from weibull_monitor.measure.reader.local_weights import LocalWeights
-from weibull_monitor.measure.solve import solve
 from weibull_monitor.measure.transfer import PendingResult, to_host
 from weibull_monitor.model.components import Component, Discovery
 from weibull_monitor.model.sharding import Ranks
 
 ATTEMPTS = 3
-"""How often the ranks try to agree on what there is to measure before they give up a sample."""
+"""How often the ranks try to agree on what to measure before they give up a sample."""
 
 
 class PendingMeasurement:
@@ -48,7 +49,7 @@ class PendingMeasurement:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one reading of a model gave. On other than the main rank there are no fits in it.
+    """What one reading of a model gave. Only the main rank has fits.
 
     Attributes:
         fits: The fit of each component that could be read, by name.
@@ -64,7 +65,7 @@ class Measurement:
 class ModelReader:
     """Fits the components of a model, again and again.
 
-    Each element is counted by one rank; the counts are summed over the ranks, and the main one makes the fits. Parameters that
+    Each element is counted by one rank; the counts are summed over the ranks, and the main rank makes the fits. Parameters that
     need no gradient are read once and remembered; parameters that come or go are noticed.
 
     Args:
@@ -75,19 +76,19 @@ class ModelReader:
 
     Attributes:
         table: What is measured, on all ranks together.
-        holdings: What this rank holds of it.
+        weights: What this rank holds of it.
         different: Parameters whose values differ between ranks that have them whole: those of the lowest rank are read.
         is_main: Whether this rank has the fits.
     """
 
     def __init__(self, model: nn.Module, find: Callable[[nn.Module], Discovery], ranks: Ranks | None = None) -> None:
         self._model, self._find = model, find
-        self._counter: Counter = _together(ranks) if ranks is not None else LocalCounter()
-        self.holdings = LocalWeights(model)
+        self._counter = LocalCounter() if ranks is None else DistributedCounter(ranks)
+        self.weights = LocalWeights(model)
         self._read_once: set[str] = set()
         self._frozen: dict[str, WeibullFit] = {}
         self.is_main = self._counter.is_main
-        self.table = table_of(model, self.holdings.held, find)
+        self.table = inventory_of(model, self.weights.held, find)
         self.different: tuple[str, ...] = ()
 
     @property
@@ -96,20 +97,20 @@ class ModelReader:
         return self.table.discovery
 
     def agree(self) -> None:
-        """Settles with the other ranks who counts what: to be called on all of them, before the first `read`."""
-        self.table, agreement = self._counter.agree(self.table, self.holdings)
-        self.holdings.settle(agreement)
+        """Agrees with the other ranks on who counts what: to be called on all of them, before the first `read`."""
+        self.table, agreement = self._counter.agree(self.table, self.weights)
+        self.weights.settle(agreement)
         self._read_once &= {c.name for c in self.discovery.components if not c.trainable}
         self.different = agreement.different
 
     def prepare(self) -> None:
-        """Has what the first reading needs compiled now: seconds, where there are kernels that were never used before."""
-        held = [self.holdings.held[name] for name in self.table.parameters if name in self.holdings.held]
+        """Compiles the kernels that the first reading needs: seconds, unless they are in Triton's cache."""
+        held = [self.weights.held[name] for name in self.table.parameters if name in self.weights.held]
         for device, dtype in sorted({(h.optimized.device, h.dtype) for h in held}, key=str):
             kernels_for(device, dtype)
 
     def read(self, step: int = 0, notes: Notes | None = None) -> PendingMeasurement:
-        """Reads every matrix once. On an accelerator the work is queued; on many ranks, their sum is waited for.
+        """Reads every matrix once. On an accelerator the work is queued; with many ranks this waits for their sums.
 
         Args:
             step: The optimizer step, which has to be the same on all ranks.
@@ -124,9 +125,8 @@ class ModelReader:
                 "a CUDA graph is being captured: call step() outside of the capture, after each replay of the graph"
             )
         for _ in range(ATTEMPTS):
-            settled = self.holdings.refresh()
             due = [c for c in self.discovery.components if c.trainable or c.name not in self._read_once]
-            counted = self._counter.count(due, self.holdings, settled, step, notes or {})
+            counted = self._counter.count(due, self.weights, step, notes or {})
             if counted is not None:
                 return self._reading(due, counted)
             self._find_anew()
@@ -138,10 +138,10 @@ class ModelReader:
 
     def optimized(self) -> Mapping[str, Tensor]:
         """The tensor that an optimizer holds for each parameter that is here, by the parameter's name."""
-        return self.holdings.optimized()
+        return self.weights.optimized()
 
     def _find_anew(self) -> None:
-        self.table = table_of(self._model, self.holdings.held, self._find)
+        self.table = inventory_of(self._model, self.weights.held, self._find)
         self.agree()
 
     def _reading(self, due: Sequence[Component], counted: CountResult) -> PendingMeasurement:
@@ -172,7 +172,7 @@ class ModelReader:
         return PendingMeasurement(queued, finish)
 
     def _queued(self, counted: CountResult) -> list[tuple[Sequence[int], PendingResult]]:
-        """Results on their way, of what was counted and of what is solved already."""
+        """The results of what was counted and of what was solved already, on their way to the host."""
         rows = iter(counted.rows)
         try:
             queued = [(batch.indices, to_host(solve(batch.counts, batch.bins))) for batch in rows]
@@ -180,9 +180,3 @@ class ModelReader:
             for _ in rows:  # after a failure too: the other ranks wait where the rest is summed
                 pass
         return [*queued, *((indices, to_host(result)) for indices, result in counted.solved)]
-
-
-def _together(ranks: Ranks) -> Counter:
-    from weibull_monitor.measure.reader.distributed import DistributedCounter  # not before there are ranks
-
-    return DistributedCounter(ranks)

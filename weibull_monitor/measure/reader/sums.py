@@ -1,4 +1,4 @@
-"""Counts of components: the parts of a parameter are counted, and the parameter is their sum. Each element is read once."""
+"""Counts of components: parts of a parameter are counted, and the whole is their sum. Each element is read once."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from weibull_monitor.measure.bins import Bins, bins_of
-from weibull_monitor.measure.count import count_magnitudes
+from weibull_monitor.measure.choose import count_magnitudes
 from weibull_monitor.model.components.component import Component
 
 ROWS_AT_ONCE = 128
-"""Rows of counts that are made together: 17 MiB. A model of 128 experts has tens of thousands of them."""
+"""Rows of counts that are made at a time: 17 MiB. A model of 128 experts has tens of thousands of rows."""
 
 
 @dataclass(frozen=True)
@@ -34,30 +34,30 @@ class CountedRows:
 class Sums:
     """Which components are read, and which are integer sums of those.
 
-    Where the parts of a parameter make it up completely, the row of the whole is the sum of their rows and costs no read of its
-    own. A whole of which parts are missing is read as it is.
+    If the parts of a parameter make it up completely, the row of the whole is the sum of their rows and costs no read of its
+    own. If parts are missing, the whole is read itself.
 
     Args:
         components: As `discover_components` returns them: all, some, or in another order.
 
     Attributes:
         read: The components that are read, by their place in the sequence.
-        makes_up: Of those, the wholes that each is a part of, by their place.
+        makes_up: The wholes that each of those is a part of, by their place.
     """
 
     def __init__(self, components: Sequence[Component]) -> None:
         self.makes_up = _makes_up(components)
-        self._waiting: dict[int, int] = {}  # rows that a sum waits for
+        self._waiting: dict[int, int] = {}  # how many rows each sum waits for
         for parents in self.makes_up.values():
             for parent in parents:
                 self._waiting[parent] = self._waiting.get(parent, 0) + 1
         self.read = tuple(index for index in range(len(components)) if index not in self._waiting)
 
     def complete(self, batches: Iterable[CountedRows]) -> Iterator[CountedRows]:
-        """The same rows, and those of the wholes as soon as their last part has come.
+        """The same rows, and those of each whole after its last part.
 
         Args:
-            batches: The rows of components in `read`, in any order. A whole of which a part does not come does not come either.
+            batches: The rows of components in `read`, in any order. If a part is missing, so is its whole.
         """
         waiting, sums = dict(self._waiting), dict[int, Tensor]()
         for batch in batches:
@@ -81,7 +81,7 @@ def count_components(pieces: Mapping[int, Sequence[Tensor]], rows_at_once: int =
     """Counts |w| of components, in batches of a bounded number of rows, grouped by device and dtype.
 
     Args:
-        pieces: By index the elements of each component, in one or several tensors; without any, it gets no row.
+        pieces: The elements of each component in one or several tensors, by its index; without tensors it gets no row.
         rows_at_once: How many rows to count together.
 
     >>> from torch import nn
@@ -110,33 +110,21 @@ def count_components(pieces: Mapping[int, Sequence[Tensor]], rows_at_once: int =
 
 
 def _makes_up(components: Sequence[Component]) -> dict[int, tuple[int, ...]]:
-    """For every component that is counted the components whose rows it is added to: those that their pieces make up."""
-    place = {
-        (component.parameter, component.part.label if component.part else ""): index
-        for index, component in enumerate(components)
-    }
-    pieces: dict[int, list[int]] = {}
-    above: dict[int, int] = {}
+    """For each component that is counted the wholes that its row is added to: those that their parts make up completely."""
+    place = {(c.parameter, c.part.label if c.part else ""): index for index, c in enumerate(components)}
+    above: dict[int, int] = {}  # the whole that a part is directly within
+    elements: dict[int, int] = {}  # of all parts of a whole together
     for index, component in enumerate(components):
-        if component.part is None:
-            continue
-        parent = place.get((component.parameter, component.part.within))
+        parent = place.get((component.parameter, component.part.within)) if component.part else None
         if parent is not None:
             above[index] = parent
-            pieces.setdefault(parent, []).append(index)
-    made_up = {
-        parent
-        for parent, members in pieces.items()
-        if sum(components[i].numel for i in members) == components[parent].numel
-    }
+            elements[parent] = elements.get(parent, 0) + component.numel
+    made_up = {parent for parent, numel in elements.items() if numel == components[parent].numel}
     out: dict[int, tuple[int, ...]] = {}
-    for index in range(len(components)):
-        if index in made_up:
-            continue
+    for index in above.keys() - made_up:
         chain, at = [], index
-        while at in above and above[at] in made_up:
-            at = above[at]
+        while (at := above.get(at, -1)) in made_up:
             chain.append(at)
         if chain:
             out[index] = tuple(chain)
-    return out
+    return dict(sorted(out.items()))

@@ -1,4 +1,4 @@
-"""Counts of |w| by float bit pattern: one read of the weights, in chunks, where they live.
+"""Counts of |w| and their fits: by kernels on devices that have them, in plain torch elsewhere. The one file that chooses.
 
 Counts are integers and add: over chunks, threads, ranks, experts and files. The order of the elements does not matter.
 """
@@ -14,31 +14,30 @@ from torch import Tensor
 from weibull_monitor.measure.bins import Bins
 from weibull_monitor.measure.kernels import kernels_for
 from weibull_monitor.measure.plain.count import count_by_bincount, count_by_scatter
+from weibull_monitor.measure.plain.solve import RESULT_COLUMNS, solve_on_device
+from weibull_monitor.measure.threads import alone
 
 if TYPE_CHECKING:
     from weibull_monitor.measure.kernels.launch import Kernels
-
 
 _QUEUED_ON_DEVICE = frozenset({"cuda", "xpu"})
 """Device types on which counting is queued without waiting. On others the weights are copied to the host chunk by chunk."""
 
 
 def count_magnitudes(tensors: Sequence[Tensor], bins: Bins, rows: Sequence[int] | None = None) -> Tensor:
-    """Counts the magnitudes of each tensor.
+    """Counts the magnitudes of each tensor in one read of the weights, in chunks, on the device where they live.
 
     Args:
         tensors: Tensors of dtype ``bins.dtype``, of any shape and strides, all on one device. Not modified, never copied
             whole.
         bins: The layout to count into.
-        rows: For each tensor the row that it is counted into, from 0 on, none left out; by default, each has its own.
+        rows: For each tensor the row that it is counted into, from 0 on without gaps; by default, each has its own.
 
     Returns:
         int64, shape (rows, bins.columns): zeros, finite bins, non-finite; on the tensors' device if that is ``cuda`` or
         ``xpu`` (queued: no synchronisation), else on the CPU.
     """
     device = tensors[0].device if tensors else torch.device("cpu")
-    if device.type == "cpu":
-        return count_by_bincount(tensors, bins, rows)
     if (kernels := kernels_for(device, bins.dtype)) is not None:
         return count_by_kernel(kernels, tensors, bins, rows)
     return (count_by_scatter if device.type in _QUEUED_ON_DEVICE else count_by_bincount)(tensors, bins, rows)
@@ -54,3 +53,25 @@ def count_by_kernel(
     table = kernels.table([tensor.detach() for tensor in tensors], [(row,) for row in rows])
     kernels.count(kernels.upload(table.pieces), kernels.upload(table.starts), counts, bins)
     return counts
+
+
+@torch.no_grad()
+def solve(counts: Tensor, bins: Bins) -> Tensor:
+    """Fits every row of counts.
+
+    Args:
+        counts: int64, shape (rows, bins.columns), as `count_magnitudes` returns it.
+        bins: The layout of the counts.
+
+    Returns:
+        float64, shape (rows, RESULT_COLUMNS), on the device of ``counts``, or on the CPU if that device has no
+        float64. A row that cannot be fitted holds NaN where there is no value. Nothing is synchronised on CUDA.
+    """
+    if (kernels := kernels_for(counts.device, bins.dtype)) is not None:
+        out = torch.empty(len(counts), RESULT_COLUMNS, dtype=torch.float64, device=counts.device)
+        same = torch.arange(len(counts), device=counts.device).unsqueeze(1).expand(-1, 2).contiguous()
+        kernels.solve(counts, same, bins, out)
+        return out
+    with alone():  # the pieces are small, and a team of threads would go on spinning for a while
+        counts = counts.cpu() if counts.device.type == "mps" else counts
+        return solve_on_device(counts, bins, trim=counts.device.type == "cpu")
