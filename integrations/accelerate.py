@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from accelerate.scheduler import AcceleratedScheduler
 from torch import nn
 
-from weibull_monitor.alerts.stop import agreed
+from weibull_monitor.alerts.stop import StopRequest, agreed
 from weibull_monitor.monitor.monitor import WeibullMonitor
 from weibull_monitor.scaling.learning_rates import Rule
 from weibull_monitor.trackers import Tracker
@@ -87,7 +87,7 @@ class AccelerateMonitor:
             self.monitor.step(step, last)
 
     @property
-    def stop_requested(self) -> int:
+    def stop_requested(self) -> StopRequest:
         """`WeibullMonitor.stop_requested`, the same on all processes. Read it on each of them, at the same steps."""
         return agreed(self.monitor.stop_requested)
 

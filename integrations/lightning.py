@@ -1,4 +1,4 @@
-"""Lightning's `Trainer`, imported as ``lightning`` or as ``pytorch_lightning``."""
+"""The callback for Lightning's `Trainer`, imported as ``lightning`` or as ``pytorch_lightning``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from weibull_monitor.alerts.dispatch import SAVE_AND_STOP
+from weibull_monitor.alerts.stop import StopRequest
 from weibull_monitor.monitor.monitor import WeibullMonitor
 from weibull_monitor.scaling.deepspeed import engine_of
 from weibull_monitor.scaling.optimizers import innermost
@@ -24,14 +24,13 @@ else:
 class WeibullCallback(CallbackOptions, _Callback):
     """Logs k and λ of every weight matrix while the Trainer trains: ``Trainer(callbacks=[WeibullCallback()])``.
 
-    It writes to every logger of the Trainer at Lightning's own step, and to ``<output_dir>/weibull/history.jsonl``. Its steps
-    are those of the optimizer, whatever the accumulation; where several optimizers take turns, batches in which any of them
-    stepped. Resumed, it goes on with the history and the baseline of the run that wrote the checkpoint.
+    It writes to every logger of the Trainer at Lightning's own step, and to ``<output_dir>/weibull/history.jsonl``. It counts
+    optimizer steps, with or without gradient accumulation; if several optimizers take turns, it counts the batches in which any
+    of them stepped. A resumed run continues the history and the baseline of the run that wrote the checkpoint.
 
-    Its arguments are those of `CallbackOptions`: ``every_n_steps``, ``trackers``, ``pictures_every``, ``output_dir``
-    (``trainer.log_dir`` by default, or where the resumed run has it), ``detail``, ``kinds``, ``include``, ``exclude``,
-    ``resolution``, ``alerts``, ``on_alert``, ``webhook``, ``stop_on``: then ``<output_dir>/weibull/stopped.ckpt`` is saved
-    before training ends.
+    Its arguments are those of `CallbackOptions`, documented in `MonitorOptions`. The default of ``output_dir`` is the directory
+    of the resumed run, or ``trainer.log_dir``. With ``stop_on``, ``<output_dir>/weibull/stopped.ckpt`` is saved before training
+    ends.
     """
 
     _hooks: Sequence[Any] = ()
@@ -43,19 +42,19 @@ class WeibullCallback(CallbackOptions, _Callback):
 
     @property
     def state_key(self) -> str:
-        """The same whatever the options, so that they can change on resumption; Lightning refuses a second callback."""
+        """Does not depend on the options, so that they can change on resumption. Lightning refuses a second callback."""
         return "weibull_monitor"
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Takes the baseline, or goes on where the checkpoint, or the last `fit`, ended."""
+        """Takes the baseline, or continues from the checkpoint or the last `fit`."""
         self._state, self.monitor = self.state_dict(), None
         if trainer.fast_dev_run:
             return
         place = self._guard("finding trainer.log_dir", lambda: trainer.log_dir)  # every process has to take part
-        self.monitor = self._guard("setting up weibull_monitor", lambda: self._begin(trainer, pl_module, place))
+        self.monitor = self._guard("setting up weibull_monitor", self._begin, trainer, pl_module, place)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Samples if optimizers take turns or DeepSpeed steps (one is sampled right after its step), and stops if asked to."""
+        """Samples if several optimizers take turns or DeepSpeed steps, and stops training if an alert asks for it."""
         if self._engine_steps is not None and self._engine_steps != (steps := trainer.strategy.model.global_steps):
             self._engine_steps, self._stepped = steps, True
         if self.monitor is not None and self._stepped:
@@ -64,29 +63,29 @@ class WeibullCallback(CallbackOptions, _Callback):
         step = trainer.global_step // max(1, len(trainer.optimizers))
         if step != self._asked_at and not trainer.should_stop:
             self._asked_at = step
-            if decision := self._stop_decision(step, trainer.world_size):
-                if decision == SAVE_AND_STOP:
+            if request := self._stop_request(step, trainer.world_size):
+                if request is StopRequest.SAVE_AND_STOP:
                     place = trainer.strategy.broadcast(str(self.monitor.output_dir) if self.monitor is not None else "")
                     trainer.save_checkpoint(Path(place, "weibull", "stopped.ckpt"))
                 trainer.should_stop = True
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """Samples the last step, unless it was, and closes the history and the trackers."""
+        """Samples the last step, unless it was sampled, and closes the history and the trackers."""
         self._end(sample_last=True)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """Closes the history and the trackers of a training that was interrupted."""
+        """Closes the history and the trackers after training was interrupted."""
         self._end(sample_last=trainer.world_size == 1)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs: the step, what each parameter group has spent, and where the history lies."""
+        """What a resumed run needs: the step, what each parameter group has spent, and the directory of the history."""
         if self.monitor is None:
             return dict(self._state)
         place = str(self.monitor.output_dir.resolve())
         return self.monitor.state_dict() | {"global_step": self._trainer.global_step, "output_dir": place}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from `state_dict` when training starts."""
+        """Continues from `state_dict` when training starts."""
         self._state, self.monitor = dict(state_dict), None
 
     def _begin(self, trainer: Any, pl_module: Any, log_dir: str | None) -> WeibullMonitor:
@@ -99,7 +98,7 @@ class WeibullCallback(CallbackOptions, _Callback):
         place = self._output_dir or (kept.parent if kept.is_dir() else log_dir or trainer.default_root_dir)
         if self._trackers is None and not trainer.loggers and trainer.is_global_zero:
             self._guard.once(f"the Trainer has no logger: k and λ are in {place}/weibull/history.jsonl only")
-        rules, total = self._guard("reading the schedule", lambda: schedule_of(trainer, pl_module)) or ([], None)
+        rules, total = self._guard("reading the schedule", schedule_of, trainer, pl_module) or ([], None)
         monitor = WeibullMonitor(
             measured(trainer, pl_module),
             trainer.optimizers,
@@ -113,7 +112,7 @@ class WeibullCallback(CallbackOptions, _Callback):
         self._trainer, self._stepped, self._engine_steps = trainer, False, None
         if any(
             map(engine_of, trainer.optimizers)
-        ):  # it steps the optimizer under it once a group, on part of the weights
+        ):  # it steps its optimizer once per group, each time on part of the weights
             self._engine_steps = trainer.strategy.model.global_steps
             return monitor
         for optimizer in map(innermost, trainer.optimizers):
@@ -122,7 +121,7 @@ class WeibullCallback(CallbackOptions, _Callback):
         return monitor
 
     def _after_step(self, monitor: WeibullMonitor, optimizer: Any, args: Any, kwargs: Any) -> None:
-        """Called by the optimizer itself: micro-batches and skipped steps do not count, and no scheduler has moved on."""
+        """Called by the optimizer itself, so micro-batches and skipped steps do not count, and no scheduler has stepped yet."""
         if len(self._hooks) == 1:
             monitor.step()
         else:

@@ -1,4 +1,4 @@
-"""What can be wrong with what a user passed in, and the guard that keeps failures of the monitor away from training."""
+"""The exceptions of this package, and the guard that keeps failures of the monitor away from training."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ Result = TypeVar("Result")
 
 
 class WeibullMonitorError(Exception):
-    """Base of every error that this package raises on purpose."""
+    """Base class of the exceptions of this package."""
 
 
 class UnsupportedTensorError(WeibullMonitorError, TypeError):
-    """A tensor whose values cannot be read as floats where they are: integer, complex, meta, sparse, quantised, empty."""
+    """A tensor that cannot be measured: integer, complex, meta, sparse, quantised or empty."""
 
 
 class ConfigurationError(WeibullMonitorError, ValueError):
-    """An argument out of its range, an unknown name, a directory that cannot be written."""
+    """An invalid argument: out of range, an unknown name, or a directory that cannot be written."""
 
 
 class CheckpointError(WeibullMonitorError, ValueError):
-    """A checkpoint that cannot be read: not there, of an unknown format, truncated, corrupted, or not safe to read."""
+    """A checkpoint that cannot be read: missing, of an unknown format, truncated, corrupted or unsafe."""
 
 
 class MissingDependencyError(WeibullMonitorError, ImportError):
-    """An optional library is needed and not installed; the message holds the exact install command."""
+    """A required optional library is not installed; the message gives the command that installs it."""
 
     def __init__(self, library: str, extra: str) -> None:
         super().__init__(f"{library} is not installed; run: pip install 'weibull-monitor[{extra}]'")
 
 
 class Guard:
-    """Runs pieces of the monitor's work so that no exception leaves it; each kind of failure is reported once.
+    """Calls functions of the monitor and catches their exceptions; each kind of failure is reported once.
 
     >>> guard = Guard()
     >>> guard("dividing", divmod, 7, 3)
@@ -48,12 +48,12 @@ class Guard:
     def __call__(
         self, what: str, work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
     ) -> Result | None:
-        """The result of ``work(*args, **kwargs)``, or None if it raises; ``what`` names it in the report."""
+        """Returns ``work(*args, **kwargs)``, or None if it raises; ``what`` names the work in the report."""
         try:
             return work(*args, **kwargs)
         except Exception as error:
             self.once(
-                f"{what} failed and is passed over ({type(error).__name__}: {error}); training goes on",
+                f"{what} failed and is skipped ({type(error).__name__}: {error}); training continues",
                 key=f"{what} {type(error).__name__}",
                 error=error,
             )

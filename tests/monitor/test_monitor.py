@@ -126,7 +126,7 @@ def test_a_tracker_that_raises_is_reported_once_and_stops_nothing(
     assert len(warnings) == 2  # one for logging, one for closing
     assert "Raising" in warnings[0]
     assert "the server is gone" in warnings[0]
-    assert "training goes on" in warnings[0]
+    assert "training continues" in warnings[0]
 
 
 def test_a_disk_that_fails_is_reported_once_and_stops_nothing(
