@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Final
 
 from torch import nn
 
 from weibull_monitor.model.components.feed_forward import Sibling, roles
-from weibull_monitor.model.components.names import ADAPTER, CROSS, SELF, Place, kind_by_name
+from weibull_monitor.model.components.names import ADAPTER, CROSS, PAIR, PARAMETRIZATION, SELF, Place, kind_by_name
 from weibull_monitor.model.components.tree import Leaf, is_block, place_of
 
 WHY: Final[Mapping[str, str]] = {
@@ -22,6 +22,7 @@ WHY: Final[Mapping[str, str]] = {
     "block": "in a block, but neither attention nor feed-forward",
     "anywhere": "outside of attention, feed-forward blocks and mixers",
     "bias": "a bias or scale of several dimensions, not a matrix",
+    "parametrization": "a parameter of a parametrization: what the layer makes with it is measured",
     "conv": "convolution, of a stem or of a convolutional network",
 }
 """Why a matrix is ``other``, by its place."""
@@ -39,6 +40,10 @@ def kinds(leaves: Sequence[Leaf], lm_head: nn.Module | None = None) -> list[tupl
     """
     # What a matrix is by itself comes first; the rest are compared with the other matrices of their attention or block.
     found: list[tuple[str, str] | None] = [_alone(leaf, lm_head) for leaf in leaves]
+    names = {leaf.name for leaf in leaves}
+    for index, leaf in enumerate(leaves):
+        if re.search(ADAPTER, leaf.name):
+            found[index] = (_adapter(leaf.name, names), "")
     units: dict[str, list[int]] = defaultdict(list)
     for index, leaf in enumerate(leaves):
         if found[index] is None:
@@ -51,8 +56,8 @@ def kinds(leaves: Sequence[Leaf], lm_head: nn.Module | None = None) -> list[tupl
 
 def _alone(leaf: Leaf, lm_head: nn.Module | None) -> tuple[str, str] | None:
     """The kind of a matrix that does not depend on its siblings; None if it does."""
-    if re.search(ADAPTER, leaf.name):
-        return "adapter", ""
+    if PARAMETRIZATION in leaf.name:
+        return "other", WHY["parametrization"]
     if isinstance(leaf.owner, nn.Embedding):
         return "embedding", ""
     if lm_head is not None and leaf.owner is lm_head:
@@ -69,6 +74,23 @@ def _alone(leaf: Leaf, lm_head: nn.Module | None) -> tuple[str, str] | None:
     if leaf.place in ("outside", "anywhere"):
         return _named(leaf, "anywhere") or ("other", WHY["conv" if leaf.tensor.dim() > 2 else leaf.place])
     return None
+
+
+def _adapter(name: str, names: Set[str]) -> str:
+    """The kind of an adapter's matrix: ``adapter_a`` and ``adapter_b`` if both of a pair are there.
+
+    >>> _adapter("q.lora_A.weight", {"q.lora_A.weight", "q.lora_B.weight"}), _adapter("q.lora_A.weight", {"q.lora_A.weight"})
+    ('adapter_a', 'adapter')
+    """
+    found = PAIR.search(name)
+    if found is None:
+        return "adapter"
+    group = "letter" if found["letter"] else "word"
+    start, stop = found.span(group)
+    other = {"A": "B", "B": "A", "a": "b", "b": "a", "down": "up", "up": "down"}[found[group]]
+    if name[:start] + other + name[stop:] not in names:
+        return "adapter"
+    return "adapter_a" if found[group] in ("A", "a", "down") else "adapter_b"
 
 
 def _together(siblings: Sequence[Leaf]) -> list[tuple[str, str]]:

@@ -10,7 +10,7 @@ from typing import Final
 
 from torch import Tensor, nn
 
-from weibull_monitor.model.components.names import ADAPTER, Place, clean_name, kind_by_name, place_by_name
+from weibull_monitor.model.components.names import ADAPTER, PARAMETRIZATION, Place, clean_name, kind_by_name, place_by_name
 
 Chain = tuple[tuple[str, nn.Module], ...]
 """(name, module) from the outermost module below the root down to some module."""
@@ -57,7 +57,7 @@ def leaves(model: nn.Module, parameters: Mapping[str, Tensor]) -> Iterator[Leaf]
     names = {parameter: clean_name(parameter, peft) for parameter in parameters}
     held: Counter[str] = Counter()  # matrices at or below each path; adapters do not count, they sit beside any matrix
     for name in names.values():
-        if not re.search(ADAPTER, name):
+        if not re.search(ADAPTER, name) and PARAMETRIZATION not in name:
             segments = name.split(".")
             held.update(".".join(segments[:depth]) for depth in range(len(segments)))
     known: dict[tuple[str, int], tuple[Place, str, nn.Module]] = {}
