@@ -10,7 +10,7 @@ from typing import Final
 from torch import nn
 
 from weibull_monitor.model.components.feed_forward import Sibling, roles
-from weibull_monitor.model.components.names import ADAPTER, CROSS, PAIR, PARAMETRIZATION, SELF, Place, kind_by_name
+from weibull_monitor.model.components.names import ADAPTER, CROSS, GENERAL, PAIR, PARAMETRIZATION, SELF, Place, kind_by_name
 from weibull_monitor.model.components.tree import Leaf, is_block, place_of
 
 WHY: Final[Mapping[str, str]] = {
@@ -99,7 +99,7 @@ def _together(siblings: Sequence[Leaf]) -> list[tuple[str, str]]:
     if place == "attention":
         return _attention(siblings)
     found: list[tuple[str, str]] = []
-    named = [next((path for path in leaf.paths if kind_by_name(path, place)), leaf.paths[-1]) for leaf in siblings]
+    named = [next((p for p in _telling_first(leaf) if kind_by_name(p, place)), leaf.paths[-1]) for leaf in siblings]
     shapes = _features(siblings)
     # In a feed-forward block every matrix has a role; in a block that holds them itself only those whose names say so.
     takes_part = [
@@ -136,8 +136,8 @@ def _attention(siblings: Sequence[Leaf]) -> list[tuple[str, str]]:
 
 
 def _named(leaf: Leaf, place: Place) -> tuple[str, str] | None:
-    """The kind that a matrix's name stands for at a place, by the outermost of its paths that has one."""
-    for path in leaf.paths:
+    """The kind that a matrix's name stands for at a place, by the first of its paths that has one."""
+    for path in _telling_first(leaf):
         kind = kind_by_name(path, place)
         if kind == "lm_head" and path is not leaf.paths[-1]:
             continue  # BERT's prediction head: its other matrix is the one that is tied to the embedding
@@ -150,6 +150,11 @@ def _named(leaf: Leaf, place: Place) -> tuple[str, str] | None:
         if kind:
             return kind, ""
     return None
+
+
+def _telling_first(leaf: Leaf) -> list[str]:
+    """The paths that stand for a matrix, outermost first; those that end in a name that says little come last."""
+    return sorted(leaf.paths, key=lambda path: path.rpartition(".")[2] in GENERAL)
 
 
 def _is_vector(leaf: Leaf) -> bool:

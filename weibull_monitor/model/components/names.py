@@ -130,6 +130,22 @@ PARAMETRIZATION: Final = ".parametrizations."
 """In the path of the parameters of a parametrization (`torch.nn.utils.parametrize`)."""
 
 
+GENERAL: Final = frozenset(
+    ("linear", "dense", "proj", "projection", "projection_layer", "base_layer", "base", "layer", "fc", "out", "output", "weight")
+    + ("module", "wrapped", "inner", "orig", "original", "conv", "final", "post", "matrix", "kernel", "mod", "lin", "main")
+)
+"""Names of modules that say little: a telling name above one of them says what its matrix is."""
+
+
+def telling(path: str, place: Place) -> bool:
+    """Whether the last segment of a path stands for a kind at a place, and is not one of the `GENERAL` names.
+
+    >>> telling("self_attn.q_proj", "attention"), telling("self_attn.q_proj.linear", "attention")
+    (True, False)
+    """
+    return path.rpartition(".")[2] not in GENERAL and kind_by_name(path, place) is not None
+
+
 class Row(NamedTuple):
     """A row of the table of kinds: a kind, the place where it applies, and the ends of module paths that stand for it."""
 
