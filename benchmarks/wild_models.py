@@ -31,7 +31,15 @@ MAX_ELEMENTS: Final = 6_000_000
 """Models above this are made smaller, if they can be."""
 AT_ONCE: Final = 40
 LAYERS: Final = ("layers", "layer", "depth", "blocks", "depths")
-COUNTS: Final = ("expert", "vocab", "codebook_size", "num_labels", "num_queries", "max_position", "cross_attention_freq")
+COUNTS: Final = (
+    "expert",
+    "vocab",
+    "codebook_size",
+    "num_labels",
+    "num_queries",
+    "max_position",
+    "cross_attention_freq",
+)
 
 
 @dataclass(frozen=True)
@@ -106,7 +114,11 @@ def _smaller(name: str, value: int, divisor: int) -> int:
         return min(value, 2)
     if any(word in name for word in COUNTS):
         return min(value, 4 if "expert" in name and "size" not in name and "dim" not in name else 512)
-    if value >= 64 and value % divisor == 0 and not any(word in name for word in ("image", "patch", "position", "length")):
+    if (
+        value >= 64
+        and value % divisor == 0
+        and not any(word in name for word in ("image", "patch", "position", "length"))
+    ):
         return value // divisor
     return value
 

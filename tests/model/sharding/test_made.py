@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -53,10 +52,11 @@ WAYS: dict[str, Callable[[nn.Module], object]] = {
 
 def used(layer: nn.Module) -> Tensor:
     """What a layer computes with outside of training."""
-    other = copy.deepcopy(layer).eval()
     seen: list[Tensor] = []
-    other.register_forward_hook(lambda module, args, out: seen.append(module.weight.detach().clone()))
-    other(torch.zeros(1, 64))
+    hook = layer.register_forward_hook(lambda module, args, out: seen.append(module.weight.detach().clone()))
+    layer.eval()(torch.zeros(1, layer.in_features))  # type: ignore[operator]
+    layer.train()
+    hook.remove()
     return seen[0]
 
 

@@ -78,9 +78,7 @@ class LocalWeights:
     def addresses(self, components: Sequence[Component]) -> tuple[int, ...]:
         """The address of each parameter in memory, of the components that `stays` says so of; 0 for others."""
         firsts = {component.parameter: component for component in components}
-        return tuple(
-            self.held[name].optimized.data_ptr() if self.stays(first) else 0 for name, first in firsts.items()
-        )
+        return tuple(self.held[name].optimized.data_ptr() if self.stays(first) else 0 for name, first in firsts.items())
 
     def optimized(self) -> Mapping[str, Tensor]:
         """The tensor that an optimizer holds for each parameter, by the parameter's name."""

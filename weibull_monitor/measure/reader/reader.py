@@ -161,7 +161,9 @@ class ModelReader:
         if self._watch is None:
             return []
         self.weights.refresh()
-        return self._watch.moved(self.weights, dict.fromkeys(c.parameter for c in self.discovery.components if not c.trainable))
+        return self._watch.moved(
+            self.weights, dict.fromkeys(c.parameter for c in self.discovery.components if not c.trainable)
+        )
 
     def _find_anew(self) -> None:
         self.table = inventory_of(self._model, self.weights.held, self._find)

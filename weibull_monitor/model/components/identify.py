@@ -10,7 +10,16 @@ from typing import Final
 from torch import nn
 
 from weibull_monitor.model.components.feed_forward import Sibling, roles
-from weibull_monitor.model.components.names import ADAPTER, CROSS, GENERAL, PAIR, PARAMETRIZATION, SELF, Place, kind_by_name
+from weibull_monitor.model.components.names import (
+    ADAPTER,
+    CROSS,
+    GENERAL,
+    PAIR,
+    PARAMETRIZATION,
+    SELF,
+    Place,
+    kind_by_name,
+)
 from weibull_monitor.model.components.tree import Leaf, is_block, place_of
 
 WHY: Final[Mapping[str, str]] = {

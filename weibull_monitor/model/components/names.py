@@ -131,8 +131,35 @@ PARAMETRIZATION: Final = ".parametrizations."
 
 
 GENERAL: Final = frozenset(
-    ("linear", "dense", "proj", "projection", "projection_layer", "base_layer", "base", "layer", "fc", "out", "output", "weight")
-    + ("module", "wrapped", "inner", "orig", "original", "conv", "final", "post", "matrix", "kernel", "mod", "lin", "main")
+    (
+        "linear",
+        "dense",
+        "proj",
+        "projection",
+        "projection_layer",
+        "base_layer",
+        "base",
+        "layer",
+        "fc",
+        "out",
+        "output",
+        "weight",
+    )
+    + (
+        "module",
+        "wrapped",
+        "inner",
+        "orig",
+        "original",
+        "conv",
+        "final",
+        "post",
+        "matrix",
+        "kernel",
+        "mod",
+        "lin",
+        "main",
+    )
 )
 """Names of modules that say little: a telling name above one of them says what its matrix is."""
 

@@ -105,9 +105,7 @@ def _spectral(module: nn.Module, hook: SpectralNorm) -> Tensor:
 
 def _through(chain: parametrize.ParametrizationList) -> Tensor:
     """What a chain of parametrizations makes of its originals in evaluation mode, by copies of its modules."""
-    originals = (
-        [chain.original] if chain.is_tensor else [getattr(chain, f"original{i}") for i in range(chain.ntensors)]
-    )
+    originals = [chain.original] if chain.is_tensor else [getattr(chain, f"original{i}") for i in range(chain.ntensors)]
     steps = [step for name, step in chain._modules.items() if name.isdigit() and step is not None]
     ours = all(type(step).__module__ == "torch.nn.utils.parametrizations" for step in steps)
     with nullcontext() if ours else _random_state_kept(originals):
