@@ -130,37 +130,12 @@ PARAMETRIZATION: Final = ".parametrizations."
 """In the path of the parameters of a parametrization (`torch.nn.utils.parametrize`)."""
 
 
-GENERAL: Final = frozenset(
-    (
-        "linear",
-        "dense",
-        "proj",
-        "projection",
-        "projection_layer",
-        "base_layer",
-        "base",
-        "layer",
-        "fc",
-        "out",
-        "output",
-        "weight",
-    )
-    + (
-        "module",
-        "wrapped",
-        "inner",
-        "orig",
-        "original",
-        "conv",
-        "final",
-        "post",
-        "matrix",
-        "kernel",
-        "mod",
-        "lin",
-        "main",
-    )
-)
+# fmt: off
+GENERAL: Final = frozenset((
+    "linear", "dense", "proj", "projection", "projection_layer", "base_layer", "base", "layer", "fc", "out", "output", "weight",
+    "module", "wrapped", "inner", "orig", "original", "conv", "final", "post", "matrix", "kernel", "mod", "lin", "main",
+))
+# fmt: on
 """Names of modules that say little: a telling name above one of them says what its matrix is."""
 
 
