@@ -77,7 +77,7 @@ def test_adapters_move_and_the_frozen_base_is_read_once(tmp_path: Path, caplog: 
     history = read_history(tmp_path)
     assert [snapshot.step for snapshot in history.snapshots] == [0, 1, 2, 3, 4]
     kinds = {component.name: component.kind for component in history.components}
-    adapters = [name for name, kind in kinds.items() if kind == "adapter"]
+    adapters = [name for name, kind in kinds.items() if kind.startswith("adapter_")]
     assert len(adapters) == 2 * 2 * 2  # two blocks, two modules, A and B
     assert kinds[f"{Q0}.weight"] == "attn_q"
 

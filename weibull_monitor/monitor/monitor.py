@@ -97,7 +97,7 @@ class WeibullMonitor:
             given.check()
             self._due = given.schedule
             find = finder(given.kinds, given.include, given.exclude, given.resolution)
-            self._reader = ModelReader(model, find, self._ranks)
+            self._reader = ModelReader(model, find, self._ranks, given.frozen)
             if self._ranks is None and not self.discovery.components:
                 raise ConfigurationError(nothing_to_measure(model, self.discovery))
             by_default = f"runs/{datetime.now():%Y%m%d-%H%M%S}"
@@ -320,7 +320,7 @@ class WeibullMonitor:
     def _log(self, snapshot: Snapshot | None) -> None:
         if self._recorder is None or snapshot is None:
             return
-        if [c.name for c in self._recorded] != [c.name for c in snapshot.components]:
+        if self._recorded != snapshot.components:  # another dtype or shape, or frozen from now on, is another line too
             self._record_run(snapshot.components, snapshot.step)
         self.last = snapshot
         self._recorder.log(snapshot)

@@ -9,10 +9,11 @@ from dataclasses import Field, dataclass, field, fields
 from difflib import get_close_matches
 from functools import cached_property, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Concatenate, Final, Literal, ParamSpec
+from typing import TYPE_CHECKING, Any, Concatenate, Final, Literal, ParamSpec, get_args
 
 from weibull_monitor.errors import ConfigurationError
 from weibull_monitor.history.snapshot import Detail
+from weibull_monitor.measure.reader.reader import Frozen
 from weibull_monitor.model.components import Resolution
 from weibull_monitor.model.sharding.ranks import JOIN_TIMEOUT
 from weibull_monitor.monitor.schedule import Schedule
@@ -52,6 +53,9 @@ class MonitorOptions:
         resolution: ``"parameter"`` measures stored matrices only; ``"matrix"`` also the parts of fused matrices (q, k and v; gate
             and up; each expert); ``"head"`` also each attention head. ``"auto"`` is ``"matrix"``, without single experts if they
             would make more than 2,000 components.
+        frozen: ``"read"`` reads matrices that need no gradient at every sample, since they may move all the same (the
+            discriminator of a GAN, an EMA teacher, merged adapters). ``"once"`` reads them once, and again if their version or
+            a few of their elements have changed: for a large frozen base.
         scheduler: The learning-rate scheduler, for the forecast of λ: one per optimizer, or a function of the optimizer step
             (from 1) that the learning rate is proportional to. It is read and never stepped.
         total_steps: Number of optimizer steps of the whole run, for the forecast of λ.
@@ -84,6 +88,7 @@ class MonitorOptions:
     include: str | Iterable[str] | None = None
     exclude: str | Iterable[str] | None = None
     resolution: Resolution | Literal["auto"] = "auto"
+    frozen: Frozen = "read"
     scheduler: Any = field(default=None, metadata=FROM_HOST)
     total_steps: int | None = field(default=None, metadata=FROM_HOST)
     forces: bool = False
@@ -114,6 +119,8 @@ class MonitorOptions:
             raise ConfigurationError(
                 f"name is {self.name!r}; it may have letters, digits, '_', '-', '.', and '/' between them"
             )
+        if self.frozen not in get_args(Frozen):
+            raise ConfigurationError(f'frozen is {self.frozen!r}; it must be "read" or "once"')
         check_trackers(self.trackers)
         check_every(self.pictures_every)
 

@@ -15,7 +15,7 @@ from weibull_monitor.history.snapshot import Reference, Scaling, Snapshot
 from weibull_monitor.measure import WeibullFit
 from weibull_monitor.measure.bins import MANTISSA_BITS
 from weibull_monitor.measure.reader.reader import ModelReader, PendingMeasurement
-from weibull_monitor.model.components import Component, by_reason
+from weibull_monitor.model.components import Component, by_reason, moved
 from weibull_monitor.model.sharding import Ranks
 
 if TYPE_CHECKING:
@@ -93,6 +93,8 @@ class Sampler:
             forces = self._forces.collect()
             self._report(self._forces.reasons, "have no forces")
         pending = self._reader.read(step, pack(stepped) if self._ranks is not None else None)
+        if self._reader.moved:
+            self._guard.once(moved(self._reader.moved), key="frozen matrices moved")
         return QueuedSample(
             step=step,
             time=time.time(),

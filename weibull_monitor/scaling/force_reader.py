@@ -65,10 +65,11 @@ class ForceReader:
     def before(self) -> None:
         """Measures the norms before the next step."""
         components = self._components()
-        pieces = {i: self._reader.weights.pieces(components[i]) for i in Sums(components).read}
-        self._norms = {
-            components[i].name: squared_norm(here) for i, here in pieces.items() if here and not isinstance(here, str)
-        }
+        self._norms = {}
+        for i in Sums(components).read:
+            here = self._reader.weights.pieces(components[i])
+            if here and not isinstance(here, str):
+                self._norms[components[i].name] = squared_norm(here)
 
     def collect(self) -> PendingForces:
         """Takes the sums after the step and adds those of all ranks. Every rank has to call it, even if another one failed."""

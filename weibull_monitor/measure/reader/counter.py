@@ -5,7 +5,7 @@ What kernels can measure is prepared once: as long as nothing has moved in memor
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -16,7 +16,7 @@ from weibull_monitor.measure.kernels.plan import Plan
 from weibull_monitor.measure.kernels.table import ROWS
 from weibull_monitor.measure.reader.inventory import Inventory
 from weibull_monitor.measure.reader.local_weights import LocalWeights
-from weibull_monitor.measure.reader.sums import CountedRows, Sums, count_components
+from weibull_monitor.measure.reader.sums import ROWS_AT_ONCE, CountedRows, Sums, count_components
 from weibull_monitor.model.components import Component
 from weibull_monitor.model.sharding.division import Agreement, alone
 
@@ -57,7 +57,7 @@ class LocalCounter:
         return table, alone(weights.held.values())
 
     def count(
-        self, components: Sequence[Component], weights: LocalWeights, step: int, notes: Notes
+        self, components: Sequence[Component], weights: LocalWeights, step: int, notes: Notes, moved: bool = False
     ) -> CountResult | None:
         """Counts components; None if the parameters of the model have changed, so that there has to be another agreement.
 
@@ -66,17 +66,23 @@ class LocalCounter:
             weights: What this process holds.
             step: The optimizer step, which many ranks compare.
             notes: What this process knows of its parameters.
+            moved: Whether a matrix that was to be read once has changed, so that there has to be another agreement too.
         """
-        if not weights.refresh():
+        if not weights.refresh() or moved:
             return None
         key = (components, weights.addresses(components))
         if self._launches is None or self._launches.key != key:
             self._launches = None  # frees its memory for the next one
             self._launches = _launches(key, weights)
         launches = self._launches
-        pieces, problems = readable(components, launches.left, weights)
-        rows = launches.sums.complete(count_components(pieces))
-        return CountResult(rows, problems, notes, [(plan.indices, plan.run()) for plan in launches.plans])
+        problems: dict[int, str] = {}
+
+        def rows() -> Iterator[CountedRows]:
+            for pieces in readable(components, launches.left, weights, problems):
+                yield from count_components(pieces, ROWS_AT_ONCE, problems)
+
+        complete = launches.sums.complete(rows())
+        return CountResult(complete, problems, notes, [(plan.indices, plan.run()) for plan in launches.plans])
 
 
 @dataclass(frozen=True)
@@ -98,12 +104,12 @@ class LaunchSet:
 
 def _launches(key: tuple[Sequence[Component], tuple[int, ...]], weights: LocalWeights) -> LaunchSet:
     """Prepares what the kernels can measure; nothing where parameters have no addresses."""
-    components, addresses = key
+    components, _ = key
     sums = Sums(components)
     groups: dict[tuple[torch.device, torch.dtype], dict[int, Sequence[Tensor]]] = {}
-    pieces = readable(components, sums.read, weights)[0] if addresses else {}
-    for index, here in pieces.items():
-        if here:
+    for index in sums.read:
+        here = weights.pieces(components[index]) if weights.stays(components[index]) else ()
+        if here and not isinstance(here, str):
             groups.setdefault((here[0].device, here[0].dtype), {})[index] = here
     plans = []
     for (device, dtype), members in groups.items():
@@ -116,15 +122,30 @@ def _launches(key: tuple[Sequence[Component], tuple[int, ...]], weights: LocalWe
 
 
 def readable(
-    components: Sequence[Component], indices: Iterable[int], weights: LocalWeights
-) -> tuple[dict[int, Sequence[Tensor]], dict[int, str]]:
-    """The elements of components that can be read now, by their place, and why others cannot."""
+    components: Sequence[Component], indices: Iterable[int], weights: LocalWeights, problems: dict[int, str]
+) -> Iterator[dict[int, Sequence[Tensor]]]:
+    """The elements of components that can be read now, by their place.
+
+    First those of all that lie in memory; then those of one at a time that is made to be read, so that its memory can be freed.
+
+    Args:
+        components: The components.
+        indices: The places of those to read.
+        weights: What this process holds.
+        problems: Receives why others cannot be read.
+    """
+    apart: list[int] = []
     pieces: dict[int, Sequence[Tensor]] = {}
-    problems: dict[int, str] = {}
     for index in indices:
-        here = weights.pieces(components[index])
-        if isinstance(here, str):
-            problems[index] = here
-        else:
+        if weights.made(components[index]):
+            apart.append(index)
+        elif not isinstance(here := weights.pieces(components[index]), str):
             pieces[index] = here
-    return pieces, problems
+        else:
+            problems[index] = here
+    yield pieces
+    for index in apart:
+        if not isinstance(here := weights.pieces(components[index]), str):
+            yield {index: here}
+        else:
+            problems[index] = here

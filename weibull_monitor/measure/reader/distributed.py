@@ -56,14 +56,14 @@ class DistributedCounter:
         return everything, agreement
 
     def count(
-        self, components: Sequence[Component], weights: LocalWeights, step: int, notes: Notes
+        self, components: Sequence[Component], weights: LocalWeights, step: int, notes: Notes, moved: bool = False
     ) -> CountResult | None:
         """Counts components. Only the main rank gets rows, but every rank has to go through them.
 
         Raises:
             RuntimeError: If the ranks are at different steps.
         """
-        others = self._exchange(weights.refresh(), step, notes)
+        others = self._exchange(weights.refresh() and not moved, step, notes)
         if others is None:
             return None
         sums, problems = Sums(components), dict[int, str]()
@@ -107,9 +107,13 @@ class DistributedCounter:
         """This rank's counts, (rows, width). Whatever goes wrong is noted in them, so that this rank can go on to the sum."""
         out = torch.zeros(len(bucket.indices), bucket.sent.width, dtype=bucket.dtype, device=self._ranks.device)
         row_of = {index: row for row, index in enumerate(bucket.indices)}
+        unread: dict[int, str] = {}
         try:
-            pieces, unread = readable(components, bucket.indices, weights)
-            for batch in count_components(pieces):
+            for batch in (
+                rows
+                for pieces in readable(components, bucket.indices, weights, unread)
+                for rows in count_components(pieces, ROWS_AT_ONCE, unread)
+            ):
                 out[[row_of[index] for index in batch.indices]] = bucket.sent.pack(batch.counts).to(out)
         except Exception as error:  # whatever it is, the other ranks wait at the sum
             out.zero_()

@@ -11,6 +11,7 @@ from torch import Tensor
 from weibull_monitor.measure.bins import Bins, bins_of
 from weibull_monitor.measure.choose import count_magnitudes
 from weibull_monitor.model.components.component import Component
+from weibull_monitor.model.components.storage import ordinary
 
 ROWS_AT_ONCE = 128
 """Rows of counts that are made at a time: 17 MiB. A model of 128 experts has tens of thousands of rows."""
@@ -77,12 +78,15 @@ class Sums:
             yield batch
 
 
-def count_components(pieces: Mapping[int, Sequence[Tensor]], rows_at_once: int = ROWS_AT_ONCE) -> Iterator[CountedRows]:
+def count_components(
+    pieces: Mapping[int, Sequence[Tensor]], rows_at_once: int = ROWS_AT_ONCE, problems: dict[int, str] | None = None
+) -> Iterator[CountedRows]:
     """Counts |w| of components, in batches of a bounded number of rows, grouped by device and dtype.
 
     Args:
         pieces: The elements of each component in one or several tensors, by its index; without tensors it gets no row.
         rows_at_once: How many rows to count together.
+        problems: Receives why components cannot be counted; the others are. By default such a failure is raised.
 
     >>> from torch import nn
     >>> from weibull_monitor.model.components import discover_components
@@ -96,17 +100,33 @@ def count_components(pieces: Mapping[int, Sequence[Tensor]], rows_at_once: int =
     {'attn.qkv.weight[q]': 64, 'attn.qkv.weight[k]': 64, 'attn.qkv.weight[v]': 64, 'attn.proj.weight': 64,
      'attn.qkv.weight': 192}
     """
-    groups: dict[tuple[torch.device, torch.dtype], list[int]] = {}
+    groups: dict[tuple[torch.device, torch.dtype, bool], list[int]] = {}
     for index, here in pieces.items():
-        if here:
-            groups.setdefault((here[0].device, here[0].dtype), []).append(index)
-    for (_, dtype), members in groups.items():
+        if here:  # tensors of other libraries by themselves: counting them may fail
+            groups.setdefault((here[0].device, here[0].dtype, ordinary(here[0])), []).append(index)
+    for (_, dtype, _), members in groups.items():
         bins = bins_of(dtype)
         for start in range(0, len(members), rows_at_once):
-            batch = members[start : start + rows_at_once]
-            flat = [(row, piece) for row, index in enumerate(batch) for piece in pieces[index]]
-            counts = count_magnitudes([piece.detach() for _, piece in flat], bins, [row for row, _ in flat])
-            yield CountedRows(tuple(batch), counts, bins)
+            yield from _counted(members[start : start + rows_at_once], pieces, bins, problems)
+
+
+def _counted(
+    batch: Sequence[int], pieces: Mapping[int, Sequence[Tensor]], bins: Bins, problems: dict[int, str] | None
+) -> Iterator[CountedRows]:
+    """Counts some components together, or each by itself if that fails."""
+    flat = [(row, piece) for row, index in enumerate(batch) for piece in pieces[index]]
+    try:
+        counts = count_magnitudes([piece.detach() for _, piece in flat], bins, [row for row, _ in flat])
+    except Exception as error:
+        if problems is None:
+            raise
+        if len(batch) > 1:
+            for index in batch:
+                yield from _counted([index], pieces, bins, problems)
+        else:
+            problems[batch[0]] = f"counting it failed ({type(error).__name__}: {error})"
+        return
+    yield CountedRows(tuple(batch), counts, bins)
 
 
 def _makes_up(components: Sequence[Component]) -> dict[int, tuple[int, ...]]:
