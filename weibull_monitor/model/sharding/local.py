@@ -61,7 +61,8 @@ def _made(weight: MadeWeight, known: LocalParameter | None, flat: Set[str]) -> L
     signature = (weight.how, *((id(s), s.dtype, tuple(s.shape), s.requires_grad, s.device) for s in sources))
     if known is not None and not known.problem and known.signature == signature:
         return known
-    shape, dtype, problem = (0,), sources[0].dtype, ""
+    shape: tuple[int, ...] = (0,)
+    dtype, problem = sources[0].dtype, ""
     if flat or any(is_dtensor(source) or hasattr(source, "ds_tensor") for source in sources):
         problem = f"its layer makes it of sharded parameters ({weight.how}), which would have to be gathered"
     else:

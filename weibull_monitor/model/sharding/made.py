@@ -84,7 +84,7 @@ def _hooked(prefix: str, module: nn.Module, hook: Any) -> MadeWeight | None:
             name=prefix + name,
             sources=sources(name, "_orig"),
             how="pruning",
-            make=lambda: hook.apply_mask(module),
+            make=lambda: hook.apply_mask(module),  # type: ignore[no-untyped-call]
             mask=lambda tensor: tensor * getattr(module, mask).to(tensor),
         )
     return None
