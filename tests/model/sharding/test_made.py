@@ -1,4 +1,4 @@
-"""Weights that layers make of parameters: what the layer computes with is measured, under the layer's name, without a side effect."""
+"""Weights that layers make of parameters: what the layer computes with is measured under its name, without a side effect."""
 
 from __future__ import annotations
 
