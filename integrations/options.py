@@ -31,7 +31,7 @@ class CallbackOptions:
 
     Args:
         every_n_steps: See `MonitorOptions`, as for all other options. In a callback, ``trackers`` is ``"auto"`` by default, and
-            ``scheduler``, ``total_steps``, ``resume``, ``process_group`` and ``join_timeout`` are not taken.
+            ``scheduler``, ``total_steps``, ``resume``, ``process_group``, ``trial`` and ``join_timeout`` are not taken.
         options: The other options, by keyword.
 
     Attributes:

@@ -130,6 +130,7 @@ class Snapshot:
         unchanged: Number of trainable components with η > 0 whose counts are the same as in the sample before; None in the first
             sample.
         seconds: Wall time of the measurement, in seconds.
+        name: Name of the model among several in one run; None if there is only one.
     """
 
     step: int
@@ -141,6 +142,7 @@ class Snapshot:
     forces: Mapping[str, Forces] = field(default_factory=dict)
     unchanged: int | None = None
     seconds: float = 0.0
+    name: str | None = None
 
     @property
     def withheld(self) -> dict[Reason, int]:

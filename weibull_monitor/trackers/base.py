@@ -43,6 +43,20 @@ class Host:
     log_dir: str | Path = "."
 
 
+def prefixed(values: Mapping[str, float], name: str | None) -> dict[str, float]:
+    """The same values under keys that begin with the name of a model.
+
+    >>> prefixed({"weibull_k/attn_q": 1.2}, "student")
+    {'student/weibull_k/attn_q': 1.2}
+    """
+    return {prefix_of(name) + key: value for key, value in values.items()}
+
+
+def prefix_of(name: str | None) -> str:
+    """What the keys of a model begin with; empty if a run has one model only."""
+    return f"{name}/" if name else ""
+
+
 class NamedTracker(ABC):
     """A tracker that can be chosen by name. `weibull_monitor.trackers.registry` lists all of them.
 

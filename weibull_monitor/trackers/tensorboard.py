@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from weakref import finalize
 
 from weibull_monitor.history.alert import rank
 from weibull_monitor.trackers.bands import bands_of
-from weibull_monitor.trackers.base import Host, NamedTracker
+from weibull_monitor.trackers.base import Host, NamedTracker, prefix_of, prefixed
 from weibull_monitor.trackers.heatmap import heatmap_of, image
 from weibull_monitor.trackers.tensorboard_layout import METRICS, hyperparameters_of, layout_of
 
@@ -43,6 +44,7 @@ class TensorBoardTracker(NamedTracker):
         self._bands: dict[str, float] = {}
         if writer is None:
             writer = self._library("torch.utils.tensorboard").SummaryWriter(str(log_dir))
+            finalize(self, writer.close).atexit = False  # ends its thread if the tracker is dropped without `close`
         self._writer = writer
 
     @classmethod
@@ -62,14 +64,15 @@ class TensorBoardTracker(NamedTracker):
 
     def begin(self, record: RunRecord) -> None:
         """Writes the layout of the Custom Scalars page (the last one in a directory counts), and the hyper-parameters."""
-        self._bands = bands_of(record.components, record.attention)
+        bands = bands_of(record.components, record.attention)
+        self._bands = prefixed(bands, record.name)
         if hasattr(self._writer, "add_custom_scalars"):
-            self._writer.add_custom_scalars(layout_of(self._bands))
+            self._writer.add_custom_scalars(layout_of(bands, record.name))
         if self._hyperparameters and hasattr(self._writer, "file_writer"):
             from torch.utils.tensorboard.summary import hparams
 
             # Into the writer's own file: its `add_hparams` would open another directory.
-            for summary in hparams(hyperparameters_of(record), dict.fromkeys(METRICS, 0.0)):
+            for summary in hparams(hyperparameters_of(record), prefixed(dict.fromkeys(METRICS, 0.0), record.name)):
                 self._writer.file_writer.add_summary(summary)
 
     def extra_values(self, step: int) -> Mapping[str, float]:
@@ -97,7 +100,9 @@ class TensorBoardTracker(NamedTracker):
         heatmap = heatmap_of(snapshot)
         for panel in heatmap.panels:
             at = snapshot.step if step is None else step
-            self._writer.add_image(f"{PICTURES}/{panel.key}", image(heatmap, panel), at, dataformats="HWC")
+            self._writer.add_image(
+                f"{prefix_of(snapshot.name)}{PICTURES}/{panel.key}", image(heatmap, panel), at, dataformats="HWC"
+            )
         self._writer.flush()
 
     def alert(self, alert: Alert, step: int | None = None) -> None:
@@ -107,7 +112,7 @@ class TensorBoardTracker(NamedTracker):
             alert: The alert.
             step: The step that the framework logs its sample at; by default the optimizer step.
         """
-        tag, at = f"weibull_alerts/{alert.finding.rule}", alert.step if step is None else step
+        tag, at = f"{prefix_of(alert.name)}weibull_alerts/{alert.finding.rule}", alert.step if step is None else step
         self._writer.add_text(tag, f"**{alert.title}**\n\n{alert.text}", at)
         self._writer.add_scalar(tag, 0 if alert.phase == "ends" else rank(alert.finding.severity), at)
         self._writer.flush()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from weibull_monitor.history.record import RunRecord
 from weibull_monitor.trackers.bands import CLASSES, PREFIX
+from weibull_monitor.trackers.base import prefix_of
 
 Layout = dict[str, dict[str, list[Any]]]
 
@@ -20,7 +22,7 @@ METRICS: Final = (
 """The metrics on the HParams page."""
 
 
-def layout_of(bands: Mapping[str, float]) -> Layout:
+def layout_of(bands: Mapping[str, float], name: str | None = None) -> Layout:
     """The charts of the Custom Scalars page, for `SummaryWriter.add_custom_scalars`.
 
     A Margin chart takes three tags, the value and the two edges, which must be logged at the same steps. A Multiline chart takes
@@ -28,6 +30,7 @@ def layout_of(bands: Mapping[str, float]) -> Layout:
 
     Args:
         bands: The published bands, as `bands_of` returns them.
+        name: Name of the model among several in one run, which its tags begin with.
 
     >>> charts = layout_of({"weibull_band/selection_low": 1.1, "weibull_band/selection_high": 1.16})["Weibull: classes"]
     >>> charts["selection: k in the published band"]
@@ -43,7 +46,7 @@ def layout_of(bands: Mapping[str, float]) -> Layout:
         else:
             classes[f"{name}: k"] = ["Multiline", [f"weibull_class/{name}_k$"]]
     classes["drift since the start, %"] = ["Multiline", ["weibull_class/.*_drift_pct"]]
-    return {
+    layout: Layout = {
         "Weibull: classes": classes,
         "Weibull: shape k per kind": {
             "k, median over the blocks": ["Multiline", ["weibull_k/"]],
@@ -60,6 +63,14 @@ def layout_of(bands: Mapping[str, float]) -> Layout:
             "alerts": ["Multiline", ["weibull_alerts/"]],
         },
     }
+    return {title: {chart: _of_model(shown, name) for chart, shown in page.items()} for title, page in layout.items()}
+
+
+def _of_model(chart: list[Any], name: str | None) -> list[Any]:
+    """A chart with the tags of a model, which are regular expressions in a Multiline chart."""
+    kind, tags = chart
+    prefix = prefix_of(name) if kind == "Margin" else re.escape(prefix_of(name))
+    return [kind, [prefix + tag for tag in tags]]
 
 
 def hyperparameters_of(record: RunRecord) -> dict[str, bool | int | float | str]:

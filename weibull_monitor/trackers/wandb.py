@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from weibull_monitor.errors import MissingDependencyError
 from weibull_monitor.trackers.bands import bands_of
-from weibull_monitor.trackers.base import Host, NamedTracker
+from weibull_monitor.trackers.base import Host, NamedTracker, prefix_of, prefixed
 from weibull_monitor.trackers.fit_table import COLUMNS, table_of
 from weibull_monitor.trackers.heatmap import heatmap_of, plotly_figure
 
@@ -83,12 +83,17 @@ class WandbTracker(NamedTracker):
             run = wandb.init(dir=str(directory) if directory else None)
         self._run = run
         run.define_metric(STEP, hidden=True)
+        self._define("")
+
+    def _define(self, prefix: str) -> None:
+        """Says how W&B shows the keys that begin with the prefix of a model."""
+        run, step_metric = self._run, self._step_metric
         for key, summary in SUMMARIES.items():
-            run.define_metric(key, step_metric=step_metric, summary=summary)
+            run.define_metric(prefix + key, step_metric=step_metric, summary=summary)
         for key in HIDDEN:
-            run.define_metric(key, step_metric=step_metric, hidden=True)
+            run.define_metric(prefix + key, step_metric=step_metric, hidden=True)
         for group in GROUPS:  # W&B wants names before patterns
-            run.define_metric(f"weibull_{group}/*", step_metric=step_metric)
+            run.define_metric(f"{prefix}weibull_{group}/*", step_metric=step_metric)
 
     @classmethod
     def of_active_run(cls, host: Host) -> WandbTracker | None:
@@ -104,7 +109,9 @@ class WandbTracker(NamedTracker):
 
     def begin(self, record: RunRecord) -> None:
         """Finds the published bands, which are logged beside the shapes."""
-        self._bands = bands_of(record.components, record.attention)
+        self._bands = prefixed(bands_of(record.components, record.attention), record.name)
+        if record.name:
+            self._define(prefix_of(record.name))
 
     def extra_values(self, step: int) -> Mapping[str, float]:
         """The published bands, and the optimizer step."""
@@ -168,9 +175,10 @@ def media_of(snapshot: Snapshot) -> dict[str, Any]:
             f"W&B gets the {len(table.rows):,} matrices whose k is furthest from the median of their kind; "
             f"{table.left_out:,} are left out"
         )
-    media: dict[str, Any] = {TABLE: wandb.Table(columns=list(COLUMNS), data=[list(row) for row in table.rows])}
+    prefix = prefix_of(snapshot.name)
+    media: dict[str, Any] = {prefix + TABLE: wandb.Table(columns=list(COLUMNS), data=[list(row) for row in table.rows])}
     try:
-        media[HEATMAP] = wandb.Plotly(plotly_figure(heatmap_of(snapshot)))
+        media[prefix + HEATMAP] = wandb.Plotly(plotly_figure(heatmap_of(snapshot)))
     except MissingDependencyError as error:
         _warn_once(f"W&B gets no heatmap: {error}")
     return media

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -13,11 +14,13 @@ from weibull_monitor.measure.fit import WeibullFit, delivered
 from weibull_monitor.measure.kernels import kernels_for
 from weibull_monitor.measure.reader.counter import CountResult, LocalCounter, Notes
 from weibull_monitor.measure.reader.distributed import DistributedCounter
-from weibull_monitor.measure.reader.inventory import inventory_of
+from weibull_monitor.measure.reader.inventory import Inventory, inventory_of
 from weibull_monitor.measure.reader.local_weights import LocalWeights
 from weibull_monitor.measure.transfer import PendingResult, to_host
 from weibull_monitor.model.components import Component, Discovery
 from weibull_monitor.model.sharding import Ranks
+
+logger = logging.getLogger("weibull_monitor")
 
 ATTEMPTS = 3
 """How often the ranks try to agree on what to measure before they give up a sample."""
@@ -141,7 +144,14 @@ class ModelReader:
         return self.weights.optimized()
 
     def _find_anew(self) -> None:
-        self.table = inventory_of(self._model, self.weights.held, self._find)
+        try:
+            self.table = inventory_of(self._model, self.weights.held, self._find)
+        except Exception as error:
+            if isinstance(self._counter, LocalCounter):
+                raise
+            # The other ranks wait for the agreement: this one takes part without matrices of its own.
+            logger.warning("weibull_monitor: this rank cannot list its matrices (%s: %s)", type(error).__name__, error)
+            self.table = Inventory(Discovery((), (), 0, 0), (), ())
         self.agree()
 
     def _reading(self, due: Sequence[Component], counted: CountResult) -> PendingMeasurement:
