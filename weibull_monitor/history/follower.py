@@ -50,7 +50,8 @@ class HistoryTail:
     """Follows the history of a run that may still be running. Its attributes are those at the last `poll`.
 
     A line without an end is read once it is complete, and a torn line is skipped. A file that is replaced or truncated is read
-    from its beginning. If a new run begins in the file, the run before it is forgotten. Of a list of trials, the last is followed.
+    from its beginning. If a new run begins in the file, the run before it is forgotten.
+    If the file lists the trials of a search, the last trial is followed.
 
     Args:
         path: The run's directory, or its ``history.jsonl``; it does not have to exist yet.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +23,7 @@ from weibull_monitor.model.components.finder import finder
 from weibull_monitor.model.sharding import UNDER_JOIN, JoinWatch, Ranks
 from weibull_monitor.monitor.ended import Ended
 from weibull_monitor.monitor.last_step import PASSED, LastStep
-from weibull_monitor.monitor.options import MonitorOptions, takes_options
+from weibull_monitor.monitor.options import MonitorArguments, MonitorOptions, takes_options
 from weibull_monitor.monitor.recorder import Recorder, log_components
 from weibull_monitor.monitor.sampling import QueuedSample, Sampler
 
@@ -33,14 +33,6 @@ if TYPE_CHECKING:
 IN_FLIGHT = 4
 """Number of samples that may be on their way from an accelerator before the oldest is waited for. One is enough when samples are
 far apart; when every step is sampled, waiting for the previous one would let the device run dry."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Arguments(MonitorOptions):
-    """The arguments of `WeibullMonitor`: the options, after the model and the optimizer."""
-
-    model: nn.Module = field(kw_only=False)
-    optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None = field(default=None, kw_only=False)
 
 
 class WeibullMonitor:
@@ -79,7 +71,7 @@ class WeibullMonitor:
         TypeError: If an option does not exist.
     """
 
-    @takes_options(_Arguments)
+    @takes_options(MonitorArguments)
     def __init__(
         self,
         model: nn.Module,
@@ -97,12 +89,7 @@ class WeibullMonitor:
                 self._recorder.abandon()
             raise
 
-    def _set_up(
-        self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None,
-        given: MonitorOptions,
-    ) -> None:
+    def _set_up(self, model: nn.Module, optimizer: Any, given: MonitorOptions) -> None:
         # Imported here so that importing the package stays fast.
         from weibull_monitor.scaling.law import ScalingLaw
         from weibull_monitor.scaling.tracking import BudgetTracker

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from difflib import get_close_matches
 from functools import cached_property, wraps
@@ -20,6 +20,9 @@ from weibull_monitor.trackers import Tracker, check_trackers
 from weibull_monitor.trackers.pictures import EVERY, check_every
 
 if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
     from weibull_monitor.alerts import AlertSettings
     from weibull_monitor.alerts.dispatch import AlertOptions
     from weibull_monitor.history.alert import Alert
@@ -134,6 +137,14 @@ class MonitorOptions:
         from weibull_monitor.alerts.dispatch import AlertOptions  # takes 20 ms
 
         return AlertOptions.of(self.alerts, self.on_alert, self.webhook, self.stop_on)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MonitorArguments(MonitorOptions):
+    """The arguments of `WeibullMonitor`: the options, after the model and the optimizer."""
+
+    model: nn.Module = field(kw_only=False)
+    optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None = field(default=None, kw_only=False)
 
 
 def _is_folder(name: object) -> bool:
