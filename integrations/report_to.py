@@ -69,8 +69,10 @@ def trial_of(args: TrainingArguments, state: TrainerState) -> str:
         (found for found in _callers() if hasattr(found, "_trial") and hasattr(found, "_get_output_dir")), None
     )
     if trainer is not None:
-        return str(os.path.relpath(trainer._get_output_dir(trainer._trial), str(args.output_dir)))
-    names = itertools.chain([state.trial_name] if state.trial_name else [], map("run-{}".format, itertools.count()))
+        place = Path(trainer._get_output_dir(trainer._trial))
+        return place.relative_to(str(args.output_dir)).as_posix()
+    first = [str(state.trial_name)] if state.trial_name else []
+    names: Iterator[str] = itertools.chain(first, map("run-{}".format, itertools.count()))
     return next(name for name in names if not Path(str(args.output_dir), name, "weibull").exists())
 
 

@@ -68,8 +68,10 @@ def last_trial(file: Path) -> Path:
     try:
         with file.open("rb") as lines:
             lines.seek(max(0, os.fstat(lines.fileno()).st_size - _END))
-            ended = lines.read().rpartition(b"\n")[0]
-        line = json.loads(ended.rpartition(b"\n")[2])
+            last = lines.read().rpartition(b"\n")[0].rpartition(b"\n")[2]
+        if b'"trial":"' not in last:
+            return file
+        line = json.loads(last)
         found = file.parent.parent / line["history"] if line["trial"] else file
     except (OSError, ValueError, KeyError, TypeError):  # it ends with another line
         return file
