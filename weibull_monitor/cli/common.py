@@ -103,6 +103,10 @@ def open_run(path: str | Path) -> History:
         ) from error
     if not history.runs:
         raise ConfigurationError(f"{history.path} holds no run; name a history.jsonl that a monitored run has written")
+    if not history.snapshots and history.runs[-1].trial:
+        raise ConfigurationError(
+            f"{history.path} lists trials whose histories are not there; name the directory of one"
+        )
     if not history.snapshots:
         raise ConfigurationError(
             f"{history.path} holds no samples yet; wait for the first, which is taken before the first step"

@@ -43,7 +43,9 @@ class RunRecord:
         attention: Every kind of attention in the model, with the fields of `weibull_monitor.model.components.AttentionType`.
         optimizers: The class of each optimizer, and the hyper-parameters of its groups.
         total_steps: Planned optimizer steps of the whole run, if known.
-        name: Name of the model among several in one run; None if it has none.
+        name: Name of the model among several in one run; None if there is only one.
+        trial: Name of the trial, in the list of the trials of a search; None in a history that holds samples.
+        history: Where the history of that trial is, relative to the directory of the search.
     """
 
     started: float
@@ -59,6 +61,8 @@ class RunRecord:
     optimizers: Sequence[Mapping[str, Any]] = ()
     total_steps: int | None = None
     name: str | None = None
+    trial: str | None = None
+    history: str | None = None
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,8 @@ class Sampler:
         if self._forces is not None and step > 0:
             forces = self._forces.collect()
             self._report(self._forces.reasons, "have no forces")
-        pending = self._reader.read(step, pack(stepped) if self._ranks is not None else None)
+        notes = self._guard("packing what was stepped", pack, stepped) if self._ranks is not None else None
+        pending = self._reader.read(step, notes)
         if self._reader.moved:
             self._guard.once(moved(self._reader.moved), key="frozen matrices moved")
         return QueuedSample(

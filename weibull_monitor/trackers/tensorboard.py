@@ -6,11 +6,12 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from weakref import finalize
 
 from weibull_monitor.history.alert import rank
 from weibull_monitor.history.snapshot import prefix_of
 from weibull_monitor.trackers.bands import bands_of
-from weibull_monitor.trackers.base import Host, NamedTracker
+from weibull_monitor.trackers.base import Host, NamedTracker, prefixed
 from weibull_monitor.trackers.heatmap import heatmap_of, image
 from weibull_monitor.trackers.tensorboard_layout import METRICS, hyperparameters_of, layout_of
 
@@ -45,10 +46,10 @@ class TensorBoardTracker(NamedTracker):
         self._owns = writer is None
         self._hyperparameters = self._owns if hyperparameters is None else hyperparameters
         self._bands: dict[str, float] = {}
-        self._prefix = ""
         if writer is None:
             where = str(log_dir) if "://" in str(log_dir) else os.path.abspath(log_dir)
             writer = self._library("torch.utils.tensorboard").SummaryWriter(where, filename_suffix=SUFFIX)
+            finalize(self, writer.close).atexit = False  # ends its thread if the tracker is dropped without `close`
         self._writer = writer
 
     @classmethod
@@ -71,20 +72,17 @@ class TensorBoardTracker(NamedTracker):
 
         Where a run is resumed, the samples after its checkpoint are taken out of TensorBoard first: they come again.
         """
-        self._prefix = prefix_of(record.name)
         if record.resumed_from is not None and self._owns:
             self._purge(record.resumed_from + 1)
         bands = bands_of(record.components, record.attention)
-        self._bands = {self._prefix + key: edge for key, edge in bands.items()}
+        self._bands = prefixed(bands, record.name)
         if hasattr(self._writer, "add_custom_scalars"):
-            self._writer.add_custom_scalars(layout_of(bands, self._prefix))
+            self._writer.add_custom_scalars(layout_of(bands, prefix_of(record.name)))
         if self._hyperparameters and hasattr(self._writer, "file_writer"):
             from torch.utils.tensorboard.summary import hparams
 
             # Into the writer's own file: its `add_hparams` would open another directory.
-            for summary in hparams(
-                hyperparameters_of(record), dict.fromkeys((self._prefix + key for key in METRICS), 0.0)
-            ):
+            for summary in hparams(hyperparameters_of(record), prefixed(dict.fromkeys(METRICS, 0.0), record.name)):
                 self._writer.file_writer.add_summary(summary)
 
     def _purge(self, step: int) -> None:
@@ -135,7 +133,7 @@ class TensorBoardTracker(NamedTracker):
             alert: The alert.
             step: The step that the framework logs its sample at; by default the optimizer step.
         """
-        tag, at = f"{self._prefix}weibull_alerts/{alert.finding.rule}", alert.step if step is None else step
+        tag, at = f"{prefix_of(alert.name)}weibull_alerts/{alert.finding.rule}", alert.step if step is None else step
         self._writer.add_text(tag, f"**{alert.title}**\n\n{alert.text}", at)
         self._writer.add_scalar(tag, 0 if alert.phase == "ends" else rank(alert.finding.severity), at)
         self._writer.flush()

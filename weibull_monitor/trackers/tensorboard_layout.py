@@ -38,12 +38,12 @@ def layout_of(bands: Mapping[str, float], prefix: str = "") -> Layout:
     ['Multiline', ['weibull_class/transmission_k$']]
     """
     classes: dict[str, list[Any]] = {}
-    for name in CLASSES:
-        low, high = f"{PREFIX}/{name}_low", f"{PREFIX}/{name}_high"
+    for group in CLASSES:
+        low, high = f"{PREFIX}/{group}_low", f"{PREFIX}/{group}_high"
         if low in bands:
-            classes[f"{name}: k in the published band"] = ["Margin", [f"weibull_class/{name}_k", low, high]]
+            classes[f"{group}: k in the published band"] = ["Margin", [f"weibull_class/{group}_k", low, high]]
         else:
-            classes[f"{name}: k"] = ["Multiline", [f"weibull_class/{name}_k$"]]
+            classes[f"{group}: k"] = ["Multiline", [f"weibull_class/{group}_k$"]]
     classes["drift since the start, %"] = ["Multiline", ["weibull_class/.*_drift_pct"]]
     layout: Layout = {
         "Weibull: classes": classes,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from weibull_monitor.errors import MissingDependencyError, say
 from weibull_monitor.history.snapshot import prefix_of
 from weibull_monitor.trackers.bands import bands_of
-from weibull_monitor.trackers.base import Host, NamedTracker
+from weibull_monitor.trackers.base import Host, NamedTracker, prefixed
 from weibull_monitor.trackers.fit_table import COLUMNS, table_of
 from weibull_monitor.trackers.heatmap import heatmap_of, plotly_figure
 from weibull_monitor.trackers.wandb_rows import SharedRows
@@ -74,7 +74,6 @@ class WandbTracker(NamedTracker):
         wandb = self._library("wandb")
         self._step_metric = step_metric
         self._bands: dict[str, float] = {}
-        self._prefix = ""
         run = run or wandb.run
         self._owns = run is None
         if run is None:
@@ -88,13 +87,14 @@ class WandbTracker(NamedTracker):
         self._define("")
 
     def _define(self, prefix: str) -> None:
-        step = self._step_metric
+        """Says how W&B shows the keys that begin with the prefix of a model."""
+        run, step_metric = self._run, self._step_metric
         for key, summary in SUMMARIES.items():
-            self._run.define_metric(prefix + key, step_metric=step, summary=summary)
+            run.define_metric(prefix + key, step_metric=step_metric, summary=summary)
         for key in HIDDEN:
-            self._run.define_metric(prefix + key, step_metric=step, hidden=True)
+            run.define_metric(prefix + key, step_metric=step_metric, hidden=True)
         for group in GROUPS:  # W&B wants names before patterns
-            self._run.define_metric(f"{prefix}weibull_{group}/*", step_metric=step)
+            run.define_metric(f"{prefix}weibull_{group}/*", step_metric=step_metric)
 
     @classmethod
     def of_active_run(cls, host: Host) -> WandbTracker | None:
@@ -110,11 +110,9 @@ class WandbTracker(NamedTracker):
 
     def begin(self, record: RunRecord) -> None:
         """Finds the published bands, which are logged beside the shapes."""
-        if record.name and not self._prefix:
-            self._prefix = prefix_of(record.name)
-            self._define(self._prefix)
-        bands = bands_of(record.components, record.attention)
-        self._bands = {self._prefix + key: edge for key, edge in bands.items()}
+        self._bands = prefixed(bands_of(record.components, record.attention), record.name)
+        if record.name:
+            self._define(prefix_of(record.name))
 
     def extra_values(self, step: int) -> Mapping[str, float]:
         """The published bands, and the optimizer step."""
@@ -150,7 +148,7 @@ class WandbTracker(NamedTracker):
     def alert(self, alert: Alert, step: int | None = None) -> None:
         """Sends a W&B alert, of level INFO for one that is cleared. W&B passes on one alert per title and minute."""
         level = LEVELS["info" if alert.phase == "ends" else alert.finding.severity]
-        self._run.alert(title=f"{self._prefix}{alert.title}"[:63], text=alert.text, level=level)
+        self._run.alert(title=f"{prefix_of(alert.name)}{alert.title}"[:63], text=alert.text, level=level)
 
     def close(self) -> None:
         """Logs what still waits, and finishes the run if it was started here."""
@@ -182,9 +180,10 @@ def media_of(snapshot: Snapshot) -> dict[str, Any]:
             f"W&B gets the {len(table.rows):,} matrices whose k is furthest from the median of their kind; "
             f"{table.left_out:,} are left out"
         )
-    media: dict[str, Any] = {TABLE: wandb.Table(columns=list(COLUMNS), data=[list(row) for row in table.rows])}
+    prefix = prefix_of(snapshot.name)
+    media: dict[str, Any] = {prefix + TABLE: wandb.Table(columns=list(COLUMNS), data=[list(row) for row in table.rows])}
     try:
-        media[HEATMAP] = wandb.Plotly(plotly_figure(heatmap_of(snapshot)))
+        media[prefix + HEATMAP] = wandb.Plotly(plotly_figure(heatmap_of(snapshot)))
     except MissingDependencyError as error:
         _warn_once(f"W&B gets no heatmap: {error}")
     return media

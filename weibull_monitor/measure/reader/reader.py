@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -15,11 +16,13 @@ from weibull_monitor.measure.kernels import kernels_for
 from weibull_monitor.measure.reader.counter import CountResult, LocalCounter, Notes
 from weibull_monitor.measure.reader.distributed import DistributedCounter
 from weibull_monitor.measure.reader.frozen import FrozenWatch
-from weibull_monitor.measure.reader.inventory import inventory_of
+from weibull_monitor.measure.reader.inventory import Inventory, inventory_of
 from weibull_monitor.measure.reader.local_weights import LocalWeights
 from weibull_monitor.measure.transfer import PendingResult, to_host
 from weibull_monitor.model.components import Component, Discovery
 from weibull_monitor.model.sharding import Ranks
+
+logger = logging.getLogger("weibull_monitor")
 
 Frozen = Literal["read", "once"]
 ATTEMPTS = 3
@@ -166,7 +169,14 @@ class ModelReader:
         )
 
     def _find_anew(self) -> None:
-        self.table = inventory_of(self._model, self.weights.held, self._find)
+        try:
+            self.table = inventory_of(self._model, self.weights.held, self._find)
+        except Exception as error:
+            if isinstance(self._counter, LocalCounter):
+                raise
+            # The other ranks wait for the agreement: this one takes part without matrices of its own.
+            logger.warning("weibull_monitor: this rank cannot list its matrices (%s: %s)", type(error).__name__, error)
+            self.table = Inventory(Discovery((), (), 0, 0), (), ())
         self.agree()
 
     def _reading(self, due: Sequence[Component], counted: CountResult) -> PendingMeasurement:

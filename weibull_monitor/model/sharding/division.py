@@ -126,5 +126,6 @@ def _fingerprint(held: LocalParameter) -> int:
         while tensor.dim() > 1:
             tensor = tensor[len(tensor) // 2]
         return int(tensor.double().view(torch.int64).sum()) // 4  # room for the sign
-    except Exception:  # a tensor of another library: the reading will say what is wrong
+    except Exception:  # whatever it is, the other ranks wait for the vote; reading the values will say what is wrong
+        return 0
         return 0

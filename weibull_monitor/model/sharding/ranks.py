@@ -106,8 +106,10 @@ class Ranks:
                 _meetings[self.members] = meeting - 1
                 raise ConfigurationError(
                     f"weibull_monitor was made on rank {self.rank}, but within {timeout:g} s not on {_some(missing)} of "
-                    f"{self.size}. Make it on every rank: each measures what it holds, and the main one writes. To measure on "
-                    "this rank alone, pass process_group=None."
+                    f"{self.size}. Every process has to take part: each measures what it holds, and the main one writes. If you "
+                    "use a WeibullCallback, pass it to the Trainer on every process, without a condition on the rank. If you "
+                    "make a WeibullMonitor yourself, make it on every rank, or pass process_group=None to measure on this rank "
+                    "alone."
                 )
         if store.get(f"{key}/complete") == b"no":
             problem = store.get(f"{key}/problem").decode()
@@ -126,9 +128,10 @@ class Ranks:
             mine: This rank's object: it can be pickled, and equal ones have equal `repr`.
         """
         digest = int.from_bytes(hashlib.sha1(repr(mine).encode()).digest()[:7], "big")
-        here = torch.tensor([digest], device=self.device)
-        everywhere = torch.empty(self.size, dtype=torch.int64, device=self.device)
-        self._dist.all_gather_into_tensor(everywhere, here, group=self._group)
+        # A sum, to which each rank contributes its own place: functions that gather are renamed from one torch to the next.
+        everywhere = torch.zeros(self.size, dtype=torch.int64, device=self.device)
+        everywhere[self.rank] = digest
+        self._dist.all_reduce(everywhere, group=self._group)
         holders: dict[int, list[int]] = {}
         for rank, value in enumerate(everywhere.tolist()):
             holders.setdefault(value, []).append(rank)
