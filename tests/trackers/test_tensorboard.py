@@ -100,7 +100,7 @@ def test_everything_of_a_named_model_has_its_name(tmp_path: Path, tiny_model: nn
     assert "student/weibull_alerts/active" in memory.records[-1][1]
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    reader = EventAccumulator(str(out))
+    reader = EventAccumulator(str(out / "weibull" / "student"))
     reader.Reload()
     tags = reader.Tags()
     assert tags["images"]

@@ -46,9 +46,11 @@ def read_history(path: str | Path) -> History:
         FileNotFoundError: If there is no history there.
         ConfigurationError: If it was written by a newer version, or is not a history.
     """
-    file = find_history(path)
+    file, models = find_history(path), models_in(path)
+    if file is None and len(models) == 1:
+        file = find_history(models[0])
     if file is None:
-        if models := models_in(path):
+        if models:
             raise FileNotFoundError(f"no single history at {path}: name one of {', '.join(map(str, models))}")
         raise FileNotFoundError(f"no history at {path}: neither a file, nor {Path(path) / FILE}")
     trials: dict[str, RunRecord] = {}
