@@ -21,6 +21,10 @@ else:
     _Callback = callback_class()
 
 
+BORROWED = ("log", "log_dict")
+"""Methods of the module that Lightning sets on each callback: they would keep the module."""
+
+
 class WeibullCallback(CallbackOptions, _Callback):
     """Logs k and λ of every weight matrix while the Trainer trains: ``Trainer(callbacks=[WeibullCallback()])``.
 
@@ -91,7 +95,8 @@ class WeibullCallback(CallbackOptions, _Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         """As in `CallbackOptions`, with the state, from which the copy can continue."""
-        return {**super().__getstate__(), "_state": self.state_dict(), "_hooks": (), "_trainer": None}
+        kept = {name: value for name, value in super().__getstate__().items() if name not in BORROWED}
+        return {**kept, "_state": self.state_dict(), "_hooks": (), "_trainer": None}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continues from `state_dict` when training starts."""
@@ -119,9 +124,7 @@ class WeibullCallback(CallbackOptions, _Callback):
             **self._options,
         )
         self._trainer, self._stepped, self._engine_steps = trainer, False, None
-        if any(
-            map(engine_of, trainer.optimizers)
-        ):  # it steps its optimizer once per group, each time on part of the weights
+        if any(map(engine_of, trainer.optimizers)):  # it steps once per group, each time on part of the weights
             self._engine_steps = trainer.strategy.model.global_steps
             return monitor
         for optimizer in map(innermost, trainer.optimizers):
@@ -144,3 +147,5 @@ class WeibullCallback(CallbackOptions, _Callback):
         if self.monitor is not None:
             self.monitor.close(sample_last)
             self._state, self._trainer = self.state_dict(), None
+        for name in BORROWED:
+            self.__dict__.pop(name, None)
