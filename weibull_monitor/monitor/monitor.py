@@ -122,7 +122,7 @@ class WeibullMonitor:
         self._sampler = Sampler(model, self._reader, self._budgets, self._law, self._forces, self._ranks, self._guard)
         self._sampler.name = given.name
         self._last_step = LastStep(self._reader, self._ranks)
-        self._join = JoinWatch(model) if self._ranks is not None else None
+        self._join = JoinWatch(model)
         self._step, self._sampled = 0, -1
         self._baseline: dict[str, Reference] = {}
         self._resumed_from: int | None = None
@@ -196,12 +196,7 @@ class WeibullMonitor:
             self._advanced = False
         else:
             self._guard("reading the optimizer's parameter groups", self._budgets.advance)
-        if (
-            self._join is not None
-            and self._ranks is not None
-            and not self.over
-            and self._guard("looking for Join", self._join.active)
-        ):
+        if self._ranks is not None and not self.over and self._guard("looking for Join", self._join.active):
             self._ranks.broken = True
             self._guard.once(UNDER_JOIN)
         if (last or self._guard("asking the schedule", self._due, self._step)) and not self.over:
@@ -282,7 +277,7 @@ class WeibullMonitor:
         if self._recorder is not None:
             self._recorder.close()
         self._ended = self._results()
-        self._recorder = self._ranks = self._join = None
+        self._recorder = self._ranks = None
         del self._reader, self._budgets, self._law, self._forces, self._sampler, self._last_step
 
     def __getstate__(self) -> dict[str, Any]:
