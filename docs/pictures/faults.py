@@ -13,7 +13,7 @@ from pictures.style import save
 from pictures.training import broken
 from weibull_monitor.history.alert import rank
 from weibull_monitor.history.record import History
-from weibull_monitor.report.palette import Palette
+from pictures.palette import Palette
 
 LABELS = {
     "lambda": "λ (log scale)",
