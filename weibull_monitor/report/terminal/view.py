@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Final
 
-from weibull_monitor.analysis import ComparedSample, compared_sample_at, expected_range
+from weibull_monitor.analysis import ComparedSample, compared_sample, expected_range
 from weibull_monitor.analysis.diagnosis import OddMatrix, diagnose
 from weibull_monitor.errors import ConfigurationError
 from weibull_monitor.history.alert import Alert
@@ -108,7 +108,7 @@ def view_of(tail: HistoryTail) -> View | None:
     if not points or not history.snapshots:
         return None
     first, last, record = history.snapshots[0], history.snapshots[-1], history.runs[-1]
-    sample = compared_sample_at(history)
+    sample = compared_sample(history)
     spent = list(last.values("t_over_tau").values())
     standing, ended = alerts_now(history.alerts)
     suspects, odd = _suspects(history, sample)
