@@ -75,7 +75,7 @@ def unchanged(window: SampleWindow, settings: Unchanged) -> RuleResult | None:
     same &= np.isfinite(window["zeros"][1:])
     intervals = np.cumprod(same[::-1], axis=0).sum(axis=0)  # unbroken up to the latest sample
     first = np.array(window.steps)[len(window.steps) - 1 - intervals]
-    steps = np.where(intervals > 0, window.step - first, 0)
+    steps = np.where(intervals > 0, window.steps[-1] - first, 0)
     strength = np.minimum(intervals / settings.intervals, steps / settings.steps)
     return rule_result(
         strength=np.where(window.moving & (window.components.numel >= MIN_ELEMENTS), strength, 0.0),
