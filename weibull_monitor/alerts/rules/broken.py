@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result
-from weibull_monitor.alerts.settings import Dead, Nonfinite, OptimizerReset, Unchanged
+from weibull_monitor.alerts.settings import Dead, RuleSettings, Unchanged
 from weibull_monitor.alerts.statistics import Floats, quiet
 from weibull_monitor.alerts.window import SampleWindow
 
@@ -19,7 +19,7 @@ CERTAIN: Final = 1e6
 """Strength of a matrix that has become zero."""
 
 
-def nonfinite(window: SampleWindow, settings: Nonfinite) -> RuleResult:
+def nonfinite(window: SampleWindow, settings: RuleSettings) -> RuleResult:
     """A matrix holds Inf or NaN: the run will not recover."""
     count = window.now("nonfinite")
     return rule_result(
@@ -89,7 +89,7 @@ def unchanged(window: SampleWindow, settings: Unchanged) -> RuleResult | None:
     )
 
 
-def optimizer_reset(window: SampleWindow, settings: OptimizerReset) -> RuleResult:
+def optimizer_reset(window: SampleWindow, settings: RuleSettings) -> RuleResult:
     """The optimizer's own state was emptied, or replaced by a younger one, since the previous sample.
 
     k and λ may not show it; the optimizer's step count does (`weibull_monitor.scaling.resets`). Only the first sample after
