@@ -140,11 +140,7 @@ class Sweep:
 
 
 def compare_runs(histories: Iterable[tuple[str, History]]) -> Sweep:
-    """Compares the ends of runs.
-
-    Args:
-        histories: The name and history of each run.
-    """
+    """Compares the ends of runs, each given by its name and history."""
     ends: list[RunEnd] = []
     left_out: dict[str, str] = {}
     for name, history in histories:

@@ -65,14 +65,7 @@ def waiting(path: str, width: int) -> Any:
 
 
 def draw(view: View, width: int, height: int = ENDLESS, now: float | None = None) -> Any:
-    """A renderable of rich, at most ``height`` lines of ``width`` characters.
-
-    Args:
-        view: What to show.
-        width: Columns of the terminal.
-        height: Lines of the terminal.
-        now: Unix time; that of the clock by default.
-    """
+    """A renderable of rich, at most ``height`` lines of ``width`` characters; ``now`` is Unix time, by default the clock's."""
     from rich.console import Group
 
     head = _head(view, width, time.time() if now is None else now)

@@ -99,11 +99,7 @@ class View:
 
 
 def view_of(tail: HistoryTail) -> View | None:
-    """The state of a run; None while there is no sample.
-
-    Args:
-        tail: The history, as of its last poll.
-    """
+    """The state of a run as of the last poll of its history; None while there is no sample."""
     points, history = tail.points, tail.history()
     if not points or not history.snapshots:
         return None
