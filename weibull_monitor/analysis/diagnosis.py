@@ -160,20 +160,20 @@ def _measure(model: nn.Module, attention: KnownAttention) -> tuple[Snapshot, Kno
 
 def _matrices(sample: ComparedSample) -> dict[str, Classification]:
     published = {c.name for c in sample.comparable}  # no values are published for heads, experts and other towers
-
-    def result(component: Component) -> Classification:
-        name = component.name
-        return classify(
-            sample.k[name],
-            component.label if name in published else "",
+    initialisation = sample.initialisation
+    return {
+        c.name: classify(
+            sample.k[c.name],
+            c.label if c.name in published else "",
             sample.attention,
-            r2=sample.r2[name],
-            k_se=sample.k_se.get(name),
-            baseline=sample.baseline.get(name),
-            initialisation=sample.initialisation,
+            r2=sample.r2[c.name],
+            k_se=sample.k_se.get(c.name),
+            baseline=sample.baseline.get(c.name),
+            initialisation=initialisation,
         )
-
-    return {c.name: result(c) for c in sample.components if c.name in sample.k}
+        for c in sample.components
+        if c.name in sample.k
+    }
 
 
 def _class_medians(sample: ComparedSample) -> list[KindMedian]:
