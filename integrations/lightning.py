@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 else:
     _Callback = callback_class()
 
-
 BORROWED = ("log", "log_dict")
 """Methods of the module that Lightning sets on each callback: they would keep the module."""
 

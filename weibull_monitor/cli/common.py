@@ -39,13 +39,8 @@ def add_command(
 ) -> argparse.ArgumentParser:
     """Adds a command to the grammar.
 
-    Args:
-        commands: The subparsers to add it to.
-        name: Its name.
-        execute: Runs the command, and returns its exit code.
-        help: One line for the list of commands.
-        description: What it does, in a sentence or two.
-        examples: Command lines without the program's name, each with what it does; shown at the end of the help.
+    ``execute`` returns the exit code; ``help`` is its line in the list of commands; ``examples`` are command lines without the
+    program's name, each with what it does, for the end of the help.
     """
     lines = [f"  {f'weibull-monitor {name} {words}'.rstrip()}\n      {what}" for words, what in examples]
     command = commands.add_parser(
