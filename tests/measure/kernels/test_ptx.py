@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 import torch
+from measure.kernels.ptx.machine import Memory, PTXError, Tally
+from measure.kernels.ptx.program import Program
 from measure.test_count import awkward
 from oracle import samples
-from ptx import Memory, Program, PTXError, Tally
 
 from weibull_monitor.measure.bins import bins_of
 from weibull_monitor.measure.kernels import COUNTED
