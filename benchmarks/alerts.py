@@ -28,7 +28,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import transformers
-from alert_runs import FAULTS, SUDDEN, Case, Outcome, faulty_cases, healthy_cases, outcome_of, train
+from alert_faults import FAULTS, SUDDEN
+from alert_models import Case
+from alert_runs import Outcome, faulty_cases, healthy_cases, outcome_of, train
 from alert_simulation import RUNS, simulate
 
 import weibull_monitor

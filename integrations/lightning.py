@@ -12,13 +12,16 @@ from weibull_monitor.monitor.monitor import WeibullMonitor
 from weibull_monitor.scaling.deepspeed import engine_of
 from weibull_monitor.scaling.optimizers import innermost
 
-from .lightning_host import LoggerTracker, callback_class, measured, schedule_of
+from .lightning_host import LoggerTracker, callback_class, is_last_batch, measured, schedule_of
 from .options import CallbackOptions
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback as _Callback
 else:
     _Callback = callback_class()
+
+BORROWED = ("log", "log_dict")
+"""Methods of the module that Lightning sets on each callback: they would keep the module."""
 
 
 class WeibullCallback(CallbackOptions, _Callback):
@@ -42,8 +45,9 @@ class WeibullCallback(CallbackOptions, _Callback):
 
     @property
     def state_key(self) -> str:
-        """Does not depend on the options, so that they can change on resumption. Lightning refuses a second callback."""
-        return "weibull_monitor"
+        """Depends on ``name`` only, so that other options can change on resumption. Lightning refuses a second one."""
+        name = self._options["name"]
+        return f"weibull_monitor/{name}" if name else "weibull_monitor"
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Takes the baseline, or continues from the checkpoint or the last `fit`."""
@@ -60,6 +64,10 @@ class WeibullCallback(CallbackOptions, _Callback):
         if self.monitor is not None and self._stepped:
             self._stepped = False
             self.monitor.step()
+        if self.monitor is not None and is_last_batch(trainer):
+            self._guard(
+                "sampling the last step", self.monitor.finish
+            )  # weight averaging replaces the weights in on_train_end
         step = trainer.global_step // max(1, len(trainer.optimizers))
         if step != self._asked_at and not trainer.should_stop:
             self._asked_at = step
@@ -79,10 +87,15 @@ class WeibullCallback(CallbackOptions, _Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs: the step, what each parameter group has spent, and the directory of the history."""
-        if self.monitor is None:
+        if self.monitor is None or self._trainer is None:
             return dict(self._state)
         place = str(self.monitor.output_dir.resolve())
         return self.monitor.state_dict() | {"global_step": self._trainer.global_step, "output_dir": place}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """As in `CallbackOptions`, with the state, from which the copy can continue."""
+        kept = {name: value for name, value in super().__getstate__().items() if name not in BORROWED}
+        return {**kept, "_state": self.state_dict(), "_hooks": (), "_trainer": None}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continues from `state_dict` when training starts."""
@@ -110,9 +123,7 @@ class WeibullCallback(CallbackOptions, _Callback):
             **self._options,
         )
         self._trainer, self._stepped, self._engine_steps = trainer, False, None
-        if any(
-            map(engine_of, trainer.optimizers)
-        ):  # it steps its optimizer once per group, each time on part of the weights
+        if any(map(engine_of, trainer.optimizers)):  # it steps once per group, each time on part of the weights
             self._engine_steps = trainer.strategy.model.global_steps
             return monitor
         for optimizer in map(innermost, trainer.optimizers):
@@ -134,3 +145,6 @@ class WeibullCallback(CallbackOptions, _Callback):
         self._hooks = ()
         if self.monitor is not None:
             self.monitor.close(sample_last)
+            self._state, self._trainer = self.state_dict(), None
+        for name in BORROWED:
+            self.__dict__.pop(name, None)

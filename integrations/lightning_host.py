@@ -42,6 +42,15 @@ def measured(trainer: Any, module: Any) -> Any:
     return around if type(around).__name__ == "FullyShardedDataParallel" else module
 
 
+def is_last_batch(trainer: Any) -> bool:
+    """Whether training ends after the batch that has just been trained on, as far as it is known now."""
+    if trainer.should_stop or 0 <= trainer.max_steps <= trainer.global_step:
+        return True
+    loop = trainer.fit_loop
+    ends = loop.epoch_loop.batch_progress.is_last_batch and loop.max_epochs is not None and loop.max_epochs >= 0
+    return bool(ends and trainer.current_epoch + 1 >= loop.max_epochs)
+
+
 class LoggerTracker:
     """Writes metrics through one of the Trainer's loggers, and what else the registry's tracker of its run has to show.
 

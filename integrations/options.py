@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from weibull_monitor.alerts.stop import StopRequest, agreed
@@ -31,8 +32,10 @@ class CallbackOptions:
 
     Args:
         every_n_steps: See `MonitorOptions`, as for all other options. In a callback, ``trackers`` is ``"auto"`` by default, and
-            ``scheduler``, ``total_steps``, ``resume``, ``process_group`` and ``join_timeout`` are not taken.
+            ``scheduler``, ``total_steps``, ``resume``, ``process_group``, ``trial`` and ``join_timeout`` are not taken.
         options: The other options, by keyword.
+
+    A callback can be pickled and copied, if its options can. After training it keeps results only, and not the model.
 
     Attributes:
         monitor: The `WeibullMonitor`, from the beginning of training; None before.
@@ -47,12 +50,17 @@ class CallbackOptions:
         given = _Arguments(every_n_steps, **options)
         given.check()
         self._options = {name: getattr(given, name) for name in option_fields(host=False)}
-        self._output_dir = self._options.pop("output_dir")
+        where = self._options.pop("output_dir")
+        self._output_dir = Path(where).absolute() if where else None  # the script may change its directory later
         trackers = self._options.pop("trackers")
         self._trackers: list[str | Tracker] | None = None if options.get("trackers", "auto") == "auto" else trackers
         self._due, self._stops = given.schedule, given.alert_options.stop_on is not None
         self._guard = Guard()
         self.monitor: WeibullMonitor | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy, or a pickled callback, has the options and no monitor: training goes on with the original."""
+        return self.__dict__ | {"monitor": None}
 
     def _stop_request(self, step: int, world_size: int) -> StopRequest:
         """What alerts ask for, the same on every process. Every process has to call this.

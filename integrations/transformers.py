@@ -17,7 +17,7 @@ from weibull_monitor.monitor.monitor import WeibullMonitor
 from weibull_monitor.trackers import Tracker
 
 from .options import CallbackOptions  # relative: this folder is packaged under another name
-from .report_to import trackers_of
+from .report_to import trackers_of, trial_of
 
 STATE_KEY = "weibull_monitor"
 """Key under ``stateful_callbacks`` in the ``trainer_state.json`` of each checkpoint: a few numbers per parameter group."""
@@ -28,11 +28,16 @@ class WeibullCallback(CallbackOptions, TrainerCallback):
 
     It writes to the trackers in ``args.report_to`` (TensorBoard, W&B, …) beside the Trainer's own curves, and to the history
     in ``<output_dir>/weibull/history.jsonl``. It adds nothing to ``state.log_history``, and ends training only if ``stop_on``
-    is given.
+    is given. Under ``trainer.hyperparameter_search``, each trial has its history beside its checkpoints, in
+    ``<output_dir>/run-<n>/weibull``.
 
     Its arguments are those of `CallbackOptions`, documented in `MonitorOptions`. The default of ``output_dir`` is
     ``args.output_dir``.
     """
+
+    @property
+    def _state_key(self) -> str:
+        return f"{STATE_KEY}/{self._options['name']}" if self._options["name"] else STATE_KEY
 
     def on_train_begin(
         self,
@@ -45,12 +50,14 @@ class WeibullCallback(CallbackOptions, TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Takes the baseline, or continues from the checkpoint."""
+        if self.monitor is not None:  # the training before was interrupted
+            self._guard("closing the last monitor", self.monitor.close, sample_last=False)
         self.monitor = None
         if model is None:
             return
         resume = None
         if state.global_step > 0:
-            resume = dict((state.stateful_callbacks or {}).get(STATE_KEY) or {}) | {"step": state.global_step}
+            resume = dict((state.stateful_callbacks or {}).get(self._state_key) or {}) | {"step": state.global_step}
         trackers: Iterable[str | Tracker] | None = self._trackers
         if trackers is None and state.is_world_process_zero:
             trackers = self._guard("finding the Trainer's trackers", trackers_of, args, self._guard)
@@ -64,6 +71,7 @@ class WeibullCallback(CallbackOptions, TrainerCallback):
             scheduler=lr_scheduler if isinstance(lr_scheduler, LRScheduler) else None,
             total_steps=state.max_steps if state.max_steps > 0 else None,
             resume=resume,
+            trial=self._guard("finding the trial", trial_of, args, state) if state.is_hyper_param_search else None,
             **self._options,
         )
 
@@ -78,7 +86,7 @@ class WeibullCallback(CallbackOptions, TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Puts the state where the next checkpoint takes it from, and stops training if an alert asks for it."""
         if self.monitor is not None and isinstance(state.stateful_callbacks, dict):
-            state.stateful_callbacks[STATE_KEY] = self.monitor.state_dict(wait=control.should_save)
+            state.stateful_callbacks[self._state_key] = self.monitor.state_dict(wait=control.should_save)
         if request := self._stop_request(state.global_step, args.world_size):
             control.should_training_stop = True
             control.should_save |= request is StopRequest.SAVE_AND_STOP

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from typing import ParamSpec, TypeVar
 
 logger = logging.getLogger("weibull_monitor")
@@ -34,6 +35,24 @@ class MissingDependencyError(WeibullMonitorError, ImportError):
         super().__init__(f"{library} is not installed; run: pip install 'weibull-monitor[{extra}]'")
 
 
+def text_of(error: BaseException) -> str:
+    """The text of an exception, whose ``__str__`` may raise too.
+
+    >>> text_of(ValueError("too large"))
+    'too large'
+    """
+    try:
+        return str(error)
+    except Exception:
+        return "its text cannot be read"
+
+
+def say(level: int, message: str, error: BaseException | None = None) -> None:
+    """Logs a message as it is, with the traceback of an exception at level DEBUG. A log handler that raises is ignored."""
+    with suppress(Exception):
+        logger.log(level, "%s", message, exc_info=error if error and logger.isEnabledFor(logging.DEBUG) else None)
+
+
 class Guard:
     """Calls functions of the monitor and catches their exceptions; each kind of failure is reported once.
 
@@ -53,7 +72,7 @@ class Guard:
             return work(*args, **kwargs)
         except Exception as error:
             self.once(
-                f"{what} failed and is skipped ({type(error).__name__}: {error}); training continues",
+                f"{what} failed and is skipped ({type(error).__name__}: {text_of(error)}); training continues",
                 key=f"{what} {type(error).__name__}",
                 error=error,
             )
@@ -63,4 +82,4 @@ class Guard:
         """Logs a warning, unless one with this key (by default, this message) was logged before."""
         if (key or message) not in self._reported:
             self._reported.add(key or message)
-            logger.warning(message, exc_info=error if logger.isEnabledFor(logging.DEBUG) else None)
+            say(logging.WARNING, message, error)

@@ -20,8 +20,8 @@ import torch
 from checkpoint.files import save_dcp, small
 
 from weibull_monitor.checkpoint import scan
-from weibull_monitor.checkpoint.formats.files import MAX_HEADER
-from weibull_monitor.checkpoint.formats.pickles import MAX_INSTRUCTIONS, read_pickle
+from weibull_monitor.checkpoint.formats.files import MAX_HEADER, siblings
+from weibull_monitor.checkpoint.formats.pickles import MAX_INSTRUCTIONS, flatten, read_pickle
 from weibull_monitor.cli.main import main
 from weibull_monitor.errors import CheckpointError
 
@@ -189,7 +189,7 @@ def test_an_index_that_is_wrong(tmp_path: Path) -> None:
     for content, says in (
         ({}, "no weight_map"),
         ({"weight_map": []}, "no weight_map"),
-        ({"weight_map": {"a": "missing.safetensors"}}, "cannot be opened: No such file"),
+        ({"weight_map": {"a": "missing.safetensors"}}, "No such file.*names it: incomplete download"),
         ({"weight_map": table["weight_map"] | {"a": "model-00001-of-00004.safetensors"}}, "where it is not"),
     ):
         index.write_text(json.dumps(content))
@@ -277,6 +277,27 @@ def test_pickled_code_does_not_run(suffix: str, tmp_path: Path) -> None:
     assert ran.exists()  # it would have
 
 
+def test_pickled_code_beside_the_weights_does_not_run(tmp_path: Path) -> None:
+    """Among settings it is a name that nothing calls; in the table of the weights it is refused, however deep that lies."""
+    ran, weights = tmp_path / "ran", {"q_proj.weight": torch.randn(16, 16)}
+    for legacy in (False, True):
+        path = tmp_path / "last.ckpt"
+        torch.save(
+            {"state_dict": weights, "extra": Harm(ran), "args": {"x": [Harm(ran)]}},
+            path,
+            _use_new_zipfile_serialization=not legacy,
+        )
+        assert len(scan(path).components) == 1
+        for table in (
+            {"state_dict": weights | {"x": Harm(ran)}},
+            {"encoder": weights | {"x": {"y": Harm(ran)}, "z": Harm(ran)}},
+        ):
+            torch.save(table, path, _use_new_zipfile_serialization=not legacy)
+            with pytest.raises(CheckpointError, match=r"asks for '\w+\.system', which could run code"):
+                scan(path)
+    assert not ran.exists()
+
+
 def test_pickled_code_in_a_distributed_checkpoint_does_not_run(tmp_path: Path) -> None:
     ran = tmp_path / "ran"
     save_dcp({"w": torch.ones(8, 8)}, tmp_path / "dcp")
@@ -346,6 +367,26 @@ def test_the_largest_pickle(unit: bytes, monkeypatch: pytest.MonkeyPatch) -> Non
     assert most_memory(refused) < 400 / 100 + len(unit) * 50_000 * 3 / (1 << 20)
 
 
+def test_one_long_name_for_many_entries() -> None:
+    """A pickle holds a string once and refers to it with two bytes; a path is a string of its own for each entry."""
+    name = b"X" + (4000).to_bytes(4, "little") + b"k" * 4000
+    entries = b"".join(b"X\x06\0\0\0%06d}" % n for n in range(60_000))  # 60,000 tables, in one whose name is long
+    data = b"\x80\x02}" + name + b"}(" + entries + b"us."
+
+    def refused() -> None:
+        with pytest.raises(CheckpointError, match="too many entries"):
+            flatten(read_pickle(data, "it", None))
+
+    assert most_memory(refused) < 120
+
+
+def test_one_long_file_name_for_many_shards(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="not in its own directory"):
+        siblings(tmp_path / "index", ["n" * 1_000_000] * 1000)
+    names = ["model-00001-of-00002.safetensors"] * 200_000
+    assert most_memory(lambda: siblings(tmp_path / "index", names)) < 8
+
+
 def test_a_zip_bomb(tmp_path: Path) -> None:
     for name, content, says in (
         ("compressed storage", zipped(b"N.", {"0": bytes(50_000_000)}, zipfile.ZIP_DEFLATED), "is compressed"),
@@ -398,9 +439,6 @@ def test_other_files(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(content)
         with pytest.raises(CheckpointError, match=says):
             scan(tmp_path / name)
-    torch.save({"w": torch.ones(4, 4)}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
-    with pytest.raises(CheckpointError, match=r"before version 1\.6"):
-        scan(tmp_path / "old.pt")
 
 
 class Metadata:

@@ -247,7 +247,7 @@ def test_adapters(tmp_path: Path) -> None:
                 parameter.normal_(std=0.01)
     adapted.save_pretrained(tmp_path / "adapter")
     found = scan_all(tmp_path / "adapter").checkpoints[0]
-    assert {c.kind for c in found.components} == {"adapter"}
+    assert {c.kind for c in found.components} == {"adapter_a", "adapter_b"}
     expected = monitored(adapted, tmp_path / "run")
     same = {n.replace(".default", ""): counts(f) for n, f in expected.fits.items() if "lora" in n}
     assert {n: counts(f) for n, f in found.fits.items()} == same

@@ -15,7 +15,7 @@ from weibull_monitor import ConfigurationError, WeibullMonitor, read_history
 from weibull_monitor.alerts.stop import StopRequest
 from weibull_monitor.monitor.options import MonitorOptions, option_fields, option_help
 
-HOST = {"scheduler", "total_steps", "resume", "process_group", "join_timeout"}
+HOST = {"scheduler", "total_steps", "resume", "process_group", "trial", "join_timeout"}
 
 
 def callback(host: str) -> Any:

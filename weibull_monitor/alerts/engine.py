@@ -67,7 +67,7 @@ class Engine:
             result = RULES[name](self._window, settings)
             if result is not None:
                 found[name] = self._admitted(name, result, found)
-                alerts += state.update(found[name], self._window.step, settings, self._settings.cool_down)
+                alerts += state.update(found[name], self._window.steps[-1], settings, self._settings.cool_down)
         return alerts
 
     def state_dict(self) -> dict[str, Any]:

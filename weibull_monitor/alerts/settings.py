@@ -6,7 +6,7 @@ import dataclasses
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
@@ -37,11 +37,6 @@ class RuleSettings:
 
 
 @dataclass(frozen=True)
-class Nonfinite(RuleSettings):
-    """Inf or NaN in a matrix."""
-
-
-@dataclass(frozen=True)
 class Dead(RuleSettings):
     """All zero, or many zeros at once: more than ``jump`` zeros, and ``factor`` times the usual number."""
 
@@ -55,11 +50,6 @@ class Unchanged(RuleSettings):
 
     intervals: int = 1
     steps: int = 10
-
-
-@dataclass(frozen=True)
-class OptimizerReset(RuleSettings):
-    """The optimizer's step count has gone back."""
 
 
 @dataclass(frozen=True)
@@ -172,6 +162,8 @@ class AlertSettings:
     Attributes:
         cool_down: Samples after an alert during which the same rule raises no other of the same severity or below.
         deliver_from: Lowest severity of alerts that go to trackers, ``on_alert`` and the webhook; the log and history get all.
+        nonfinite: Inf or NaN in a matrix; no other settings than those of every rule.
+        optimizer_reset: The optimizer's step count has gone back; the same.
 
     >>> AlertSettings.of({"selection_shift": {"z": 8.0}}).selection_shift.z
     8.0
@@ -179,20 +171,20 @@ class AlertSettings:
 
     cool_down: int = 3
     deliver_from: Severity = "warning"
-    nonfinite: Nonfinite = field(default_factory=Nonfinite)
-    dead: Dead = field(default_factory=Dead)
-    unchanged: Unchanged = field(default_factory=Unchanged)
-    optimizer_reset: OptimizerReset = field(default_factory=OptimizerReset)
-    impossible_change: ImpossibleChange = field(default_factory=ImpossibleChange)
-    scale_shift: ScaleShift = field(default_factory=ScaleShift)
-    scale_runaway: ScaleRunaway = field(default_factory=ScaleRunaway)
-    scale_stall: ScaleStall = field(default_factory=ScaleStall)
-    selection_range: SelectionRange = field(default_factory=SelectionRange)
-    selection_shift: SelectionShift = field(default_factory=SelectionShift)
-    selection_drift: SelectionDrift = field(default_factory=SelectionDrift)
-    layer_outlier: LayerOutlier = field(default_factory=LayerOutlier)
-    transmission_exit: TransmissionExit = field(default_factory=TransmissionExit)
-    body_break: BodyBreak = field(default_factory=BodyBreak)
+    nonfinite: RuleSettings = RuleSettings()
+    dead: Dead = Dead()
+    unchanged: Unchanged = Unchanged()
+    optimizer_reset: RuleSettings = RuleSettings()
+    impossible_change: ImpossibleChange = ImpossibleChange()
+    scale_shift: ScaleShift = ScaleShift()
+    scale_runaway: ScaleRunaway = ScaleRunaway()
+    scale_stall: ScaleStall = ScaleStall()
+    selection_range: SelectionRange = SelectionRange()
+    selection_shift: SelectionShift = SelectionShift()
+    selection_drift: SelectionDrift = SelectionDrift()
+    layer_outlier: LayerOutlier = LayerOutlier()
+    transmission_exit: TransmissionExit = TransmissionExit()
+    body_break: BodyBreak = BodyBreak()
 
     @staticmethod
     def of(given: AlertSettings | Mapping[str, Any] | str | Path | bool) -> AlertSettings:
@@ -230,11 +222,10 @@ def _from_file(path: Path) -> AlertSettings:
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path} is not TOML: {error}") from error
-    for key in content:
-        if key != "alerts":
-            raise ConfigurationError(
-                f"{path}: {key} is not known; settings stand under [alerts], as in [alerts.scale_shift]"
-            )
+    if outside := [key for key in content if key != "alerts"]:
+        raise ConfigurationError(
+            f"{path}: {outside[0]} is not known; settings stand under [alerts], as in [alerts.scale_shift]"
+        )
     try:
         return AlertSettings.of(content.get("alerts", {}))
     except ConfigurationError as error:
@@ -252,17 +243,14 @@ def _filled(defaults: Settings, given: Mapping[str, Any], where: str) -> Setting
             advice = f"; did you mean {close[0]}?" if close else f"; there are {', '.join(known)}"
             raise ConfigurationError(f"{name} is not known{advice}")
         default = known[key]
-        if isinstance(default, RuleSettings):
-            if isinstance(value, bool):
-                value = {"enabled": value}
-            if isinstance(value, RuleSettings) and type(value) is type(default):
-                changed[key] = value
-                continue
-            if not isinstance(value, Mapping):
-                raise ConfigurationError(f"{name} is {value!r}; it must be a table of settings, or false to silence it")
-            changed[key] = _filled(default, value, name)
-        else:
+        if not isinstance(default, RuleSettings):
             changed[key] = _checked(name, value, default)
+        elif isinstance(value, RuleSettings) and type(value) is type(default):
+            changed[key] = value
+        elif isinstance(value, (bool, Mapping)):
+            changed[key] = _filled(default, {"enabled": value} if isinstance(value, bool) else value, name)
+        else:
+            raise ConfigurationError(f"{name} is {value!r}; it must be a table of settings, or false to silence it")
     return dataclasses.replace(defaults, **changed)  # type: ignore[type-var]
 
 
@@ -290,13 +278,9 @@ def _patterns(name: str, value: Any) -> tuple[str, ...]:
     patterns = [value] if isinstance(value, str) else value
     if not isinstance(patterns, (list, tuple)) or not all(isinstance(p, str) for p in patterns):
         raise ConfigurationError(f"{name} is {value!r}; it must be a list of regular expressions")
-    for pattern in patterns:
-        _check_pattern(name, pattern)
-    return tuple(patterns)
-
-
-def _check_pattern(name: str, pattern: str) -> None:
     try:
-        re.compile(pattern)
+        for pattern in patterns:
+            re.compile(pattern)
     except re.error as error:
-        raise ConfigurationError(f"{name}: {pattern!r} is not a regular expression: {error}") from error
+        raise ConfigurationError(f"{name}: {error.pattern!r} is not a regular expression: {error}") from error
+    return tuple(patterns)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -48,7 +47,10 @@ def spread_of(values: Floats, centre: Floats) -> Floats:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silences numpy's warnings about NaN and division by zero: here both mean that there is no value."""
-    with np.errstate(all="ignore"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
+    """Silences numpy's warnings about NaN and division by zero: here both mean that there is no value.
+
+    Not with `warnings.catch_warnings`, after which Python forgets which warnings of the user it has shown. So functions that warn
+    by themselves (`np.nanmin` of nothing but NaN) are not called within.
+    """
+    with np.errstate(all="ignore"):
         yield

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, Protocol
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
 
 import numpy as np
 
 from weibull_monitor.alerts.component_arrays import ComponentArrays
 from weibull_monitor.alerts.statistics import Bools, Floats, quiet
+from weibull_monitor.history.record import RecordedSnapshot
 from weibull_monitor.history.snapshot import NO_SCALING, Snapshot
 from weibull_monitor.model.components import Component
+
+Sample = Snapshot | RecordedSnapshot
+"""A sample: live, or of a history."""
 
 READ: Final = (
     *("k", "lambda", "r2", "k_se", "rms", "zeros", "nonfinite"),
     *("eta", "weight_decay", "eta_sum", "update_max"),
 )
 """The recorded columns that rules read."""
+_NO_FIT: Final = (math.nan,) * 7
 DERIVED: Final = ("work", "budget", "decay")
 """Columns computed from them: the `work` of the interval before a sample, and I and S of the scaling law at the sample."""
-_NO_FIT: Final = (math.nan,) * 7
 CAPACITY: Final = 32
 """Number of samples kept. 2,000 components take 14 MB."""
 MAX_ETA_GROWTH: Final = 2.0
@@ -29,18 +33,6 @@ SETTLED_TOLERANCE: Final = 1.001
 """The warm-up is over when η is no longer above its peak by more than rounding."""
 MIN_MOVING_SHARE: Final = 0.1
 """Below this share of the peak η (median over matrices), matrices may stand still."""
-
-
-class Sample(Protocol):
-    """A sample: a `Snapshot`, or a sample of a history."""
-
-    @property
-    def step(self) -> int:
-        """Optimizer steps taken."""
-
-    @property
-    def components(self) -> tuple[Component, ...]:
-        """The components of the sample."""
 
 
 class SampleWindow:
@@ -55,6 +47,7 @@ class SampleWindow:
         peak: Highest η of each component before the latest sample, shape (components,); 0 before the first. A jump raises it
             by a factor of two per sample at most.
         settled: Whether the warm-up of each component's η ended before the latest sample, shape (components,).
+        steps: Optimizer steps of the samples kept, the latest last.
         samples: Number of samples so far, including those no longer kept.
         reset: Number of components whose optimizer state was reset during the run, at the last two samples.
         memo: Results about the latest sample that several rules share; emptied at the next sample.
@@ -64,7 +57,7 @@ class SampleWindow:
     def __init__(self, attention: Iterable[Mapping[str, Any]] = ()) -> None:
         self._attention = tuple(attention)
         self._buffer: dict[str, Floats] = {}
-        self._steps: list[int] = []
+        self.steps: list[int] = []
         self._end = 0
         self._components: tuple[Component, ...] = ()
         self.components = ComponentArrays.of(())
@@ -82,7 +75,7 @@ class SampleWindow:
         if sample.components is not self._components and sample.components != self._components:
             self._adopt(sample.components)
         self._components = sample.components
-        self.reset = (self.reset[1], int(getattr(sample, "withheld", {}).get("optimizer_reset", 0)))
+        self.reset = (self.reset[1], sample.withheld.get("optimizer_reset", 0))
         self.memo.clear()
         columns = columns_of(sample)
         # The buffer has twice the capacity, so that the last samples are always one slice; it moves down once in a while.
@@ -92,7 +85,7 @@ class SampleWindow:
             self._end = CAPACITY
         for name in READ:
             self._buffer[name][self._end] = columns[name]
-        self._steps = [*self._steps[1 - CAPACITY :], sample.step]
+        self.steps = [*self.steps[1 - CAPACITY :], sample.step]
         self.samples += 1
         self._end += 1
         self._derive()
@@ -102,7 +95,7 @@ class SampleWindow:
 
     def __getitem__(self, column: str) -> Floats:
         """A column of the last samples, the latest last: a view, shape (samples, components)."""
-        values: Floats = self._buffer[column][self._end - len(self._steps) : self._end]
+        values: Floats = self._buffer[column][self._end - len(self.steps) : self._end]
         return values
 
     def now(self, column: str) -> Floats:
@@ -112,20 +105,10 @@ class SampleWindow:
 
     def before(self, column: str) -> Floats:
         """A column of the sample before the latest, shape (components,); NaN if there was none."""
-        if len(self._steps) < 2:
+        if len(self.steps) < 2:
             return np.full(len(self.components), np.nan)
         values: Floats = self._buffer[column][self._end - 2]
         return values
-
-    @property
-    def steps(self) -> Sequence[int]:
-        """Optimizer steps of the samples kept."""
-        return self._steps
-
-    @property
-    def step(self) -> int:
-        """Optimizer step of the latest sample."""
-        return self._steps[-1]
 
     @property
     def moving(self) -> Bools:
@@ -158,8 +141,8 @@ class SampleWindow:
         now, last = self._end - 1, self._end - 2
         size = len(self.components)
         buffer, path = self._buffer, self.now("eta_sum")
-        known = len(self._steps) > 1
-        steps = float(self._steps[-1] - self._steps[-2]) if known else 0.0
+        known = len(self.steps) > 1
+        steps = float(self.steps[-1] - self.steps[-2]) if known else 0.0
         passed = np.full(size, np.nan)  # Σ η over the interval
         budget, decay = np.zeros(size), np.zeros(size)
         with quiet():
@@ -205,33 +188,23 @@ class SampleWindow:
         self.kept.clear()
 
 
-def columns_of(sample: Any) -> dict[str, Floats]:
+def columns_of(sample: Sample) -> dict[str, Floats]:
     """The columns of a sample, rounded as the history rounds them, so that live and replayed values are the same.
-
-    Args:
-        sample: A `Snapshot`, or a sample of a history.
 
     Returns:
         Each column of `READ`, shape (components,); NaN where there is no value.
     """
-    if isinstance(sample, Snapshot):
-        return _columns_of_snapshot(sample)
-    return {
-        name: rounded(np.array([math.nan if v is None else v for v in sample.columns[name]], dtype=float))
-        for name in READ
-    }
-
-
-def _columns_of_snapshot(snapshot: Snapshot) -> dict[str, Floats]:
-    rows = []
-    for component in snapshot.components:
-        fit = snapshot.fits.get(component.name)
-        s = snapshot.scaling.get(component.name, NO_SCALING)
-        measured = (
-            (fit.k, fit.lambda_, fit.r2, fit.k_se, fit.rms, fit.zeros, fit.nonfinite) if fit is not None else _NO_FIT
-        )
-        rows.append((*measured, s.eta, s.weight_decay, s.eta_sum, s.update_max))
-    values = np.array(rows, dtype=float).reshape(len(rows), len(READ)).T  # (columns, components); None becomes NaN
+    if isinstance(
+        sample, Snapshot
+    ):  # not by `Snapshot.column`, which takes four times as long: training waits for this
+        rows = []
+        for component in sample.components:
+            fit, s = sample.fits.get(component.name), sample.scaling.get(component.name, NO_SCALING)
+            measured = (fit.k, fit.lambda_, fit.r2, fit.k_se, fit.rms, fit.zeros, fit.nonfinite) if fit else _NO_FIT
+            rows.append((*measured, s.eta, s.weight_decay, s.eta_sum, s.update_max))
+        values = np.array(rows, dtype=float).reshape(len(rows), len(READ)).T  # (columns, components); None becomes NaN
+    else:
+        values = np.array([sample.columns[name] for name in READ], dtype=float)
     return dict(zip(READ, rounded(np.where(np.isfinite(values), values, np.nan)), strict=True))
 
 

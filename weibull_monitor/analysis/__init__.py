@@ -20,4 +20,3 @@ from weibull_monitor.analysis.published import PublishedModel as PublishedModel
 from weibull_monitor.analysis.published import published as published
 from weibull_monitor.analysis.sample import ComparedSample as ComparedSample
 from weibull_monitor.analysis.sample import compared_sample as compared_sample
-from weibull_monitor.analysis.sample import compared_sample_at as compared_sample_at

@@ -21,10 +21,9 @@ from weibull_monitor.analysis import (
 )
 from weibull_monitor.analysis.classify import MILD_DRIFT, ONE_POPULATION, TrainingState
 from weibull_monitor.analysis.published import FEED_FORWARD, LAST_SHALLOW_BLOCK, SHALLOW_K
-from weibull_monitor.analysis.sample import KindMedian, KnownAttention, Source, compared_sample, compared_sample_at
+from weibull_monitor.analysis.sample import KindMedian, KnownAttention, Source, compared_sample
 from weibull_monitor.analysis.sigma import SigmaGrowth, attribute_sigma
 from weibull_monitor.errors import ConfigurationError
-from weibull_monitor.history.record import History
 from weibull_monitor.history.snapshot import Snapshot
 from weibull_monitor.measure import WeibullFit
 from weibull_monitor.measure.reader.reader import ModelReader
@@ -134,12 +133,7 @@ def diagnose(source: nn.Module | Source, attention: KnownAttention = None, step:
         source, attention = _measure(source, attention)
     if isinstance(source, Snapshot):
         fits = source.fits
-    if isinstance(source, History):
-        sample = compared_sample_at(source, step, attention)
-    elif step is None:
-        sample = compared_sample(source, attention)
-    else:
-        raise ConfigurationError("a step can be chosen of a history only; pass what read_history returns")
+    sample = compared_sample(source, attention, step)
     if not sample.k:
         raise ConfigurationError("no matrix has a fit: there is nothing to diagnose")
     neighbours = nearest(sample)
@@ -166,20 +160,20 @@ def _measure(model: nn.Module, attention: KnownAttention) -> tuple[Snapshot, Kno
 
 def _matrices(sample: ComparedSample) -> dict[str, Classification]:
     published = {c.name for c in sample.comparable}  # no values are published for heads, experts and other towers
-
-    def result(component: Component) -> Classification:
-        name = component.name
-        return classify(
-            sample.k[name],
-            component.label if name in published else "",
+    initialisation = sample.initialisation
+    return {
+        c.name: classify(
+            sample.k[c.name],
+            c.label if c.name in published else "",
             sample.attention,
-            r2=sample.r2[name],
-            k_se=sample.k_se.get(name),
-            baseline=sample.baseline.get(name),
-            initialisation=sample.initialisation,
+            r2=sample.r2[c.name],
+            k_se=sample.k_se.get(c.name),
+            baseline=sample.baseline.get(c.name),
+            initialisation=initialisation,
         )
-
-    return {c.name: result(c) for c in sample.components if c.name in sample.k}
+        for c in sample.components
+        if c.name in sample.k
+    }
 
 
 def _class_medians(sample: ComparedSample) -> list[KindMedian]:

@@ -120,23 +120,30 @@ class ComparedSample:
         )
 
 
-def compared_sample(source: Source | ComparedSample, attention: KnownAttention = None) -> ComparedSample:
+def compared_sample(
+    source: Source | ComparedSample, attention: KnownAttention = None, step: int | None = None
+) -> ComparedSample:
     """Brings a sample or a history into the common form.
 
     Args:
-        source: A `Snapshot`, a `RecordedSnapshot`, a `History` (its last sample), or a `ComparedSample`, which is returned.
+        source: A `Snapshot`, a `RecordedSnapshot`, a `History`, or a `ComparedSample`, which is returned. A history also has
+            the baseline and the training time.
         attention: The attention as `attention_types` returns it. By default as the history records it, or from the sizes of
             the matrices.
+        step: Step of the sample within a history; the last one by default.
 
     Raises:
-        ConfigurationError: For a history without samples, or an object of another type.
+        ConfigurationError: For a history without samples or without that step, a step of something else than a history, or an
+            object of another type.
     """
+    if isinstance(source, History):
+        return _of_history(source, attention, step)
+    if step is not None:
+        raise ConfigurationError("a step can be chosen of a history only; pass what read_history returns")
     if isinstance(source, ComparedSample):
         return source
     if isinstance(source, Snapshot):
         return _of_snapshot(source, attention)
-    if isinstance(source, History):
-        return compared_sample_at(source, None, attention)
     if isinstance(source, RecordedSnapshot):
         return _of_record(source, attention)
     raise ConfigurationError(
@@ -144,29 +151,8 @@ def compared_sample(source: Source | ComparedSample, attention: KnownAttention =
     )
 
 
-def at_step(run: History, step: int | None) -> RecordedSnapshot:
-    """The last sample of a run, or the sample of a step.
-
-    Raises:
-        ConfigurationError: If there is none.
-    """
-    if not run.snapshots:
-        raise ConfigurationError(f"{run.path} holds no samples yet")
-    if step is None:
-        return run.snapshots[-1]
-    nearest = min(run.snapshots, key=lambda snapshot: abs(snapshot.step - step))
-    if nearest.step != step:
-        raise ConfigurationError(f"{run.path} holds no sample of step {step}; the nearest is of step {nearest.step}")
-    return nearest
-
-
-def compared_sample_at(run: History, step: int | None = None, attention: KnownAttention = None) -> ComparedSample:
-    """A run's last sample, or the one of a step, with the run's baseline, attention and training time.
-
-    Raises:
-        ConfigurationError: If there is no such sample.
-    """
-    snapshot = at_step(run, step)
+def _of_history(run: History, attention: KnownAttention, step: int | None) -> ComparedSample:
+    snapshot = _at_step(run, step)
     recorded = run.runs[-1].attention if run.runs else ()
     start = run.baseline if snapshot.step > 0 else None
     t_over_tau, clock = _t_over_tau(run, snapshot)
@@ -178,6 +164,17 @@ def compared_sample_at(run: History, step: int | None = None, attention: KnownAt
         t_over_tau=t_over_tau,
         clock=clock,
     )
+
+
+def _at_step(run: History, step: int | None) -> RecordedSnapshot:
+    if not run.snapshots:
+        raise ConfigurationError(f"{run.path} holds no samples yet")
+    if step is None:
+        return run.snapshots[-1]
+    nearest = min(run.snapshots, key=lambda snapshot: abs(snapshot.step - step))
+    if nearest.step != step:
+        raise ConfigurationError(f"{run.path} holds no sample of step {step}; the nearest is of step {nearest.step}")
+    return nearest
 
 
 def _of_snapshot(snapshot: Snapshot, attention: KnownAttention) -> ComparedSample:

@@ -7,13 +7,13 @@ length and schedule, the growth √(λ² - λ_0²·exp(-2S)) is compared with �
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import StatisticsError, correlation, fmean, median, stdev
 from typing import Final
 
-from weibull_monitor.history.record import History, RecordedSnapshot
-from weibull_monitor.model.components import Component, representatives
+from weibull_monitor.history.record import History
+from weibull_monitor.model.components import representatives
 
 # Two-sided 95 % points of Student's t for 1 to 30 degrees of freedom (any table; tests compare them with scipy's).
 # fmt: off
@@ -140,11 +140,7 @@ class Sweep:
 
 
 def compare_runs(histories: Iterable[tuple[str, History]]) -> Sweep:
-    """Compares the ends of runs.
-
-    Args:
-        histories: The name and history of each run.
-    """
+    """Compares the ends of runs, each given by its name and history."""
     ends: list[RunEnd] = []
     left_out: dict[str, str] = {}
     for name, history in histories:
@@ -184,25 +180,6 @@ def why_not(history: History) -> str | None:
 def ends_of(name: str, history: History) -> list[RunEnd]:
     """The end of a run for every kind and both classes."""
     last = history.snapshots[-1]
-    shown = representatives(last.components)
-    groups = {c.label: [d for d in shown if d.label == c.label] for c in shown}
-    for one in ("selection", "transmission"):
-        groups[one] = [c for c in shown if c.component_class == one]
-    values_of = _reader(history, last)
-    found = []
-    for label, members in groups.items():
-        values = [value for c in members if (value := values_of(c)) is not None]
-        if values:
-            columns = [_median([v[i] for v in values]) for i in range(4)]
-            found.append(RunEnd(name, label, columns[0] or 0.0, *columns[1:]))
-    return found
-
-
-Values = tuple[float, float | None, float | None, float | None]
-
-
-def _reader(history: History, last: RecordedSnapshot) -> Callable[[Component], Values | None]:
-    """A function that gives λ, √(η/λ_wd), the growth of λ and √I of a component at the end of the run."""
     scales, decays = last.values("lambda"), last.values("weight_decay")
     effective, spent = last.values("effective"), last.values("t_over_tau")
     first = history.baseline.values("lambda") if history.baseline else {}
@@ -210,20 +187,24 @@ def _reader(history: History, last: RecordedSnapshot) -> Callable[[Component], V
     for sample in history.snapshots:
         for component, eta in sample.values("eta").items():
             peaks[component] = max(eta, peaks.get(component, 0.0))
-
-    def values_of(component: Component) -> Values | None:
-        name = component.name
-        if name not in scales or name not in peaks:
-            return None
-        plain = math.sqrt(peaks[name] / decays[name]) if decays.get(name) and peaks[name] > 0 else None
-        root = effective.get(name)
-        grown = None
-        if root and name in first:
-            square = scales[name] ** 2 - first[name] ** 2 * math.exp(-2.0 * spent.get(name, 0.0))
-            grown = math.sqrt(square) if square > 0 else None
-        return scales[name], plain, grown, root if grown is not None else None
-
-    return values_of
+    plain = {c: math.sqrt(peaks[c] / decays[c]) for c in peaks if decays.get(c) and peaks[c] > 0}
+    grown = {}  # the growth of λ, where √I is known too
+    for c in scales.keys() & first.keys() & effective.keys():
+        square = scales[c] ** 2 - first[c] ** 2 * math.exp(-2.0 * spent.get(c, 0.0))
+        if square > 0 and effective[c]:
+            grown[c] = math.sqrt(square)
+    root = {c: effective[c] for c in grown}
+    shown = representatives(last.components)
+    groups = {c.label: [d.name for d in shown if d.label == c.label] for c in shown}
+    for one in ("selection", "transmission"):
+        groups[one] = [c.name for c in shown if c.component_class == one]
+    found = []
+    for label, members in groups.items():
+        names = [c for c in members if c in scales and c in peaks]
+        if names:
+            scale = median(scales[c] for c in names)
+            found.append(RunEnd(name, label, scale, *(_median(column, names) for column in (plain, grown, root))))
+    return found
 
 
 def group(name: str, ends: Iterable[RunEnd]) -> SweepGroup:
@@ -238,6 +219,6 @@ def _line(pairs: Sequence[tuple[float, float]]) -> Regression | None:
     return through_origin([x for x, _ in pairs], [y for _, y in pairs])
 
 
-def _median(values: Sequence[float | None]) -> float | None:
-    present = [value for value in values if value is not None]
+def _median(values: Mapping[str, float], names: Sequence[str]) -> float | None:
+    present = [values[name] for name in names if name in values]
     return median(present) if present else None

@@ -14,6 +14,7 @@ from weibull_monitor.model.components import Component
 
 DEAD_RATIO: Final = 0.01
 """An expert is dead if its RMS is below this share of the median RMS of the experts beside it."""
+_NOT_BODY: Final = ("embedding", "lm_head", "other", "adapter", "adapter_a", "adapter_b")
 MAX_NAMED: Final = 3
 
 
@@ -55,7 +56,7 @@ def _nonfinite(stored: Sequence[Component], fits: Mapping[str, WeibullFit]) -> I
 
 
 def _zero(stored: Sequence[Component], fits: Mapping[str, WeibullFit]) -> Iterator[CheckpointFinding]:
-    dead = (c for c in stored if fits[c.name].n == 0 and fits[c.name].zeros and c.kind != "adapter")
+    dead = (c for c in stored if fits[c.name].n == 0 and fits[c.name].zeros and not c.kind.startswith("adapter"))
     if names := tuple(c.name for c in dead):
         text = f"{_listed(names)} {_are(names)} all zero: not trained, not saved, or meant to add nothing at the start"
         yield CheckpointFinding("zero", "warning", names, text)
@@ -101,7 +102,7 @@ def _experts(parts: Sequence[Component], fits: Mapping[str, WeibullFit]) -> Iter
 
 
 def _shapeless(components: Sequence[Component], fits: Mapping[str, WeibullFit]) -> Iterator[CheckpointFinding]:
-    measured = [c for c in components if c.name in fits and c.kind not in ("embedding", "lm_head", "other", "adapter")]
+    measured = [c for c in components if c.name in fits and c.kind not in _NOT_BODY]
     low = [c.name for c in measured if fits[c.name].available and fits[c.name].r2 < ONE_POPULATION]
     if names := tuple(sorted(low, key=lambda name: fits[name].r2)):
         text = (

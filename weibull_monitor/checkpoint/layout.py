@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 
+from weibull_monitor.checkpoint.buffers import mark_buffers
 from weibull_monitor.checkpoint.formats.tensors import Contents, StoredTensor
 from weibull_monitor.checkpoint.match import match_model
 from weibull_monitor.checkpoint.quantised import mark_quantised
@@ -29,12 +30,14 @@ class CheckpointLayout:
         stored: Where the elements of each component's parameter are, by the parameter's name, in the order of the files.
         attention: The kinds of attention of the model.
         notes: Remarks for the user on how the matrices were recognised.
+        guessed: The parameters that are recognised by their names alone.
     """
 
     discovery: Discovery
     stored: Mapping[str, StoredTensor]
     attention: tuple[AttentionType, ...]
     notes: tuple[str, ...]
+    guessed: frozenset[str] = frozenset()
 
 
 def lay_out(contents: Contents, model: nn.Module | None, find: Find) -> CheckpointLayout:
@@ -74,6 +77,8 @@ def lay_out(contents: Contents, model: nn.Module | None, find: Find) -> Checkpoi
     )
     # Tensors that the model does not have, such as a second head, are measured by their names.
     left = {name: tensor for name, tensor in mapped.left.items() if len(tensor.shape) > 1 or tensor.problem}
+    left = mark_buffers(left, getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ())
+    guessed: frozenset[str] = frozenset()
     if left:
         rest = _by_names(left, find)
         if rest.discovery.components:
@@ -89,13 +94,14 @@ def lay_out(contents: Contents, model: nn.Module | None, find: Find) -> Checkpoi
             elements=discovery.elements + rest.discovery.elements,
         )
         here |= rest.stored
+        guessed = rest.guessed
     attention = attention_types(model, [c for c in discovery.components if c.parameter in mapped.parameters])
-    return CheckpointLayout(discovery, here, attention, tuple(notes))
+    return CheckpointLayout(discovery, here, attention, tuple(notes), guessed)
 
 
 def _by_names(tensors: Mapping[str, StoredTensor], find: Find) -> CheckpointLayout:
     """The layout without a model, from names and shapes."""
-    tensors, same = _distinct(tensors)
+    tensors, same = _distinct(mark_buffers(tensors))
     fine = {n: t for n, t in tensors.items() if not t.problem and t.dtype is not None and placeable(n)}
     skipped = [
         Skipped(n, t.problem or "its name is not a path of modules", t.numel)
@@ -115,7 +121,32 @@ def _by_names(tensors: Mapping[str, StoredTensor], find: Find) -> CheckpointLayo
         notes.append(
             f"{len(same)} tensors are stored under two names ({same[0]}{', …' * (len(same) > 1)}) and measured once"
         )
-    return CheckpointLayout(discovery, fine, attention_types(model, discovery.components), tuple(notes))
+    attention = attention_types(model, discovery.components)
+    return CheckpointLayout(
+        discovery, fine, attention, tuple(notes), frozenset(c.parameter for c in discovery.components)
+    )
+
+
+def without(layout: CheckpointLayout, parameters: Set[str], reason: str) -> CheckpointLayout:
+    """The layout without the components of some parameters, which are named as skipped.
+
+    Args:
+        layout: The layout.
+        parameters: Names of the parameters.
+        reason: Why they are not measured.
+    """
+    if not parameters:
+        return layout
+    found = layout.discovery
+    gone = [
+        Skipped(clean_name(name), reason, layout.stored[name].numel) for name in layout.stored if name in parameters
+    ]
+    discovery = replace(
+        found,
+        components=tuple(c for c in found.components if c.parameter not in parameters),
+        skipped=(*found.skipped, *gone),
+    )
+    return replace(layout, discovery=discovery)
 
 
 def _ordered(components: Sequence[Component]) -> tuple[Component, ...]:

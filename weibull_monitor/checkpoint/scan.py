@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -12,10 +12,12 @@ from typing import Any, Literal
 from torch import nn
 
 from weibull_monitor.checkpoint.as_history import Sample, as_history, check_same_model, increasing
+from weibull_monitor.checkpoint.buffers import FLAT, flat_rows
 from weibull_monitor.checkpoint.config import ModelCache
 from weibull_monitor.checkpoint.findings import CheckpointFinding, findings_of
 from weibull_monitor.checkpoint.formats.locate import CheckpointSource, all_sources
-from weibull_monitor.checkpoint.layout import CheckpointLayout, Find, lay_out
+from weibull_monitor.checkpoint.layout import CheckpointLayout, Find, lay_out, without
+from weibull_monitor.checkpoint.prefixes import with_names_of
 from weibull_monitor.checkpoint.stream import count_checkpoint
 from weibull_monitor.errors import CheckpointError, ConfigurationError
 from weibull_monitor.history import RunRecord
@@ -24,6 +26,7 @@ from weibull_monitor.history.snapshot import Snapshot
 from weibull_monitor.measure import WeibullFit, solve
 from weibull_monitor.measure.bins import MANTISSA_BITS
 from weibull_monitor.measure.fit import delivered
+from weibull_monitor.measure.reader.sums import CountedRows
 from weibull_monitor.measure.transfer import to_host
 from weibull_monitor.model.components import AttentionType, Component, Discovery, Resolution, coverage
 from weibull_monitor.model.components.finder import finder
@@ -143,10 +146,12 @@ def scan_all(
     if not sources:
         raise ConfigurationError("no checkpoint is named; name one or several")
     models = ModelCache(config)
-    found = []
+    found: list[tuple[int | None, Checkpoint]] = []
+    names: set[str] = set()
     for source in sources:
         with _errors_name(source):
-            found.append(_measure(source, models, find, progress))
+            found.append(_measure(source, models, find, progress, names))
+        names |= {c.name for c in found[-1][1].components}
     steps, known = increasing([step for step, _ in found])
     numbered = (replace(one, step=step) for step, (_, one) in zip(steps, found, strict=True))
     checkpoints = tuple(sorted(numbered, key=lambda one: one.step))
@@ -156,17 +161,28 @@ def scan_all(
 
 
 def _measure(
-    source: CheckpointSource, models: ModelCache, find: Find, progress: Progress | None
+    source: CheckpointSource, models: ModelCache, find: Find, progress: Progress | None, names: Set[str]
 ) -> tuple[int | None, Checkpoint]:
-    """One checkpoint and its step, if that is known: tables, then components, then counts, then fits."""
+    """One checkpoint and its step, if that is known: tables, then components, then counts, then fits.
+
+    Args:
+        source: The checkpoint.
+        models: The models of configurations.
+        find: Finds the components of a model.
+        progress: As `scan` takes it.
+        names: The names of the components of the checkpoints before it; empty for the first.
+    """
     started = time.perf_counter()
     contents = source.read()
     model, notes = models.get(source)
-    layout = lay_out(contents, model, find)
+    layout = with_names_of(lay_out(contents, model, find), names)
+    if layout.discovery.components:
+        fits, flat = _fits(layout, progress, str(source.path))
+        layout = without(layout, flat, FLAT)
     discovery = layout.discovery
     if not discovery.components:
         raise ConfigurationError(_nothing(source, discovery))
-    fits = _fits(layout, progress, str(source.path))
+    fits = {c.name: fits[c.name] for c in discovery.components if c.name in fits}
     checkpoint = Checkpoint(
         source=source.path,
         format=source.format,
@@ -191,7 +207,10 @@ def _describe(model: nn.Module | None) -> dict[str, Any]:
     return {"class": type(model).__name__, "model_type": getattr(model.config, "model_type", None)}
 
 
-def _fits(layout: CheckpointLayout, progress: Progress | None, label: str) -> dict[str, WeibullFit]:
+def _fits(
+    layout: CheckpointLayout, progress: Progress | None, label: str
+) -> tuple[dict[str, WeibullFit], frozenset[str]]:
+    """The fits of components by name, and the parameters that turn out to be masks or constants."""
     components = layout.discovery.components
     needed = {c.parameter for c in components}
     total = sum(t.numel * t.dtype.itemsize for n, t in layout.stored.items() if n in needed and t.dtype is not None)
@@ -203,9 +222,18 @@ def _fits(layout: CheckpointLayout, progress: Progress | None, label: str) -> di
         if progress is not None:
             progress(label, done, total)
 
-    batches = count_checkpoint(components, layout.stored, report)
+    flat: dict[str, bool] = {}  # by parameter: whether each of its components is flat
+
+    def looked_at(batch: CountedRows) -> CountedRows:
+        members = [components[index] for index in batch.indices]
+        for c, is_flat in zip(members, flat_rows(batch.counts, members), strict=True):
+            flat[c.parameter] = is_flat and flat.get(c.parameter, c.parameter in layout.guessed)
+        return batch
+
+    batches = (looked_at(batch) for batch in count_checkpoint(components, layout.stored, report))
     fits = delivered((b.indices, to_host(solve(b.counts, b.bins, b.offsets))) for b in batches)
-    return {c.name: fits[index] for index, c in enumerate(components) if index in fits}
+    found = {c.name: fits[index] for index, c in enumerate(components) if index in fits}
+    return found, frozenset(name for name, is_flat in flat.items() if is_flat)
 
 
 def _sample(one: Checkpoint, every: Sequence[Checkpoint], steps_known: bool, given: Sequence[Path]) -> Sample:

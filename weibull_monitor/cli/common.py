@@ -39,13 +39,8 @@ def add_command(
 ) -> argparse.ArgumentParser:
     """Adds a command to the grammar.
 
-    Args:
-        commands: The subparsers to add it to.
-        name: Its name.
-        execute: Runs the command, and returns its exit code.
-        help: One line for the list of commands.
-        description: What it does, in a sentence or two.
-        examples: Command lines without the program's name, each with what it does; shown at the end of the help.
+    ``execute`` returns the exit code; ``help`` is its line in the list of commands; ``examples`` are command lines without the
+    program's name, each with what it does, for the end of the help.
     """
     lines = [f"  {f'weibull-monitor {name} {words}'.rstrip()}\n      {what}" for words, what in examples]
     command = commands.add_parser(
@@ -103,6 +98,10 @@ def open_run(path: str | Path) -> History:
         ) from error
     if not history.runs:
         raise ConfigurationError(f"{history.path} holds no run; name a history.jsonl that a monitored run has written")
+    if not history.snapshots and history.runs[-1].trial:
+        raise ConfigurationError(
+            f"{history.path} lists trials whose histories are not there; name the directory of one"
+        )
     if not history.snapshots:
         raise ConfigurationError(
             f"{history.path} holds no samples yet; wait for the first, which is taken before the first step"

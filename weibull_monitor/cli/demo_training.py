@@ -69,15 +69,9 @@ class Model(nn.Module):
 
 
 def train(output_dir: str | Path, steps: int, report: Callable[[int, float], object]) -> History:
-    """Trains the model with a monitor, on the CPU; 300 steps take half a minute.
+    """Trains the model with a monitor, on the CPU, and returns the history; 300 steps take half a minute.
 
-    Args:
-        output_dir: The run's directory.
-        steps: Optimizer steps.
-        report: Called with the number of each step and its loss.
-
-    Returns:
-        The history of the run.
+    ``report`` is called with the number of each step and its loss.
     """
     torch.manual_seed(0)
     files = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))

@@ -24,6 +24,7 @@ from weibull_monitor.cli import (
     watch,
 )
 from weibull_monitor.cli.common import EXIT_CODES, FAILED, INTERRUPTED, OK, Parser
+from weibull_monitor.cli.output import safe_output
 from weibull_monitor.errors import WeibullMonitorError
 
 COMMANDS = (demo, components, scan, watch, report, compare, sweep, alerts, wandb_workspace, completion)
@@ -39,7 +40,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    options = parser().parse_args(arguments)
+    with safe_output():
+        return _run(parser().parse_args(arguments))
+
+
+def _run(options: argparse.Namespace) -> int:
     try:
         code: int = options.execute(options)
         return code

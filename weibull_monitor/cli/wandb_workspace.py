@@ -44,8 +44,8 @@ def _project(text: str) -> tuple[str, str]:
 def _execute(options: argparse.Namespace) -> int:
     from dataclasses import replace
 
-    from weibull_monitor.trackers.wandb_workspace.build import NAME, build, save, spec_of
-    from weibull_monitor.trackers.wandb_workspace.spec import sections_of, subject_of, subject_of_kinds
+    from weibull_monitor.trackers.wandb_workspace.subject import subject_of, subject_of_kinds
+    from weibull_monitor.trackers.wandb_workspace.view import NAME, build, save, spec_of
 
     if options.run:
         subject = subject_of(open_run(options.run))
@@ -54,7 +54,7 @@ def _execute(options: argparse.Namespace) -> int:
         kinds = [kind.strip() for kind in (options.kinds or "").split(",") if kind.strip()]
         subject = subject_of_kinds(kinds, options.forces)
     entity, project = options.project
-    workspace = build(entity, project, sections_of(subject), options.name or NAME)
+    workspace = build(entity, project, subject, options.name or NAME)
     if options.dry_run:
         print(json.dumps(spec_of(workspace), indent=2, ensure_ascii=False))
     else:

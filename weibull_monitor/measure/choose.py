@@ -22,6 +22,7 @@ from weibull_monitor.measure.plain.count import (
 )
 from weibull_monitor.measure.plain.solve import RESULT_COLUMNS, solve_on_device
 from weibull_monitor.measure.threads import alone
+from weibull_monitor.model.components.storage import ordinary
 
 if TYPE_CHECKING:
     from weibull_monitor.measure.kernels.launch import Kernels
@@ -44,7 +45,8 @@ def count_magnitudes(tensors: Sequence[Tensor], bins: Bins, rows: Sequence[int] 
         ``xpu`` (queued: no synchronisation), else on the CPU.
     """
     device = tensors[0].device if tensors else torch.device("cpu")
-    if (kernels := kernels_for(device, bins.dtype)) is not None:
+    kernels = kernels_for(device, bins.dtype) if all(map(ordinary, tensors)) else None  # they read memory
+    if kernels is not None:
         return count_by_kernel(kernels, tensors, bins, rows)
     return (count_by_scatter if queued_on(device) else count_by_bincount)(tensors, bins, rows)
 

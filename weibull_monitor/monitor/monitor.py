@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -16,32 +15,24 @@ import torch
 from torch import nn
 
 from weibull_monitor.errors import ConfigurationError, Guard
-from weibull_monitor.history import read_history
+from weibull_monitor.history.places import new_directory
 from weibull_monitor.history.snapshot import Reference, Snapshot
 from weibull_monitor.measure.reader.reader import ModelReader
-from weibull_monitor.model.components import Component, Discovery, by_reason, differs, nothing_to_measure, render
+from weibull_monitor.model.components import Component, Discovery, nothing_to_measure
 from weibull_monitor.model.components.finder import finder
-from weibull_monitor.model.sharding import Ranks
-from weibull_monitor.monitor.options import MonitorOptions, takes_options
-from weibull_monitor.monitor.recorder import Recorder
+from weibull_monitor.model.sharding import UNDER_JOIN, JoinWatch, Ranks
+from weibull_monitor.monitor.ended import Ended
+from weibull_monitor.monitor.last_step import PASSED, LastStep
+from weibull_monitor.monitor.options import MonitorArguments, MonitorOptions, takes_options
+from weibull_monitor.monitor.recorder import Recorder, log_components
 from weibull_monitor.monitor.sampling import QueuedSample, Sampler
 
 if TYPE_CHECKING:
     from weibull_monitor.alerts.stop import StopRequest
 
-logger = logging.getLogger("weibull_monitor")
-
 IN_FLIGHT = 4
 """Number of samples that may be on their way from an accelerator before the oldest is waited for. One is enough when samples are
 far apart; when every step is sampled, waiting for the previous one would let the device run dry."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Arguments(MonitorOptions):
-    """The arguments of `WeibullMonitor`: the options, after the model and the optimizer."""
-
-    model: nn.Module = field(kw_only=False)
-    optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None = field(default=None, kw_only=False)
 
 
 class WeibullMonitor:
@@ -80,36 +71,48 @@ class WeibullMonitor:
         TypeError: If an option does not exist.
     """
 
-    @takes_options(_Arguments)
+    @takes_options(MonitorArguments)
     def __init__(
         self,
         model: nn.Module,
         optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None = None,
         **options: Any,
     ) -> None:
+        given = MonitorOptions(**options)
+        self._guard = Guard()
+        self._ended: Ended | None = None
+        self._recorder: Recorder | None = None
+        try:
+            self._set_up(model, optimizer, given)
+        except BaseException:
+            if self._recorder is not None:
+                self._recorder.abandon()
+            raise
+
+    def _set_up(self, model: nn.Module, optimizer: Any, given: MonitorOptions) -> None:
         # Imported here so that importing the package stays fast.
         from weibull_monitor.scaling.law import ScalingLaw
         from weibull_monitor.scaling.tracking import BudgetTracker
 
-        given = MonitorOptions(**options)
         self._ranks = Ranks.of(given.process_group)
-        self._guard = Guard()
-        self._recorder: Recorder | None = None
         with self._ranks.joining(given.join_timeout) if self._ranks else nullcontext():
             given.check()
             self._due = given.schedule
             find = finder(given.kinds, given.include, given.exclude, given.resolution)
-            self._reader = ModelReader(model, find, self._ranks)
+            self._reader = ModelReader(model, find, self._ranks, given.frozen)
             if self._ranks is None and not self.discovery.components:
                 raise ConfigurationError(nothing_to_measure(model, self.discovery))
+            self._budgets = BudgetTracker(optimizer)
             by_default = f"runs/{datetime.now():%Y%m%d-%H%M%S}"
-            self.output_dir = Path(by_default if given.output_dir is None else given.output_dir)
+            # Absolute: the script may change its directory later, as Hydra does.
+            place = Path(by_default if given.output_dir is None else given.output_dir).absolute()
             if self.is_main:
-                self._recorder = Recorder(self.output_dir, given, self._guard)
+                place = new_directory(place) if given.output_dir is None else place
+                self._recorder = Recorder(place, given, self._guard)
+            self.output_dir = place / (given.trial or "")
         self._reader.agree()
         if not self.discovery.components:
             raise ConfigurationError(nothing_to_measure(model, self.discovery))
-        self._budgets = BudgetTracker(optimizer)
         self._law = ScalingLaw(self._budgets, given.scheduler, given.total_steps)
         self._forces = None
         if given.forces:
@@ -117,6 +120,9 @@ class WeibullMonitor:
 
             self._forces = ForceReader(self._reader, self._budgets, self._ranks)
         self._sampler = Sampler(model, self._reader, self._budgets, self._law, self._forces, self._ranks, self._guard)
+        self._sampler.name = given.name
+        self._last_step = LastStep(self._reader, self._ranks)
+        self._join = JoinWatch(model)
         self._step, self._sampled = 0, -1
         self._baseline: dict[str, Reference] = {}
         self._resumed_from: int | None = None
@@ -126,7 +132,7 @@ class WeibullMonitor:
         self.last: Snapshot | None = None
         if self._recorder is not None:
             self._recorder.prepare_alerts(self._sampler.attention())
-            self._log_components()
+            log_components(self.discovery, self._reader.different)
         if given.resume is not None:
             self.load_state_dict(given.resume)
             self._guard("preparing to measure", self._reader.prepare)
@@ -138,12 +144,23 @@ class WeibullMonitor:
     @property
     def discovery(self) -> Discovery:
         """The components that are measured, and what is skipped and why; for all processes together."""
-        return self._reader.discovery
+        return self._ended.discovery if self._ended is not None else self._reader.discovery
 
     @property
     def is_main(self) -> bool:
         """Whether this process has the samples and writes them."""
+        if self._ended is not None:
+            return self._ended.is_main
         return self._ranks is None or self._ranks.is_main
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more is sampled: this monitor is closed, replaced by another one, or other processes are gone."""
+        if self._ended is not None or self._closed:
+            return True
+        if self._ranks is not None:  # all ranks continue together, even if the recorder of the main one was replaced
+            return self._ranks.broken
+        return self._recorder is not None and self._recorder.closed
 
     @property
     def stop_requested(self) -> StopRequest:
@@ -154,6 +171,8 @@ class WeibullMonitor:
         """
         from weibull_monitor.alerts.stop import StopRequest
 
+        if self._ended is not None:
+            return self._ended.stop_requested
         return self._recorder.stop_request if self._recorder is not None else StopRequest.CONTINUE
 
     def step(self, step: int | None = None, last: bool = False) -> None:
@@ -164,6 +183,8 @@ class WeibullMonitor:
                 that is not above the previous one counts as the same step, and nothing happens.
             last: Whether this is the last step of training.
         """
+        if self._ended is not None:
+            return
         if step is not None and step <= self._step:
             if step < self._step:
                 self._guard.once(f"step went back from {self._step} to {step}; pass the steps since training began")
@@ -175,11 +196,16 @@ class WeibullMonitor:
             self._advanced = False
         else:
             self._guard("reading the optimizer's parameter groups", self._budgets.advance)
-        if (last or self._guard("asking the schedule", self._due, self._step)) and not self._over:
+        if self._ranks is not None and not self.over and self._guard("looking for Join", self._join.active):
+            self._ranks.broken = True
+            self._guard.once(UNDER_JOIN)
+        if (last or self._guard("asking the schedule", self._due, self._step)) and not self.over:
             self._guard("sampling", self._sample_and_log)
         elif self._pending:
             self._guard("receiving a sample", self._receive)
-        if self._forces is not None and not self._over:
+        if self._sampled != self._step and not self.over:
+            self._guard("remembering the last step", self._last_step.remember)
+        if self._forces is not None and not self.over:
             self._guard("measuring the norms before the next step", self._prepare_forces)
 
     def optimizer_stepped(self, optimizer: torch.optim.Optimizer) -> None:
@@ -188,6 +214,8 @@ class WeibullMonitor:
         Args:
             optimizer: The optimizer that has just stepped, before its scheduler changes the learning rate.
         """
+        if self._ended is not None:
+            return
         self._advanced = True
         self._guard("reading the optimizer's parameter groups", self._budgets.advance, optimizer)
 
@@ -196,23 +224,35 @@ class WeibullMonitor:
 
         The budget ratio of its parameters is known only if it has not stepped before.
         """
-        self._budgets.add(optimizer, known=self._step == 0 or not optimizer.state)
+        if self._ended is None:
+            self._budgets.add(optimizer, known=self._step == 0 or not optimizer.state)
 
     def sample(self) -> Snapshot | None:
         """Measures now, off schedule, and returns the sample without logging it. Exceptions are raised.
 
         Returns:
             The sample; None on other processes than the main one. All processes have to call this.
+
+        Raises:
+            ConfigurationError: If the monitor is closed.
         """
+        if self._ended is not None:
+            raise ConfigurationError("the monitor is closed; sample before close()")
         self._receive(wait=True)
         return self._finished(self._sampler.queue(self._step))
 
     def finish(self) -> None:
-        """Samples the last step, unless it was sampled. Call it while the weights are still those of that step."""
-        if self._over:
+        """Samples the last step, unless it was sampled. Call it while the weights are still those of that step.
+
+        If they are not, because of weight averaging for example, the step is not sampled, and the log says so.
+        """
+        if self.over:
             return
         if self._sampled != self._step:
-            self._guard("sampling the last step", self._sample_and_log)
+            if self._guard("comparing with the last step", self._last_step.passed):
+                self._guard.once(PASSED.format(self._step))
+            else:
+                self._guard("sampling the last step", self._sample_and_log)
         elif not self._begun:
             self._begin()
         self._receive_all()
@@ -220,7 +260,9 @@ class WeibullMonitor:
             self._recorder.finish()
 
     def close(self, sample_last: bool = True) -> None:
-        """Finishes, and closes the history and the trackers. It may be called again.
+        """Finishes, closes the history and the trackers, and lets go of the model and the optimizers. It may be called again.
+
+        The attributes and `state_dict` stay as they are.
 
         Args:
             sample_last: Whether to sample the last step; False if the weights are no longer those of that step, or not all
@@ -234,6 +276,26 @@ class WeibullMonitor:
         self._closed = True
         if self._recorder is not None:
             self._recorder.close()
+        self._ended = self._results()
+        self._recorder = self._ranks = None
+        del self._reader, self._budgets, self._law, self._forces, self._sampler, self._last_step
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy, or a pickled monitor, is closed: the training is that of the original. It has the results so far."""
+        kept = {
+            name: getattr(self, name) for name in ("output_dir", "last", "_step", "_sampled", "_begun", "_resumed_from")
+        }
+        closed: dict[str, Any] = {
+            "_closed": True,
+            "_recorder": None,
+            "_ranks": None,
+            "_join": None,
+            "_pending": deque(),
+        }
+        return kept | closed | {"_ended": self._ended or self._results(), "_guard": Guard()}
+
+    def _results(self) -> Ended:
+        return Ended(self.discovery, self.is_main, self.stop_requested, self.state_dict(wait=False))
 
     def __enter__(self) -> WeibullMonitor:
         return self
@@ -250,6 +312,8 @@ class WeibullMonitor:
             wait: Whether to wait first for samples on their way from an accelerator, and to judge them. Without it, the alert
                 rules of a resumed run do not know these samples.
         """
+        if self._ended is not None:
+            return dict(self._ended.state)
         if wait:
             self._receive_all()
         state = {"step": self._step, "budgets": self._budgets.state(), "watched": self._budgets.watched()}
@@ -262,20 +326,18 @@ class WeibullMonitor:
         Args:
             state: The state. ``step`` is enough; without the rest, what the optimizers have spent is unknown, and so is
                 everything that follows from it.
+
+        Raises:
+            ConfigurationError: If the monitor is closed.
         """
+        if self._ended is not None:
+            raise ConfigurationError("the monitor is closed; make another one, with resume=")
         self._step = self._sampled = self._resumed_from = int(state["step"])
         self._budgets.restore(state.get("budgets"), state.get("watched"))
         self.last = None
         if self._recorder is not None:
             what = "reading the baseline of the resumed run"
             self._guard(what, self._recall_baseline, self._recorder, state.get("alerts") or {})
-
-    @property
-    def _over(self) -> bool:
-        """Whether this monitor has stopped sampling: it is closed, replaced by another one, or other processes are gone."""
-        if self._ranks is not None:  # all ranks continue together, even if the recorder of the main one was replaced
-            return self._closed or self._ranks.broken
-        return self._closed or (self._recorder is not None and self._recorder.closed)
 
     def _prepare_forces(self) -> None:
         if self._forces is not None and self._due(self._step + 1):
@@ -289,17 +351,12 @@ class WeibullMonitor:
 
     def _recall_baseline(self, recorder: Recorder, alerts: Mapping[str, Any]) -> None:
         self._baseline = {}
-        history = read_history(recorder.path)
-        recorder.recall(alerts, history, until=self._step)
-        if history.baseline is None:
-            raise LookupError(f"{history.path} holds no sample of step 0: there will be no drift and no budget ratio")
-        scales = history.baseline.values("lambda")
-        self._baseline = {name: Reference(k, scales[name]) for name, k in history.baseline.values("k").items()}
-        self._law.recall(history.snapshots, until=self._step)
+        samples, self._baseline = recorder.recall(alerts, until=self._step)
+        self._law.recall(samples, until=self._step)
 
     def _sample_and_log(self) -> None:
         if not self._begun:
-            self._begin()
+            self._guard("recording the run", self._begin)  # the other ranks wait for this one to sample
         self._sampled = self._step
         self._pending.append(self._sampler.queue(self._step))
         self._receive()
@@ -320,7 +377,7 @@ class WeibullMonitor:
     def _log(self, snapshot: Snapshot | None) -> None:
         if self._recorder is None or snapshot is None:
             return
-        if [c.name for c in self._recorded] != [c.name for c in snapshot.components]:
+        if self._recorded != snapshot.components:  # another dtype or shape, or frozen from now on, is another line too
             self._record_run(snapshot.components, snapshot.step)
         self.last = snapshot
         self._recorder.log(snapshot)
@@ -338,10 +395,3 @@ class WeibullMonitor:
         self._recorded = components
         if self._recorder is not None:
             self._recorder.begin(self._sampler.run_record(components, resumed_from))
-
-    def _log_components(self) -> None:
-        logger.info("weibull_monitor measures\n%s", render(self.discovery))
-        for message in by_reason({s.name: s.reason for s in self.discovery.skipped}, "cannot be measured").values():
-            logger.warning("weibull_monitor: %s", message)
-        if different := self._reader.different:
-            logger.warning("weibull_monitor: %s", differs(different))

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import logging
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-from weibull_monitor.errors import Guard
-from weibull_monitor.history import HistoryWriter, RunRecord
-from weibull_monitor.history.record import History
-from weibull_monitor.history.snapshot import Snapshot
+from weibull_monitor.errors import Guard, say
+from weibull_monitor.history import HistoryWriter, RecordedSnapshot, RunRecord, read_history
+from weibull_monitor.history.places import add_trial
+from weibull_monitor.history.record import FILE
+from weibull_monitor.history.snapshot import Reference, Snapshot, prefix_of
+from weibull_monitor.model.components import Discovery, by_reason, differs, render
 from weibull_monitor.monitor.options import MonitorOptions
 from weibull_monitor.trackers import as_trackers
 from weibull_monitor.trackers.pictures import Pictures
@@ -25,8 +31,10 @@ _OPEN: WeakValueDictionary[Path, Recorder] = WeakValueDictionary()
 class Recorder:
     """Writes samples to the history and to trackers. If one of them fails, it is reported once and the others go on.
 
+    If another process writes to the history, this one writes to ``weibull/2/history.jsonl`` beside it (or 3, 4, …).
+
     Args:
-        output_dir: The directory of the run.
+        output_dir: The directory of the run, or of the search that it is a trial of.
         options: The options of the monitor.
         guard: Catches and reports failures.
 
@@ -42,8 +50,19 @@ class Recorder:
     def __init__(self, output_dir: Path, options: MonitorOptions, guard: Guard) -> None:
         from weibull_monitor.alerts.dispatch import Dispatcher  # takes 20 ms
 
-        self._history = HistoryWriter(output_dir)
-        self._trackers = as_trackers(options.trackers, output_dir)
+        self._name, self._trial, self._search = options.name, options.trial, output_dir
+        output_dir = output_dir / (options.trial or "")
+        self._history = _history_of(output_dir, options, guard)
+        shared = (
+            self._history.path == output_dir / FILE
+        )  # a directory with several histories needs a folder for each one's trackers
+        try:
+            self._trackers = as_trackers(options.trackers, output_dir if shared else self._history.path.parent)
+        except BaseException:
+            self._history.close()
+            raise
+        given = () if isinstance(options.trackers, str) else options.trackers
+        self._made = [made for name, made in zip(given, self._trackers, strict=True) if made is not name]
         self._detail, self._guard = options.detail, guard
         self._pictures = Pictures(self._trackers, options.pictures_every, guard)
         self._plotted: int | None = None
@@ -58,16 +77,36 @@ class Recorder:
         if (before := _OPEN.get(path)) is not None:
             self._guard.once(f"another monitor writes to {path}; it is closed and this one continues alone")
             before.close()
+            self._history.lock()
         _OPEN[path] = self
+
+    def abandon(self) -> None:
+        """Closes what was opened here, after the monitor could not be set up. Trackers that the user has made stay open."""
+        self.closed = True
+        for tracker in self._made:
+            self._guard(f"closing {type(tracker).__name__}", tracker.close)
+        self._guard("closing the history", self._history.close)
 
     def prepare_alerts(self, attention: Iterable[Mapping[str, Any]]) -> None:
         """Starts the alert rules, which depend on the kinds of attention in the model."""
         self._guard("preparing the alerts", self._alerts.begin, attention)
 
-    def recall(self, alerts: Mapping[str, Any], history: History, until: int) -> None:
-        """Continues from `alerts`, taken at step ``until`` of the run in the history."""
+    def recall(self, alerts: Mapping[str, Any], until: int) -> tuple[Sequence[RecordedSnapshot], dict[str, Reference]]:
+        """Continues from ``alerts``, taken at step ``until`` of the run in the history.
+
+        Returns:
+            The samples of the history, and k and λ of each component before the first step.
+
+        Raises:
+            LookupError: If the history does not have them.
+        """
+        history = read_history(self.path)
         self._plotted = max((plot.step for plot in history.plots if plot.step <= until), default=None)
         self._alerts.resume(alerts, [sample for sample in history.snapshots if sample.step <= until])
+        if history.baseline is None:
+            raise LookupError(f"{history.path} holds no sample of step 0: there will be no drift and no budget ratio")
+        scales = history.baseline.values("lambda")
+        return history.snapshots, {n: Reference(k, scales[n]) for n, k in history.baseline.values("k").items()}
 
     def alerts(self) -> dict[str, Any] | None:
         """What the alert rules of a resumed run need besides the history."""
@@ -83,6 +122,8 @@ class Recorder:
         if self.closed:
             return
         self._guard("writing the history", self._history.write_run, record)
+        if self._trial is not None:
+            self._guard("listing the trial", add_trial, self._search, record, self._trial)
         for tracker in self._trackers:
             if callable(begin := getattr(tracker, "begin", None)):
                 self._guard(f"beginning with {type(tracker).__name__}", begin, record)
@@ -95,12 +136,16 @@ class Recorder:
         self._last = snapshot
         if self._plotted is None or snapshot.step >= 2 * self._plotted:
             self._plot(snapshot)
-        alerts = self._alerts.observe(snapshot)
-        metrics = snapshot.metrics(self._detail) | self._alerts.metrics()
+        alerts = [replace(alert, name=self._name) for alert in self._alerts.observe(snapshot)]
+        prefix = prefix_of(snapshot.name)
+        metrics = snapshot.metrics(self._detail) | {prefix + key: n for key, n in self._alerts.metrics().items()}
         for tracker in self._trackers:
             self._guard(f"logging to {type(tracker).__name__}", tracker.log, metrics, snapshot.step)
         self._alerts.deliver(alerts)
         self._pictures.log(snapshot)
+        for tracker in self._trackers:
+            if callable(settle := getattr(tracker, "settle", None)):
+                self._guard(f"logging to {type(tracker).__name__}", settle)
 
     def finish(self) -> None:
         """Draws the last sample while the host still has its trackers open."""
@@ -126,3 +171,34 @@ class Recorder:
             self._guard(f"closing {type(tracker).__name__}", tracker.close)
         self._alerts.close()
         self._guard("closing the history", self._history.close)
+
+
+def _history_of(output_dir: Path, options: MonitorOptions, guard: Guard) -> HistoryWriter:
+    """The history of a run; one beside it if another process writes to it."""
+    history = HistoryWriter(output_dir, options.name)
+    if history.lock() or history.path.resolve() in _OPEN:  # an open recorder of this process will be replaced
+        return history
+    history.close()
+    for number in count(2):
+        beside = HistoryWriter(output_dir, f"{options.name}/{number}" if options.name else str(number))
+        if beside.lock():
+            break
+        beside.close()
+    if options.resume is not None:
+        guard("copying the history of the resumed run", shutil.copyfile, history.path, beside.path)
+    guard.once(f"another process writes to {history.path}; the history of this one is {beside.path}")
+    return beside
+
+
+def log_components(discovery: Discovery, different: Sequence[str]) -> None:
+    """Logs what is measured, and what is not and why.
+
+    Args:
+        discovery: The components.
+        different: Parameters whose values are not the same on all ranks.
+    """
+    say(logging.INFO, f"weibull_monitor measures\n{render(discovery)}")
+    for message in by_reason({s.name: s.reason for s in discovery.skipped}, "cannot be measured").values():
+        say(logging.WARNING, f"weibull_monitor: {message}")
+    if different:
+        say(logging.WARNING, f"weibull_monitor: {differs(different)}")

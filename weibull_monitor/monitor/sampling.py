@@ -15,7 +15,7 @@ from weibull_monitor.history.snapshot import Reference, Scaling, Snapshot
 from weibull_monitor.measure import WeibullFit
 from weibull_monitor.measure.bins import MANTISSA_BITS
 from weibull_monitor.measure.reader.reader import ModelReader, PendingMeasurement
-from weibull_monitor.model.components import Component, by_reason
+from weibull_monitor.model.components import Component, by_reason, moved
 from weibull_monitor.model.sharding import Ranks
 
 if TYPE_CHECKING:
@@ -61,7 +61,12 @@ class Sampler:
         forces: Reads the forces; None for no forces.
         ranks: The processes that measure together; None for this one alone.
         guard: Reports problems once.
+
+    Attributes:
+        name: Name of the model among several in one run; None if it has none.
     """
+
+    name: str | None = None
 
     def __init__(
         self,
@@ -87,7 +92,10 @@ class Sampler:
         if self._forces is not None and step > 0:
             forces = self._forces.collect()
             self._report(self._forces.reasons, "have no forces")
-        pending = self._reader.read(step, pack(stepped) if self._ranks is not None else None)
+        notes = self._guard("packing what was stepped", pack, stepped) if self._ranks is not None else None
+        pending = self._reader.read(step, notes)
+        if self._reader.moved:
+            self._guard.once(moved(self._reader.moved), key="frozen matrices moved")
         return QueuedSample(
             step=step,
             time=time.time(),
@@ -130,6 +138,7 @@ class Sampler:
             forces=self._forces.forces(queued.forces, stepped) if self._forces and queued.forces else {},
             unchanged=None if last is None or last.step == step else self.count_unchanged(fits, scaling, last.fits),
             seconds=queued.seconds + time.perf_counter() - started,
+            name=self.name,
         )
 
     def count_unchanged(
@@ -171,6 +180,7 @@ class Sampler:
             attention=self.attention(),
             components=components,
             skipped={skipped.name: skipped.reason for skipped in discovery.skipped},
+            name=self.name,
         )
 
     def _stepped(self) -> dict[str, StepInfo]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from weibull_monitor.errors import text_of
 from weibull_monitor.history.snapshot import Forces
 from weibull_monitor.measure.bins import bins_of
 from weibull_monitor.measure.reader.reader import ModelReader
@@ -64,10 +65,11 @@ class ForceReader:
     def before(self) -> None:
         """Measures the norms before the next step."""
         components = self._components()
-        pieces = {i: self._reader.weights.pieces(components[i]) for i in Sums(components).read}
-        self._norms = {
-            components[i].name: squared_norm(here) for i, here in pieces.items() if here and not isinstance(here, str)
-        }
+        self._norms = {}
+        for i in Sums(components).read:
+            here = self._reader.weights.pieces(components[i])
+            if here and not isinstance(here, str):
+                self._norms[components[i].name] = squared_norm(here)
 
     def collect(self) -> PendingForces:
         """Takes the sums after the step and adds those of all ranks. Every rank has to call it, even if another one failed."""
@@ -88,7 +90,9 @@ class ForceReader:
             lost = {place: row for place, row in rows.items() if isinstance(row, str)}
         except Exception as error:  # the other ranks wait at the sum
             packed.zero_()
-            lost = dict.fromkeys(range(len(packed)), f"taking the sums failed ({type(error).__name__}: {error})")
+            lost = dict.fromkeys(
+                range(len(packed)), f"taking the sums failed ({type(error).__name__}: {text_of(error)})"
+            )
         for place, reason in lost.items():
             packed[place, _LOST] = 1.0
             self.reasons[components[sums.read[place]].name] = reason

@@ -178,7 +178,7 @@ def test_alerts_are_intervals() -> None:
         Alert("ends", 8, 24, finding("error", 16)),
     ]
     first, second = intervals(told)
-    assert (first["since"], first["until"], first["worsened"], first["severity"]) == (8, 24, [16], "error")
+    assert (first["since"], first["until"], first["severity"]) == (8, 24, "error")
     assert (second["since"], second["until"], second["expected"]) == (20, None, "at most 0.1")
 
 

@@ -82,12 +82,7 @@ class Webhook:
 
 
 def message(alert: Alert, run: str) -> dict[str, str]:
-    """The JSON body, as Slack's incoming webhooks take it.
-
-    Args:
-        alert: The alert.
-        run: What to call the run.
-    """
+    """The JSON body, as Slack's incoming webhooks take it."""
     icon = "✅" if alert.phase == "ends" else ICONS[alert.finding.severity]
     return {"text": f"{icon} *{alert.title}* in {run}\n{alert.text}"}
 

@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result
-from weibull_monitor.alerts.settings import Dead, Nonfinite, OptimizerReset, Unchanged
+from weibull_monitor.alerts.settings import Dead, RuleSettings, Unchanged
 from weibull_monitor.alerts.statistics import Floats, quiet
 from weibull_monitor.alerts.window import SampleWindow
 
@@ -19,7 +19,7 @@ CERTAIN: Final = 1e6
 """Strength of a matrix that has become zero."""
 
 
-def nonfinite(window: SampleWindow, settings: Nonfinite) -> RuleResult:
+def nonfinite(window: SampleWindow, settings: RuleSettings) -> RuleResult:
     """A matrix holds Inf or NaN: the run will not recover."""
     count = window.now("nonfinite")
     return rule_result(
@@ -40,7 +40,7 @@ def dead(window: SampleWindow, settings: Dead) -> RuleResult | None:
         return None
     zeros, before = window.now("zeros"), window["zeros"][:-1]  # (components,), (samples, components)
     with quiet():
-        whole = (zeros >= window.components.numel) & (np.nanmin(before, axis=0) < window.components.numel)
+        whole = (zeros >= window.components.numel) & (np.fmin.reduce(before, axis=0) < window.components.numel)
         usual = _usual(before)
         allowed = settings.jump + settings.factor * usual
         strength = np.where(whole, CERTAIN, (zeros - usual) / allowed)
@@ -75,7 +75,7 @@ def unchanged(window: SampleWindow, settings: Unchanged) -> RuleResult | None:
     same &= np.isfinite(window["zeros"][1:])
     intervals = np.cumprod(same[::-1], axis=0).sum(axis=0)  # unbroken up to the latest sample
     first = np.array(window.steps)[len(window.steps) - 1 - intervals]
-    steps = np.where(intervals > 0, window.step - first, 0)
+    steps = np.where(intervals > 0, window.steps[-1] - first, 0)
     strength = np.minimum(intervals / settings.intervals, steps / settings.steps)
     return rule_result(
         strength=np.where(window.moving & (window.components.numel >= MIN_ELEMENTS), strength, 0.0),
@@ -89,7 +89,7 @@ def unchanged(window: SampleWindow, settings: Unchanged) -> RuleResult | None:
     )
 
 
-def optimizer_reset(window: SampleWindow, settings: OptimizerReset) -> RuleResult:
+def optimizer_reset(window: SampleWindow, settings: RuleSettings) -> RuleResult:
     """The optimizer's own state was emptied, or replaced by a younger one, since the previous sample.
 
     k and λ may not show it; the optimizer's step count does (`weibull_monitor.scaling.resets`). Only the first sample after

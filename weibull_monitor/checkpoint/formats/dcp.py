@@ -19,8 +19,9 @@ import torch
 
 from weibull_monitor.checkpoint.formats.files import corrupted, open_regular, read_small, siblings
 from weibull_monitor.checkpoint.formats.pickles import MAX_BYTES, Call, Name, read_pickle
+from weibull_monitor.checkpoint.formats.rebuild import tensor_of
 from weibull_monitor.checkpoint.formats.tensors import DTYPES, Contents, StoredTensor, is_shape, uncountable
-from weibull_monitor.checkpoint.formats.torch_file import NOT_THE_MODEL, is_zip, read_archive, tensor_of
+from weibull_monitor.checkpoint.formats.torch_file import NOT_THE_MODEL, is_zip, read_archive
 from weibull_monitor.errors import CheckpointError
 from weibull_monitor.model.components.storage import MANTISSA
 
@@ -70,6 +71,7 @@ def read_dcp(directory: Path) -> Contents:
 def _places(places: Mapping[Any, Any], path: Path) -> dict[tuple[str, tuple[int, ...]], tuple[Path, int, int]]:
     """File, first byte and size of every shard, by the tensor's name and the shard's offsets in the tensor."""
     out = {}
+    files: dict[object, Path] = {}  # a name that occurs often becomes one path
     for index, info in places.items():
         key, place = getattr(index, "fields", None), getattr(info, "fields", None)
         if not key or not place:
@@ -79,8 +81,10 @@ def _places(places: Mapping[Any, Any], path: Path) -> dict[tuple[str, tuple[int,
         offset, length = place.get("offset"), place.get("length")
         if type(offset) is not int or type(length) is not int or offset < 0 or length < 0:
             raise corrupted(path, "an entry of its table of shards is invalid")
-        (file,) = siblings(path, [place.get("relative_path")])
-        out[str(key.get("fqn")), _size(key.get("offset"))] = (file, offset, length)
+        name = place.get("relative_path")
+        if not isinstance(name, str) or name not in files:
+            (files[str(name)],) = siblings(path, [name])
+        out[str(key.get("fqn")), _size(key.get("offset"))] = (files[name], offset, length)
     return out
 
 

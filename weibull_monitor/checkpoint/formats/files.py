@@ -11,11 +11,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from weibull_monitor.checkpoint.formats.foreign import MAGIC, foreign
 from weibull_monitor.errors import CheckpointError
 
 MAX_HEADER: Final = 16 << 20
 """Most bytes of JSON, or of a zip's directory, that are read: 100,000 tensors take about 15 MB. The worst header that
 `check_nesting` lets through takes 25 times as much memory once it is parsed."""
+
+MAX_INDEX: Final = 40 << 20
+"""Most bytes of an index of shards: 250,000 tensors take about 30 MB. It is flat, so it takes less memory for its size."""
+MAX_NAME: Final = 255
+"""Most characters of a file's name."""
 
 
 @contextmanager
@@ -61,6 +67,16 @@ def read_at(fd: int, offset: int, size: int, path: Path) -> bytes:
     return b"".join(parts)
 
 
+def check_flat(data: bytes, path: Path) -> None:
+    """Refuses JSON that is not one long table of long names, as an index of shards is."""
+    if (
+        data.count(b"{") + data.count(b"[") > 1000
+        or data.count(b",") > len(data) // 40
+        or data.count(b":") > len(data) // 40
+    ):
+        raise corrupted(path, "its JSON is nested far more than the tables of a checkpoint are")
+
+
 def check_nesting(data: bytes, path: Path) -> None:
     """Refuses JSON with so many tables and lists that parsing it takes far more memory than the text."""
     if data.count(b"{") + data.count(b"[") > len(data) // 8 + 1000 or data.count(b":") > len(data) // 12 + 1000:
@@ -78,7 +94,9 @@ def read_json(path: Path, limit: int | None = None) -> dict[str, Any]:
         CheckpointError: If it holds something else, or is too large.
     """
     data = read_small(path, MAX_HEADER if limit is None else limit)
-    check_nesting(data, path)
+    if what := foreign(data[:MAGIC], path):
+        raise CheckpointError(what)
+    (check_flat if len(data) > MAX_HEADER else check_nesting)(data, path)
     try:
         value = json.loads(data, object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as error:
@@ -120,12 +138,18 @@ def siblings(index: Path, names: Sequence[object]) -> list[Path]:
         CheckpointError: For a name that leads elsewhere.
     """
     out = []
+    made: dict[str, Path] = {}  # an index names each file many times
     for name in names:
-        if not isinstance(name, str) or not name or name in (".", "..") or "/" in name or "\\" in name or "\0" in name:
+        if isinstance(name, str) and name in made:
+            out.append(made[name])
+            continue
+        special = not isinstance(name, str) or not name or name in (".", "..") or len(name) > MAX_NAME
+        if not isinstance(name, str) or special or "/" in name or "\\" in name or "\0" in name:
             raise CheckpointError(
                 f"{index} names the file {str(name)[:80]!r}, which is not in its own directory: it is not opened"
             )
-        out.append(index.parent / name)
+        made[name] = index.parent / name
+        out.append(made[name])
     return out
 
 

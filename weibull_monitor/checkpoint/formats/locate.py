@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Final
 
 from weibull_monitor.checkpoint.formats.dcp import METADATA, read_dcp
-from weibull_monitor.checkpoint.formats.files import open_file, read_at, read_json, siblings
+from weibull_monitor.checkpoint.formats.files import MAX_INDEX, open_file, read_at, read_json, siblings
+from weibull_monitor.checkpoint.formats.foreign import LEGACY, foreign_name
 from weibull_monitor.checkpoint.formats.safetensors import read_safetensors
 from weibull_monitor.checkpoint.formats.tensors import Contents, StoredTensor
 from weibull_monitor.checkpoint.formats.torch_file import is_zip, read_torch
@@ -102,10 +103,11 @@ def _file(path: Path) -> CheckpointSource:
     if path.name.endswith(".index.json"):
         return _indexed(path)
     with open_file(path) as fd:
-        magic = read_at(fd, 0, min(16, os.fstat(fd).st_size), path)
+        magic = read_at(fd, 0, min(32, os.fstat(fd).st_size), path)
         zipped = is_zip(fd)
     step, config = step_of_name(path.name), _config(path.parent)
-    if path.suffix == ".safetensors" or (not zipped and magic[8:9] == b"{"):
+    of_torch = zipped or LEGACY in magic
+    if not of_torch and (path.suffix == ".safetensors" or magic[8:9] == b"{"):
         return CheckpointSource(path, "safetensors", lambda: read_safetensors(path), config, step)
     kind = "Lightning checkpoint" if path.suffix == ".ckpt" else "torch.save"
     return CheckpointSource(path, kind, lambda: read_torch(path), config, step)
@@ -166,7 +168,7 @@ def _indexed(index: Path) -> CheckpointSource:
     safe = ".bin.index" not in index.name
 
     def read() -> Contents:
-        table = read_json(index).get("weight_map")
+        table = read_json(index, MAX_INDEX).get("weight_map")
         if not isinstance(table, dict) or not table:
             raise CheckpointError(
                 f"{index} is not an index of shards: it has no weight_map; name a checkpoint's file or directory"
@@ -174,6 +176,12 @@ def _indexed(index: Path) -> CheckpointSource:
         shards: dict[Path, list[str]] = {}
         for name, path in zip(table, siblings(index, list(table.values())), strict=True):
             shards.setdefault(path, []).append(name)
+        missing = [path for path in shards if not os.path.exists(path)]
+        if missing:
+            raise CheckpointError(
+                f"{missing[0]} cannot be opened: No such file or directory; the index names it: incomplete download? "
+                f"({len(missing)} of {len(shards)} shards are missing)"
+            )
         return _read_shards(shards, safe, index)
 
     return CheckpointSource(index, _SHARDED[safe], read, _config(index.parent), step_of_name(index.parent.name))
@@ -209,10 +217,10 @@ def _read_shards(shards: Mapping[Path, Sequence[str] | None], safe: bool, where:
         for name in wanted:
             if name not in found.tensors:
                 raise CheckpointError(
-                    f"{where} says that {name!r} is in {shard.name}, where it is not; copy both again"
+                    f"{where} says that {name[:80]!r} is in {shard.name}, where it is not; copy both again"
                 )
             if name in tensors:
-                raise CheckpointError(f"{where}: {name!r} is in two shards; name the one that is meant")
+                raise CheckpointError(f"{where}: {name[:80]!r} is in two shards; name the one that is meant")
             tensors[name] = found.tensors[name]
         size += found.size
     return Contents(_in_file_order(tensors), size)
@@ -277,4 +285,6 @@ def _nothing(path: Path) -> str:
         return (
             f"{path} holds {len(weights)} files of weights ({', '.join(weights[:3])}, …); name one of them, or several"
         )
+    if other := foreign_name(names):
+        return f"{path} holds no checkpoint that can be read: {other[0]} {other[1]}"
     return f"{path} holds no checkpoint; name a .safetensors, .bin, .pt or .ckpt file, a model folder, or a directory of these"

@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from weibull_monitor.checkpoint.formats.files import MAX_HEADER, check_nesting, corrupted, open_file, read_at
+from weibull_monitor.checkpoint.formats.foreign import MAGIC, foreign
 from weibull_monitor.checkpoint.formats.tensors import (
     MAX_ELEMENTS,
     Contents,
@@ -50,6 +51,8 @@ def read_safetensors(path: Path) -> Contents:
         size = os.fstat(fd).st_size
         length = int.from_bytes(read_at(fd, 0, 8, path), "little") if size >= 8 else 0
         if not 0 < length <= min(MAX_HEADER, size - 8):
+            if size and (what := foreign(read_at(fd, 0, min(size, MAGIC), path), path)):
+                raise CheckpointError(what)
             raise CheckpointError(
                 f"{path} is not a safetensors file, or is truncated: it has {size:,} bytes, and its header would have {length:,} "
                 f"(at most {MAX_HEADER:,} are read); was the download cut off?"

@@ -5,7 +5,7 @@ What kernels can measure is prepared once: as long as nothing has moved in memor
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -19,7 +19,7 @@ from weibull_monitor.measure.kernels.plan import Plan
 from weibull_monitor.measure.kernels.table import ROWS
 from weibull_monitor.measure.reader.inventory import Inventory
 from weibull_monitor.measure.reader.local_weights import LocalWeights
-from weibull_monitor.measure.reader.sums import CountedRows, Sums, count_components
+from weibull_monitor.measure.reader.sums import ROWS_AT_ONCE, CountedRows, Sums, count_components
 from weibull_monitor.measure.transfer import to_host
 from weibull_monitor.model.components import Component
 from weibull_monitor.model.sharding.division import Agreement, alone
@@ -61,7 +61,7 @@ class LocalCounter:
         return table, alone(weights.held.values())
 
     def count(
-        self, components: Sequence[Component], weights: LocalWeights, step: int, notes: Notes
+        self, components: Sequence[Component], weights: LocalWeights, step: int, notes: Notes, moved: bool = False
     ) -> CountResult | None:
         """Counts components; None if the parameters of the model have changed, so that there has to be another agreement.
 
@@ -70,8 +70,9 @@ class LocalCounter:
             weights: What this process holds.
             step: The optimizer step, which many ranks compare.
             notes: What this process knows of its parameters.
+            moved: Whether a matrix that was to be read once has changed, so that there has to be another agreement too.
         """
-        if not weights.refresh():
+        if not weights.refresh() or moved:
             return None
         key = (components, weights.addresses(components))
         if self._launches is None or self._launches.key != key:
@@ -80,9 +81,14 @@ class LocalCounter:
         else:
             self._launches = launches_now(self._launches, weights)
         launches = self._launches
-        pieces, problems = readable(components, launches.left, weights)
-        rows = launches.sums.complete(count_components(pieces, on_grid=launches.on_grid))
-        return CountResult(rows, problems, notes, [(plan.indices, plan.run()) for plan in launches.plans])
+        problems: dict[int, str] = {}
+
+        def rows() -> Iterator[CountedRows]:
+            for pieces in readable(components, launches.left, weights, problems):
+                yield from count_components(pieces, ROWS_AT_ONCE, problems, launches.on_grid)
+
+        complete = launches.sums.complete(rows())
+        return CountResult(complete, problems, notes, [(plan.indices, plan.run()) for plan in launches.plans])
 
 
 @dataclass(frozen=True)
@@ -154,12 +160,12 @@ def _launches(
         weights: What this process holds.
         found: Components that have values on a grid; None to look, for which a device is waited for.
     """
-    components, addresses = key
+    components, _ = key
     sums = Sums(components)
     groups: dict[tuple[torch.device, torch.dtype], dict[int, Sequence[Tensor]]] = {}
-    pieces = readable(components, sums.read, weights)[0] if addresses else {}
-    for index, here in pieces.items():
-        if here:
+    for index in sums.read:
+        here = weights.pieces(components[index]) if weights.stays(components[index]) else ()
+        if here and not isinstance(here, str):
             groups.setdefault((here[0].device, here[0].dtype), {})[index] = here
     plans = []
     ahead = any(queued_on(device) for device, _ in groups)
@@ -184,15 +190,30 @@ def _launches(
 
 
 def readable(
-    components: Sequence[Component], indices: Iterable[int], weights: LocalWeights
-) -> tuple[dict[int, Sequence[Tensor]], dict[int, str]]:
-    """The elements of components that can be read now, by their place, and why others cannot."""
+    components: Sequence[Component], indices: Iterable[int], weights: LocalWeights, problems: dict[int, str]
+) -> Iterator[dict[int, Sequence[Tensor]]]:
+    """The elements of components that can be read now, by their place.
+
+    First those of all that lie in memory; then those of one at a time that is made to be read, so that its memory can be freed.
+
+    Args:
+        components: The components.
+        indices: The places of those to read.
+        weights: What this process holds.
+        problems: Receives why others cannot be read.
+    """
+    apart: list[int] = []
     pieces: dict[int, Sequence[Tensor]] = {}
-    problems: dict[int, str] = {}
     for index in indices:
-        here = weights.pieces(components[index])
-        if isinstance(here, str):
-            problems[index] = here
-        else:
+        if weights.made(components[index]):
+            apart.append(index)
+        elif not isinstance(here := weights.pieces(components[index]), str):
             pieces[index] = here
-    return pieces, problems
+        else:
+            problems[index] = here
+    yield pieces
+    for index in apart:
+        if not isinstance(here := weights.pieces(components[index]), str):
+            yield {index: here}
+        else:
+            problems[index] = here

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from weibull_monitor.errors import text_of
 from weibull_monitor.measure.reader.counter import NOTE_NUMBERS, CountResult, Notes, readable
 from weibull_monitor.measure.reader.inventory import Inventory, merged
 from weibull_monitor.measure.reader.local_weights import LocalWeights
@@ -22,8 +23,8 @@ from weibull_monitor.model.components import Component
 from weibull_monitor.model.sharding import Ranks
 from weibull_monitor.model.sharding.division import Agreement, agree
 
-_CHANGED, _STEP, _SQUARE = range(3)
-"""Columns of the first row of the small all-reduce: ranks whose parameters have changed, Σ step and Σ step²."""
+_CHANGED, _STEP, _SQUARE, _FAILED = range(4)
+"""Columns of the first row of the small all-reduce: ranks whose parameters have changed, Σ step, Σ step², ranks that failed."""
 _STEPS = 1 << 14
 """Steps are compared modulo this, so that the sum of their squares over 2¹⁶ ranks is exact in float64."""
 
@@ -56,14 +57,19 @@ class DistributedCounter:
         return everything, agreement
 
     def count(
-        self, components: Sequence[Component], weights: LocalWeights, step: int, notes: Notes
+        self, components: Sequence[Component], weights: LocalWeights, step: int, notes: Notes, moved: bool = False
     ) -> CountResult | None:
         """Counts components. Only the main rank gets rows, but every rank has to go through them.
 
         Raises:
-            RuntimeError: If the ranks are at different steps.
+            RuntimeError: If the ranks are at different steps, or one of them cannot look at its parameters.
         """
-        others = self._exchange(weights.refresh(), step, notes)
+        failure: Exception | None = None
+        try:
+            unchanged = weights.refresh() and not moved
+        except Exception as error:  # whatever it is, the other ranks wait at the sum
+            unchanged, failure = True, error
+        others = self._exchange(unchanged, step, notes, failure)
         if others is None:
             return None
         sums, problems = Sums(components), dict[int, str]()
@@ -82,16 +88,24 @@ class DistributedCounter:
 
         return CountResult(sums.complete(rows()), problems, {**notes, **others})
 
-    def _exchange(self, unchanged: bool, step: int, notes: Notes) -> Notes | None:
+    def _exchange(self, unchanged: bool, step: int, notes: Notes, failure: Exception | None) -> Notes | None:
         """The notes of the other ranks, on the main rank; None if the parameters of any rank have changed."""
         table = torch.zeros(1 + len(self._noted), NOTE_NUMBERS, dtype=torch.float64, device="cpu")
         short = step % _STEPS
         table[0, _CHANGED], table[0, _STEP], table[0, _SQUARE] = float(not unchanged), short, short * short
         # One row per parameter. One rank writes it and the others send zeros, so the sum is what that rank wrote.
-        for row, (name, rank) in enumerate(self._noted.items(), start=1):
-            if rank == self._ranks.me and name in notes:
-                table[row] = torch.tensor(notes[name], dtype=torch.float64, device="cpu")
+        try:
+            for row, (name, rank) in enumerate(self._noted.items(), start=1):
+                if rank == self._ranks.me and name in notes:
+                    table[row] = torch.tensor(notes[name], dtype=torch.float64, device="cpu")
+        except Exception as error:
+            failure = failure or error
+        table[0, _FAILED] = float(failure is not None)
         table = self._ranks.sum_(table.to(self._ranks.device)).cpu()
+        if failed := int(table[0, _FAILED]):
+            if failure is not None:
+                raise failure
+            raise RuntimeError(f"{failed} of {self._ranks.size} ranks could not look at their parameters, and say why")
         if table[0, _CHANGED]:
             return None
         # Equal steps, and only they, have (Σ step)² = ranks · Σ step²: so all ranks come to the same result.
@@ -116,9 +130,13 @@ class DistributedCounter:
         """
         out = torch.zeros(len(bucket.indices), bucket.sent.width, dtype=bucket.dtype, device=self._ranks.device)
         row_of = {index: row for row, index in enumerate(bucket.indices)}
+        unread: dict[int, str] = {}
         try:
-            pieces, unread = readable(components, bucket.indices, weights)
-            for batch in count_components(pieces):
+            for batch in (
+                counted
+                for pieces in readable(components, bucket.indices, weights, unread)
+                for counted in count_components(pieces, ROWS_AT_ONCE, unread)
+            ):
                 rows = [row_of[index] for index in batch.indices]
                 out[rows] = bucket.sent.pack(batch.counts).to(out)
                 if batch.offsets is not None:
@@ -127,7 +145,7 @@ class DistributedCounter:
         except Exception as error:  # whatever it is, the other ranks wait at the sum
             out.zero_()
             offsets.clear()
-            unread = dict.fromkeys(bucket.indices, f"counting it failed ({type(error).__name__}: {error})")
+            unread = dict.fromkeys(bucket.indices, f"counting it failed ({type(error).__name__}: {text_of(error)})")
         out[[row_of[index] for index in unread], MISSING] = 1
         problems.update(unread)
         return out

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -46,7 +45,7 @@ def inventory_of(
     return Inventory(
         discovery=found,
         attention=attention_types(model, found.components),
-        sizes=tuple((h.name, math.prod(h.shape), len(h.shape) > 1) for h in held.values()),
+        sizes=tuple((h.name, h.elements, len(h.shape) > 1) for h in held.values()),
     )
 
 

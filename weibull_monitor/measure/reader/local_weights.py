@@ -51,25 +51,35 @@ class LocalWeights:
         if share is None:
             return ()
         held = self.held[component.parameter]
-        local = held.read() if kept is None else held.like(kept)
-        if problem := unsupported(local):
-            return problem
         box = Box(component.part.view, component.part.ranges) if component.part else None
         layout = held.layout
         try:
+            local = held.read() if kept is None else held.like(kept)
+            if problem := unsupported(local):
+                return problem
             if (share.start, share.stop) != (0, layout.units):
                 layout, local = layout.narrowed(share.start, share.stop), local[share.start : share.stop]
             return layout.select(local, box)
         except ValueError as error:
             return str(error)
+        except Exception as error:  # a tensor of another library, or somebody's parametrization
+            return f"reading it failed ({type(error).__name__}: {error})"
+
+    def made(self, component: Component) -> bool:
+        """Whether the weight is made anew each time that it is read."""
+        held = self.held.get(component.parameter)
+        return held is not None and bool(held.sources)
+
+    def stays(self, component: Component) -> bool:
+        """Whether a component's elements stay where they are in memory, as long as `addresses` are the same."""
+        held = self.held[component.parameter]
+        return held.copy is None and not held.sources and type(held.optimized) in (nn.Parameter, Tensor)
 
     def addresses(self, components: Sequence[Component]) -> tuple[int, ...]:
-        """The address of each component's parameter in memory; empty if any of them is sharded or of a tensor subclass."""
-        held = [self.held[name] for name in dict.fromkeys(component.parameter for component in components)]
-        if any(h.copy is not None or type(h.optimized) not in (nn.Parameter, Tensor) for h in held):
-            return ()
-        return tuple(h.optimized.data_ptr() for h in held)
+        """The address of each parameter in memory, of the components that `stays` says so of; 0 for others."""
+        firsts = {component.parameter: component for component in components}
+        return tuple(self.held[name].optimized.data_ptr() if self.stays(first) else 0 for name, first in firsts.items())
 
     def optimized(self) -> Mapping[str, Tensor]:
         """The tensor that an optimizer holds for each parameter, by the parameter's name."""
-        return {name: held.optimized for name, held in self.held.items()}
+        return {name: held.optimized for name, held in self.held.items() if held.steps_alike}

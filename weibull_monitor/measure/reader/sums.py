@@ -12,6 +12,7 @@ from weibull_monitor.measure.bins import Bins, bins_of
 from weibull_monitor.measure.choose import count_magnitudes, measure_offsets
 from weibull_monitor.measure.grid import grids_among
 from weibull_monitor.model.components.component import Component
+from weibull_monitor.model.components.storage import ordinary
 
 ROWS_AT_ONCE = 128
 """Rows of counts that are made at a time: 17 MiB. A model of 128 experts has tens of thousands of rows."""
@@ -95,13 +96,17 @@ def _add(sums: dict[int, Tensor], index: int, row: Tensor) -> None:
 
 
 def count_components(
-    pieces: Mapping[int, Sequence[Tensor]], rows_at_once: int = ROWS_AT_ONCE, on_grid: Container[int] | None = None
+    pieces: Mapping[int, Sequence[Tensor]],
+    rows_at_once: int = ROWS_AT_ONCE,
+    problems: dict[int, str] | None = None,
+    on_grid: Container[int] | None = None,
 ) -> Iterator[CountedRows]:
     """Counts |w| of components, in batches of a bounded number of rows, grouped by device and dtype.
 
     Args:
         pieces: The elements of each component in one or several tensors, by its index; without tensors it gets no row.
         rows_at_once: How many rows to count together.
+        problems: Receives why components cannot be counted; the others are. By default such a failure is raised.
         on_grid: The components whose values lie on a grid; None to find them, for which a device is waited for.
 
     >>> from torch import nn
@@ -116,19 +121,34 @@ def count_components(
     {'attn.qkv.weight[q]': 64, 'attn.qkv.weight[k]': 64, 'attn.qkv.weight[v]': 64, 'attn.proj.weight': 64,
      'attn.qkv.weight': 192}
     """
-    groups: dict[tuple[torch.device, torch.dtype], list[int]] = {}
+    groups: dict[tuple[torch.device, torch.dtype, bool], list[int]] = {}
     for index, here in pieces.items():
-        if here:
-            groups.setdefault((here[0].device, here[0].dtype), []).append(index)
-    for (_, dtype), members in groups.items():
+        if here:  # tensors of other libraries by themselves: counting them may fail
+            groups.setdefault((here[0].device, here[0].dtype, ordinary(here[0])), []).append(index)
+    for (_, dtype, _), members in groups.items():
         bins = bins_of(dtype)
         for start in range(0, len(members), rows_at_once):
             batch = members[start : start + rows_at_once]
-            grids = components_on_grid({index: pieces[index] for index in batch}) if on_grid is None else on_grid
-            yield from _counted([index for index in batch if index not in grids], pieces, bins, False)
+            grids = _grids(batch, pieces, problems) if on_grid is None else on_grid
+            yield from _counted([index for index in batch if index not in grids], pieces, bins, problems, False)
             moved = [index for index in batch if index in grids]  # three rows of integers each
             for at in range(0, len(moved), max(1, rows_at_once // 3)):
-                yield from _counted(moved[at : at + max(1, rows_at_once // 3)], pieces, bins, True)
+                yield from _counted(moved[at : at + max(1, rows_at_once // 3)], pieces, bins, problems, True)
+
+
+def _grids(
+    batch: Sequence[int], pieces: Mapping[int, Sequence[Tensor]], problems: dict[int, str] | None
+) -> frozenset[int]:
+    try:
+        return components_on_grid({index: pieces[index] for index in batch})
+    except Exception:  # a tensor that cannot be read: counting it says so
+        if problems is None:
+            raise
+        return (
+            frozenset[int]().union(*(_grids([index], pieces, problems) for index in batch))
+            if len(batch) > 1
+            else frozenset()
+        )
 
 
 def components_on_grid(pieces: Mapping[int, Sequence[Tensor]]) -> frozenset[int]:
@@ -141,14 +161,30 @@ def components_on_grid(pieces: Mapping[int, Sequence[Tensor]]) -> frozenset[int]
 
 
 def _counted(
-    batch: Sequence[int], pieces: Mapping[int, Sequence[Tensor]], bins: Bins, on_grid: bool
+    batch: Sequence[int],
+    pieces: Mapping[int, Sequence[Tensor]],
+    bins: Bins,
+    problems: dict[int, str] | None,
+    on_grid: bool,
 ) -> Iterator[CountedRows]:
-    if batch:
-        flat = [(row, piece.detach()) for row, index in enumerate(batch) for piece in pieces[index]]
-        tensors, rows = [piece for _, piece in flat], [row for row, _ in flat]
+    """Counts some components together, or each by itself if that fails."""
+    if not batch:
+        return
+    flat = [(row, piece) for row, index in enumerate(batch) for piece in pieces[index]]
+    try:
+        tensors, rows = [piece.detach() for _, piece in flat], [row for row, _ in flat]
         counts = count_magnitudes(tensors, bins, rows)
         offsets = measure_offsets(tensors, bins, counts, rows) if on_grid else None
-        yield CountedRows(tuple(batch), counts, bins, offsets)
+    except Exception as error:
+        if problems is None:
+            raise
+        if len(batch) > 1:
+            for index in batch:
+                yield from _counted([index], pieces, bins, problems, on_grid)
+        else:
+            problems[batch[0]] = f"counting it failed ({type(error).__name__}: {error})"
+        return
+    yield CountedRows(tuple(batch), counts, bins, offsets)
 
 
 def _makes_up(components: Sequence[Component]) -> dict[int, tuple[int, ...]]:

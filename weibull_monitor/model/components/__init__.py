@@ -24,4 +24,5 @@ from weibull_monitor.model.components.table import coverage as coverage
 from weibull_monitor.model.components.table import render as render
 from weibull_monitor.model.components.wording import by_reason as by_reason
 from weibull_monitor.model.components.wording import differs as differs
+from weibull_monitor.model.components.wording import moved as moved
 from weibull_monitor.model.components.wording import nothing_to_measure as nothing_to_measure

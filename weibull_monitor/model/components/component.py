@@ -39,6 +39,8 @@ CLASS_OF_KIND: Final[dict[str, ComponentClass]] = {
     "mixer": "none",
     "embedding": "none",
     "lm_head": "none",
+    "adapter_a": "none",
+    "adapter_b": "none",
     "adapter": "none",
     "other": "none",
 }
@@ -57,8 +59,9 @@ class Component:
         cross: Whether it belongs to cross-attention.
         shape: Shape of the matrix.
         dtype: Dtype of its storage.
-        trainable: Whether the parameter required a gradient at discovery.
-        parameter: The parameter's name in ``model.named_parameters()``, wrappers included.
+        trainable: Whether the parameter required a gradient when it was sampled.
+        parameter: The parameter's name in ``model.named_parameters()``, wrappers included; of a weight that a layer makes of
+            parameters (`torch.nn.utils.parametrize`), the path of the layer and the name of the weight.
         part: The elements of that parameter that belong to it; None for all of them.
         tower: Path of the list of blocks that it belongs to, such as ``vision_tower.encoder.layers``; empty outside of blocks.
         why: For the kind ``other``: why it is not one of the named kinds.

@@ -20,7 +20,7 @@ from weibull_monitor.model.components.names import clean_name
 from weibull_monitor.model.components.split import fragments
 from weibull_monitor.model.components.storage import packed_buffers, storage_problem, unreadable
 from weibull_monitor.model.components.tree import Leaf, leaves
-from weibull_monitor.model.sharding import local_parameters
+from weibull_monitor.model.sharding import LocalParameter, local_parameters
 
 Resolution = Literal["parameter", "matrix", "head"]
 
@@ -126,18 +126,28 @@ def _sort_parameters(model: nn.Module) -> tuple[dict[str, Tensor], list[Skipped]
     elements = vectors = 0
     for parameter, held in local_parameters(model).items():
         numel, matrix = math.prod(held.shape), len(held.shape) > 1
-        elements += numel
-        problem = held.problem or storage_problem(held.stored) or (unreadable(held.standin) if matrix else "")
-        if problem:
-            skipped.append(Skipped(clean_name(parameter), problem, numel))
+        elements += held.elements
+        if problem := _problem(held):
+            skipped.append(Skipped(clean_name(parameter), problem, held.elements))
         elif matrix and numel:
             matrices[parameter] = held.standin
+            vectors += max(held.elements - numel, 0)  # the scales that `weight_norm` has beside a matrix
         else:
-            vectors += numel
+            vectors += held.elements
     for name, reason, numel in packed_buffers(model):
         elements += numel
         skipped.append(Skipped(clean_name(name), reason, numel))
     return matrices, skipped, elements, vectors
+
+
+def _problem(held: LocalParameter) -> str:
+    """Why a parameter cannot be measured; empty if it can."""
+    if held.problem:
+        return held.problem
+    try:
+        return storage_problem(held.stored) or (unreadable(held.standin) if len(held.shape) > 1 else "")
+    except Exception as error:  # a tensor of another library may refuse any question
+        return f"its class cannot be read ({type(error).__name__}: {error})"
 
 
 def _configs(model: nn.Module, leaf: Leaf) -> list[object]:

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Final
 
 from torch import nn
 
 from weibull_monitor.model.components.feed_forward import Sibling, roles
-from weibull_monitor.model.components.names import ADAPTER, CROSS, SELF, Place, kind_by_name
+from weibull_monitor.model.components.names import (
+    ADAPTER,
+    CROSS,
+    GENERAL,
+    PAIR,
+    PARAMETRIZATION,
+    SELF,
+    Place,
+    kind_by_name,
+)
 from weibull_monitor.model.components.tree import Leaf, is_block, place_of
 
 WHY: Final[Mapping[str, str]] = {
@@ -22,6 +31,7 @@ WHY: Final[Mapping[str, str]] = {
     "block": "in a block, but neither attention nor feed-forward",
     "anywhere": "outside of attention, feed-forward blocks and mixers",
     "bias": "a bias or scale of several dimensions, not a matrix",
+    "parametrization": "a parameter of a parametrization: what the layer makes with it is measured",
     "conv": "convolution, of a stem or of a convolutional network",
 }
 """Why a matrix is ``other``, by its place."""
@@ -39,6 +49,10 @@ def kinds(leaves: Sequence[Leaf], lm_head: nn.Module | None = None) -> list[tupl
     """
     # What a matrix is by itself comes first; the rest are compared with the other matrices of their attention or block.
     found: list[tuple[str, str] | None] = [_alone(leaf, lm_head) for leaf in leaves]
+    names = {leaf.name for leaf in leaves}
+    for index, leaf in enumerate(leaves):
+        if re.search(ADAPTER, leaf.name):
+            found[index] = (_adapter(leaf.name, names), "")
     units: dict[str, list[int]] = defaultdict(list)
     for index, leaf in enumerate(leaves):
         if found[index] is None:
@@ -51,8 +65,8 @@ def kinds(leaves: Sequence[Leaf], lm_head: nn.Module | None = None) -> list[tupl
 
 def _alone(leaf: Leaf, lm_head: nn.Module | None) -> tuple[str, str] | None:
     """The kind of a matrix that does not depend on its siblings; None if it does."""
-    if re.search(ADAPTER, leaf.name):
-        return "adapter", ""
+    if PARAMETRIZATION in leaf.name:
+        return "other", WHY["parametrization"]
     if isinstance(leaf.owner, nn.Embedding):
         return "embedding", ""
     if lm_head is not None and leaf.owner is lm_head:
@@ -71,13 +85,30 @@ def _alone(leaf: Leaf, lm_head: nn.Module | None) -> tuple[str, str] | None:
     return None
 
 
+def _adapter(name: str, names: Set[str]) -> str:
+    """The kind of an adapter's matrix: ``adapter_a`` and ``adapter_b`` if both of a pair are there.
+
+    >>> _adapter("q.lora_A.weight", {"q.lora_A.weight", "q.lora_B.weight"}), _adapter("q.lora_A.weight", {"q.lora_A.weight"})
+    ('adapter_a', 'adapter')
+    """
+    found = PAIR.search(name)
+    if found is None:
+        return "adapter"
+    group = "letter" if found["letter"] else "word"
+    start, stop = found.span(group)
+    other = {"A": "B", "B": "A", "a": "b", "b": "a", "down": "up", "up": "down"}[found[group]]
+    if name[:start] + other + name[stop:] not in names:
+        return "adapter"
+    return "adapter_a" if found[group] in ("A", "a", "down") else "adapter_b"
+
+
 def _together(siblings: Sequence[Leaf]) -> list[tuple[str, str]]:
     """The kinds of the matrices of one attention, one feed-forward block, or one block that holds them itself."""
     place = siblings[0].place
     if place == "attention":
         return _attention(siblings)
     found: list[tuple[str, str]] = []
-    named = [next((path for path in leaf.paths if kind_by_name(path, place)), leaf.paths[-1]) for leaf in siblings]
+    named = [next((p for p in _telling_first(leaf) if kind_by_name(p, place)), leaf.paths[-1]) for leaf in siblings]
     shapes = _features(siblings)
     # In a feed-forward block every matrix has a role; in a block that holds them itself only those whose names say so.
     takes_part = [
@@ -114,8 +145,8 @@ def _attention(siblings: Sequence[Leaf]) -> list[tuple[str, str]]:
 
 
 def _named(leaf: Leaf, place: Place) -> tuple[str, str] | None:
-    """The kind that a matrix's name stands for at a place, by the outermost of its paths that has one."""
-    for path in leaf.paths:
+    """The kind that a matrix's name stands for at a place, by the first of its paths that has one."""
+    for path in _telling_first(leaf):
         kind = kind_by_name(path, place)
         if kind == "lm_head" and path is not leaf.paths[-1]:
             continue  # BERT's prediction head: its other matrix is the one that is tied to the embedding
@@ -128,6 +159,11 @@ def _named(leaf: Leaf, place: Place) -> tuple[str, str] | None:
         if kind:
             return kind, ""
     return None
+
+
+def _telling_first(leaf: Leaf) -> list[str]:
+    """The paths that stand for a matrix, outermost first; those that end in a name that says little come last."""
+    return sorted(leaf.paths, key=lambda path: path.rpartition(".")[2] in GENERAL)
 
 
 def _is_vector(leaf: Leaf) -> bool:

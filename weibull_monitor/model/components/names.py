@@ -117,9 +117,35 @@ CROSS: Final = (
 SELF: Final = r"(?i)self_?att"
 """Pattern in the name of a self-attention module, which outweighs names above it."""
 ADAPTER: Final = (
-    r"\blora_|\bmodules_to_save\b|\badapter_modules?\b|_adapter_list\b|\b(?:houlsby|ia3|vera|oft|boft|loha|lokr)_"
+    r"\blora_|\bmodules_to_save\b|\badapter_modules?\b|_adapter_list\b|\b(?:houlsby|ia3|vera|oft|boft|loha|lokr)_|"
+    r"lora[._](?:[AaBb]|down|up)\b|\badapter_(?:down|up)\b"
 )
 """Pattern in the path of an adapter's parameter (PEFT, and the adapters of X-MOD)."""
+PAIR: Final = re.compile(
+    r"(?:(?<![a-z])(?:lora|vera)_(?:\w+_)?|(?<![a-z])lora\.)(?P<letter>[AaBb])(?![A-Za-z])|"
+    r"(?:lora[._]|\badapter_)(?P<word>down|up)(?![a-z])"
+)
+"""The place in an adapter's name that tells the first matrix of a pair (A, down) from the second (B, up)."""
+PARAMETRIZATION: Final = ".parametrizations."
+"""In the path of the parameters of a parametrization (`torch.nn.utils.parametrize`)."""
+
+
+# fmt: off
+GENERAL: Final = frozenset((
+    "linear", "dense", "proj", "projection", "projection_layer", "base_layer", "base", "layer", "fc", "out", "output", "weight",
+    "module", "wrapped", "inner", "orig", "original", "conv", "final", "post", "matrix", "kernel", "mod", "lin", "main",
+))
+# fmt: on
+"""Names of modules that say little: a telling name above one of them says what its matrix is."""
+
+
+def telling(path: str, place: Place) -> bool:
+    """Whether the last segment of a path stands for a kind at a place, and is not one of the `GENERAL` names.
+
+    >>> telling("self_attn.q_proj", "attention"), telling("self_attn.q_proj.linear", "attention")
+    (True, False)
+    """
+    return path.rpartition(".")[2] not in GENERAL and kind_by_name(path, place) is not None
 
 
 class Row(NamedTuple):

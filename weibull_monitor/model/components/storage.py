@@ -8,6 +8,8 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
+from weibull_monitor.model.sharding.dtensor import is_dtensor
+
 MANTISSA: Final[dict[torch.dtype, int]] = {
     torch.float64: 52,
     torch.float32: 23,
@@ -31,6 +33,10 @@ def unsupported(tensor: Tensor, ignore_values: bool = False) -> str:
     >>> unsupported(torch.zeros(2, dtype=torch.int8))
     'its dtype is int8, not a float that can be counted'
     """
+    if tensor.is_nested:
+        return "it is a nested tensor; its parts (tensor.unbind()) can be measured"
+    if is_dtensor(tensor):
+        return "it is a DTensor; its local part (tensor.to_local()) can be measured"
     if tensor.is_meta and not ignore_values:
         return "it is on the meta device and has no values yet"
     if tensor.layout != torch.strided:
@@ -40,6 +46,11 @@ def unsupported(tensor: Tensor, ignore_values: bool = False) -> str:
     if tensor.numel() == 0 and not ignore_values:
         return "it has no elements"
     return ""
+
+
+def ordinary(tensor: Tensor) -> bool:
+    """Whether a tensor's elements lie in memory as torch's own do: its class does not handle operations itself."""
+    return type(tensor).__torch_dispatch__ is Tensor.__torch_dispatch__
 
 
 _TENSOR_LIBRARIES: Final = {

@@ -98,7 +98,7 @@ def _stored(discovery: Discovery) -> list[Component]:
 KIND_ORDER = (
     "attn_qkv", "attn_qk", "attn_q", "attn_k", "attn_kv", "attn_v", "attn_q_a", "attn_q_b", "attn_kv_a", "attn_kv_b", "attn_gate",
     "attn_o", "ffn_gate_up", "ffn_gate", "ffn_up", "ffn_down", "ffn_in", "ffn_out", "router", "mixer", "embedding", "lm_head",
-    "adapter", "other",
+    "adapter_a", "adapter_b", "adapter", "other",
 )
 # fmt: on
 """The order in which kinds are listed."""

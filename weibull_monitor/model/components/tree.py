@@ -10,7 +10,16 @@ from typing import Final
 
 from torch import Tensor, nn
 
-from weibull_monitor.model.components.names import ADAPTER, Place, clean_name, kind_by_name, place_by_name
+from weibull_monitor.model.components.names import (
+    ADAPTER,
+    GENERAL,
+    PARAMETRIZATION,
+    Place,
+    clean_name,
+    kind_by_name,
+    place_by_name,
+    telling,
+)
 
 Chain = tuple[tuple[str, nn.Module], ...]
 """(name, module) from the outermost module below the root down to some module."""
@@ -56,10 +65,14 @@ def leaves(model: nn.Module, parameters: Mapping[str, Tensor]) -> Iterator[Leaf]
     peft = any(name.endswith("base_layer") or ".lora_" in name for name in modules)
     names = {parameter: clean_name(parameter, peft) for parameter in parameters}
     held: Counter[str] = Counter()  # matrices at or below each path; adapters do not count, they sit beside any matrix
+    general: Counter[str] = Counter()  # matrices directly in a module whose names say little (``q_proj.linear``)
     for name in names.values():
-        if not re.search(ADAPTER, name):
+        if not re.search(ADAPTER, name) and PARAMETRIZATION not in name:
             segments = name.split(".")
             held.update(".".join(segments[:depth]) for depth in range(len(segments)))
+            own = segments[:-1] if segments[-1] == "weight" else segments
+            if own and own[-1] in GENERAL:
+                general[".".join(own[:-1])] += 1
     known: dict[tuple[str, int], tuple[Place, str, nn.Module]] = {}
     chains: dict[str, tuple[Chain, str]] = {}
     for parameter, tensor in parameters.items():
@@ -69,10 +82,18 @@ def leaves(model: nn.Module, parameters: Mapping[str, Tensor]) -> Iterator[Leaf]
             chains[owner_path] = _chain(owner_path, modules, peft)
         chain, clean_owner = chains[owner_path]
         # The depth of what level for the matrix: its module, for a ``weight``; else the parameter's own name
-        # (``in_proj_weight``). It moves up while the module above holds this matrix only.
+        # (``in_proj_weight``). It moves up while the module above holds this matrix only, or names it.
         level = len(chain) if attribute == "weight" else len(chain) + 1
         paths = [clean_owner if level == len(chain) else name]
-        while level > 1 and held[parent := paths[-1].rpartition(".")[0]] == 1 and not _is_place(chain[level - 2]):
+        named = next((d for d, (n, _) in enumerate(chain, 1) if names_a_matrix(n) and held[_path(chain, d)] == 1), 0)
+        while level > 1:
+            parent, _, last = paths[-1].rpartition(".")
+            if held[parent] == 1:
+                moves = 0 < named < level or not _is_place(chain[level - 2])
+            else:
+                moves = last in GENERAL and general[parent] == 1 and names_a_matrix(chain[level - 2][0])
+            if not moves:
+                break
             paths.append(parent)
             level -= 1
         key = (clean_owner, level)
@@ -91,6 +112,19 @@ def leaves(model: nn.Module, parameters: Mapping[str, Tensor]) -> Iterator[Leaf]
             unit=unit,
             unit_module=module,
         )
+
+
+def _path(chain: Chain, depth: int) -> str:
+    return ".".join(name for name, _ in chain[:depth])
+
+
+def names_a_matrix(name: str) -> bool:
+    """Whether the name of a module says which matrix it is, not where or that it is one.
+
+    >>> names_a_matrix("q_proj"), names_a_matrix("self_attn"), names_a_matrix("linear")
+    (True, False, False)
+    """
+    return place_by_name(name, "") is None and (telling(name, "attention") or telling(name, "ffn"))
 
 
 def _chain(owner_path: str, modules: Mapping[str, nn.Module], peft: bool) -> tuple[Chain, str]:

@@ -28,6 +28,14 @@ def differs(parameters: Sequence[str]) -> str:
     )
 
 
+def moved(parameters: Sequence[str]) -> str:
+    """The warning about matrices that were to be read once, and have changed."""
+    return (
+        f"{len(parameters)} matrices that need no gradient have changed ({parameters[0]}{' and others' * (len(parameters) > 1)}) "
+        'and are read again, although frozen="once" was passed; frozen="read" reads them at every sample'
+    )
+
+
 def by_reason(reasons: Mapping[str, str], what: str) -> dict[str, str]:
     """One message for all names with the same reason, by that reason. Numbers in reasons do not matter.
 

@@ -56,8 +56,11 @@ class Grid:
 
     @property
     def units(self) -> int:
-        """Number of equal pieces that it can be divided into: rows of the local tensor."""
-        return self.local_shape[0] if math.prod(self.local_shape) else 0
+        """Number of equal pieces that it can be divided into: rows of the local tensor, 1 if it has no dimensions."""
+        shape = self.local_shape
+        if not math.prod(shape):
+            return 0
+        return shape[0] if shape else 1
 
     def narrowed(self, start: int, stop: int) -> Grid:
         """The layout of ``local[start:stop]``."""

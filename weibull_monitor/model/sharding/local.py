@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 from weibull_monitor.model.sharding.dtensor import is_dtensor, layout_of, peers_of
 from weibull_monitor.model.sharding.fsdp1 import flat_parameters
 from weibull_monitor.model.sharding.layout import Flat, Grid
+from weibull_monitor.model.sharding.made import MadeWeight, made_weights
 from weibull_monitor.model.sharding.parameter import LocalParameter
 
 
@@ -27,26 +28,104 @@ def local_parameters(model: nn.Module, before: Mapping[str, LocalParameter] | No
         before: What was found the last time; what has stayed the same is not looked at again.
     """
     _reshard(model)
+    before = before or {}
     out: dict[str, LocalParameter] = {}
     flat: dict[str, LocalParameter] = {}
     covered: set[int] = set()
     for parameter, original in flat_parameters(model):
         covered.add(id(parameter))
         flat[original.name] = original
+    made = {source: weight for weight in made_weights(model) for source in weight.sources}
     for name, parameter in model.named_parameters():
-        if name not in flat and id(parameter) not in covered:
-            known = (before or {}).get(name)
+        if name in made:
+            weight = made[name]
+            out[weight.name] = _made(weight, before.get(weight.name), weight.sources.keys() & flat.keys())
+        elif name not in flat and id(parameter) not in covered:
+            known = before.get(name)
             out[name] = known if known is not None and known.describes(parameter) else _held(name, parameter)
+    for name in made.keys() & flat.keys():  # with FSDP1 they may not be parameters of the model
+        weight = made[name]
+        out[weight.name] = _made(weight, before.get(weight.name), {flat.pop(name).name})
     return out | flat
 
 
+def _made(weight: MadeWeight, known: LocalParameter | None, flat: Set[str]) -> LocalParameter:
+    """A weight that its layer makes of parameters, which have to be whole on this rank.
+
+    Args:
+        weight: The weight.
+        known: What was found the last time.
+        flat: Those of its parameters that FSDP1 holds.
+    """
+    sources = tuple(weight.sources.values())
+    signature = (weight.how, *((id(s), s.dtype, tuple(s.shape), s.requires_grad, s.device) for s in sources))
+    if known is not None and not known.problem and known.signature == signature:
+        return known
+    shape: tuple[int, ...] = (0,)
+    dtype, problem = sources[0].dtype, ""
+    if flat or any(is_dtensor(source) or hasattr(source, "ds_tensor") for source in sources):
+        problem = f"its layer makes it of sharded parameters ({weight.how}), which would have to be gathered"
+    else:
+        try:
+            with torch.no_grad():
+                first = weight.make()
+            shape, dtype = tuple(first.shape), first.dtype
+        except Exception as error:  # it may be anybody's code
+            problem = f"its layer makes it ({weight.how}), and that failed ({type(error).__name__}: {error})"
+    mask = weight.mask
+
+    def read() -> Tensor:
+        with torch.no_grad():
+            return weight.make().detach()
+
+    def like(kept: Tensor) -> Tensor:
+        if mask is None:
+            raise ValueError(f"its layer makes it of other parameters ({weight.how})")
+        return mask(kept.detach())
+
+    return LocalParameter(
+        name=weight.name,
+        shape=shape,
+        dtype=dtype,
+        requires_grad=any(source.requires_grad for source in sources),
+        optimized=max(sources, key=Tensor.numel),
+        read=read,
+        layout=Grid.whole(shape),
+        like=like,
+        sources=sources,
+        signature=signature,
+        steps_alike=mask is not None,
+        problem=problem,
+    )
+
+
 def _held(name: str, parameter: Any) -> LocalParameter:
+    """A parameter that is here, whatever its class."""
+    try:
+        return _described(name, parameter)
+    except Exception as error:  # a tensor of another library may refuse any question
+        nothing = (0,)
+        return LocalParameter(
+            name=name,
+            shape=nothing,
+            dtype=torch.float32,
+            requires_grad=False,
+            optimized=parameter,
+            read=lambda: torch.empty(nothing),
+            layout=Grid.whole(nothing),
+            problem=f"its class {type(parameter).__name__} cannot be read ({type(error).__name__}: {error})",
+        )
+
+
+def _described(name: str, parameter: Any) -> LocalParameter:
     made_of = partial(LocalParameter, name=name, requires_grad=parameter.requires_grad, optimized=parameter)
     if hasattr(parameter, "ds_tensor"):
         return _zero3(parameter, made_of)
     problem = ""
     if is_lazy(parameter):
         problem = "it has no shape before the first forward pass (a lazy module)"
+    elif parameter.is_nested:
+        problem = "it is a nested tensor"
     elif getattr(parameter, "_fsdp_flattened", False):
         problem = "an FSDP module around the model holds it: pass that module as the model"
     if problem or not is_dtensor(parameter):

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor
 
-from weibull_monitor.errors import ConfigurationError
+from weibull_monitor.errors import ConfigurationError, say, text_of
 
 JOIN_TIMEOUT = 300.0
 """Seconds that a new monitor waits for those of the other ranks: not all load their model equally fast."""
@@ -23,7 +23,6 @@ PATIENCE = 10.0
 _meetings: dict[tuple[int, ...], int] = {}
 """How many monitors this process has made with the ranks of each group: each meets its own."""
 
-logger = logging.getLogger("weibull_monitor")
 Item = TypeVar("Item")
 
 
@@ -89,7 +88,7 @@ class Ranks:
         try:
             yield
         except Exception as error:
-            store.set(f"{key}/problem", f"rank {self.rank}: {error}")
+            store.set(f"{key}/problem", f"rank {self.rank}: {text_of(error)}")
             store.set(f"{key}/complete", "no")
             raise
         store.set(f"{key}/{self.rank}", "here")
@@ -97,7 +96,7 @@ class Ranks:
             store.set(f"{key}/complete", "yes")
         patience = min(PATIENCE, timeout)
         if not _came(store, key, patience):
-            logger.warning("weibull_monitor: waiting for the monitor of %s", _some(self._missing(store, key)))
+            say(logging.WARNING, f"weibull_monitor: waiting for the monitor of {_some(self._missing(store, key))}")
             if not _came(store, key, timeout - patience):
                 missing = self._missing(store, key)
                 store.set(
@@ -107,8 +106,10 @@ class Ranks:
                 _meetings[self.members] = meeting - 1
                 raise ConfigurationError(
                     f"weibull_monitor was made on rank {self.rank}, but within {timeout:g} s not on {_some(missing)} of "
-                    f"{self.size}. Make it on every rank: each measures what it holds, and the main one writes. To measure on "
-                    "this rank alone, pass process_group=None."
+                    f"{self.size}. Every process has to take part: each measures what it holds, and the main one writes. If you "
+                    "use a WeibullCallback, pass it to the Trainer on every process, without a condition on the rank. If you "
+                    "make a WeibullMonitor yourself, make it on every rank, or pass process_group=None to measure on this rank "
+                    "alone."
                 )
         if store.get(f"{key}/complete") == b"no":
             problem = store.get(f"{key}/problem").decode()
@@ -127,9 +128,10 @@ class Ranks:
             mine: This rank's object: it can be pickled, and equal ones have equal `repr`.
         """
         digest = int.from_bytes(hashlib.sha1(repr(mine).encode()).digest()[:7], "big")
-        here = torch.tensor([digest], device=self.device)
-        everywhere = torch.empty(self.size, dtype=torch.int64, device=self.device)
-        self._dist.all_gather_into_tensor(everywhere, here, group=self._group)
+        # A sum, to which each rank contributes its own place: functions that gather are renamed from one torch to the next.
+        everywhere = torch.zeros(self.size, dtype=torch.int64, device=self.device)
+        everywhere[self.rank] = digest
+        self._dist.all_reduce(everywhere, group=self._group)
         holders: dict[int, list[int]] = {}
         for rank, value in enumerate(everywhere.tolist()):
             holders.setdefault(value, []).append(rank)

@@ -12,19 +12,17 @@ def intervals(alerts: Iterable[Alert]) -> list[dict[str, Any]]:
     """One entry per alert that was raised, in order.
 
     Returns:
-        The fields of the gravest `Finding` with ``expected`` in words, and ``rank`` (of its severity), ``since``, ``until``
-        (None while the alert is active) and ``worsened``, the steps at which it got worse.
+        The fields of the gravest `Finding` with ``expected`` in words, and ``rank`` (of its severity), ``since`` and
+        ``until`` (None while the alert is active).
     """
     found: dict[tuple[str, int], dict[str, Any]] = {}
     for alert in alerts:
         key = (alert.finding.rule, alert.since)
-        entry = found.setdefault(key, {"until": None, "worsened": []} | _entry(alert))
+        entry = found.setdefault(key, {"until": None} | _entry(alert))
         if alert.phase == "ends":
             entry["until"] = alert.step
-        elif alert.phase == "worsens":
-            entry["worsened"].append(alert.step)
-            if rank(alert.finding.severity) >= entry["rank"]:
-                entry |= _entry(alert)
+        elif rank(alert.finding.severity) >= entry["rank"]:
+            entry |= _entry(alert)
     return list(found.values())
 
 

@@ -24,25 +24,27 @@ def classes(columns: Columns, diagnosis: Diagnosis | None) -> list[dict[str, Any
         at = _places(columns, [c for c in distinct(columns.components) if c.component_class == name])
         if len(at):
             k = columns["k"][:, at]
-            entry = {"name": name, "matrices": len(at), "k": floats(median(k)), "start": anchor(columns, at)}
-            entry |= {"low": floats(lowest(k)), "high": floats(highest(k)), "drift": floats(_drift(columns, at))}
+            drift = 100.0 * (median(k / k[0]) - 1.0) if columns.history.baseline else np.full(len(k), np.nan)
+            entry: dict[str, Any] = {
+                "name": name,
+                "k": floats(median(k)),
+                "low": floats(lowest(k)),
+                "high": floats(highest(k)),
+            }
+            entry |= {"drift": floats(drift), "start": anchor(columns, at)}
             found.append(entry | _published(name, diagnosis))
     return found
 
 
 def kinds(columns: Columns, diagnosis: Diagnosis | None) -> list[dict[str, Any]]:
     """k, λ and the law of every kind over the samples."""
-    diagnosed = {kind.median.kind: kind for kind in diagnosis.kinds} if diagnosis else {}
     found = []
     for label, members in by_kind(columns.components).items():
         at = _places(columns, members)
         entry = {"name": label, "class": members[0].component_class, "matrices": len(at)}
         entry |= {"k": _band(columns, "k", at), "lambda": _band(columns, "lambda", at), "start": anchor(columns, at)}
-        entry |= {"r2": floats(lowest(columns["r2"][:, at])), "drift": floats(_drift(columns, at))}
-        entry |= _published(label, diagnosis) | {"law": law(columns, at)}
-        if result := diagnosed.get(label):
-            entry |= {"verdict": result.verdict, "regime": result.result.regime, "severity": result.result.severity}
-        found.append(entry)
+        entry |= {"r2": floats(lowest(columns["r2"][:, at])), "law": law(columns, at)}
+        found.append(entry | _published(label, diagnosis))
     return found
 
 
@@ -75,7 +77,6 @@ def law(columns: Columns, at: Array) -> dict[str, Any] | None:
     ends = {end: floats(median(columns[f"lambda_forecast{end}"][:, at])) for end in ("", "_low", "_high")}
     return {
         "root": floats(median(np.where(np.isfinite(scale), np.nan_to_num(root), np.nan))),
-        "spent": floats(median(spent)),
         "ratio": floats(median(ratio)),
         "c": float(c) if np.isfinite(c) else None,
         "line": floats(median(line)),
@@ -119,13 +120,6 @@ def _band(columns: Columns, column: str, at: Array) -> dict[str, str]:
         "high": floats(highest(values)),
         "se": floats(error_of_median(error)),
     }
-
-
-def _drift(columns: Columns, at: Array) -> Array:
-    k = columns["k"][:, at]
-    if columns.history.baseline is None:
-        return np.full(len(k), np.nan)
-    return 100.0 * (median(k / k[0]) - 1.0)
 
 
 def _published(of: str, diagnosis: Diagnosis | None) -> dict[str, Any]:

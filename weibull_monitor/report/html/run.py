@@ -118,7 +118,6 @@ def _published(diagnosis: Diagnosis | None) -> dict[str, Any] | None:
                 "expected": str(one.result.expected) if one.result.expected else None,
                 "models": one.result.expected.models if one.result.expected else None,
                 "verdict": one.verdict,
-                "position": one.result.position,
                 "drift": 100.0 * one.result.drift,
                 "severity": one.result.severity,
                 "regime": one.result.regime,
@@ -129,9 +128,8 @@ def _published(diagnosis: Diagnosis | None) -> dict[str, Any] | None:
             {
                 "model": one.model.name,
                 "distance": one.distance,
-                "tokens": one.model.tokens,
                 "t_over_tau": one.model.t_over_tau,
-                "differences": [{"kind": d.kind, "here": d.here, "there": d.there, "z": d.z} for d in one.kinds],
+                "differences": [{"kind": d.kind, "z": d.z} for d in one.kinds],
             }
             for one in nearest.neighbours[:NEIGHBOURS]
         ],

@@ -65,14 +65,7 @@ def waiting(path: str, width: int) -> Any:
 
 
 def draw(view: View, width: int, height: int = ENDLESS, now: float | None = None) -> Any:
-    """A renderable of rich, at most ``height`` lines of ``width`` characters.
-
-    Args:
-        view: What to show.
-        width: Columns of the terminal.
-        height: Lines of the terminal.
-        now: Unix time; that of the clock by default.
-    """
+    """A renderable of rich, at most ``height`` lines of ``width`` characters; ``now`` is Unix time, by default the clock's."""
     from rich.console import Group
 
     head = _head(view, width, time.time() if now is None else now)
@@ -180,8 +173,8 @@ def _suspects(view: View, shown: int, width: int) -> list[Any]:
     room = width - 18  # for name and reason
     name = min(max(len(s.name) for s in suspects), max(32, room - max(len(s.why) for s in suspects)))
     table = _table(title, "k", "R²", " why")
-    for s in suspects:
-        why = Text(s.why, style="yellow" if s.odd else "dim", overflow="ellipsis")
+    for n, s in enumerate(suspects):
+        why = Text(s.why, style="yellow" if n < view.odd else "dim", overflow="ellipsis")
         why.truncate(max(10, room - max(name, len(title))), overflow="ellipsis")
         table.add_row(_component(s.name, name), f"{s.k:.4f}", f"{s.r2:.4f}", why)
     return [table]

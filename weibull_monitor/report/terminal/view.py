@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Final
 
-from weibull_monitor.analysis import ComparedSample, compared_sample_at, expected_range
-from weibull_monitor.analysis.diagnosis import diagnose
+from weibull_monitor.analysis import ComparedSample, compared_sample, expected_range
+from weibull_monitor.analysis.diagnosis import OddMatrix, diagnose
 from weibull_monitor.errors import ConfigurationError
 from weibull_monitor.history.alert import Alert
 from weibull_monitor.history.follower import CLASSES, FollowedSample, HistoryTail
 from weibull_monitor.history.record import History, RecordedSnapshot
+from weibull_monitor.model.components import Component
 from weibull_monitor.report.kinds import by_kind
 from weibull_monitor.report.text.run import kind_row
 
@@ -59,25 +60,6 @@ class KindLine:
 
 
 @dataclass(frozen=True)
-class Suspect:
-    """A matrix to look at.
-
-    Attributes:
-        name: Its name.
-        k: Shape.
-        r2: R² of the fit.
-        why: What is odd about it, or in what it is the worst.
-        odd: Whether `weibull_monitor.analysis.diagnosis` lists it as odd.
-    """
-
-    name: str
-    k: float
-    r2: float
-    why: str
-    odd: bool
-
-
-@dataclass(frozen=True)
 class View:
     """A run as it is now.
 
@@ -94,6 +76,7 @@ class View:
         classes: The classes.
         kinds: The kinds, in the model's order.
         suspects: The worst components, the worst first.
+        odd: How many of these, from the first, the diagnosis lists as odd.
         standing: Alerts that are active, the newest first.
         recent: The last alerts that were cleared.
     """
@@ -109,24 +92,22 @@ class View:
     t_over_tau: float | None
     classes: tuple[ClassLine, ...]
     kinds: tuple[KindLine, ...]
-    suspects: tuple[Suspect, ...]
+    suspects: tuple[OddMatrix, ...]
+    odd: int
     standing: tuple[Alert, ...]
     recent: tuple[Alert, ...]
 
 
 def view_of(tail: HistoryTail) -> View | None:
-    """The state of a run; None while there is no sample.
-
-    Args:
-        tail: The history, as of its last poll.
-    """
+    """The state of a run as of the last poll of its history; None while there is no sample."""
     points, history = tail.points, tail.history()
     if not points or not history.snapshots:
         return None
     first, last, record = history.snapshots[0], history.snapshots[-1], history.runs[-1]
-    sample = compared_sample_at(history)
+    sample = compared_sample(history)
     spent = list(last.values("t_over_tau").values())
     standing, ended = alerts_now(history.alerts)
+    suspects, odd = _suspects(history, sample)
     parameters = record.model.get("parameters")
     size = f"{_si(parameters)} parameters" if isinstance(parameters, int) else ""
     parts = [str(record.model.get("class") or "model"), size, str(sample.attention or "no self-attention")]
@@ -142,7 +123,8 @@ def view_of(tail: HistoryTail) -> View | None:
         t_over_tau=median(spent) if spent else None,
         classes=_classes(points, sample),
         kinds=_kinds(points, first, last),
-        suspects=_suspects(history, sample),
+        suspects=suspects,
+        odd=odd,
         standing=standing,
         recent=ended,
     )
@@ -200,26 +182,27 @@ def _kinds(points: Sequence[FollowedSample], first: RecordedSnapshot, last: Reco
     return tuple(lines)
 
 
-def _suspects(history: History, sample: ComparedSample) -> tuple[Suspect, ...]:
-    """The odd matrices; then the matrix with the lowest R², and the one that drifts furthest from its kind."""
+def _suspects(history: History, sample: ComparedSample) -> tuple[tuple[OddMatrix, ...], int]:
+    """The odd matrices and their number; then the matrix with the lowest R², and the one that drifts most from its kind."""
     try:
         odd = diagnose(history).odd
     except ConfigurationError:  # no matrix has a fit
-        return ()
-    found = {o.name: Suspect(o.name, o.k, o.r2, o.why, True) for o in odd}
-    kinds = [[c.name for c in members if c.name in sample.k] for members in by_kind(sample.components).values()]
-    away: dict[str, float] = {}
-    for names in kinds:
-        drift = {name: sample.k[name] / sample.baseline[name] - 1.0 for name in names if name in sample.baseline}
-        away |= {name: drift[name] - median(drift.values()) for name in drift if len(drift) > 1}
-    everything = [name for names in kinds for name in names]
-    worst = [(min(everything, key=lambda name: sample.r2[name]), "lowest R² of all")] if everything else []
+        return (), 0
+    found = {o.name: o for o in odd}
+    kinds = [[c for c in members if c.name in sample.k] for members in by_kind(sample.components).values()]
+    away: list[tuple[float, Component]] = []
+    for members in kinds:
+        drift = [(sample.k[c.name] / sample.baseline[c.name] - 1.0, c) for c in members if c.name in sample.baseline]
+        if len(drift) > 1:
+            away += [(moved - median(m for m, _ in drift), c) for moved, c in drift]
+    everything = [c for members in kinds for c in members]
+    worst = [(min(everything, key=lambda c: sample.r2[c.name]), "lowest R² of all")] if everything else []
     if away:
-        name = max(away, key=lambda name: abs(away[name]))
-        worst.append((name, f"drifts from its kind: {100 * away[name]:+.2f} %"))
-    for name, why in worst:
-        found.setdefault(name, Suspect(name, sample.k[name], sample.r2[name], why, False))
-    return tuple(found.values())
+        moved, c = max(away, key=lambda pair: abs(pair[0]))
+        worst.append((c, f"drifts from its kind: {100 * moved:+.2f} %"))
+    for c, why in worst:
+        found.setdefault(c.name, OddMatrix(c.name, c.label, c.block, sample.k[c.name], sample.r2[c.name], why))
+    return tuple(found.values()), len(odd)
 
 
 def _share(points: Sequence[FollowedSample]) -> float | None:

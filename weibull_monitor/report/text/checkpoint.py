@@ -27,12 +27,7 @@ TREND: Final = 8
 
 
 def render(scan: Scan, neighbours: int = NEIGHBOURS) -> list[Line]:
-    """The scan as lines, about 110 columns wide.
-
-    Args:
-        scan: The scan.
-        neighbours: How many published models to show.
-    """
+    """The scan as lines, about 110 columns wide, with so many of the nearest published models."""
     last = scan.checkpoints[-1]
     snapshot = scan.history.snapshots[-1]
     try:

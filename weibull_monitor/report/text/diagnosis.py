@@ -24,12 +24,7 @@ _SEVERITIES: Final = {"mild": "yellow", "strong": "red"}
 
 
 def render_diagnosis(diagnosis: Diagnosis, neighbours: int = NEIGHBOURS) -> str:
-    """A diagnosis as plain text, about 110 columns wide.
-
-    Args:
-        diagnosis: The result of `diagnose`.
-        neighbours: How many published models to show.
-    """
+    """A diagnosis as plain text, about 110 columns wide, with so many of the nearest published models."""
     return plain(diagnosis_lines(diagnosis, neighbours))
 
 
@@ -39,7 +34,7 @@ def diagnosis_lines(
     """A diagnosis as styled lines, about 110 columns wide.
 
     Args:
-        diagnosis: The result of `diagnose`.
+        diagnosis: The diagnosis.
         neighbours: How many published models to show.
         step: Whether the step of the sample is known.
         clock: Whether to say why the training time is not known.

@@ -20,24 +20,7 @@
       node: (one) => {
         const more = one.count > 1 ? ` and ${WM.whole(one.count - 1)} more` : "";
         if (run.empty || !run.index.has(one.component)) return WM.make("span", { class: "name" }, one.component + more);
-        return WM.make(
-          "span",
-          null,
-          WM.make(
-            "button",
-            {
-              type: "button",
-              class: "link name",
-              title: one.components.join("\n"),
-              onclick: () => {
-                WM.choose(one.component);
-                WM.byId("probability").scrollIntoView();
-              },
-            },
-            one.component,
-          ),
-          more,
-        );
+        return WM.make("span", null, WM.link(one.component, one.components.join("\n")), more);
       },
     },
     {
