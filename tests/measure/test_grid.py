@@ -193,5 +193,5 @@ def test_standard_errors_are_the_spread_of_repeated_fits(name: str, n: int) -> N
     for estimate, error in (("k", "k_se"), ("lambda_", "lambda_se")):
         values = [getattr(fit, estimate) for fit in fits if fit.available]
         stated = np.mean([getattr(fit, error) for fit in fits if fit.available])
-        assert len(values) == 2000
+        assert len(values) == sum(fit.n >= 100 for fit in fits) > 500  # a draw of 100 that holds a zero has too few
         assert stated == pytest.approx(np.std(values), rel=0.1), estimate

@@ -88,7 +88,7 @@ class DistributedCounter:
 
         return CountResult(sums.complete(rows()), problems, {**notes, **others})
 
-    def _exchange(self, unchanged: bool, step: int, notes: Notes, failure: Exception | None) -> Notes | None:
+    def _exchange(self, unchanged: bool, step: int, notes: Notes, failure: Exception | None = None) -> Notes | None:
         """The notes of the other ranks, on the main rank; None if the parameters of any rank have changed."""
         table = torch.zeros(1 + len(self._noted), NOTE_NUMBERS, dtype=torch.float64, device="cpu")
         short = step % _STEPS
