@@ -231,7 +231,7 @@ def _fits(
         return batch
 
     batches = (looked_at(batch) for batch in count_checkpoint(components, layout.stored, report))
-    fits = delivered((batch.indices, to_host(solve(batch.counts, batch.bins))) for batch in batches)
+    fits = delivered((b.indices, to_host(solve(b.counts, b.bins, b.offsets))) for b in batches)
     found = {c.name: fits[index] for index, c in enumerate(components) if index in fits}
     return found, frozenset(name for name, is_flat in flat.items() if is_flat)
 

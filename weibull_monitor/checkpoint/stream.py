@@ -24,6 +24,8 @@ from weibull_monitor.checkpoint.formats.files import open_regular
 from weibull_monitor.checkpoint.formats.tensors import Piece, StoredTensor
 from weibull_monitor.errors import CheckpointError
 from weibull_monitor.measure import bins_of, count_magnitudes
+from weibull_monitor.measure.choose import measure_offsets
+from weibull_monitor.measure.grid import grids_among
 from weibull_monitor.measure.reader.sums import ROWS_AT_ONCE, CountedRows, Sums
 from weibull_monitor.model.components import Component
 from weibull_monitor.model.sharding.layout import Box, Flat, Grid, boxes_between
@@ -62,7 +64,7 @@ def _batches(
     for index in read:
         of_parameter.setdefault(components[index].parameter, []).append(index)
     order = [name for name in stored if name in of_parameter]  # the order of the files
-    waiting: dict[torch.dtype, list[tuple[int, Tensor]]] = {}
+    waiting: dict[tuple[torch.dtype, bool], list[_Row]] = {}
     with _ReadAhead(_windows(order, stored)) as windows:
         counting: _Parameter | None = None
         for window, data in windows:
@@ -71,20 +73,36 @@ def _batches(
                 members = of_parameter[window.name]
                 counting = _Parameter(stored[window.name], members, [components[i] for i in members])
             dtype = counting.dtype
-            rows = waiting.setdefault(dtype, [])
-            rows += counting.add(window, data.view(dtype))
+            for row in counting.add(window, data.view(dtype)):
+                rows = waiting.setdefault((dtype, row.offsets is not None), [])
+                rows.append(row)
+                if len(rows) >= (ROWS_AT_ONCE if row.offsets is None else ROWS_AT_ONCE // 3):
+                    yield _batch(rows, dtype)
+                    rows.clear()
             progress(window.bytes)
-            while len(rows) >= ROWS_AT_ONCE:
-                yield _batch(rows[:ROWS_AT_ONCE], dtype)
-                del rows[:ROWS_AT_ONCE]
         _check_whole(counting)
-    for dtype, rows in waiting.items():
+    for (dtype, _), rows in waiting.items():
         if rows:
             yield _batch(rows, dtype)
 
 
-def _batch(rows: Sequence[tuple[int, Tensor]], dtype: torch.dtype) -> CountedRows:
-    return CountedRows(tuple(index for index, _ in rows), torch.stack([row for _, row in rows]), bins_of(dtype))
+@dataclass(frozen=True)
+class _Row:
+    """A component, the counts of its values, and where those on a grid lie within their bins, as in `CountedRows`."""
+
+    index: int
+    counts: Tensor
+    offsets: Tensor | None
+
+
+def _batch(rows: Sequence[_Row], dtype: torch.dtype) -> CountedRows:
+    offsets = [row.offsets for row in rows if row.offsets is not None]  # of all rows or none
+    return CountedRows(
+        tuple(row.index for row in rows),
+        torch.stack([row.counts for row in rows]),
+        bins_of(dtype),
+        torch.stack(offsets) if offsets else None,
+    )
 
 
 def _check_whole(counting: _Parameter | None) -> None:
@@ -131,6 +149,7 @@ class _Parameter:
         self._boxes = [Box(c.part.view, c.part.ranges) if c.part else None for c in components]
         self._left = [c.numel for c in components]
         self._counts: dict[int, Tensor] = {}
+        self._offsets: dict[int, Tensor] = {}
         rows = [_rows(tensor.shape, box) for box in self._boxes]
         self._first, self._last = np.array([r[0] for r in rows]), np.array([r[1] for r in rows])
 
@@ -139,11 +158,11 @@ class _Parameter:
         """Whether elements of a component are still missing."""
         return any(self._left)
 
-    def add(self, window: _FileStretch, data: Tensor) -> list[tuple[int, Tensor]]:
+    def add(self, window: _FileStretch, data: Tensor) -> list[_Row]:
         """Counts a window.
 
         Returns:
-            The components that are now complete, and the counts of each.
+            The components that are now complete.
         """
         views: list[Tensor] = []
         places: list[int] = []
@@ -159,6 +178,7 @@ class _Parameter:
         touched = sorted(set(places))
         row = {place: n for n, place in enumerate(touched)}
         counts = count_magnitudes(views, self._bins, [row[place] for place in places])
+        self._look(views, [row[place] for place in places], touched, counts)
         done = []
         for view, place in zip(views, places, strict=True):
             self._left[place] -= view.numel()
@@ -172,8 +192,29 @@ class _Parameter:
                     f"{self.name} is stored more than once in the checkpoint: its tables are corrupted"
                 )
             if not self._left[place]:
-                done.append((self._indices[place], self._counts.pop(place)))
+                done.append(_Row(self._indices[place], self._counts.pop(place), self._offsets.pop(place, None)))
         return done
+
+    def _look(self, views: Sequence[Tensor], rows: Sequence[int], touched: Sequence[int], counts: Tensor) -> None:
+        """Adds where values on a grid lie within their bins, of the components that have such values in this window.
+
+        Args:
+            views: What was counted.
+            rows: The row of each view among the counts.
+            touched: The component that each row belongs to.
+            counts: int64, (rows, bins.columns).
+        """
+        grids = sorted({row for row, grid in zip(rows, grids_among(views, self._bins), strict=True) if grid})
+        if not grids:
+            return
+        of_row = {row: n for n, row in enumerate(grids)}
+        looked_at = [(view, of_row[row]) for view, row in zip(views, rows, strict=True) if row in of_row]
+        offsets = measure_offsets(
+            [view for view, _ in looked_at], self._bins, counts[grids], [row for _, row in looked_at]
+        )
+        for row, moved in zip(grids, offsets, strict=True):
+            place = touched[row]
+            self._offsets[place] = self._offsets[place] + moved if place in self._offsets else moved
 
 
 def _as_shards(window: _FileStretch, data: Tensor, shape: tuple[int, ...]) -> Iterator[tuple[Flat | Grid, Tensor]]:

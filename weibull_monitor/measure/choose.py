@@ -12,8 +12,14 @@ import torch
 from torch import Tensor
 
 from weibull_monitor.measure.bins import Bins
+from weibull_monitor.measure.grid import offsets_from
 from weibull_monitor.measure.kernels import kernels_for
-from weibull_monitor.measure.plain.count import count_by_bincount, count_by_scatter
+from weibull_monitor.measure.plain.count import (
+    count_by_bincount,
+    count_by_scatter,
+    places_by_bincount,
+    places_by_scatter,
+)
 from weibull_monitor.measure.plain.solve import RESULT_COLUMNS, solve_on_device
 from weibull_monitor.measure.threads import alone
 from weibull_monitor.model.components.storage import ordinary
@@ -42,7 +48,28 @@ def count_magnitudes(tensors: Sequence[Tensor], bins: Bins, rows: Sequence[int] 
     kernels = kernels_for(device, bins.dtype) if all(map(ordinary, tensors)) else None  # they read memory
     if kernels is not None:
         return count_by_kernel(kernels, tensors, bins, rows)
-    return (count_by_scatter if device.type in _QUEUED_ON_DEVICE else count_by_bincount)(tensors, bins, rows)
+    return (count_by_scatter if queued_on(device) else count_by_bincount)(tensors, bins, rows)
+
+
+def measure_offsets(tensors: Sequence[Tensor], bins: Bins, counts: Tensor, rows: Sequence[int] | None = None) -> Tensor:
+    """Where values that lie on a grid lie within their bins, in a second read of the weights.
+
+    Args:
+        tensors: As for `count_magnitudes`; not of 8 bits.
+        bins: As for `count_magnitudes`.
+        counts: The counts of the same tensors.
+        rows: As for `count_magnitudes`.
+
+    Returns:
+        int64, shape (rows, 2, bins.columns), as `weibull_monitor.measure.grid.offsets_from` has it.
+    """
+    sums = (places_by_scatter if queued_on(counts.device) else places_by_bincount)(tensors, bins, rows)
+    return offsets_from(sums, counts, bins)
+
+
+def queued_on(device: torch.device) -> bool:
+    """Whether work on a device is queued, so that to look at a number means to wait."""
+    return device.type in _QUEUED_ON_DEVICE
 
 
 @torch.no_grad()
@@ -58,22 +85,23 @@ def count_by_kernel(
 
 
 @torch.no_grad()
-def solve(counts: Tensor, bins: Bins) -> Tensor:
+def solve(counts: Tensor, bins: Bins, offsets: Tensor | None = None) -> Tensor:
     """Fits every row of counts.
 
     Args:
         counts: int64, shape (rows, bins.columns), as `count_magnitudes` returns it.
         bins: The layout of the counts.
+        offsets: As `measure_offsets` returns it, for values on a grid; None if values are taken to fill their bins.
 
     Returns:
         float64, shape (rows, RESULT_COLUMNS), on the device of ``counts``, or on the CPU if that device has no
         float64. A row that cannot be fitted holds NaN where there is no value. Nothing is synchronised on CUDA.
     """
-    if (kernels := kernels_for(counts.device, bins.dtype)) is not None:
+    if offsets is None and (kernels := kernels_for(counts.device, bins.dtype)) is not None:
         out = torch.empty(len(counts), RESULT_COLUMNS, dtype=torch.float64, device=counts.device)
         same = torch.arange(len(counts), device=counts.device).unsqueeze(1).expand(-1, 2).contiguous()
         kernels.solve(counts, same, bins, out)
         return out
     with alone():  # the pieces are small, and a team of threads would go on spinning for a while
         counts = counts.cpu() if counts.device.type == "mps" else counts
-        return solve_on_device(counts, bins, trim=counts.device.type == "cpu")
+        return solve_on_device(counts, bins, counts.device.type == "cpu", offsets)

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from weibull_monitor.errors import UnsupportedTensorError
 from weibull_monitor.measure.bins import bins_of
-from weibull_monitor.measure.choose import count_magnitudes, solve
+from weibull_monitor.measure.choose import count_magnitudes, measure_offsets, solve
+from weibull_monitor.measure.grid import grids_among
 from weibull_monitor.measure.plain.solve import MIN_BINS, MIN_VALUES, Column
 from weibull_monitor.measure.transfer import PendingResult, to_host
 from weibull_monitor.model.components.storage import ordinary, storage_problem, unsupported
@@ -105,7 +106,7 @@ def fit_weibull(weights: Tensor | Sequence[Tensor]) -> WeibullFit | list[Weibull
     """Fits the Weibull shape and scale of |w|, on the device where the weights live.
 
     The middle-80 % probability plot of T. Ding, arXiv:2605.18898 (2026), evaluated from counts of float bit patterns: within
-    1e-4 of the exact sort of all values for 65,536 values and more.
+    1e-4 of the exact sort of all values for 20,000 values and more, on a grid or not.
 
     Args:
         weights: One tensor of any shape, strides, device and float dtype (float64, float32, bfloat16, float16, float8), or
@@ -140,20 +141,29 @@ def fit_weibull(weights: Tensor | Sequence[Tensor]) -> WeibullFit | list[Weibull
         _check(tensor, index)
         if ordinary(tensor):
             groups.setdefault((tensor.device, tensor.dtype), []).append(index)
-    queued = [(members, _queued([tensors[i] for i in members], dtype)) for (_, dtype), members in groups.items()]
+    queued = [part for members in groups.values() for part in _queued(members, tensors)]
     for index, tensor in enumerate(tensors):
         if index not in problems and not ordinary(tensor):
             try:
-                queued.append(([index], _queued([tensor], tensor.dtype)))
+                queued += _queued([index], tensors)
             except Exception as error:  # its class may refuse any operation
                 problems[index] = f"its class cannot be read ({type(error).__name__}: {error})"
     fits = delivered(queued) | {index: _unread(problem) for index, problem in problems.items()}
     return [fits[index] for index in range(len(tensors))]
 
 
-def _queued(tensors: Sequence[Tensor], dtype: torch.dtype) -> PendingResult:
-    bins = bins_of(dtype)
-    return to_host(solve(count_magnitudes(tensors, bins), bins))
+def _queued(members: Sequence[int], tensors: Sequence[Tensor]) -> list[tuple[Sequence[int], PendingResult]]:
+    """The fits of tensors of one device and dtype, by their index: those of values on a grid apart from the others."""
+    bins = bins_of(tensors[members[0]].dtype)
+    grids = grids_among([tensors[i] for i in members], bins)
+    queued: list[tuple[Sequence[int], PendingResult]] = []
+    for wanted in (False, True):
+        if chosen := [i for i, grid in zip(members, grids, strict=True) if grid == wanted]:
+            here = [tensors[i] for i in chosen]
+            counts = count_magnitudes(here, bins)
+            offsets = measure_offsets(here, bins, counts) if wanted else None
+            queued.append((chosen, to_host(solve(counts, bins, offsets))))
+    return queued
 
 
 def _unread(problem: str) -> WeibullFit:

@@ -21,6 +21,10 @@ COMMON: Final = 0.5
 """Share of ``z`` that is enough if half of all matrices move in the same direction, or if η has jumped."""
 COARSE: Final = 1e-4
 """Dtypes with a larger precision than this (bf16, fp16) may double a step by rounding."""
+IN_BINS: Final = 0.02
+"""Resolution of the RMS, times √n: values may lie anywhere in bins of 1 %, which is 0.0045 of noise between two samples."""
+ON_GRIDS: Final = 2e-5
+"""Resolution of the RMS beside that: a few values on a grid that do not fill their bins are not noticed."""
 SPEED_SAMPLES: Final = 15
 """Samples that `scale_stall` looks at."""
 
@@ -32,7 +36,7 @@ def impossible_change(window: SampleWindow, settings: ImpossibleChange) -> RuleR
     `weibull_monitor.scaling.optimizers`. Beyond that is an error. Gradients reach Adam's bound only while they keep growing; with
     gradients of a steady size the mean of u² is at most about 1 (Σ g²/v telescopes: A. Défossez et al., "A Simple Convergence
     Proof of Adam and Adagrad", 2020, lemma 5.2). Beyond ``sustained`` times that, and within the bound, is a warning. Rounding
-    to bf16 or fp16 can at most double a step.
+    to bf16 or fp16 can at most double a step. The RMS is computed from bins: what they cannot tell apart is no change.
     """
     if len(window.steps) < 2:
         return None
@@ -43,7 +47,8 @@ def impossible_change(window: SampleWindow, settings: ImpossibleChange) -> RuleR
         path = np.where(path > 0, path, np.nan)  # Σ η over the interval
         # The larger λ_wd and RMS of both ends bound those of every step between.
         decay = np.nan_to_num(np.fmax(window.now("weight_decay"), window.before("weight_decay")), nan=0.0)
-        rest = (path * decay + precision) * np.fmax(rms, before)
+        resolution = ON_GRIDS + IN_BINS / np.sqrt(np.fmax(window.components.numel, 1.0))
+        rest = (path * decay + precision + resolution) * np.fmax(rms, before)
         bound = window.now("update_max")
         rounding = np.where(precision > COARSE, 2.0, 1.0)
         certain = path * bound * rounding + rest

@@ -128,7 +128,7 @@ class Kernels:
         Args:
             counts: int64, (…, bins.columns).
             rows: int64, (n, 2): rows of ``counts``, and the rows of ``out`` that their results go to.
-            bins: The layout of the counts, of any dtype.
+            bins: The layout of the counts, of a dtype in `weibull_monitor.measure.kernels.COUNTED`.
             out: float64, (…, RESULT_COLUMNS).
             clear: Whether to set those rows of counts to zero.
         """

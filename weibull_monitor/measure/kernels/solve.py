@@ -48,7 +48,10 @@ def _bins(counts, edges, start, before, n, finite: tl.constexpr, block: tl.const
 
 @triton.jit
 def _points(x0, x1, f0, f1):
-    """The part of each bin within the fitted range: F, ln|w| and ln(-ln(1 - F)) at both ends, (block,) each."""
+    """The part of each bin within the fitted range: F, ln|w| and ln(-ln(1 - F)) at both ends, (block,) each.
+
+    And by how much the mean of the last differs from that of a line between the ends.
+    """
     f_low = _f64(0.1)
     f_high = _f64(0.9)
     fa = _clamp(f0, f_low, f_high)
@@ -56,9 +59,12 @@ def _points(x0, x1, f0, f1):
     step = tl.maximum(f1 - f0, _f64(1e-300))
     xa = x0 + (x1 - x0) * _clamp((fa - f0) / step, _f64(0.0), _f64(1.0))
     xb = x0 + (x1 - x0) * _clamp((fb - f0) / step, _f64(0.0), _f64(1.0))
-    ya = tl.log(-tl.log(1.0 - fa))
-    yb = tl.log(-tl.log(1.0 - fb))
-    return fa, fb, xa, xb, ya, yb
+    # Across an empty bin F stands still and ln|w| goes on.
+    xb = tl.where((f0 == f1) & (fa > f_low) & (fa < f_high), x1, xb)
+    ha = -tl.log(1.0 - fa)
+    hb = -tl.log(1.0 - fb)
+    y_more = (fb - fa) * (1.0 / ((1.0 - fa) * ha) - 1.0 / ((1.0 - fb) * hb)) / 12.0
+    return fa, fb, xa, xb, tl.log(ha), tl.log(hb), y_more
 
 
 @triton.jit
@@ -72,7 +78,7 @@ def _in_bin(x0, x1, centre):
 @triton.jit
 def _influences(x0, x1, f0, f1, x_mean, y_mean, k, sxx, at_lambda):
     """F at both ends of each piece, and the influence of the piece on k and on ln λ."""
-    fa, fb, xa, xb, ya, yb = _points(x0, x1, f0, f1)
+    fa, fb, xa, xb, ya, yb, _ = _points(x0, x1, f0, f1)
     ka = ((ya - y_mean) - 2.0 * k * (xa - x_mean)) / sxx
     kb = ((yb - y_mean) - 2.0 * k * (xb - x_mean)) / sxx
     dx = (xb - xa) / 0.8
@@ -215,10 +221,10 @@ def solve_kernel(
         f_start = before.to(tl.float64) / n
         count, x0, x1, f0, f1, valid, before = _bins(counts, edges, start, before, n, finite, block)
         f_end = before.to(tl.float64) / n
-        fa, fb, xa, xb, ya, yb = _points(x0, x1, f0, f1)
+        fa, fb, xa, xb, ya, yb, y_more = _points(x0, x1, f0, f1)
         df = (fb - fa) / 0.8
         x_mean += tl.sum(df * (xa + xb), 0) / 2.0
-        y_mean += tl.sum(df * (ya + yb), 0) / 2.0
+        y_mean += tl.sum(df * ((ya + yb) / 2.0 + y_more), 0)
         occupied += tl.sum(((df > 0.0) & (count > 0)).to(tl.int32), 0)
         # A level is in one block only: there it is interpolated linearly in F within its bin.
         for level in range(n_levels):
@@ -252,15 +258,16 @@ def solve_kernel(
     before = tl.full((), 0, tl.int64)
     for start in range(first, last, block):
         count, x0, x1, f0, f1, valid, before = _bins(counts, edges, start, before, n, finite, block)
-        fa, fb, xa, xb, ya, yb = _points(x0, x1, f0, f1)
+        fa, fb, xa, xb, ya, yb, y_more = _points(x0, x1, f0, f1)
         df = (fb - fa) / 0.8
+        square_more = y_more * (ya + yb - 2.0 * y_mean)
         xa -= x_mean
         xb -= x_mean
         ya -= y_mean
         yb -= y_mean
         sxx += _integral(df, xa, xb, xa, xb) / 6.0
-        sxy += _integral(df, xa, xb, ya, yb) / 6.0
-        syy += _integral(df, ya, yb, ya, yb) / 6.0
+        sxy += _integral(df, xa, xb, ya, yb) / 6.0 + tl.sum(df * (xa + xb) * y_more, 0) / 2.0
+        syy += _integral(df, ya, yb, ya, yb) / 6.0 + tl.sum(df * square_more, 0)
         share = count.to(tl.float64) / n
         mean_in_bin, square_in_bin = _in_bin(x0, x1, q50)
         mean += tl.sum(share * mean_in_bin, 0)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 
 import torch
 from torch import Tensor
 
-from weibull_monitor.measure.bins import Bins
+from weibull_monitor.measure.bins import Bins, place_bits
 from weibull_monitor.measure.threads import alone
 
 HOST_CHUNK = 1 << 19
@@ -51,8 +51,25 @@ def count_by_bincount(tensors: Sequence[Tensor], bins: Bins, rows: Sequence[int]
 
     `torch.bincount` runs on one thread and releases the GIL, so Python threads share the work.
     """
+    return _added(_count_piece, (bins.columns,), tensors, bins, rows)
+
+
+@torch.no_grad()
+def places_by_bincount(tensors: Sequence[Tensor], bins: Bins, rows: Sequence[int] | None = None) -> Tensor:
+    """What `places_by_scatter` gives, on the host."""
+    return _added(_places_of_piece, (2, bins.columns), tensors, bins, rows)
+
+
+def _added(
+    of_piece: Callable[[Tensor, Bins, Tensor], Tensor],
+    shape: tuple[int, ...],
+    tensors: Sequence[Tensor],
+    bins: Bins,
+    rows: Sequence[int] | None,
+) -> Tensor:
+    """Integers of a shape for each row, the sums over all pieces of its tensors, int64 (rows, *shape)."""
     rows = range(len(tensors)) if rows is None else rows
-    counts = torch.zeros(max(rows, default=-1) + 1, bins.columns, dtype=torch.int64, device="cpu")
+    counts = torch.zeros(max(rows, default=-1) + 1, *shape, dtype=torch.int64, device="cpu")
     total = sum(tensor.numel() for tensor in tensors)
     threads = max(1, min(torch.get_num_threads(), MAX_THREADS, total // MIN_SHARE))
     # One buffer per thread, and all of them within `HOST_BUFFERS`.
@@ -62,7 +79,7 @@ def count_by_bincount(tensors: Sequence[Tensor], bins: Bins, rows: Sequence[int]
     def work(share: list[tuple[int, Tensor]]) -> None:
         buffer = torch.empty(size, dtype=bins.integer, device="cpu")
         for row, piece in share:
-            local = _count_piece(piece, bins, buffer)  # (bins.columns,)
+            local = of_piece(piece, bins, buffer)  # shape
             with lock:  # several threads may have pieces of one row
                 counts[row] += local
 
@@ -104,6 +121,54 @@ def _count_piece(piece: Tensor, bins: Bins, buffer: Tensor) -> Tensor:
     return row
 
 
+def _places_of_piece(piece: Tensor, bins: Bins, buffer: Tensor) -> Tensor:
+    """Sums of places and of their squares, (2, bins.columns), made in chunks of a quarter of the buffer's size on the CPU."""
+    sums = torch.zeros(2, (bins.mask >> bins.shift) + 1, dtype=torch.float64, device="cpu")
+    for chunk in chunks(piece, max(1, len(buffer) // 4)):
+        bits = chunk.cpu().view(bins.integer)  # (elements,)
+        into = torch.bitwise_and(bits, bins.mask, out=buffer[: len(bits)]).bitwise_right_shift_(bins.shift)
+        for moment, place in zip(sums, _places(bits, bins), strict=True):
+            moment += torch.bincount(into, weights=place.double(), minlength=sums.shape[1])  # exact: below 2⁵³
+    out = torch.zeros(2, bins.columns, dtype=torch.int64, device="cpu")
+    out[:, 1:-1] = sums[:, : bins.finite]
+    return out
+
+
+def _places(bits: Tensor, bins: Bins) -> tuple[Tensor, Tensor]:
+    """Twice the distance of each value from the middle of its bin, in 2 ** `place_bits` steps a bin, and its square.
+
+    Integers, (elements,) each.
+    """
+    kept = place_bits(bins)
+    place = ((bits >> (bins.shift - kept)) & ((1 << kept) - 1)).int() * 2 - ((1 << kept) - 1)
+    return place, place * place
+
+
+@torch.no_grad()
+def places_by_scatter(tensors: Sequence[Tensor], bins: Bins, rows: Sequence[int] | None = None) -> Tensor:
+    """Sums over each bin of the places of its values, and of their squares, with operations that need no synchronisation.
+
+    Args:
+        tensors: Tensors of dtype ``bins.dtype``, of more than 8 bits, on one device.
+        bins: The layout that they are counted into.
+        rows: For each tensor its row, as in `weibull_monitor.measure.count_magnitudes`.
+
+    Returns:
+        int64, shape (rows, 2, bins.columns). The first and the last column, and what zeros add to the first bin, mean nothing.
+    """
+    rows = range(len(tensors)) if rows is None else rows
+    sums = torch.zeros(max(rows, default=-1) + 1, 2, bins.columns, dtype=torch.int64, device=tensors[0].device)
+    for row, tensor in zip(rows, tensors, strict=True):
+        for chunk in chunks(tensor, DEVICE_CHUNK):
+            bits = chunk.view(bins.integer)  # (elements,)
+            magnitude = bits & bins.mask
+            # Zeros go to column 0, as they do among the counts.
+            column = ((magnitude >> bins.shift).long() + (magnitude != 0)).clamp_(max=bins.columns - 1)
+            for moment, place in zip(sums[row], _places(bits, bins), strict=True):
+                moment.scatter_add_(0, column, place.long())
+    return sums
+
+
 def _place_fp8(bits: Tensor, magnitude: Tensor, column: Tensor, bins: Bins) -> Tensor:
     """Columns of 8-bit floats, whose NaN is not always the highest pattern: in ``fnuz`` types it is the negative zero."""
     column = column.clamp(max=bins.columns - 1)
@@ -117,7 +182,7 @@ def chunks(tensor: Tensor, size: int) -> Iterator[Tensor]:
 
     A tensor that is dense in memory (contiguous, transposed, permuted) is not copied; of others, one piece at a time is.
     """
-    tensor = _flat(tensor)
+    tensor = flat(tensor)
     if tensor.is_contiguous():
         yield from torch.split(tensor.view(-1), size) if tensor.numel() else ()
     elif tensor[0].numel() > size:
@@ -128,7 +193,7 @@ def chunks(tensor: Tensor, size: int) -> Iterator[Tensor]:
             yield rows.reshape(-1)
 
 
-def _flat(tensor: Tensor) -> Tensor:
+def flat(tensor: Tensor) -> Tensor:
     """A 1-D view where the elements are dense in memory in some order, else a view with its outermost dimension first.
 
     The order of the elements does not matter for counts, so a transposed matrix is read in the order of its memory.
@@ -146,7 +211,7 @@ def _divide(tensors: Sequence[Tensor], rows: Sequence[int], shares: int) -> list
     out: list[list[tuple[int, Tensor]]] = [[]]
     room = target
     for row, tensor in zip(rows, tensors, strict=True):
-        rest = _flat(tensor)
+        rest = flat(tensor)
         while len(out) < shares and rest.numel() >= room:
             cut = min(len(rest), -(-room * len(rest) // rest.numel()))  # whole rows of a tensor that is not flat
             out[-1].append((row, rest[:cut]))

@@ -6,17 +6,21 @@ What kernels can measure is prepared once: as long as nothing has moved in memor
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from weibull_monitor.measure.bins import bins_of
+from weibull_monitor.measure.choose import queued_on
+from weibull_monitor.measure.grid import look, on_grid
 from weibull_monitor.measure.kernels import kernels_for
 from weibull_monitor.measure.kernels.plan import Plan
 from weibull_monitor.measure.kernels.table import ROWS
 from weibull_monitor.measure.reader.inventory import Inventory
 from weibull_monitor.measure.reader.local_weights import LocalWeights
 from weibull_monitor.measure.reader.sums import ROWS_AT_ONCE, CountedRows, Sums, count_components
+from weibull_monitor.measure.transfer import to_host
 from weibull_monitor.model.components import Component
 from weibull_monitor.model.sharding.division import Agreement, alone
 
@@ -74,12 +78,14 @@ class LocalCounter:
         if self._launches is None or self._launches.key != key:
             self._launches = None  # frees its memory for the next one
             self._launches = _launches(key, weights)
+        else:
+            self._launches = launches_now(self._launches, weights)
         launches = self._launches
         problems: dict[int, str] = {}
 
         def rows() -> Iterator[CountedRows]:
             for pieces in readable(components, launches.left, weights, problems):
-                yield from count_components(pieces, ROWS_AT_ONCE, problems)
+                yield from count_components(pieces, ROWS_AT_ONCE, problems, launches.on_grid)
 
         complete = launches.sums.complete(rows())
         return CountResult(complete, problems, notes, [(plan.indices, plan.run()) for plan in launches.plans])
@@ -94,16 +100,66 @@ class LaunchSet:
         sums: Which components are read, and which are sums of those.
         plans: The launches, for each device and dtype.
         left: The components of `Sums.read` that are not in any plan, by their place.
+        on_grid: Those of them whose values lie on a grid; None if that is found when they are counted.
+        watched: The components of which some values are on their way to the host, to see whether they lie on a grid.
     """
 
     key: tuple[Sequence[Component], tuple[int, ...]]
     sums: Sums
     plans: tuple[Plan, ...]
     left: tuple[int, ...]
+    on_grid: frozenset[int] | None = None
+    watched: tuple[GridWatch, ...] = ()
 
 
-def _launches(key: tuple[Sequence[Component], tuple[int, ...]], weights: LocalWeights) -> LaunchSet:
-    """Prepares what the kernels can measure; nothing where parameters have no addresses."""
+def launches_now(launches: LaunchSet, weights: LocalWeights) -> LaunchSet:
+    """The launches for the values as they were a sample ago: a device is not waited for, so its values are looked at ahead."""
+    if not launches.watched or not all(watch.ready() for watch in launches.watched):
+        return launches
+    on_grid = frozenset[int]().union(*(watch.on_grid() for watch in launches.watched))
+    if on_grid != launches.on_grid:
+        return _launches(launches.key, weights, on_grid)
+    return replace(launches, watched=tuple(watch.again() for watch in launches.watched))
+
+
+class GridWatch:
+    """Some values of components of one dtype on a device, on their way to the host.
+
+    Args:
+        pieces: The elements of each component, by its place.
+    """
+
+    def __init__(self, pieces: Mapping[int, Sequence[Tensor]]) -> None:
+        self._pieces = pieces
+        self._places = [index for index, here in pieces.items() for _ in here]
+        tensors = [piece.detach() for here in pieces.values() for piece in here]
+        self._bins = bins_of(tensors[0].dtype)
+        self._looked = to_host(look(tensors, self._bins))
+
+    def ready(self) -> bool:
+        """Whether the values have arrived."""
+        return self._looked.ready()
+
+    def on_grid(self) -> frozenset[int]:
+        """The components that have values on a grid, waiting for the values if need be. To be called once."""
+        found = on_grid(self._looked.rows(), self._bins)
+        return frozenset(index for index, grid in zip(self._places, found, strict=True) if grid)
+
+    def again(self) -> GridWatch:
+        """Looks at the values as they are now."""
+        return GridWatch(self._pieces)
+
+
+def _launches(
+    key: tuple[Sequence[Component], tuple[int, ...]], weights: LocalWeights, found: frozenset[int] | None = None
+) -> LaunchSet:
+    """Prepares what the kernels can measure; nothing where parameters have no addresses.
+
+    Args:
+        key: As `LaunchSet.key`.
+        weights: What this process holds.
+        found: Components that have values on a grid; None to look, for which a device is waited for.
+    """
     components, _ = key
     sums = Sums(components)
     groups: dict[tuple[torch.device, torch.dtype], dict[int, Sequence[Tensor]]] = {}
@@ -112,13 +168,25 @@ def _launches(key: tuple[Sequence[Component], tuple[int, ...]], weights: LocalWe
         if here and not isinstance(here, str):
             groups.setdefault((here[0].device, here[0].dtype), {})[index] = here
     plans = []
-    for (device, dtype), members in groups.items():
+    ahead = any(queued_on(device) for device, _ in groups)
+    watched = [GridWatch(members) for (_, dtype), members in groups.items() if ahead and bins_of(dtype).shift]
+    if watched and found is None:
+        found = frozenset[int]().union(*(watch.on_grid() for watch in watched))
+        watched = [watch.again() for watch in watched]
+    # What lies on a grid is counted beside the kernels, and so is all that makes up a whole with it.
+    wholes = {whole for index in found or () for whole in sums.makes_up.get(index, ())}
+    for (device, dtype), all_members in groups.items():
         kernels = kernels_for(device, dtype)
-        if kernels is not None and all(len(sums.makes_up.get(index, ())) < ROWS for index in members):
+        members = {
+            index: here
+            for index, here in all_members.items()
+            if index not in (found or ()) and wholes.isdisjoint(sums.makes_up.get(index, ()))
+        }
+        if members and kernels is not None and all(len(sums.makes_up.get(index, ())) < ROWS for index in members):
             plans.append((Plan(kernels, dtype, members, sums.makes_up), members))
     planned = {index for _, members in plans for index in members}
     left = tuple(index for index in sums.read if index not in planned)
-    return LaunchSet(key, sums, tuple(plan for plan, _ in plans), left)
+    return LaunchSet(key, sums, tuple(plan for plan, _ in plans), left, found, tuple(watched))
 
 
 def readable(

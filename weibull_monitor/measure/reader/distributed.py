@@ -2,7 +2,8 @@
 
 The first all-reduce is small. It says whether all ranks are at the same step and hold what they agreed on, and carries the
 notes on parameters that the main rank does not have. The second adds up the counts. (Counts of several dtypes, or of more than
-`weibull_monitor.measure.reader.packing.BYTES_AT_ONCE`, take one each.)
+`weibull_monitor.measure.reader.packing.BYTES_AT_ONCE`, take one each. A third adds up where the values of matrices on a grid lie
+within their bins, if there are any.)
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from weibull_monitor.errors import text_of
 from weibull_monitor.measure.reader.counter import NOTE_NUMBERS, CountResult, Notes, readable
 from weibull_monitor.measure.reader.inventory import Inventory, merged
 from weibull_monitor.measure.reader.local_weights import LocalWeights
-from weibull_monitor.measure.reader.packing import ABOVE, BELOW, MISSING, Bucket, buckets
+from weibull_monitor.measure.reader.packing import ABOVE, BELOW, BYTES_AT_ONCE, LOOKED_AT, MISSING, Bucket, buckets
 from weibull_monitor.measure.reader.sums import ROWS_AT_ONCE, CountedRows, Sums, count_components
 from weibull_monitor.model.components import Component
 from weibull_monitor.model.sharding import Ranks
@@ -78,15 +79,16 @@ class DistributedCounter:
             while due:
                 outside: list[int] = []
                 for bucket in buckets(components, due, self._whole):
-                    packed = self._packed(bucket, components, weights, problems)
-                    yield from self._received(bucket, self._ranks.sum_(packed), problems, outside)
+                    offsets: dict[int, Tensor] = {}
+                    packed = self._ranks.sum_(self._packed(bucket, components, weights, problems, offsets))
+                    yield from self._received(bucket, packed, self._offsets(bucket, packed, offsets), problems, outside)
                 # Every rank sees the same sums, so all of them send the same components again.
                 self._whole.update(components[index].name for index in outside)
                 due = outside
 
         return CountResult(sums.complete(rows()), problems, {**notes, **others})
 
-    def _exchange(self, unchanged: bool, step: int, notes: Notes, failure: Exception | None) -> Notes | None:
+    def _exchange(self, unchanged: bool, step: int, notes: Notes, failure: Exception | None = None) -> Notes | None:
         """The notes of the other ranks, on the main rank; None if the parameters of any rank have changed."""
         table = torch.zeros(1 + len(self._noted), NOTE_NUMBERS, dtype=torch.float64, device="cpu")
         short = step % _STEPS
@@ -115,28 +117,61 @@ class DistributedCounter:
         return {name: tuple(row) for name, row in rows if row[0]}
 
     def _packed(
-        self, bucket: Bucket, components: Sequence[Component], weights: LocalWeights, problems: dict[int, str]
+        self,
+        bucket: Bucket,
+        components: Sequence[Component],
+        weights: LocalWeights,
+        problems: dict[int, str],
+        offsets: dict[int, Tensor],
     ) -> Tensor:
-        """This rank's counts, (rows, width). Whatever goes wrong is noted in them, so that this rank can go on to the sum."""
+        """This rank's counts, (rows, width). Whatever goes wrong is noted in them, so that this rank can go on to the sum.
+
+        Where values on a grid lie within their bins comes into ``offsets``, by the row.
+        """
         out = torch.zeros(len(bucket.indices), bucket.sent.width, dtype=bucket.dtype, device=self._ranks.device)
         row_of = {index: row for row, index in enumerate(bucket.indices)}
         unread: dict[int, str] = {}
         try:
             for batch in (
-                rows
+                counted
                 for pieces in readable(components, bucket.indices, weights, unread)
-                for rows in count_components(pieces, ROWS_AT_ONCE, unread)
+                for counted in count_components(pieces, ROWS_AT_ONCE, unread)
             ):
-                out[[row_of[index] for index in batch.indices]] = bucket.sent.pack(batch.counts).to(out)
+                rows = [row_of[index] for index in batch.indices]
+                out[rows] = bucket.sent.pack(batch.counts).to(out)
+                if batch.offsets is not None:
+                    out[rows, LOOKED_AT] = 1
+                    offsets.update(zip(rows, bucket.sent.pack_offsets(batch.offsets).to(out.device), strict=True))
         except Exception as error:  # whatever it is, the other ranks wait at the sum
             out.zero_()
+            offsets.clear()
             unread = dict.fromkeys(bucket.indices, f"counting it failed ({type(error).__name__}: {text_of(error)})")
         out[[row_of[index] for index in unread], MISSING] = 1
         problems.update(unread)
         return out
 
+    def _offsets(self, bucket: Bucket, packed: Tensor, offsets: Mapping[int, Tensor]) -> dict[int, Tensor]:
+        """The sums of the offsets of all ranks, by the row; one more all-reduce if any rank has some."""
+        rows = packed[:, LOOKED_AT].nonzero().flatten().tolist()  # the same on all ranks
+        most = max(1, BYTES_AT_ONCE // (16 * bucket.sent.width))
+        out: dict[int, Tensor] = {}
+        for start in range(0, len(rows), most):
+            here = rows[start : start + most]
+            shape = (len(here), 2, 1 + bucket.sent.last - bucket.sent.first)
+            mine = torch.zeros(shape, dtype=torch.int64, device=self._ranks.device)
+            for place, row in enumerate(here):
+                if row in offsets:
+                    mine[place] = offsets[row]
+            out.update(zip(here, self._ranks.sum_(mine), strict=True))
+        return out
+
     def _received(
-        self, bucket: Bucket, packed: Tensor, problems: dict[int, str], outside: list[int]
+        self,
+        bucket: Bucket,
+        packed: Tensor,
+        offsets: Mapping[int, Tensor],
+        problems: dict[int, str],
+        outside: list[int],
     ) -> Iterator[CountedRows]:
         """The complete rows of a sum (rows, width), on the main rank; adds to the problems, and to what has to be sent again."""
         complete = []
@@ -150,8 +185,16 @@ class DistributedCounter:
                 outside.append(index)
             else:
                 complete.append(row)
-        if self.is_main:
-            for start in range(0, len(complete), ROWS_AT_ONCE):  # unpacked rows are wide: some at a time
-                chosen = complete[start : start + ROWS_AT_ONCE]
+        if not self.is_main:
+            return
+        sent = bucket.sent
+        for on_grid, at_once in (
+            (False, ROWS_AT_ONCE),
+            (True, ROWS_AT_ONCE // 3),
+        ):  # unpacked rows are wide: some at a time
+            rows = [row for row in complete if (row in offsets) == on_grid]
+            for start in range(0, len(rows), at_once):
+                chosen = rows[start : start + at_once]
+                moved = sent.unpack_offsets(torch.stack([offsets[row] for row in chosen])) if on_grid else None
                 indices = tuple(bucket.indices[row] for row in chosen)
-                yield CountedRows(indices, bucket.sent.unpack(packed[chosen]), bucket.sent.bins)
+                yield CountedRows(indices, sent.unpack(packed[chosen]), sent.bins, moved)

@@ -22,9 +22,10 @@ LOWEST_OCTAVE: Final = -44
 HIGHEST_OCTAVE: Final = 4
 BYTES_AT_ONCE: Final = 32 << 20
 """Most bytes in one all-reduce: 2,700 matrices. More matrices take several."""
-ZEROS, NONFINITE, BELOW, ABOVE, MISSING = range(5)
-"""The columns before the bins: exact zeros, non-finite values, finite values outside of the sent bins, ranks that failed."""
-_BEFORE: Final = 5
+ZEROS, NONFINITE, BELOW, ABOVE, MISSING, LOOKED_AT = range(6)
+"""The columns before the bins: exact zeros, non-finite values, finite values outside of the sent bins, ranks that failed, ranks
+that have offsets to send (`weibull_monitor.measure.grid`)."""
+_BEFORE: Final = 6
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ class SentBins:
         """Rows of counts, int64 (rows, bins.columns), as int64 (rows, width)."""
         finite = counts[:, 1:-1]  # (rows, bins.finite)
         below, above = finite[:, : self.first].sum(dim=1), finite[:, self.last :].sum(dim=1)  # (rows,) each
-        before = torch.stack([counts[:, 0], counts[:, -1], below, above, torch.zeros_like(below)], dim=1)
+        none = torch.zeros_like(below)
+        before = torch.stack([counts[:, 0], counts[:, -1], below, above, none, none], dim=1)
         return torch.cat([before, finite[:, self.first : self.last]], dim=1)
 
     def unpack(self, packed: Tensor) -> Tensor:
@@ -60,13 +62,23 @@ class SentBins:
         counts[:, 1 + self.first : 1 + self.last] = packed[:, _BEFORE:]
         return counts
 
+    def pack_offsets(self, offsets: Tensor) -> Tensor:
+        """Offsets (rows, 2, bins.columns) as (rows, 2, sent): how many values were looked at, and the sent bins."""
+        return torch.cat([offsets[..., :1], offsets[..., 1 + self.first : 1 + self.last]], dim=2)
+
+    def unpack_offsets(self, packed: Tensor) -> Tensor:
+        """The reverse of `pack_offsets`."""
+        offsets = packed.new_zeros(len(packed), 2, self.bins.columns)
+        offsets[..., 0], offsets[..., 1 + self.first : 1 + self.last] = packed[..., 0], packed[..., 1:]
+        return offsets
+
 
 @cache
 def sent_bins(dtype: torch.dtype, whole: bool = False) -> SentBins:
     """The bins of a dtype that are sent; all of them with ``whole``.
 
     >>> sent_bins(torch.bfloat16).width, sent_bins(torch.bfloat16, whole=True).width, sent_bins(torch.float8_e4m3fn).width
-    (3078, 16325, 94)
+    (3079, 16326, 95)
     """
     bins = bins_of(dtype)
     if whole:

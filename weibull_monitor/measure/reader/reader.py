@@ -210,7 +210,7 @@ class ModelReader:
         """The results of what was counted and of what was solved already, on their way to the host."""
         rows = iter(counted.rows)
         try:
-            queued = [(batch.indices, to_host(solve(batch.counts, batch.bins))) for batch in rows]
+            queued = [(batch.indices, to_host(solve(batch.counts, batch.bins, batch.offsets))) for batch in rows]
         finally:
             for _ in rows:  # after a failure too: the other ranks wait where the rest is summed
                 pass

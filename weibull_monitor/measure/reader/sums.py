@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from weibull_monitor.measure.bins import Bins, bins_of
-from weibull_monitor.measure.choose import count_magnitudes
+from weibull_monitor.measure.choose import count_magnitudes, measure_offsets
+from weibull_monitor.measure.grid import grids_among
 from weibull_monitor.model.components.component import Component
 from weibull_monitor.model.components.storage import ordinary
 
@@ -25,11 +26,14 @@ class CountedRows:
         indices: Which components, by their place in the sequence that was asked for.
         counts: int64, shape (len(indices), bins.columns).
         bins: The layout of the counts.
+        offsets: Where values on a grid lie within their bins, int64 (len(indices), 2, bins.columns), as
+            `weibull_monitor.measure.choose.measure_offsets` returns it; None if there are no such values.
     """
 
     indices: tuple[int, ...]
     counts: Tensor
     bins: Bins
+    offsets: Tensor | None = None
 
 
 class Sums:
@@ -60,26 +64,42 @@ class Sums:
         Args:
             batches: The rows of components in `read`, in any order. If a part is missing, so is its whole.
         """
-        waiting, sums = dict(self._waiting), dict[int, Tensor]()
+        waiting, sums, offsets = dict(self._waiting), dict[int, Tensor](), dict[int, Tensor]()
         for batch in batches:
             done: list[int] = []
-            for index, row in zip(batch.indices, batch.counts, strict=True):
+            for place, index in enumerate(batch.indices):
                 for parent in self.makes_up.get(index, ()):
-                    if parent in sums:
-                        sums[parent] += row
-                    else:
-                        sums[parent] = row.clone()
+                    _add(sums, parent, batch.counts[place])
+                    if batch.offsets is not None:
+                        _add(offsets, parent, batch.offsets[place])
                     waiting[parent] -= 1
                     if not waiting[parent]:
                         done.append(parent)
-            if done:
-                counts = torch.cat([batch.counts, torch.stack([sums.pop(parent) for parent in done])])
-                batch = CountedRows((*batch.indices, *done), counts, batch.bins)
-            yield batch
+            plain = tuple(parent for parent in done if parent not in offsets)
+            if plain and batch.offsets is None:
+                counts = torch.cat([batch.counts, torch.stack([sums.pop(parent) for parent in plain])])
+                yield CountedRows((*batch.indices, *plain), counts, batch.bins)
+            else:
+                yield batch
+                if plain:
+                    yield CountedRows(plain, torch.stack([sums.pop(parent) for parent in plain]), batch.bins)
+            if on_grid := tuple(parent for parent in done if parent in offsets):
+                counts, moved = (torch.stack([of.pop(parent) for parent in on_grid]) for of in (sums, offsets))
+                yield CountedRows(on_grid, counts, batch.bins, moved)
+
+
+def _add(sums: dict[int, Tensor], index: int, row: Tensor) -> None:
+    if index in sums:
+        sums[index] += row
+    else:
+        sums[index] = row.clone()
 
 
 def count_components(
-    pieces: Mapping[int, Sequence[Tensor]], rows_at_once: int = ROWS_AT_ONCE, problems: dict[int, str] | None = None
+    pieces: Mapping[int, Sequence[Tensor]],
+    rows_at_once: int = ROWS_AT_ONCE,
+    problems: dict[int, str] | None = None,
+    on_grid: Container[int] | None = None,
 ) -> Iterator[CountedRows]:
     """Counts |w| of components, in batches of a bounded number of rows, grouped by device and dtype.
 
@@ -87,6 +107,7 @@ def count_components(
         pieces: The elements of each component in one or several tensors, by its index; without tensors it gets no row.
         rows_at_once: How many rows to count together.
         problems: Receives why components cannot be counted; the others are. By default such a failure is raised.
+        on_grid: The components whose values lie on a grid; None to find them, for which a device is waited for.
 
     >>> from torch import nn
     >>> from weibull_monitor.model.components import discover_components
@@ -107,26 +128,63 @@ def count_components(
     for (_, dtype, _), members in groups.items():
         bins = bins_of(dtype)
         for start in range(0, len(members), rows_at_once):
-            yield from _counted(members[start : start + rows_at_once], pieces, bins, problems)
+            batch = members[start : start + rows_at_once]
+            grids = _grids(batch, pieces, problems) if on_grid is None else on_grid
+            yield from _counted([index for index in batch if index not in grids], pieces, bins, problems, False)
+            moved = [index for index in batch if index in grids]  # three rows of integers each
+            for at in range(0, len(moved), max(1, rows_at_once // 3)):
+                yield from _counted(moved[at : at + max(1, rows_at_once // 3)], pieces, bins, problems, True)
+
+
+def _grids(
+    batch: Sequence[int], pieces: Mapping[int, Sequence[Tensor]], problems: dict[int, str] | None
+) -> frozenset[int]:
+    try:
+        return components_on_grid({index: pieces[index] for index in batch})
+    except Exception:  # a tensor that cannot be read: counting it says so
+        if problems is None:
+            raise
+        return (
+            frozenset[int]().union(*(_grids([index], pieces, problems) for index in batch))
+            if len(batch) > 1
+            else frozenset()
+        )
+
+
+def components_on_grid(pieces: Mapping[int, Sequence[Tensor]]) -> frozenset[int]:
+    """Components of one dtype and device that have values on a grid, by their index. A device is waited for."""
+    flat = [(index, piece.detach()) for index, here in pieces.items() for piece in here]
+    if not flat:
+        return frozenset()
+    found = grids_among([piece for _, piece in flat], bins_of(flat[0][1].dtype))
+    return frozenset(index for (index, _), grid in zip(flat, found, strict=True) if grid)
 
 
 def _counted(
-    batch: Sequence[int], pieces: Mapping[int, Sequence[Tensor]], bins: Bins, problems: dict[int, str] | None
+    batch: Sequence[int],
+    pieces: Mapping[int, Sequence[Tensor]],
+    bins: Bins,
+    problems: dict[int, str] | None,
+    on_grid: bool,
 ) -> Iterator[CountedRows]:
     """Counts some components together, or each by itself if that fails."""
+    if not batch:
+        return
     flat = [(row, piece) for row, index in enumerate(batch) for piece in pieces[index]]
     try:
-        counts = count_magnitudes([piece.detach() for _, piece in flat], bins, [row for row, _ in flat])
+        tensors, rows = [piece.detach() for _, piece in flat], [row for row, _ in flat]
+        counts = count_magnitudes(tensors, bins, rows)
+        offsets = measure_offsets(tensors, bins, counts, rows) if on_grid else None
     except Exception as error:
         if problems is None:
             raise
         if len(batch) > 1:
             for index in batch:
-                yield from _counted([index], pieces, bins, problems)
+                yield from _counted([index], pieces, bins, problems, on_grid)
         else:
             problems[batch[0]] = f"counting it failed ({type(error).__name__}: {error})"
         return
-    yield CountedRows(tuple(batch), counts, bins)
+    yield CountedRows(tuple(batch), counts, bins, offsets)
 
 
 def _makes_up(components: Sequence[Component]) -> dict[int, tuple[int, ...]]:
