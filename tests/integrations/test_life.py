@@ -69,7 +69,7 @@ def test_copying_a_callback_in_training_disturbs_nothing(tmp_path: Path) -> None
 def test_each_trial_of_a_search_has_its_own_history(tmp_path: Path) -> None:
     pytest.importorskip("optuna", reason="needs optuna")
     run = trainer(tmp_path, WeibullCallback(every_n_steps=1), max_steps=2, eval_strategy="steps", eval_steps=2)
-    run.model_init = llama
+    run.model_init = lambda trial=None: llama()
     run.hyperparameter_search(
         lambda trial: {"learning_rate": trial.suggest_float("learning_rate", 1e-4, 1e-2)}, n_trials=2
     )

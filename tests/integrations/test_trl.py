@@ -26,7 +26,7 @@ Q0 = "model.layers.0.self_attn.q_proj"
 
 
 class Tampering(TrainerCallback):
-    """Doubles a frozen weight in the middle: whoever reads it again would see it."""
+    """Doubles a frozen weight in the middle of training."""
 
     def __init__(self) -> None:
         self.weight: torch.Tensor | None = None
@@ -39,7 +39,9 @@ class Tampering(TrainerCallback):
                 self.weight.mul_(2)
 
 
-def test_adapters_move_and_the_frozen_base_is_read_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_adapters_move_and_the_frozen_base_is_read_all_the_same(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     set_seed(0)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({character: i for i, character in enumerate(alphabet)}, []))
@@ -74,8 +76,7 @@ def test_adapters_move_and_the_frozen_base_is_read_once(tmp_path: Path, caplog: 
 
     base = [k for _, k in history.series(f"{Q0}.weight", "lambda")]
     assert tampering.weight is not None
-    assert len(base) == 5
-    assert len(set(base)) == 1
+    assert base == pytest.approx([base[0]] * 3 + [2 * base[0]] * 2, rel=1e-6)
     moved = {name: [v for _, v in history.series(name, "lambda")] for name in adapters}
     assert all(values[-1] != values[0] for values in moved.values())
     starts = {history.series(name)[0][0] for name in adapters if "lora_B" in name}

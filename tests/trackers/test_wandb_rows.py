@@ -190,4 +190,4 @@ def test_a_killed_run_loses_a_few_steps_at_most(tmp_path: Path) -> None:
         if record.WhichOneof("record_type") == "history"
     ]
     assert [(row["loss"], row["_step"]) for row in rows if "loss" in row] == [(25, 25), (50, 50)]
-    assert len([row for row in rows if "weibull_k/attn_o" in row]) >= 61 - 5
+    assert len([row for row in rows if "weibull_k/attn_o" in row]) >= 61 - 15

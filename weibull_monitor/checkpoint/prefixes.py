@@ -91,5 +91,9 @@ def _prefixes(name: str) -> Iterator[tuple[str, str]]:
     """The name cut into a prefix of whole segments and the rest, in every way that is looked at."""
     segments = name.split(".")
     for depth in range(min(MAX_SEGMENTS + 1, len(segments) - 1)):
+        if segments[
+            depth
+        ].isdigit():  # what numbers the blocks belongs to the name: ``layers.0`` and ``blocks.0`` are two models
+            return
         prefix = "".join(f"{segment}." for segment in segments[:depth])
         yield prefix, name[len(prefix) :]

@@ -227,7 +227,9 @@ def _fits(
     def looked_at(batch: CountedRows) -> CountedRows:
         members = [components[index] for index in batch.indices]
         for c, is_flat in zip(members, flat_rows(batch.counts, members), strict=True):
-            flat[c.parameter] = is_flat and flat.get(c.parameter, c.parameter in layout.guessed)
+            # What is called a weight stays, whatever its values: zeros of a broken file are a finding, and signs a matrix.
+            may_be_mask = c.parameter in layout.guessed and not c.parameter.endswith("weight")
+            flat[c.parameter] = is_flat and flat.get(c.parameter, may_be_mask)
         return batch
 
     batches = (looked_at(batch) for batch in count_checkpoint(components, layout.stored, report))

@@ -28,6 +28,8 @@ _FINE: Final = (7, 10, 12)
 """Mantissa bits of the grids that zero bits tell: bf16, fp16 and TF32, and the finest that moves λ by almost 1e-4."""
 _LEAST: Final = 0.005
 """A smaller share of values on a grid is left alone: on that of bf16, it moves λ by 1.5e-5."""
+_CHANCE: Final = 3
+"""So many values of a small sample may lie on a grid by chance."""
 _FINER: Final = 3
 """Equal values are looked for in eighths of a bin: of matrices with many scales, those of a group may be only almost equal."""
 _EQUAL: Final = 8
@@ -80,7 +82,7 @@ def _on_grid(looked: Sequence[float], bins: Bins) -> bool:
     for zero_bits, found in zip(_grids(bins), on_grids, strict=True):
         by_chance = 0.5**zero_bits
         usual = values * by_chance + 4.0 * math.sqrt(values * by_chance * (1.0 - by_chance))
-        if found > usual + _LEAST * values:
+        if found > usual + _LEAST * values + _CHANCE:
             return True
     if equal < _EQUAL:
         return False

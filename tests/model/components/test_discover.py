@@ -249,7 +249,7 @@ def test_lora_adapters_are_adapters_and_what_they_adapt_keeps_its_kind() -> None
     assert [c.part.label for c in found if c.part is not None] == ["q", "k", "v"]
 
 
-@pytest.mark.parametrize("name", ["linear", "dense", "proj", "base_layer", "layer", "fc", "inner"])
+@pytest.mark.parametrize("name", ["linear", "dense", "proj", "layer", "fc", "inner"])
 @pytest.mark.parametrize("beside", [False, True])
 def test_a_telling_name_wins_over_a_general_one_nearer_the_matrix(name: str, beside: bool) -> None:
     class AttentionLinear(nn.Module):

@@ -100,8 +100,8 @@ def test_what_a_layer_uses_is_measured_and_training_is_the_same(
     for name in plain:
         fit = snapshot.fits[name]
         k, lambda_, _ = exact_fit(used(model.get_submodule(name.removesuffix(".weight"))))
-        assert fit.k == pytest.approx(k, rel=2e-3), name
-        assert fit.lambda_ == pytest.approx(lambda_, rel=2e-3), name
+        assert fit.k == pytest.approx(k, rel=2e-3, nan_ok=True), name
+        assert fit.lambda_ == pytest.approx(lambda_, rel=2e-3, nan_ok=True), name
         stepped = snapshot.scaling[name].eta is not None if name in snapshot.scaling else False
         assert stepped == way.startswith("prune")  # only there an optimizer steps the elements that are used
     monitor.close()
