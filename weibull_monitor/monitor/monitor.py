@@ -240,13 +240,12 @@ class WeibullMonitor:
             if step < self._step:
                 self._guard.once(f"step went back from {self._step} to {step}; pass the steps since training began")
             return
-        if step is not None and step > self._step + 1:
-            self._budgets.lose_track()
+        missed = step is not None and step > self._step + 1
         self._step = self._step + 1 if step is None else step
         if self._noted:
             self._noted = False
         else:
-            self._guard("reading the optimizer's parameter groups", self._budgets.advance)
+            self._guard("reading the optimizer's parameter groups", self._budgets.advance, missed=missed)
         if (last or self._guard("asking the schedule", self._is_due)) and not self._over:
             self._guard("sampling", self._sample_and_log)
         elif self._pending:
@@ -323,7 +322,7 @@ class WeibullMonitor:
         """
         if wait:
             self._settle()
-        state = {"step": self._step, "budgets": self._budgets.state(), "watched": self._budgets.watched()}
+        state = {"step": self._step, "budgets": self._budgets.state(wait), "watched": self._budgets.watched()}
         alerts = self._recorder.alerts() if self._recorder is not None else None
         return state | ({"alerts": alerts} if alerts else {})
 
