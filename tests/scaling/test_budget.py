@@ -238,7 +238,8 @@ def test_a_learning_rate_on_an_accelerator_is_sent_for_and_not_waited_for(device
         keeper.advance()
     assert device.waits > 1  # no more than so many are under way
     keeper.restore([[[1e-6, 0.1]]])  # what was under way belongs to what is given up
-    assert keeper.state() == [[[1e-6, 0.1, None, False, 0.0, 0.0]]]
+    added = [0.0, 0.0, None, False, 0.0, 0.0]
+    assert keeper.state() == [[[1e-6, 0.1, None, False, 0.0, 0.0], added, added]]
 
 
 @pytest.mark.parametrize("kind", ["cuda", "xpu"])

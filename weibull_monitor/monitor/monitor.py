@@ -196,7 +196,7 @@ class WeibullMonitor:
             self._recorder.expect(self._attention())
         self._baseline: dict[str, Reference] = {}
         self._resumed_from: int | None = None
-        self._begun = self._closed = self._noted = False
+        self._begun = self._closed = self._noted = self._called = False
         self._recorded: tuple[Component, ...] = ()
         self._pending: deque[_Sampling] = deque()
         self.last: Snapshot | None = None
@@ -237,9 +237,15 @@ class WeibullMonitor:
             last: Whether this is the last step of training.
         """
         if step is not None and step <= self._step:
-            if step < self._step:
-                self._guard.once(f"step went back from {self._step} to {step}; pass the steps since training began")
+            self._explain(step)
             return
+        if step is not None and step > self._step + 1 and not self._called:
+            self._guard.once(
+                f"the first call was step(step={step}) after {self._step} steps: pass the number of optimizer steps taken since "
+                "training began, and call step after each of them",
+                key="first step",
+            )
+        self._called = True
         missed = step is not None and step > self._step + 1
         self._step = self._step + 1 if step is None else step
         if self._noted:
@@ -252,6 +258,18 @@ class WeibullMonitor:
             self._guard("taking delivery of a sample", self._deliver)
         if self._forces is not None and not self._over:
             self._guard("measuring the norms before the next step", self._prepare_forces)
+
+    def _explain(self, step: int) -> None:
+        """Says once why a call with a step that is not above the one before does nothing."""
+        if step < self._step:
+            message = f"step went back from {self._step} to {step}; pass the steps since training began"
+            self._guard.once(message, key="step went back")
+        elif step == 0 and not self._called:
+            self._guard.once(
+                "step(step=0) is the baseline, from before the first optimizer step, so this step is not counted; pass the number "
+                "of optimizer steps taken, which is 1 after the first",
+                key="first step",
+            )
 
     def optimizer_stepped(self, optimizer: torch.optim.Optimizer) -> None:
         """Where several optimizers step at different times: says before `step` which of them have. Unsaid, all have.

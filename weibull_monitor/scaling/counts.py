@@ -42,15 +42,15 @@ class StepCounts:
     def of(self, parameter: Tensor, group: Group) -> Tensor | float | None:
         """The count of one parameter, unread; None if the optimizer does not count, or has not stepped it."""
         states = getattr(self._optimizer, "state", None)
-        if not isinstance(states, Mapping):
+        if not isinstance(states, dict) and not isinstance(states, Mapping):
             return None
-        state = states.get(parameter)
         if self._in_group:
             count = _highest(states, group)
         else:
+            state = states.get(parameter)
             count = state.get("step") if state else None
         if isinstance(count, Tensor):
-            return count if count.numel() == 1 else None
+            return count if not count.dim() or count.numel() == 1 else None
         return count if isinstance(count, (int, float)) else None
 
 
@@ -87,18 +87,19 @@ class ParameterSteps:
     0
     """
 
-    __slots__ = ("_count", "_counter", "_counts", "_group", "_version", "_writes", "_written", "exact", "parameter")
+    __slots__ = ("_count", "_counter", "_counts", "_elsewhere", "_group", "_version", "_writes", "_written", "exact", "parameter")
 
     def __init__(self, counts: StepCounts, parameter: Tensor, group: Group, seen: bool = True) -> None:
         self._counts, self.parameter, self._group = counts, parameter, group
         self._counter: weakref.ref[Tensor] | None = None
-        self._count, self._version = 0.0, 0
+        self._count, self._version, self._elsewhere = 0.0, 0, False
         self._writes, self._written = parameter._version, False
         self.exact = False
         counter = counts.of(parameter, group) if seen else None
         if isinstance(counter, Tensor):
             self._counter, self._version = weakref.ref(counter), counter._version
-            self._count = counter.item() if counter.device.type == "cpu" else 0.0
+            self._elsewhere = counter.device.type != "cpu"
+            self._count = 0.0 if self._elsewhere else counter.item()
         elif counter is not None:
             self._count = float(counter)
 
@@ -109,23 +110,29 @@ class ParameterSteps:
         if counter is None:
             self._counter, self._count = None, 0.0
             return 0 if self._counts.counting else self._by_writing()  # it would count from its first step on
-        version = 0
-        if isinstance(counter, Tensor):
-            known = self._counter is not None and self._counter() is counter
-            before, self._version = (self._version if known else 0), counter._version
-            if not known:
-                self._counter = weakref.ref(counter)
-            if counter.device.type != "cpu":
-                self.exact = False
-                return int(self._version > before or not known)
-            version = self._version - before
-            count = counter.item()
-        else:
-            known, count = True, float(counter)
-        steps = count - self._count if count >= self._count else count  # a lower one has begun anew
-        self._count = count
+        if not isinstance(counter, Tensor):
+            return self._passed(float(counter))
+        version = counter._version
+        if self._counter is not None and self._counter() is counter:
+            if version == self._version:
+                self.exact = not self._elsewhere
+                return 0
+            self._version = version
+            if not self._elsewhere:
+                return self._passed(counter.item())
+            self.exact = False
+            return 1
+        self._counter, self._version, self._elsewhere = weakref.ref(counter), version, counter.device.type != "cpu"
+        if self._elsewhere:
+            self.exact = False
+            return 1
         # A count that was loaded was not raised step by step, so that its tensor has a low version.
-        return int(steps if known or version >= steps else max(1, min(steps, version)))
+        steps = self._passed(counter.item())
+        return steps if version >= steps else max(1, min(steps, version))
+
+    def _passed(self, count: float) -> int:
+        before, self._count = self._count, count
+        return int(count - before if count >= before else count)  # a lower one has begun anew
 
     def _by_writing(self) -> int | None:
         """0 or 1 for a parameter without a count; None before it was ever written to."""

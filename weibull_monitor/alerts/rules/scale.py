@@ -16,6 +16,12 @@ SIMILAR_RATIO = 1.5
 """An interval is as long as another if its `work` is at most so many times as much."""
 EARLY_PROGRESS = 0.05
 """Change of the RMS, as a share of Σ η, that a matrix of which little is known is allowed as usual."""
+BINS = 32
+"""Bins of an octave (`weibull_monitor.measure.bins`): the share of a value that its bin is wide."""
+CROSSED = 0.25
+"""What one value that crosses the edge of a bin changes the RMS by, in units of RMS/n: its square over `BINS`, up to 2.8 RMS."""
+FEW = 12.0
+"""Values that may cross an edge at steps too small for any to be expected to."""
 COMMON = 0.5
 """Share of ``z`` that is enough where half of all matrices show it in the same direction, or where η has jumped."""
 HISTORY = 3
@@ -30,7 +36,7 @@ def impossible_change(window: SampleWindow, settings: ImpossibleChange) -> RuleR
     error. Adam's bound is reached by gradients that grow without end only; while their size is steady the mean of u² is at
     most about 1 (Σ g²/v telescopes: A. Défossez et al., "A Simple Convergence Proof of Adam and Adagrad", 2020, lemma 5.2).
     What is beyond ``sustained`` times that, and within the bound, is a warning. Rounding to bf16 or fp16 can at most double a
-    step.
+    step. The RMS is that of bins, which moves when a value crosses an edge: of small steps it shows a few jumps.
     """
     if len(window.steps) < 2:
         return None
@@ -40,8 +46,12 @@ def impossible_change(window: SampleWindow, settings: ImpossibleChange) -> RuleR
         path = np.where(path > 0, path, np.nan)
         coarse = window.facts.precision > 1e-4
         decay = np.nan_to_num(np.fmax(window.now("weight_decay"), window.before("weight_decay")), nan=0.0)
-        rest = path * decay * np.fmax(rms, before) + window.facts.precision * np.fmax(rms, before)
-        bound = window.now("update_max")
+        largest = np.fmax(rms, before)
+        rest = path * decay * largest + window.facts.precision * largest
+        bound = np.fmax(window.now("update_max"), window.before("update_max"))
+        # A value that crosses an edge moves the RMS by up to CROSSED·RMS/n; as many cross as the path is long.
+        crossings = window.facts.numel * path * np.fmin(bound, settings.sustained) / (largest / BINS)
+        rest = rest + CROSSED * largest / window.facts.numel * (FEW + 6.0 * np.sqrt(crossings))
         certain = path * bound * np.where(coarse, 2.0, 1.0) + rest
         likely = path * np.minimum(bound, settings.sustained) * np.where(coarse, 2.0, 1.0) + rest
         moved = rms - before
