@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from operator import is_not
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,7 @@ class WeibullCallback(CallbackOptions, _Callback):
     """
 
     _hooks: Sequence[Any] = ()
+    _followed: Sequence[Any] = ()
     _state: Mapping[str, Any] = {}
     _trainer: Any = None
     _stepped = False
@@ -53,6 +55,13 @@ class WeibullCallback(CallbackOptions, _Callback):
             return
         place = self._guard("finding trainer.log_dir", lambda: trainer.log_dir)  # every process has to take part
         self.monitor = self._guard("setting up weibull_monitor", lambda: self._begin(trainer, pl_module, place))
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Follows the Trainer's optimizers where they have been replaced."""
+        if self.monitor is not None and self._replaced(trainer.optimizers):
+            rules, _ = self._guard("reading the schedule", lambda: schedule_of(trainer, pl_module)) or ([], None)
+            self.monitor.follow_optimizers(trainer.optimizers, rules)
+            self._bind(trainer, self.monitor)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Samples if optimizers take turns or DeepSpeed steps (one is sampled right after its step), and stops if asked to."""
@@ -110,16 +119,22 @@ class WeibullCallback(CallbackOptions, _Callback):
             resume=resume,
             **self._options,
         )
-        self._trainer, self._stepped, self._engine_steps = trainer, False, None
+        self._trainer, self._stepped = trainer, False
+        self._bind(trainer, monitor)
+        return monitor
+
+    def _bind(self, trainer: Any, monitor: WeibullMonitor) -> None:
+        """Has every optimizer say when it has stepped."""
+        self._unbind()
+        self._engine_steps, self._followed = None, list(trainer.optimizers)
         if any(
             map(engine_of, trainer.optimizers)
         ):  # it steps the optimizer under it once a group, on part of the weights
             self._engine_steps = trainer.strategy.model.global_steps
-            return monitor
+            return
         for optimizer in map(innermost, trainer.optimizers):
             hook = optimizer.register_step_post_hook(partial(self._after_step, monitor))
             self._hooks = [*self._hooks, hook]
-        return monitor
 
     def _after_step(self, monitor: WeibullMonitor, optimizer: Any, args: Any, kwargs: Any) -> None:
         """Called by the optimizer itself: micro-batches and skipped steps do not count, and no scheduler has moved on."""
@@ -129,9 +144,15 @@ class WeibullCallback(CallbackOptions, _Callback):
             monitor.optimizer_stepped(optimizer)
             self._stepped = True
 
-    def _end(self, sample_last: bool) -> None:
+    def _replaced(self, optimizers: Sequence[Any]) -> bool:
+        return len(optimizers) != len(self._followed) or any(map(is_not, self._followed, optimizers))
+
+    def _unbind(self) -> None:
         for hook in self._hooks:
             hook.remove()
-        self._hooks = ()
+        self._hooks, self._followed = (), ()
+
+    def _end(self, sample_last: bool) -> None:
+        self._unbind()
         if self.monitor is not None:
             self.monitor.close(sample_last)

@@ -6,6 +6,7 @@ import importlib
 import math
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
@@ -113,14 +114,36 @@ def schedule_of(trainer: Any, module: Any) -> tuple[list[Rule], int | None]:
     return rules, int(total) if math.isfinite(total) and total > 0 else None
 
 
+@dataclass(frozen=True)
+class _Ticks:
+    """How often Lightning steps a scheduler after each optimizer step; frequencies count the batches of an epoch.
+
+    Attributes:
+        interval: ``step`` or ``epoch``.
+        frequency: In so many batches or epochs the scheduler steps once.
+        batches: Batches of an epoch.
+        accumulated: Batches of an optimizer step.
+    """
+
+    interval: str
+    frequency: int
+    batches: float
+    accumulated: int
+
+    def __call__(self, step: int) -> int:
+        return self.until(step) - self.until(step - 1)
+
+    def until(self, step: int) -> int:
+        """How often the scheduler has stepped when the optimizer has taken ``step`` steps."""
+        an_epoch = math.ceil(self.batches / self.accumulated) if math.isfinite(self.batches) else sys.maxsize
+        epochs, within = divmod(step, an_epoch)
+        if self.interval != "step":
+            return epochs // self.frequency
+        every = self.frequency // math.gcd(self.frequency, self.accumulated)
+        # The last step of an epoch may have fewer batches than the others.
+        an_epochs = (an_epoch - 1) // every + int(min(an_epoch * self.accumulated, self.batches) % self.frequency == 0)
+        return int(epochs * an_epochs + within // every)
+
+
 def _ticks(config: Any, batches: float, accumulated: int) -> Callable[[int], int]:
-    """How often Lightning steps a scheduler after each optimizer step; frequencies count the batches of an epoch."""
-    an_epoch = math.ceil(batches / accumulated) if math.isfinite(batches) else sys.maxsize
-
-    def ticks(step: int) -> int:
-        epoch, within = divmod(step - 1, an_epoch)
-        if config.interval == "step":
-            return int(min((within + 1) * accumulated, batches) % config.frequency == 0)
-        return int(within + 1 == an_epoch and (epoch + 1) % config.frequency == 0)
-
-    return ticks
+    return _Ticks(config.interval, config.frequency, batches, accumulated)

@@ -18,7 +18,7 @@ from torch import nn
 
 from weibull_monitor.errors import ConfigurationError, Guard
 from weibull_monitor.history import RunRecord, read_history
-from weibull_monitor.history.snapshot import Detail, Reference, Scaling, Snapshot
+from weibull_monitor.history.snapshot import NO_SCALING, Detail, Reference, Scaling, Snapshot
 from weibull_monitor.measure import WeibullFit
 from weibull_monitor.measure.bins import MANTISSA_BITS
 from weibull_monitor.measure.reader.reader import ModelReader, PendingMeasurement
@@ -287,6 +287,20 @@ class WeibullMonitor:
         """
         self._budgets.add(optimizer, known=self._step == 0 or not optimizer.state)
 
+    def follow_optimizers(
+        self, optimizers: torch.optim.Optimizer | Sequence[torch.optim.Optimizer], scheduler: Any = None
+    ) -> None:
+        """Follows these optimizers from now on instead of those before, which were replaced.
+
+        Parameters go on with what they have spent. Call it before a new optimizer steps.
+
+        Args:
+            optimizers: All optimizers of the model.
+            scheduler: Their schedulers, for the forecast of λ, as `WeibullMonitor` takes them.
+        """
+        if self._guard("following other optimizers", self._budgets.follow, optimizers):
+            self._guard("reading the schedule", self._law.set_scheduler, scheduler)
+
     def sample(self) -> Snapshot | None:
         """Measures now, off schedule, and returns the sample without logging it. What goes wrong is raised.
 
@@ -485,9 +499,12 @@ class WeibullMonitor:
         """Trainable components with η > 0 whose counts are those of the last logged sample."""
         if self.last is None or self.last.step == step:
             return None
-        before = self.last.fits
+        before, spent = self.last.fits, self.last.scaling
         return sum(
-            name in before and before[name].checksum == fits[name].checksum and (scaling[name].eta or 0.0) > 0.0
+            name in before
+            and before[name].checksum == fits[name].checksum
+            and (scaling[name].eta or 0.0) > 0.0
+            and (scaling[name].eta_sum is None or scaling[name].eta_sum != spent.get(name, NO_SCALING).eta_sum)
             for name in self._reader.trainable() & fits.keys()
         )
 

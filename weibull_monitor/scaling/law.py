@@ -76,6 +76,11 @@ class ScalingLaw:
         self._said: set[Reason] = set()
         self._guard = Guard()
 
+    def set_scheduler(self, scheduler: Any) -> None:
+        """Other optimizers are followed from now on, with this scheduler, or with none."""
+        self._rules = as_rules(scheduler)
+        self._plans.clear()
+
     def recall(self, samples: Iterable[RecordedSnapshot], until: int) -> None:
         """Continues from the samples of the resumed run, up to a step."""
         self._trail = SampleTrail()
