@@ -14,10 +14,9 @@ from typing import Any
 
 import pytest
 import torch
+from stepping import take
 from torch import nn
 from torch.optim import lr_scheduler as lr
-
-from stepping import take
 
 from weibull_monitor import MemoryTracker, WeibullMonitor, read_history
 from weibull_monitor.history.reasons import EXPLANATION

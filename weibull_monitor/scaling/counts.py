@@ -87,7 +87,18 @@ class ParameterSteps:
     0
     """
 
-    __slots__ = ("_count", "_counter", "_counts", "_elsewhere", "_group", "_version", "_writes", "_written", "exact", "parameter")
+    __slots__ = (
+        "_count",
+        "_counter",
+        "_counts",
+        "_elsewhere",
+        "_group",
+        "_version",
+        "_writes",
+        "_written",
+        "exact",
+        "parameter",
+    )
 
     def __init__(self, counts: StepCounts, parameter: Tensor, group: Group, seen: bool = True) -> None:
         self._counts, self.parameter, self._group = counts, parameter, group

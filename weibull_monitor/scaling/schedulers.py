@@ -185,7 +185,9 @@ def _sequential(s: Any, now: Sequence[float], epoch: int) -> Curve | None:
         else:
             twin = copy.copy(part)
             twin.last_epoch = 0
-            first = [float(rate) for rate in twin._get_closed_form_lr()]  # at the milestone it begins from the base rate
+            first = [
+                float(rate) for rate in twin._get_closed_form_lr()
+            ]  # at the milestone it begins from the base rate
         if type(part).get_lr is lr.CosineAnnealingWarmRestarts.get_lr:
             return None
         curves.append(_closed(part, first, epoch=0))

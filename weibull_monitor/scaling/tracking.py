@@ -53,9 +53,7 @@ class _TrackedOptimizer:
         made = []
         for i, group in enumerate(self.optimizer.param_groups):
             members, before = parameters_of(self.optimizer, i), self.groups[i] if i < len(self.groups) else None
-            made.append(
-                GroupAccounts(self.counts, group, members, self._counted, self._accounts, known, seen, before)
-            )
+            made.append(GroupAccounts(self.counts, group, members, self._counted, self._accounts, known, seen, before))
         self.groups = made
         left = {id(p) for group in made for p in group.members}
         for gone in self._counted.keys() - left:
@@ -437,6 +435,6 @@ def _advice(given: Any) -> str:
         return ", which is a model; pass the model first and then the optimizer of torch.optim that steps it"
     if isinstance(getattr(given, "optimizer", None), torch.optim.Optimizer):
         return ", which is a scheduler; pass the optimizer itself, and the scheduler as scheduler="
-    if isinstance(given, Tensor) or isinstance(given, Iterable) and not isinstance(given, (str, bytes)):
+    if isinstance(given, Tensor) or (isinstance(given, Iterable) and not isinstance(given, (str, bytes))):
         return "; pass the optimizer that was made from the parameters, or several optimizers in a list"
     return "; pass an optimizer of torch.optim, such as torch.optim.AdamW(model.parameters()), or several in a list"

@@ -43,7 +43,9 @@ def unpack(notes: Mapping[str, Sequence[float]]) -> dict[str, StepInfo]:
         _, eta, weight_decay, reason, scale, reset, known, *spent = numbers
         integral, decay, last, changed, path, bounded, each, norm, peak, *_ = spent
         used = Hyperparameters(eta, weight_decay, None if reason < 0 else _REASONS[int(reason)])
-        budget = Budget(integral, decay, None if math.isnan(last) else last, bool(changed), path, peak) if known else None
+        budget = (
+            Budget(integral, decay, None if math.isnan(last) else last, bool(changed), path, peak) if known else None
+        )
         bound = UpdateBound(each, norm, bounded > 1) if bounded else None
         out[name] = StepInfo(used, budget, scale, ELSEWHERE, bool(reset), bound, peak)
     return out

@@ -70,7 +70,9 @@ def unchanged(window: SampleWindow, settings: Unchanged) -> RuleResult | None:
         same &= (values[1:] == values[:-1]) | (np.isnan(values[1:]) & np.isnan(values[:-1]))
     same &= np.isfinite(window["zeros"][1:])
     path = window["eta_sum"]
-    same &= ~(path[1:] == path[:-1])  # without a step nothing moves; where Σ η is not known, steps are taken to be taken
+    same &= ~(
+        path[1:] == path[:-1]
+    )  # without a step nothing moves; where Σ η is not known, steps are taken to be taken
     intervals = np.cumprod(same[::-1], axis=0).sum(axis=0)  # the unbroken run up to the latest sample
     first = np.array(window.steps)[len(window.steps) - 1 - intervals]
     steps = np.where(intervals > 0, window.step - first, 0)
