@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -95,7 +96,7 @@ def test_a_state_that_is_loaded_is_not_taken_for_steps() -> None:
     take(before, steps=50)
     optimizer = torch.optim.AdamW([weight], lr=0.1)
     tracker = BudgetTracker(optimizer)
-    optimizer.load_state_dict(before.state_dict())
+    optimizer.load_state_dict(copy.deepcopy(before.state_dict()))
     for _ in range(2):
         take(optimizer)
         tracker.advance()

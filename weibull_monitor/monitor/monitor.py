@@ -266,8 +266,8 @@ class WeibullMonitor:
             self._guard.once(message, key="step went back")
         elif step == 0 and not self._called:
             self._guard.once(
-                "step(step=0) is the baseline, from before the first optimizer step, so this step is not counted; pass the number "
-                "of optimizer steps taken, which is 1 after the first",
+                "step(step=0) is the baseline, from before the first optimizer step, so this step is not counted; pass the "
+                "number of optimizer steps taken, which is 1 after the first",
                 key="first step",
             )
 

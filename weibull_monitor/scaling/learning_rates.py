@@ -36,6 +36,7 @@ class Ticks:
     times: int
 
     def __call__(self, step: int) -> int:
+        """How often it steps after optimizer step ``step``."""
         return self.times
 
     def until(self, step: int) -> int:

@@ -158,15 +158,16 @@ def _cosine(s: Any, now: Sequence[float], epoch: int) -> Curve:
 def _restarts(s: Any, epoch: int) -> Curve:
     low = float(s.eta_min)
     height = np.array([float(base) - low for base in s.base_lrs])
+    passed, present = s.T_cur, s.T_i  # the scheduler moves on
 
     def curve(epochs: Epochs) -> Rates:
-        since = epochs - epoch + s.T_cur  # since the start of the present cycle
-        starts, lengths = [0.0], [float(s.T_i)]
+        since = epochs - epoch + passed  # since the start of the present cycle
+        starts, lengths = [0.0], [float(present)]
         while s.T_mult > 1 and starts[-1] + lengths[-1] <= since.max(initial=0):
             starts.append(starts[-1] + lengths[-1])
             lengths.append(lengths[-1] * s.T_mult)
         cycle = np.searchsorted(np.array(starts), since, side="right") - 1
-        within = since % s.T_i if s.T_mult == 1 else since - np.array(starts)[cycle]
+        within = since % present if s.T_mult == 1 else since - np.array(starts)[cycle]
         return low + np.outer(height, 0.5 * (1.0 + np.cos(np.pi * within / np.array(lengths)[cycle])))
 
     return curve

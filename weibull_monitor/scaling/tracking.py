@@ -171,7 +171,7 @@ def _is_here(rate: _Rate | None) -> bool:
 class BudgetTracker:
     """Follows optimizers: what their parameters are stepped with, and what they have spent.
 
-    A step that did not move a parameter (frozen, skipped by a loss scaler, another optimizer's turn) spends nothing, and where the
+    A step that did not move a parameter (frozen, skipped by a loss scaler, another optimizer's turn) spends nothing; where the
     optimizer has taken ten steps between two calls, ten are spent: its own step counts say so. A learning rate in a CUDA tensor
     arrives some steps later; `by_parameter` waits for it.
 
