@@ -148,7 +148,7 @@ def test_containers_and_subclasses() -> None:
     inner = torch.optim.AdamW([weight], lr=0.1)
 
     class Container:
-        optimizers = [inner]
+        optimizers = (inner,)
 
     assert as_optimizers(Container()) == [inner]
 
