@@ -28,7 +28,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import transformers
-from alert_runs import FAULTS, SUDDEN, Case, Outcome, faulty_cases, healthy_cases, outcome_of, train
+from alert_faults import FAULTS, SUDDEN
+from alert_models import Case
+from alert_runs import Outcome, faulty_cases, healthy_cases, outcome_of, train
 from alert_simulation import RUNS, simulate
 
 import weibull_monitor
@@ -154,7 +156,7 @@ def strengths(place: str | Path, steps: Sequence[int] | None = None, names: set[
         for name, rule in RULES.items():
             found = rule(window, getattr(settings, name))
             if found is not None:
-                chosen = [n in names for n in window.facts.names] if names else [True] * len(window.facts)
+                chosen = [n in names for n in window.components.names] if names else [True] * len(window.components)
                 counted = found.strength[np.array(chosen) & ((found.severity > 1) | (found.strength < 1.0))]
                 highest[name] = max(highest[name], float(counted.max(initial=0.0)))
     return highest

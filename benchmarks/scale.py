@@ -73,10 +73,9 @@ def on_paper(memory: float, network: float) -> None:
         few = without_single_experts(everything, MAX_COMPONENTS)
         for label, found in {len(d.components): d for d in (few, everything)}.items():
             components = found.components
-            rows = [(i, components[i].dtype, components[i].numel, False) for i in Sums(components).read]
-            summed = buckets(rows, 2)
-            moved = sum(bucket.size * bucket.dtype.itemsize for bucket in summed)
-            largest = max(bucket.size * bucket.dtype.itemsize for bucket in summed)
+            summed = buckets(components, Sums(components).read)
+            moved = sum(bucket.nbytes for bucket in summed)
+            largest = max(bucket.nbytes for bucket in summed)
             for ranks in RANKS:
                 mine = sum(-(-p.shape[0] // ranks) * p[0].numel() for p in model.parameters() if p.dim() > 1)
                 sent = 2 * moved * (ranks - 1) / ranks

@@ -46,7 +46,7 @@ def host_milliseconds(blocks: int, rounds: int = 50) -> tuple[int, float, float]
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from weibull_monitor.measure.kernels.launch import Kernels
-    from weibull_monitor.measure.reader import launches as planned
+    from weibull_monitor.measure.reader import counter as planned
 
     class NoKernels(Kernels):
         def count(self, *args: Any, **kwargs: Any) -> None: ...
@@ -68,9 +68,9 @@ def host_milliseconds(blocks: int, rounds: int = 50) -> tuple[int, float, float]
         queueing, delivery = [], []
         for _ in range(rounds):
             times = [time.perf_counter()]
-            sampling = monitor._queue()
+            sampling = monitor._sampler.queue(monitor._step)
             times.append(time.perf_counter())
-            monitor._snapshot(sampling)
+            monitor._finished(sampling)
             times.append(time.perf_counter())
             queueing.append(times[1] - times[0])
             delivery.append(times[2] - times[1])

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from accelerate.scheduler import AcceleratedScheduler
 from torch import nn
 
-from weibull_monitor.alerts.stop import agreed
+from weibull_monitor.alerts.stop import StopRequest, agreed
 from weibull_monitor.monitor.monitor import WeibullMonitor
 from weibull_monitor.scaling.learning_rates import Rule, Ticks
 from weibull_monitor.trackers import Tracker
@@ -83,17 +83,23 @@ class AccelerateMonitor:
             step: Optimizer steps taken since training began, if you count yourself.
             last: Whether this is the last step of training.
         """
+        if self.monitor.over:
+            return
         if self._accelerator.sync_gradients and not self._accelerator.optimizer_step_was_skipped:
             self.monitor.step(step, last)
 
     @property
-    def stop_requested(self) -> int:
+    def stop_requested(self) -> StopRequest:
         """`WeibullMonitor.stop_requested`, the same on all processes. Read it on each of them, at the same steps."""
-        return agreed(self.monitor.stop_requested)
+        return self.monitor.stop_requested if self.monitor.over else agreed(self.monitor.stop_requested)
 
     def close(self) -> None:
         """Samples the last step if it was not sampled, and closes the history. The accelerator's trackers stay open."""
         self.monitor.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy is closed, as that of a `WeibullMonitor`, and has no accelerator."""
+        return {"monitor": self.monitor, "_accelerator": None}
 
     def __enter__(self) -> AccelerateMonitor:
         return self

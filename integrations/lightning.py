@@ -1,19 +1,16 @@
-"""Lightning's `Trainer`, imported as ``lightning`` or as ``pytorch_lightning``."""
+"""The callback for Lightning's `Trainer`, imported as ``lightning`` or as ``pytorch_lightning``."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import partial
-from operator import is_not
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from weibull_monitor.alerts.dispatch import SAVE_AND_STOP
+from weibull_monitor.alerts.stop import StopRequest
 from weibull_monitor.monitor.monitor import WeibullMonitor
-from weibull_monitor.scaling.deepspeed import engine_of
-from weibull_monitor.scaling.optimizers import innermost
 
-from .lightning_host import LoggerTracker, callback_class, measured, schedule_of
+from .lightning_host import LoggerTracker, callback_class, is_last_batch, measured
+from .lightning_steps import OptimizerHooks, schedule_of
 from .options import CallbackOptions
 
 if TYPE_CHECKING:
@@ -21,81 +18,87 @@ if TYPE_CHECKING:
 else:
     _Callback = callback_class()
 
+BORROWED = ("log", "log_dict")
+"""Methods of the module that Lightning sets on each callback: they would keep the module."""
+
 
 class WeibullCallback(CallbackOptions, _Callback):
     """Logs k and λ of every weight matrix while the Trainer trains: ``Trainer(callbacks=[WeibullCallback()])``.
 
-    It writes to every logger of the Trainer at Lightning's own step, and to ``<output_dir>/weibull/history.jsonl``. Its steps
-    are those of the optimizer, whatever the accumulation; where several optimizers take turns, batches in which any of them
-    stepped. Resumed, it goes on with the history and the baseline of the run that wrote the checkpoint.
+    It writes to every logger of the Trainer at Lightning's own step, and to ``<output_dir>/weibull/history.jsonl``. It counts
+    optimizer steps, with or without gradient accumulation; if several optimizers take turns, it counts the batches in which any
+    of them stepped. A resumed run continues the history and the baseline of the run that wrote the checkpoint.
 
-    Its arguments are those of `CallbackOptions`: ``every_n_steps``, ``trackers``, ``pictures_every``, ``output_dir``
-    (``trainer.log_dir`` by default, or where the resumed run has it), ``detail``, ``kinds``, ``include``, ``exclude``,
-    ``resolution``, ``alerts``, ``on_alert``, ``webhook``, ``stop_on``: then ``<output_dir>/weibull/stopped.ckpt`` is saved
-    before training ends.
+    Its arguments are those of `CallbackOptions`, documented in `MonitorOptions`. The default of ``output_dir`` is the directory
+    of the resumed run, or ``trainer.log_dir``. With ``stop_on``, ``<output_dir>/weibull/stopped.ckpt`` is saved before training
+    ends.
     """
 
-    _hooks: Sequence[Any] = ()
-    _followed: Sequence[Any] = ()
+    _hooks: OptimizerHooks | None = None
     _state: Mapping[str, Any] = {}
     _trainer: Any = None
-    _stepped = False
     _asked_at = 0
-    _engine_steps: int | None = None
 
     @property
     def state_key(self) -> str:
-        """The same whatever the options, so that they can change on resumption; Lightning refuses a second callback."""
-        return "weibull_monitor"
+        """Depends on ``name`` only, so that other options can change on resumption. Lightning refuses a second one."""
+        name = self._options["name"]
+        return f"weibull_monitor/{name}" if name else "weibull_monitor"
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Takes the baseline, or goes on where the checkpoint, or the last `fit`, ended."""
+        """Takes the baseline, or continues from the checkpoint or the last `fit`."""
         self._state, self.monitor = self.state_dict(), None
         if trainer.fast_dev_run:
             return
         place = self._guard("finding trainer.log_dir", lambda: trainer.log_dir)  # every process has to take part
-        self.monitor = self._guard("setting up weibull_monitor", lambda: self._begin(trainer, pl_module, place))
+        self.monitor = self._guard("setting up weibull_monitor", self._begin, trainer, pl_module, place)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Follows the Trainer's optimizers where they have been replaced."""
-        if self.monitor is not None and self._replaced(trainer.optimizers):
-            rules, _ = self._guard("reading the schedule", lambda: schedule_of(trainer, pl_module)) or ([], None)
+        if self.monitor is not None and self._hooks is not None and self._hooks.replaced():
+            self._hooks.remove()
+            rules, _ = self._guard("reading the schedule", schedule_of, trainer, pl_module) or ([], None)
             self.monitor.follow_optimizers(trainer.optimizers, rules)
-            self._bind(trainer, self.monitor)
+            self._hooks = OptimizerHooks(trainer, self.monitor)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Samples if optimizers take turns or DeepSpeed steps (one is sampled right after its step), and stops if asked to."""
-        if self._engine_steps is not None and self._engine_steps != (steps := trainer.strategy.model.global_steps):
-            self._engine_steps, self._stepped = steps, True
-        if self.monitor is not None and self._stepped:
-            self._stepped = False
+        """Samples if several optimizers take turns or DeepSpeed steps, and stops training if an alert asks for it."""
+        if self.monitor is not None and self._hooks is not None and self._hooks.take():
             self.monitor.step()
+        if self.monitor is not None and is_last_batch(trainer):
+            # Weight averaging replaces the weights in on_train_end.
+            self._guard("sampling the last step", self.monitor.finish)
         step = trainer.global_step // max(1, len(trainer.optimizers))
         if step != self._asked_at and not trainer.should_stop:
             self._asked_at = step
-            if decision := self._stop_decision(step, trainer.world_size):
-                if decision == SAVE_AND_STOP:
+            if request := self._stop_request(step, trainer.world_size):
+                if request is StopRequest.SAVE_AND_STOP:
                     place = trainer.strategy.broadcast(str(self.monitor.output_dir) if self.monitor is not None else "")
                     trainer.save_checkpoint(Path(place, "weibull", "stopped.ckpt"))
                 trainer.should_stop = True
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """Samples the last step, unless it was, and closes the history and the trackers."""
+        """Samples the last step, unless it was sampled, and closes the history and the trackers."""
         self._end(sample_last=True)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """Closes the history and the trackers of a training that was interrupted."""
+        """Closes the history and the trackers after training was interrupted."""
         self._end(sample_last=trainer.world_size == 1)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs: the step, what each parameter group has spent, and where the history lies."""
-        if self.monitor is None:
+        """What a resumed run needs: the step, what each parameter group has spent, and the directory of the history."""
+        if self.monitor is None or self._trainer is None:
             return dict(self._state)
         place = str(self.monitor.output_dir.resolve())
         return self.monitor.state_dict() | {"global_step": self._trainer.global_step, "output_dir": place}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """As in `CallbackOptions`, with the state, from which the copy can continue."""
+        kept = {name: value for name, value in super().__getstate__().items() if name not in BORROWED}
+        return {**kept, "_state": self.state_dict(), "_hooks": None, "_trainer": None}
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from `state_dict` when training starts."""
+        """Continues from `state_dict` when training starts."""
         self._state, self.monitor = dict(state_dict), None
 
     def _begin(self, trainer: Any, pl_module: Any, log_dir: str | None) -> WeibullMonitor:
@@ -108,7 +111,7 @@ class WeibullCallback(CallbackOptions, _Callback):
         place = self._output_dir or (kept.parent if kept.is_dir() else log_dir or trainer.default_root_dir)
         if self._trackers is None and not trainer.loggers and trainer.is_global_zero:
             self._guard.once(f"the Trainer has no logger: k and λ are in {place}/weibull/history.jsonl only")
-        rules, total = self._guard("reading the schedule", lambda: schedule_of(trainer, pl_module)) or ([], None)
+        rules, total = self._guard("reading the schedule", schedule_of, trainer, pl_module) or ([], None)
         monitor = WeibullMonitor(
             measured(trainer, pl_module),
             trainer.optimizers,
@@ -119,40 +122,15 @@ class WeibullCallback(CallbackOptions, _Callback):
             resume=resume,
             **self._options,
         )
-        self._trainer, self._stepped = trainer, False
-        self._bind(trainer, monitor)
+        self._trainer, self._hooks = trainer, OptimizerHooks(trainer, monitor)
         return monitor
 
-    def _bind(self, trainer: Any, monitor: WeibullMonitor) -> None:
-        """Has every optimizer say when it has stepped."""
-        self._unbind()
-        self._engine_steps, self._followed = None, list(trainer.optimizers)
-        if any(
-            map(engine_of, trainer.optimizers)
-        ):  # it steps the optimizer under it once a group, on part of the weights
-            self._engine_steps = trainer.strategy.model.global_steps
-            return
-        for optimizer in map(innermost, trainer.optimizers):
-            hook = optimizer.register_step_post_hook(partial(self._after_step, monitor))
-            self._hooks = [*self._hooks, hook]
-
-    def _after_step(self, monitor: WeibullMonitor, optimizer: Any, args: Any, kwargs: Any) -> None:
-        """Called by the optimizer itself: micro-batches and skipped steps do not count, and no scheduler has moved on."""
-        if len(self._hooks) == 1:
-            monitor.step()
-        else:
-            monitor.optimizer_stepped(optimizer)
-            self._stepped = True
-
-    def _replaced(self, optimizers: Sequence[Any]) -> bool:
-        return len(optimizers) != len(self._followed) or any(map(is_not, self._followed, optimizers))
-
-    def _unbind(self) -> None:
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks, self._followed = (), ()
-
     def _end(self, sample_last: bool) -> None:
-        self._unbind()
+        if self._hooks is not None:
+            self._hooks.remove()
+        self._hooks = None
         if self.monitor is not None:
             self.monitor.close(sample_last)
+            self._state, self._trainer = self.state_dict(), None
+        for name in BORROWED:
+            self.__dict__.pop(name, None)

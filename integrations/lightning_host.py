@@ -1,12 +1,10 @@
-"""Lightning as the callback sees it: the `Callback` class, loggers as trackers, schedulers as rules."""
+"""Lightning as the callback sees it: the `Callback` class, loggers as trackers."""
 
 from __future__ import annotations
 
 import importlib
-import math
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any
 
@@ -14,7 +12,6 @@ from weibull_monitor.errors import MissingDependencyError
 from weibull_monitor.history import RunRecord
 from weibull_monitor.history.alert import Alert
 from weibull_monitor.history.snapshot import Snapshot
-from weibull_monitor.scaling.learning_rates import Rule
 from weibull_monitor.trackers import Tracker
 from weibull_monitor.trackers.base import Host, NamedTracker
 from weibull_monitor.trackers.registry import tracker_of_run
@@ -41,6 +38,15 @@ def measured(trainer: Any, module: Any) -> Any:
     """The Trainer's module, or FSDP1's module around it, which holds those parameters that no other unit of FSDP1 has."""
     around = trainer.strategy.model
     return around if type(around).__name__ == "FullyShardedDataParallel" else module
+
+
+def is_last_batch(trainer: Any) -> bool:
+    """Whether training ends after the batch that has just been trained on, as far as it is known now."""
+    if trainer.should_stop or 0 <= trainer.max_steps <= trainer.global_step:
+        return True
+    loop = trainer.fit_loop
+    ends = loop.epoch_loop.batch_progress.is_last_batch and loop.max_epochs is not None and loop.max_epochs >= 0
+    return bool(ends and trainer.current_epoch + 1 >= loop.max_epochs)
 
 
 class LoggerTracker:
@@ -87,63 +93,3 @@ class LoggerTracker:
     def _show(self, method: str, *args: Any) -> None:
         if callable(show := getattr(self._tracker, method, None)):
             show(*args)
-
-
-def schedule_of(trainer: Any, module: Any) -> tuple[list[Rule], int | None]:
-    """How the learning rates of the Trainer's optimizers come about, and how many optimizer steps there will be.
-
-    Args:
-        trainer: The Trainer, when training has started.
-        module: Its module.
-
-    Returns:
-        Rules for `weibull_monitor.scaling.learning_rates`, none under manual optimization; an optimizer without a scheduler
-        keeps its rate. No number of steps where training has no end.
-    """
-    if not module.automatic_optimization:
-        return [], None
-    total = trainer.estimated_stepping_batches
-    configs = [config for config in trainer.lr_scheduler_configs if not config.reduce_on_plateau]
-    rules = [
-        Rule(c.scheduler, _ticks(c, trainer.num_training_batches, trainer.accumulate_grad_batches)) for c in configs
-    ]
-    plateau = [config.scheduler.optimizer for config in trainer.lr_scheduler_configs if config.reduce_on_plateau]
-    scheduled = [*plateau, *(rule.scheduler.optimizer for rule in rules)]
-    free = [optimizer for optimizer in trainer.optimizers if all(optimizer is not other for other in scheduled)]
-    rules += [Rule(lambda step: 1.0, optimizer=optimizer) for optimizer in free]
-    return rules, int(total) if math.isfinite(total) and total > 0 else None
-
-
-@dataclass(frozen=True)
-class _Ticks:
-    """How often Lightning steps a scheduler after each optimizer step; frequencies count the batches of an epoch.
-
-    Attributes:
-        interval: ``step`` or ``epoch``.
-        frequency: In so many batches or epochs the scheduler steps once.
-        batches: Batches of an epoch.
-        accumulated: Batches of an optimizer step.
-    """
-
-    interval: str
-    frequency: int
-    batches: float
-    accumulated: int
-
-    def __call__(self, step: int) -> int:
-        return self.until(step) - self.until(step - 1)
-
-    def until(self, step: int) -> int:
-        """How often the scheduler has stepped when the optimizer has taken ``step`` steps."""
-        an_epoch = math.ceil(self.batches / self.accumulated) if math.isfinite(self.batches) else sys.maxsize
-        epochs, within = divmod(step, an_epoch)
-        if self.interval != "step":
-            return epochs // self.frequency
-        every = self.frequency // math.gcd(self.frequency, self.accumulated)
-        # The last step of an epoch may have fewer batches than the others.
-        an_epochs = (an_epoch - 1) // every + int(min(an_epoch * self.accumulated, self.batches) % self.frequency == 0)
-        return int(epochs * an_epochs + within // every)
-
-
-def _ticks(config: Any, batches: float, accumulated: int) -> Callable[[int], int]:
-    return _Ticks(config.interval, config.frequency, batches, accumulated)

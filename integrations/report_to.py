@@ -1,13 +1,16 @@
-"""The Hugging Face Trainer's ``report_to`` as trackers that write beside the Trainer's own curves."""
+"""The Hugging Face Trainer as the callback sees it: its ``report_to`` as trackers, and the trial of a search."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
-from transformers.trainer_callback import CallbackHandler
+from transformers.trainer_callback import CallbackHandler, TrainerState
 from transformers.training_args import TrainingArguments
 
 from weibull_monitor.errors import Guard
@@ -52,14 +55,34 @@ def _summary_writer() -> Any:
     Callbacks do not get the Trainer, so this looks for its handler among the callers of ``on_train_begin``. The file must be the
     same: TensorBoard's Python loader follows only one event file per directory, so a second one would stop the Trainer's curves.
     """
-    frame = sys._getframe()
-    while frame.f_back is not None:
+    handler = next((found for found in _callers() if isinstance(found, CallbackHandler)), None)
+    writers = (getattr(callback, "tb_writer", None) for callback in handler.callbacks) if handler is not None else ()
+    return next((writer for writer in writers if writer is not None), None)
+
+
+def trial_of(args: TrainingArguments, state: TrainerState) -> str:
+    """The folder of the current trial of a search in ``args.output_dir``, where the Trainer puts its checkpoints.
+
+    Callbacks do not get the Trainer, so this looks for it among the callers of ``on_train_begin``.
+    """
+    trainer = next(
+        (found for found in _callers() if hasattr(found, "_trial") and hasattr(found, "_get_output_dir")), None
+    )
+    if trainer is not None:
+        place = Path(trainer._get_output_dir(trainer._trial))
+        return place.relative_to(str(args.output_dir)).as_posix()
+    first = [str(state.trial_name)] if state.trial_name else []
+    names: Iterator[str] = itertools.chain(first, map("run-{}".format, itertools.count()))
+    return next(name for name in names if not Path(str(args.output_dir), name, "weibull").exists())
+
+
+def _callers() -> Iterator[Any]:
+    """The objects whose methods are being called, the innermost first."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if "self" in frame.f_locals:
+            yield frame.f_locals["self"]
         frame = frame.f_back
-        handler = frame.f_locals.get("self")
-        if isinstance(handler, CallbackHandler):
-            writers = (getattr(callback, "tb_writer", None) for callback in handler.callbacks)
-            return next((writer for writer in writers if writer is not None), None)
-    return None
 
 
 def _log_dir(args: TrainingArguments) -> str:

@@ -1,4 +1,4 @@
-"""The Hugging Face `Trainer` (and what derives from it: TRL's trainers, `Seq2SeqTrainer`, …)."""
+"""The callback for the Hugging Face `Trainer` and its subclasses: TRL's trainers, `Seq2SeqTrainer`, …"""
 
 from __future__ import annotations
 
@@ -12,28 +12,32 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import TrainerControl, TrainerState
 from transformers.training_args import TrainingArguments
 
-from weibull_monitor.alerts.dispatch import SAVE_AND_STOP
+from weibull_monitor.alerts.stop import StopRequest
 from weibull_monitor.monitor.monitor import WeibullMonitor
 from weibull_monitor.trackers import Tracker
 
 from .options import CallbackOptions  # relative: this folder is packaged under another name
-from .report_to import trackers_of
+from .report_to import trackers_of, trial_of
 
 STATE_KEY = "weibull_monitor"
-"""Under ``stateful_callbacks`` in each checkpoint's ``trainer_state.json``: a few numbers a parameter group."""
+"""Key under ``stateful_callbacks`` in the ``trainer_state.json`` of each checkpoint: a few numbers per parameter group."""
 
 
 class WeibullCallback(CallbackOptions, TrainerCallback):
     """Logs k and λ of every weight matrix while the Trainer trains: ``Trainer(..., callbacks=[WeibullCallback()])``.
 
-    It writes to the trackers in ``args.report_to`` (TensorBoard, W&B) beside the Trainer's own curves, and to the history in
-    ``<output_dir>/weibull/history.jsonl``. It adds nothing to ``state.log_history``, and never ends a training run unless
-    ``stop_on`` says so.
+    It writes to the trackers in ``args.report_to`` (TensorBoard, W&B, …) beside the Trainer's own curves, and to the history
+    in ``<output_dir>/weibull/history.jsonl``. It adds nothing to ``state.log_history``, and ends training only if ``stop_on``
+    is given. Under ``trainer.hyperparameter_search``, each trial has its history beside its checkpoints, in
+    ``<output_dir>/run-<n>/weibull``.
 
-    Its arguments are those of `CallbackOptions`: ``every_n_steps``, ``trackers``, ``pictures_every``, ``output_dir``
-    (``args.output_dir`` if not given), ``detail``, ``kinds``, ``include``, ``exclude``, ``resolution``, ``alerts``,
-    ``on_alert``, ``webhook``, ``stop_on``.
+    Its arguments are those of `CallbackOptions`, documented in `MonitorOptions`. The default of ``output_dir`` is
+    ``args.output_dir``.
     """
+
+    @property
+    def _state_key(self) -> str:
+        return f"{STATE_KEY}/{self._options['name']}" if self._options["name"] else STATE_KEY
 
     def on_train_begin(
         self,
@@ -45,50 +49,52 @@ class WeibullCallback(CallbackOptions, TrainerCallback):
         lr_scheduler: Any = None,
         **kwargs: Any,
     ) -> None:
-        """Takes the baseline, or goes on where the checkpoint that is resumed from was saved."""
+        """Takes the baseline, or continues from the checkpoint."""
+        if self.monitor is not None:  # the training before was interrupted
+            self._guard("closing the last monitor", self.monitor.close, sample_last=False)
         self.monitor = None
         if model is None:
             return
         resume = None
         if state.global_step > 0:
-            resume = dict((state.stateful_callbacks or {}).get(STATE_KEY) or {}) | {"step": state.global_step}
+            resume = dict((state.stateful_callbacks or {}).get(self._state_key) or {}) | {"step": state.global_step}
         trackers: Iterable[str | Tracker] | None = self._trackers
         if trackers is None and state.is_world_process_zero:
-            trackers = self._guard("finding the Trainer's trackers", lambda: trackers_of(args, self._guard))
+            trackers = self._guard("finding the Trainer's trackers", trackers_of, args, self._guard)
         self.monitor = self._guard(
             "setting up weibull_monitor",
-            lambda: WeibullMonitor(
-                model,
-                optimizer,
-                output_dir=self._output_dir or args.output_dir,
-                trackers=trackers or (),
-                scheduler=lr_scheduler if isinstance(lr_scheduler, LRScheduler) else None,
-                total_steps=state.max_steps if state.max_steps > 0 else None,
-                resume=resume,
-                **self._options,
-            ),
+            WeibullMonitor,
+            model,
+            optimizer,
+            output_dir=self._output_dir or args.output_dir,
+            trackers=trackers or (),
+            scheduler=lr_scheduler if isinstance(lr_scheduler, LRScheduler) else None,
+            total_steps=state.max_steps if state.max_steps > 0 else None,
+            resume=resume,
+            trial=self._guard("finding the trial", trial_of, args, state) if state.is_hyper_param_search else None,
+            **self._options,
         )
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Samples if it is time to: the scheduler has not moved on yet, and ``global_step`` is still that of the step before."""
+        """Samples if it is time to. The scheduler has not stepped yet, and ``global_step`` does not count this step yet."""
         if self.monitor is not None:
             step = state.global_step + 1
             self.monitor.step(step, last=step >= state.max_steps)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Puts what a resumed run will need where the next checkpoint takes it from, and stops if an alert asks for it."""
+        """Puts the state where the next checkpoint takes it from, and stops training if an alert asks for it."""
         if self.monitor is not None and isinstance(state.stateful_callbacks, dict):
-            state.stateful_callbacks[STATE_KEY] = self.monitor.state_dict(wait=control.should_save)
-        if decision := self._stop_decision(state.global_step, args.world_size):
+            state.stateful_callbacks[self._state_key] = self.monitor.state_dict(wait=control.should_save)
+        if request := self._stop_request(state.global_step, args.world_size):
             control.should_training_stop = True
-            control.should_save |= decision == SAVE_AND_STOP
+            control.should_save |= request is StopRequest.SAVE_AND_STOP
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Samples the last step of a training that was stopped early, before a best model may be loaded over it."""
+        """Samples the last step of a training run that was stopped early, before the best model may be loaded."""
         if self.monitor is not None and control.should_training_stop:
             self.monitor.finish()
 

@@ -14,7 +14,7 @@ from torch import nn
 from weibull_monitor import WeibullMonitor, fit_weibull, read_history
 from weibull_monitor.measure import kernels as package
 from weibull_monitor.measure.bins import bins_of
-from weibull_monitor.measure.count import count_magnitudes
+from weibull_monitor.measure.choose import count_magnitudes
 from weibull_monitor.measure.kernels import COUNTED, kernels_for
 from weibull_monitor.measure.plain.count import count_by_bincount, count_by_scatter
 

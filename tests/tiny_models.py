@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import CONFIG_MAPPING, AutoModel, AutoModelForCausalLM
+from transformers import CONFIG_MAPPING, AutoModel, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 COMMON = {"vocab_size": 50, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 LLAMA_LIKE = {
@@ -66,6 +66,14 @@ def causal(name: str) -> nn.Module:
 def base(kind: str, **arguments: Any) -> nn.Module:
     """A model without a head, prepared in the same way."""
     return randomised(AutoModel.from_config(CONFIG_MAPPING[kind](**arguments), attn_implementation="eager"))
+
+
+def llama(**sizes: Any) -> LlamaForCausalLM:
+    """A Llama of two blocks that can be trained on bytes; the same weights whenever it is built."""
+    torch.manual_seed(0)
+    given = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2} | sizes
+    given = {"vocab_size": 256, "max_position_embeddings": 64, "bos_token_id": None, "eos_token_id": None} | given
+    return LlamaForCausalLM(LlamaConfig(**given))
 
 
 @torch.no_grad()

@@ -1,10 +1,11 @@
-"""What can be wrong with what a user passed in, and the guard that keeps failures of the monitor away from training."""
+"""The exceptions of this package, and the guard that keeps failures of the monitor away from training."""
 
 from __future__ import annotations
 
 import logging
 import operator
 from collections.abc import Callable
+from contextlib import suppress
 from typing import ParamSpec, TypeVar
 
 logger = logging.getLogger("weibull_monitor")
@@ -13,23 +14,23 @@ Result = TypeVar("Result")
 
 
 class WeibullMonitorError(Exception):
-    """Base of every error that this package raises on purpose."""
+    """Base class of the exceptions of this package."""
 
 
 class UnsupportedTensorError(WeibullMonitorError, TypeError):
-    """A tensor whose values cannot be read as floats where they are: integer, complex, meta, sparse, quantised, empty."""
+    """A tensor that cannot be measured: integer, complex, meta, sparse, quantised or empty."""
 
 
 class ConfigurationError(WeibullMonitorError, ValueError):
-    """An argument out of its range, an unknown name, a directory that cannot be written."""
+    """An invalid argument: out of range, an unknown name, or a directory that cannot be written."""
 
 
 class CheckpointError(WeibullMonitorError, ValueError):
-    """A checkpoint that cannot be read: not there, of an unknown format, truncated, corrupted, or not safe to read."""
+    """A checkpoint that cannot be read: missing, of an unknown format, truncated, corrupted or unsafe."""
 
 
 class MissingDependencyError(WeibullMonitorError, ImportError):
-    """An optional library is needed and not installed; the message holds the exact install command."""
+    """A required optional library is not installed; the message gives the command that installs it."""
 
     def __init__(self, library: str, extra: str) -> None:
         super().__init__(f"{library} is not installed; run: pip install 'weibull-monitor[{extra}]'")
@@ -49,8 +50,26 @@ def as_integer(value: object) -> int | None:
         return None
 
 
+def text_of(error: BaseException) -> str:
+    """The text of an exception, whose ``__str__`` may raise too.
+
+    >>> text_of(ValueError("too large"))
+    'too large'
+    """
+    try:
+        return str(error)
+    except Exception:
+        return "its text cannot be read"
+
+
+def say(level: int, message: str, error: BaseException | None = None) -> None:
+    """Logs a message as it is, with the traceback of an exception at level DEBUG. A log handler that raises is ignored."""
+    with suppress(Exception):
+        logger.log(level, "%s", message, exc_info=error if error and logger.isEnabledFor(logging.DEBUG) else None)
+
+
 class Guard:
-    """Runs pieces of the monitor's work so that no exception leaves it; each kind of failure is reported once.
+    """Calls functions of the monitor and catches their exceptions; each kind of failure is reported once.
 
     >>> guard = Guard()
     >>> guard("dividing", divmod, 7, 3)
@@ -63,12 +82,12 @@ class Guard:
     def __call__(
         self, what: str, work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
     ) -> Result | None:
-        """The result of ``work(*args, **kwargs)``, or None if it raises; ``what`` names it in the report."""
+        """Returns ``work(*args, **kwargs)``, or None if it raises; ``what`` names the work in the report."""
         try:
             return work(*args, **kwargs)
         except Exception as error:
             self.once(
-                f"{what} failed and is passed over ({type(error).__name__}: {error}); training goes on",
+                f"{what} failed and is skipped ({type(error).__name__}: {text_of(error)}); training continues",
                 key=f"{what} {type(error).__name__}",
                 error=error,
             )
@@ -78,4 +97,4 @@ class Guard:
         """Logs a warning, unless one with this key (by default, this message) was logged before."""
         if (key or message) not in self._reported:
             self._reported.add(key or message)
-            logger.warning(message, exc_info=error if logger.isEnabledFor(logging.DEBUG) else None)
+            say(logging.WARNING, message, error)

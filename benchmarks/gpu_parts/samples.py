@@ -156,7 +156,7 @@ def _breakdown(reader: ModelReader, machine: Machine, page: Page) -> None:
     if machine.cuda:
         kernels.prepare(torch.bfloat16)
     sums = Sums(components)
-    pieces, _ = readable(components, sums.read, reader.holdings)
+    pieces, _ = readable(components, sums.read, reader.weights)
     if not machine.cuda:  # an interpreter takes half a second for a row
         pieces = dict(itertools.islice(pieces.items(), 2))
     plan = Plan(kernels, torch.bfloat16, pieces, sums.makes_up)

@@ -10,13 +10,13 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from pictures.palette import Palette
 from pictures.style import save
 from pictures.training import followed
 from weibull_monitor import WeibullFit, fit_weibull
 from weibull_monitor.analysis import PUBLISHED
 from weibull_monitor.measure.weibull import F_HIGH, F_LOW, anchors
 from weibull_monitor.model.components import CLASS_OF_KIND
-from weibull_monitor.report.palette import Palette
 
 BAND = (1.186, 1.204)
 """Medians of the feed-forward matrices of twelve published models (T. Ding, arXiv:2605.18898, 2026)."""

@@ -9,11 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from pictures.palette import Palette
 from pictures.style import save
 from pictures.training import broken
 from weibull_monitor.history.alert import rank
 from weibull_monitor.history.record import History
-from weibull_monitor.report.palette import Palette
 
 LABELS = {
     "lambda": "λ (log scale)",

@@ -11,7 +11,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from weibull_monitor.report.palette import DARK, LIGHT, Palette
+from pictures.palette import DARK, LIGHT, Palette
 
 FIGURES = Path(__file__).parents[1] / "figures"
 Draw = Callable[[Figure, Palette], None]

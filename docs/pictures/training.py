@@ -1,7 +1,7 @@
 """The trainings that the pictures show, each once: what is there is used again.
 
 Healthy: `followed`, a small Llama-style model under strong weight decay, so that S = Σ ηλ_wd gets to about 3 in a minute or two.
-Broken on purpose: `broken`, those of ``benchmarks/alert_runs.py``.
+Broken on purpose: `broken`, by the faults of ``benchmarks/alert_faults.py``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from alert_runs import FAULTS, Case, Outcome, World, outcome_of
+from alert_faults import FAULTS, World
+from alert_models import Case
+from alert_runs import Outcome, outcome_of
 from alert_runs import train as train_case
 from small_llama import LibrarySources, small_llama
 

@@ -1,4 +1,4 @@
-"""The engine: one alert when something begins, one when it ends; state that survives a resumption."""
+"""The engine: one alert when a fault is found, one when it is cleared; state that survives a resumption."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_rules_can_be_silenced_wholly_in_part_or_in_gravity() -> None:
     ]
 
 
-def test_a_weaker_rule_keeps_silent_of_what_a_stronger_one_has_found() -> None:
+def test_a_weaker_rule_skips_what_a_stronger_one_has_found() -> None:
     def scaled(columns: list[Columns]) -> None:
         for now in columns[AT:]:
             now["lambda"][UP] *= 8.0
@@ -133,7 +133,7 @@ def broken_run() -> list[Columns]:
 
 
 @pytest.mark.parametrize("checkpoint", [9, 18, 20, 21, 23, 27])
-def test_a_resumed_engine_tells_what_an_uninterrupted_one_tells(checkpoint: int) -> None:
+def test_a_resumed_engine_raises_the_alerts_of_an_uninterrupted_one(checkpoint: int) -> None:
     samples = samples_of(broken_run())
     whole = Engine(AlertSettings(), [ATTENTION])
     expected = [whole.observe(sample) for sample in samples]

@@ -90,8 +90,8 @@ def test_there_is_a_fault_for_every_rule() -> None:
     assert set(FAULTS) | {"optimizer_reset"} == set(RULES)
 
 
-def test_an_optimizer_that_was_reset_is_told_once_at_the_first_sample_that_has_it() -> None:
-    """It stays so for the rest of the run: the law's budget is not known any more."""
+def test_a_reset_of_the_optimizer_raises_one_alert_at_the_first_sample_after_it() -> None:
+    """The count stays for the rest of the run, because the law's budget is no longer known."""
     samples = samples_of(healthy())
     lost = [
         replace(s, withheld={"optimizer_reset": 28} if n >= AT else {"too_early": 28}) for n, s in enumerate(samples)

@@ -207,10 +207,10 @@ def test_a_run_that_goes_on_from_a_trained_model_says_what_its_drift_is_since(tm
     result = diagnose(read_history(tmp_path))
     assert kinds(result)["attn_q"].verdict == "as published"  # and not "k as initialised", though it has not moved
     assert kinds(result)["attn_q"].result.severity == "none"
-    said = "at the baseline k of attn_q, attn_k, attn_v, attn_o was that of no initialisation: drift and T/τ count from there"
+    said = "at the baseline k of attn_q, attn_k, attn_v, attn_o was not that of an initialisation: drift and T/τ count from there"
     assert said in result.notes
     assert result.training == "transition"  # of this run, which says nothing of the model
-    assert not any("still on their way" in note for note in result.notes)
+    assert not any("still changing" in note for note in result.notes)
 
 
 def test_pytorchs_own_initialisation_is_no_selection() -> None:

@@ -15,7 +15,6 @@ from weibull_monitor.analysis import (
     Attention,
     attention_of,
     compared_sample,
-    compared_sample_at,
     nearest,
     published,
 )
@@ -167,7 +166,7 @@ def test_a_weight_decay_that_changes_gives_no_training_time_and_a_reason(
     found = compared_sample(history)
     assert found.t_over_tau is None
     assert reason in found.clock
-    assert compared_sample_at(history, 10).t_over_tau == pytest.approx(10 * 1e-2 * 0.1)  # until then it had not
+    assert compared_sample(history, step=10).t_over_tau == pytest.approx(10 * 1e-2 * 0.1)  # until then it had not
 
 
 @pytest.mark.parametrize(("eta", "weight_decay"), [(1e-2, 0.0), (0.0, 0.1)])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from weibull_monitor.analysis.sigma import attribute_sigma, paired_correlation
+from weibull_monitor.analysis.sigma import attribute_sigma
 
 
 def test_the_parts_are_those_of_scipys_standard_deviation_and_add_up() -> None:
@@ -70,14 +70,3 @@ def test_what_has_no_logarithm_or_no_partner_is_refused() -> None:
         attribute_sigma([1.2], [0.1])
     with pytest.raises(ValueError, match=r"\(2,\), lambda_ \(3,\)"):
         attribute_sigma([1.2, 1.1], [0.1, 0.2, 0.3])
-
-
-def test_paired_correlation_is_pearsons_r_of_the_logarithms() -> None:
-    rng = np.random.default_rng(1)
-    a, b = np.exp(rng.normal(size=20)), np.exp(rng.normal(size=20))
-    assert paired_correlation(a, b) == pytest.approx(stats.pearsonr(np.log(a), np.log(b)).statistic)
-    assert paired_correlation(np.ones(5), a[:5]) is None
-    with pytest.raises(ValueError, match="scales must be finite and above 0"):
-        paired_correlation([1.0, -1.0], [1.0, 1.0])
-    with pytest.raises(ValueError, match="two points or more"):
-        paired_correlation([1.0], [1.0])

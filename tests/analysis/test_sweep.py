@@ -126,7 +126,7 @@ def test_runs_that_cannot_take_part_are_named(tmp_path: Path) -> None:
     }
     assert sweep.classes[0].plain is not None
     assert sweep.classes[0].plain.n == 2
-    assert "left out: sgd: the law is not for its optimizer" in render(sweep)
+    assert "left out: sgd: the law does not apply to its optimizer" in render(sweep)
 
 
 def test_a_run_without_weight_decay_is_on_the_effective_side_only(tmp_path: Path) -> None:

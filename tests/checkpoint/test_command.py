@@ -24,7 +24,8 @@ from weibull_monitor import read_history
 from weibull_monitor.analysis import published
 from weibull_monitor.checkpoint.scan import scan_all
 from weibull_monitor.cli.main import main
-from weibull_monitor.report.text.checkpoint import plain, render, styled
+from weibull_monitor.report.text.checkpoint import render, styled
+from weibull_monitor.report.text.table import plain
 
 
 @pytest.fixture(scope="module")

@@ -54,6 +54,12 @@ def _torch(folder: Path) -> list[str]:
     return ["pytorch_model.bin"]
 
 
+def _legacy(folder: Path) -> list[str]:
+    state = {"state_dict": _model(), "settings": {Path("x"): {1, 2j}, "optimizer": torch.optim.SGD}}
+    torch.save(state, folder / "last.pt", _use_new_zipfile_serialization=False)
+    return ["last.pt"]
+
+
 def _lightning(folder: Path) -> list[str]:
     state = {
         "state_dict": _model(),
@@ -73,6 +79,7 @@ FORMATS: dict[str, Callable[[Path], list[str]]] = {
     "safetensors": _safetensors,
     "index": _index,
     "torch.save": _torch,
+    "legacy": _legacy,
     "lightning": _lightning,
     "dcp": _dcp,
 }

@@ -247,7 +247,38 @@ def test_adapters(tmp_path: Path) -> None:
                 parameter.normal_(std=0.01)
     adapted.save_pretrained(tmp_path / "adapter")
     found = scan_all(tmp_path / "adapter").checkpoints[0]
-    assert {c.kind for c in found.components} == {"adapter"}
+    assert {c.kind for c in found.components} == {"adapter_a", "adapter_b"}
     expected = monitored(adapted, tmp_path / "run")
     same = {n.replace(".default", ""): counts(f) for n, f in expected.fits.items() if "lora" in n}
     assert {n: counts(f) for n, f in found.fits.items()} == same
+
+
+def test_dtypes_that_cannot_be_counted_are_named_and_skipped(tmp_path: Path) -> None:
+    """Every dtype of the format that is not counted, those of less than a byte included: the matrix after them is found."""
+    bits = {
+        "BOOL": 8,
+        "F4": 4,
+        "F6_E2M3": 6,
+        "F6_E3M2": 6,
+        "F8_E8M0": 8,
+        "I8": 8,
+        "U16": 16,
+        "I32": 32,
+        "U64": 64,
+        "C64": 64,
+    }
+    values = torch.randn(32, 32)
+    header, at = {}, 0
+    for kind, size in bits.items():
+        header[f"of_{kind}.weight"] = {"dtype": kind, "shape": [8, 4], "data_offsets": [at, at + 4 * size]}
+        at += 4 * size
+    header["layers.0.mlp.up_proj.weight"] = {"dtype": "F32", "shape": [32, 32], "data_offsets": [at, at + 4096]}
+    text = json.dumps(header).encode()
+    data = bytes(at) + values.view(torch.uint8).numpy().tobytes()
+    (tmp_path / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + data)
+    found = scan_all(tmp_path).checkpoints[0]
+    for kind in bits:
+        assert found.skipped[f"of_{kind}.weight"] == f"its dtype is {kind}, not a float that can be counted"
+    assert found.fits["layers.0.mlp.up_proj.weight"].rms == pytest.approx(
+        float(values.square().mean().sqrt()), rel=1e-2
+    )

@@ -1,4 +1,4 @@
-"""The demo trains, tells and leaves a run that the other commands read."""
+"""The demo trains, prints its progress and leaves a run that the other commands can read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever a user does wrong is told in one line that says what to do, with the documented exit code."""
+"""Every mistake of a user is reported in one line that says what to do, with the documented exit code."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ class TestRuns:
         (["components", "llama", "--resolution", "row"], "invalid choice: 'row'"),
         (["sweep"], "the following arguments are required: RUN"),
         (["sweep", "x", "--plot"], "--plot: expected one argument"),
-        (["watch", "x", "--every", "often"], "often is not a number of seconds from 0.1"),
+        (["watch", "x", "--every", "often"], "often is not a number of seconds of at least 0.1"),
         (["report", "x", "--serve", "here"], "invalid int value: 'here'"),
         (["scan"], "the following arguments are required: PATH"),
         (["wandb-workspace", "mine"], "mine is not of the form ENTITY/PROJECT"),
@@ -132,7 +132,7 @@ class TestRuns:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_a_wrong_command_line_is_told_in_one_line(
+def test_a_wrong_command_line_is_reported_in_one_line(
     line: list[str], says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert says in told(line, capsys, code=2)

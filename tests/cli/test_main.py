@@ -92,25 +92,25 @@ def broken_run(tmp_path: Path) -> Path:
 def test_alerts_replays_a_recorded_run(broken_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["alerts", str(broken_run), "--severity", "error"]) == 0
     text = capsys.readouterr().out
-    assert "step 150  error  nonfinite  begins" in text
+    assert "step 150  error  nonfinite  raised" in text
     assert "model.layers.0.attn_o.weight: Inf and NaN 7, expected 0." in text
-    assert "1 alerts: 1 error that began" in text
+    assert "1 alert: 1 error raised" in text
     assert "24 samples of 28 matrices and parts" in text
 
 
 def test_alerts_takes_other_thresholds(broken_run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "alerts.toml").write_text("alerts.nonfinite = false")
     assert main(["alerts", str(broken_run), "--config", str(tmp_path / "alerts.toml"), "--severity", "error"]) == 0
-    assert "no alerts" in capsys.readouterr().out
+    assert "no alerts were raised" in capsys.readouterr().out
 
 
-def test_alerts_shows_what_was_told(broken_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_alerts_shows_the_recorded_alerts(broken_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from weibull_monitor import read_history
 
     assert main(["alerts", str(broken_run), "--recorded"]) == 0
     (recorded,) = read_history(broken_run).alerts
     assert (
-        f"step {recorded.step}  {recorded.finding.severity}  {recorded.finding.rule}  begins" in capsys.readouterr().out
+        f"step {recorded.step}  {recorded.finding.severity}  {recorded.finding.rule}  raised" in capsys.readouterr().out
     )
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -283,3 +284,58 @@ def test_a_resumption_goes_on_plotting_where_its_checkpoint_was(tmp_path: Path, 
         for _ in range(10):
             resumed.step()
     assert [plot.step for plot in read_history(tmp_path).plots] == [0, 1, 2, 4, 8, 16, 22]
+
+
+@pytest.mark.parametrize("room", [0, 1, 40])
+def test_after_a_full_disk_the_next_sample_is_kept(
+    room: int, tmp_path: Path, tiny_model: torch.nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk takes some bytes of a line and then no more; later there is room again."""
+    writer, left, write = HistoryWriter(tmp_path), [room], os.write
+
+    def full(fd: int, data: bytes) -> int:
+        if not left[0]:
+            raise OSError(28, "No space left on device")
+        taken, left[0] = min(left[0], len(data)), max(0, left[0] - len(data))
+        return write(fd, data[:taken])
+
+    monkeypatch.setattr("weibull_monitor.history.writer.os.write", full)
+    with pytest.raises(OSError, match="No space"):
+        writer.write_run(record(tiny_model))
+    for step in (1, 2):
+        with pytest.raises(OSError, match="No space"):
+            writer.write_snapshot(snapshot(tiny_model, step))
+    left[0] = 10**9
+    writer.write_snapshot(snapshot(tiny_model, 3))
+    left[0] = room
+    with pytest.raises(OSError, match="No space"):
+        writer.write_snapshot(snapshot(tiny_model, 4))
+    left[0] = 10**9
+    writer.write_snapshot(snapshot(tiny_model, 5))
+    writer.close()
+    history = read_history(tmp_path)
+    assert history.runs == (record(tiny_model),)
+    assert [s.step for s in history.snapshots] == [3, 5]
+
+
+def test_a_name_that_the_history_does_not_have_is_an_error_that_says_what_is_near(
+    tmp_path: Path, tiny_model: torch.nn.Module
+) -> None:
+    writer = HistoryWriter(tmp_path)
+    writer.write_run(record(tiny_model))
+    writer.write_snapshot(snapshot(tiny_model, 1))
+    writer.close()
+    history = read_history(tmp_path)
+    with pytest.raises(
+        KeyError, match=r"'layers.0.self_attn.q_prj.weight'; did you mean 'layers.0.self_attn.q_proj.weight'"
+    ):
+        history.series("layers.0.self_attn.q_prj.weight")
+    with pytest.raises(KeyError, match=r"q_proj'; did you mean 'layers.0.self_attn.q_proj.weight'"):
+        history.series("q_proj")
+    with pytest.raises(KeyError, match="'lambda_'; did you mean 'lambda'"):
+        history.series("layers.0.self_attn.q_proj.weight", "lambda_")
+    with pytest.raises(KeyError, match="'lambda_'; did you mean 'lambda'"):
+        history.snapshots[0].values("lambda_")
+    with pytest.raises(KeyError, match="'lambda_'; did you mean 'lambda'"):
+        snapshot(tiny_model, 1).column("lambda_")
+    assert history.series("layers.0.self_attn.q_proj.weight", "lambda_forecast") == []

@@ -91,4 +91,4 @@ def test_a_default_run_of_a_llama_has_about_sixty_keys_whatever_its_depth() -> N
             unchanged=0,
         )
         counts.append(len(full.metrics()))
-    assert counts[0] == counts[1] <= 70
+    assert counts[0] == counts[1] <= 80 - 7  # the forecast adds one for each of seven kinds

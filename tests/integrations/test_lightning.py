@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import subprocess
@@ -15,7 +14,7 @@ import stores
 import torch
 from torch import nn
 
-from weibull_monitor import ConfigurationError, WeibullMonitor, read_history
+from weibull_monitor import ConfigurationError, read_history
 
 lightning = pytest.importorskip("lightning", reason="needs the lightning extra")
 
@@ -280,51 +279,6 @@ pl.Trainer(max_steps=3, accelerator="cpu", logger=False, enable_checkpointing=Fa
 """
     subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=True, capture_output=True, text=True)
     assert steps(tmp_path) == [0, 1, 2, 3]
-
-
-def test_two_processes_under_ddp_write_once_and_agree_with_a_plain_loop(tmp_path: Path) -> None:
-    program = tmp_path / "train.py"
-    program.write_text(f"""
-import torch, lightning as L
-from weibull_monitor.integrations.lightning import WeibullCallback
-class Lit(L.LightningModule):
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.self_attn = torch.nn.ModuleDict({{"q_proj": torch.nn.Linear(16, 16)}})
-    def training_step(self, batch, index):
-        return self.self_attn["q_proj"](batch).square().mean()
-    def configure_optimizers(self):
-        return torch.optim.AdamW(self.parameters(), lr=1e-2)
-if __name__ == "__main__":
-    torch.manual_seed(1)
-    data = torch.utils.data.DataLoader(torch.randn(12 * 4, 16), batch_size=4)
-    L.Trainer(max_epochs=1, accelerator="cpu", devices=2, strategy="ddp", logger=False, use_distributed_sampler=False,
-              enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-              default_root_dir={str(tmp_path)!r}, callbacks=[WeibullCallback(every_n_steps=5)]).fit(Lit(), data)
-""")
-    command = [sys.executable, "-W", "ignore", str(program)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
-    assert done.returncode == 0, done.stderr[-2000:]
-    lines = [json.loads(line) for line in (tmp_path / "weibull" / "history.jsonl").open()]
-    assert [line["step"] for line in lines if line["type"] == "snapshot"] == [0, 1, 2, 4, 5, 8, 10, 12]
-    assert [line["world_size"] for line in lines if line["type"] == "run"] == [2]
-
-    torch.manual_seed(0)
-    model = nn.ModuleDict({"self_attn": nn.ModuleDict({"q_proj": nn.Linear(16, 16)})})
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    torch.manual_seed(1)
-    with WeibullMonitor(model, optimizer, every_n_steps=5, output_dir=tmp_path / "plain") as monitor:
-        for batch in torch.randn(12 * 4, 16).split(
-            4
-        ):  # each process above has these batches: so is their mean gradient
-            optimizer.zero_grad()
-            model["self_attn"]["q_proj"](batch).square().mean().backward()
-            optimizer.step()
-            monitor.step()
-    for column in ("k", "lambda", "eta"):
-        assert read_history(tmp_path).series(Q, column) == read_history(tmp_path / "plain").series(Q, column)
 
 
 class Scheduled(Lit):

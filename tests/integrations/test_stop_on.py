@@ -2,64 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from broken_trainer import hf, scale
 from torch import nn
 
 from weibull_monitor import read_history
-
-ROOT = Path(__file__).parents[2]
-Q0 = "model.layers.0.self_attn.q_proj.weight"
-
-
-def scale(parameter: torch.Tensor, factor: float) -> None:
-    with torch.no_grad():
-        parameter.mul_(factor)
-
-
-def hf(where: Path, step: int = 4, factor: float = 50.0, **options: Any) -> Any:
-    """A Trainer of ten steps whose W_q is scaled at the beginning of step 4 or another; and its callback."""
-    pytest.importorskip("transformers", reason="needs the transformers extra")
-    import transformers
-
-    from weibull_monitor.integrations.transformers import WeibullCallback
-
-    transformers.set_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    config = transformers.LlamaConfig(vocab_size=256, bos_token_id=None, eos_token_id=None, **sizes)
-    tokens = torch.arange(64 * 32).remainder(251).view(64, 32)
-    arguments = transformers.TrainingArguments(
-        output_dir=str(where),
-        max_steps=10,
-        per_device_train_batch_size=2,
-        learning_rate=1e-3,
-        weight_decay=0.1,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        use_cpu=True,
-        ddp_backend="gloo" if "LOCAL_RANK" in os.environ else None,
-    )
-
-    class Fault(transformers.TrainerCallback):  # type: ignore[name-defined,misc]
-        def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-            if state.global_step + 1 == step:
-                scale(model.get_parameter(Q0), factor)
-
-    callback = WeibullCallback(every_n_steps=1, **options)
-    run = transformers.Trainer(
-        model=transformers.LlamaForCausalLM(config),
-        args=arguments,
-        train_dataset=[{"input_ids": row, "labels": row} for row in tokens],
-        callbacks=[callback, Fault()],
-    )
-    return run, callback
 
 
 def test_the_hugging_face_trainer_saves_and_stops(tmp_path: Path) -> None:
@@ -98,27 +49,6 @@ def test_a_stopped_run_can_be_resumed_and_knows_what_stands(tmp_path: Path) -> N
     begun = [a for a in history.alerts if a.finding.rule == "impossible_change" and a.phase == "begins"]
     assert [a.step for a in begun] == [4]  # told once, before
     assert [a.phase for a in told if a.finding.rule == "impossible_change"] == ["ends"]
-
-
-def test_two_processes_stop_at_the_same_step(tmp_path: Path) -> None:
-    """Real gloo under torchrun: the main process alone has seen it, and both end training."""
-    pytest.importorskip("transformers", reason="needs the transformers extra")
-    program = tmp_path / "two.py"
-    program.write_text(
-        f"import sys; sys.path[:0] = [{str(ROOT / 'tests')!r}]\n"
-        "from pathlib import Path\n"
-        "import integrations.test_stop_on as here\n"
-        f"run, callback = here.hf(Path({str(tmp_path / 'run')!r}), stop_on='error')\n"
-        "run.train()\n"
-        "assert callback.monitor.is_main == run.is_world_process_zero()\n"
-        "assert run.state.global_step == 4, run.state.global_step\n"
-        "import torch; torch.distributed.destroy_process_group(); import os; os._exit(0)  # gloo may abort at exit\n"
-    )
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29613", str(program)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert (tmp_path / "run/checkpoint-4/model.safetensors").is_file()
 
 
 def lightning_run(where: Path, logger: Any = False, **options: Any) -> Any:

@@ -15,8 +15,9 @@ pytest.importorskip("peft", reason="needs peft")
 
 from datasets import Dataset
 from peft import LoraConfig
+from tiny_models import llama
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, TrainerCallback, set_seed
+from transformers import PreTrainedTokenizerFast, TrainerCallback, set_seed
 from trl import SFTConfig, SFTTrainer
 
 from weibull_monitor.integrations.transformers import WeibullCallback
@@ -43,19 +44,9 @@ def test_adapters_move_and_the_frozen_base_is_read_once(tmp_path: Path, caplog: 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({character: i for i, character in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    config = LlamaConfig(
-        vocab_size=256,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=64,
-        bos_token_id=None,
-        eos_token_id=None,
-    )
     tampering = Tampering()
     SFTTrainer(
-        model=LlamaForCausalLM(config),
+        model=llama(),
         processing_class=PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="!", pad_token="!"),
         train_dataset=Dataset.from_list([{"text": "To be, or not to be, that is the question"}] * 16),
         peft_config=LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"),
@@ -77,7 +68,7 @@ def test_adapters_move_and_the_frozen_base_is_read_once(tmp_path: Path, caplog: 
     history = read_history(tmp_path)
     assert [snapshot.step for snapshot in history.snapshots] == [0, 1, 2, 3, 4]
     kinds = {component.name: component.kind for component in history.components}
-    adapters = [name for name, kind in kinds.items() if kind == "adapter"]
+    adapters = [name for name, kind in kinds.items() if kind.startswith("adapter_")]
     assert len(adapters) == 2 * 2 * 2  # two blocks, two modules, A and B
     assert kinds[f"{Q0}.weight"] == "attn_q"
 

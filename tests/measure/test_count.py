@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from weibull_monitor.measure.bins import bins_of
-from weibull_monitor.measure.count import count_magnitudes
+from weibull_monitor.measure.choose import count_magnitudes
 from weibull_monitor.measure.plain.count import HOST_CHUNK, chunks, count_by_bincount, count_by_scatter
 from weibull_monitor.model.components.storage import MANTISSA
 

@@ -126,7 +126,7 @@ def test_a_tracker_that_raises_is_reported_once_and_stops_nothing(
     assert len(warnings) == 2  # one for logging, one for closing
     assert "Raising" in warnings[0]
     assert "the server is gone" in warnings[0]
-    assert "training goes on" in warnings[0]
+    assert "training continues" in warnings[0]
 
 
 def test_a_disk_that_fails_is_reported_once_and_stops_nothing(
@@ -183,22 +183,22 @@ def test_many_matrices_with_one_trouble_are_one_warning(
     assert "2 matrices have no fit: layers.0.mlp.fc2.weight and others, because all 2048 finite" in warnings[1]
 
 
-def test_frozen_parameters_are_read_once_and_stay_in_the_record(
-    tmp_path: Path, tiny_model: nn.Module, train: Train
+@pytest.mark.parametrize("frozen", ["read", "once"])
+def test_what_needs_no_gradient_and_moves_all_the_same_is_read(
+    frozen: str, tmp_path: Path, tiny_model: nn.Module, train: Train, caplog: pytest.LogCaptureFixture
 ) -> None:
-    frozen = tiny_model.layers[0].self_attn["q_proj"].weight.requires_grad_(False)
+    weight = tiny_model.layers[0].self_attn["q_proj"].weight.requires_grad_(False)
     optimizer = torch.optim.AdamW([p for p in tiny_model.parameters() if p.requires_grad], lr=1e-2)
-    monitor = WeibullMonitor(tiny_model, optimizer, every_n_steps=1, output_dir=tmp_path)
-    with torch.no_grad():
-        frozen.mul_(4.0)  # behind the monitor's back: were it read again, λ would show it
+    monitor = WeibullMonitor(tiny_model, optimizer, every_n_steps=1, output_dir=tmp_path, frozen=frozen)
     train(tiny_model, optimizer, 2, monitor.step)
-    first, second = (read_history(tmp_path).snapshots[i].values("lambda") for i in (0, -1))
-    assert second[Q0] == first[Q0]
-    assert second["layers.0.self_attn.k_proj.weight"] != first["layers.0.self_attn.k_proj.weight"]
-    frozen.requires_grad_(True)
+    with torch.no_grad():
+        weight.mul_(4.0)
     train(tiny_model, optimizer, 1, monitor.step)
-    assert read_history(tmp_path).snapshots[-1].values("lambda")[Q0] == pytest.approx(4 * first[Q0], rel=1e-6)
     monitor.close()
+    first, second, third = (read_history(tmp_path).snapshots[i].values("lambda")[Q0] for i in (0, -2, -1))
+    assert second == first
+    assert third == pytest.approx(4 * first, rel=1e-6)
+    assert ("frozen" in caplog.text) == (frozen == "once")  # the user said that it does not move
 
 
 def test_parameters_that_come_and_go_are_followed(tmp_path: Path, tiny_model: nn.Module, train: Train) -> None:

@@ -11,12 +11,13 @@ from typing import Any
 
 os.environ |= {"DS_ACCELERATOR": "cpu", "DS_BUILD_OPS": "0", "HF_HUB_OFFLINE": "1"}
 
+import tiny_models
 import torch
 import torch.distributed as dist
 from accelerate.state import AcceleratorState, DistributedType, PartialState
 from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel
-from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
+from transformers import LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
 from weibull_monitor import fit_weibull, read_history
 from weibull_monitor.integrations.transformers import WeibullCallback
@@ -29,19 +30,8 @@ Fits = dict[str, tuple[float, float]]
 
 def llama() -> LlamaForCausalLM:
     """The same small Llama on every rank, of odd sizes."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=67,
-        hidden_size=36,
-        intermediate_size=50,
-        num_hidden_layers=2,
-        num_attention_heads=3,
-        num_key_value_heads=3,
-        bos_token_id=None,
-        eos_token_id=None,
-        pad_token_id=None,
-    )
-    return LlamaForCausalLM(config)
+    sizes = {"vocab_size": 67, "hidden_size": 36, "intermediate_size": 50, "num_attention_heads": 3}
+    return tiny_models.llama(**sizes, pad_token_id=None)
 
 
 class Tokens(torch.utils.data.Dataset):

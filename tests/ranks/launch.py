@@ -15,16 +15,6 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 HERE = Path(__file__).parent
-IMPORTED = [
-    "torch.distributed.checkpoint.state_dict",
-    "torch.distributed.fsdp",
-    "torch.distributed.tensor.parallel",
-    "torch.testing",
-    "transformers.trainer",
-    "transformers.models.llama.modeling_llama",
-    "lightning.pytorch.strategies",
-]
-"""What the process that all others are forked from has imported; what is not installed is passed over."""
 
 
 def launch(function: str, size: int, directory: Path, *args: Any, timeout: float = 60.0) -> list[Any]:
@@ -39,7 +29,7 @@ def launch(function: str, size: int, directory: Path, *args: Any, timeout: float
     """
     (directory / "results").mkdir(parents=True, exist_ok=True)
     context = mp.get_context("forkserver")
-    context.set_forkserver_preload(IMPORTED)  # type: ignore[attr-defined]
+    context.set_forkserver_preload(["ranks.preloaded"])  # type: ignore[attr-defined]
     passed = (dict(os.environ), function, size, str(directory), args, timeout)
     mp.start_processes(_run, args=passed, nprocs=size, join=True, start_method="forkserver")
     return [torch.load(directory / "results" / str(rank), weights_only=False) for rank in range(size)]

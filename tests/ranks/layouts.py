@@ -109,9 +109,8 @@ def counts(model: nn.Module, ranks: Ranks | None) -> dict[str, list[int]]:
     reader.agree()
     rows: dict[str, list[int]] = {}
     for _ in range(2):  # at the second reading the whole rows that the first asked for are sent at once
-        settled = reader.holdings.refresh()
         due = list(reader.discovery.components)
-        counted = reader._counter.count(due, reader.holdings, settled, 0, {})
+        counted = reader._counter.count(due, reader.weights, 0, {})
         assert counted is not None
         for batch in counted.rows:
             for index, row in zip(batch.indices, batch.counts, strict=True):

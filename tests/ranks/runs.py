@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -226,3 +227,63 @@ def resumed(directory: Path, state: dict[str, Any] | None) -> dict[str, Any] | N
         monitor.step()
     monitor.close()
     return {"state": monitor.state_dict(), "history": recorded(directory / "run") if monitor.is_main else None}
+
+
+def one_rank_fails(directory: Path) -> dict[str, Any]:
+    """One rank cannot look at its parameters, then not at its notes, then not list its matrices; then it trains on."""
+    rank, caught = dist.get_rank(), Messages()
+    logging.getLogger("weibull_monitor").addHandler(caught)
+    model = layouts.fsdp2(small())
+    with WeibullMonitor(model, optimizer_of(model), output_dir=directory / "run", every_n_steps=1) as monitor:
+        weights, last = monitor._reader.weights, dist.get_world_size() - 1
+        monitor.step()
+        if rank == last:
+            weights.refresh = broken  # type: ignore[method-assign]
+        monitor.step()
+        if rank == last:
+            del weights.refresh
+        monitor.step()
+        if rank == last:
+            monitor._reader._find = broken
+        model.layers[0].requires_grad_(False)  # the ranks have to agree anew
+        monitor.step()
+        monitor.step()
+    return {"messages": caught.messages, "steps": [*recorded(directory / "run")] if rank == 0 else None}
+
+
+def uneven(directory: Path, wrapped: bool) -> dict[str, Any]:
+    """DDP under `Join`, where each rank has one batch more than the one before."""
+    caught, rank = Messages(), dist.get_rank()
+    logging.getLogger("weibull_monitor").addHandler(caught)
+    losses: dict[str, list[float]] = {}
+    for name in ("plain", "watched"):
+        torch.manual_seed(0)
+        model = nn.Linear(32, 32)
+        ddp = nn.parallel.DistributedDataParallel(model)
+        optimizer = torch.optim.SGD(ddp.parameters(), lr=0.1)
+        watched = ddp if wrapped else model
+        options: dict[str, Any] = {"output_dir": directory / "run", "every_n_steps": 1}
+        with (
+            WeibullMonitor(watched, optimizer, **options) if name == "watched" else nullcontext() as monitor,
+            ddp.join(),
+        ):
+            for step in range(3 + rank):
+                torch.manual_seed(step)
+                loss = ddp(torch.randn(4, 32)).square().mean()
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                losses.setdefault(name, []).append(loss.item())
+                if monitor is not None:
+                    monitor.step()
+    return {"messages": caught.messages, "losses": losses}
+
+
+def warned(directory: Path) -> list[str]:
+    """The warnings of a short training."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trained(layouts.ddp(small()), directory / "run", steps=2)
+        with WeibullMonitor(layouts.pipeline(small()), output_dir=directory / "stages", every_n_steps=1) as monitor:
+            monitor.step()
+    return [str(w.message) for w in caught if issubclass(w.category, FutureWarning | DeprecationWarning)]

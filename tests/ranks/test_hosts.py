@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from weibull_monitor import read_history
+
 from .launch import launch
 
 pytest.importorskip("transformers", reason="needs the transformers extra")
@@ -57,6 +59,13 @@ def test_the_hugging_face_trainer(engines: list[str], tmp_path: Path) -> None:
             assert list(history[step]["eta"].values()) == pytest.approx([found["rates"][step]] * matrices), (name, step)
             assert list(history[step]["weight_decay"].values()) == [0.1] * matrices, (name, step)
         assert other[name]["history"] == {}
+        assert {run.world_size for run in read_history(tmp_path / name).runs} == {2}
+
+
+def test_all_ranks_stop_at_the_same_step(tmp_path: Path) -> None:
+    """Only the main one has seen the alert; training ends on both, with one checkpoint."""
+    assert launch("stop:stopped", 2, tmp_path) == [{"is main": True, "step": 4}, {"is main": False, "step": 4}]
+    assert (tmp_path / "run/checkpoint-4/model.safetensors").is_file()
 
 
 @pytest.mark.parametrize("strategies", STRATEGIES, ids="-".join)
@@ -74,6 +83,7 @@ def test_lightning(strategies: list[str], tmp_path: Path) -> None:
             assert list(history[step]["eta"].values()) == pytest.approx([1e-2 / step] * matrices), (name, step)
             assert list(history[step]["weight_decay"].values()) == [0.1] * matrices, (name, step)
         assert other[name]["history"] == {}
+        assert [run.world_size for run in read_history(tmp_path / name).runs] == [2]
 
 
 def test_accelerate_and_a_bare_loop(tmp_path: Path) -> None:

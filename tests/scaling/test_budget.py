@@ -11,7 +11,8 @@ from stepping import count_a_step
 from weibull_monitor.history.snapshot import Scaling
 from weibull_monitor.scaling.budget import Budget, StepInfo, scaling_of
 from weibull_monitor.scaling.optimizers import Hyperparameters, rule_of
-from weibull_monitor.scaling.tracking import MAX_LATE, BudgetTracker
+from weibull_monitor.scaling.tracked import MAX_LATE
+from weibull_monitor.scaling.tracking import BudgetTracker
 
 
 def cosine(step: int, peak: float, total: int = 20_000, warmup: int = 200, floor: float = 0.1) -> float:

@@ -260,7 +260,7 @@ def test_a_schedule_that_raises_costs_the_forecast_and_nothing_else(
     tracker = walk(model, adamw(model), tmp_path, lambda step: 1.0 / (step - 50), steps=100)
     assert [step for step, _ in tracker.records] == [0, 1, 2, 4, 8, 16, 20, 32, 40, 60, 64, 80, 100]
     assert withheld(tmp_path, 40) == {"no_schedule": 2}
-    assert caplog.text.count("reading the schedule failed and is passed over (ZeroDivisionError") == 1
+    assert caplog.text.count("reading the schedule failed and is skipped (ZeroDivisionError") == 1
 
 
 def test_a_rate_that_leaves_the_plan_is_noticed_and_planned_anew(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_every_row_of_the_table_of_what_they_get_beside_is_true(
 
 def test_under_the_transformers_trainer(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers", reason="needs the transformers extra")
-    from test_conformance import STEPS, Network, Stream, optimizer_of
+    from every_host import STEPS, Network, Stream, optimizer_of
 
     from weibull_monitor.integrations.transformers import WeibullCallback
 
@@ -110,8 +110,8 @@ def test_under_the_transformers_trainer(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_under_lightning(tmp_path: Path) -> None:
     lightning = pytest.importorskip("lightning", reason="needs the lightning extra")
+    from every_host import STEPS, Lit, Stream
     from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
-    from test_conformance import STEPS, Lit, Stream
 
     from weibull_monitor.integrations.lightning import WeibullCallback
 

@@ -106,8 +106,8 @@ def test_a_toy_tracker_is_served_by_report_to(
 @pytest.mark.filterwarnings("ignore")
 def test_a_toy_tracker_is_served_by_a_lightning_logger(tmp_path: Path) -> None:
     lightning = pytest.importorskip("lightning", reason="needs the lightning extra")
+    from every_host import SAMPLED, STEPS, Lit, Stream
     from lightning.pytorch.loggers import Logger
-    from test_conformance import SAMPLED, STEPS, Lit, Stream
 
     from weibull_monitor.integrations.lightning import WeibullCallback
 

@@ -1,22 +1,21 @@
-"""What rules need to know of the components, as arrays: made once, not at every sample."""
+"""The properties of components that rules need, as arrays: made once, not at every sample."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from weibull_monitor.alerts.statistics import Bools, Floats
+from weibull_monitor.analysis.published import AttentionKind
 from weibull_monitor.model.components import Component, representatives
 
 Ints = npt.NDArray[np.int64]
-Sharing = Literal["separate", "separate with QK-norm", "grouped", "fused", "latent", "unknown"]
-"""Kinds of attention that have expectations of their own."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,18 +25,14 @@ class JudgedGroup:
     Attributes:
         label: Kind, as metric keys spell it.
         component_class: Class of that kind.
-        tower: Path of the list of blocks.
-        sharing: Kind of attention in that tower.
-        members: Indices of the components, by rising block.
-        blocks: Their blocks.
+        attention: Type of attention in that tower; None if no published model has it (MLA), or if it is not known.
+        members: Indices of the components by rising block, shape (members,).
     """
 
     label: str
     component_class: str
-    tower: str
-    sharing: Sharing
+    attention: AttentionKind | None
     members: Ints
-    blocks: Ints
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,13 +42,13 @@ class ComponentArrays:
     Attributes:
         names: Names.
         selection: W_q and W_k, their heads, and fused matrices that hold them.
-        body: Attention and feed-forward matrices, without heads and experts: those that are one population.
-        trainable: Required a gradient when they were found.
+        body: Attention and feed-forward matrices without heads and experts: those that should be one population.
+        trainable: Whether a gradient was required when the component was found.
         numel: Number of elements.
-        precision: Distance of 1 and the next number in the dtype of storage.
+        precision: Distance between 1 and the next number in the stored dtype.
         blocks: Index of the block; -1 outside of blocks.
-        labels: Kinds, as metric keys spell them: one string a component.
-        groups: What is judged together.
+        labels: Kinds, as metric keys spell them.
+        groups: The groups that are judged together.
     """
 
     names: tuple[str, ...]
@@ -71,65 +66,63 @@ class ComponentArrays:
 
     @staticmethod
     def of(components: Sequence[Component], attention: Iterable[Mapping[str, Any]] = ()) -> ComponentArrays:
-        """The facts of these components.
+        """The arrays of some components.
 
         Args:
             components: The components.
-            attention: Kinds of attention of the model, as the history's ``run`` line has them.
+            attention: The model's types of attention, as in the history's ``run`` line.
         """
 
         def array(of: Callable[[Component], Any], dtype: Any) -> Any:
             return np.array([of(c) for c in components], dtype=dtype)
 
-        standing = {id(c) for c in representatives(components)}
-        matrix = ("attn_", "ffn_")
+        shown = {id(c) for c in representatives(components)}
+
+        def comparable(c: Component) -> bool:
+            # Heads and experts have more noise and fewer peers; adapters of one block have all shapes.
+            return id(c) in shown and c.kind.startswith(("attn_", "ffn_")) and c.expert is None and c.block is not None
+
+        body = array(comparable, bool)
+        types = {(str(a["tower"]), bool(a["cross"])): _attention_kind(a) for a in attention}
         return ComponentArrays(
             names=tuple(c.name for c in components),
             selection=array(lambda c: c.component_class in ("selection", "mixed"), bool),
-            body=array(
-                lambda c: id(c) in standing and c.kind.startswith(matrix) and c.expert is None and c.block is not None,
-                bool,
-            ),
+            body=body,
             trainable=array(lambda c: c.trainable, bool),
             numel=array(lambda c: c.numel, float),
             precision=array(lambda c: _precision(c.dtype), float),
             blocks=array(lambda c: -1 if c.block is None else c.block, int),
             labels=tuple(c.label for c in components),
-            groups=_groups(components, standing, {_place(a): _sharing(a) for a in attention}),
+            groups=_groups(components, np.flatnonzero(body), types),
         )
 
 
 def _groups(
-    components: Sequence[Component], standing: set[int], attention: Mapping[tuple[str, bool], Sharing]
+    components: Sequence[Component], body: Ints, types: Mapping[tuple[str, bool], AttentionKind | None]
 ) -> tuple[JudgedGroup, ...]:
     found: dict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
-    for i, c in enumerate(components):
-        comparable = c.kind.startswith(("attn_", "ffn_"))  # adapters of one block are of all shapes
-        if id(c) in standing and c.block is not None and c.expert is None and comparable:
-            found[c.tower, c.label].append((c.block, i))
+    for i in body.tolist():
+        c = components[i]
+        found[c.tower, c.label].append((-1 if c.block is None else c.block, i))
     groups = []
     for (tower, label), members in found.items():
-        one = components[members[0][1]]
-        blocks, indices = zip(*sorted(members), strict=True)
-        sharing = attention.get((tower, one.cross), "unknown")
-        groups.append(JudgedGroup(label, one.component_class, tower, sharing, np.array(indices), np.array(blocks)))
+        first = components[members[0][1]]
+        indices = np.array([i for _, i in sorted(members)])
+        groups.append(JudgedGroup(label, first.component_class, types.get((tower, first.cross)), indices))
     return tuple(groups)
 
 
-def _place(attention: Mapping[str, Any]) -> tuple[str, bool]:
-    return str(attention["tower"]), bool(attention["cross"])
-
-
-def _sharing(attention: Mapping[str, Any]) -> Sharing:
+def _attention_kind(attention: Mapping[str, Any]) -> AttentionKind | None:
+    """The published type, by the stored matrix: alerts judge a fused matrix as a whole, with shared keys too."""
     if attention["sharing"] == "MLA":
-        return "latent"
+        return None
     if attention["fused"]:
         return "fused"
     if attention["sharing"] in ("GQA", "MQA"):
-        return "grouped"
+        return "gqa"
     if attention["sharing"] == "MHA":
-        return "separate with QK-norm" if attention["qk_norm"] else "separate"
-    return "unknown"
+        return "mha_qk_norm" if attention["qk_norm"] else "mha"
+    return None
 
 
 def _precision(dtype: torch.dtype) -> float:

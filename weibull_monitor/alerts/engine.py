@@ -1,4 +1,4 @@
-"""The engine: rules in, alerts out. One when something begins, one when it gets worse, one when it ends."""
+"""The engine: it runs the rules on every sample, and raises, worsens and clears alerts."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from weibull_monitor.alerts.settings import AlertSettings, RuleSettings
 from weibull_monitor.alerts.window import Sample, SampleWindow
 from weibull_monitor.history.alert import Alert, rank
 
-CLAIMED_BY: Final = {"scale_shift": ("impossible_change", "nonfinite"), "unchanged": ("nonfinite",)}
-"""Rules that stay silent of a component of which a stronger one has found the same at the same sample."""
+STRONGER_RULES: Final = {"scale_shift": ("impossible_change", "nonfinite"), "unchanged": ("nonfinite",)}
+"""A rule skips a component where one of these stronger rules found the same fault at the same sample."""
 
 
 class Engine:
-    """Looks at every sample through all rules, and tells what is new.
+    """Runs all rules on every sample and returns the new alerts.
 
-    Everything it does follows from the samples and the settings alone, so a recorded history gives the same alerts again.
+    The result depends on the samples and the settings alone, so a recorded history gives the same alerts again.
 
     Args:
         settings: Thresholds.
-        attention: Kinds of attention of the model, as the history's ``run`` line has them.
+        attention: The model's types of attention, as in the history's ``run`` line.
 
     >>> engine = Engine(AlertSettings())
     >>> engine.standing
@@ -36,79 +36,97 @@ class Engine:
     def __init__(self, settings: AlertSettings, attention: Iterable[Mapping[str, Any]] = ()) -> None:
         self._settings = settings
         self._window = SampleWindow(attention)
-        self._tracks = {name: RuleState(name) for name in RULES if self._of(name).enabled}
+        self._states = {name: RuleState(name) for name in RULES if self._settings_of(name).enabled}
         self._names: tuple[str, ...] = ()
-        self._ignored: dict[str, Any] = {}
+        self._ignored: dict[str, Any] = {}  # by rule, bool, (components,)
 
     @property
     def standing(self) -> tuple[Alert, ...]:
-        """Alerts that have begun and not ended."""
-        return tuple(alert for track in self._tracks.values() for alert in track.standing)
+        """Alerts that were raised and are not cleared."""
+        return tuple(alert for state in self._states.values() for alert in state.standing)
 
     @property
     def active(self) -> int:
-        """Number of those that are warnings or errors: ``weibull_alerts/active``."""
+        """Number of these that are warnings or errors: ``weibull_alerts/active``."""
         return sum(rank(alert.finding.severity) > 1 for alert in self.standing)
 
     def observe(self, sample: Sample) -> list[Alert]:
-        """Takes in one more sample and returns what is new, by rule.
+        """Judges one more sample.
 
         Args:
-            sample: A `Snapshot`, or one read from a history.
+            sample: A `Snapshot`, or a sample of a history.
+
+        Returns:
+            The new alerts, by rule: raised, worse, or cleared.
         """
         self._push(sample)
-        told: list[Alert] = []
+        alerts: list[Alert] = []
         found: dict[str, RuleResult] = {}
-        for name, track in self._tracks.items():
-            settings = self._of(name)
-            given = RULES[name](self._window, settings)
-            if given is None:
-                continue
-            found[name] = self._admitted(name, given, found)
-            told += track.follow(found[name], self._window.step, settings, self._settings.cool_down)
-        return told
+        for name, state in self._states.items():
+            settings = self._settings_of(name)
+            result = RULES[name](self._window, settings)
+            if result is not None:
+                found[name] = self._admitted(name, result, found)
+                alerts += state.update(found[name], self._window.steps[-1], settings, self._settings.cool_down)
+        return alerts
 
     def state_dict(self) -> dict[str, Any]:
-        """What does not follow from the history: small, as JSON can hold it, and empty while there is nothing to tell."""
-        states = {name: state for name, track in self._tracks.items() if (state := track.state())}
+        """The state that does not follow from the history, as JSON can hold it; empty if there is none."""
+        states = {name: state for name, of_rule in self._states.items() if (state := of_rule.state())}
         return {"components": len(self._names), "rules": states} if states else {}
 
     def load_state_dict(self, state: Mapping[str, Any], samples: Sequence[Sample]) -> None:
-        """Goes on where `state_dict` was taken.
+        """Restores what `state_dict` returned.
 
         Args:
-            state: What it returned; what it tells is forgotten if the components are not those any more.
-            samples: The samples of the run up to there, from its history; nothing is told of them.
+            state: The result of `state_dict`; ignored if the number of components has changed.
+            samples: The samples of the run up to there, from its history. They raise no alerts.
         """
         for sample in samples:
             self._push(sample)
         if state.get("components") == len(self._names):
             for name, of_rule in state["rules"].items():
-                if name in self._tracks:
-                    self._tracks[name].restore(of_rule)
+                if name in self._states:
+                    self._states[name].restore(of_rule)
 
-    def _of(self, rule: str) -> RuleSettings:
+    def _settings_of(self, rule: str) -> RuleSettings:
         settings: RuleSettings = getattr(self._settings, rule)
         return settings
 
     def _push(self, sample: Sample) -> None:
         self._window.push(sample)
-        names = self._window.facts.names
+        names = self._window.components.names
         if names == self._names:
             return
         self._names = names
-        for name, track in self._tracks.items():
-            track.adopt(names)
-            patterns = [re.compile(pattern) for pattern in self._of(name).ignore]
+        for name, state in self._states.items():
+            state.adopt(names)
+            patterns = [re.compile(pattern) for pattern in self._settings_of(name).ignore]
             self._ignored[name] = np.array([any(p.search(n) for p in patterns) for n in names], dtype=bool)
 
-    def _admitted(self, name: str, given: RuleResult, found: Mapping[str, RuleResult]) -> RuleResult:
-        """The reading without components that are ignored or claimed by a stronger rule, and no graver than allowed."""
-        if not (given.strength >= 1.0).any():
-            return given
-        out = self._ignored[name].copy()
-        for stronger in CLAIMED_BY.get(name, ()):
+    def _admitted(self, name: str, result: RuleResult, found: Mapping[str, RuleResult]) -> RuleResult:
+        """The result without components that are ignored or found by a stronger rule, at most at the allowed severity."""
+        if not (result.strength >= 1.0).any():
+            return result
+        out = self._ignored[name].copy()  # (components,)
+        for stronger in STRONGER_RULES.get(name, ()):
             if stronger in found:
                 out |= found[stronger].strength >= 1.0
-        worst = rank(self._of(name).at_most)
-        return replace(given, strength=np.where(out, 0.0, given.strength), severity=np.minimum(given.severity, worst))
+        worst = rank(self._settings_of(name).at_most)
+        return replace(
+            result, strength=np.where(out, 0.0, result.strength), severity=np.minimum(result.severity, worst)
+        )
+
+
+def replay(
+    samples: Iterable[Sample], settings: AlertSettings | None = None, attention: Iterable[Mapping[str, Any]] = ()
+) -> list[Alert]:
+    """The alerts of a recorded run, in order; with the same settings, those that the run itself raised.
+
+    Args:
+        samples: Its samples, by rising step: ``read_history(path).snapshots``.
+        settings: Thresholds; the defaults if not given.
+        attention: ``read_history(path).runs[-1].attention``. Without it, ranges that depend on attention are wide.
+    """
+    engine = Engine(settings or AlertSettings(), attention)
+    return [alert for sample in samples for alert in engine.observe(sample)]

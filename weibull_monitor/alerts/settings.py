@@ -1,4 +1,4 @@
-"""Thresholds of the rules, and how they are read from TOML and dictionaries. The reasons are in docs/alerts.md."""
+"""Thresholds of the rules, from code, dictionaries or TOML. docs/alerts.md gives the reasons for their defaults."""
 
 from __future__ import annotations
 
@@ -6,25 +6,27 @@ import dataclasses
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
+from weibull_monitor.analysis.classify import MILD_DRIFT, ONE_POPULATION, STRONG_DRIFT
+from weibull_monitor.analysis.published import FEED_FORWARD_BAND
 from weibull_monitor.errors import ConfigurationError
 from weibull_monitor.history.alert import SEVERITIES, Severity
 
 
 @dataclass(frozen=True)
 class RuleSettings:
-    """What every rule has.
+    """Settings that every rule has.
 
     Attributes:
-        enabled: Whether the rule is looked at.
-        at_most: Highest severity that it may give.
-        ignore: Regular expressions; components whose name one of them matches are passed over.
-        persist: Samples in a row at which it has to be found before it is told.
-        clear: Samples in a row at which it has to be absent before its end is told.
+        enabled: Whether the rule is used.
+        at_most: Highest severity of its alerts.
+        ignore: Regular expressions; the rule skips components whose name matches one of them.
+        persist: Samples in a row with the fault before an alert is raised.
+        clear: Samples in a row without it before the alert is cleared.
     """
 
     enabled: bool = True
@@ -35,13 +37,8 @@ class RuleSettings:
 
 
 @dataclass(frozen=True)
-class Nonfinite(RuleSettings):
-    """Inf or NaN in a matrix."""
-
-
-@dataclass(frozen=True)
 class Dead(RuleSettings):
-    """All zero, or many zeros at once: more than ``jump`` zeros, and ``factor`` times as many as lately."""
+    """All zero, or many zeros at once: more than ``jump`` zeros, and ``factor`` times the usual number."""
 
     jump: int = 64
     factor: float = 10.0
@@ -56,11 +53,6 @@ class Unchanged(RuleSettings):
 
 
 @dataclass(frozen=True)
-class OptimizerReset(RuleSettings):
-    """The optimizer's step count has gone back."""
-
-
-@dataclass(frozen=True)
 class ImpossibleChange(RuleSettings):
     """The RMS moved further than the optimizer can have moved it.
 
@@ -72,7 +64,7 @@ class ImpossibleChange(RuleSettings):
 
 @dataclass(frozen=True)
 class ScaleShift(RuleSettings):
-    """ln λ moved by more than ``z`` times what is usual for this matrix, and by ``change`` or more."""
+    """ln λ moved by more than ``z`` times its usual size for this matrix, and by ``change`` or more."""
 
     z: float = 6.0
     change: float = 0.05
@@ -90,7 +82,7 @@ class ScaleRunaway(RuleSettings):
 
 @dataclass(frozen=True)
 class ScaleStall(RuleSettings):
-    """k and λ move by less than ``share`` of what is usual, from ``history`` intervals on, though η is not low."""
+    """k and λ move at less than ``share`` of their usual speed, after ``history`` intervals, though η is not low."""
 
     persist: int = 2
     share: float = 0.003
@@ -99,7 +91,7 @@ class ScaleStall(RuleSettings):
 
 @dataclass(frozen=True)
 class SelectionRange(RuleSettings):
-    """The median k of W_q and W_k is outside what is known of its kind of attention by more than ``margin``."""
+    """The median k of W_q and W_k is outside the published range of its type of attention by more than ``margin``."""
 
     persist: int = 2
     margin: float = 0.1
@@ -107,7 +99,7 @@ class SelectionRange(RuleSettings):
 
 @dataclass(frozen=True)
 class SelectionShift(RuleSettings):
-    """k of a W_q or W_k moved by more than ``z`` times what is usual for it, and by ``change`` or more."""
+    """k of a W_q or W_k moved by more than ``z`` times its usual size, and by ``change`` or more."""
 
     z: float = 6.0
     change: float = 0.03
@@ -116,11 +108,11 @@ class SelectionShift(RuleSettings):
 
 @dataclass(frozen=True)
 class SelectionDrift(RuleSettings):
-    """The median |k/k_baseline - 1| of W_q and W_k is above ``mild``, or ``strong``, and ``z`` standard errors."""
+    """The median |k/k_baseline - 1| of W_q and W_k is above ``mild`` or ``strong``, and above ``z`` standard errors."""
 
     persist: int = 2
-    mild: float = 0.01
-    strong: float = 0.30
+    mild: float = MILD_DRIFT
+    strong: float = STRONG_DRIFT
     z: float = 4.0
 
 
@@ -140,23 +132,24 @@ class LayerOutlier(RuleSettings):
 
 @dataclass(frozen=True)
 class TransmissionExit(RuleSettings):
-    """The median k of a feed-forward or attention-output kind leaves the band.
+    """The median k of a feed-forward or attention-output kind is outside the band.
 
-    Info by more than ``z`` standard errors; warning below or above all published medians by more than ``margin``.
+    Info if by more than ``z`` standard errors; warning if also more than ``margin`` below every published median, or above
+    the uniform distribution. The default band is the published range of per-model medians over feed-forward matrices.
     """
 
     persist: int = 2
-    low: float = 1.186
-    high: float = 1.204
+    low: float = FEED_FORWARD_BAND[0]
+    high: float = FEED_FORWARD_BAND[1]
     z: float = 5.0
     margin: float = 0.03
 
 
 @dataclass(frozen=True)
 class BodyBreak(RuleSettings):
-    """R² under ``r2``; or a sudden fall by ``fall``, or a sudden change of k by ``change``, and ``z`` times what is usual."""
+    """R² below ``r2``; or a sudden fall of R² by ``fall`` or change of k by ``change``, and ``z`` times the usual size."""
 
-    r2: float = 0.95
+    r2: float = ONE_POPULATION
     fall: float = 0.01
     change: float = 0.03
     z: float = 5.0
@@ -164,11 +157,13 @@ class BodyBreak(RuleSettings):
 
 @dataclass(frozen=True)
 class AlertSettings:
-    """Everything that can be set of alerts.
+    """All settings of alerts; one attribute per rule, and two for all of them.
 
     Attributes:
-        cool_down: Samples after an alert of a rule in which it tells no other of the same severity.
-        deliver_from: Severity from which an alert goes further than the log and the history.
+        cool_down: Samples after an alert during which the same rule raises no other of the same severity or below.
+        deliver_from: Lowest severity of alerts that go to trackers, ``on_alert`` and the webhook; the log and history get all.
+        nonfinite: Inf or NaN in a matrix; no other settings than those of every rule.
+        optimizer_reset: The optimizer's step count has gone back; the same.
 
     >>> AlertSettings.of({"selection_shift": {"z": 8.0}}).selection_shift.z
     8.0
@@ -176,20 +171,20 @@ class AlertSettings:
 
     cool_down: int = 3
     deliver_from: Severity = "warning"
-    nonfinite: Nonfinite = field(default_factory=Nonfinite)
-    dead: Dead = field(default_factory=Dead)
-    unchanged: Unchanged = field(default_factory=Unchanged)
-    optimizer_reset: OptimizerReset = field(default_factory=OptimizerReset)
-    impossible_change: ImpossibleChange = field(default_factory=ImpossibleChange)
-    scale_shift: ScaleShift = field(default_factory=ScaleShift)
-    scale_runaway: ScaleRunaway = field(default_factory=ScaleRunaway)
-    scale_stall: ScaleStall = field(default_factory=ScaleStall)
-    selection_range: SelectionRange = field(default_factory=SelectionRange)
-    selection_shift: SelectionShift = field(default_factory=SelectionShift)
-    selection_drift: SelectionDrift = field(default_factory=SelectionDrift)
-    layer_outlier: LayerOutlier = field(default_factory=LayerOutlier)
-    transmission_exit: TransmissionExit = field(default_factory=TransmissionExit)
-    body_break: BodyBreak = field(default_factory=BodyBreak)
+    nonfinite: RuleSettings = RuleSettings()
+    dead: Dead = Dead()
+    unchanged: Unchanged = Unchanged()
+    optimizer_reset: RuleSettings = RuleSettings()
+    impossible_change: ImpossibleChange = ImpossibleChange()
+    scale_shift: ScaleShift = ScaleShift()
+    scale_runaway: ScaleRunaway = ScaleRunaway()
+    scale_stall: ScaleStall = ScaleStall()
+    selection_range: SelectionRange = SelectionRange()
+    selection_shift: SelectionShift = SelectionShift()
+    selection_drift: SelectionDrift = SelectionDrift()
+    layer_outlier: LayerOutlier = LayerOutlier()
+    transmission_exit: TransmissionExit = TransmissionExit()
+    body_break: BodyBreak = BodyBreak()
 
     @staticmethod
     def of(given: AlertSettings | Mapping[str, Any] | str | Path | bool) -> AlertSettings:
@@ -227,11 +222,10 @@ def _from_file(path: Path) -> AlertSettings:
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path} is not TOML: {error}") from error
-    for key in content:
-        if key != "alerts":
-            raise ConfigurationError(
-                f"{path}: {key} is not known; settings stand under [alerts], as in [alerts.scale_shift]"
-            )
+    if outside := [key for key in content if key != "alerts"]:
+        raise ConfigurationError(
+            f"{path}: {outside[0]} is not known; settings stand under [alerts], as in [alerts.scale_shift]"
+        )
     try:
         return AlertSettings.of(content.get("alerts", {}))
     except ConfigurationError as error:
@@ -239,7 +233,7 @@ def _from_file(path: Path) -> AlertSettings:
 
 
 def _filled(defaults: Settings, given: Mapping[str, Any], where: str) -> Settings:
-    """The same settings with what is given; every error names the key."""
+    """The settings with the given values; every error names the key."""
     known = {f.name: getattr(defaults, f.name) for f in fields(defaults)}  # type: ignore[arg-type]
     changed: dict[str, Any] = {}
     for key, value in given.items():
@@ -249,50 +243,44 @@ def _filled(defaults: Settings, given: Mapping[str, Any], where: str) -> Setting
             advice = f"; did you mean {close[0]}?" if close else f"; there are {', '.join(known)}"
             raise ConfigurationError(f"{name} is not known{advice}")
         default = known[key]
-        if isinstance(default, RuleSettings):
-            if isinstance(value, bool):
-                value = {"enabled": value}
-            if isinstance(value, RuleSettings) and type(value) is type(default):
-                changed[key] = value
-                continue
-            if not isinstance(value, Mapping):
-                raise ConfigurationError(f"{name} is {value!r}; it must be a table of settings, or false to silence it")
-            changed[key] = _filled(default, value, name)
-        else:
+        if not isinstance(default, RuleSettings):
             changed[key] = _checked(name, value, default)
+        elif isinstance(value, RuleSettings) and type(value) is type(default):
+            changed[key] = value
+        elif isinstance(value, (bool, Mapping)):
+            changed[key] = _filled(default, {"enabled": value} if isinstance(value, bool) else value, name)
+        else:
+            raise ConfigurationError(f"{name} is {value!r}; it must be a table of settings, or false to silence it")
     return dataclasses.replace(defaults, **changed)  # type: ignore[type-var]
 
 
-def _check_pattern(name: str, pattern: str) -> None:
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise ConfigurationError(f"{name}: {pattern!r} is not a regular expression: {error}") from error
-
-
 def _checked(name: str, value: Any, default: Any) -> Any:
-    """The value of one key, if it is of the default's type and in range."""
-    key = name.rpartition(".")[2]
-    if isinstance(default, bool):
-        if not isinstance(value, bool):
-            raise ConfigurationError(f"{name} is {value!r}; it must be true or false")
-        return value
+    """The value of one key, if it has the default's type and is in range."""
     if isinstance(default, tuple):
-        patterns = [value] if isinstance(value, str) else value
-        if not isinstance(patterns, (list, tuple)) or not all(isinstance(p, str) for p in patterns):
-            raise ConfigurationError(f"{name} is {value!r}; it must be a list of regular expressions")
+        return _patterns(name, value)
+    if isinstance(default, bool):
+        fits, needed = isinstance(value, bool), "true or false"
+    elif isinstance(default, str):
+        fits, needed = value in SEVERITIES, f"one of {', '.join(SEVERITIES)}"
+    elif isinstance(default, int):
+        least = 0 if name.endswith(".cool_down") else 1
+        fits = isinstance(value, int) and not isinstance(value, bool) and value >= least
+        needed = f"an integer of at least {least}"
+    else:
+        fits = isinstance(value, (int, float)) and not isinstance(value, bool) and 0.0 < value < float("inf")
+        needed = "a number above 0"
+    if not fits:
+        raise ConfigurationError(f"{name} is {value!r}; it must be {needed}")
+    return float(value) if isinstance(default, float) else value
+
+
+def _patterns(name: str, value: Any) -> tuple[str, ...]:
+    patterns = [value] if isinstance(value, str) else value
+    if not isinstance(patterns, (list, tuple)) or not all(isinstance(p, str) for p in patterns):
+        raise ConfigurationError(f"{name} is {value!r}; it must be a list of regular expressions")
+    try:
         for pattern in patterns:
-            _check_pattern(name, pattern)
-        return tuple(patterns)
-    if isinstance(default, str):
-        if value not in SEVERITIES:
-            raise ConfigurationError(f"{name} is {value!r}; it must be one of {', '.join(SEVERITIES)}")
-        return value
-    least = 0 if key == "cool_down" else 1
-    if isinstance(default, int):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ConfigurationError(f"{name} is {value!r}; it must be an integer of at least {least}")
-        return value
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.0 < value < float("inf"):
-        raise ConfigurationError(f"{name} is {value!r}; it must be a number above 0")
-    return float(value)
+            re.compile(pattern)
+    except re.error as error:
+        raise ConfigurationError(f"{name}: {error.pattern!r} is not a regular expression: {error}") from error
+    return tuple(patterns)

@@ -1,8 +1,7 @@
-"""Statistics that a few wild values do not move, down the columns of an array, passing over NaN. All quick for many columns."""
+"""Robust statistics down the columns of an array, ignoring NaN; fast for many columns."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,7 +12,7 @@ Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
 SIGMA = 1.4826
-"""Standard deviation of a normal distribution in units of its median absolute deviation."""
+"""Standard deviation of a normal distribution, in units of its median absolute deviation."""
 
 
 def median_of(values: Floats) -> Floats:
@@ -24,11 +23,12 @@ def median_of(values: Floats) -> Floats:
     """
     if not len(values):
         return np.full(values.shape[1:], np.nan)
-    ordered = np.sort(values, axis=0)  # NaN goes last
-    if not np.isnan(ordered[-1]).any():
+    ordered = np.sort(values, axis=0)  # (n, m), NaN last
+    if not np.isnan(ordered[-1]).any():  # nearly always: one row or two are the medians of all columns
         whole: Floats = (ordered[(len(values) - 1) // 2] + ordered[len(values) // 2]) / 2.0
         return whole
-    count = np.isfinite(ordered).sum(axis=0)
+    # Otherwise each column has its own number of values, and so its own middle rows.
+    count = np.isfinite(ordered).sum(axis=0)  # (m,)
     lower, upper = np.maximum(count - 1, 0) // 2, count // 2
     upper = np.minimum(upper, len(values) - 1)
     columns = np.arange(values.shape[1])
@@ -38,13 +38,19 @@ def median_of(values: Floats) -> Floats:
 
 
 def spread_of(values: Floats, centre: Floats) -> Floats:
-    """Robust standard deviation of each column about ``centre``: 1.4826 times the median absolute deviation."""
+    """Robust standard deviation of each column of ``values`` (n, m) about ``centre`` (m,), shape (m,).
+
+    It is 1.4826 times the median absolute deviation.
+    """
     return SIGMA * median_of(np.abs(values - centre))
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silences what numpy says of NaN and of division by zero: here both mean that there is no value."""
-    with np.errstate(all="ignore"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
+    """Silences numpy's warnings about NaN and division by zero: here both mean that there is no value.
+
+    Not with `warnings.catch_warnings`, after which Python forgets which warnings of the user it has shown. So functions that warn
+    by themselves (`np.nanmin` of nothing but NaN) are not called within.
+    """
+    with np.errstate(all="ignore"):
         yield

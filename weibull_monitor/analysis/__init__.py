@@ -1,4 +1,4 @@
-"""The published models: what they had, what to expect of a model like them, and which are nearest to one."""
+"""The published models, and runs, samples or several runs compared with them."""
 
 from weibull_monitor.analysis.attention import Attention as Attention
 from weibull_monitor.analysis.attention import attention_of as attention_of
@@ -20,4 +20,3 @@ from weibull_monitor.analysis.published import PublishedModel as PublishedModel
 from weibull_monitor.analysis.published import published as published
 from weibull_monitor.analysis.sample import ComparedSample as ComparedSample
 from weibull_monitor.analysis.sample import compared_sample as compared_sample
-from weibull_monitor.analysis.sample import compared_sample_at as compared_sample_at

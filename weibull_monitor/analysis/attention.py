@@ -1,4 +1,4 @@
-"""Which published models a model's attention may be compared with: like with like, and why not where there is none."""
+"""Which published models a model may be compared with, by its type of attention; and the reason if there are none."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from weibull_monitor.model.components.attention import Sharing
 
 @dataclass(frozen=True)
 class Attention:
-    """What of an attention decides which published models are like it.
+    """The properties of a model's attention that decide which published models are like it.
 
     Attributes:
         sharing: ``MHA``, ``GQA``, ``MQA``, ``MLA`` or ``unknown``.
@@ -29,10 +29,10 @@ class Attention:
 
     @property
     def like(self) -> tuple[AttentionKind, ...]:
-        """The types of published models that it is like; empty if there are none.
+        """The types of attention of the published models to compare with; empty if there are none.
 
-        What is stored makes no difference to W_q itself: the parts of a fused matrix with shared keys compare with W_q, W_k and
-        W_v of other models with shared keys. The published figures of fused multi-head attention are of the whole matrix.
+        With shared keys, the parts of a fused matrix are compared with W_q, W_k and W_v of other models with shared keys. The
+        published values of fused multi-head attention are of the whole matrix.
 
         >>> Attention("GQA", fused=True).like, Attention("MHA", qk_norm=True).like, Attention("MLA").like
         (('gqa',), ('mha_qk_norm',), ())
@@ -51,7 +51,7 @@ class Attention:
         if self.like:
             return ""
         if self.sharing == "unknown":
-            return "how many heads there are could not be told, so which models it is like is not known"
+            return "the number of heads is not known, so the type of attention is not known"
         name = "fused multi-head attention with normalised queries and keys" if self.sharing == "MHA" else self.sharing
         return f"no model with {name} is published"
 
@@ -65,14 +65,14 @@ class Attention:
 def attention_of(
     components: Sequence[Component], recorded: Iterable[AttentionType | Mapping[str, Any]] = ()
 ) -> Attention | None:
-    """The attention of a model or tower, from what is recorded of it or, failing that, from the sizes of its matrices.
+    """The attention of a model or tower: as recorded or, without a record, from the sizes of its matrices.
 
-    Sizes tell MHA from shared keys, and whether the matrices are fused, not how many heads there are (so MQA looks like GQA)
-    nor whether queries and keys are normalised.
+    Sizes show whether keys are shared and whether the matrices are fused. They do not show the number of heads (so MQA looks
+    like GQA), nor whether queries and keys are normalised.
 
     Args:
-        components: The components of the tower that is asked about.
-        recorded: What `weibull_monitor.model.components.attention_types` found, or a history recorded of it.
+        components: The components of the tower.
+        recorded: The result of `weibull_monitor.model.components.attention_types`, or the same from a history.
 
     Returns:
         The type that most blocks have; None if there is no self-attention.

@@ -1,4 +1,4 @@
-"""What one k says: its regime, how far it has drifted, and whether published models have the like. With published thresholds."""
+"""What one k says: its regime, its drift, and its position in the published range. The thresholds are the published ones."""
 
 from __future__ import annotations
 
@@ -15,33 +15,38 @@ Regime = Literal["transmission", "mild selection", "strong selection", "above th
 Severity = Literal["none", "mild", "strong"]
 TrainingState = Literal["transition", "partial", "approaching", "near saturated", "saturated"]
 
-BAND: Final = (1.18, 1.21)
-"""The transmission band of k."""
-STRONG: Final = 0.95
-"""k below this is strong selection."""
+TRANSMISSION_REGIME: Final = (1.18, 1.21)
+"""Published thresholds for a single k, in the transmission regime between them.
+
+They are wider than `FEED_FORWARD_BAND`, the range of per-model medians: that band, rounded outward to two decimals.
+"""
+STRONG_SELECTION: Final = 0.95
+"""Published threshold: k below it is strong selection."""
 ONE_POPULATION: Final = 0.95
-"""R² below this says that |w| is not of one population, so that k is the shape of none: often two scales in one matrix."""
-MILD_DRIFT, STRONG_DRIFT = 0.01, 0.30
-"""Drift |k/k_init − 1| under the first is none, over the second strong."""
+"""Published threshold: with R² below it, |w| is not one population (often two scales in one matrix), and k describes neither."""
+MILD_DRIFT: Final = 0.01
+"""Published threshold: a drift |k/k_init − 1| below it is none."""
+STRONG_DRIFT: Final = 0.30
+"""Published threshold: a drift |k/k_init − 1| above it is strong."""
 _STATES: Final[tuple[tuple[float, TrainingState], ...]] = (
     (1.2, "saturated"),
     (0.8, "near saturated"),
     (0.4, "approaching"),
     (0.25, "partial"),
 )
-_INITIALISATIONS: Final = ("normal", "truncated_normal_2", "uniform")  # cut at 3σ it is within 0.12 % of the normal one
+_INITIALISATIONS: Final = ("normal", "truncated_normal_2", "uniform")  # truncated at 3σ, k is within 0.12 % of normal
 
 
 def regime(k: float, r2: float | None = None, noise: float = 0.0) -> Regime:
     """The regime of a shape: T. Ding, arXiv:2605.18898 (2026).
 
-    In the band 1.18 to 1.21 it is that of transmission, from 0.95 to the band mild selection, below it strong selection. What
-    lies above the band has *lighter* tails than a normal distribution and is no selection: a uniform initialisation has 1.375.
+    Transmission is from 1.18 to 1.21, mild selection from 0.95 to 1.18, strong selection below 0.95. A k above 1.21 has
+    *lighter* tails than a normal distribution and is not selection: a uniform initialisation has 1.375.
 
     Args:
         k: Shape, above 0.
         r2: R² of the fit; below 0.95 no single shape describes the matrix.
-        noise: By how much k may miss the band and still be taken for one in it: two standard errors, say.
+        noise: How far k may be outside the transmission regime and still count as inside: for example two standard errors.
 
     Raises:
         ValueError: If ``k`` is not above 0.
@@ -50,12 +55,13 @@ def regime(k: float, r2: float | None = None, noise: float = 0.0) -> Regime:
     (['strong selection', 'mild selection', 'transmission', 'above the band'], 'mixture')
     """
     if not k > 0:
-        raise ValueError(f"k is {k}; a shape is above 0 (a fit that is not available has none)")
+        raise ValueError(f"k is {k}; a shape is above 0 (a fit that is not available has no shape)")
     if r2 is not None and r2 < ONE_POPULATION:
         return "mixture"
-    if k > BAND[1] + noise:
+    low, high = TRANSMISSION_REGIME
+    if k > high + noise:
         return "above the band"
-    return "transmission" if k >= BAND[0] - noise else "mild selection" if k >= STRONG else "strong selection"
+    return "transmission" if k >= low - noise else "mild selection" if k >= STRONG_SELECTION else "strong selection"
 
 
 def drift_severity(drift: float) -> Severity:
@@ -73,7 +79,7 @@ def training_state(t_over_tau: float) -> TrainingState:
 
     Args:
         t_over_tau: T/τ, not negative. The published thresholds are for this product; S = Σ η_t λ_wd, which follows the
-            schedule, is smaller where η falls (0.55 of it for a cosine to a tenth), and so may be the state that it gives.
+            schedule, is smaller where η falls (0.55 of T/τ for a cosine to a tenth), and may give an earlier state.
 
     >>> [training_state(t) for t in (1.43, 0.858, 0.429, 0.3, 0.172)]
     ['saturated', 'near saturated', 'approaching', 'partial', 'transition']
@@ -84,11 +90,10 @@ def training_state(t_over_tau: float) -> TrainingState:
 
 
 def initialisation_of(k: float) -> str:
-    """The initialisation that a matrix of this shape may have had: a name in `weibull_monitor.measure.weibull.anchors`.
+    """The initialisation that a matrix of this shape probably had: a name in `weibull_monitor.measure.weibull.anchors`.
 
-    The anchor nearest in ln k among those that weights are initialised with (normal, truncated, uniform). Training lowers k
-    as a rule, so for a trained matrix this is a guess, and a trained matrix of uniform initialisation may be taken for one of
-    normal initialisation: a run's own baseline is better.
+    The nearest anchor in ln k among normal, truncated and uniform initialisation. Training usually lowers k, so for a trained
+    matrix this is a guess: a matrix with uniform initialisation may look like a normal one. Prefer a run's own baseline.
 
     >>> initialisation_of(1.204), initialisation_of(1.374), initialisation_of(0.8)
     ('normal', 'uniform', 'normal')
@@ -102,10 +107,10 @@ class Classification:
 
     Attributes:
         k: The shape.
-        regime: Its regime; what misses the band by less than two standard errors is in it.
+        regime: Its regime; k within two standard errors of the transmission regime counts as transmission.
         drift: k/k_init − 1.
-        severity: Severity of the drift. Against an anchor, a drift of less than two standard errors is none.
-        against: ``baseline`` if k_init is the run's own, else the name of the initialisation whose anchor it is.
+        severity: Severity of the drift. Against an anchor, a drift below two standard errors is ``none``.
+        against: ``baseline`` if k_init is from the run itself, else the name of the initialisation whose anchor is taken.
         expected: The range of published medians; None where nothing comparable is published.
         position: Where k lies relative to that range.
     """
@@ -129,9 +134,9 @@ def classify(
     baseline: float | None = None,
     initialisation: str | None = None,
 ) -> Classification:
-    """Regime, drift and expectation of one shape: of one matrix, or the median over the blocks.
+    """Regime, drift and expected range of one shape: of one matrix, or the median over the blocks.
 
-    The published figures are medians over blocks. A single matrix may lie outside of their range in a healthy model.
+    The published values are medians over blocks. A single matrix of a healthy model may be outside their range.
 
     Args:
         k: Shape, above 0.
@@ -139,9 +144,8 @@ def classify(
         attention: The type of attention, if known.
         r2: R² of the fit, if known.
         k_se: Standard error of k, if known.
-        baseline: k of the same before training, if known. Without it drift is measured from an anchor.
-        initialisation: Whose anchor: a name in `weibull_monitor.measure.weibull.anchors`; by default that which this k
-            looks like.
+        baseline: k of the same matrix before training, if known. Without it drift is measured from an anchor.
+        initialisation: Name of that anchor in `weibull_monitor.measure.weibull.anchors`; by default `initialisation_of` of k.
 
     Raises:
         ValueError: If ``k`` is not above 0.
@@ -156,7 +160,6 @@ def classify(
     >>> fresh.against, fresh.severity, fresh.regime, fresh.position
     ('uniform', 'none', 'above the band', 'above')
     """
-    of = regime(k, r2, 2.0 * (k_se or 0.0))
     against = "baseline" if baseline is not None else initialisation or initialisation_of(k)
     start = baseline if baseline is not None else anchors()[against].k
     drift = k / start - 1.0
@@ -165,7 +168,7 @@ def classify(
     expected = expected_range(kind, attention)
     return Classification(
         k=k,
-        regime=of,
+        regime=regime(k, r2, 2.0 * (k_se or 0.0)),
         drift=drift,
         severity=drift_severity(drift) if abs(drift) > noise else "none",
         against=against,

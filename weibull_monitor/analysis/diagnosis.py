@@ -1,11 +1,11 @@
-"""A whole model or run, diagnosed: per kind and per matrix, where it stands relative to its start and to the published models."""
+"""The diagnosis of a model, sample or run: each kind and matrix against its own start and the published models."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Final, Literal, cast
+from typing import Final, Literal
 
 from torch import nn
 
@@ -20,7 +20,8 @@ from weibull_monitor.analysis import (
     training_state,
 )
 from weibull_monitor.analysis.classify import MILD_DRIFT, ONE_POPULATION, TrainingState
-from weibull_monitor.analysis.sample import KindMedian, KnownAttention, Run, Source, compared_sample, compared_sample_at
+from weibull_monitor.analysis.published import FEED_FORWARD, LAST_SHALLOW_BLOCK, SHALLOW_K
+from weibull_monitor.analysis.sample import KindMedian, KnownAttention, Source, compared_sample
 from weibull_monitor.analysis.sigma import SigmaGrowth, attribute_sigma
 from weibull_monitor.errors import ConfigurationError
 from weibull_monitor.history.snapshot import Snapshot
@@ -32,31 +33,26 @@ from weibull_monitor.model.components import Component, attention_types, discove
 Verdict = Literal[
     "k as initialised", "short of published", "as published", "near published", "not as published", "nothing published"
 ]
-SHALLOW: Final = (5, 0.70)
-"""Feed-forward k below the second in blocks up to the first occur in published Qwen models of 3 B and above."""
-FAR: Final = 5.0
-"""A matrix this many robust standard deviations of its kind away from its kind's median is listed."""
-MIN_SEPARATION: Final = 0.05
-"""… if it is also further away than this."""
+MAX_DEVIATION: Final = 5.0
+"""A matrix is listed if its k is more than this many robust standard deviations of its kind from the kind's median …"""
+MIN_DEVIATION: Final = 0.05
+"""… and the difference in k is also larger than this."""
 
-EARLY_TRAINING: Final = (
-    "T/τ is below 0.25, so k and λ are still on their way; what was published of most models is of T/τ above 1, and W_q and W_k "
-    "move furthest"
-)
+EARLY_TRAINING: Final = "T/τ is below 0.25, so k and λ are still changing; most published models have T/τ above 1"
 
 
 @dataclass(frozen=True)
 class KindDiagnosis:
-    """One kind of the main tower.
+    """The diagnosis of one kind of the main tower.
 
     Attributes:
         median: Its medians over the blocks.
-        result: What the median k says; the drift is the median over the matrices.
-        verdict: That in words. ``k as initialised``: no drift from an initialisation, and either no other kind has drifted or k
-            is not as published. Feed-forward k of trained models is within about 3 % of the initialisation's, so by itself
-            it does not tell one from the other. ``short of published``: between where it started and what is published, as in a
-            young model.
-        growth: Growth of σ since the baseline, over the kind's matrices; None without a baseline.
+        result: The classification of the median k; the drift is the median over the matrices.
+        verdict: The result in words. ``k as initialised``: no drift from an initialisation, and either no other kind has
+            drifted or k is not as published. (Feed-forward k of trained models stays within about 3 % of the initialisation,
+            so this k alone cannot separate the two.) ``short of published``: between its start and the published range, as
+            early in training.
+        growth: Growth of σ since the baseline, averaged over the kind's matrices; None without a baseline.
     """
 
     median: KindMedian
@@ -67,7 +63,7 @@ class KindDiagnosis:
 
 @dataclass(frozen=True)
 class OddMatrix:
-    """A matrix that one k does not describe, or whose k lies far from those of its kind.
+    """A matrix that one k does not describe, or whose k is far from the others of its kind.
 
     Attributes:
         name: Its name.
@@ -76,7 +72,7 @@ class OddMatrix:
         k: Shape.
         r2: R² of the fit.
         why: What is odd about it.
-        fit: Its whole fit, with heaviness that needs no model (`q90_q10`, `p999_p50`, `gini`); None from a history.
+        fit: The fit, with measures of heaviness that need no model (`q90_q10`, `p999_p50`, `gini`); None from a history.
     """
 
     name: str
@@ -90,18 +86,18 @@ class OddMatrix:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """A whole model, diagnosed.
+    """The diagnosis of a model, a sample or a run.
 
     Attributes:
-        sample: What was diagnosed, its attention and clock.
-        kinds: By kind, in the model's order.
+        sample: The sample, with its attention and training time.
+        kinds: One entry per kind, in the model's order.
         classes: The same over all W_q and W_k (``selection``) and over all feed-forward matrices (``feed-forward``).
-        matrices: What each single shape says, by component name: heads, parts, experts and all towers included, of which those
-            that published models do not have come without an expected range.
-        odd: Matrices to look at, the worst first.
+        matrices: The classification of each matrix by component name, with heads, parts, experts and all towers. Those that
+            published models do not have come without an expected range.
+        odd: Matrices to look at, the lowest k first.
         training: How far training has come, by T/τ; None if that is not known.
         nearest: The published models by distance.
-        notes: What to bear in mind, of the comparison and of this diagnosis.
+        notes: What to keep in mind about the comparison and this diagnosis.
     """
 
     sample: ComparedSample
@@ -118,10 +114,10 @@ def diagnose(source: nn.Module | Source, attention: KnownAttention = None, step:
     """Diagnoses a model, a sample or a run.
 
     Args:
-        source: A model, whose weights are read now; a `Snapshot` or `RecordedSnapshot`; or a history, which also knows the
+        source: A model, whose weights are read now; a `Snapshot` or `RecordedSnapshot`; or a `History`, which also has the
             baseline, the attention and the learning rates.
-        attention: What `weibull_monitor.model.components.attention_types` says of the model; only needed for a sample on its own.
-        step: Of a history, the step whose sample is meant; the last by default.
+        attention: The result of `weibull_monitor.model.components.attention_types`; only needed for a sample on its own.
+        step: Step of the sample within a history; the last one by default.
 
     Raises:
         ConfigurationError: If there is nothing to diagnose: no samples, no sample of that step, no matrix with a fit.
@@ -137,10 +133,7 @@ def diagnose(source: nn.Module | Source, attention: KnownAttention = None, step:
         source, attention = _measure(source, attention)
     if isinstance(source, Snapshot):
         fits = source.fits
-    run = cast(Run, source) if hasattr(source, "snapshots") else None
-    if step is not None and run is None:
-        raise ConfigurationError("a step can be chosen of a history only; pass what read_history returns")
-    sample = compared_sample_at(run, step, attention) if run else compared_sample(source, attention)
+    sample = compared_sample(source, attention, step)
     if not sample.k:
         raise ConfigurationError("no matrix has a fit: there is nothing to diagnose")
     neighbours = nearest(sample)
@@ -166,27 +159,27 @@ def _measure(model: nn.Module, attention: KnownAttention) -> tuple[Snapshot, Kno
 
 
 def _matrices(sample: ComparedSample) -> dict[str, Classification]:
-    published = {c.name for c in sample.comparable}  # nothing is published of heads, experts and other towers
-
-    def result(component: Component) -> Classification:
-        name = component.name
-        return classify(
-            sample.k[name],
-            component.label if name in published else "",
+    published = {c.name for c in sample.comparable}  # no values are published for heads, experts and other towers
+    initialisation = sample.initialisation
+    return {
+        c.name: classify(
+            sample.k[c.name],
+            c.label if c.name in published else "",
             sample.attention,
-            r2=sample.r2[name],
-            k_se=sample.k_se.get(name),
-            baseline=sample.baseline.get(name),
-            initialisation=sample.initialisation,
+            r2=sample.r2[c.name],
+            k_se=sample.k_se.get(c.name),
+            baseline=sample.baseline.get(c.name),
+            initialisation=initialisation,
         )
-
-    return {c.name: result(c) for c in sample.components if c.name in sample.k}
+        for c in sample.components
+        if c.name in sample.k
+    }
 
 
 def _class_medians(sample: ComparedSample) -> list[KindMedian]:
     groups = {
         "selection": [c for c in sample.comparable if c.component_class == "selection" and not c.cross],
-        "feed-forward": [c for c in sample.comparable if c.kind.startswith("ffn_") and c.kind != "ffn_gate_up"],
+        "feed-forward": [c for c in sample.comparable if c.kind in FEED_FORWARD],
     }
     return [sample.median_over(name, members) for name, members in groups.items() if members]
 
@@ -211,13 +204,12 @@ def _classified(kind: KindMedian, sample: ComparedSample) -> Classification:
 
 
 def _from_scratch(kind: KindMedian, sample: ComparedSample) -> bool:
-    """Whether the kind's baseline, if there is one, may be an initialisation."""
+    """Whether the kind's baseline looks like an initialisation; True without a baseline."""
     starts = [sample.baseline[name] for name in kind.names if name in sample.baseline]
-    return not starts or _an_initialisation(median(starts), kind.se)
-
-
-def _an_initialisation(k: float, se: float) -> bool:
-    return abs(k / anchors()[initialisation_of(k)].k - 1.0) <= max(MILD_DRIFT, 3.0 * se)
+    if not starts:
+        return True
+    k = median(starts)
+    return abs(k / anchors()[initialisation_of(k)].k - 1.0) <= max(MILD_DRIFT, 3.0 * kind.se)
 
 
 def _verdict(result: Classification, fresh: bool, from_scratch: bool) -> Verdict:
@@ -228,57 +220,55 @@ def _verdict(result: Classification, fresh: bool, from_scratch: bool) -> Verdict
         return "nothing published"
     if result.position == "inside":
         return "as published"
-    if outside and from_scratch and result.drift < 0.0:  # training lowers k, and it has not come so far
+    if outside and from_scratch and result.drift < 0.0:  # training lowers k, and has not yet lowered it this far
         return "short of published"
     return "near published" if result.position.startswith("just") else "not as published"
 
 
 def _growth(kind: KindMedian, sample: ComparedSample) -> SigmaGrowth | None:
-    both = [name for name in kind.names if name in sample.baseline and name in sample.baseline_lambda]
-    if not both:
+    names = [name for name in kind.names if name in sample.baseline and name in sample.baseline_lambda]
+    if not names:
         return None
-    k = [[sample.baseline[name] for name in both], [sample.k[name] for name in both]]
-    return attribute_sigma(
-        k, [[sample.baseline_lambda[name] for name in both], [sample.lambda_[name] for name in both]]
-    )
+    k = [[column[name] for name in names] for column in (sample.baseline, sample.k)]  # (2, matrices)
+    lambda_ = [[column[name] for name in names] for column in (sample.baseline_lambda, sample.lambda_)]  # (2, matrices)
+    return attribute_sigma(k, lambda_)
 
 
 def _odd(sample: ComparedSample, fits: Mapping[str, WeibullFit]) -> tuple[OddMatrix, ...]:
-    by_kind: dict[str, list[Component]] = {}
-    for component in sample.comparable:
-        by_kind.setdefault(component.label, []).append(component)
     found = []
-    for members in by_kind.values():
-        centre = median(sample.k[c.name] for c in members)
-        scale = 1.4826 * median(abs(sample.k[c.name] - centre) for c in members)
-        for component in members:
+    for kind in sample.medians():
+        # A robust standard deviation, so that the odd matrix itself does not widen it.
+        sd = 1.4826 * median(abs(sample.k[name] - kind.k) for name in kind.names)
+        for component in (c for c in sample.comparable if c.name in kind.names):
             name = component.name
-            apart, noise = abs(sample.k[name] - centre), sample.k_se.get(name, 0.0)
-            if why := _why_odd(component, sample, apart > max(MIN_SEPARATION, FAR * max(scale, noise)), centre):
+            limit = max(MIN_DEVIATION, MAX_DEVIATION * max(sd, sample.k_se.get(name, 0.0)))
+            if why := _why_odd(component, sample, abs(sample.k[name] - kind.k) > limit, kind.k):
                 k, r2 = sample.k[name], sample.r2[name]
                 found.append(OddMatrix(name, component.label, component.block, k, r2, why, fits.get(name)))
     return tuple(sorted(found, key=lambda odd: odd.k))
 
 
 def _why_odd(component: Component, sample: ComparedSample, far: bool, centre: float) -> str:
-    k, r2, what = sample.k[component.name], sample.r2[component.name], []
+    k, r2, reasons = sample.k[component.name], sample.r2[component.name], []
     if r2 < ONE_POPULATION:
-        what.append(f"R² {r2:.3f}: not one population")
+        reasons.append(f"R² {r2:.3f}: not one population")
     if far:
-        what.append(f"k far from the kind's median {centre:.3f}")
-    shallow = component.block is not None and component.block <= SHALLOW[0] and k <= SHALLOW[1]
-    if what and shallow and component.kind.startswith("ffn_"):
-        what.append("published Qwen models of 3 B and above have such blocks among the first six")
-    return "; ".join(what)
+        reasons.append(f"k far from the kind's median {centre:.3f}")
+    shallow = component.block is not None and component.block <= LAST_SHALLOW_BLOCK and k <= SHALLOW_K
+    if reasons and shallow and component.kind.startswith("ffn_"):
+        reasons.append("published Qwen models of 3 B and above have such blocks among the first six")
+    return "; ".join(reasons)
 
 
 def _notes(sample: ComparedSample) -> list[str]:
     if not sample.baseline:
         return [f"there is no baseline before this sample: drift is against the anchor of {_start(sample)}"]
-    trained = [m.kind for m in sample.medians() if _known(m.kind, sample) and not _from_scratch(m, sample)]
+    trained = [
+        m.kind for m in sample.medians() if expected_range(m.kind, sample.attention) and not _from_scratch(m, sample)
+    ]
     if trained:
         return [
-            f"at the baseline k of {', '.join(trained)} was that of no initialisation: drift and T/τ count from there"
+            f"at the baseline k of {', '.join(trained)} was not that of an initialisation: drift and T/τ count from there"
         ]
     young = sample.t_over_tau is not None and training_state(sample.t_over_tau) == "transition"
     return [EARLY_TRAINING] if young else []
@@ -286,10 +276,6 @@ def _notes(sample: ComparedSample) -> list[str]:
 
 def _start(sample: ComparedSample) -> str:
     if sample.initialisation is None:
-        return "the initialisation that each k looks like"
+        return "the initialisation nearest to each k"
     name, k = sample.initialisation, anchors()[sample.initialisation].k
-    return f"{name.replace('_', ' ')} initialisation, k = {k:.4f}, which the feed-forward matrices are nearest to"
-
-
-def _known(kind: str, sample: ComparedSample) -> bool:
-    return expected_range(kind, sample.attention) is not None
+    return f"{name.replace('_', ' ')} initialisation, k = {k:.4f}, the nearest to the feed-forward matrices"

@@ -6,25 +6,25 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import median, stdev, variance
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 from weibull_monitor.analysis.attention import Attention
-from weibull_monitor.analysis.published import PUBLISHED, AttentionKind
+from weibull_monitor.analysis.published import FEED_FORWARD, PUBLISHED, AttentionKind, published_medians
 from weibull_monitor.model.components import CLASS_OF_KIND
 
 Position = Literal["below", "just below", "inside", "just above", "above"]
 MIN_MODELS: Final = 3
-"""Fewer models of a type than this do not tell how much models of that type differ."""
+"""With fewer models of a type, their spread is not estimated."""
 ROUNDING: Final = 1e-4
 """Published medians have four decimals here, and fits are exact to about as much."""
 
 
 @dataclass(frozen=True)
 class ExpectedRange:
-    """Where the medians over the blocks of published models lie.
+    """The range of published per-model medians of k, each over the blocks of one model.
 
-    The range is that of the models, no more: with m models of one type, one more like them falls outside with a probability of
-    2/(m + 1). So what lies outside by less than ``spread`` is called ``just`` outside.
+    With m models of one type, the next one like them falls outside with probability 2/(m + 1). A value that is outside by
+    less than ``spread`` is therefore called ``just`` outside.
 
     Attributes:
         of: The kind or class.
@@ -58,16 +58,16 @@ class ExpectedRange:
 
 
 def expected_range(of: str, attention: AttentionKind | Attention | None = None) -> ExpectedRange | None:
-    """The range of the published medians of a kind or class, over models with the same type of attention.
+    """The range of published per-model medians of k of a kind or class, over models with the same type of attention.
 
-    Feed-forward kinds do not depend on attention: all models count. Of multi-head attention stored apart one model is
-    published without QK-norm and one with it: too few for a range of each, so W_q and W_k of both make one range, 0.76 to
-    0.99, as published (without: 0.76 and 0.81; with: 0.97 and 0.99).
+    Feed-forward kinds do not depend on attention, so all 20 models count. Only one model with multi-head attention stored as
+    three matrices is published without QK-norm and one with it. That is too few for two ranges, so W_q and W_k of both make
+    one, 0.76 to 0.99 (without: 0.76 and 0.81; with: 0.97 and 0.99).
 
     Args:
-        of: A kind (``attn_q``) or a class (``selection``, ``transmission``). The class ``transmission`` means feed-forward
-            matrices, each model counting once with the median over its kinds. A kind of another name, such as that of a
-            cross-attention (``cross_attn_q``), has no published figures.
+        of: A kind (``attn_q``) or a class (``selection``, ``transmission``). The class ``transmission`` stands for the
+            feed-forward matrices; each model counts once, with the median over its kinds. Other names, such as the kinds of
+            cross-attention (``cross_attn_q``), have no published values.
         attention: The type of attention; not needed for feed-forward kinds.
 
     Returns:
@@ -87,17 +87,19 @@ def expected_range(of: str, attention: AttentionKind | Attention | None = None) 
 @lru_cache(maxsize=256)
 def _range(of: str, like: frozenset[AttentionKind]) -> ExpectedRange | None:
     if of == "transmission":
-        values = [median(k for kind, k in m.k.items() if not _depends_on_attention(kind)) for m in PUBLISHED]
+        values = [median(k for kind, k in model.k.items() if kind in FEED_FORWARD) for model in PUBLISHED]
         return ExpectedRange(of, min(values), max(values), len(values), stdev(values))
     kinds = tuple(kind for kind in _KINDS if kind == of or (of == "selection" and CLASS_OF_KIND[kind] == of))
     if of in ("attn_q", "attn_k") and like & {"mha", "mha_qk_norm"}:
         kinds = ("attn_q", "attn_k")
-    models = [m for m in PUBLISHED if m.attention in like or not any(map(_depends_on_attention, kinds))]
-    values = [m.k[kind] for m in models for kind in kinds if kind in m.k]
+    attention = None if set(kinds) <= set(FEED_FORWARD) else like
+    values = published_medians(kinds, attention)
     if not values:
         return None
-    counted = sum(any(kind in m.k for kind in kinds) for m in models)
-    return ExpectedRange(of, min(values), max(values), counted, max(spread(kind, like) for kind in kinds))
+    models = sum(
+        bool(model.k.keys() & set(kinds)) for model in PUBLISHED if attention is None or model.attention in attention
+    )
+    return ExpectedRange(of, min(values), max(values), models, max(spread(kind, like) for kind in kinds))
 
 
 def spread(kind: str, like: frozenset[AttentionKind]) -> float:
@@ -105,30 +107,23 @@ def spread(kind: str, like: frozenset[AttentionKind]) -> float:
 
     Args:
         kind: A kind that is published.
-        like: The types of attention. Where they have fewer than three models, the standard deviation within the other types,
-            pooled: an assumption.
+        like: The types of attention. Where they have fewer than three models, the pooled standard deviation within the
+            other types is taken: an assumption.
 
     >>> round(spread("attn_q", frozenset({"gqa"})), 4), round(spread("attn_qkv", frozenset({"fused"})), 4)
     (0.0197, 0.0543)
     """
-    groups: dict[AttentionKind, list[float]] = {}
-    for model in PUBLISHED:
-        if kind in model.k:
-            groups.setdefault(model.attention, []).append(model.k[kind])
-    enough = {attention: values for attention, values in groups.items() if len(values) >= MIN_MODELS}
-    own = {attention: values for attention, values in enough.items() if attention in like}
-    pooled = (own or enough).values()
+    by_type = {attention: published_medians((kind,), {attention}) for attention in get_args(AttentionKind)}
+    enough = {attention: values for attention, values in by_type.items() if len(values) >= MIN_MODELS}
+    own = [values for attention, values in enough.items() if attention in like]
+    pooled = own or list(enough.values())
     freedom = sum(len(values) - 1 for values in pooled)
     return math.sqrt(sum((len(values) - 1) * variance(values) for values in pooled) / freedom)
 
 
 def spread_is_known(kind: str, like: frozenset[AttentionKind]) -> bool:
-    """Whether there are enough models of these types of attention to tell how much they differ."""
-    return any(sum(m.attention == one and kind in m.k for m in PUBLISHED) >= MIN_MODELS for one in like)
-
-
-def _depends_on_attention(kind: str) -> bool:
-    return kind.startswith("attn_")
+    """Whether one of these types of attention has enough models to estimate the spread between them."""
+    return any(len(published_medians((kind,), {attention})) >= MIN_MODELS for attention in like)
 
 
 _KINDS: Final = tuple(dict.fromkeys(kind for model in PUBLISHED for kind in model.k))

@@ -5,18 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from weibull_monitor.analysis.attention import Attention
-from weibull_monitor.analysis.classify import initialisation_of
+from weibull_monitor.analysis.classify import MILD_DRIFT, initialisation_of
 from weibull_monitor.analysis.expected import spread, spread_is_known
 from weibull_monitor.analysis.published import PUBLISHED, AttentionKind, PublishedModel
 from weibull_monitor.analysis.sample import ComparedSample, KindMedian, KnownAttention, Source, compared_sample
 from weibull_monitor.measure.weibull import anchors
 
-SMALLEST = 15_000_000
-"""Elements in the blocks of the smallest published model are 18.9 M (Pythia-70M: 12·512²·6)."""
-NO_DRIFT = 0.01
-"""If no kind's median is further from its start than this, resemblance is that of initialisations."""
+MIN_ELEMENTS: Final = 15_000_000
+"""Smaller models get a note: the blocks of the smallest published model have 18.9 M elements (Pythia-70M: 12·512²·6)."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +42,12 @@ class KindDifference:
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A published model and how far it is.
+    """A published model and its distance.
 
     Attributes:
         model: The model.
         distance: Root mean square of the differences in standard errors: about 1 for two published models of one type.
-        kinds: The differences, those that make most of it first.
+        kinds: The differences, the largest first.
     """
 
     model: PublishedModel
@@ -61,9 +60,9 @@ class Nearest:
     """The published models by distance.
 
     Attributes:
-        attention: The attention of what was compared.
-        neighbours: The models that it may be compared with, the nearest first.
-        notes: What to bear in mind.
+        attention: The attention of the model that was compared.
+        neighbours: The published models that can be compared, the nearest first.
+        notes: What to keep in mind.
     """
 
     attention: Attention | None
@@ -76,24 +75,26 @@ def nearest(
     attention: KnownAttention = None,
     models: Sequence[PublishedModel] = PUBLISHED,
 ) -> Nearest:
-    """The published models nearest to a sample, like compared with like.
+    """The published models nearest to a sample, among those with the same type of attention.
 
-    Only models with the same type of attention are compared (fused with fused, shared keys with shared keys), kind by kind, by
-    the medians of k over the blocks. λ is left out: it follows learning rate, weight decay and width. Sampling noise alone
-    would be no measure: it is 0.0003 for one matrix of 4096 × 4096, and models of one type differ by 0.005 to 0.05. Each
-    difference is therefore divided by the standard error that it would have between two models of one type (see
-    `KindDifference`).
+    Kinds are compared by the medians of k over the blocks; fused matrices with fused ones, shared keys with shared keys. λ is
+    left out, because it follows learning rate, weight decay and width. Sampling noise alone would not be a useful unit: it is
+    0.0003 for one matrix of 4096 × 4096, while models of one type differ by 0.005 to 0.05. So each difference is divided by
+    its standard error between two models of one type (see `KindDifference`).
 
-    Where no published model has this attention, feed-forward kinds alone are compared, with all models.
+    If no published model has this attention, only feed-forward kinds are compared, with all models.
 
     Args:
-        source: A live `Snapshot`, a `RecordedSnapshot`, or a history: its last sample.
-        attention: What `attention_types` says of the model, or an `Attention`. A history records it; a sample alone does not
-            tell whether queries and keys are normalised.
-        models: What to compare with.
+        source: A live `Snapshot`, a `RecordedSnapshot`, or a `History`: its last sample.
+        attention: The result of `attention_types`, or an `Attention`. A history records it; a sample alone does not show
+            whether queries and keys are normalised.
+        models: The models to compare with.
 
     Returns:
         The models by distance; none if no kind can be compared.
+
+    Raises:
+        ConfigurationError: For a history without samples, or a source of another type.
     """
     sample = compared_sample(source, attention)
     medians = {m.kind: m for m in sample.medians()}
@@ -135,22 +136,22 @@ def _notes(sample: ComparedSample, medians: dict[str, KindMedian], like: tuple[A
         notes.append("whether queries and keys are normalised is not known: models with and without are compared")
     if sample.attention is not None and sample.attention.differs:
         notes.append(f"some blocks have another attention: {sample.attention.differs}")
-    of = frozenset(like)
-    assumed = [kind for kind in medians if kind.startswith("attn_") and like and _published(kind, like)]
-    if any(not spread_is_known(kind, of) for kind in assumed):
+    published = [kind for kind in medians if _published(kind, like)]
+    assumed = [kind for kind in published if like and kind.startswith("attn_")]
+    if not all(spread_is_known(kind, frozenset(like)) for kind in assumed):
         notes.append(
-            "one multi-head model stored apart is published with QK-norm and one without: how much such models differ is not "
-            "known, and the spread of models with shared keys is taken"
+            "only one multi-head model with separate matrices is published with QK-norm and one without: how much such models "
+            "differ is not known, so the spread of models with shared keys is taken"
         )
-    if (elements := sum(c.numel for c in sample.comparable)) < SMALLEST:
+    if (elements := sum(c.numel for c in sample.comparable)) < MIN_ELEMENTS:
         notes.append(
             f"the matrices compared have {elements:,} elements; those of the smallest published model have 18.9 million, and all "
             "were trained on 300 billion tokens or more"
         )
-    starts = [sample.baseline[c.name] for c in sample.comparable if c.name in sample.baseline]
-    if medians and all(_as_initialised(m, sample, bool(starts)) for m in medians.values() if _published(m.kind, like)):
+    has_baseline = any(c.name in sample.baseline for c in sample.comparable)
+    if medians and all(_as_initialised(medians[kind], sample, has_baseline) for kind in published):
         notes.append(
-            "no published kind has moved by 1 % from where it started: the resemblance is that of initialisations"
+            "no kind that is published has moved by 1 % from its start: the resemblance is that of initialisations"
         )
     if sample.experts:
         notes.append("no model with experts is published: they are left out")
@@ -165,6 +166,6 @@ def _published(kind: str, like: tuple[AttentionKind, ...]) -> bool:
 
 def _as_initialised(kind: KindMedian, sample: ComparedSample, has_baseline: bool) -> bool:
     if has_baseline:
-        pairs = [sample.k[name] / sample.baseline[name] - 1.0 for name in kind.names if name in sample.baseline]
-        return all(abs(drift) < NO_DRIFT for drift in pairs)
-    return abs(kind.k / anchors()[sample.initialisation or initialisation_of(kind.k)].k - 1.0) < NO_DRIFT
+        drifts = [sample.k[name] / sample.baseline[name] - 1.0 for name in kind.names if name in sample.baseline]
+        return all(abs(drift) < MILD_DRIFT for drift in drifts)
+    return abs(kind.k / anchors()[sample.initialisation or initialisation_of(kind.k)].k - 1.0) < MILD_DRIFT

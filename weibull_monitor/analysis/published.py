@@ -2,23 +2,42 @@
 
 Transcribed from the tables of T. Ding, "A Two-Parameter Weibull Framework for Diagnosing Transformer Weight Distributions",
 arXiv:2605.18898 (2026), data DATABASE_v9_1 (twelve models of seven families, and a cohort of Qwen models), CC BY 4.0
-(creativecommons.org/licenses/by/4.0). Changes: our names of kinds, k to four decimals, λ to four digits; the three models that
-stand in both tables are taken from the first. The cohort's table gives no heads; that those models share keys among queries
-(GQA) and that of the Qwen models only Qwen3 normalises queries and keys is in their technical reports (arXiv:2407.10671,
-2412.15115, 2505.09388); Pythia's heads are in S. Biderman et al., arXiv:2304.01373.
+(creativecommons.org/licenses/by/4.0). Changes: our names of kinds, k to four decimals, λ to four digits; the three models
+that are in both tables are taken from the first. The cohort's table gives no heads. The technical reports say that those
+models share keys among queries (GQA), and that Qwen3 is the only one to normalise queries and keys (arXiv:2407.10671,
+2412.15115, 2505.09388). Pythia's heads are in S. Biderman et al., arXiv:2304.01373.
+
+Every published range that the package uses is defined or computed here, and says which statistic it is.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Literal
 
 AttentionKind = Literal["mha", "mha_qk_norm", "gqa", "fused"]
-"""What published models are told apart by: W_q, W_k, W_v stored apart, a key for every query head, without and with
-normalised queries and keys; keys shared among queries; W_q, W_k, W_v of multi-head attention stored as one matrix."""
+"""Types of attention among the published models.
+
+``mha``: multi-head, W_q, W_k and W_v stored as three matrices. ``mha_qk_norm``: the same with normalised queries and keys.
+``gqa``: keys shared among queries. ``fused``: multi-head, W_q, W_k and W_v stored as one matrix.
+"""
+Confidence = Literal["explicit", "inferred", "estimated", ""]
+
+FEED_FORWARD: Final = ("ffn_gate", "ffn_up", "ffn_down", "ffn_in", "ffn_out")
+"""The published feed-forward kinds."""
+FEED_FORWARD_BAND: Final = (1.186, 1.204)
+"""Range of per-model medians of k over all feed-forward matrices of a model: 12 models of 7 families, 70 M to 14 B.
+
+The text of the paper gives it. The table below holds medians per kind; their median per model goes from 1.187 to 1.204 for the
+same 12 models, and from 1.178 to 1.204 with the cohort, which is what `expected_range("transmission")` returns.
+"""
+LAST_SHALLOW_BLOCK: Final = 5
+"""Shallow blocks are 0 to this one: where Qwen models of 3 B and above have feed-forward matrices of very low k."""
+SHALLOW_K: Final = 0.70
+"""Upper end of the lowest feed-forward k over the shallow blocks of those models: a range over single matrices."""
 
 
 @dataclass(frozen=True)
@@ -30,18 +49,18 @@ class PublishedModel:
         family: Its family.
         size: Its number of parameters, as published.
         attention: Type of its attention.
+        blocks: Number of transformer blocks.
+        tokens: Training tokens, as published.
+        k: Shape by kind, median over the blocks.
+        lambda_: Scale by kind, median over the blocks.
         query_heads: Number of query heads, if published.
         key_value_heads: Number of heads of keys and values, if published.
         qk_norm: Whether queries and keys are normalised.
-        blocks: Number of transformer blocks.
-        tokens: Training tokens, as published.
         eta_peak: η at its peak, if published.
         weight_decay: λ_wd, if published.
         steps: Optimizer steps, if published.
-        confidence: How the hyper-parameters are known: ``explicit`` from the authors of the model, ``inferred`` or ``estimated``
+        confidence: Source of the hyper-parameters: ``explicit`` from the authors of the model, ``inferred`` or ``estimated``
             by the author of the table; empty where there are none.
-        k: Shape by kind, median over the blocks.
-        lambda_: Scale by kind, median over the blocks.
         shallow_ffn_k_min: Lowest k of a feed-forward matrix within blocks 0 to 5, if published.
     """
 
@@ -49,17 +68,17 @@ class PublishedModel:
     family: str
     size: str
     attention: AttentionKind
-    query_heads: int | None
-    key_value_heads: int | None
-    qk_norm: bool
     blocks: int
     tokens: str
-    eta_peak: float | None
-    weight_decay: float | None
-    steps: int | None
-    confidence: Literal["explicit", "inferred", "estimated", ""]
     k: Mapping[str, float]
     lambda_: Mapping[str, float]
+    query_heads: int | None = None
+    key_value_heads: int | None = None
+    qk_norm: bool = False
+    eta_peak: float | None = None
+    weight_decay: float | None = None
+    steps: int | None = None
+    confidence: Confidence = ""
     shallow_ffn_k_min: float | None = None
 
     @property
@@ -80,7 +99,6 @@ class PublishedModel:
 
 
 _Fit = tuple[float, float]
-_Confidence = Literal["explicit", "inferred", "estimated", ""]
 _GATED: Final = ("attn_q", "attn_k", "attn_v", "attn_o", "ffn_gate", "ffn_up", "ffn_down")
 _PLAIN: Final = ("attn_qkv", "attn_o", "ffn_in", "ffn_out")
 
@@ -92,9 +110,11 @@ def _columns(kinds: tuple[str, ...], fits: tuple[_Fit, ...]) -> tuple[Mapping[st
 
 
 def _pythia(size: str, heads: int, blocks: int, eta: float, *fits: _Fit) -> PublishedModel:
-    name = f"pythia-{size.lower()}"
-    known = (heads, heads, False, blocks, "300B", eta, 0.01, 143_000)
-    return PublishedModel(name, "Pythia", size, "fused", *known, "explicit", *_columns(_PLAIN, fits))
+    k, lambda_ = _columns(_PLAIN, fits)
+    known = (heads, heads, False, eta, 0.01, 143_000)
+    return PublishedModel(
+        f"pythia-{size.lower()}", "Pythia", size, "fused", blocks, "300B", k, lambda_, *known, "explicit"
+    )
 
 
 def _gated(
@@ -106,24 +126,26 @@ def _gated(
     tokens: str,
     eta: float,
     steps: int,
-    confidence: _Confidence,
+    confidence: Confidence,
     *fits: _Fit,
 ) -> PublishedModel:
     query, key_value = heads
     attention: AttentionKind = "gqa" if key_value < query else "mha_qk_norm" if qk_norm else "mha"
     size = name.rpartition("-")[2].upper()
-    known = (query, key_value, qk_norm, blocks, tokens, eta, 0.1, steps)
+    k, lambda_ = _columns(_GATED, fits)
+    known = (query, key_value, qk_norm, eta, 0.1, steps)
     shallow = _SHALLOW.get(name)
-    return PublishedModel(name, family, size, attention, *known, confidence, *_columns(_GATED, fits), shallow)
+    return PublishedModel(name, family, size, attention, blocks, tokens, k, lambda_, *known, confidence, shallow)
 
 
 def _cohort(name: str, blocks: int, tokens: str, *fits: _Fit) -> PublishedModel:
     family, _, size = name.replace("-math", "").rpartition("-")
-    unknown = (None, None, False, blocks, tokens, None, None, None, "")
-    columns = _columns(_GATED, fits)
-    return PublishedModel(name, family.capitalize(), size.upper(), "gqa", *unknown, *columns, _SHALLOW[name])  # type: ignore[arg-type]
+    k, lambda_ = _columns(_GATED, fits)
+    family, size, shallow = family.capitalize(), size.upper(), _SHALLOW[name]
+    return PublishedModel(name, family, size, "gqa", blocks, tokens, k, lambda_, shallow_ffn_k_min=shallow)
 
 
+# Lowest k of a feed-forward matrix within blocks 0 to 5: single matrices, no medians.
 _SHALLOW: Final = {
     "qwen2-1.5b": 1.179,
     "qwen2.5-1.5b": 1.167,
@@ -203,3 +225,21 @@ def published(name: str) -> PublishedModel:
         if model.name == name:
             return model
     raise KeyError(f"{name!r} is not published; there are {', '.join(m.name for m in PUBLISHED)}")
+
+
+def published_medians(kinds: Collection[str], attention: Collection[AttentionKind] | None = None) -> list[float]:
+    """All published per-model medians of k of some kinds.
+
+    Args:
+        kinds: The kinds.
+        attention: Only models with one of these types of attention; all models by default.
+
+    Returns:
+        One value per model and kind, each a median over the blocks of that model.
+
+    >>> values = published_medians(("attn_q", "attn_k"), {"gqa"})
+    >>> len(values), min(values), max(values)  # 13 models
+    (26, 1.0947, 1.1638)
+    """
+    models = [model for model in PUBLISHED if attention is None or model.attention in attention]
+    return [model.k[kind] for model in models for kind in kinds if kind in model.k]

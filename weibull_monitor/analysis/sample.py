@@ -1,4 +1,4 @@
-"""One form for what can be compared with the published models: a live sample, a recorded one, a whole history."""
+"""`ComparedSample`: the common form of a live sample, a recorded one or a whole history, ready to be compared."""
 
 from __future__ import annotations
 
@@ -6,38 +6,17 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any, Protocol, cast
+from typing import Any
 
 from weibull_monitor.analysis.attention import Attention, attention_of
 from weibull_monitor.analysis.classify import initialisation_of
 from weibull_monitor.errors import ConfigurationError
 from weibull_monitor.history.reasons import EXPLANATION
+from weibull_monitor.history.record import History, RecordedSnapshot
 from weibull_monitor.history.snapshot import Snapshot
 from weibull_monitor.model.components import AttentionType, Component, representatives
 
-
-class Recorded(Protocol):
-    """A recorded sample, as `weibull_monitor.trackers.RecordedSnapshot` is one."""
-
-    @property
-    def step(self) -> int: ...  # noqa: D102
-    @property
-    def components(self) -> tuple[Component, ...]: ...  # noqa: D102
-    def values(self, column: str, /) -> Mapping[str, float]: ...  # noqa: D102
-
-
-class Run(Protocol):
-    """A recorded run, as `read_history` returns it."""
-
-    @property
-    def path(self) -> Any: ...  # noqa: D102
-    @property
-    def runs(self) -> Sequence[Any]: ...  # noqa: D102
-    @property
-    def snapshots(self) -> Sequence[Recorded]: ...  # noqa: D102
-
-
-Source = Snapshot | Recorded | Run
+Source = Snapshot | RecordedSnapshot | History
 KnownAttention = Attention | Iterable[AttentionType | Mapping[str, Any]] | None
 
 
@@ -47,21 +26,17 @@ class KindMedian:
 
     Attributes:
         kind: The kind, as metric keys spell it.
-        component_class: Its class.
         k: Median over the matrices.
-        se: Standard error of that median: from the spread over the matrices, or from the fits where that is wider.
+        se: Standard error of that median: from the spread over the matrices, or from the fits if that is larger.
         lambda_: Median scale.
-        r2: Lowest R².
-        matrices: How many there are.
+        matrices: Number of matrices.
         names: Their names.
     """
 
     kind: str
-    component_class: str
     k: float
     se: float
     lambda_: float
-    r2: float
     matrices: int
     names: tuple[str, ...]
 
@@ -72,16 +47,16 @@ class ComparedSample:
 
     Attributes:
         step: Optimizer steps taken.
-        components: What was measured.
+        components: The components of the sample.
         k: Shape by component name.
-        k_se: Its standard error.
-        lambda_: Scale.
-        r2: R².
-        baseline: Shape before training, by component name; empty if not known.
-        baseline_lambda: Scale before training, likewise.
+        k_se: Standard error of k by component name.
+        lambda_: Scale by component name.
+        r2: R² of the fit by component name.
+        baseline: Shape before training by component name; empty if not known.
+        baseline_lambda: Scale before training by component name; empty if not known.
         attention: Attention of the main tower; None if there is none.
         t_over_tau: Training time in units of τ, or None.
-        clock: How that was computed, or why there is none.
+        clock: How ``t_over_tau`` was computed, or why there is no value.
     """
 
     step: int
@@ -103,23 +78,23 @@ class ComparedSample:
 
     @property
     def comparable(self) -> tuple[Component, ...]:
-        """Dense matrices of the main tower, each standing once for its kind: what published models have figures of."""
-        main = self.towers[0] if self.towers else ""
-        stand = representatives(self.components)
+        """Dense matrices of the main tower with a fit, each once: the ones that published models have values for."""
+        main = self.towers[:1]
+        shown = representatives(self.components)
         return tuple(
-            c for c in stand if c.tower == main and c.expert is None and len(c.shape) == 2 and c.name in self.k
+            c for c in shown if c.tower in main and c.expert is None and len(c.shape) == 2 and c.name in self.k
         )
 
     @property
     def experts(self) -> bool:
-        """Whether there are experts, of which no published model has any."""
+        """Whether the model has experts; no published model has."""
         return any(c.expert is not None or (c.kind.startswith("ffn_") and len(c.shape) > 2) for c in self.components)
 
     @property
     def initialisation(self) -> str | None:
-        """The initialisation that the feed-forward matrices look like, which training moves least; None if there are none.
+        """The initialisation that the feed-forward matrices look like; None if there are none.
 
-        A guess for want of a baseline: see `initialisation_of`.
+        Training moves these matrices least, but it is a guess for runs without a baseline: see `initialisation_of`.
         """
         shapes = [self.k[c.name] for c in self.comparable if c.kind.startswith("ffn_")]
         return initialisation_of(median(shapes)) if shapes else None
@@ -137,95 +112,96 @@ class ComparedSample:
         k = [self.k[name] for name in names]
         return KindMedian(
             kind=kind,
-            component_class=members[0].component_class,
             k=median(k),
             se=_se_of_median(k, [self.k_se[name] for name in names if name in self.k_se]),
             lambda_=median(self.lambda_[name] for name in names),
-            r2=min(self.r2[name] for name in names),
             matrices=len(names),
             names=names,
         )
 
 
-def compared_sample(source: Source | ComparedSample, attention: KnownAttention = None) -> ComparedSample:
-    """Brings a source into that form.
+def compared_sample(
+    source: Source | ComparedSample, attention: KnownAttention = None, step: int | None = None
+) -> ComparedSample:
+    """Brings a sample or a history into the common form.
 
     Args:
-        source: A `Snapshot`, a recorded one, a history (its last sample), or a `ComparedSample`, which is returned as it is.
-        attention: What is known of the attention, as `attention_types` returns it; a history records it. By default told from the
-            sizes of the matrices.
+        source: A `Snapshot`, a `RecordedSnapshot`, a `History`, or a `ComparedSample`, which is returned. A history also has
+            the baseline and the training time.
+        attention: The attention as `attention_types` returns it. By default as the history records it, or from the sizes of
+            the matrices.
+        step: Step of the sample within a history; the last one by default.
 
     Raises:
-        ConfigurationError: For a history without samples, or an object of another type.
+        ConfigurationError: For a history without samples or without that step, a step of something else than a history, or an
+            object of another type.
     """
+    if isinstance(source, History):
+        return _of_history(source, attention, step)
+    if step is not None:
+        raise ConfigurationError("a step can be chosen of a history only; pass what read_history returns")
     if isinstance(source, ComparedSample):
         return source
     if isinstance(source, Snapshot):
-        fits = {name: fit for name, fit in source.fits.items() if fit.available}
-        start = source.baseline if source.step else {}
-        spent = [s.t_over_tau for s in source.scaling.values() if s.t_over_tau is not None]
-        return ComparedSample(
-            step=source.step,
-            components=source.components,
-            k={name: fit.k for name, fit in fits.items()},
-            k_se={name: fit.k_se for name, fit in fits.items()},
-            lambda_={name: fit.lambda_ for name, fit in fits.items()},
-            r2={name: fit.r2 for name, fit in fits.items()},
-            baseline={name: at_start.k for name, at_start in start.items()},
-            baseline_lambda={name: at_start.lambda_ for name, at_start in start.items()},
-            attention=_attention(source.components, attention),
-            t_over_tau=median(spent) if spent else None,
-            clock="S = Σ η·λ_wd" if spent else "",
-        )
-    if hasattr(source, "snapshots") and hasattr(source, "runs"):
-        return compared_sample_at(cast(Run, source), None, attention)
-    if hasattr(source, "components") and hasattr(source, "values"):
+        return _of_snapshot(source, attention)
+    if isinstance(source, RecordedSnapshot):
         return _of_record(source, attention)
     raise ConfigurationError(
         f"a {type(source).__name__} cannot be compared; pass a Snapshot, a RecordedSnapshot or what read_history returns"
     )
 
 
-def at_step(run: Run, step: int | None) -> Recorded:
-    """The last sample of a run, or the one of a step.
-
-    Raises:
-        ConfigurationError: If there is none.
-    """
-    if not run.snapshots:
-        raise ConfigurationError(f"{run.path} holds no samples yet")
-    if step is None:
-        return run.snapshots[-1]
-    for snapshot in run.snapshots:
-        if snapshot.step == step:
-            return snapshot
-    nearest = min(run.snapshots, key=lambda s: abs(s.step - step))
-    raise ConfigurationError(f"{run.path} holds no sample of step {step}; the nearest is of step {nearest.step}")
-
-
-def compared_sample_at(run: Run, step: int | None = None, attention: KnownAttention = None) -> ComparedSample:
-    """A run's sample of one step, or its last, with the run's baseline and hyper-parameters."""
-    snapshot = at_step(run, step)
-    recorded = attention if attention is not None else (getattr(run.runs[-1], "attention", ()) if run.runs else ())
-    first = run.snapshots[0]
-    trained = first.step == 0 and snapshot.step > 0
+def _of_history(run: History, attention: KnownAttention, step: int | None) -> ComparedSample:
+    snapshot = _at_step(run, step)
+    recorded = run.runs[-1].attention if run.runs else ()
+    start = run.baseline if snapshot.step > 0 else None
     t_over_tau, clock = _t_over_tau(run, snapshot)
     return _of_record(
         snapshot,
-        recorded,
-        baseline=first.values("k") if trained else {},
-        baseline_lambda=first.values("lambda") if trained else {},
+        attention if attention is not None else recorded,
+        baseline=start.values("k") if start else {},
+        baseline_lambda=start.values("lambda") if start else {},
         t_over_tau=t_over_tau,
         clock=clock,
     )
 
 
-def _of_record(snapshot: Recorded, attention: KnownAttention, **more: Any) -> ComparedSample:
-    columns = {name: dict(snapshot.values(name)) for name in ("k", "k_se", "lambda", "r2")}
-    fitted = {name for name in columns["k"] if name in columns["lambda"] and name in columns["r2"]}
+def _at_step(run: History, step: int | None) -> RecordedSnapshot:
+    if not run.snapshots:
+        raise ConfigurationError(f"{run.path} holds no samples yet")
+    if step is None:
+        return run.snapshots[-1]
+    nearest = min(run.snapshots, key=lambda snapshot: abs(snapshot.step - step))
+    if nearest.step != step:
+        raise ConfigurationError(f"{run.path} holds no sample of step {step}; the nearest is of step {nearest.step}")
+    return nearest
+
+
+def _of_snapshot(snapshot: Snapshot, attention: KnownAttention) -> ComparedSample:
+    fits = {name: fit for name, fit in snapshot.fits.items() if fit.available}
+    start = snapshot.baseline if snapshot.step else {}
+    spent = [s.t_over_tau for s in snapshot.scaling.values() if s.t_over_tau is not None]
     return ComparedSample(
         step=snapshot.step,
-        components=tuple(snapshot.components),
+        components=snapshot.components,
+        k={name: fit.k for name, fit in fits.items()},
+        k_se={name: fit.k_se for name, fit in fits.items()},
+        lambda_={name: fit.lambda_ for name, fit in fits.items()},
+        r2={name: fit.r2 for name, fit in fits.items()},
+        baseline={name: reference.k for name, reference in start.items()},
+        baseline_lambda={name: reference.lambda_ for name, reference in start.items()},
+        attention=_attention(snapshot.components, attention),
+        t_over_tau=median(spent) if spent else None,
+        clock="S = Σ η·λ_wd" if spent else "",
+    )
+
+
+def _of_record(snapshot: RecordedSnapshot, attention: KnownAttention, **more: Any) -> ComparedSample:
+    columns = {name: snapshot.values(name) for name in ("k", "k_se", "lambda", "r2")}
+    fitted = columns["k"].keys() & columns["lambda"].keys() & columns["r2"].keys()
+    return ComparedSample(
+        step=snapshot.step,
+        components=snapshot.components,
         k={name: k for name, k in columns["k"].items() if name in fitted},
         k_se=columns["k_se"],
         lambda_=columns["lambda"],
@@ -235,8 +211,12 @@ def _of_record(snapshot: Recorded, attention: KnownAttention, **more: Any) -> Co
     )
 
 
-def _t_over_tau(run: Run, snapshot: Recorded) -> tuple[float | None, str]:
-    """T·η_peak·λ_wd as published, with the highest η sampled so far: median over the matrices that have both; and how."""
+def _t_over_tau(run: History, snapshot: RecordedSnapshot) -> tuple[float | None, str]:
+    """T·η_peak·λ_wd as published, with the highest η sampled so far: median over the matrices that have both.
+
+    Returns:
+        The value, or None; and how it was computed, or why there is none.
+    """
     peak: dict[str, float] = {}
     decays: dict[str, set[float]] = {}
     for earlier in run.snapshots:
@@ -247,7 +227,7 @@ def _t_over_tau(run: Run, snapshot: Recorded) -> tuple[float | None, str]:
                 decays.setdefault(name, set()).add(decay)
     used = [name for name in snapshot.values("weight_decay") if peak.get(name, 0.0) > 0 and max(decays[name]) > 0]
     if any(len(decays[name]) > 1 for name in used):
-        return None, "none: the weight decay changed on the way, and T·η_peak·λ_wd is for a constant one"
+        return None, "none: the weight decay changed on the way, and T·η_peak·λ_wd needs a constant one"
     products = [peak[name] * next(iter(decays[name])) for name in used]
     if why := _outside_the_law(run):
         return None, f"none: {why}"
@@ -256,9 +236,9 @@ def _t_over_tau(run: Run, snapshot: Recorded) -> tuple[float | None, str]:
     return median(products) * snapshot.step, "T·η_peak·λ_wd"
 
 
-def _outside_the_law(run: Run) -> str:
-    """Why the run's training time in units of τ means nothing, by the optimizers that it recorded; empty if it does."""
-    optimizers = getattr(run.runs[-1], "optimizers", ()) if run.runs else ()
+def _outside_the_law(run: History) -> str:
+    """Why T/τ has no meaning for the optimizers of this run; empty if it has."""
+    optimizers = run.runs[-1].optimizers if run.runs else ()
     laws = {group["law"] for optimizer in optimizers for group in optimizer["groups"] if group.get("weight_decay")}
     return next((EXPLANATION.get(law, law) for law in sorted(laws) if law != "applies"), "")
 
@@ -281,7 +261,10 @@ def _towers(components: Sequence[Component]) -> tuple[str, ...]:
 
 
 def _se_of_median(values: Sequence[float], errors: Sequence[float]) -> float:
-    """1.2533·sd/√n of n > 2 normal values; sd from the median absolute deviation, which a few odd blocks do not move."""
+    """Standard error of a median: 1.2533·sd/√n for n > 2 normal values.
+
+    The sd is 1.4826 times the median absolute deviation, which a few odd blocks do not move.
+    """
     n = len(values)
     noise = math.sqrt(sum(e * e for e in errors) / len(errors)) if errors else 0.0
     if n < 3:

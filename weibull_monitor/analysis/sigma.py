@@ -1,7 +1,7 @@
-"""How much of the growth of σ is λ, and how much k: an exact decomposition of its logarithm.
+"""How much of the growth of σ comes from λ, and how much from k: an exact decomposition of its logarithm.
 
 Under the fit the standard deviation of |w| is σ = λ·C(k), C(k) = √(Γ(1 + 2/k) − Γ²(1 + 1/k)) (T. Ding, arXiv:2605.18898,
-2026), a product; so ln σ₁/σ₀ = ln λ₁/λ₀ + ln C(k₁)/C(k₀), with nothing left over and no order in which to take the two.
+2026). It is a product, so ln σ₁/σ₀ = ln λ₁/λ₀ + ln C(k₁)/C(k₀): nothing is left over, and the order does not matter.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from weibull_monitor.measure.weibull import Array, std
 
 MINOR_SHARE = 0.1
-"""A part of the movement below this share is little: the other dominates."""
+"""If one part has less than this share of the movement, the other part dominates."""
 NO_GROWTH = 1e-3
 """If neither part moves ln σ by more than this, σ is unchanged: se(ln λ) of a 1024 × 1024 matrix is 0.0008."""
 
@@ -26,8 +26,8 @@ Dominated = Literal["lambda", "k", "both", "unchanged"]
 class SigmaGrowth:
     """The growth of σ from the first point of a trajectory to each point, and its two parts.
 
-    Everything is a logarithm of a ratio to the first point: 0.1 is about 10 %. ``total == from_lambda + from_k`` exactly, but for
-    rounding, at every point; and because logarithms of ratios add along a trajectory, so do the parts of its pieces.
+    Everything is a logarithm of a ratio to the first point: 0.1 is about 10 %. At every point ``total == from_lambda + from_k``
+    up to rounding. The parts of consecutive pieces of a trajectory add up as well.
 
     Attributes:
         total: ln σ/σ₀, float64, shape (points,).
@@ -41,16 +41,16 @@ class SigmaGrowth:
 
     @property
     def share_of_lambda(self) -> float:
-        """The share of λ in all movement to the last point, |from_lambda|/(|from_lambda| + |from_k|); NaN where nothing moved.
+        """The share of λ in the movement to the last point, |from_lambda|/(|from_lambda| + |from_k|); NaN if nothing moved.
 
-        Of movement and not of the total, which may be small while its parts are large and opposite.
+        Not the share in ``total``, which may be small while its parts are large and opposite.
         """
         a, b = abs(float(self.from_lambda[-1])), abs(float(self.from_k[-1]))
         return a / (a + b) if a + b > 0 else float("nan")
 
     @property
     def dominated_by(self) -> Dominated:
-        """What moved σ to the last point: ``lambda`` or ``k`` if over 90 % of all movement is its, ``both`` otherwise."""
+        """What moved σ to the last point: ``lambda`` or ``k`` if it has over 90 % of the movement, else ``both``."""
         if max(abs(float(self.from_lambda[-1])), abs(float(self.from_k[-1]))) < NO_GROWTH:
             return "unchanged"
         share = self.share_of_lambda
@@ -84,38 +84,7 @@ def attribute_sigma(k: npt.ArrayLike, lambda_: npt.ArrayLike) -> SigmaGrowth:
     for name, values in (("k", shapes), ("lambda_", scales)):
         if not (np.isfinite(values).all() and (values > 0).all()):
             raise ValueError(f"{name} must be finite and above 0 everywhere; leave out points without a fit")
-    log_scale, log_form = np.log(scales), np.log(std(shapes))
-    parts = [x - x[0] for x in (log_scale, log_form)]
-    from_lambda, from_k = (x.mean(axis=1) if x.ndim == 2 else x for x in parts)
+    # Each factor of σ as a log ratio to the first point, (points,) or (points, matrices); then the mean over matrices.
+    parts = [x - x[0] for x in (np.log(scales), np.log(std(shapes)))]
+    from_lambda, from_k = (x.mean(axis=1) if x.ndim == 2 else x for x in parts)  # (points,)
     return SigmaGrowth(from_lambda + from_k, from_lambda, from_k)
-
-
-def paired_correlation(lambda_a: npt.ArrayLike, lambda_b: npt.ArrayLike) -> float | None:
-    """Pearson's r of ln λ of two components over a trajectory: whether they grow in step.
-
-    Two scales that both only grow correlate strongly whatever the cause: r near 1 is evidence of nothing by itself.
-
-    Args:
-        lambda_a: Scales of one component, shape (points,).
-        lambda_b: Scales of the other at the same points.
-
-    Returns:
-        r, or None if one of the two does not change.
-
-    Raises:
-        ValueError: If the shapes differ, there are fewer than two points, or a value is not finite and above 0.
-
-    >>> round(paired_correlation([1.0, 2.0, 4.0], [3.0, 6.0, 12.0]), 9)
-    1.0
-    """
-    a, b = np.asarray(lambda_a, float), np.asarray(lambda_b, float)
-    if a.shape != b.shape or a.ndim != 1 or len(a) < 2:
-        raise ValueError(
-            f"the trajectories have shapes {a.shape} and {b.shape}; both must be (points,), two points or more"
-        )
-    if not ((a > 0) & (b > 0) & np.isfinite(a) & np.isfinite(b)).all():
-        raise ValueError("scales must be finite and above 0 everywhere; leave out points without a fit")
-    a, b = np.log(a / a[0]), np.log(b / b[0])
-    if np.ptp(a) == 0 or np.ptp(b) == 0:
-        return None
-    return float(np.corrcoef(a, b)[0, 1])

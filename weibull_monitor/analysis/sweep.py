@@ -1,20 +1,19 @@
 """λ at the end of several runs against √(η/λ_wd): the published law, and the same with the effective value.
 
-The law says λ ∝ √(η/λ_wd) at the end of long runs at a constant rate (T. Ding, arXiv:2606.19367, 2026). For runs with schedules
-and of any length, what training has put into λ, √(λ² - λ_0²·exp(-2S)), is set against √I of `weibull_monitor.scaling.budget`;
-the slope is then c.
+The law says λ ∝ √(η/λ_wd) at the end of long runs with a constant rate (T. Ding, arXiv:2606.19367, 2026). For runs of any
+length and schedule, the growth √(λ² - λ_0²·exp(-2S)) is compared with √I of `weibull_monitor.scaling.budget`; the slope is c.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, median, stdev
+from statistics import StatisticsError, correlation, fmean, median, stdev
 from typing import Final
 
-from weibull_monitor.history.record import History, RecordedSnapshot
-from weibull_monitor.model.components import Component, representatives
+from weibull_monitor.history.record import History
+from weibull_monitor.model.components import representatives
 
 # Two-sided 95 % points of Student's t for 1 to 30 degrees of freedom (any table; tests compare them with scipy's).
 # fmt: off
@@ -33,8 +32,8 @@ class Regression:
         n: Number of points.
         r: Pearson's correlation of x and y; None for fewer than three points, or where all x or all y are the same.
         slope: Σxy/Σx².
-        low: Lower end of its 95 % confidence interval; None for a single point.
-        high: Upper end.
+        low: Lower end of the 95 % confidence interval of the slope; None for a single point.
+        high: Upper end of it.
         cv: Standard deviation of y/x in units of its mean; None for a single point.
     """
 
@@ -50,11 +49,11 @@ def through_origin(x: Sequence[float], y: Sequence[float]) -> Regression | None:
     """Fits a line through the origin by least squares.
 
     Args:
-        x: Positive values.
-        y: As many values.
+        x: Positive values, n of them.
+        y: n values.
 
     Returns:
-        The line, with Student's interval for n - 1 degrees of freedom; None without a point.
+        The line, with Student's interval for n - 1 degrees of freedom; None if n is 0.
 
     >>> line = through_origin([1.0, 2.0, 3.0], [2.1, 3.9, 6.0])
     >>> f"{line.slope:.4f} [{line.low:.4f}, {line.high:.4f}], r = {line.r:.4f}, CV = {100 * line.cv:.1f} %"
@@ -68,9 +67,10 @@ def through_origin(x: Sequence[float], y: Sequence[float]) -> Regression | None:
     if len(x) == 1:
         return Regression(1, None, slope, None, None, None)
     freedom = len(x) - 1
-    left = math.fsum((b - slope * a) ** 2 for a, b in zip(x, y, strict=True))
+    residual = math.fsum((b - slope * a) ** 2 for a, b in zip(x, y, strict=True))
+    # Beyond the table: the normal point and the first terms of the expansion of Student's t in 1/freedom.
     t = _STUDENT[freedom - 1] if freedom <= len(_STUDENT) else 1.95996 + 2.37 / freedom + 2.8 / freedom**2
-    half = t * math.sqrt(left / freedom / squares)
+    half = t * math.sqrt(residual / freedom / squares)
     return Regression(len(x), pearson(x, y), slope, slope - half, slope + half, stdev(ratios) / fmean(ratios))
 
 
@@ -80,25 +80,23 @@ def pearson(x: Sequence[float], y: Sequence[float]) -> float | None:
     >>> pearson([1.0, 2.0, 3.0], [3.0, 2.0, 1.0])
     -1.0
     """
-    if len(x) < 3:
+    try:
+        return correlation(x, y) if len(x) > 2 else None
+    except StatisticsError:  # a constant input
         return None
-    mean_x, mean_y = fmean(x), fmean(y)
-    xy = math.fsum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True))
-    xx, yy = math.fsum((a - mean_x) ** 2 for a in x), math.fsum((b - mean_y) ** 2 for b in y)
-    return xy / math.sqrt(xx * yy) if xx > 0 and yy > 0 else None
 
 
 @dataclass(frozen=True)
 class RunEnd:
-    """Where the matrices of one kind, or of one class, stood when a run ended: medians over them.
+    """The end of a run for one kind or class: medians over its matrices.
 
     Attributes:
         run: The run's name.
         group: The kind or class.
         lambda_: λ.
         plain: √(η/λ_wd), with the highest η that was sampled; None without weight decay.
-        grown: √(λ² - λ_0²·exp(-2S)), what training has put into λ; None where it is not known.
-        effective: √I; None where it is not known.
+        grown: √(λ² - λ_0²·exp(-2S)), the part of λ that training has added; None if it is not known.
+        effective: √I; None if it is not known.
     """
 
     run: str
@@ -111,13 +109,13 @@ class RunEnd:
 
 @dataclass(frozen=True)
 class SweepGroup:
-    """All runs of one kind, or of one class.
+    """All runs for one kind or class.
 
     Attributes:
         name: The kind or class.
-        ends: Where each run ended.
+        ends: The end of each run.
         plain: λ against √(η/λ_wd).
-        effective: What training has put into λ against √I; the slope is c.
+        effective: The growth of λ against √I; the slope is c.
     """
 
     name: str
@@ -133,7 +131,7 @@ class Sweep:
     Attributes:
         classes: Selection and transmission.
         kinds: Every kind for which the law has a value.
-        left_out: Runs that could not take part, with reasons; and what to know of those that did.
+        left_out: Runs that could not be compared, by name, with the reason.
     """
 
     classes: tuple[SweepGroup, ...]
@@ -142,11 +140,7 @@ class Sweep:
 
 
 def compare_runs(histories: Iterable[tuple[str, History]]) -> Sweep:
-    """Compares the ends of runs.
-
-    Args:
-        histories: A name and a history for each.
-    """
+    """Compares the ends of runs, each given by its name and history."""
     ends: list[RunEnd] = []
     left_out: dict[str, str] = {}
     for name, history in histories:
@@ -167,44 +161,25 @@ def why_not(history: History) -> str | None:
         return "it has no sample after the first step"
     last = history.snapshots[-1]
     for reason, words in (
-        ("weight_decay_changed", "its weight decay was changed in mid-run"),
-        ("optimizer_reset", "its optimizer was reset in mid-run"),
+        ("weight_decay_changed", "its weight decay was changed during the run"),
+        ("optimizer_reset", "its optimizer was reset during the run"),
     ):
         if last.withheld.get(reason):
             return words
     etas, decays = last.values("eta"), last.values("weight_decay")
     if not etas:
-        return "no optimizer is on record"
+        return "its history has no optimizer"
     if not any(decays.values()) and not last.values("effective"):
         return "it has no weight decay"
     laws = [group.get("law") for run in history.runs for o in run.optimizers for group in o.get("groups", ())]
     if laws and "applies" not in laws:
-        return "the law is not for its optimizer"
+        return "the law does not apply to its optimizer"
     return None
 
 
 def ends_of(name: str, history: History) -> list[RunEnd]:
-    """Where every kind and both classes of a run ended."""
+    """The end of a run for every kind and both classes."""
     last = history.snapshots[-1]
-    shown = representatives(last.components)
-    groups = {c.label: [d for d in shown if d.label == c.label] for c in shown}
-    for one in ("selection", "transmission"):
-        groups[one] = [c for c in shown if c.component_class == one]
-    of_one = _reader(history, last)
-    found = []
-    for label, members in groups.items():
-        values = [value for c in members if (value := of_one(c)) is not None]
-        if values:
-            columns = [_median([v[i] for v in values]) for i in range(4)]
-            found.append(RunEnd(name, label, columns[0] or 0.0, *columns[1:]))
-    return found
-
-
-Values = tuple[float, float | None, float | None, float | None]
-
-
-def _reader(history: History, last: RecordedSnapshot) -> Callable[[Component], Values | None]:
-    """λ, √(η/λ_wd), what was put into λ and √I of a component at the end."""
     scales, decays = last.values("lambda"), last.values("weight_decay")
     effective, spent = last.values("effective"), last.values("t_over_tau")
     first = history.baseline.values("lambda") if history.baseline else {}
@@ -212,24 +187,28 @@ def _reader(history: History, last: RecordedSnapshot) -> Callable[[Component], V
     for sample in history.snapshots:
         for component, eta in sample.values("eta").items():
             peaks[component] = max(eta, peaks.get(component, 0.0))
-
-    def of_one(component: Component) -> Values | None:
-        name = component.name
-        if name not in scales or name not in peaks:
-            return None
-        plain = math.sqrt(peaks[name] / decays[name]) if decays.get(name) and peaks[name] > 0 else None
-        root = effective.get(name)
-        grown = None
-        if root and name in first:
-            square = scales[name] ** 2 - first[name] ** 2 * math.exp(-2.0 * spent.get(name, 0.0))
-            grown = math.sqrt(square) if square > 0 else None
-        return scales[name], plain, grown, root if grown is not None else None
-
-    return of_one
+    plain = {c: math.sqrt(peaks[c] / decays[c]) for c in peaks if decays.get(c) and peaks[c] > 0}
+    grown = {}  # the growth of λ, where √I is known too
+    for c in scales.keys() & first.keys() & effective.keys():
+        square = scales[c] ** 2 - first[c] ** 2 * math.exp(-2.0 * spent.get(c, 0.0))
+        if square > 0 and effective[c]:
+            grown[c] = math.sqrt(square)
+    root = {c: effective[c] for c in grown}
+    shown = representatives(last.components)
+    groups = {c.label: [d.name for d in shown if d.label == c.label] for c in shown}
+    for one in ("selection", "transmission"):
+        groups[one] = [c.name for c in shown if c.component_class == one]
+    found = []
+    for label, members in groups.items():
+        names = [c for c in members if c in scales and c in peaks]
+        if names:
+            scale = median(scales[c] for c in names)
+            found.append(RunEnd(name, label, scale, *(_median(column, names) for column in (plain, grown, root))))
+    return found
 
 
 def group(name: str, ends: Iterable[RunEnd]) -> SweepGroup:
-    """The runs of one kind or class, with both lines."""
+    """The runs for one kind or class, with both lines."""
     own = tuple(end for end in ends if end.group == name)
     plain = [(e.plain, e.lambda_) for e in own if e.plain is not None]
     effective = [(e.effective, e.grown) for e in own if e.effective is not None and e.grown is not None]
@@ -240,6 +219,6 @@ def _line(pairs: Sequence[tuple[float, float]]) -> Regression | None:
     return through_origin([x for x, _ in pairs], [y for _, y in pairs])
 
 
-def _median(values: Sequence[float | None]) -> float | None:
-    present = [value for value in values if value is not None]
+def _median(values: Mapping[str, float], names: Sequence[str]) -> float | None:
+    present = [values[name] for name in names if name in values]
     return median(present) if present else None

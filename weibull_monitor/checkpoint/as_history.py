@@ -1,4 +1,4 @@
-"""Writes what a scan found as a history, whole or not at all."""
+"""Turns the samples of a scan into a history: in memory, or as a file that is written completely or not at all."""
 
 from __future__ import annotations
 
@@ -14,26 +14,27 @@ from weibull_monitor.history import HistoryWriter, RunRecord, read_history
 from weibull_monitor.history.record import FILE, History
 from weibull_monitor.history.snapshot import Snapshot
 
-Measured = tuple[RunRecord, Snapshot]
+Sample = tuple[RunRecord, Snapshot]
+"""A checkpoint as a history records it."""
 
 
-def as_history(measured: Sequence[Measured], path: Path) -> History:
-    """The history that a scan makes, in memory.
+def as_history(samples: Sequence[Sample], path: Path) -> History:
+    """The history of a scan, in memory.
 
     Args:
-        measured: For every checkpoint, by rising step, what it is and its sample.
-        path: What the history gives as its place.
+        samples: Record and sample of every checkpoint, by rising step.
+        path: The path that the history names as its own.
     """
     with tempfile.TemporaryDirectory(prefix="weibull-scan-") as folder:
-        _write(measured, Path(folder))
+        _write(samples, Path(folder))
         return replace(read_history(folder), path=path)
 
 
-def write_history(history: History, measured: Sequence[Measured], output_dir: Path) -> Path:
-    """Writes the history of a scan to ``output_dir/weibull/history.jsonl``: to another name first, and then all at once.
+def write_history(samples: Sequence[Sample], output_dir: Path) -> Path:
+    """Writes the history of a scan to ``output_dir/weibull/history.jsonl``, under another name first.
 
     Raises:
-        ConfigurationError: If it cannot be written there, or there is the history of a run, which a scan does not replace.
+        ConfigurationError: If it cannot be written, or would replace the history of a run.
     """
     target = output_dir / FILE
     check_output(output_dir)
@@ -41,7 +42,7 @@ def write_history(history: History, measured: Sequence[Measured], output_dir: Pa
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch = tempfile.mkdtemp(prefix=".scan-", dir=target.parent)
-        _write(measured, Path(scratch))
+        _write(samples, Path(scratch))
         os.replace(Path(scratch) / FILE, target)
     except OSError as error:
         raise ConfigurationError(f"{target} cannot be written: {error.strerror}; name another directory") from error
@@ -51,10 +52,10 @@ def write_history(history: History, measured: Sequence[Measured], output_dir: Pa
 
 
 def check_output(output_dir: Path) -> None:
-    """Refuses a directory that holds the history of a run.
+    """Makes sure that a directory does not hold the history of a run.
 
     Raises:
-        ConfigurationError: Then.
+        ConfigurationError: If it does.
     """
     target = output_dir / FILE
     if target.exists():
@@ -65,11 +66,11 @@ def check_output(output_dir: Path) -> None:
             )
 
 
-def _write(measured: Sequence[Measured], folder: Path) -> None:
+def _write(samples: Sequence[Sample], folder: Path) -> None:
     writer = HistoryWriter(folder)
     try:
         before: RunRecord | None = None
-        for record, snapshot in measured:
+        for record, snapshot in samples:
             if before is None:
                 writer.write_run(record)
             elif record.components != before.components:
@@ -82,7 +83,7 @@ def _write(measured: Sequence[Measured], folder: Path) -> None:
 
 
 def increasing(steps: Sequence[int | None]) -> tuple[list[int], bool]:
-    """The steps of several checkpoints, and whether they are known: numbered from 1 where one does not say, or two say the same.
+    """The steps of several checkpoints, and whether they are known; if one is not, or two are the same, numbers from 1 on.
 
     >>> increasing([100, 200]), increasing([None, 5]), increasing([7, 7])
     (([100, 200], True), ([1, 2], False), ([1, 2], False))
@@ -93,13 +94,13 @@ def increasing(steps: Sequence[int | None]) -> tuple[list[int], bool]:
     return list(range(1, len(steps) + 1)), False
 
 
-def check_same_model(measured: Sequence[Measured], names: Sequence[str]) -> None:
-    """Refuses checkpoints that have no matrix in common.
+def check_same_model(samples: Sequence[Sample], names: Sequence[str]) -> None:
+    """Makes sure that each checkpoint has a matrix in common with the one before it.
 
     Raises:
-        CheckpointError: Then.
+        CheckpointError: If one does not.
     """
-    for (before, _), (after, _), name in zip(measured, measured[1:], names[1:], strict=False):
+    for (before, _), (after, _), name in zip(samples, samples[1:], names[1:], strict=False):
         if not {c.name for c in before.components} & {c.name for c in after.components}:
             raise CheckpointError(
                 f"{name} has no matrix in common with the checkpoint before it: they are not of one run; scan them one by one"

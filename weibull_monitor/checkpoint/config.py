@@ -1,78 +1,64 @@
-"""The model that a checkpoint's configuration describes, built without weights, if the configuration is a sane one."""
+"""Builds the model that a checkpoint's ``config.json`` describes, without weights, after checking what it asks for."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any, Final
 
 from torch import nn
 
-from weibull_monitor.checkpoint.formats.files import opened, parse_json, read_at
-from weibull_monitor.checkpoint.formats.locate import Source
+from weibull_monitor.checkpoint.formats.files import read_json
+from weibull_monitor.checkpoint.formats.locate import CheckpointSource
 from weibull_monitor.errors import CheckpointError, ConfigurationError, MissingDependencyError
 
 MAX_CONFIG: Final = 1 << 20
-"""Bytes of a configuration that are read."""
+"""Most bytes that a configuration may have."""
 MAX_REPEATED: Final = 2_000
-"""How many layers, blocks, stages or experts a configuration may ask for."""
+"""Most layers, blocks, stages or experts that a configuration may ask for."""
 _REPEATED: Final = re.compile(r"(?i)(?:layers?|blocks?|depths?|stages?|experts?)$")
 
 
-class Models:
-    """Models on the meta device by their configuration, so that the checkpoints of a run share one.
+class ModelCache:
+    """Models on the meta device, one for each configuration, so that the checkpoints of a run share one.
 
     Args:
-        config: What the user named; by default what lies beside each checkpoint.
+        config: The configuration that the user named; by default the one beside each checkpoint is used.
     """
 
     def __init__(self, config: str | Path | None) -> None:
         self._config = config
-        self._built: dict[bytes, tuple[nn.Module | None, tuple[str, ...]]] = {}
+        self._built: dict[str, tuple[nn.Module | None, tuple[str, ...]]] = {}
 
-    def of(self, source: Source) -> tuple[nn.Module | None, tuple[str, ...]]:
-        """The model of a checkpoint, or None and why there is none."""
+    def get(self, source: CheckpointSource) -> tuple[nn.Module | None, tuple[str, ...]]:
+        """The model of a checkpoint, or None, and notes that say why its configuration is not used."""
+        from weibull_monitor.model.meta_device import build
+
         if self._config is not None:
-            key = str(self._config).encode()
+            key = str(self._config)
             if key not in self._built:
-                from weibull_monitor.model.meta_device import build
-
-                self._built[key] = (build(str(self._config)), ())
+                self._built[key] = build(key), ()
             return self._built[key]
         if source.config is None:
             return None, ()
         try:
-            key = _checked(source.config / "config.json")
-        except CheckpointError as error:
-            return None, (f"its config.json is not used: {error}",)
-        if key not in self._built:
-            self._built[key] = _built(source.config)
-        return self._built[key]
+            key = json.dumps(_read_config(source.config / "config.json"))
+            if key not in self._built:
+                self._built[key] = build(str(source.config)), ()
+            return self._built[key]
+        except (CheckpointError, ConfigurationError, MissingDependencyError) as error:
+            return None, (f"its config.json is not used: {str(error).splitlines()[0][:200]}",)
 
 
-def _built(folder: Path) -> tuple[nn.Module | None, tuple[str, ...]]:
-    from weibull_monitor.model.meta_device import build
-
-    try:
-        return build(str(folder)), ()
-    except (ConfigurationError, MissingDependencyError) as error:
-        return None, (f"its config.json is not used: {str(error).splitlines()[0][:200]}",)
-
-
-def _checked(path: Path) -> bytes:
-    """The bytes of a configuration that asks for a model of a size that there may be.
+def _read_config(path: Path) -> dict[str, Any]:
+    """A configuration, unless it asks for a model larger than any there is.
 
     Raises:
-        CheckpointError: If it does not.
+        CheckpointError: If it does, or cannot be read.
     """
-    with opened(path) as fd:
-        size = os.fstat(fd).st_size
-        if size > MAX_CONFIG:
-            raise CheckpointError(f"it has {size:,} bytes")
-        data = read_at(fd, 0, size, path)
-    stack: list[tuple[str, Any]] = [("", parse_json(data, path))]
+    config = read_json(path, MAX_CONFIG)
+    stack: list[tuple[str, Any]] = [("", config)]
     while stack:
         name, value = stack.pop()
         if isinstance(value, dict):
@@ -83,4 +69,4 @@ def _checked(path: Path) -> bytes:
             stack += [(name, entry) for entry in value]
         elif isinstance(value, (int, float)) and value > MAX_REPEATED and _REPEATED.search(name):
             raise CheckpointError(f"{name[:40]} is {json.dumps(value)[:40]}, more than any model has")
-    return data
+    return config

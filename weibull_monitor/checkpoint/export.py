@@ -1,4 +1,4 @@
-"""A scan for other programs: JSON and CSV."""
+"""Writes a scan for other programs, as JSON or CSV."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from weibull_monitor.measure import WeibullFit
 from weibull_monitor.model.components import Component
 
 FIGURES: Final = ("k", "lambda", "r2", "k_se", "ks", "rms", "n", "zeros", "nonfinite", "q90_q10", "p999_p50", "gini")
-"""What is given of each fit."""
+"""The attributes of each fit that are written."""
 
 
 def as_json(scan: Scan) -> str:
-    """The scan as one JSON object: its checkpoints, each with its components, and what the last one's medians say."""
+    """The scan as one JSON object: its checkpoints with their components, and the diagnosis of the last one."""
     checkpoints = [
         {
             "step": one.step if scan.steps_known else None,
@@ -31,29 +31,29 @@ def as_json(scan: Scan) -> str:
             "notes": list(one.notes),
             "skipped": dict(one.skipped),
             "findings": [vars(finding) for finding in one.findings],
-            "components": [_described(c) | _figures(one.fits.get(c.name)) for c in one.components],
+            "components": [_describe(c) | _figures(one.fits.get(c.name)) for c in one.components],
         }
         for number, one in enumerate(scan.checkpoints, start=1)
     ]
     model = {key: scan.history.runs[-1].model.get(key) for key in ("class", "model_type", "parameters", "source")}
-    return json.dumps({"model": model, "checkpoints": checkpoints, **_diagnosed(scan)}, indent=1, ensure_ascii=False)
+    return json.dumps({"model": model, "checkpoints": checkpoints, **_diagnosis(scan)}, indent=1, ensure_ascii=False)
 
 
 def as_csv(scan: Scan) -> str:
-    """The scan as a table: a row a checkpoint and component."""
+    """The scan as a table with one row per checkpoint and component."""
     out = io.StringIO(newline="")
     columns = ["checkpoint", "step", "name", "kind", "class", "block", "expert", "shape", "dtype", *FIGURES]
     table = csv.DictWriter(out, columns, lineterminator="\n")
     table.writeheader()
     for one in scan.checkpoints:
         for c in one.components:
-            row = _described(c) | _figures(one.fits.get(c.name))
+            row = _describe(c) | _figures(one.fits.get(c.name))
             row |= {"checkpoint": str(one.source), "step": one.step, "shape": "x".join(map(str, c.shape))}
             table.writerow(row)
     return out.getvalue()
 
 
-def _described(c: Component) -> dict[str, Any]:
+def _describe(c: Component) -> dict[str, Any]:
     return {
         "name": c.name,
         "kind": c.label,
@@ -66,14 +66,14 @@ def _described(c: Component) -> dict[str, Any]:
 
 
 def _figures(fit: WeibullFit | None) -> dict[str, float | int | None]:
-    """What is known of a fit; None for what does not exist."""
+    """The figures of a fit; None for those that do not exist."""
     if fit is None:
         return dict.fromkeys(FIGURES)
     values = {name: getattr(fit, "lambda_" if name == "lambda" else name) for name in FIGURES}
     return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
-def _diagnosed(scan: Scan) -> dict[str, Any]:
+def _diagnosis(scan: Scan) -> dict[str, Any]:
     """Medians per kind and class of the last checkpoint with their published ranges, and the nearest models."""
     try:
         found = diagnose(scan.history)

@@ -1,9 +1,9 @@
-"""What is worth a look in one checkpoint, in sentences: from the fits alone."""
+"""Says what is worth a look in one checkpoint, in sentences, from the fits alone."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Final, Literal
@@ -13,7 +13,8 @@ from weibull_monitor.measure import WeibullFit
 from weibull_monitor.model.components import Component
 
 DEAD_RATIO: Final = 0.01
-"""An expert whose RMS is below this share of that of the others beside it does next to nothing."""
+"""An expert is dead if its RMS is below this share of the median RMS of the experts beside it."""
+_NOT_BODY: Final = ("embedding", "lm_head", "other", "adapter", "adapter_a", "adapter_b")
 MAX_NAMED: Final = 3
 
 
@@ -22,8 +23,8 @@ class CheckpointFinding:
     """Something worth a look.
 
     Attributes:
-        rule: What was looked for: ``nonfinite``, ``zero``, ``copied``, ``faint_expert``, ``no_single_shape``.
-        severity: ``error`` if the weights cannot be meant so, else ``warning``.
+        rule: The rule that found it: ``nonfinite``, ``zero``, ``copied``, ``faint_expert``, ``no_single_shape``.
+        severity: ``error`` if the weights cannot be intended, else ``warning``.
         names: The components.
         text: What was found, and what it means, in a sentence.
     """
@@ -35,10 +36,10 @@ class CheckpointFinding:
 
 
 def findings_of(components: Sequence[Component], fits: Mapping[str, WeibullFit]) -> tuple[CheckpointFinding, ...]:
-    """The findings, the gravest first.
+    """The findings, the most serious first.
 
     Args:
-        components: What was measured.
+        components: The components that were measured.
         fits: The fit of each, by name.
     """
     stored = [c for c in components if c.part is None and c.name in fits]
@@ -47,33 +48,28 @@ def findings_of(components: Sequence[Component], fits: Mapping[str, WeibullFit])
     return (*found, *_experts(parts, fits), *_shapeless(components, fits))
 
 
-def _nonfinite(stored: Sequence[Component], fits: Mapping[str, WeibullFit]) -> list[CheckpointFinding]:
-    names = [c.name for c in stored if fits[c.name].nonfinite]
-    if not names:
-        return []
-    total = sum(fits[name].nonfinite for name in names)
-    text = f"{total:,} values are Inf or NaN, in {_listed(names)}: the model's outputs will be NaN"
-    return [CheckpointFinding("nonfinite", "error", tuple(names), text)]
+def _nonfinite(stored: Sequence[Component], fits: Mapping[str, WeibullFit]) -> Iterator[CheckpointFinding]:
+    if names := tuple(c.name for c in stored if fits[c.name].nonfinite):
+        total = sum(fits[name].nonfinite for name in names)
+        text = f"{total:,} values are Inf or NaN, in {_listed(names)}: the model's outputs will be NaN"
+        yield CheckpointFinding("nonfinite", "error", names, text)
 
 
-def _zero(stored: Sequence[Component], fits: Mapping[str, WeibullFit]) -> list[CheckpointFinding]:
-    dead = [c for c in stored if fits[c.name].n == 0 and fits[c.name].zeros and c.kind != "adapter"]
-    if not dead:
-        return []
-    names = [c.name for c in dead]
-    text = f"{_listed(names)} {_are(names)} all zero: not trained, not saved, or meant to add nothing at the start"
-    return [CheckpointFinding("zero", "warning", tuple(names), text)]
+def _zero(stored: Sequence[Component], fits: Mapping[str, WeibullFit]) -> Iterator[CheckpointFinding]:
+    dead = (c for c in stored if fits[c.name].n == 0 and fits[c.name].zeros and not c.kind.startswith("adapter"))
+    if names := tuple(c.name for c in dead):
+        text = f"{_listed(names)} {_are(names)} all zero: not trained, not saved, or meant to add nothing at the start"
+        yield CheckpointFinding("zero", "warning", names, text)
 
 
-def _copied(stored: Sequence[Component], fits: Mapping[str, WeibullFit]) -> list[CheckpointFinding]:
-    """Matrices with equal counts, which no two trained matrices of a thousand values have."""
+def _copied(stored: Sequence[Component], fits: Mapping[str, WeibullFit]) -> Iterator[CheckpointFinding]:
+    """Matrices with equal counts. Two trained matrices of a thousand values or more never have them."""
     groups: dict[tuple[object, ...], list[Component]] = defaultdict(list)
     for c in stored:
         fit = fits[c.name]
         if fit.available and fit.n >= 1000:
             groups[fit.checksum, fit.n, c.shape, c.kind, c.dtype].append(c)
     pairs: dict[tuple[str, tuple[int | None, ...]], list[Component]] = defaultdict(list)
-    out = []
     for members in groups.values():
         if len(members) < 2:
             continue
@@ -83,41 +79,37 @@ def _copied(stored: Sequence[Component], fits: Mapping[str, WeibullFit]) -> list
         else:
             names = [c.name for c in members]
             text = f"{_listed(names)} have the same values: one was copied from another"
-            out.append(CheckpointFinding("copied", "warning", tuple(names), text))
+            yield CheckpointFinding("copied", "warning", tuple(names), text)
     for (tower, blocks), kinds in pairs.items():
         where = f" of {tower}" if tower else ""
         words = ", ".join(dict.fromkeys(c.label for c in kinds))
         numbers = ", ".join(str(block) for block in blocks[:8]) + ", …" * (len(blocks) > 8)
         text = f"blocks {numbers}{where} have the same values in {words}: one was copied from another, or saved twice"
-        out.append(CheckpointFinding("copied", "warning", tuple(c.name for c in kinds), text))
-    return out
+        yield CheckpointFinding("copied", "warning", tuple(c.name for c in kinds), text)
 
 
-def _experts(parts: Sequence[Component], fits: Mapping[str, WeibullFit]) -> list[CheckpointFinding]:
+def _experts(parts: Sequence[Component], fits: Mapping[str, WeibullFit]) -> Iterator[CheckpointFinding]:
     beside: dict[tuple[object, ...], list[Component]] = defaultdict(list)
     for c in parts:
         beside[c.tower, c.block, c.label, c.shape].append(c)
-    names = []
+    faint: list[str] = []
     for members in beside.values():
         usual = median(fits[c.name].rms for c in members)
-        names += [c.name for c in members if len(members) > 2 and fits[c.name].rms < DEAD_RATIO * usual]
-    if not names:
-        return []
-    text = f"{_listed(names)} {_are(names)} below 1 % of the RMS of the other experts: dead, or never trained"
-    return [CheckpointFinding("faint_expert", "warning", tuple(names), text)]
+        faint += [c.name for c in members if len(members) > 2 and fits[c.name].rms < DEAD_RATIO * usual]
+    if faint:
+        text = f"{_listed(faint)} {_are(faint)} below 1 % of the RMS of the other experts: dead, or never trained"
+        yield CheckpointFinding("faint_expert", "warning", tuple(faint), text)
 
 
-def _shapeless(components: Sequence[Component], fits: Mapping[str, WeibullFit]) -> list[CheckpointFinding]:
-    low = [c for c in components if c.name in fits and fits[c.name].available and fits[c.name].r2 < ONE_POPULATION]
-    low = [c for c in low if c.kind not in ("embedding", "lm_head", "other", "adapter")]
-    if not low:
-        return []
-    names = [c.name for c in sorted(low, key=lambda c: fits[c.name].r2)]
-    text = (
-        f"{_listed(names)} {_are(names)} not described by one shape (R² below {ONE_POPULATION}, lowest "
-        f"{fits[names[0]].r2:.3f}): two populations of weights, such as a pruned part or a few far larger rows"
-    )
-    return [CheckpointFinding("no_single_shape", "warning", tuple(names), text)]
+def _shapeless(components: Sequence[Component], fits: Mapping[str, WeibullFit]) -> Iterator[CheckpointFinding]:
+    measured = [c for c in components if c.name in fits and c.kind not in _NOT_BODY]
+    low = [c.name for c in measured if fits[c.name].available and fits[c.name].r2 < ONE_POPULATION]
+    if names := tuple(sorted(low, key=lambda name: fits[name].r2)):
+        text = (
+            f"{_listed(names)} {_are(names)} not described by one shape (R² below {ONE_POPULATION}, lowest "
+            f"{fits[names[0]].r2:.3f}): two populations of weights, such as a pruned part or a few far larger rows"
+        )
+        yield CheckpointFinding("no_single_shape", "warning", names, text)
 
 
 def _listed(names: Sequence[str]) -> str:

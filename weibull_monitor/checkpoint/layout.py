@@ -1,16 +1,17 @@
-"""What there is to measure in a checkpoint: its components, and where the elements of each lie."""
+"""Finds out what there is to measure in a checkpoint: its components, and where the elements of each are."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 
+from weibull_monitor.checkpoint.buffers import mark_buffers
 from weibull_monitor.checkpoint.formats.tensors import Contents, StoredTensor
-from weibull_monitor.checkpoint.match import onto_model
-from weibull_monitor.checkpoint.quantised import marked
+from weibull_monitor.checkpoint.match import match_model
+from weibull_monitor.checkpoint.quantised import mark_quantised
 from weibull_monitor.checkpoint.skeleton import placeable, skeleton
 from weibull_monitor.checkpoint.stream import MAX_SCATTERED
 from weibull_monitor.model.components import AttentionType, Component, Discovery, Skipped, attention_types
@@ -22,19 +23,21 @@ Find = Callable[[nn.Module], Discovery]
 
 @dataclass(frozen=True)
 class CheckpointLayout:
-    """What is measured of a checkpoint.
+    """What is measured in a checkpoint.
 
     Attributes:
         discovery: Its components, and what cannot be measured.
-        stored: Where the elements of each component's parameter lie, by the parameter's name, in the order of the files.
+        stored: Where the elements of each component's parameter are, by the parameter's name, in the order of the files.
         attention: The kinds of attention of the model.
-        notes: What there is to say of how that was found.
+        notes: Remarks for the user on how the matrices were recognised.
+        guessed: The parameters that are recognised by their names alone.
     """
 
     discovery: Discovery
     stored: Mapping[str, StoredTensor]
     attention: tuple[AttentionType, ...]
     notes: tuple[str, ...]
+    guessed: frozenset[str] = frozenset()
 
 
 def lay_out(contents: Contents, model: nn.Module | None, find: Find) -> CheckpointLayout:
@@ -42,17 +45,18 @@ def lay_out(contents: Contents, model: nn.Module | None, find: Find) -> Checkpoi
 
     Args:
         contents: Its tables.
-        model: The model of its configuration, on the meta device; None if there is none.
+        model: The model that its configuration describes, on the meta device; None without a configuration.
         find: Finds the components of a model.
     """
-    tensors = {name: _readable(tensor) for name, tensor in marked(contents.tensors).items()}
+    tensors = {name: _readable(tensor) for name, tensor in mark_quantised(contents.tensors).items()}
     if model is None:
         return _by_names(tensors, find)
-    mapped = onto_model(tensors, model)
+    mapped = match_model(tensors, model)
     if not any(len(tensor.shape) > 1 for tensor in mapped.parameters.values()):
         laid = _by_names(tensors, find)
         note = f"its tensors are not those of {type(model).__name__}, which its configuration describes"
         return replace(laid, notes=(note, *laid.notes))
+    # Components have the dtype of the file, which says how values are counted, not that of the configuration.
     for name, parameter in model.named_parameters():
         dtype = mapped.parameters[name].dtype if name in mapped.parameters else None
         if dtype is not None and dtype != parameter.dtype:
@@ -60,6 +64,7 @@ def lay_out(contents: Contents, model: nn.Module | None, find: Find) -> Checkpoi
     found = find(model)
     here = {name: tensor for name, tensor in mapped.parameters.items() if not tensor.problem}
     skipped = [Skipped(clean_name(n), t.problem, t.numel) for n, t in mapped.parameters.items() if t.problem]
+    # A matrix whose quantised form is in the file is named as quantised, not as missing.
     packed = {name.rpartition(".")[0] for name, tensor in mapped.left.items() if tensor.problem}
     sizes = {name: parameter for name, parameter in model.named_parameters() if parameter.dim() > 1}
     lost = [n for n in mapped.missing if n in sizes and n.rpartition(".")[0] not in packed]
@@ -70,14 +75,17 @@ def lay_out(contents: Contents, model: nn.Module | None, find: Find) -> Checkpoi
         components=tuple(c for c in found.components if c.parameter in here),
         skipped=(*found.skipped, *skipped),
     )
+    # Tensors that the model does not have, such as a second head, are measured by their names.
     left = {name: tensor for name, tensor in mapped.left.items() if len(tensor.shape) > 1 or tensor.problem}
+    left = mark_buffers(left, getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ())
+    guessed: frozenset[str] = frozenset()
     if left:
         rest = _by_names(left, find)
         if rest.discovery.components:
             stored = [c for c in rest.discovery.components if c.part is None]
             notes.append(
                 f"{len(stored)} matrices ({stored[0].name}{', …' * (len(stored) > 1)}) are not those of "
-                f"{type(model).__name__}: what they are is told from their names"
+                f"{type(model).__name__}: they are recognised by their names"
             )
         discovery = replace(
             discovery,
@@ -86,15 +94,19 @@ def lay_out(contents: Contents, model: nn.Module | None, find: Find) -> Checkpoi
             elements=discovery.elements + rest.discovery.elements,
         )
         here |= rest.stored
-    return CheckpointLayout(discovery, here, attention_types(model, _of(model, discovery)), tuple(notes))
+        guessed = rest.guessed
+    attention = attention_types(model, [c for c in discovery.components if c.parameter in mapped.parameters])
+    return CheckpointLayout(discovery, here, attention, tuple(notes), guessed)
 
 
 def _by_names(tensors: Mapping[str, StoredTensor], find: Find) -> CheckpointLayout:
-    """Without a model: what names and shapes tell."""
-    tensors, same = _distinct(tensors)
+    """The layout without a model, from names and shapes."""
+    tensors, same = _distinct(mark_buffers(tensors))
     fine = {n: t for n, t in tensors.items() if not t.problem and t.dtype is not None and placeable(n)}
     skipped = [
-        Skipped(n, t.problem or "its name is no path of modules", t.numel) for n, t in tensors.items() if n not in fine
+        Skipped(n, t.problem or "its name is not a path of modules", t.numel)
+        for n, t in tensors.items()
+        if n not in fine
     ]
     model = skeleton({n: (t.shape, t.dtype) for n, t in fine.items() if t.dtype is not None})
     found = find(model)
@@ -104,16 +116,41 @@ def _by_names(tensors: Mapping[str, StoredTensor], find: Find) -> CheckpointLayo
         skipped=(*found.skipped, *skipped),
         elements=found.elements + sum(s.numel for s in skipped),
     )
-    notes = ["there is no configuration of its model: what each matrix is was told from names and shapes"]
+    notes = ["there is no configuration of its model: matrices are recognised by names and shapes"]
     if same:
         notes.append(
             f"{len(same)} tensors are stored under two names ({same[0]}{', …' * (len(same) > 1)}) and measured once"
         )
-    return CheckpointLayout(discovery, fine, attention_types(model, discovery.components), tuple(notes))
+    attention = attention_types(model, discovery.components)
+    return CheckpointLayout(
+        discovery, fine, attention, tuple(notes), frozenset(c.parameter for c in discovery.components)
+    )
+
+
+def without(layout: CheckpointLayout, parameters: Set[str], reason: str) -> CheckpointLayout:
+    """The layout without the components of some parameters, which are named as skipped.
+
+    Args:
+        layout: The layout.
+        parameters: Names of the parameters.
+        reason: Why they are not measured.
+    """
+    if not parameters:
+        return layout
+    found = layout.discovery
+    gone = [
+        Skipped(clean_name(name), reason, layout.stored[name].numel) for name in layout.stored if name in parameters
+    ]
+    discovery = replace(
+        found,
+        components=tuple(c for c in found.components if c.parameter not in parameters),
+        skipped=(*found.skipped, *gone),
+    )
+    return replace(layout, discovery=discovery)
 
 
 def _ordered(components: Sequence[Component]) -> tuple[Component, ...]:
-    """Components as a model would have them, where files have the order of the alphabet: embeddings, blocks, the rest."""
+    """Components in the order of a model (embeddings, blocks, the rest); files are often in alphabetical order."""
     stored = {c.parameter: c for c in components if c.part is None}
     kinds = {kind: n for n, kind in enumerate(KIND_ORDER)}
 
@@ -126,13 +163,8 @@ def _ordered(components: Sequence[Component]) -> tuple[Component, ...]:
     return tuple(sorted(components, key=place))
 
 
-def _of(model: nn.Module, discovery: Discovery) -> tuple[Component, ...]:
-    names = {name for name, _ in model.named_parameters()}
-    return tuple(c for c in discovery.components if c.parameter in names)
-
-
 def _readable(tensor: StoredTensor) -> StoredTensor:
-    """The tensor, with a problem if its elements are scattered over more of the file than is read at once."""
+    """The tensor; with a problem if its elements are scattered over more of the file than is read at once."""
     if tensor.problem or tensor.dtype is None:
         return tensor
     scattered = [p for p in tensor.pieces if p.strides is not None and p.extent * tensor.dtype.itemsize > MAX_SCATTERED]
@@ -143,7 +175,7 @@ def _readable(tensor: StoredTensor) -> StoredTensor:
 
 
 def _distinct(tensors: Mapping[str, StoredTensor]) -> tuple[dict[str, StoredTensor], list[str]]:
-    """The tensors without those that are the same elements as another, and the names of these."""
+    """The tensors without those that share their elements with an earlier one, and the names of the latter."""
     first: dict[object, str] = {}
     out: dict[str, StoredTensor] = {}
     same = []

@@ -1,9 +1,9 @@
-"""`scan`: checkpoints in, the history of a run out."""
+"""`scan`: takes checkpoints and gives the history of a run."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -11,12 +11,13 @@ from typing import Any, Literal
 
 from torch import nn
 
-from weibull_monitor.checkpoint.as_history import Measured, as_history, check_same_model, increasing
-from weibull_monitor.checkpoint.config import Models
+from weibull_monitor.checkpoint.as_history import Sample, as_history, check_same_model, increasing
+from weibull_monitor.checkpoint.buffers import FLAT, flat_rows
+from weibull_monitor.checkpoint.config import ModelCache
 from weibull_monitor.checkpoint.findings import CheckpointFinding, findings_of
-from weibull_monitor.checkpoint.formats.locate import Source, all_sources
-from weibull_monitor.checkpoint.formats.tensors import Contents
-from weibull_monitor.checkpoint.layout import CheckpointLayout, lay_out
+from weibull_monitor.checkpoint.formats.locate import CheckpointSource, all_sources
+from weibull_monitor.checkpoint.layout import CheckpointLayout, Find, lay_out, without
+from weibull_monitor.checkpoint.prefixes import with_names_of
 from weibull_monitor.checkpoint.stream import count_checkpoint
 from weibull_monitor.errors import CheckpointError, ConfigurationError
 from weibull_monitor.history import RunRecord
@@ -25,12 +26,13 @@ from weibull_monitor.history.snapshot import Snapshot
 from weibull_monitor.measure import WeibullFit, solve
 from weibull_monitor.measure.bins import MANTISSA_BITS
 from weibull_monitor.measure.fit import delivered
+from weibull_monitor.measure.reader.sums import CountedRows
 from weibull_monitor.measure.transfer import to_host
-from weibull_monitor.model.components import Component, Resolution
+from weibull_monitor.model.components import AttentionType, Component, Discovery, Resolution, coverage
 from weibull_monitor.model.components.finder import finder
 
 Progress = Callable[[str, int, int], None]
-"""Told the checkpoint, the bytes of it that have been read and those that are to be read, now and then."""
+"""Called now and then with the checkpoint, how many of its bytes have been read, and how many are to be read."""
 
 
 @dataclass(frozen=True)
@@ -38,16 +40,19 @@ class Checkpoint:
     """One scanned checkpoint.
 
     Attributes:
-        source: Where it lies.
-        format: In what format.
+        source: Its path.
+        format: Its format, in words.
         size: Bytes of its files.
-        step: Its step; its number, from 1 on, where steps are not known.
-        discovery_notes: What there is to say of how its matrices were found.
-        skipped: What could not be measured, and why.
+        step: Optimizer steps taken; its number, from 1 on, where steps are not known.
+        notes: Remarks on how it was read and how its matrices were recognised.
+        skipped: Why a tensor could not be measured, by name.
         coverage: The share of its elements that were measured.
         findings: What is worth a look in it.
-        fits: The fit of each component, by name.
         components: The components.
+        fits: The fit of each component, by name.
+        attention: The kinds of attention of its model.
+        model: What is known of its model: ``parameters``, ``class``, ``model_type``.
+        seconds: How long measuring it took.
     """
 
     source: Path
@@ -59,23 +64,26 @@ class Checkpoint:
     coverage: float
     findings: tuple[CheckpointFinding, ...]
     components: tuple[Component, ...]
-    fits: Mapping[str, WeibullFit] = field(repr=False, default_factory=dict)
+    fits: Mapping[str, WeibullFit] = field(repr=False)
+    attention: tuple[AttentionType, ...]
+    model: Mapping[str, Any]
+    seconds: float
 
 
 @dataclass(frozen=True)
 class Scan:
-    """What a scan gave.
+    """The result of a scan.
 
     Attributes:
         history: The checkpoints as the samples of a run.
-        checkpoints: What else is known of each, by rising step.
-        measured: What the history was made of.
-        steps_known: Whether the steps are those of training, and not just numbers.
+        checkpoints: The checkpoints, by rising step.
+        samples: The records that the history was made of.
+        steps_known: Whether the steps are those of training, and not only numbers.
     """
 
     history: History
     checkpoints: tuple[Checkpoint, ...]
-    measured: tuple[Measured, ...] = field(repr=False)
+    samples: tuple[Sample, ...] = field(repr=False)
     steps_known: bool = True
 
 
@@ -89,22 +97,22 @@ def scan(
     resolution: Resolution | Literal["auto"] = "auto",
     progress: Progress | None = None,
 ) -> History:
-    """Measures checkpoints as `WeibullMonitor` measures the model that they hold, without loading them.
+    """Measures checkpoints as `WeibullMonitor` measures a model, without loading them.
 
-    Files are read once, front to back, a few megabytes at a time, whatever their size. No code of a checkpoint is run.
+    Files are read once, from front to back, a few megabytes at a time. No code in a checkpoint is run.
 
     Args:
         paths: A safetensors file, an index of shards, a file of `torch.save` or Lightning, a model folder, a distributed
-            checkpoint, a folder of several checkpoints; or several of these, of one run.
-        config: A ``config.json``, a folder with one, or a model type, where there is none beside the weights.
-        kinds: Regular expressions on names and the kind of what they match, as `discover_components` takes them.
+            checkpoint, a folder of several checkpoints; or a list of these, all of one run.
+        config: A ``config.json``, a folder with one, or a model type, if there is none beside the weights.
+        kinds: Regular expressions on names, and the kind of the matrices that they match, as in `discover_components`.
         include: One or several regular expressions; only names that one of them matches are kept.
         exclude: One or several regular expressions; names that one of them matches are left out.
         resolution: As `WeibullMonitor` takes it.
         progress: Called with the checkpoint's path, the bytes read and the bytes to read.
 
     Returns:
-        The history of a run whose samples are the checkpoints, at their steps. Where these are not known, or twice the same, the
+        The history of a run whose samples are the checkpoints, at their steps. If a step is not known, or two are the same, the
         checkpoints are numbered from 1 on, in the order given. ``history.runs[-1].model`` has their ``source``.
 
     Raises:
@@ -131,123 +139,132 @@ def scan_all(
     resolution: Resolution | Literal["auto"] = "auto",
     progress: Progress | None = None,
 ) -> Scan:
-    """Like `scan`, with everything that was found."""
+    """Like `scan`, but returns everything that was found."""
     given = [Path(paths)] if isinstance(paths, (str, Path)) else [Path(path) for path in paths]
     find = finder(kinds, include, exclude, resolution)
     sources = all_sources(given)
     if not sources:
         raise ConfigurationError("no checkpoint is named; name one or several")
-    models = Models(config)
-    found: list[tuple[Source, Contents, CheckpointLayout, dict[str, WeibullFit], Any, float]] = []
+    models = ModelCache(config)
+    found: list[tuple[int | None, Checkpoint]] = []
+    names: set[str] = set()
     for source in sources:
-        started = time.perf_counter()
-        with _named(source):
-            contents = source.read()
-            model, notes = models.of(source)
-            laid = lay_out(contents, model, find)
-            laid = replace(laid, notes=(*source.notes, *contents.notes, *notes, *laid.notes))
-            if not laid.discovery.components:
-                raise ConfigurationError(_nothing(source, laid))
-            fits = _fits(laid, progress, str(source.path))
-        description = _described(model)
-        found.append((source, contents, laid, fits, description, time.perf_counter() - started))
-    steps, known = increasing([s.step if c.step is None else c.step for s, c, *_ in found])
-    found = [entry for _, entry in sorted(zip(steps, found, strict=True), key=lambda pair: pair[0])]
-    steps = sorted(steps)
-    checkpoints, measured = [], []
-    for step, (source, contents, laid, fits, description, seconds) in zip(steps, found, strict=True):
-        one = _checkpoint(step, source, contents, laid, fits)
-        checkpoints.append(one)
-        measured.append((one, laid, description, seconds))
-    everything = _records(measured, known, given)
-    check_same_model(everything, [str(one.source) for one in checkpoints])
-    return Scan(as_history(everything, given[0]), tuple(checkpoints), tuple(everything), known)
+        with _errors_name(source):
+            found.append(_measure(source, models, find, progress, names))
+        names |= {c.name for c in found[-1][1].components}
+    steps, known = increasing([step for step, _ in found])
+    numbered = (replace(one, step=step) for step, (_, one) in zip(steps, found, strict=True))
+    checkpoints = tuple(sorted(numbered, key=lambda one: one.step))
+    samples = tuple(_sample(one, checkpoints, known, given) for one in checkpoints)
+    check_same_model(samples, [str(one.source) for one in checkpoints])
+    return Scan(as_history(samples, given[0]), checkpoints, samples, known)
 
 
-def _described(model: nn.Module | None) -> dict[str, Any]:
+def _measure(
+    source: CheckpointSource, models: ModelCache, find: Find, progress: Progress | None, names: Set[str]
+) -> tuple[int | None, Checkpoint]:
+    """One checkpoint and its step, if that is known: tables, then components, then counts, then fits.
+
+    Args:
+        source: The checkpoint.
+        models: The models of configurations.
+        find: Finds the components of a model.
+        progress: As `scan` takes it.
+        names: The names of the components of the checkpoints before it; empty for the first.
+    """
+    started = time.perf_counter()
+    contents = source.read()
+    model, notes = models.get(source)
+    layout = with_names_of(lay_out(contents, model, find), names)
+    if layout.discovery.components:
+        fits, flat = _fits(layout, progress, str(source.path))
+        layout = without(layout, flat, FLAT)
+    discovery = layout.discovery
+    if not discovery.components:
+        raise ConfigurationError(_nothing(source, discovery))
+    fits = {c.name: fits[c.name] for c in discovery.components if c.name in fits}
+    checkpoint = Checkpoint(
+        source=source.path,
+        format=source.format,
+        size=contents.size,
+        step=0,
+        notes=(*source.notes, *contents.notes, *notes, *layout.notes),
+        skipped={s.name: s.reason for s in discovery.skipped},
+        coverage=coverage(discovery),
+        findings=findings_of(discovery.components, fits),
+        components=discovery.components,
+        fits=fits,
+        attention=layout.attention,
+        model={**_describe(model), "parameters": discovery.elements},
+        seconds=time.perf_counter() - started,
+    )
+    return (source.step if contents.step is None else contents.step), checkpoint
+
+
+def _describe(model: nn.Module | None) -> dict[str, Any]:
     if model is None:
         return {}
     return {"class": type(model).__name__, "model_type": getattr(model.config, "model_type", None)}
 
 
-def _fits(laid: CheckpointLayout, progress: Progress | None, label: str) -> dict[str, WeibullFit]:
-    components = laid.discovery.components
+def _fits(
+    layout: CheckpointLayout, progress: Progress | None, label: str
+) -> tuple[dict[str, WeibullFit], frozenset[str]]:
+    """The fits of components by name, and the parameters that turn out to be masks or constants."""
+    components = layout.discovery.components
     needed = {c.parameter for c in components}
-    total = sum(t.numel * t.dtype.itemsize for n, t in laid.stored.items() if n in needed and t.dtype is not None)
+    total = sum(t.numel * t.dtype.itemsize for n, t in layout.stored.items() if n in needed and t.dtype is not None)
     done = 0
 
-    def tell(count: int) -> None:
+    def report(count: int) -> None:
         nonlocal done
         done += count
         if progress is not None:
             progress(label, done, total)
 
-    batches = count_checkpoint(components, laid.stored, tell)
-    fits = delivered((batch.indices, to_host(solve(batch.counts, batch.bins))) for batch in batches)
-    return {c.name: fits[index] for index, c in enumerate(components) if index in fits}
+    flat: dict[str, bool] = {}  # by parameter: whether each of its components is flat
+
+    def looked_at(batch: CountedRows) -> CountedRows:
+        members = [components[index] for index in batch.indices]
+        for c, is_flat in zip(members, flat_rows(batch.counts, members), strict=True):
+            flat[c.parameter] = is_flat and flat.get(c.parameter, c.parameter in layout.guessed)
+        return batch
+
+    batches = (looked_at(batch) for batch in count_checkpoint(components, layout.stored, report))
+    fits = delivered((b.indices, to_host(solve(b.counts, b.bins, b.offsets))) for b in batches)
+    found = {c.name: fits[index] for index, c in enumerate(components) if index in fits}
+    return found, frozenset(name for name, is_flat in flat.items() if is_flat)
 
 
-def _checkpoint(
-    step: int, source: Source, contents: Contents, laid: CheckpointLayout, fits: Mapping[str, WeibullFit]
-) -> Checkpoint:
-    from weibull_monitor.model.components import coverage
-
-    components = laid.discovery.components
-    return Checkpoint(
-        source=source.path,
-        format=source.format,
-        size=contents.size,
-        step=step,
-        notes=laid.notes,
-        skipped={s.name: s.reason for s in laid.discovery.skipped},
-        coverage=coverage(laid.discovery),
-        findings=findings_of(components, fits),
-        components=components,
-        fits=fits,
-    )
-
-
-def _records(
-    measured: Sequence[tuple[Checkpoint, CheckpointLayout, Mapping[str, Any], float]],
-    known: bool,
-    given: Sequence[Path],
-) -> list[Measured]:
-
-    out = []
-    for one, laid, description, seconds in measured:
-        model = {
-            **description,
-            "parameters": laid.discovery.elements,
+def _sample(one: Checkpoint, every: Sequence[Checkpoint], steps_known: bool, given: Sequence[Path]) -> Sample:
+    """A checkpoint as a history records it: the record of a run, which lists all checkpoints, and a sample."""
+    now = time.time()
+    record = RunRecord(
+        started=round(now, 3),
+        resumed_from=None,
+        model={
+            **one.model,
             "source": ", ".join(str(path) for path in given),
             "format": one.format,
             "bytes": one.size,
-            "steps_known": known,
-            "checkpoints": [{"step": c.step, "path": str(c.source), "bytes": c.size} for c, *_ in measured],
+            "steps_known": steps_known,
+            "checkpoints": [{"step": c.step, "path": str(c.source), "bytes": c.size} for c in every],
             "notes": list(one.notes),
-            "findings": [{"step": c.step, **asdict(f)} for c, *_ in measured for f in c.findings],
-        }
-        now = time.time()
-        record = RunRecord(
-            started=round(now, 3),
-            resumed_from=None,
-            model=model,
-            world_size=1,
-            protocol={
-                "fit": "middle-80 % probability plot from bit-pattern counts",
-                "bins_per_octave": 2**MANTISSA_BITS,
-            },
-            components=one.components,
-            skipped=one.skipped,
-            attention=[asdict(kind) for kind in laid.attention],
-        )
-        snapshot = Snapshot(step=one.step, time=now, components=one.components, fits=one.fits, seconds=seconds)
-        out.append((record, snapshot))
-    return out
+            "findings": [{"step": c.step, **asdict(finding)} for c in every for finding in c.findings],
+        },
+        world_size=1,
+        protocol={"fit": "middle-80 % probability plot from bit-pattern counts", "bins_per_octave": 2**MANTISSA_BITS},
+        components=one.components,
+        skipped=one.skipped,
+        attention=[asdict(kind) for kind in one.attention],
+    )
+    snapshot = Snapshot(step=one.step, time=now, components=one.components, fits=one.fits, seconds=one.seconds)
+    return record, snapshot
 
 
 @contextmanager
-def _named(source: Source) -> Iterator[None]:
-    """Turns what only corrupted tables bring about into an error that names the checkpoint."""
+def _errors_name(source: CheckpointSource) -> Iterator[None]:
+    """Turns errors that only corrupted tables cause into one that names the checkpoint."""
     try:
         yield
     except (RecursionError, MemoryError, OverflowError) as error:
@@ -256,9 +273,9 @@ def _named(source: Source) -> Iterator[None]:
         ) from error
 
 
-def _nothing(source: Source, laid: CheckpointLayout) -> str:
-    skipped = laid.discovery.skipped
-    if skipped:
+def _nothing(source: CheckpointSource, discovery: Discovery) -> str:
+    """Why a checkpoint has nothing to measure."""
+    if skipped := discovery.skipped:
         return (
             f"{source.path} has no matrix that can be measured: {skipped[0].name}, for one, because {skipped[0].reason}"
         )

@@ -1,9 +1,8 @@
-"""A model's tree of modules told from the names and shapes of its tensors, for checkpoints whose configuration is not there.
+"""Makes a tree of modules from the names and shapes of tensors, for checkpoints without a configuration.
 
-`weibull_monitor.model.components.discover` looks at modules: what they are, what stands beside a matrix, whether the
-elements of a list
-are alike. The tree here has as much of that as names and shapes tell. Sizes of heads they do not tell, so matrices whose
-layout depends on them (q, k and v head by head) are measured whole.
+`weibull_monitor.model.components.discover` looks at modules: their classes, what is beside a matrix, whether the elements of a
+list are alike. The tree has as much of that as names and shapes show. They do not show the sizes of heads, so matrices whose
+layout depends on these (q, k and v head by head) are measured whole.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ class _Embedding(nn.Embedding):
 
 
 class Conv1D(nn.Module):
-    """Stands for a linear layer that is stored as (in, out), as GPT-2's are; known by this name."""
+    """Stands for a linear layer that is stored as (in, out), as in GPT-2. Discovery knows it by this name."""
 
 
 class _List(nn.ModuleList):
@@ -45,7 +44,7 @@ class _List(nn.ModuleList):
 
 
 class _Model(nn.Module):
-    """The root, which knows the module that makes the logits, if it can be told."""
+    """The root, which knows the module that makes the logits, if one was found."""
 
     def get_output_embeddings(self) -> nn.Module | None:
         """That module."""
@@ -97,13 +96,13 @@ def _fill(module: nn.Module, node: _Node, input_first: frozenset[str]) -> None:
 def _class(
     name: str, node: _Node, input_first: frozenset[str], kinds: list[tuple[frozenset[str], type[nn.Module]]]
 ) -> type[nn.Module]:
-    """The class of a module. Modules beside it that hold mostly the same are of one class, as the blocks of a list are.
+    """The class of a module. Neighbours that hold mostly the same names get one class, as the blocks of a list have.
 
     Args:
-        name: What it is called.
+        name: The module's name.
         node: What it holds.
         input_first: Names of linear layers that are stored as (in, out).
-        kinds: What the first of each class beside it holds, and that class; added to.
+        kinds: The classes made for its neighbours so far, each with the names that it holds; a new one is added here.
     """
     weight = node.tensors.get("weight")
     if weight is not None and not node.children:
@@ -123,7 +122,7 @@ def _class(
 
 
 def _input_first(root: _Node) -> frozenset[str]:
-    """Names of the linear layers that are stored as (in, out): where a bias is as long as the second dimension only."""
+    """Names of the linear layers that are stored as (in, out): their bias is as long as the second dimension, not the first."""
     found: dict[str, set[bool]] = {}
     stack = [root]
     while stack:
@@ -140,7 +139,7 @@ def _input_first(root: _Node) -> frozenset[str]:
 
 
 def _head(model: nn.Module) -> nn.Module | None:
-    """A matrix at the top as large as an embedding, and called after what makes logits."""
+    """The module at the top whose name says that it makes logits, and whose matrix is as large as an embedding."""
     sizes = {tuple(m.weight.shape) for m in model.modules() if isinstance(m, _Embedding)}
     for name, child in model._modules.items():
         weight = child._parameters.get("weight") if child is not None else None

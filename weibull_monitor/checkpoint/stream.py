@@ -1,8 +1,8 @@
 """Counts the components of a checkpoint in one pass over its files, a few megabytes at a time.
 
-The counts are those of `weibull_monitor.measure`, to the integer: each stretch of a tensor is laid out as a shard of it would be
-(`weibull_monitor.model.sharding.layout`), and the elements of every part that are in it are counted. A thread reads ahead into
-buffers that are used again and again, so that memory does not depend on the size of a file or a tensor.
+The counts equal those of `weibull_monitor.measure` integer by integer: each stretch of a tensor is treated as a shard of it
+(`weibull_monitor.model.sharding.layout`), and the elements of every part in it are counted. A thread reads ahead into buffers
+that are used again and again, so that memory does not depend on the size of a file or a tensor.
 """
 
 from __future__ import annotations
@@ -24,16 +24,18 @@ from weibull_monitor.checkpoint.formats.files import open_regular
 from weibull_monitor.checkpoint.formats.tensors import Piece, StoredTensor
 from weibull_monitor.errors import CheckpointError
 from weibull_monitor.measure import bins_of, count_magnitudes
+from weibull_monitor.measure.choose import measure_offsets
+from weibull_monitor.measure.grid import grids_among
 from weibull_monitor.measure.reader.sums import ROWS_AT_ONCE, CountedRows, Sums
 from weibull_monitor.model.components import Component
 from weibull_monitor.model.sharding.layout import Box, Flat, Grid, boxes_between
 
 WINDOW: Final = 8 << 20
-"""Bytes that are read at once."""
+"""Bytes that are read at a time."""
 AHEAD: Final = 2
-"""Windows that are read while one is counted."""
+"""How many windows are read while one is counted."""
 MAX_SCATTERED: Final = 128 << 20
-"""Bytes of a tensor whose elements do not lie row by row: it is read whole."""
+"""Most bytes of a tensor whose elements are not stored row by row. It is read as a whole."""
 
 Progress = Callable[[int], None]
 
@@ -41,12 +43,12 @@ Progress = Callable[[int], None]
 def count_checkpoint(
     components: Sequence[Component], stored: Mapping[str, StoredTensor], progress: Progress = lambda _: None
 ) -> Iterator[CountedRows]:
-    """The counts of components whose parameters lie in files.
+    """The counts of components whose parameters are in files.
 
     Args:
         components: What to count.
         stored: Where the elements of each component's parameter are, by the parameter's name.
-        progress: Told of the bytes that have been read since it was last told.
+        progress: Called with the number of bytes that were read since its last call.
 
     Raises:
         CheckpointError: If a file cannot be read, or ends early.
@@ -62,32 +64,48 @@ def _batches(
     for index in read:
         of_parameter.setdefault(components[index].parameter, []).append(index)
     order = [name for name in stored if name in of_parameter]  # the order of the files
-    waiting: dict[torch.dtype, list[tuple[int, Tensor]]] = {}
+    waiting: dict[tuple[torch.dtype, bool], list[_Row]] = {}
     with _ReadAhead(_windows(order, stored)) as windows:
         counting: _Parameter | None = None
         for window, data in windows:
             if counting is None or counting.name != window.name:
-                _whole(counting)
+                _check_whole(counting)
                 members = of_parameter[window.name]
                 counting = _Parameter(stored[window.name], members, [components[i] for i in members])
             dtype = counting.dtype
-            rows = waiting.setdefault(dtype, [])
-            rows += counting.add(window, data.view(dtype))
+            for row in counting.add(window, data.view(dtype)):
+                rows = waiting.setdefault((dtype, row.offsets is not None), [])
+                rows.append(row)
+                if len(rows) >= (ROWS_AT_ONCE if row.offsets is None else ROWS_AT_ONCE // 3):
+                    yield _batch(rows, dtype)
+                    rows.clear()
             progress(window.bytes)
-            while len(rows) >= ROWS_AT_ONCE:
-                yield _batch(rows[:ROWS_AT_ONCE], dtype)
-                del rows[:ROWS_AT_ONCE]
-        _whole(counting)
-    for dtype, rows in waiting.items():
+        _check_whole(counting)
+    for (dtype, _), rows in waiting.items():
         if rows:
             yield _batch(rows, dtype)
 
 
-def _batch(rows: Sequence[tuple[int, Tensor]], dtype: torch.dtype) -> CountedRows:
-    return CountedRows(tuple(index for index, _ in rows), torch.stack([row for _, row in rows]), bins_of(dtype))
+@dataclass(frozen=True)
+class _Row:
+    """A component, the counts of its values, and where those on a grid lie within their bins, as in `CountedRows`."""
+
+    index: int
+    counts: Tensor
+    offsets: Tensor | None
 
 
-def _whole(counting: _Parameter | None) -> None:
+def _batch(rows: Sequence[_Row], dtype: torch.dtype) -> CountedRows:
+    offsets = [row.offsets for row in rows if row.offsets is not None]  # of all rows or none
+    return CountedRows(
+        tuple(row.index for row in rows),
+        torch.stack([row.counts for row in rows]),
+        bins_of(dtype),
+        torch.stack(offsets) if offsets else None,
+    )
+
+
+def _check_whole(counting: _Parameter | None) -> None:
     if counting is not None and counting.unfinished:
         raise CheckpointError(
             f"{counting.name} is not whole in the checkpoint: its files are corrupted; copy them again"
@@ -96,7 +114,7 @@ def _whole(counting: _Parameter | None) -> None:
 
 @dataclass(frozen=True)
 class _FileStretch:
-    """A stretch of a piece: its elements ``start`` to ``stop`` as they lie in the file."""
+    """A stretch of a piece: its elements from ``start`` to ``stop``, in the order of the file."""
 
     name: str
     piece: Piece
@@ -120,34 +138,35 @@ def _windows(order: Iterable[str], stored: Mapping[str, StoredTensor]) -> Iterat
 
 
 class _Parameter:
-    """The counts of the components of one parameter, while its elements come in."""
+    """Counts the components of one parameter while its elements arrive."""
 
     def __init__(self, tensor: StoredTensor, indices: Sequence[int], components: Sequence[Component]) -> None:
         if tensor.dtype is None:
-            raise CheckpointError(f"{tensor.name} holds no floats that can be counted")
+            raise CheckpointError(f"{tensor.name} does not hold floats that can be counted")
         self.name, self.dtype = tensor.name, tensor.dtype
         self._shape, self._indices = tensor.shape, indices
         self._bins = bins_of(tensor.dtype)
         self._boxes = [Box(c.part.view, c.part.ranges) if c.part else None for c in components]
         self._left = [c.numel for c in components]
         self._counts: dict[int, Tensor] = {}
+        self._offsets: dict[int, Tensor] = {}
         rows = [_rows(tensor.shape, box) for box in self._boxes]
         self._first, self._last = np.array([r[0] for r in rows]), np.array([r[1] for r in rows])
 
     @property
     def unfinished(self) -> bool:
-        """Whether elements of a component are still to come."""
+        """Whether elements of a component are still missing."""
         return any(self._left)
 
-    def add(self, window: _FileStretch, data: Tensor) -> list[tuple[int, Tensor]]:
+    def add(self, window: _FileStretch, data: Tensor) -> list[_Row]:
         """Counts a window.
 
         Returns:
-            The components that are now complete, and the counts of each.
+            The components that are now complete.
         """
         views: list[Tensor] = []
         places: list[int] = []
-        for layout, local in _laid_out(window, data, self._shape):
+        for layout, local in _as_shards(window, data, self._shape):
             first, last = _range(layout)
             for place in np.flatnonzero((self._first < last) & (self._last > first)).tolist():
                 for view in layout.select(local, self._boxes[place]):
@@ -159,6 +178,7 @@ class _Parameter:
         touched = sorted(set(places))
         row = {place: n for n, place in enumerate(touched)}
         counts = count_magnitudes(views, self._bins, [row[place] for place in places])
+        self._look(views, [row[place] for place in places], touched, counts)
         done = []
         for view, place in zip(views, places, strict=True):
             self._left[place] -= view.numel()
@@ -172,11 +192,32 @@ class _Parameter:
                     f"{self.name} is stored more than once in the checkpoint: its tables are corrupted"
                 )
             if not self._left[place]:
-                done.append((self._indices[place], self._counts.pop(place)))
+                done.append(_Row(self._indices[place], self._counts.pop(place), self._offsets.pop(place, None)))
         return done
 
+    def _look(self, views: Sequence[Tensor], rows: Sequence[int], touched: Sequence[int], counts: Tensor) -> None:
+        """Adds where values on a grid lie within their bins, of the components that have such values in this window.
 
-def _laid_out(window: _FileStretch, data: Tensor, shape: tuple[int, ...]) -> Iterator[tuple[Flat | Grid, Tensor]]:
+        Args:
+            views: What was counted.
+            rows: The row of each view among the counts.
+            touched: The component that each row belongs to.
+            counts: int64, (rows, bins.columns).
+        """
+        grids = sorted({row for row, grid in zip(rows, grids_among(views, self._bins), strict=True) if grid})
+        if not grids:
+            return
+        of_row = {row: n for n, row in enumerate(grids)}
+        looked_at = [(view, of_row[row]) for view, row in zip(views, rows, strict=True) if row in of_row]
+        offsets = measure_offsets(
+            [view for view, _ in looked_at], self._bins, counts[grids], [row for _, row in looked_at]
+        )
+        for row, moved in zip(grids, offsets, strict=True):
+            place = touched[row]
+            self._offsets[place] = self._offsets[place] + moved if place in self._offsets else moved
+
+
+def _as_shards(window: _FileStretch, data: Tensor, shape: tuple[int, ...]) -> Iterator[tuple[Flat | Grid, Tensor]]:
     """A window as shards of its parameter, and the local tensor of each."""
     piece = window.piece
     if piece.strides is not None:
@@ -199,7 +240,7 @@ def _grid(shape: tuple[int, ...], at: Sequence[int], sizes: Sequence[int]) -> Gr
 
 
 def _range(layout: Flat | Grid) -> tuple[int, int]:
-    """First and last row of the parameter that are there, at least in part."""
+    """First row of the parameter that is there, at least in part, and the row after the last."""
     if isinstance(layout, Flat):
         inner = max(1, math.prod(layout.shape[1:]))
         return layout.start // inner, -(-layout.stop // inner)
@@ -207,7 +248,7 @@ def _range(layout: Flat | Grid) -> tuple[int, int]:
 
 
 def _rows(shape: tuple[int, ...], box: Box | None) -> tuple[int, int]:
-    """The rows of a parameter between which a part lies; no part is missed, though some may lie only in every other row."""
+    """The range of rows of a parameter that contains a part; the part may have only some of these rows."""
     whole = shape[0] if shape else 1
     if box is None or not shape or whole % box.view[0]:
         return 0, whole
@@ -256,7 +297,7 @@ class _ReadAhead:
         return torch.empty(window.bytes, dtype=torch.uint8)
 
     def _read(self, window: _FileStretch, buffer: Tensor) -> Tensor:
-        """In the reading thread, and nowhere else: one file is open at a time."""
+        """Reads one window. Only the reading thread calls it, so that one file at a time is open."""
         if self._file != window.piece.file:
             self._close()
             self._fd = open_regular(window.piece.file)

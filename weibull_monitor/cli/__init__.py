@@ -1,1 +1,1 @@
-"""The commands of ``weibull-monitor``, one a module: ``add`` registers it with the command line's grammar."""
+"""The commands of ``weibull-monitor``, one per module: its ``add`` registers the command with the grammar."""

@@ -1,4 +1,4 @@
-"""``weibull-monitor alerts RUN``: what the rules say of a recorded run."""
+"""``weibull-monitor alerts RUN``: the alerts of a recorded run."""
 
 from __future__ import annotations
 
@@ -7,28 +7,35 @@ import argparse
 from weibull_monitor.cli.common import OK, Commands, add_command, add_run, open_run
 
 
-def add(commands: Commands[argparse.ArgumentParser]) -> None:
+def add(commands: Commands) -> None:
     """Registers the command."""
     command = add_command(
         commands,
         "alerts",
-        help="what the rules say of a recorded run, with other thresholds if wanted",
-        description="Replays the rules over the history of a run and prints the alerts: the way to tune thresholds.",
+        _execute,
+        help="the alerts of a recorded run, with other thresholds if you like",
+        description="Applies the alert rules to the history of a run and prints the alerts: the way to tune thresholds.",
         examples=[
-            ("runs/x", "what the default thresholds say of a run"),
-            ("runs/x --config thresholds.toml --severity warning", "what others would have said"),
-            ("runs/x --recorded", "what was told while the run ran"),
+            ("runs/x", "alerts by the default thresholds"),
+            ("runs/x --config thresholds.toml --severity warning", "alerts by other thresholds, from warnings on"),
+            ("runs/x --recorded", "the alerts that were raised during the run"),
         ],
     )
     add_run(command)
     command.add_argument(
-        "--config", metavar="FILE", help="a TOML file of thresholds (docs/alerts.md); default thresholds without"
+        "--config",
+        metavar="FILE",
+        help="a TOML file with thresholds (docs/alerts.md); the default thresholds otherwise",
     )
     command.add_argument(
-        "--severity", choices=("info", "warning", "error"), default="info", help="from which (default: info)"
+        "--severity",
+        choices=("info", "warning", "error"),
+        default="info",
+        help="lowest severity to show (default: info)",
     )
-    command.add_argument("--recorded", action="store_true", help="what was told while the run ran, instead of a replay")
-    command.set_defaults(execute=_execute)
+    command.add_argument(
+        "--recorded", action="store_true", help="show the alerts that were raised during the run, instead of a replay"
+    )
 
 
 def _execute(options: argparse.Namespace) -> int:

@@ -1,75 +1,90 @@
-"""What the commands share: how a run is named and read, and how help shows examples."""
+"""Shared by the commands: the argument that names a run, reading it, and examples in help."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
 from weibull_monitor.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from weibull_monitor.history.record import History
 
-Commands = argparse._SubParsersAction
-"""What a command's ``add`` registers itself with."""
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+"""The subparsers that a command adds itself to."""
 
 OK, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
-"""Exit codes: done; cannot be done; the command line is wrong; interrupted by Ctrl-C."""
+"""Exit codes: done; failed; wrong command line; interrupted by Ctrl-C."""
 
-EXIT_CODES = (
-    "exit codes: 0 done; 1 it cannot be done, standard error says why; 2 the command line is wrong; 130 interrupted"
-)
+EXIT_CODES = "exit codes: 0 done; 1 failed, with the reason on standard error; 2 wrong command line; 130 interrupted"
 
 
 class Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong with a command line, and where its help is."""
+    """Reports a wrong command line in one line that also names its help."""
 
     def error(self, message: str) -> NoReturn:
-        """Ends the program."""
+        """Prints the message and exits."""
         self.exit(WRONG, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
 def add_command(
-    commands: Commands[argparse.ArgumentParser],
+    commands: Commands,
     name: str,
+    execute: Callable[[argparse.Namespace], int],
     help: str,
     description: str,
     examples: Sequence[tuple[str, str]],
 ) -> argparse.ArgumentParser:
     """Adds a command to the grammar.
 
-    Args:
-        commands: What to add it to.
-        name: Its name.
-        help: A line for the list of commands.
-        description: What it does, in a sentence or two.
-        examples: Command lines without the program's name, and what each does: shown at the end of its help.
+    ``execute`` returns the exit code; ``help`` is its line in the list of commands; ``examples`` are command lines without the
+    program's name, each with what it does, for the end of the help.
     """
     lines = [f"  {f'weibull-monitor {name} {words}'.rstrip()}\n      {what}" for words, what in examples]
-    return commands.add_parser(
+    command = commands.add_parser(
         name,
         help=help,
         description=description,
         epilog="\n".join(["examples:", *lines, "", EXIT_CODES]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    command.set_defaults(execute=execute)
+    return command
 
 
 def add_run(command: argparse.ArgumentParser, several: bool = False) -> None:
     """Adds the argument ``run``, or ``runs`` for one or several."""
     if several:
-        command.add_argument("runs", nargs="+", metavar="RUN", help="directories of runs, or their history.jsonl")
+        command.add_argument("runs", nargs="+", metavar="RUN", help="directories of runs, or their history.jsonl files")
     else:
         command.add_argument("run", metavar="RUN", help="a run's directory, or its history.jsonl")
 
 
+def add_neighbours(command: argparse.ArgumentParser) -> None:
+    """Adds the option ``--neighbours``."""
+    command.add_argument(
+        "--neighbours", type=natural, default=5, metavar="N", help="published models to show (default: 5)"
+    )
+
+
+def add_kind(command: argparse.ArgumentParser) -> None:
+    """Adds the option ``--kind``, which `kinds_of` reads."""
+    command.add_argument(
+        "--kind",
+        action="append",
+        default=[],
+        metavar="PATTERN=KIND",
+        help=r"kind of the matrices whose names match a pattern, such as 'my_mixer\.w=mixer'; may be repeated",
+    )
+
+
 def open_run(path: str | Path) -> History:
-    """The history of a run that a user named, which has at least one sample.
+    """Reads the history of a run, which has to hold at least one sample.
 
     Raises:
-        ConfigurationError: If there is none, or it cannot be read.
+        ConfigurationError: If there is no history or no sample, or it cannot be read.
     """
     from weibull_monitor.history.reader import read_history
 
@@ -79,10 +94,14 @@ def open_run(path: str | Path) -> History:
         raise ConfigurationError(f"{error}; name a directory that a monitored run has written to") from error
     except OSError as error:
         raise ConfigurationError(
-            f"{error.filename or path} cannot be read: {error.strerror}; name one that can"
+            f"{error.filename or path} cannot be read: {error.strerror}; name a file that can"
         ) from error
     if not history.runs:
         raise ConfigurationError(f"{history.path} holds no run; name a history.jsonl that a monitored run has written")
+    if not history.snapshots and history.runs[-1].trial:
+        raise ConfigurationError(
+            f"{history.path} lists trials whose histories are not there; name the directory of one"
+        )
     if not history.snapshots:
         raise ConfigurationError(
             f"{history.path} holds no samples yet; wait for the first, which is taken before the first step"
@@ -110,13 +129,16 @@ def _at_least(least: int, text: str) -> int:
     return value
 
 
-def pattern_and_kind(text: str) -> tuple[str, str]:
-    """The two halves of ``PATTERN=KIND``.
+def kinds_of(options: argparse.Namespace) -> dict[str, str]:
+    """The kinds of ``--kind``, by pattern.
 
     Raises:
-        ConfigurationError: If it is not of that form.
+        ConfigurationError: If one is not of the form ``PATTERN=KIND``.
     """
-    pattern, separator, kind = text.rpartition("=")
-    if not separator or not pattern:
-        raise ConfigurationError(f"--kind {text!r} is not of the form PATTERN=KIND, as in 'my_mixer=mixer'")
-    return pattern, kind
+    kinds: dict[str, str] = {}
+    for text in options.kind:
+        pattern, _, kind = text.rpartition("=")
+        if not pattern:
+            raise ConfigurationError(f"--kind {text!r} is not of the form PATTERN=KIND, as in 'my_mixer=mixer'")
+        kinds[pattern] = kind
+    return kinds

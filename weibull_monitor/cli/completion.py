@@ -1,4 +1,4 @@
-"""``weibull-monitor completion SHELL``: the script by which a shell completes commands, options and paths."""
+"""``weibull-monitor completion SHELL``: the script with which a shell completes commands, options and paths."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from weibull_monitor.errors import ConfigurationError, MissingDependencyError
 
 SHELLS = ("bash", "zsh", "tcsh", "fish")
 PATHS = {"RUN": "FILE", "FILE": "FILE", "PATH": "FILE", "CHECKPOINT": "FILE", "SOURCE": "FILE", "DIR": "DIRECTORY"}
-"""What an argument that help calls so is completed by: `shtab.FILE`, which directories are too, or `shtab.DIRECTORY`."""
+"""How shtab completes the arguments with these metavars; ``FILE`` includes directories."""
 
 
-def add(commands: Commands[argparse.ArgumentParser]) -> None:
+def add(commands: Commands) -> None:
     """Registers the command."""
     command = add_command(
         commands,
         "completion",
+        _execute,
         help="the completion script of a shell",
-        description="Prints the script by which a shell completes the commands, their options, and paths.",
+        description="Prints the script with which a shell completes commands, options and paths.",
         examples=[
             ("bash > ~/.local/share/bash-completion/completions/weibull-monitor", "bash, from the next shell on"),
             ("zsh > ~/.zfunc/_weibull-monitor", "zsh, with ~/.zfunc in fpath before compinit"),
@@ -28,7 +29,6 @@ def add(commands: Commands[argparse.ArgumentParser]) -> None:
         ],
     )
     command.add_argument("shell", choices=SHELLS, help="the shell")
-    command.set_defaults(execute=_execute)
 
 
 def _execute(options: argparse.Namespace) -> int:
@@ -43,12 +43,14 @@ def _execute(options: argparse.Namespace) -> int:
     try:
         print(shtab.complete(options.grammar, options.shell))
     except NotImplementedError as error:
-        raise ConfigurationError(f"shtab {shtab.__version__} knows no {options.shell}; upgrade shtab") from error
+        raise ConfigurationError(
+            f"shtab {shtab.__version__} does not support {options.shell}; upgrade shtab"
+        ) from error
     return OK
 
 
 def _arguments(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
-    """Every argument of a parser and of the parsers of its commands."""
+    """Every argument of a parser and of its commands."""
     for action in parser._actions:
         yield action
         if isinstance(action, argparse._SubParsersAction):

@@ -1,50 +1,42 @@
-"""``weibull-monitor components SOURCE``: which matrices a model has, and what each is."""
+"""``weibull-monitor components SOURCE``: the weight matrices of a model and their kinds."""
 
 from __future__ import annotations
 
 import argparse
 
-from weibull_monitor.cli.common import OK, Commands, add_command, pattern_and_kind
+from weibull_monitor.cli.common import OK, Commands, add_command, add_kind, kinds_of
 
 
-def add(commands: Commands[argparse.ArgumentParser]) -> None:
+def add(commands: Commands) -> None:
     """Registers the command."""
     command = add_command(
         commands,
         "components",
-        help="which matrices a model has, and what each is",
-        description="Prints which matrices a model has, what each is, what is not recognised and why. Reads no weights.",
+        _execute,
+        help="the weight matrices of a model and their kinds",
+        description="Prints the weight matrices of a model per kind, and which are not recognised and why. Reads no weights.",
         examples=[
             ("llama", "the default Llama of transformers"),
-            ("path/to/checkpoint --list", "the model of a checkpoint's config.json, every matrix by name"),
-            (r"my_model/config.json --kind 'my_mixer\.w=mixer'", "with a kind for what is not recognised"),
+            ("path/to/checkpoint --list", "the model of a checkpoint, from its config.json, with every matrix by name"),
+            (r"my_model/config.json --kind 'my_mixer\.w=mixer'", "with a kind for matrices that are not recognised"),
         ],
     )
-    command.add_argument(
-        "source", help="a directory that holds a config.json, such a file, or a model type such as 'llama'"
-    )
+    command.add_argument("source", help="a directory with a config.json, such a file, or a model type such as 'llama'")
     command.add_argument("--list", action="store_true", help="also list every matrix by name")
     command.add_argument(
         "--resolution",
         choices=("parameter", "matrix", "head"),
         default="matrix",
-        help="stored matrices only; their parts too (default); every attention head too",
+        help="parameter: stored matrices only; matrix: also their parts (default); head: also every attention head",
     )
-    command.add_argument(
-        "--kind",
-        action="append",
-        default=[],
-        metavar="PATTERN=KIND",
-        help=r"call what a pattern matches so, as in 'my_mixer\.w=mixer'; may be repeated",
-    )
-    command.set_defaults(execute=_execute)
+    add_kind(command)
 
 
 def _execute(options: argparse.Namespace) -> int:
     from weibull_monitor.model.components import attention_types, discover, render
     from weibull_monitor.model.meta_device import build
 
-    kinds = dict(pattern_and_kind(text) for text in options.kind)
+    kinds = kinds_of(options)
     model = build(options.source)
     found = discover(model, kinds=kinds, resolution=options.resolution)
     if options.list:

@@ -1,4 +1,4 @@
-"""A small training that needs torch and nothing else: a byte-level transformer reads Python's own library sources."""
+"""A small training run that needs only torch: a byte-level transformer reads Python's own library sources."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WARMUP: Final = 20
 
 
 class Block(nn.Module):
-    """A transformer block in the manner of Llama, with its names; W_q, W_k, W_v and W_o stored apart."""
+    """A Llama-like transformer block with Llama's parameter names; W_q, W_k, W_v and W_o are stored separately."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Block(nn.Module):
         self.mlp = nn.ModuleDict(wide | {"down_proj": nn.Linear(3 * WIDTH, WIDTH, bias=False)})
 
     def forward(self, x: Tensor) -> Tensor:
-        """The next hidden states, of the shape of ``x``: (batch, window, width)."""
+        """The next hidden states; ``x`` and the result have shape (batch, window, width)."""
         y = F.rms_norm(x, (WIDTH,))
         q, k, v = (self.self_attn[f"{n}_proj"](y).unflatten(-1, (HEADS, -1)).transpose(1, 2) for n in "qkv")
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
@@ -48,7 +48,7 @@ class Block(nn.Module):
 
 
 class Model(nn.Module):
-    """A language model of bytes, all matrices drawn from a normal distribution of σ 0.02."""
+    """A language model of bytes; all matrices start from a normal distribution with σ 0.02."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,16 +68,10 @@ class Model(nn.Module):
         return logits
 
 
-def train(output_dir: str | Path, steps: int, told: Callable[[int, float], object]) -> History:
-    """Trains the model for some steps with a monitor, on the CPU; half a minute for 300 steps.
+def train(output_dir: str | Path, steps: int, report: Callable[[int, float], object]) -> History:
+    """Trains the model with a monitor, on the CPU, and returns the history; 300 steps take half a minute.
 
-    Args:
-        output_dir: The run's directory.
-        steps: Optimizer steps.
-        told: Called with the number of each step and its loss.
-
-    Returns:
-        The history of the run.
+    ``report`` is called with the number of each step and its loss.
     """
     torch.manual_seed(0)
     files = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
@@ -99,7 +93,7 @@ def train(output_dir: str | Path, steps: int, told: Callable[[int, float], objec
             optimizer.step()
             monitor.step()
             scheduler.step()
-            told(step, loss.item())
+            report(step, loss.item())
     return read_history(output_dir)
 
 

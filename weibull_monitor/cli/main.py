@@ -1,7 +1,7 @@
-"""``weibull-monitor``: the command line. Every command prints its result and says in one sentence what was wrong.
+"""``weibull-monitor``: the command line. Every command prints its result, or one sentence that says what is wrong.
 
-Exit codes: 0 done; 1 something that was asked for cannot be done, with the reason on standard error; 2 the command line itself is
-wrong; 130 interrupted (Ctrl-C), with nothing left half written. Nothing heavy is imported before a command is executed.
+Exit codes: 0 done; 1 failed, with the reason on standard error; 2 wrong command line; 130 interrupted (Ctrl-C), with no file
+half written. Nothing heavy is imported before a command runs.
 """
 
 from __future__ import annotations
@@ -24,22 +24,27 @@ from weibull_monitor.cli import (
     watch,
 )
 from weibull_monitor.cli.common import EXIT_CODES, FAILED, INTERRUPTED, OK, Parser
+from weibull_monitor.cli.output import safe_output
 from weibull_monitor.errors import WeibullMonitorError
 
 COMMANDS = (demo, components, scan, watch, report, compare, sweep, alerts, wandb_workspace, completion)
-"""In the order that help lists them."""
+"""In the order of the help."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command.
 
     Args:
-        arguments: The words of the command line; those of this process by default.
+        arguments: The words of the command line; by default those of this process.
 
     Returns:
         The exit code.
     """
-    options = parser().parse_args(arguments)
+    with safe_output():
+        return _run(parser().parse_args(arguments))
+
+
+def _run(options: argparse.Namespace) -> int:
     try:
         code: int = options.execute(options)
         return code
@@ -60,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class _Version(argparse.Action):
-    """Prints the version of the installed package, which is looked up only when it is asked for: that takes 20 ms."""
+    """Prints the version of the installed package. Looking it up takes 20 ms, so it is done only on request."""
 
     def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:
         super().__init__(option_strings, dest=argparse.SUPPRESS, nargs=0, help=help)
@@ -71,15 +76,15 @@ class _Version(argparse.Action):
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line's grammar: each command adds its own."""
+    """The grammar of the command line, to which every command adds its part."""
     top = Parser(
         prog="weibull-monitor",
-        description="A thermometer for weight matrices: the Weibull shape k and scale λ of |w|, as a run has written them down.",
+        description="A thermometer for weight matrices: the Weibull shape k and scale λ of |w|, as a run has recorded them.",
         epilog="\n".join(
             [
                 "examples:",
-                "  weibull-monitor demo\n      train a small model and see what is measured",
-                "  weibull-monitor compare runs/x\n      is what a run shows what published models show?",
+                "  weibull-monitor demo\n      train a small model and look at its measurements",
+                "  weibull-monitor compare runs/x\n      compare a run with published models",
                 "  weibull-monitor compare --help\n      the options of a command, with examples",
                 "",
                 EXIT_CODES,

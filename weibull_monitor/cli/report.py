@@ -1,4 +1,4 @@
-"""``weibull-monitor report RUN [RUN...]``: one or several runs as a page to look at."""
+"""``weibull-monitor report RUN [RUN...]``: one or several runs as an HTML page."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ from pathlib import Path
 from weibull_monitor.cli.common import OK, Commands, add_command, add_run, open_run
 
 
-def add(commands: Commands[argparse.ArgumentParser]) -> None:
+def add(commands: Commands) -> None:
     """Registers the command."""
     command = add_command(
         commands,
         "report",
+        _execute,
         help="a run, or several side by side, as one HTML page",
-        description="Writes one HTML file that needs no network: k over the steps with what is published, a heatmap by block and "
-        "kind, the scaling law and its forecast, the probability plot of every matrix, alerts, facts. With --serve it is a "
-        "page on this machine alone that goes on with the run; Ctrl-C ends that, with exit code 0.",
+        description="Writes one HTML file that needs no network: k over the steps with the published ranges, a heatmap by block "
+        "and kind, the scaling law and its forecast, the probability plot of every matrix, alerts, facts. With --serve the page "
+        "is served to this machine only and follows the run; Ctrl-C ends that, with exit code 0.",
         examples=[
-            ("runs/x", "writes report.html"),
+            ("runs/x", "write report.html"),
             ("runs/a runs/b runs/c -o three.html", "three runs side by side"),
-            ("runs/x --serve", "while it trains: at a free port of 127.0.0.1, which is printed"),
+            ("runs/x --serve", "follow a run: at a free port of 127.0.0.1, which is printed"),
             ("runs/x --serve 8000", "at a port of your choice"),
         ],
     )
@@ -36,7 +37,6 @@ def add(commands: Commands[argparse.ArgumentParser]) -> None:
         const=0,
         help="serve the page on 127.0.0.1 instead of writing a file; without a port, a free one is chosen",
     )
-    command.set_defaults(execute=_execute)
 
 
 def _execute(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""``weibull-monitor scan PATH...``: the same measurement over checkpoints."""
+"""``weibull-monitor scan PATH...``: measures checkpoints on disk."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from weibull_monitor.cli.common import OK, Commands, add_command, pattern_and_kind
+from weibull_monitor.cli.common import OK, Commands, add_command, add_kind, add_neighbours, kinds_of
 from weibull_monitor.errors import ConfigurationError
 
 STANDARD_OUTPUT = "-"
 
 
-def add(commands: Commands[argparse.ArgumentParser]) -> None:
+def add(commands: Commands) -> None:
     """Registers the command."""
     command = add_command(
         commands,
         "scan",
-        help="measure checkpoints as they lie on disk",
-        description="Measures a checkpoint as a monitor measures the model in it, without loading it: read once, in bounded "
-        "memory, and without running any of its code. Several checkpoints make a trajectory. See docs/scan.md.",
+        _execute,
+        help="measure checkpoints on disk",
+        description="Measures a checkpoint as a monitor measures a model, without loading it: it is read once, in bounded "
+        "memory, and none of its code runs. Several checkpoints form a trajectory. See docs/scan.md.",
         examples=[
             ("path/to/model", "a model folder, with or without shards"),
-            ("model.safetensors --csv fits.csv", "one file; every matrix into a table"),
+            ("model.safetensors --csv fits.csv", "one file, with every matrix in a table"),
             ("runs/x/checkpoint-* --output scans/x", "a trajectory, kept for compare and report"),
             ("lightning_logs/version_0/checkpoints --html x.html", "Lightning's checkpoints, as a page"),
         ],
@@ -41,29 +42,27 @@ def add(commands: Commands[argparse.ArgumentParser]) -> None:
         "--resolution",
         choices=("auto", "parameter", "matrix", "head"),
         default="auto",
-        help="stored matrices only; their parts too (default, for up to 2,000 of them); every attention head too",
+        help="parameter: stored matrices only; matrix: also their parts; head: also every attention head; auto: matrix, "
+        "for up to 2,000 parts (default)",
     )
-    command.add_argument(
-        "--kind",
-        action="append",
-        default=[],
-        metavar="PATTERN=KIND",
-        help="call what a pattern matches so; may be repeated",
-    )
+    add_kind(command)
     command.add_argument(
         "--include", action="append", default=[], metavar="PATTERN", help="only names that match; may be repeated"
     )
     command.add_argument(
         "--exclude", action="append", default=[], metavar="PATTERN", help="leave out names that match; may be repeated"
     )
-    command.add_argument("--neighbours", type=int, default=5, metavar="N", help="published models to show (default: 5)")
+    add_neighbours(command)
     command.add_argument(
-        "--output", metavar="DIR", help="keep the scan as the history of a run, for the other commands"
+        "--output", metavar="DIR", help="also write the scan as the history of a run, for the other commands"
     )
-    command.add_argument("--json", metavar="FILE", help="also write JSON; - for standard output, instead of the text")
-    command.add_argument("--csv", metavar="FILE", help="also write a table of all matrices; - likewise")
-    command.add_argument("--html", metavar="FILE", help="also write the report, a page of its own")
-    command.set_defaults(execute=_execute)
+    command.add_argument("--json", metavar="FILE", help="also write JSON; - for standard output instead of the text")
+    command.add_argument(
+        "--csv",
+        metavar="FILE",
+        help="also write a CSV table of all matrices; - for standard output instead of the text",
+    )
+    command.add_argument("--html", metavar="FILE", help="also write the report as an HTML page")
 
 
 def _execute(options: argparse.Namespace) -> int:
@@ -75,9 +74,11 @@ def _execute(options: argparse.Namespace) -> int:
     from weibull_monitor.report.html.page import plotly_js, write
 
     if options.json == options.csv == STANDARD_OUTPUT:
-        raise ConfigurationError("standard output takes --json or --csv, not both; give one of them a file")
+        raise ConfigurationError(
+            "--json and --csv go to standard output one at a time, not both; name a file for one of them"
+        )
     if options.html:
-        plotly_js()  # what is missing is said before an hour of reading
+        plotly_js()  # fail now if plotly is missing, not after an hour of reading
     if options.output:
         check_writable(Path(options.output) / FILE)
         check_output(Path(options.output))
@@ -88,7 +89,7 @@ def _execute(options: argparse.Namespace) -> int:
         found = scan_all(
             options.paths,
             config=options.config,
-            kinds=dict(pattern_and_kind(text) for text in options.kind),
+            kinds=kinds_of(options),
             include=options.include or None,
             exclude=options.exclude or None,
             resolution=options.resolution,
@@ -96,7 +97,7 @@ def _execute(options: argparse.Namespace) -> int:
         )
     written = []
     if options.output:
-        written.append(write_history(found.history, found.measured, Path(options.output)))
+        written.append(write_history(found.samples, Path(options.output)))
     for file, make in ((options.json, as_json), (options.csv, as_csv)):
         if file and file != STANDARD_OUTPUT:
             write_text(Path(file), make(found))
@@ -116,13 +117,14 @@ def _execute(options: argparse.Namespace) -> int:
 
 
 def _show(found: Any, neighbours: int) -> None:
-    from weibull_monitor.report.text.checkpoint import plain, render, styled
+    from weibull_monitor.report.text.checkpoint import render, styled
+    from weibull_monitor.report.text.table import plain
 
     lines = render(found, neighbours)
     if sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
         try:
             from rich.console import Console
-        except ImportError:  # an extra; the text is the same
+        except ImportError:  # an extra: the text is the same without colours
             pass
         else:
             Console(highlight=False, soft_wrap=True).print(styled(lines))
@@ -132,32 +134,26 @@ def _show(found: Any, neighbours: int) -> None:
 
 @contextmanager
 def _progress() -> Iterator[Callable[[str, int, int], None] | None]:
-    """A bar on standard error while there is something to wait for; none where nobody would see it."""
+    """A progress bar on standard error; None if that is not a terminal, or without rich."""
     if not sys.stderr.isatty():
         yield None
         return
     try:
+        from rich import progress as rich
         from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            DownloadColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-            TransferSpeedColumn,
-        )
     except ImportError:
         yield None
         return
-    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(TextColumn("{task.description}"), *columns, console=Console(stderr=True), transient=True) as bar:
+    columns = (rich.BarColumn(), rich.DownloadColumn(), rich.TransferSpeedColumn(), rich.TimeRemainingColumn())
+    label = rich.TextColumn("{task.description}")
+    with rich.Progress(label, *columns, console=Console(stderr=True), transient=True) as bar:
         tasks: dict[str, Any] = {}
 
-        def tell(label: str, done: int, total: int) -> None:
+        def show(label: str, done: int, total: int) -> None:
             if label not in tasks:
                 for task in tasks.values():
                     bar.update(task, visible=False)
                 tasks[label] = bar.add_task(label[-40:], total=total)
             bar.update(tasks[label], completed=done)
 
-        yield tell
+        yield show

@@ -11,17 +11,18 @@ from weibull_monitor.cli.common import OK, Commands, add_command, add_run, open_
 from weibull_monitor.errors import ConfigurationError
 
 
-def add(commands: Commands[argparse.ArgumentParser]) -> None:
+def add(commands: Commands) -> None:
     """Registers the command."""
     command = add_command(
         commands,
         "sweep",
-        help="λ of several runs against √(η/λ_wd)",
-        description="Compares λ at the end of several runs with √(η/λ_wd), and with the effective value of their schedules.",
+        _execute,
+        help="compare λ of several runs with √(η/λ_wd)",
+        description="Compares λ at the end of several runs with √(η/λ_wd), and with its effective value for the schedule.",
         examples=[
             ("runs/*", "a table of all runs"),
-            ("runs/* --plot sweep.png --kind ffn_down", "and a picture of one kind"),
-            ("runs/* --json", "for another program"),
+            ("runs/* --plot sweep.png --kind ffn_down", "with a picture of one kind"),
+            ("runs/* --json", "as JSON, for other programs"),
         ],
     )
     add_run(command, several=True)
@@ -30,7 +31,6 @@ def add(commands: Commands[argparse.ArgumentParser]) -> None:
     command.add_argument(
         "--kind", action="append", default=[], help="draw this kind instead of the two classes; may be repeated"
     )
-    command.set_defaults(execute=_execute)
 
 
 def _execute(options: argparse.Namespace) -> int:
@@ -54,5 +54,5 @@ def _execute(options: argparse.Namespace) -> int:
     else:
         print(render(sweep))
         if options.plot:
-            print(f"\ndrawn: {options.plot}")
+            print(f"\nwritten: {options.plot}")
     return OK

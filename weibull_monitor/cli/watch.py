@@ -1,4 +1,4 @@
-"""``weibull-monitor watch RUN``: a run in the terminal, while it trains."""
+"""``weibull-monitor watch RUN``: follows a run in the terminal."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ import math
 from weibull_monitor.cli.common import OK, Commands, add_command, add_run
 
 
-def add(commands: Commands[argparse.ArgumentParser]) -> None:
+def add(commands: Commands) -> None:
     """Registers the command."""
     command = add_command(
         commands,
         "watch",
-        help="a run in the terminal, while it trains",
-        description="Shows a run in the terminal and refreshes it while training goes on: the classes with the published ranges, "
-        "every kind with its drift and forecast, the worst components, alerts. Waits for a run that has not begun; Ctrl-C "
-        "ends it. Needs the extra 'report'.",
+        _execute,
+        help="follow a run in the terminal",
+        description="Shows a run in the terminal and refreshes it during training: the classes with the published ranges, every "
+        "kind with its drift and forecast, the worst components, alerts. Waits for a run that has not begun; Ctrl-C ends "
+        "it. Needs the extra 'report'.",
         examples=[
             ("runs/x", "follow a run"),
-            ("runs/x --every 10", "look for something new every ten seconds"),
+            ("runs/x --every 10", "look for new samples every ten seconds"),
             ("runs/x --once", "print one frame and exit, also into a pipe"),
         ],
     )
     add_run(command)
     command.add_argument("--once", action="store_true", help="print one frame and exit")
     command.add_argument(
-        "--every", type=_seconds, default=2.0, metavar="SECONDS", help="time between two looks (default: 2)"
+        "--every", type=_seconds, default=2.0, metavar="SECONDS", help="time between two reads (default: 2)"
     )
-    command.set_defaults(execute=_execute)
 
 
 def _seconds(text: str) -> float:
@@ -37,7 +37,7 @@ def _seconds(text: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value) or value < 0.1:
-        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds from 0.1")
+        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds of at least 0.1")
     return value
 
 

@@ -61,6 +61,7 @@ class Alert:
         since: Optimizer step of the sample at which the alert was raised.
         step: Optimizer step of the sample that this message is about.
         finding: The finding when the alert was raised or last got worse.
+        name: Name of the model among several in one run; None if there is only one.
 
     >>> finding = Finding(
     ...     "nonfinite", "error", 40, "a.weight", ("a.weight",), 1, "Inf and NaN", 3.0, (0.0, 0.0), None, "Look at the loss."
@@ -76,12 +77,14 @@ class Alert:
     since: int
     step: int
     finding: Finding
+    name: str | None = None
 
     @property
     def title(self) -> str:
         """The same for all alerts of one rule, severity and phase; shorter than 64 characters, the limit of W&B."""
         ending = " is over" if self.phase == "ends" else f" ({self.finding.severity})"
-        return f"weibull: {self.finding.rule}{ending}"
+        whose = f"weibull of {self.name}" if self.name else "weibull"
+        return f"{whose}: {self.finding.rule}{ending}"
 
     @property
     def text(self) -> str:

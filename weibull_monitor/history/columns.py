@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import Final
 
 _FIT: Final = {
@@ -39,3 +41,18 @@ FIRST_COLUMNS: Final = COLUMNS[: len(_FIT) + 2]
 """The columns that lines of every version have: the fit, η and λ_wd."""
 FORCES: Final = tuple(_FORCES)
 """The columns that a line has only if forces were asked for."""
+
+
+def unknown(what: str, name: object, known: Iterable[str]) -> str:
+    """The message for a name that a history does not have, with the names that are near.
+
+    >>> unknown("column", "kk", ["k", "lambda"])
+    "the history has no column 'kk'; did you mean 'k'?"
+    """
+    names = list(known)
+    wanted = str(name)
+    near = get_close_matches(wanted, names, 3, 0.6) or [n for n in names if wanted and wanted.lower() in n.lower()][:3]
+    if near:
+        return f"the history has no {what} {name!r}; did you mean {' or '.join(map(repr, near))}?"
+    some = ", ".join(map(repr, names[:5])) + (", …" if len(names) > 5 else "")
+    return f"the history has no {what} {name!r}; it has {some or 'none'}"

@@ -13,6 +13,7 @@ import numpy as np
 
 from weibull_monitor.errors import ConfigurationError
 from weibull_monitor.history.alert import Alert
+from weibull_monitor.history.places import last_trial
 from weibull_monitor.history.reader import alerts_from_json, find_history, run_from_json, snapshot_from_json
 from weibull_monitor.history.record import FILE, History, RecordedSnapshot, RunRecord
 from weibull_monitor.model.components import Component, distinct, representatives
@@ -50,6 +51,7 @@ class HistoryTail:
 
     A line without an end is read once it is complete, and a torn line is skipped. A file that is replaced or truncated is read
     from its beginning. If a new run begins in the file, the run before it is forgotten.
+    If the file lists the trials of a search, the last trial is followed.
 
     Args:
         path: The run's directory, or its ``history.jsonl``; it does not have to exist yet.
@@ -86,6 +88,7 @@ class HistoryTail:
             had = self.file is not None
             self._forget()
             return had
+        found = last_trial(found)
         try:
             with found.open("rb") as lines:
                 return self._read(found, lines)

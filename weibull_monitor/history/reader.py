@@ -8,7 +8,9 @@ raised, gets worse or is cleared).
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from operator import index
 from pathlib import Path
 from typing import Any, Final
@@ -18,8 +20,11 @@ import torch
 from weibull_monitor.errors import ConfigurationError
 from weibull_monitor.history.alert import Alert, alert_from_json
 from weibull_monitor.history.columns import COLUMNS, FIRST_COLUMNS
+from weibull_monitor.history.places import models_in, trial_history
 from weibull_monitor.history.record import FILE, SCHEMA, History, RecordedPlot, RecordedSnapshot, RunRecord
 from weibull_monitor.model.components import Component, Part
+
+logger = logging.getLogger("weibull_monitor")
 
 _NUMBERS: Final = frozenset({int, float, type(None)})
 """Types of the values in a column."""
@@ -35,15 +40,20 @@ def read_history(path: str | Path) -> History:
 
     Returns:
         The last run in the file, with its resumptions. Torn lines, lines of an unknown type, and samples that do not fit their
-        run are skipped.
+        run are skipped. Of a list of trials, the record of each trial in `History.runs`, and the samples of the last one.
 
     Raises:
         FileNotFoundError: If there is no history there.
         ConfigurationError: If it was written by a newer version, or is not a history.
     """
-    file = find_history(path)
+    file, models = find_history(path), models_in(path)
+    if file is None and len(models) == 1:
+        file = find_history(models[0])
     if file is None:
+        if models:
+            raise FileNotFoundError(f"no single history at {path}: name one of {', '.join(map(str, models))}")
         raise FileNotFoundError(f"no history at {path}: neither a file, nor {Path(path) / FILE}")
+    trials: dict[str, RunRecord] = {}
     runs: list[RunRecord] = []
     snapshots: dict[int, RecordedSnapshot] = {}
     plots: dict[int, RecordedPlot] = {}
@@ -51,6 +61,11 @@ def read_history(path: str | Path) -> History:
     for line in _lines(file):
         if line.get("type") == "run":
             run = run_from_json(line, file)
+            if run.trial is not None:
+                trials.pop(run.trial, None)
+                trials[run.trial] = run
+                continue
+            trials = {}
             if run.resumed_from is None:
                 runs, snapshots, plots, alerts = [], {}, {}, []
             else:  # samples from after the checkpoint belong to a branch that was abandoned
@@ -66,9 +81,32 @@ def read_history(path: str | Path) -> History:
                 plots[plot.step] = plot
         elif line.get("type") == "alert" and runs:
             alerts += alerts_from_json(line)
+    if trials:
+        return _of_trials(file, tuple(trials.values()))
     sampled = tuple(snapshots[step] for step in sorted(snapshots))
     plotted = tuple(plots[step] for step in sorted(plots))
     return History(file, tuple(runs), sampled, tuple(alerts), plotted)
+
+
+def _of_trials(file: Path, trials: tuple[RunRecord, ...]) -> History:
+    """The trials in a list of trials, with the samples of the last one whose history exists."""
+    places = {run.trial: trial_history(file, run) for run in trials}
+    present = [run for run in trials if places[run.trial].is_file() and places[run.trial] != file]
+    if not present:
+        return History(file, trials, ())
+    last = present[-1]
+    names = ", ".join(str(file.parent.parent / (run.trial or "")) for run in present)
+    logger.warning(
+        "weibull_monitor: %s lists %d trials of a search; this is the last, %s. To read another, name one of %s",
+        file,
+        len(trials),
+        last.trial,
+        names,
+    )
+    read = read_history(places[last.trial])
+    ends = [replace(run, trial=last.trial, history=last.history) for run in read.runs[-1:]]
+    others = tuple(run for run in trials if run is not last)
+    return replace(read, runs=(*others, *(ends or [last])))
 
 
 def find_history(path: str | Path) -> Path | None:

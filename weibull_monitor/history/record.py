@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from weibull_monitor.errors import MissingDependencyError
 from weibull_monitor.history.alert import Alert
-from weibull_monitor.history.columns import COLUMNS
+from weibull_monitor.history.columns import COLUMNS, unknown
 from weibull_monitor.model.components import Component
 
 SCHEMA: Final = 1
@@ -43,6 +43,9 @@ class RunRecord:
         attention: Every kind of attention in the model, with the fields of `weibull_monitor.model.components.AttentionType`.
         optimizers: The class of each optimizer, and the hyper-parameters of its groups.
         total_steps: Planned optimizer steps of the whole run, if known.
+        name: Name of the model among several in one run; None if there is only one.
+        trial: Name of the trial, in the list of the trials of a search; None in a history that holds samples.
+        history: Where the history of that trial is, relative to the directory of the search.
     """
 
     started: float
@@ -57,6 +60,9 @@ class RunRecord:
     attention: Sequence[Mapping[str, Any]] = ()
     optimizers: Sequence[Mapping[str, Any]] = ()
     total_steps: int | None = None
+    name: str | None = None
+    trial: str | None = None
+    history: str | None = None
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,13 @@ class RecordedSnapshot:
     seconds: float | None = None
 
     def values(self, column: str) -> dict[str, float]:
-        """The values of a column that exist, by component name."""
+        """The values of a column that exist, by component name.
+
+        Raises:
+            KeyError: If there is no such column.
+        """
+        if column not in self.columns:
+            raise KeyError(unknown("column", column, self.columns))
         pairs = zip(self.components, self.columns[column], strict=True)
         return {component.name: value for component, value in pairs if value is not None}
 
@@ -137,7 +149,23 @@ class History:
         return self.snapshots[0] if self.snapshots and self.snapshots[0].step == 0 else None
 
     def series(self, component: str, column: str = "k") -> list[tuple[int, float]]:
-        """(step, value) of one component and column, where there is a value."""
+        """(step, value) of one component and column, where there is a value.
+
+        Args:
+            component: Name of a component, of any part of the run.
+            column: One of `weibull_monitor.history.columns.COLUMNS`.
+
+        Raises:
+            KeyError: If the run has no such component or column; the message says which names are near.
+        """
+        if column not in COLUMNS:
+            raise KeyError(unknown("column", column, COLUMNS))
+        # Samples of one part of the run share one tuple of components: look at each once.
+        every = [*(s.components for s in self.snapshots), *(r.components for r in self.runs)]
+        parts = {id(components): components for components in every}
+        known = dict.fromkeys(c.name for components in parts.values() for c in components)
+        if component not in known:
+            raise KeyError(unknown("component", component, known))
         pairs = [(snapshot.step, snapshot.values(column).get(component)) for snapshot in self.snapshots]
         return [(step, value) for step, value in pairs if value is not None]
 

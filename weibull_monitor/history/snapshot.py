@@ -10,12 +10,21 @@ from typing import Any, Final, Literal, NamedTuple, cast
 
 import numpy as np
 
-from weibull_monitor.history.columns import SOURCES
+from weibull_monitor.history.columns import SOURCES, unknown
 from weibull_monitor.history.reasons import Reason
 from weibull_monitor.measure import WeibullFit
 from weibull_monitor.model.components import Component, distinct, representatives
 
 Detail = Literal["kind", "component"]
+
+
+def prefix_of(name: str | None) -> str:
+    """What the keys of a model's metrics begin with.
+
+    >>> prefix_of("student") + "weibull_k/attn_q", prefix_of(None)
+    ('student/weibull_k/attn_q', '')
+    """
+    return f"{name}/" if name else ""
 
 
 @dataclass(frozen=True)
@@ -130,6 +139,7 @@ class Snapshot:
         unchanged: Number of trainable components with η > 0 whose counts are the same as in the sample before; None in the first
             sample.
         seconds: Wall time of the measurement, in seconds.
+        name: Name of the model among several in one run; the keys of its metrics begin with it.
     """
 
     step: int
@@ -141,6 +151,7 @@ class Snapshot:
     forces: Mapping[str, Forces] = field(default_factory=dict)
     unchanged: int | None = None
     seconds: float = 0.0
+    name: str | None = None
 
     @property
     def withheld(self) -> dict[Reason, int]:
@@ -153,7 +164,12 @@ class Snapshot:
 
         Args:
             name: One of `weibull_monitor.history.columns.COLUMNS`.
+
+        Raises:
+            KeyError: If there is no such column.
         """
+        if name not in SOURCES:
+            raise KeyError(unknown("column", name, SOURCES))
         source, path = SOURCES[name]
         held: Mapping[str, Any] = getattr(self, source)
         return [_finite(_attribute(held.get(component.name), path)) for component in self.components]
@@ -167,8 +183,8 @@ class Snapshot:
         """The flat metrics of this sample: finite floats by key. A value that does not exist has no key.
 
         Args:
-            detail: ``"kind"`` for about 75 keys whatever the model's depth; ``"component"`` for three more per component, except
-                experts.
+            detail: ``"kind"`` for at most 80 keys whatever the model's depth; ``"component"`` for three more per component,
+                except experts.
         """
         # Only fits that exist count: a matrix without one must not hide the others of its kind.
         fits = {name: fit for name, fit in self.fits.items() if fit.available}
@@ -181,9 +197,13 @@ class Snapshot:
         for kind, names in by_kind.items():
             for key, (source, path) in _MEDIANS.items():
                 out[f"{key}/{kind}"] = self._median_of(source, path, names)
-            # A median hides one bad matrix, the lowest value shows it.
+            # A median hides one bad matrix, the extreme shows it.
             out[f"weibull_k_min/{kind}"] = min(fits[name].k for name in names)
             out[f"weibull_r2_min/{kind}"] = min(fits[name].r2 for name in names)
+            if kind in OUTSIDE_OF_BLOCKS:
+                del out[f"weibull_scaling/lambda_ratio/{kind}"]  # the law fails there
+            else:
+                out[f"weibull_lambda_max/{kind}"] = max(fits[name].lambda_ for name in names)
             if detail == "component":
                 for end in ("low", "high"):
                     key = f"weibull_scaling/lambda_forecast_{end}/{kind}"
@@ -193,7 +213,8 @@ class Snapshot:
                 if component.name in fits and component.expert is None:
                     fit, key = fits[component.name], f"weibull_component/{component.name}"
                     out |= {f"{key}/k": fit.k, f"{key}/lambda": fit.lambda_, f"{key}/r2": fit.r2}
-        return {key: float(value) for key, value in out.items() if value is not None and math.isfinite(value)}
+        prefix = prefix_of(self.name)
+        return {prefix + key: float(value) for key, value in out.items() if value is not None and math.isfinite(value)}
 
     def _median_of(self, source: str, path: str, names: Iterable[str]) -> float | None:
         """Median of an attribute over the named components, of those that have it."""
@@ -233,6 +254,8 @@ class Snapshot:
         }
 
 
+OUTSIDE_OF_BLOCKS: Final = frozenset({"embedding", "lm_head"})
+"""Kinds of which a model has one matrix: its λ is the highest."""
 _MEDIANS: Final = {
     "weibull_k": ("fits", "k"),
     "weibull_lambda": ("fits", "lambda_"),

@@ -5,13 +5,16 @@ Each line is one write, so a killed process leaves at most one torn line at the 
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
+from weakref import WeakSet, finalize
 
 from weibull_monitor.errors import ConfigurationError
 from weibull_monitor.history.alert import Alert
@@ -23,25 +26,35 @@ from weibull_monitor.model.components import Component
 
 PLOTTED: Final = 2000
 """In models with more components than this, single experts get no probability plot."""
+_OPEN: Final[WeakSet[HistoryWriter]] = WeakSet()
+"""The writers of this process that are open."""
 
 
 class HistoryWriter:
     """Appends to the history of a run's directory.
 
+    A process that is forked while the file is open gets a descriptor of its own. A copy of a writer is closed.
+
     Args:
         output_dir: The run's directory; created if it does not exist.
+        name: Name of the model among several in one run, whose history is in ``weibull/<name>``.
 
     Raises:
         ConfigurationError: If the file cannot be opened for appending.
     """
 
-    def __init__(self, output_dir: str | Path) -> None:
-        self.path = Path(output_dir) / FILE
+    def __init__(self, output_dir: str | Path, name: str | None = None) -> None:
+        self.path = Path(output_dir).absolute() / FILE.parent / (name or "") / FILE.name
+        self._owed: dict[str, Any] | None = None  # a run line that could not be written: samples are nothing without it
+        self._torn = False  # whether the last line in the file has no end
+        self._fd: int | None = None
+        self._closing: finalize[..., Any] | None = None
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._fd: int | None = os.open(
-                self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o644
-            )
+            self._fd = _opened(self.path)
+            self._closing = finalize(self, os.close, self._fd)  # if it is dropped without `close`
+            self._closing.atexit = False
+            _OPEN.add(self)
             size = os.fstat(self._fd).st_size
             if size and _last_byte(self._fd, size) != b"\n":
                 os.write(self._fd, b"\n")  # ends the line that a killed process left torn
@@ -50,12 +63,29 @@ class HistoryWriter:
                 f"the history cannot be written to {self.path}: {error.strerror}; pass another output_dir"
             ) from error
 
+    def lock(self) -> bool:
+        """Takes the lock of the file, which ends with this process. False if another writer has it, here or elsewhere.
+
+        True where the system or the disk has no locks.
+        """
+        try:
+            import fcntl
+        except ImportError:  # Windows
+            return True
+        try:
+            if self._fd is not None:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            return error.errno not in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
+        return True
+
     def write_run(self, record: RunRecord) -> None:
         """Writes a ``run`` line."""
         line = asdict(replace(record, components=())) | {
             "components": [_component_to_json(c) for c in record.components]
         }
-        self._write({"type": "run"} | line)
+        self._owed = {"type": "run"} | line
+        self._pay()
 
     def write_snapshot(self, snapshot: Snapshot) -> None:
         """Writes a ``snapshot`` line: one array per column, aligned with the components; a value that does not exist is null."""
@@ -85,16 +115,53 @@ class HistoryWriter:
 
     def close(self) -> None:
         """Closes the file."""
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
+        if self._closing is not None:
+            self._closing()
+        self._fd = self._closing = None
+        _OPEN.discard(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "_fd": None, "_closing": None}
+
+    def _pay(self) -> None:
+        if (owed := self._owed) is not None:
+            self._append(owed)
+            self._owed = None
 
     def _write(self, line: Mapping[str, Any]) -> None:
+        self._pay()
+        self._append(line)
+
+    def _append(self, line: Mapping[str, Any]) -> None:
         if self._fd is None:
             raise ConfigurationError(f"the history {self.path} is closed")
         data = json.dumps(line, separators=(",", ":"), allow_nan=False).encode() + b"\n"
-        while data:  # a regular file takes all of it, unless the disk is full: then the second write raises
-            data = data[os.write(self._fd, data) :]
+        if self._torn:  # ends what an earlier write left: this line must stand alone
+            data = b"\n" + data
+        whole = len(data)
+        try:
+            while data:  # a regular file takes all of it, unless the disk is full: then the second write raises
+                data = data[os.write(self._fd, data) :]
+        finally:
+            self._torn = bool(data) and (self._torn or len(data) < whole)
+
+
+def _opened(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o644)
+
+
+def _after_fork() -> None:
+    """Gives a forked process, such as a worker of a DataLoader, other descriptors: else it would keep the lock of its parent."""
+    for writer in list(_OPEN):
+        with suppress(OSError):
+            if writer._fd is not None:
+                fresh = _opened(writer.path)
+                os.dup2(fresh, writer._fd, inheritable=False)
+                os.close(fresh)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _component_to_json(component: Component) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 from weibull_monitor.measure.bins import Bins as Bins
 from weibull_monitor.measure.bins import bins_of as bins_of
-from weibull_monitor.measure.count import count_magnitudes as count_magnitudes
+from weibull_monitor.measure.choose import count_magnitudes as count_magnitudes
+from weibull_monitor.measure.choose import solve as solve
 from weibull_monitor.measure.fit import WeibullFit as WeibullFit
 from weibull_monitor.measure.fit import fit_weibull as fit_weibull
 from weibull_monitor.measure.plain.solve import LEVELS as LEVELS
-from weibull_monitor.measure.solve import solve as solve

@@ -86,6 +86,32 @@ def bins_of(dtype: torch.dtype) -> Bins:
     return Bins(dtype=dtype, integer=integer, shift=shift, finite=finite, edges=edges)
 
 
+PLACE_BITS = 15
+"""How finely places within a bin are measured, in bits: sums of their squares over 2³² values fit into int64."""
+
+
+def place_bits(bins: Bins) -> int:
+    """Bits of the place of a value within its bin that are measured."""
+    return min(bins.shift, PLACE_BITS)
+
+
+@cache
+def middles_of(bins: Bins) -> tuple[torch.Tensor, torch.Tensor]:
+    """The middle of the values of each bin, and the distance between the smallest values of two bins, float64 (finite,) each.
+
+    >>> middle, width = middles_of(bins_of(torch.bfloat16))  # a bin holds two values
+    >>> [float(v) * 128 for v in (middle[127 * 64], width[127 * 64])]
+    [128.5, 2.0]
+    """
+    patterns = torch.arange(0, bins.finite, dtype=torch.int64, device="cpu") << bins.shift
+    first = patterns.to(bins.integer).view(bins.dtype).double()
+    if bins.shift == 0:  # a bin holds a single value; that of zero is never used
+        return torch.cat([bins.edges[:1], first[1:]]), torch.zeros_like(first)
+    steps = (1 << bins.shift) - 1  # from the smallest value of a bin to its largest
+    last = (patterns + steps).to(bins.integer).view(bins.dtype).double()
+    return first + (last - first) / 2.0, (last - first) / steps * 2.0**bins.shift
+
+
 def _smallest(dtype: torch.dtype) -> float:
     """The smallest positive value, subnormal ones included."""
     return torch.ones(1, dtype=torch.int64, device="cpu").to(_INTEGERS[dtype.itemsize]).view(dtype).double().item()

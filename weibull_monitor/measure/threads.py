@@ -6,6 +6,7 @@ teams would fight for the cores: measured on two, the same count takes 9.7 ms al
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager
 from functools import lru_cache
 from typing import Any
@@ -16,8 +17,13 @@ import torch
 @lru_cache(maxsize=1)
 def _openmp() -> Any:
     """The OpenMP runtimes of this process; looking them up takes milliseconds."""
+    set_by_import = ("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK")  # for the whole process and its children
+    before = {name: os.environ.get(name) for name in set_by_import}
     from threadpoolctl import ThreadpoolController
 
+    for name in set_by_import:
+        if before[name] is None:
+            os.environ.pop(name, None)
     return ThreadpoolController().select(user_api="openmp")
 
 

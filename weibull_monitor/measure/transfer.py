@@ -1,66 +1,47 @@
-"""Results on their way from a device to the host: copied to pinned memory without waiting, and read when they have arrived."""
+"""Numbers on their way from a device to the host: copied to pinned memory without waiting, and read when they have arrived."""
 
 from __future__ import annotations
 
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 
-class PendingResult(Protocol):
-    """Numbers that may still be on their way."""
+class PendingResult:
+    """Rows of numbers that may still be on their way from a CUDA device; an event says when the copy is done.
 
-    def ready(self) -> bool:
-        """Whether `rows` would not wait; asking waits for nothing."""
+    The copy is queued on the current stream of the device: behind the kernels that make the numbers, and before whatever
+    changes them next. From other devices the numbers are copied when they are read.
 
-    def rows(self) -> list[list[float]]:
-        """The numbers, waiting for them if need be. To be called once."""
-
-
-class HostResult:
-    """Numbers that have only to be read: on the CPU, and on devices whose copies are waited for anyway."""
-
-    def __init__(self, values: Tensor) -> None:
-        self._values = values
-
-    def ready(self) -> bool:
-        """They are here."""
-        return True
-
-    def rows(self) -> list[list[float]]:
-        """The numbers."""
-        out: list[list[float]] = self._values.tolist()
-        return out
-
-
-class CudaResult:
-    """Numbers on their way from a CUDA device: an event says when the copy is done.
-
-    The copy is queued on the stream that is current on the device, behind the kernels that make the numbers and before
-    whatever changes their sources next.
+    Args:
+        values: Floating point, two dimensions.
     """
 
     _pinned: ClassVar[dict[tuple[torch.Size, torch.dtype], list[Tensor]]] = {}
     """Buffers that have been read: pinning memory takes time, and may wait for the device."""
 
     def __init__(self, values: Tensor) -> None:
-        kept = self._pinned.setdefault((values.shape, values.dtype), [])
-        self._buffer = kept.pop() if kept else torch.empty_like(values, device="cpu", pin_memory=True)
-        with torch.cuda.device(values.device):
-            self._buffer.copy_(values, non_blocking=True)
-            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            self._event.record()
+        self._values = values
+        self._copied: torch.cuda.Event | None = None
+        if values.device.type == "cuda":
+            kept = self._pinned.setdefault((values.shape, values.dtype), [])
+            self._values = kept.pop() if kept else torch.empty_like(values, device="cpu", pin_memory=True)
+            with torch.cuda.device(values.device):
+                self._values.copy_(values, non_blocking=True)
+                self._copied = torch.cuda.current_stream().record_event()
 
     def ready(self) -> bool:
-        """Whether the copy is done."""
-        return bool(self._event.query())  # type: ignore[no-untyped-call]
+        """Whether `rows` would not wait; asking waits for nothing."""
+        return self._copied is None or bool(self._copied.query())  # type: ignore[no-untyped-call]
 
     def rows(self) -> list[list[float]]:
-        """The numbers."""
-        self._event.synchronize()
-        out: list[list[float]] = self._buffer.tolist()
-        self._pinned[self._buffer.shape, self._buffer.dtype].append(self._buffer)
+        """The numbers, waiting for them if need be. To be called once."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        out: list[list[float]] = self._values.tolist()
+        if self._copied is not None:
+            self._pinned[self._values.shape, self._values.dtype].append(self._values)
         return out
 
 
@@ -68,10 +49,10 @@ def to_host(values: Tensor) -> PendingResult:
     """Sends numbers to the host.
 
     Args:
-        values: Floating point, of two dimensions. On CUDA nothing is waited for, and what is written to ``values`` later changes
+        values: Floating point, two dimensions. On CUDA nothing is waited for, and what is written to ``values`` later changes
             nothing; elsewhere the wait is in `PendingResult.rows`.
     """
-    return CudaResult(values) if values.device.type == "cuda" else HostResult(values)
+    return PendingResult(values)
 
 
 class LateNumber:

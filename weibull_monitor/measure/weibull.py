@@ -42,11 +42,6 @@ def quantile(p: Numeric, k: Numeric, lambda_: Numeric = 1.0) -> Any:
     return lambda_ * (-np.log1p(-np.asarray(p, float))) ** (1.0 / np.asarray(k, float))
 
 
-def mean(k: Numeric, lambda_: Numeric = 1.0) -> Any:
-    """Mean of |w| under the fit: ``lambda_ · Γ(1 + 1/k)``, in the unit of ``lambda_``."""
-    return _moment(k, lambda_, 1)
-
-
 def std(k: Numeric, lambda_: Numeric = 1.0) -> Any:
     """Standard deviation of |w| under the fit: ``lambda_ · sqrt(Γ(1 + 2/k) - Γ(1 + 1/k)²)``.
 
@@ -54,30 +49,6 @@ def std(k: Numeric, lambda_: Numeric = 1.0) -> Any:
     3.0
     """
     return np.sqrt(_moment(k, lambda_, 2) - _moment(k, lambda_, 1) ** 2)
-
-
-def rms(k: Numeric, lambda_: Numeric = 1.0) -> Any:
-    """Root mean square of |w| under the fit: ``lambda_ · sqrt(Γ(1 + 2/k))``; of zero-mean weights, their σ."""
-    return np.sqrt(_moment(k, lambda_, 2))
-
-
-def median(k: Numeric, lambda_: Numeric = 1.0) -> Any:
-    """Median of |w| under the fit: ``lambda_ · (ln 2)**(1/k)``."""
-    return quantile(0.5, k, lambda_)
-
-
-def cv(k: Numeric) -> Any:
-    """Coefficient of variation, ``std / mean``: a function of the shape alone.
-
-    >>> round(float(cv(1.0)), 9)
-    1.0
-    """
-    return std(k) / mean(k)
-
-
-def q90_q10(k: Numeric) -> Any:
-    """Ratio of the 90 % to the 10 % quantile, ``(ln 10 / ln(10/9))**(1/k)``: heaviness, from the shape alone."""
-    return quantile(0.9, k) / quantile(0.1, k)
 
 
 @dataclass(frozen=True)
@@ -173,31 +144,3 @@ def anchors() -> dict[str, Anchor]:
         "uniform": anchor(lambda f: f),
         "laplace": anchor(lambda f: -np.log1p(-f)),
     }
-
-
-def nearest_anchor(k: float) -> tuple[str, Anchor]:
-    """The initialisation that a baseline shape looks like: its name and anchor.
-
-    >>> nearest_anchor(1.3748)[0]
-    'uniform'
-    """
-    return min(anchors().items(), key=lambda item: abs(item[1].k - k))
-
-
-def standard_errors(k: Numeric, lambda_: Numeric, n: Numeric, like: Anchor | None = None) -> tuple[Any, Any]:
-    """Standard errors of the fitted ``(k, lambda_)`` from ``n`` independent values.
-
-    Args:
-        k: Fitted shape.
-        lambda_: Fitted scale.
-        n: Number of values in the fit.
-        like: Whose noise constants to use; the normal anchor by default (1.132 and 0.862). A fit carries errors computed
-            from its own plot instead, which hold for any shape.
-
-    >>> se_k, se_lambda = standard_errors(1.205434, 0.02, 4096)
-    >>> float(round(se_k, 4))
-    0.0213
-    """
-    constants = like or anchors()["normal"]
-    root_n = np.sqrt(np.asarray(n, float))
-    return constants.k_noise * np.asarray(k) / root_n, constants.lambda_noise * np.asarray(lambda_) / root_n

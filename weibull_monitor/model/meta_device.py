@@ -43,8 +43,21 @@ def build(source: str) -> nn.Module:
         ConfigurationError: If there is no such configuration, or no model can be built from it.
         MissingDependencyError: If transformers is not installed.
     """
+    return build_from(configuration(source))
+
+
+def configuration(source: str) -> Any:
+    """The configuration that `build` makes a model of, with the same argument and errors."""
+    return _configuration(source, _transformers())
+
+
+def build_from(config: Any) -> nn.Module:
+    """A model on the meta device from a configuration of transformers.
+
+    Raises:
+        ConfigurationError: If no model can be built from it.
+    """
     transformers = _transformers()
-    config = _configuration(source, transformers)
     problems: list[str] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -1,4 +1,5 @@
-"""`WeibullMonitor`: when to sample, and the way of a sample from the weights to the record."""
+"""`WeibullMonitor`: samples the weights during training and records the samples."""
 
 from weibull_monitor.monitor.monitor import WeibullMonitor as WeibullMonitor
+from weibull_monitor.monitor.options import MonitorOptions as MonitorOptions
 from weibull_monitor.monitor.schedule import Schedule as Schedule

@@ -1,141 +1,204 @@
-"""Where the samples of a run go: its history and its trackers. Only the main rank has one."""
+"""Writes the samples of a run to its history and its trackers. Only the main process has a recorder."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import logging
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-from weibull_monitor.errors import Guard
-from weibull_monitor.history import HistoryWriter, RunRecord
-from weibull_monitor.history.record import History
-from weibull_monitor.history.snapshot import Detail, Snapshot
-from weibull_monitor.trackers import Tracker, as_trackers
-from weibull_monitor.trackers.pictures import EVERY, Pictures
+from weibull_monitor.errors import Guard, say
+from weibull_monitor.history import HistoryWriter, RecordedSnapshot, RunRecord, read_history
+from weibull_monitor.history.places import add_trial
+from weibull_monitor.history.record import FILE
+from weibull_monitor.history.snapshot import Reference, Snapshot, prefix_of
+from weibull_monitor.model.components import Discovery, by_reason, differs, render
+from weibull_monitor.monitor.options import MonitorOptions
+from weibull_monitor.trackers import as_trackers
+from weibull_monitor.trackers.pictures import Pictures
 
 if TYPE_CHECKING:
-    from weibull_monitor.alerts.dispatch import AlertOptions
+    from weibull_monitor.alerts.stop import StopRequest
 
-_AT_WORK: WeakValueDictionary[Path, Recorder] = WeakValueDictionary()
-"""The recorder that writes to each history now: two would log everything twice."""
+_OPEN: WeakValueDictionary[Path, Recorder] = WeakValueDictionary()
+"""The open recorder of each history file; two of them would log everything twice."""
 
 
 class Recorder:
-    """Writes samples to the history of a run's directory and to trackers. What fails is reported once, and the rest goes on.
+    """Writes samples to the history and to trackers. If one of them fails, it is reported once and the others go on.
+
+    If another process writes to the history, this one writes to ``weibull/2/history.jsonl`` beside it (or 3, 4, …).
 
     Args:
-        output_dir: The run's directory.
-        trackers: Names and objects, as `WeibullMonitor` takes them.
-        detail: Which metrics trackers get.
-        told: What the user passed about alerts.
-        guard: What catches and reports failures.
-        pictures_every: Samples between two pictures for trackers that draw; 0 for none.
+        output_dir: The directory of the run, or of the search that it is a trial of.
+        options: The options of the monitor.
+        guard: Catches and reports failures.
 
     Attributes:
-        path: The history's file.
-        closed: Whether it is closed; what is written after that is dropped.
+        path: The file of the history.
+        closed: Whether it is closed; later samples are dropped.
 
     Raises:
         ConfigurationError: If the history cannot be written there.
-        MissingDependencyError: For a named tracker whose library is not installed.
+        MissingDependencyError: If the library of a named tracker is not installed.
     """
 
-    def __init__(
-        self,
-        output_dir: Path,
-        trackers: Iterable[str | Tracker],
-        detail: Detail,
-        told: AlertOptions,
-        guard: Guard,
-        pictures_every: int = EVERY,
-    ) -> None:
-        from weibull_monitor.alerts.dispatch import Dispatcher  # not before it is needed: 20 ms
+    def __init__(self, output_dir: Path, options: MonitorOptions, guard: Guard) -> None:
+        from weibull_monitor.alerts.dispatch import Dispatcher  # takes 20 ms
 
-        self._history = HistoryWriter(output_dir)
-        self._trackers = as_trackers(trackers, output_dir)
-        self._detail, self._guard = detail, guard
-        self._pictures = Pictures(self._trackers, pictures_every, guard)
+        self._name, self._trial, self._search = options.name, options.trial, output_dir
+        output_dir = output_dir / (options.trial or "")
+        self._history = _history_of(output_dir, options, guard)
+        shared = (
+            self._history.path == output_dir / FILE
+        )  # a directory with several histories needs a folder for each one's trackers
+        try:
+            self._trackers = as_trackers(options.trackers, output_dir if shared else self._history.path.parent)
+        except BaseException:
+            self._history.close()
+            raise
+        given = () if isinstance(options.trackers, str) else options.trackers
+        self._made = [made for name, made in zip(given, self._trackers, strict=True) if made is not name]
+        self._detail, self._guard = options.detail, guard
+        self._pictures = Pictures(self._trackers, options.pictures_every, guard)
         self._plotted: int | None = None
         self._last: Snapshot | None = None
-        self._watch = Dispatcher(told, self._history, self._trackers, str(output_dir), guard)
+        self._alerts = Dispatcher(options.alert_options, self._history, self._trackers, str(output_dir), guard)
         self.path = self._history.path
         self.closed = False
 
     def take_over(self) -> None:
-        """Closes the recorder that still writes to this history: a monitor attached twice, or a cell that was run again."""
+        """Closes another open recorder of this history: the monitor was attached twice, or a notebook cell was run again."""
         path = self.path.resolve()
-        if (before := _AT_WORK.get(path)) is not None:
-            self._guard.once(f"another monitor writes to {path}; it is closed, and this one goes on alone")
+        if (before := _OPEN.get(path)) is not None:
+            self._guard.once(f"another monitor writes to {path}; it is closed and this one continues alone")
             before.close()
-        _AT_WORK[path] = self
+            self._history.lock()
+        _OPEN[path] = self
 
-    def expect(self, attention: Iterable[Mapping[str, Any]]) -> None:
-        """Says what kinds of attention the model has: what alerts expect of it depends on them."""
-        self._guard("preparing the alerts", lambda: self._watch.begin(attention))
+    def abandon(self) -> None:
+        """Closes what was opened here, after the monitor could not be set up. Trackers that the user has made stay open."""
+        self.closed = True
+        for tracker in self._made:
+            self._guard(f"closing {type(tracker).__name__}", tracker.close)
+        self._guard("closing the history", self._history.close)
 
-    def recall(self, alerts: Mapping[str, Any], history: History, until: int) -> None:
-        """Goes on where `alerts` was taken, ``until`` steps into the run that the history holds."""
+    def prepare_alerts(self, attention: Iterable[Mapping[str, Any]]) -> None:
+        """Starts the alert rules, which depend on the kinds of attention in the model."""
+        self._guard("preparing the alerts", self._alerts.begin, attention)
+
+    def recall(self, alerts: Mapping[str, Any], until: int) -> tuple[Sequence[RecordedSnapshot], dict[str, Reference]]:
+        """Continues from ``alerts``, taken at step ``until`` of the run in the history.
+
+        Returns:
+            The samples of the history, and k and λ of each component before the first step.
+
+        Raises:
+            LookupError: If the history does not have them.
+        """
+        history = read_history(self.path)
         self._plotted = max((plot.step for plot in history.plots if plot.step <= until), default=None)
-        self._watch.resume(alerts, [sample for sample in history.snapshots if sample.step <= until])
+        self._alerts.resume(alerts, [sample for sample in history.snapshots if sample.step <= until])
+        if history.baseline is None:
+            raise LookupError(f"{history.path} holds no sample of step 0: there will be no drift and no budget ratio")
+        scales = history.baseline.values("lambda")
+        return history.snapshots, {n: Reference(k, scales[n]) for n, k in history.baseline.values("k").items()}
 
     def alerts(self) -> dict[str, Any] | None:
-        """What judging a resumed run needs beside its history."""
-        return self._guard("keeping the alerts", self._watch.state_dict)
+        """What the alert rules of a resumed run need besides the history."""
+        return self._guard("keeping the alerts", self._alerts.state_dict)
 
     @property
-    def decision(self) -> int:
-        """Whether alerts ask for training to stop, as `weibull_monitor.alerts.dispatch` has it."""
-        return self._watch.decision
+    def stop_request(self) -> StopRequest:
+        """Whether an alert has asked for training to stop."""
+        return self._alerts.stop_request
 
     def begin(self, record: RunRecord) -> None:
-        """Writes the beginning of a run, of its resumption, or of another set of components."""
+        """Records the start of a run, of its resumption, or of another set of components."""
         if self.closed:
             return
-        self._guard("writing the history", lambda: self._history.write_run(record))
+        self._guard("writing the history", self._history.write_run, record)
+        if self._trial is not None:
+            self._guard("listing the trial", add_trial, self._search, record, self._trial)
         for tracker in self._trackers:
             if callable(begin := getattr(tracker, "begin", None)):
-                self._guard(f"beginning with {type(tracker).__name__}", lambda begin=begin: begin(record))  # type: ignore[misc]
+                self._guard(f"beginning with {type(tracker).__name__}", begin, record)
 
     def log(self, snapshot: Snapshot) -> None:
-        """Writes one sample everywhere."""
+        """Writes one sample to the history and all trackers, and delivers its alerts."""
         if self.closed:
             return
-        self._guard("writing the history", lambda: self._history.write_snapshot(snapshot))
+        self._guard("writing the history", self._history.write_snapshot, snapshot)
         self._last = snapshot
         if self._plotted is None or snapshot.step >= 2 * self._plotted:
             self._plot(snapshot)
-        alerts = self._watch.observe(snapshot)
-        metrics = snapshot.metrics(self._detail) | self._watch.metrics()
+        alerts = [replace(alert, name=self._name) for alert in self._alerts.observe(snapshot)]
+        prefix = prefix_of(snapshot.name)
+        metrics = snapshot.metrics(self._detail) | {prefix + key: n for key, n in self._alerts.metrics().items()}
         for tracker in self._trackers:
-            self._guard(
-                f"logging to {type(tracker).__name__}",
-                lambda tracker=tracker: tracker.log(metrics, snapshot.step),  # type: ignore[misc]
-            )
-        self._watch.tell(alerts)
+            self._guard(f"logging to {type(tracker).__name__}", tracker.log, metrics, snapshot.step)
+        self._alerts.deliver(alerts)
         self._pictures.log(snapshot)
+        for tracker in self._trackers:
+            if callable(settle := getattr(tracker, "settle", None)):
+                self._guard(f"logging to {type(tracker).__name__}", settle)
 
     def finish(self) -> None:
-        """Draws the last sample, while a host still has its trackers open."""
+        """Draws the last sample while the host still has its trackers open."""
         if not self.closed:
             self._pictures.finish()
 
     def _plot(self, snapshot: Snapshot) -> None:
-        """Writes what probability plots are drawn from: at the first sample, each doubling of the step and the last sample."""
+        """Writes the data of the probability plots: at the first and last sample, and whenever the step has doubled."""
         self._plotted = snapshot.step
-        self._guard("writing the history", lambda: self._history.write_plot(snapshot))
+        self._guard("writing the history", self._history.write_plot, snapshot)
 
     def close(self) -> None:
         """Closes history and trackers. May be called again."""
         if self.closed:
             return
         self.closed = True
-        if _AT_WORK.get(self.path.resolve()) is self:
-            del _AT_WORK[self.path.resolve()]
+        if _OPEN.get(self.path.resolve()) is self:
+            del _OPEN[self.path.resolve()]
         self._pictures.finish()
         if self._last is not None and self._last.step != self._plotted:
             self._plot(self._last)
         for tracker in self._trackers:
             self._guard(f"closing {type(tracker).__name__}", tracker.close)
-        self._watch.close()
+        self._alerts.close()
         self._guard("closing the history", self._history.close)
+
+
+def _history_of(output_dir: Path, options: MonitorOptions, guard: Guard) -> HistoryWriter:
+    """The history of a run; one beside it if another process writes to it."""
+    history = HistoryWriter(output_dir, options.name)
+    if history.lock() or history.path.resolve() in _OPEN:  # an open recorder of this process will be replaced
+        return history
+    history.close()
+    for number in count(2):
+        beside = HistoryWriter(output_dir, f"{options.name}/{number}" if options.name else str(number))
+        if beside.lock():
+            break
+        beside.close()
+    if options.resume is not None:
+        guard("copying the history of the resumed run", shutil.copyfile, history.path, beside.path)
+    guard.once(f"another process writes to {history.path}; the history of this one is {beside.path}")
+    return beside
+
+
+def log_components(discovery: Discovery, different: Sequence[str]) -> None:
+    """Logs what is measured, and what is not and why.
+
+    Args:
+        discovery: The components.
+        different: Parameters whose values are not the same on all ranks.
+    """
+    say(logging.INFO, f"weibull_monitor measures\n{render(discovery)}")
+    for message in by_reason({s.name: s.reason for s in discovery.skipped}, "cannot be measured").values():
+        say(logging.WARNING, f"weibull_monitor: {message}")
+    if different:
+        say(logging.WARNING, f"weibull_monitor: {differs(different)}")

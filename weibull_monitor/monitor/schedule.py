@@ -1,4 +1,4 @@
-"""When to sample: a function of the optimizer step alone, so that every rank decides alike."""
+"""When to sample: a function of the optimizer step alone, so that all ranks decide the same."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from weibull_monitor.errors import ConfigurationError, as_integer
 
 @dataclass(frozen=True)
 class Schedule:
-    """Every ``every`` optimizer steps, and at 1, 2, 4, … up to ``early``, where weights move fastest.
+    """Samples every ``every`` optimizer steps, and at 1, 2, 4, … up to ``early``, where weights move fastest.
 
-    The baseline (step 0) and the last step are sampled in any case.
+    The baseline (step 0) and the last step are always sampled.
 
     Args:
-        every: Distance between samples, in optimizer steps; at least 1.
-        early: The last of the early steps; 0 for none.
+        every: Number of optimizer steps between samples; at least 1.
+        early: Last of the early steps; 0 for none.
 
     Raises:
         ConfigurationError: If ``every`` is not an integer of at least 1, or ``early`` is negative.
@@ -39,5 +39,5 @@ class Schedule:
             raise ConfigurationError(f"early is {self.early!r}; it must be 0 (no early samples) or more")
 
     def __call__(self, step: int) -> bool:
-        """Whether the given optimizer step (from 1) is sampled."""
+        """Returns whether an optimizer step (from 1) is sampled."""
         return step % self.every == 0 or (step & (step - 1) == 0 and 0 < step <= self.early)

@@ -1,4 +1,4 @@
-"""The picture of a sweep: λ against √(η/λ_wd) on the left, what training put into λ against √I on the right.
+"""The picture of a sweep: λ against √(η/λ_wd) on the left, the λ grown in training against √I on the right.
 
 Both axes are logarithmic, so that lines through the origin are parallel and the scatter about them is that of the ratio.
 """
@@ -13,21 +13,21 @@ from weibull_monitor.analysis.sweep import Regression, Sweep, SweepGroup
 from weibull_monitor.errors import ConfigurationError, MissingDependencyError
 
 _COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#666666")
-"""Told apart by everyone (M. Okabe, K. Ito)."""
+"""Distinguishable with every kind of colour vision (M. Okabe, K. Ito)."""
 _MARKERS: Final = "osD^vPX"
 
 
 def draw(sweep: Sweep, path: str | Path, kinds: Sequence[str] = ()) -> None:
-    """Writes the picture.
+    """Draws the picture and writes it to a file.
 
     Args:
-        sweep: What `compare` returned.
+        sweep: The result of `compare_runs`.
         path: A file name with an ending that matplotlib knows: ``.png``, ``.svg``, ``.pdf``.
-        kinds: Which kinds to show; the two classes if none is named.
+        kinds: The kinds to show; by default the two classes.
 
     Raises:
         MissingDependencyError: If matplotlib is not installed.
-        ConfigurationError: If the file name has another ending, or none.
+        ConfigurationError: If matplotlib does not know the ending of the file name.
     """
     try:
         from matplotlib.figure import Figure
@@ -37,7 +37,7 @@ def draw(sweep: Sweep, path: str | Path, kinds: Sequence[str] = ()) -> None:
     shown = shown or list(sweep.kinds)
     figure = Figure(figsize=(11, 4.8), layout="constrained")
     if Path(path).suffix[1:].lower() not in figure.canvas.get_supported_filetypes():
-        raise ConfigurationError(f"{path} has no ending of a picture; name a .png, .svg or .pdf")
+        raise ConfigurationError(f"{path} does not end like a picture; name a .png, .svg or .pdf")
     left, right = figure.subplots(1, 2)
     for i, one in enumerate(shown):
         style = {"color": _COLOURS[i % len(_COLOURS)], "marker": _MARKERS[i % len(_MARKERS)]}
@@ -48,7 +48,7 @@ def draw(sweep: Sweep, path: str | Path, kinds: Sequence[str] = ()) -> None:
     _dress(left, "plain: the law for long runs at a constant rate", "√(η/λ_wd)", "λ at the end")
     _dress(right, "effective: with the schedule and the start in it", "√I", "√(λ² − λ₀²·exp(−2S))")
     runs = len({end.run for one in shown for end in one.ends})
-    figure.suptitle(f"Weibull scale λ of {runs} runs: one point a run, median over the matrices", fontsize=12)
+    figure.suptitle(f"Weibull scale λ of {runs} runs: one point per run, median over the matrices", fontsize=12)
     figure.savefig(path, dpi=150)
 
 

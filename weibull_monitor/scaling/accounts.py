@@ -23,6 +23,8 @@ MAX_KEPT: Final = 4096
 
 Rates = tuple[float, float]
 """η and λ_wd of a step."""
+Spent: TypeAlias = "tuple[Budget, Rates | None, bool]"
+"""A budget, the rates of its last step, and whether there was a step."""
 
 
 Accounts: TypeAlias = WeakIdKeyDictionary
@@ -39,16 +41,19 @@ class Account:
         rates: η and λ_wd of the last step; None before the first, and for an optimizer that chooses its rate by itself.
         steps: Steps since the last comparison.
         stepped: Whether they were ever stepped.
+        certain: The budget, the rates and whether they were ever stepped, before steps that were only presumed; None if the last
+            step was none of those.
     """
 
-    __slots__ = ("budget", "compared", "known", "rates", "stepped", "steps")
+    __slots__ = ("budget", "certain", "compared", "known", "rates", "stepped", "steps")
 
     def __init__(self, budget: Budget | None = None, known: bool = True) -> None:
         self.budget = budget or Budget()
         self.known, self.steps = known, 0
         self.stepped = budget is not None and budget != Budget()
         self.rates: Rates | None = None
-        self.compared = self.budget, self.rates, self.stepped
+        self.compared: Spent = (self.budget, self.rates, self.stepped)
+        self.certain: Spent | None = None
 
     def copy(self) -> Account:
         """An account of its own for some of the parameters."""
@@ -63,6 +68,12 @@ class Account:
         self.rates = rates
         if rates is not None:
             self.budget = self.budget.advanced(*rates, steps) if steps != 1 else self.budget.advanced(*rates)
+
+    def withdraw(self) -> None:
+        """Takes back the steps that were only presumed."""
+        if self.certain is not None:
+            self.budget, self.rates, self.stepped = self.compared = self.certain
+            self.certain, self.steps = None, 0
 
     def correct(self, steps: int, calls: Sequence[tuple[Rates | None, int]]) -> None:
         """Makes ``steps`` of the steps since the last comparison: the last ones.
@@ -152,21 +163,32 @@ class GroupAccounts:
             one = next((s for s in counted if id(s) in before), None) or _first(counted)
             self.payers.append(Payers(accounts[members[0]], members, one))
 
-    def call(self, rates: Rates | None, taken: Sequence[int]) -> None:
+    def call(self, rates: Rates | None, taken: Sequence[int], presumed: bool = False) -> None:
         """Adds one call of the optimizer's step, whose rate is known by now.
 
         Args:
             rates: η and λ_wd; None if the optimizer chooses its rate.
             taken: Steps that it took of each of `payers`.
+            presumed: Whether these steps are only presumed.
         """
         most = 1
         for payers, steps in zip(self.payers, taken, strict=True):
             if steps:
                 account = payers.account
+                if not presumed:
+                    account.certain = None
+                elif account.certain is None:
+                    account.certain = account.budget, account.rates, account.stepped
                 account.spend(rates, steps)
                 account.steps += steps
                 most = max(most, steps)
         self._calls.append((rates, most))
+
+    def withdraw(self) -> None:
+        """Takes back the steps that were only presumed."""
+        self._calls.clear()
+        for payers in self.payers:
+            payers.account.withdraw()
 
     @property
     def full(self) -> bool:

@@ -35,6 +35,12 @@ class StepCounts:
         self.own = kind.__module__.startswith("torch.optim.")
         self.counting = self.own and kind.__name__ not in NO_COUNT
 
+    @property
+    def empty(self) -> bool:
+        """Whether the optimizer has no state for any parameter: it has never stepped, or keeps none."""
+        states = getattr(self._optimizer, "state", None)
+        return not (isinstance(states, Mapping) and any(states.values()))
+
     def held(self) -> Iterator[Tensor]:
         """The parameters whose state the optimizer keeps on this rank."""
         return (p for group in self._optimizer.param_groups for p in group["params"])
@@ -42,7 +48,7 @@ class StepCounts:
     def of(self, parameter: Tensor, group: Group) -> Tensor | float | None:
         """The count of one parameter, unread; None if the optimizer does not count, or has not stepped it."""
         states = getattr(self._optimizer, "state", None)
-        if not isinstance(states, dict) and not isinstance(states, Mapping):
+        if not isinstance(states, Mapping):
             return None
         if self._in_group:
             count = _highest(states, group)
@@ -120,7 +126,10 @@ class ParameterSteps:
         self.exact = True
         if counter is None:
             self._counter, self._count = None, 0.0
-            return 0 if self._counts.counting else self._by_writing()  # it would count from its first step on
+            if not self._counts.counting:
+                return self._by_writing()
+            self.exact = not self._counts.empty
+            return 0 if self.exact else None  # it counts from its first step on
         if not isinstance(counter, Tensor):
             return self._passed(float(counter))
         version = counter._version
@@ -137,9 +146,19 @@ class ParameterSteps:
         if self._elsewhere:
             self.exact = False
             return 1
-        # A count that was loaded was not raised step by step, so that its tensor has a low version.
+        # A count that was loaded was not raised step by step, so that its tensor has a low version. Copying it made one more.
         steps = self._passed(counter.item())
-        return steps if version >= steps else max(1, min(steps, version))
+        return steps if version >= steps else max(1, min(steps, version - 1))
+
+    @property
+    def counting(self) -> bool:
+        """Whether the optimizer counts in its state from its first step on."""
+        return self._counts.counting
+
+    @property
+    def moved(self) -> bool:
+        """Whether the parameter of an optimizer without a count was ever written to."""
+        return not self._counts.counting and (self._written or self.parameter._version > self._writes)
 
     def _passed(self, count: float) -> int:
         before, self._count = self._count, count

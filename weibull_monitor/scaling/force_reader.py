@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from weibull_monitor.errors import text_of
 from weibull_monitor.history.snapshot import Forces
 from weibull_monitor.measure.bins import bins_of
 from weibull_monitor.measure.reader.reader import ModelReader
@@ -64,10 +65,11 @@ class ForceReader:
     def before(self) -> None:
         """Measures the norms before the next step."""
         components = self._components()
-        pieces = {i: self._reader.holdings.pieces(components[i]) for i in Sums(components).read}
-        self._norms = {
-            components[i].name: squared_norm(here) for i, here in pieces.items() if here and not isinstance(here, str)
-        }
+        self._norms = {}
+        for i in Sums(components).read:
+            here = self._reader.weights.pieces(components[i])
+            if here and not isinstance(here, str):
+                self._norms[components[i].name] = squared_norm(here)
 
     def collect(self) -> PendingForces:
         """Takes the sums after the step and adds those of all ranks. Every rank has to call it, even if another one failed."""
@@ -88,7 +90,9 @@ class ForceReader:
             lost = {place: row for place, row in rows.items() if isinstance(row, str)}
         except Exception as error:  # the other ranks wait at the sum
             packed.zero_()
-            lost = dict.fromkeys(range(len(packed)), f"taking the sums failed ({type(error).__name__}: {error})")
+            lost = dict.fromkeys(
+                range(len(packed)), f"taking the sums failed ({type(error).__name__}: {text_of(error)})"
+            )
         for place, reason in lost.items():
             packed[place, _LOST] = 1.0
             self.reasons[components[sums.read[place]].name] = reason
@@ -128,19 +132,19 @@ class ForceReader:
 
         Or the reason why it has none; or None if it counts no element of it.
         """
-        holdings = self._reader.holdings
-        weights = holdings.pieces(component)
+        local = self._reader.weights
+        weights = local.pieces(component)
         if isinstance(weights, str):
             return weights
         if not weights:
             return None
-        held = holdings.held[component.parameter]
+        held = local.held[component.parameter]
         if id(held.optimized) not in owners:
             return "no tracked optimizer holds it in the form in which it is stored"
         state = adam_state(held.optimized, *owners[id(held.optimized)])
         if not isinstance(state, AdamState):
             return state
-        means, squares = holdings.pieces(component, state.mean), holdings.pieces(component, state.square)
+        means, squares = local.pieces(component, state.mean), local.pieces(component, state.square)
         if isinstance(means, str) or isinstance(squares, str):
             return f"the optimizer's state cannot be read: {means if isinstance(means, str) else squares}"
         after = sums_after(weights, means, squares, state)  # (3,)

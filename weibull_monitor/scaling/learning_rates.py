@@ -113,7 +113,8 @@ def rates_ahead(rule: Rule, step: int, total: int, now: Sequence[float]) -> Rate
     """
     try:
         found = _rates_at(rule, step, total, now)
-        return None if found is None else found[0](np.arange(step + 1, total + 1))
+        rates = None if found is None else found[0](np.arange(step + 1, total + 1))
+        return None if rates is None or np.isnan(rates).any() else rates
     except Exception:
         if _is_users(rule):
             raise
@@ -139,6 +140,8 @@ def plan_ahead(rule: Rule, step: int, total: int, now: Sequence[float]) -> list[
         starts = np.arange(0, total - step, size)
         lengths = np.diff(np.append(starts, total - step))
         middle = rates_at(step + 1 + starts + (lengths - 1) // 2)  # (groups, stretches)
+        if np.isnan(middle).any():
+            return None
         return [RatesAhead(row, step, lengths, _single(rates_at, g), exact) for g, row in enumerate(middle)]
     except Exception:  # a scheduler that needs a metric, ends before the run or cannot be copied: the rates are unknown
         if _is_users(rule):
@@ -158,10 +161,9 @@ def _rates_at(rule: Rule, step: int, total: int, now: Sequence[float]) -> tuple[
         return None
     if not isinstance(scheduler, LRScheduler):
         here = float(scheduler(max(1, step)))
-        if not here > 0:
-            return None
-        # Only proportions count: the rates of now, times the function over its present value.
-        return lambda steps: np.outer(now, [float(scheduler(int(n))) / here for n in steps]), True
+        # Only proportions count: the rates of now, times the function over its present value, if that is positive.
+        unit = here if here > 0 else np.nan
+        return lambda steps: np.outer(now, [float(scheduler(int(n))) / unit for n in steps]), True
     first, passed = epoch_of(scheduler), _ticks_between(rule.ticks, step, total)
     found = curve_of(scheduler, first + int(passed(np.array([total]))[0]))
     return None if found is None else ((lambda steps: found[0](first + passed(steps))), found[1])

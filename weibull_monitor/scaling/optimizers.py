@@ -13,7 +13,7 @@ from __future__ import annotations
 import inspect
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Final, Literal, NamedTuple
@@ -262,7 +262,8 @@ def rule_of(optimizer: Any) -> OptimizerRule:
     'AdamW'
     """
     names = [base.__name__ for base in type(optimizer).__mro__]
-    rule = _row_of(type(optimizer)) or OptimizerRule(names[0], step=_UNKNOWN)
+    kind: Hashable = type(optimizer)
+    rule = _row_of(kind) or OptimizerRule(names[0], step=_UNKNOWN)
     if rule.forces:  # of the Adam family: Apex and DeepSpeed say adam_w_mode, ColossalAI adamw_mode
         decoupled = rule.decoupled or any(getattr(optimizer, mode, False) for mode in ("adam_w_mode", "adamw_mode"))
         rule = replace(rule, decoupled=decoupled, forces=not any(map(_LOW_PRECISION.search, names)))

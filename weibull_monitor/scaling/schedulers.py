@@ -103,7 +103,7 @@ def _factor(s: Any) -> Factor | None:
         return lambda e: float(s.gamma) ** (e // s.step_size)
     if get is lr.MultiStepLR.get_lr:
         steps = np.array(sorted(Counter(s.milestones).elements()))
-        return lambda e: float(s.gamma) ** np.searchsorted(steps, e, side="right")
+        return lambda e: np.float64(s.gamma) ** np.searchsorted(steps, e, side="right").astype(np.float64)
     if get is lr.ExponentialLR.get_lr:
         return lambda e: float(s.gamma) ** e.astype(np.float64)
     if get is lr.PolynomialLR.get_lr:
@@ -150,7 +150,8 @@ def _cosine(s: Any, now: Sequence[float], epoch: int) -> Curve:
 
     def curve(epochs: Epochs) -> Rates:
         share = 0.5 * (1.0 + np.cos(np.pi * epochs / period))
-        return low + np.where(epochs <= trough, changed[:, None], height[:, None]) * share
+        rates: Rates = low + np.where(epochs <= trough, changed[:, None], height[:, None]) * share
+        return rates
 
     return curve
 

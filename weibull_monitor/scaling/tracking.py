@@ -3,169 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from operator import is_not
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from weibull_monitor.errors import ConfigurationError
-from weibull_monitor.measure.transfer import LateNumber
-from weibull_monitor.scaling.accounts import Account, Accounts, GroupAccounts, Rates, state_of
+from weibull_monitor.scaling.accounts import Account, Accounts, state_of
 from weibull_monitor.scaling.budget import Budget, StepInfo
-from weibull_monitor.scaling.counts import ParameterSteps, StepCounts
-from weibull_monitor.scaling.deepspeed import engine_of, parameters_of, rates_of
-from weibull_monitor.scaling.optimizers import Hyperparameters, chooses_rate, describe, innermost, rule_of
-from weibull_monitor.scaling.resets import StateWatch
-
-MAX_LATE: Final = 1000
-"""Bound of the steps whose learning rates are still on their way from a device; beyond it the oldest is waited for."""
-
-_Rate = tuple[LateNumber | float, float]
-"""η, which may still be on its way from a device, and λ_wd."""
-_Call = tuple[list[_Rate | None], list[list[int]]]
-"""One call of an optimizer's step: the rates of each group, and the steps that it took of each of the group's accounts."""
-
-
-class _TrackedOptimizer:
-    """One optimizer: what its parameter groups were last stepped with, and whose accounts they pay into."""
-
-    def __init__(self, optimizer: Any, accounts: Accounts, known: bool, seen: bool = True) -> None:
-        self.optimizer = optimizer
-        self.innermost = innermost(optimizer)
-        self.engine = engine_of(optimizer)
-        self.rates = rates_of(optimizer)
-        self.calls = 0
-        """Calls of `advance`."""
-        self.watch = StateWatch(self.innermost)
-        self.counts = StepCounts(self.innermost) if self.engine is None else None
-        self._accounts = accounts
-        self._on_device: dict[int, tuple[Tensor, int, LateNumber | float]] = {}
-        self._late: deque[_Call] = deque()
-        self._counted: dict[int, ParameterSteps] = {}
-        self.groups: list[GroupAccounts] = []
-        self.enter(known, seen)
-
-    def enter(self, known: bool = True, seen: bool = False) -> None:
-        """Finds the accounts of all parameters anew. Those of parameters that have none begin with nothing."""
-        made = []
-        for i, group in enumerate(self.optimizer.param_groups):
-            members, before = parameters_of(self.optimizer, i), self.groups[i] if i < len(self.groups) else None
-            made.append(GroupAccounts(self.counts, group, members, self._counted, self._accounts, known, seen, before))
-        self.groups = made
-        left = {id(p) for group in made for p in group.members}
-        for gone in self._counted.keys() - left:
-            del self._counted[gone]
-
-    def changed(self) -> bool:
-        """Whether the optimizer now has other parameters."""
-        if len(self.groups) != len(self.optimizer.param_groups):
-            return True
-        now = (parameters_of(self.optimizer, i) for i in range(len(self.groups)))
-        return any(
-            len(group.members) != len(here) or any(map(is_not, group.members, here))
-            for group, here in zip(self.groups, now, strict=True)
-        )
-
-    def advance(self, missed: bool = False) -> None:
-        """Notes one call of the optimizer's step. It runs at every step, so it never waits for a device.
-
-        Args:
-            missed: Whether there were calls before it that were not noted.
-        """
-        groups = self.optimizer.param_groups
-        if len(groups) != len(self.groups):
-            self.settle()
-            self.enter()
-        skipped = self._skipped()
-        rates: list[_Rate | None] = []
-        taken: list[list[int]] = []
-        late = bool(self._late)
-        for i, group in enumerate(groups):
-            group = self.rates.get(id(group), group)  # DeepSpeed may already have set the rate of the next step
-            eta = group.get("lr")
-            if chooses_rate(group):
-                rates.append(None)
-            else:
-                if not isinstance(eta, float):
-                    eta = self._read(i, eta)
-                    late |= isinstance(eta, LateNumber)
-                rates.append((eta, float(group.get("weight_decay") or 0.0)))
-            steps = []
-            for payers in self.groups[i].payers:
-                one = payers.one.taken() if payers.one is not None else None
-                if missed and (payers.one is None or not payers.one.exact):
-                    payers.account.known = False
-                steps.append(int(not skipped) if one is None else one)
-            taken.append(steps)
-        if self.rates:
-            self.rates.clear()
-        self.calls += 1
-        if late:
-            self._late.append((rates, taken))
-            self.settle(wait=False)
-        else:
-            for of_group, rate, steps in zip(self.groups, rates, taken, strict=True):
-                of_group.call(rate, steps)  # type: ignore[arg-type]  # all rates are here
-
-    def settle(self, wait: bool = True) -> None:
-        """Adds calls to the accounts in their order, up to the first whose learning rate is still on its way; waits for all
-        of them if ``wait``."""
-        while self._late and (wait or len(self._late) > MAX_LATE or all(map(_is_here, self._late[0][0]))):
-            rates, taken = self._late.popleft()
-            for group, rate, steps in zip(self.groups, rates, taken, strict=True):
-                group.call(_known(rate), steps)
-
-    def expected(self, group: int) -> list[Budget]:
-        """The budgets of a group's accounts as they will be when all learning rates have arrived, if these stay the same."""
-        budgets = [payers.account.budget for payers in self.groups[group].payers]
-        for rates, taken in self._late:
-            if (rate := rates[group]) is None:
-                continue
-            for n, steps in enumerate(taken[group]):
-                if steps:
-                    here = self.groups[group].payers[n].account.rates
-                    eta = (here[0] if here else 0.0) if not _is_here(rate) else _value(rate[0])
-                    budgets[n] = budgets[n].advanced(eta, rate[1], steps)
-        return budgets
-
-    def _skipped(self) -> bool:
-        """Whether a wrapper says that the last step was skipped: Accelerate after an overflow, DeepSpeed's fp16."""
-        if self.engine is not None:
-            return getattr(self.engine, "overflow", False) is True
-        return self.optimizer is not self.innermost and getattr(self.optimizer, "step_was_skipped", False) is True
-
-    def _read(self, group: int, rate: Any) -> LateNumber | float:
-        """A learning rate that is not a float. One on an accelerator is read only after it was written to: on CUDA without
-        waiting, on other devices at once."""
-        if not isinstance(rate, Tensor) or rate.device.type == "cpu":
-            return float(rate)
-        known = self._on_device.get(group)
-        if known is None or known[0] is not rate or known[1] != rate._version:
-            now = LateNumber(rate) if rate.device.type == "cuda" else float(rate)
-            known = self._on_device[group] = (rate, rate._version, now)
-        return known[2]
-
-    def begin_again(self) -> None:
-        """Drops the calls whose learning rates are on their way, and the counts of the steps so far."""
-        self._late.clear()
-        self._counted.clear()
-        self.groups = []
-        self.enter(seen=True)
-
-
-def _value(rate: LateNumber | float) -> float:
-    return rate.value() if isinstance(rate, LateNumber) else rate
-
-
-def _known(rate: _Rate | None) -> Rates | None:
-    return None if rate is None else (_value(rate[0]), rate[1])
-
-
-def _is_here(rate: _Rate | None) -> bool:
-    return rate is None or not isinstance(rate[0], LateNumber) or rate[0].ready()
+from weibull_monitor.scaling.deepspeed import parameters_of
+from weibull_monitor.scaling.optimizers import Hyperparameters, describe, innermost, rule_of
+from weibull_monitor.scaling.tracked import TrackedOptimizer
 
 
 class BudgetTracker:
@@ -185,7 +34,8 @@ class BudgetTracker:
 
     def __init__(self, optimizers: Any) -> None:
         self._accounts = Accounts()
-        self._tracked = [_TrackedOptimizer(o, self._accounts, known=True) for o in as_optimizers(optimizers)]
+        self._started = self._presumed = False
+        self._tracked = [TrackedOptimizer(o, self._accounts, known=True) for o in as_optimizers(optimizers)]
         self._regroup()
 
     @property
@@ -203,7 +53,7 @@ class BudgetTracker:
         for one in as_optimizers(optimizer):
             if self._found(one) is None:
                 self._compare()
-                added = _TrackedOptimizer(one, self._accounts, known)
+                added = TrackedOptimizer(one, self._accounts, known)
                 self._tracked.append(added)
                 if not known:
                     for p in (p for group in added.groups for p in group.members):
@@ -222,7 +72,7 @@ class BudgetTracker:
             return False
         self._compare()
         self._tracked = [
-            tracked or _TrackedOptimizer(one, self._accounts, known=True, seen=False)
+            tracked or TrackedOptimizer(one, self._accounts, known=True, seen=False)
             for one, tracked in zip(given, found, strict=True)
         ]
         self._regroup()
@@ -237,9 +87,10 @@ class BudgetTracker:
         """
         chosen = None if optimizer is None else [innermost(one) for one in as_optimizers(optimizer)]
         full = False
+        presume = not self._started and self._presume()
         for tracked in self._tracked:
             if chosen is None or any(tracked.innermost is one for one in chosen):
-                tracked.advance(missed)
+                tracked.advance(missed, presume)
                 full |= bool(tracked.groups) and tracked.groups[0].full
         if full:
             self._compare()
@@ -347,7 +198,18 @@ class BudgetTracker:
             tracked.begin_again()
         self._regroup()
 
-    def _found(self, optimizer: Any) -> _TrackedOptimizer | None:
+    def _presume(self) -> bool:
+        """Whether an optimizer without any state is presumed to have stepped, since nothing shows otherwise: no optimizer is seen
+        to step, and no gradient waits for one. When the first is seen to, what was presumed before is taken back."""
+        self._started = any(tracked.started for tracked in self._tracked)
+        if self._started and self._presumed:
+            for tracked in self._tracked:
+                tracked.withdraw()
+        presume = not self._started and not any(tracked.has_gradient for tracked in self._tracked)
+        self._presumed |= presume
+        return presume
+
+    def _found(self, optimizer: Any) -> TrackedOptimizer | None:
         inner = innermost(optimizer)
         return next((tracked for tracked in self._tracked if tracked.innermost is inner), None)
 
@@ -397,9 +259,7 @@ class BudgetTracker:
 
 def _used(rule: Any, group: Mapping[str, Any], account: Account) -> Hyperparameters:
     if account.rates is None:
-        reason = "own_learning_rate" if chooses_rate(group) else None
-        eta, weight_decay = math.nan, float(group.get("weight_decay") or 0.0)
-        return Hyperparameters(eta, weight_decay, reason or "own_learning_rate")
+        return Hyperparameters(math.nan, float(group.get("weight_decay") or 0.0), "own_learning_rate")
     eta, weight_decay = account.rates
     used: Hyperparameters = rule.hyperparameters({**group, "lr": eta, "weight_decay": weight_decay})
     return used

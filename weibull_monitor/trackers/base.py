@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from weibull_monitor.errors import MissingDependencyError
+from weibull_monitor.history.snapshot import prefix_of
 
 
 @runtime_checkable
@@ -41,6 +42,15 @@ class Host:
     step_metric: str | None = None
     writer: Any = None
     log_dir: str | Path = "."
+
+
+def prefixed(values: Mapping[str, float], name: str | None) -> dict[str, float]:
+    """The same values under keys that begin with the name of a model.
+
+    >>> prefixed({"weibull_k/attn_q": 1.2}, "student")
+    {'student/weibull_k/attn_q': 1.2}
+    """
+    return {prefix_of(name) + key: value for key, value in values.items()}
 
 
 class NamedTracker(ABC):

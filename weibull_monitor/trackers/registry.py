@@ -51,7 +51,19 @@ def as_trackers(trackers: Iterable[str | Tracker], output_dir: Path) -> list[Tra
     """
     if isinstance(trackers, str):
         raise ConfigurationError(f"trackers is the string {trackers!r}; pass a list: trackers=[{trackers!r}]")
-    return [t if isinstance(t, Tracker) else _checked(t).in_directory(output_dir) for t in trackers]
+    found: list[Tracker] = []
+    opened: list[Tracker] = []
+    try:
+        for tracker in trackers:
+            if not isinstance(tracker, Tracker):
+                tracker = _checked(tracker).in_directory(output_dir)
+                opened.append(tracker)
+            found.append(tracker)
+    except BaseException:
+        for tracker in opened:
+            tracker.close()
+        raise
+    return found
 
 
 def check_trackers(trackers: Iterable[str | Tracker]) -> None:

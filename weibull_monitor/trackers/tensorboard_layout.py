@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -20,7 +21,7 @@ METRICS: Final = (
 """The metrics on the HParams page."""
 
 
-def layout_of(bands: Mapping[str, float]) -> Layout:
+def layout_of(bands: Mapping[str, float], prefix: str = "") -> Layout:
     """The charts of the Custom Scalars page, for `SummaryWriter.add_custom_scalars`.
 
     A Margin chart takes three tags, the value and the two edges, which must be logged at the same steps. A Multiline chart takes
@@ -28,6 +29,7 @@ def layout_of(bands: Mapping[str, float]) -> Layout:
 
     Args:
         bands: The published bands, as `bands_of` returns them.
+        prefix: What the tags of a named model begin with.
 
     >>> charts = layout_of({"weibull_band/selection_low": 1.1, "weibull_band/selection_high": 1.16})["Weibull: classes"]
     >>> charts["selection: k in the published band"]
@@ -36,14 +38,14 @@ def layout_of(bands: Mapping[str, float]) -> Layout:
     ['Multiline', ['weibull_class/transmission_k$']]
     """
     classes: dict[str, list[Any]] = {}
-    for name in CLASSES:
-        low, high = f"{PREFIX}/{name}_low", f"{PREFIX}/{name}_high"
+    for group in CLASSES:
+        low, high = f"{PREFIX}/{group}_low", f"{PREFIX}/{group}_high"
         if low in bands:
-            classes[f"{name}: k in the published band"] = ["Margin", [f"weibull_class/{name}_k", low, high]]
+            classes[f"{group}: k in the published band"] = ["Margin", [f"weibull_class/{group}_k", low, high]]
         else:
-            classes[f"{name}: k"] = ["Multiline", [f"weibull_class/{name}_k$"]]
+            classes[f"{group}: k"] = ["Multiline", [f"weibull_class/{group}_k$"]]
     classes["drift since the start, %"] = ["Multiline", ["weibull_class/.*_drift_pct"]]
-    return {
+    layout: Layout = {
         "Weibull: classes": classes,
         "Weibull: shape k per kind": {
             "k, median over the blocks": ["Multiline", ["weibull_k/"]],
@@ -51,6 +53,7 @@ def layout_of(bands: Mapping[str, float]) -> Layout:
         },
         "Weibull: scale λ per kind": {
             "λ, median over the blocks": ["Multiline", ["weibull_lambda/"]],
+            "λ of the highest block": ["Multiline", ["weibull_lambda_max/"]],
             "λ at the end, as forecast": ["Multiline", ["weibull_scaling/lambda_forecast/"]],
             "budget ratio c": ["Multiline", ["weibull_scaling/budget_ratio/"]],
             "√(η/λ_wd), plain and effective": ["Multiline", ["weibull_scaling/.*sqrt_eta_over_wd"]],
@@ -59,6 +62,15 @@ def layout_of(bands: Mapping[str, float]) -> Layout:
             "R² of the worst block": ["Multiline", ["weibull_r2_min/"]],
             "alerts": ["Multiline", ["weibull_alerts/"]],
         },
+    }
+    if not prefix:
+        return layout
+    return {
+        prefix + group: {
+            title: [chart, [prefix + tag if chart == "Margin" else f"^{re.escape(prefix)}{tag}" for tag in tags]]
+            for title, (chart, tags) in charts.items()
+        }
+        for group, charts in layout.items()
     }
 
 

@@ -1,4 +1,4 @@
-"""Weights & Biases: one row per sample. Rows never have ``step=``, so W&B drops none of the run's other rows."""
+"""Weights & Biases: one row per sample, never with ``step=``; `wandb_rows` keeps the rows of a run's owner."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from weibull_monitor.errors import MissingDependencyError
+from weibull_monitor.errors import MissingDependencyError, say
+from weibull_monitor.history.snapshot import prefix_of
 from weibull_monitor.trackers.bands import bands_of
-from weibull_monitor.trackers.base import Host, NamedTracker
+from weibull_monitor.trackers.base import Host, NamedTracker, prefixed
 from weibull_monitor.trackers.fit_table import COLUMNS, table_of
 from weibull_monitor.trackers.heatmap import heatmap_of, plotly_figure
+from weibull_monitor.trackers.wandb_rows import SharedRows
 
 if TYPE_CHECKING:
     from weibull_monitor.history.alert import Alert
     from weibull_monitor.history.record import RunRecord
     from weibull_monitor.history.snapshot import Snapshot
 
-logger = logging.getLogger("weibull_monitor")
-
 SUMMARIES: Final = {
     "weibull_k_min/*": "min,last",
+    "weibull_lambda_max/*": "max,last",
     "weibull_r2_min/*": "min,last",
     "weibull_health/nonfinite": "max",
     "weibull_health/zero_fraction_max": "max",
@@ -51,9 +52,11 @@ class WandbTracker(NamedTracker):
         directory: Where a run that is started keeps its files.
         step_metric: The metric that counts optimizer steps and is the x-axis; it is logged in each row. For a run that a training
             framework started, pass the framework's (``train/global_step`` under the HF Trainer).
-        ride_along: Whether to add values to the rows of the run's owner instead of making rows, one sample per row. Samples that
-            find no row wait until `close`. For owners who log with ``step=``: a row from here would raise W&B's own step, and W&B
-            drops rows that are then logged with a lower one.
+        ride_along: How to share the run. False makes a row for each sample; for owners who never log with ``step=``. True only
+            adds values to the rows of the owner, one sample per row; samples that find no row wait until `close`. By default
+            samples go into the owner's rows where they find one soon, and else into rows of their own
+            (`weibull_monitor.trackers.wandb_rows.SharedRows`); runs that are started here, or that have a step metric of
+            their own, get rows of their own.
 
     Raises:
         MissingDependencyError: If wandb is not installed.
@@ -66,15 +69,11 @@ class WandbTracker(NamedTracker):
         run: Any = None,
         directory: str | Path | None = None,
         step_metric: str = STEP,
-        ride_along: bool = False,
+        ride_along: bool | None = None,
     ) -> None:
         wandb = self._library("wandb")
         self._step_metric = step_metric
-        self._ride_along = ride_along
         self._bands: dict[str, float] = {}
-        self._waiting: list[dict[str, Any]] = []  # rows of samples that have found no row of the owner
-        self._rode: int | None = None  # optimizer step of the sample that was added to a row last
-        self._rode_at: int | None = None  # W&B's step of that row
         run = run or wandb.run
         self._owns = run is None
         if run is None:
@@ -82,13 +81,20 @@ class WandbTracker(NamedTracker):
                 Path(directory).mkdir(parents=True, exist_ok=True)
             run = wandb.init(dir=str(directory) if directory else None)
         self._run = run
+        shares = ride_along or (ride_along is None and not self._owns and step_metric == STEP)
+        self._rows = SharedRows.of(run, patient=bool(ride_along)) if shares and _has_steps(run) else None
         run.define_metric(STEP, hidden=True)
+        self._define("")
+
+    def _define(self, prefix: str) -> None:
+        """Says how W&B shows the keys that begin with the prefix of a model."""
+        run, step_metric = self._run, self._step_metric
         for key, summary in SUMMARIES.items():
-            run.define_metric(key, step_metric=step_metric, summary=summary)
+            run.define_metric(prefix + key, step_metric=step_metric, summary=summary)
         for key in HIDDEN:
-            run.define_metric(key, step_metric=step_metric, hidden=True)
+            run.define_metric(prefix + key, step_metric=step_metric, hidden=True)
         for group in GROUPS:  # W&B wants names before patterns
-            run.define_metric(f"weibull_{group}/*", step_metric=step_metric)
+            run.define_metric(f"{prefix}weibull_{group}/*", step_metric=step_metric)
 
     @classmethod
     def of_active_run(cls, host: Host) -> WandbTracker | None:
@@ -100,11 +106,13 @@ class WandbTracker(NamedTracker):
         """Logs to a ``wandb.Run``."""
         if not (hasattr(run, "alert") and hasattr(run, "define_metric")):
             return None
-        return cls(run, step_metric=host.step_metric or STEP, ride_along=host.step_metric is None)
+        return cls(run, step_metric=host.step_metric or STEP)
 
     def begin(self, record: RunRecord) -> None:
         """Finds the published bands, which are logged beside the shapes."""
-        self._bands = bands_of(record.components, record.attention)
+        self._bands = prefixed(bands_of(record.components, record.attention), record.name)
+        if record.name:
+            self._define(prefix_of(record.name))
 
     def extra_values(self, step: int) -> Mapping[str, float]:
         """The published bands, and the optimizer step."""
@@ -112,47 +120,51 @@ class WandbTracker(NamedTracker):
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Logs all metrics of a step, and the published bands, in one call."""
-        row = {**metrics, **self.extra_values(step), self._step_metric: step}
-        if not self._ride_along:
-            self._run.log(row)
-            return
-        self._waiting.append(row)
-        if self._run.step != self._rode_at:
-            self._rode_at, self._rode = self._run.step, step
-            self._run.log(self._waiting.pop(0), commit=False)
+        self._add({**metrics, **self.extra_values(step), self._step_metric: step}, step)
 
     def picture(self, snapshot: Snapshot, step: int | None = None) -> None:
-        """Logs the heatmap and the table of fits; with ``ride_along``, in the row that has the same sample.
+        """Logs the heatmap and the table of fits; in a run that is shared, in the row that has the same sample.
 
         Args:
             snapshot: The sample.
             step: The value of the step metric; by default the optimizer step.
         """
         at = {STEP: snapshot.step, self._step_metric: snapshot.step if step is None else step}
-        row = media_of(snapshot) | at
-        if not self._ride_along:
+        self._add(
+            {prefix_of(snapshot.name) + key: value for key, value in media_of(snapshot).items()} | at, snapshot.step
+        )
+
+    def _add(self, row: dict[str, Any], step: int) -> None:
+        if self._rows is None:
             self._run.log(row)
-        elif self._waiting:  # the sample is the last of those that wait
-            self._waiting[-1] |= row
-        elif self._run.step == self._rode_at and self._rode == snapshot.step:
-            self._run.log(row, commit=False)
         else:
-            self._waiting.append(row)
+            self._rows.add(row, step)
+
+    def settle(self) -> None:
+        """Called when everything about a sample was logged: its row is ended now if the run's owner seldom logs."""
+        if self._rows is not None:
+            self._rows.settle()
 
     def alert(self, alert: Alert, step: int | None = None) -> None:
         """Sends a W&B alert, of level INFO for one that is cleared. W&B passes on one alert per title and minute."""
         level = LEVELS["info" if alert.phase == "ends" else alert.finding.severity]
-        self._run.alert(title=alert.title, text=alert.text, level=level)
+        self._run.alert(title=f"{prefix_of(alert.name)}{alert.title}"[:63], text=alert.text, level=level)
 
     def close(self) -> None:
-        """Logs the rows that still wait, and finishes the run if it was started here."""
-        if self._waiting and self._run.step == self._rode_at:
-            self._run.log({})  # ends the row that holds one of our samples
-        for row in self._waiting:
-            self._run.log(row)
-        self._waiting.clear()
+        """Logs what still waits, and finishes the run if it was started here."""
+        rows, self._rows = self._rows, None
+        if rows is not None:
+            rows.close()
         if self._owns:
             self._run.finish()
+
+
+def _has_steps(run: Any) -> bool:
+    """Whether W&B numbers the rows of the run here: not in shared mode, and not if it is disabled."""
+    try:
+        return isinstance(run.step, int) and run.settings.mode != "disabled"
+    except Exception:
+        return False
 
 
 def media_of(snapshot: Snapshot) -> dict[str, Any]:
@@ -168,9 +180,10 @@ def media_of(snapshot: Snapshot) -> dict[str, Any]:
             f"W&B gets the {len(table.rows):,} matrices whose k is furthest from the median of their kind; "
             f"{table.left_out:,} are left out"
         )
-    media: dict[str, Any] = {TABLE: wandb.Table(columns=list(COLUMNS), data=[list(row) for row in table.rows])}
+    prefix = prefix_of(snapshot.name)
+    media: dict[str, Any] = {prefix + TABLE: wandb.Table(columns=list(COLUMNS), data=[list(row) for row in table.rows])}
     try:
-        media[HEATMAP] = wandb.Plotly(plotly_figure(heatmap_of(snapshot)))
+        media[prefix + HEATMAP] = wandb.Plotly(plotly_figure(heatmap_of(snapshot)))
     except MissingDependencyError as error:
         _warn_once(f"W&B gets no heatmap: {error}")
     return media
@@ -178,4 +191,4 @@ def media_of(snapshot: Snapshot) -> dict[str, Any]:
 
 @cache
 def _warn_once(message: str) -> None:
-    logger.warning("weibull_monitor: %s", message)
+    say(logging.WARNING, f"weibull_monitor: {message}")

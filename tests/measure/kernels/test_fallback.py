@@ -1,4 +1,4 @@
-"""What keeps the kernels from being used: it is said once, and plain torch counts."""
+"""When the kernels cannot be used, the log says so once, and plain torch counts."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_they_can_be_turned_off(monkeypatch: pytest.MonkeyPatch, caplog: pytest.
 
 
 @pytest.mark.parametrize("what", ["no Triton", "it does not compile", "it does not start"])
-def test_a_failure_is_told_once_and_plain_torch_counts(
+def test_a_failure_is_logged_once_and_plain_torch_counts(
     what: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     if what == "no Triton":

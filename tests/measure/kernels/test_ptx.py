@@ -1,4 +1,4 @@
-"""The PTX that the compiler makes of the kernels, executed: what a GPU would run, its inline assembly and barriers included."""
+"""What the compiler makes of the kernels for GPUs that are not here: its machine code is read, and its PTX is executed."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 import torch
+from measure.kernels.ptx.machine import Memory, PTXError, Tally
+from measure.kernels.ptx.program import Program
 from measure.test_count import awkward
 from oracle import samples
-from ptx import Memory, Program, PTXError, Tally
 
 from weibull_monitor.measure.bins import bins_of
 from weibull_monitor.measure.kernels import COUNTED
@@ -178,3 +179,25 @@ def test_code_that_is_not_understood_is_refused(ptx: dict[str, tuple[str, int]])
     text, shared = ptx["count bfloat16, own histogram, 90"]
     with pytest.raises(PTXError, match=r"no such instruction here: lg2\.approx\.f32"):
         Program(text.replace("redux.sync.add.s32", "lg2.approx.f32", 1), shared)
+
+
+def test_they_compile_without_spilling(code: list[dict[str, Any]]) -> None:
+    assert len(code) == 2 * 7
+    assert {row["capability"] for row in code} == {80, 90}
+    for row in code:
+        assert row.get("stack", 0) == 0, row
+
+
+def test_the_weights_are_read_in_vectors_and_counted_with_one_atomic_each(code: list[dict[str, Any]]) -> None:
+    for row in code:
+        if "own histogram" in row["kernel"]:
+            values_a_thread = row["values"]
+            assert values_a_thread == 64
+            words = values_a_thread // (1 if "float32" in row["kernel"] else 2)
+            assert row["vector_loads"] == 2 * words // 4  # of dense tiles, and of those in runs
+            assert row["ballots"] == 0
+            assert row["per_value"] < 9
+
+
+def test_the_solve_is_in_float64_throughout(code: list[dict[str, Any]]) -> None:
+    assert [row["float32_in_float64"] for row in code if row["kernel"] == "solve"] == [0, 0]

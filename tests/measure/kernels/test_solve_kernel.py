@@ -36,7 +36,7 @@ def assert_equal(found: torch.Tensor, plain: torch.Tensor) -> None:
     torch.testing.assert_close(found[:, len(Column) :], plain[:, len(Column) :], rtol=1e-11, atol=1e-12, equal_nan=True)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float8_e4m3fn], ids=str)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_number_is_that_of_plain_torch(kernels: Kernels, shape: str, dtype: torch.dtype) -> None:
     bins = bins_of(dtype)

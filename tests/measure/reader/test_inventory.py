@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from weibull_monitor.measure.reader.inventory import Inventory, merged, table_of
+from weibull_monitor.measure.reader.inventory import Inventory, inventory_of, merged
 from weibull_monitor.model.components import Skipped, discover
 from weibull_monitor.model.sharding import local_parameters
 
 
 def table(model: nn.Module) -> Inventory:
-    return table_of(model, local_parameters(model), discover)
+    return inventory_of(model, local_parameters(model), discover)
 
 
 def test_stages_are_put_one_after_the_other_and_what_both_have_is_there_once() -> None:

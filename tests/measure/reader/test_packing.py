@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from weibull_monitor.measure.bins import bins_of
-from weibull_monitor.measure.count import count_magnitudes
-from weibull_monitor.measure.reader.packing import ABOVE, BELOW, MISSING, buckets, window_of
+from weibull_monitor.measure.choose import count_magnitudes
+from weibull_monitor.measure.reader.packing import ABOVE, BELOW, MISSING, buckets, sent_bins
+from weibull_monitor.model.components import Component
 
 FLOATS = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 
@@ -18,9 +19,9 @@ def test_rows_come_back_as_they_were(dtype: torch.dtype) -> None:
     values = torch.randn(3, 70_000, generator=generator, dtype=torch.float64) * torch.tensor([[1.0], [1e-3], [0.02]])
     values[0, :10], values[1, 0], values[2, 0] = 0.0, torch.nan, -torch.inf
     counts = count_magnitudes(list(values.to(dtype)), bins_of(dtype))
-    window = window_of(dtype)
-    packed = torch.full((3, window.width), -7, dtype=torch.int32)
-    window.pack(counts, packed)
+    window = sent_bins(dtype)
+    packed = window.pack(counts).to(torch.int32)
+    assert packed.shape == (3, window.width)
     assert packed[:, [BELOW, ABOVE, MISSING]].eq(0).all()
     assert torch.equal(window.unpack(packed), counts)
     assert window.width < 3_100
@@ -30,38 +31,41 @@ def test_rows_come_back_as_they_were(dtype: torch.dtype) -> None:
     ("value", "column"), [(1e-30, BELOW), (300.0, ABOVE), (2.0**-44, None), (15.99, None), (17.0, ABOVE)]
 )
 def test_what_lies_outside_is_counted_there(value: float, column: int | None) -> None:
-    window = window_of(torch.float32)
-    packed = torch.empty(1, window.width, dtype=torch.int32)
-    window.pack(count_magnitudes([torch.tensor([value, 0.5])], bins_of(torch.float32)), packed)
+    window = sent_bins(torch.float32)
+    counts = count_magnitudes([torch.tensor([value, 0.5])], bins_of(torch.float32))
+    packed = window.pack(counts)
     assert packed[0, [BELOW, ABOVE]].tolist() == [int(column == BELOW), int(column == ABOVE)]
     assert int(packed.sum()) == 2
-    whole = window_of(torch.float32, whole=True)
-    packed = torch.empty(1, whole.width, dtype=torch.int32)
-    whole.pack(count_magnitudes([torch.tensor([value, 0.5])], bins_of(torch.float32)), packed)
+    whole = sent_bins(torch.float32, whole=True)
+    packed = whole.pack(counts)
     assert packed[0, [BELOW, ABOVE]].tolist() == [0, 0]
+    assert torch.equal(whole.unpack(packed), counts)
+
+
+def matrices(dtype: torch.dtype, *numels: int) -> list[Component]:
+    return [
+        Component(f"{dtype}.{i}", "other", None, None, False, (n, 1), dtype, True, f"{dtype}.{i}")
+        for i, n in enumerate(numels)
+    ]
 
 
 def test_two_thousand_matrices_are_one_sum_and_more_are_several() -> None:
-    def asked(count: int) -> list[tuple[int, torch.dtype, int, bool]]:
-        return [(i, torch.bfloat16, 10**6, False) for i in range(count)]
-
-    [bucket] = buckets(asked(2_000), notes=2 + 12 * 2_000)
+    [bucket] = buckets(matrices(torch.bfloat16, *[10**6] * 2_000), range(2_000))
     assert bucket.indices == tuple(range(2_000))
-    several = buckets(asked(47_000), notes=2)
-    assert sorted(i for b in several for i in b.indices) == list(range(47_000))
-    assert all(b.size * b.dtype.itemsize <= 32 << 20 for b in several)
-    assert [b.notes for b in several[:2]] == [2, 0]
+    several = buckets(matrices(torch.bfloat16, *[10**6] * 47_000), range(47_000))
+    assert [i for b in several for i in b.indices] == list(range(47_000))
+    assert all(b.nbytes <= 32 << 20 for b in several)
+    assert len(several) == 18  # 2,725 rows of 3,078 int32 are 32 MiB
 
 
-def test_rows_of_different_widths_and_of_very_large_matrices() -> None:
-    asked = [(0, torch.float32, 10, True), (1, torch.bfloat16, 10, False), (2, torch.float32, 10, False)]
-    [bucket] = buckets([*asked, (3, torch.float32, 2**31, False)], notes=5)
-    assert bucket.dtype == torch.int64
-    buffer = torch.arange(bucket.size)
-    seen = buffer[:5].tolist()
-    for first, last, place in bucket.runs():
-        rows = bucket.rows(buffer, first, last, place)
-        assert all(window.width == rows.shape[1] for window in bucket.windows[first:last])
-        seen += rows.flatten().tolist()
-    assert seen == buffer.tolist()
-    assert [b.indices for b in buckets([], notes=3)] == [()]
+def test_rows_of_different_widths_and_of_very_large_matrices_are_summed_apart() -> None:
+    components = [*matrices(torch.float32, 10, 10, 2**31, 2**31 - 1), *matrices(torch.bfloat16, 10)]
+    found = {b.indices: (b.sent, b.dtype) for b in buckets(components, range(5), whole={components[0].name})}
+    usual = sent_bins(torch.float32)
+    assert found == {
+        (0,): (sent_bins(torch.float32, whole=True), torch.int32),
+        (1, 3): (usual, torch.int32),
+        (2,): (usual, torch.int64),
+        (4,): (sent_bins(torch.bfloat16), torch.int32),
+    }
+    assert buckets(components, []) == []

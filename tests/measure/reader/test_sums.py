@@ -8,7 +8,7 @@ from tiny_models import CAUSAL, LLAMA_LIKE, base, causal
 from torch import Tensor, nn
 
 from weibull_monitor.measure.bins import bins_of
-from weibull_monitor.measure.count import count_magnitudes
+from weibull_monitor.measure.choose import count_magnitudes
 from weibull_monitor.measure.reader import sums as module
 from weibull_monitor.measure.reader.sums import Sums, count_components
 from weibull_monitor.model.components import Component, discover_components

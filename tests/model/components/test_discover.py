@@ -240,13 +240,37 @@ def test_lora_adapters_are_adapters_and_what_they_adapt_keeps_its_kind() -> None
     peft = pytest.importorskip("peft")
     model = peft.get_peft_model(causal("gpt2"), peft.LoraConfig(target_modules=["c_attn"], r=2, fan_in_fan_out=True))
     found = discover_components(model)
-    assert [c.name.removeprefix("transformer.h.0.attn.") for c in found if c.kind == "adapter"] == [
-        "c_attn.lora_A.default.weight",
-        "c_attn.lora_B.default.weight",
-    ]
+    assert {c.name.removeprefix("transformer.h.0.attn."): c.kind for c in found if "adapter" in c.kind} == {
+        "c_attn.lora_A.default.weight": "adapter_a",
+        "c_attn.lora_B.default.weight": "adapter_b",
+    }
     whole = next(c for c in found if c.kind == "attn_qkv")
     assert (whole.name, whole.trainable) == ("transformer.h.0.attn.c_attn.weight", False)
     assert [c.part.label for c in found if c.part is not None] == ["q", "k", "v"]
+
+
+@pytest.mark.parametrize("name", ["linear", "dense", "proj", "base_layer", "layer", "fc", "inner"])
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_telling_name_wins_over_a_general_one_nearer_the_matrix(name: str, beside: bool) -> None:
+    class AttentionLinear(nn.Module):
+        def __init__(self, rows: int, columns: int) -> None:
+            super().__init__()
+            setattr(self, name, nn.Linear(rows, columns, bias=False))
+            if beside:
+                self.smooth = nn.Linear(rows, rows)
+
+    attention = {f"{k}_proj": AttentionLinear(64, 64) for k in "qkvo"}
+    mlp = {
+        "gate_proj": AttentionLinear(64, 128),
+        "up_proj": AttentionLinear(64, 128),
+        "down_proj": AttentionLinear(128, 64),
+    }
+    block = nn.ModuleDict({"self_attn": nn.ModuleDict(attention), "mlp": nn.ModuleDict(mlp)})
+    found = discover_components(nn.ModuleDict({"layers": nn.ModuleList([block])}))
+    assert {c.name.split(".")[3]: c.kind for c in found if f".{name}." in c.name} == {
+        **{f"{k}_proj": f"attn_{k}" for k in "qkvo"},
+        **{f"{k}_proj": f"ffn_{k}" for k in ("gate", "up", "down")},
+    }
 
 
 def test_wrappers_change_no_name_and_no_kind() -> None:

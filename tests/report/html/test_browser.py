@@ -293,7 +293,7 @@ def test_what_is_not_there_is_said(browser: Any, history: History, tmp_path: Pat
         assert page.text_content("#headline").startswith("bare: ")  # the first of which there is something to see
         charts = draw_all(page)
         assert "holds no probability plots" in charts["probability"]["message"]
-        assert "No alert was told" in page.text_content("#alert-table")
+        assert "No alerts were raised" in page.text_content("#alert-table")
         assert "no optimizer has stepped it" in page.text_content("#law-why")
         page.select_option("#run", "2")
         charts = draw_all(page)

@@ -161,10 +161,10 @@ def test_facts_say_what_was_run(data: dict[str, Any]) -> None:
 
 def test_tiles_say_what_to_see_first(data: dict[str, Any]) -> None:
     tiles = {tile["label"]: tile for tile in data["tiles"]}
-    assert {"k of W_q and W_k", "k of feed-forward matrices", "T/τ", "Alerts standing"} <= set(tiles)
+    assert {"k of W_q and W_k", "k of feed-forward matrices", "T/τ", "Active alerts"} <= set(tiles)
     forecast = next(tile for label, tile in tiles.items() if label.startswith("λ of "))
     assert "expected within" in forecast["detail"]
-    assert tiles["Alerts standing"]["tone"] in ("warning", "bad")
+    assert tiles["Active alerts"]["tone"] in ("warning", "bad")
 
 
 def test_alerts_are_intervals() -> None:
@@ -178,7 +178,7 @@ def test_alerts_are_intervals() -> None:
         Alert("ends", 8, 24, finding("error", 16)),
     ]
     first, second = intervals(told)
-    assert (first["since"], first["until"], first["worsened"], first["severity"]) == (8, 24, [16], "error")
+    assert (first["since"], first["until"], first["severity"]) == (8, 24, "error")
     assert (second["since"], second["until"], second["expected"]) == (20, None, "at most 0.1")
 
 

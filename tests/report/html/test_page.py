@@ -7,6 +7,7 @@ import builtins
 import hashlib
 import json
 import re
+import sys
 from html.parser import HTMLParser
 from importlib.resources import files
 from pathlib import Path
@@ -18,7 +19,6 @@ from weibull_monitor import ConfigurationError, MissingDependencyError
 from weibull_monitor.cli.main import main
 from weibull_monitor.history.record import History
 from weibull_monitor.report.html import page, render, write
-from weibull_monitor.report.palette import DARK, LIGHT
 
 
 class Elements(HTMLParser):
@@ -71,7 +71,10 @@ def test_only_the_two_scripts_of_the_page_may_run(elements: Elements) -> None:
     assert json.loads(data)["runs"][0]["name"] == '</script><b onclick="x">'
 
 
-def test_classes_have_the_colours_that_they_have_everywhere() -> None:
+def test_classes_have_the_colours_that_they_have_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [str(Path(__file__).parents[3] / "docs"), *sys.path])
+    from pictures.palette import DARK, LIGHT  # the pictures of the documentation
+
     light, dark = (
         (files("weibull_monitor.report.html") / "static" / "style.css").read_text().split('[data-theme="dark"]')
     )
@@ -134,7 +137,7 @@ def test_the_command_says_what_is_wrong_in_one_line(
     assert error.count("\n") == 1
 
 
-def test_a_file_that_cannot_be_written_is_told_in_one_line(
+def test_a_file_that_cannot_be_written_is_reported_in_one_line(
     broken_run: tuple[Path, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("")

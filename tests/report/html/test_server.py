@@ -74,7 +74,7 @@ def test_other_hosts_are_refused(host: str, broken_run: tuple[Path, Any]) -> Non
         assert ask(server, "/", method="POST")[0] == 501
 
 
-def test_a_history_that_is_gone_is_told_and_may_come_back(tmp_path: Path) -> None:
+def test_a_missing_history_is_reported_and_may_come_back(tmp_path: Path) -> None:
     WeibullMonitor(llama(), output_dir=tmp_path).close()
     file = tmp_path / "weibull" / "history.jsonl"
     with served(tmp_path) as server:
@@ -84,7 +84,7 @@ def test_a_history_that_is_gone_is_told_and_may_come_back(tmp_path: Path) -> Non
         assert ask(server, "/data")[0] == 200
 
 
-def test_a_port_that_is_taken_is_told() -> None:
+def test_a_port_in_use_is_reported() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

@@ -61,7 +61,7 @@ def test_the_experts_that_lie_widest_apart_are_named(tmp_path: Path) -> None:
     with torch.no_grad():  # expert 2 of block 1 becomes heavy-tailed
         model.get_parameter("model.layers.1.mlp.experts.down_proj")[2].pow_(3)
     WeibullMonitor(model, output_dir=tmp_path).close()
-    first = summarize(read_history(tmp_path)).partition("widest apart:\n")[2].splitlines()[0]
+    first = summarize(read_history(tmp_path)).partition("differs most:\n")[2].splitlines()[0]
     assert first.startswith("ffn_down, block 1: median 1.")
     assert "of 4, lowest 0." in first
     assert "(expert 2), highest" in first

@@ -17,13 +17,8 @@ from trackers.wandb_offline import history as wandb_rows
 from weibull_monitor import WeibullMonitor
 from weibull_monitor.cli.main import main
 from weibull_monitor.model.components import CLASS_OF_KIND
-from weibull_monitor.trackers.wandb_workspace.spec import (
-    MOST_KINDS,
-    Subject,
-    WorkspacePanel,
-    sections_of,
-    subject_of_kinds,
-)
+from weibull_monitor.trackers.wandb_workspace.subject import Subject, subject_of_kinds
+from weibull_monitor.trackers.wandb_workspace.view import MOST_KINDS, build, sections_of
 
 pytest.importorskip("wandb", reason="needs the wandb extra")
 pytest.importorskip("wandb_workspaces", reason="needs the workspaces extra")
@@ -125,10 +120,8 @@ def test_lambda_is_drawn_against_the_effective_value(capsys: pytest.CaptureFixtu
 
 def test_panels_are_laid_out_without_overlap_and_their_number_is_bounded() -> None:
     most = Subject(kinds=tuple(CLASS_OF_KIND), forces=True)
-    assert sum(len(section.panels) for section in sections_of(most)) <= MOST_KINDS + 32
-    from weibull_monitor.trackers.wandb_workspace.build import build
-
-    workspace = build("team", "project", sections_of(most))
+    assert sum(len(panels) for panels in sections_of(most).values()) <= MOST_KINDS + 32
+    workspace = build("team", "project", most)
     for section in workspace.sections:
         taken: set[tuple[int, int]] = set()
         for panel in section.panels:
@@ -150,9 +143,9 @@ def test_kinds_and_names_of_projects_that_do_not_exist_are_refused(capsys: pytes
 
 def test_a_model_without_attention_has_no_panel_of_it() -> None:
     subject = subject_of_kinds(["ffn_up", "ffn_down"], forces=False)
-    shown = [panel for section in sections_of(subject) for panel in section.panels]
-    assert not [panel for panel in shown if "selection" in " ".join(panel.y)]
-    assert WorkspacePanel("what the runs differ in", type="runs") in shown
+    shown = [panel for panels in sections_of(subject).values() for panel in panels]
+    assert not [keys for _, arguments in shown for keys in arguments.get("y", ()) if "selection" in keys]
+    assert ("RunComparer", {"diff_only": "split"}) in shown
 
 
 def test_what_the_server_is_sent_is_what_a_dry_run_prints(

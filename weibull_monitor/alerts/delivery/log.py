@@ -1,17 +1,17 @@
-"""Alerts on the log ``weibull_monitor``, at the level of their severity; ends at level INFO."""
+"""Alerts on the log ``weibull_monitor``, at the level of their severity; cleared alerts at level INFO."""
 
 from __future__ import annotations
 
 import logging
 from typing import Final
 
+from weibull_monitor.errors import say
 from weibull_monitor.history.alert import Alert
 
-logger = logging.getLogger("weibull_monitor")
 LEVELS: Final = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
 def log(alert: Alert) -> None:
     """Logs one line."""
     level = logging.INFO if alert.phase == "ends" else LEVELS[alert.finding.severity]
-    logger.log(level, "%s: %s", alert.title, alert.text)
+    say(level, f"{alert.title}: {alert.text}")

@@ -1,4 +1,4 @@
-"""A webhook: one POST of Slack-compatible JSON an alert, from a thread of its own, so that training never waits for it."""
+"""A webhook: one POST of Slack-compatible JSON per alert, from its own thread, so that training never waits."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from weibull_monitor.errors import ConfigurationError
 from weibull_monitor.history.alert import Alert
 
 QUEUED: Final = 64
-"""Alerts that wait at most; more than that is dropped, and said once."""
+"""Alerts that can wait; further ones are dropped, which is reported once."""
 ICONS: Final = {"info": "ℹ️", "warning": "⚠️", "error": "🛑"}
 
 
 class Webhook:
-    """Posts alerts to a URL. The URL is a secret: it stands in no log, error or representation, only its host does.
+    """Posts alerts to a URL. The URL is a secret: logs, errors and the representation show its host only.
 
     Args:
         url: Where to: an incoming webhook of Slack, Mattermost, Rocket.Chat, or anything that takes ``{"text": …}``.
         run: What to call the run in the message.
-        report: Told in words of what goes wrong; may be called from another thread.
+        report: Called with a message about each failure; may be called from another thread.
         timeout: Seconds after which an attempt is given up.
 
     Raises:
-        ConfigurationError: If it is no http or https URL.
+        ConfigurationError: If the URL is not http or https.
     """
 
     def __init__(self, url: str, run: str, report: Callable[[str], None], timeout: float = 5.0) -> None:
@@ -43,7 +43,7 @@ class Webhook:
         return f"Webhook({self.host})"
 
     def send(self, alert: Alert) -> None:
-        """Hands an alert to the thread, and returns at once."""
+        """Queues an alert for the thread, and returns at once."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="weibull-webhook", daemon=True)
             self._thread.start()
@@ -53,7 +53,7 @@ class Webhook:
             self._report(f"the webhook at {self.host} is too slow: alerts are dropped")
 
     def close(self, patience: float = 2.0) -> None:
-        """Lets the thread finish what waits, for so many seconds at most."""
+        """Waits up to ``patience`` seconds for the thread to post what is queued."""
         if self._thread is not None:
             try:
                 self._waiting.put_nowait(None)
@@ -74,7 +74,7 @@ class Webhook:
         try:
             with urllib.request.urlopen(request, timeout=self._timeout) as answer:
                 answer.read()
-        except Exception as error:  # a thread has no caller; and the error's own words may hold the URL
+        except Exception as error:  # a thread has no caller, and the error's text may hold the URL
             code = f" {error.code}" if isinstance(error, urllib.error.HTTPError) else ""
             self._report(
                 f"the webhook at {self.host} did not take an alert ({type(error).__name__}{code}); training goes on"
@@ -82,18 +82,13 @@ class Webhook:
 
 
 def message(alert: Alert, run: str) -> dict[str, str]:
-    """The JSON body, as Slack's incoming webhooks take it.
-
-    Args:
-        alert: The alert.
-        run: What to call the run.
-    """
+    """The JSON body, as Slack's incoming webhooks take it."""
     icon = "✅" if alert.phase == "ends" else ICONS[alert.finding.severity]
     return {"text": f"{icon} *{alert.title}* in {run}\n{alert.text}"}
 
 
 def check_url(url: str) -> None:
-    """Raises ConfigurationError for what is no http or https URL, without repeating it."""
+    """Raises ConfigurationError for anything but an http or https URL, without repeating it."""
     try:
         parts = urlsplit(url)
         fit = parts.scheme in ("http", "https") and bool(parts.hostname)

@@ -1,4 +1,4 @@
-"""The rules: pure functions from a window of samples and their thresholds to a reading."""
+"""The rules: pure functions from a window of samples and thresholds to a `RuleResult`."""
 
 from __future__ import annotations
 
@@ -31,4 +31,4 @@ RULES: Final[dict[str, Rule]] = {
     "selection_drift": selection_drift,
     "transmission_exit": transmission_exit,
 }
-"""By name, those that say most first; the settings of each are the attribute of that name of `AlertSettings`."""
+"""The rules by name, the most telling first. The settings of each are the attribute of that name of `AlertSettings`."""

@@ -1,22 +1,26 @@
-"""What cannot be right: `nonfinite`, `dead`, `unchanged`, `optimizer_reset`."""
+"""Faults that need no statistics: `nonfinite`, `dead`, `unchanged`, `optimizer_reset`."""
 
 from __future__ import annotations
+
+from typing import Final
 
 import numpy as np
 
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result
-from weibull_monitor.alerts.settings import Dead, Nonfinite, OptimizerReset, Unchanged
+from weibull_monitor.alerts.settings import Dead, RuleSettings, Unchanged
 from weibull_monitor.alerts.statistics import Floats, quiet
 from weibull_monitor.alerts.window import SampleWindow
 
-LARGE = 1024
-"""Of fewer elements than this none may happen to cross the edge of a bin."""
-COMPARED = ("k", "lambda", "r2", "rms", "zeros")
-"""Columns that are equal, to nine digits, if the counts are equal."""
+MIN_ELEMENTS: Final = 1024
+"""`unchanged` skips smaller matrices: it can happen that none of their values crosses the edge of a bin."""
+COMPARED: Final = ("k", "lambda", "r2", "rms", "zeros")
+"""Columns that are equal to nine digits if the counts are equal."""
+CERTAIN: Final = 1e6
+"""Strength of a matrix that has become zero."""
 
 
-def nonfinite(window: SampleWindow, settings: Nonfinite) -> RuleResult:
-    """Inf or NaN among the values of a matrix: the run will not recover from it."""
+def nonfinite(window: SampleWindow, settings: RuleSettings) -> RuleResult:
+    """A matrix holds Inf or NaN: the run will not recover."""
     count = window.now("nonfinite")
     return rule_result(
         strength=count,
@@ -25,83 +29,82 @@ def nonfinite(window: SampleWindow, settings: Nonfinite) -> RuleResult:
         value=count,
         low=0.0,
         high=0.0,
-        meaning="It holds Inf or NaN, which spreads at the next forward pass: stop, go back to a checkpoint from before, and "
-        "look at the batch and at the gradient norm of the steps since the sample before",
+        meaning="The matrix holds Inf or NaN, which the next forward pass will spread. Stop, go back to an earlier checkpoint, "
+        "and check the batches and the gradient norm since the previous sample.",
     )
 
 
 def dead(window: SampleWindow, settings: Dead) -> RuleResult | None:
-    """A matrix that has become zero, wholly or in part. One that begins as zeros, as the B of LoRA does, is none."""
+    """A matrix has become zero, wholly or in part. A matrix that starts as zeros, such as the B of LoRA, is not dead."""
     if len(window.steps) < 2:
         return None
-    zeros, before = window.now("zeros"), window["zeros"][:-1]
+    zeros, before = window.now("zeros"), window["zeros"][:-1]  # (components,), (samples, components)
     with quiet():
-        whole = (zeros >= window.facts.numel) & (np.nanmin(before, axis=0) < window.facts.numel)
+        whole = (zeros >= window.components.numel) & (np.fmin.reduce(before, axis=0) < window.components.numel)
         usual = _usual(before)
         allowed = settings.jump + settings.factor * usual
-        strength = np.where(whole, 1e6, (zeros - usual) / allowed)
-        share = zeros / window.facts.numel
+        strength = np.where(whole, CERTAIN, (zeros - usual) / allowed)
+        share = zeros / window.components.numel
     return rule_result(
-        strength=np.where(window.facts.trainable, strength, 0.0),
-        severity=np.where(whole | (share > 0.5) & (usual < 0.25 * window.facts.numel), 3, 2).astype(np.int8),
+        strength=np.where(window.components.trainable, strength, 0.0),
+        severity=np.where(whole | (share > 0.5) & (usual < 0.25 * window.components.numel), 3, 2).astype(np.int8),
         quantity="share of zeros",
         value=share,
-        high=np.minimum(1.0, (usual + allowed) / window.facts.numel),
-        meaning="So large a share of its values became exactly zero at once: look for a head, an expert or a piece of a "
-        "checkpoint that was erased, a mask, or values that have underflowed",
+        high=np.minimum(1.0, (usual + allowed) / window.components.numel),
+        meaning="Many values became exactly zero at once. Check for a head, an expert or a piece of a checkpoint that was "
+        "erased, for a mask, and for values that underflow.",
     )
 
 
 def _usual(before: Floats) -> Floats:
-    """The second lowest count of zeros of the last samples: what a jump has not touched yet."""
+    """The second lowest count of zeros in the last samples, (components,): a jump has not reached it yet."""
     second: Floats = np.sort(before[-8:], axis=0)[min(1, len(before) - 1)]
     return second
 
 
 def unchanged(window: SampleWindow, settings: Unchanged) -> RuleResult | None:
-    """A trainable matrix whose fit is the same, digit by digit, for several intervals, while its η is not low."""
+    """The fit of a trainable matrix stays the same, digit by digit, for several intervals, though its η is not low."""
     if len(window.steps) <= settings.intervals:
         return None
     if not (window.now("rms") == window.before("rms")).any():
-        return None  # what holds nearly always is told quickly
-    same = np.ones((len(window.steps) - 1, len(window.facts)), dtype=bool)
+        return None  # nearly always
+    same = np.ones((len(window.steps) - 1, len(window.components)), dtype=bool)  # (intervals, components)
     for name in COMPARED:
         values = window[name]
         same &= (values[1:] == values[:-1]) | (np.isnan(values[1:]) & np.isnan(values[:-1]))
     same &= np.isfinite(window["zeros"][1:])
     path = window["eta_sum"]
-    same &= ~(
-        path[1:] == path[:-1]
-    )  # without a step nothing moves; where Σ η is not known, steps are taken to be taken
-    intervals = np.cumprod(same[::-1], axis=0).sum(axis=0)  # the unbroken run up to the latest sample
+    same &= ~(path[1:] == path[:-1])  # nothing moves without a step; NaN, where Σ η is not known, counts as a step
+    intervals = np.cumprod(same[::-1], axis=0).sum(axis=0)  # unbroken up to the latest sample
     first = np.array(window.steps)[len(window.steps) - 1 - intervals]
-    steps = np.where(intervals > 0, window.step - first, 0)
+    steps = np.where(intervals > 0, window.steps[-1] - first, 0)
     strength = np.minimum(intervals / settings.intervals, steps / settings.steps)
     return rule_result(
-        strength=np.where(window.moving & (window.facts.numel >= LARGE), strength, 0.0),
+        strength=np.where(window.moving & (window.components.numel >= MIN_ELEMENTS), strength, 0.0),
         severity=2,
         quantity="steps without a change",
         value=steps.astype(float),
         meaning=lambda i: (
-            f"Not one of its values has moved to another bin in {steps[i]} steps, though η is {window.now('eta')[i]:.3g}: it "
-            "gets no gradient, or its updates are lost in rounding (bf16 weights without a master copy)"
+            f"No value has moved to another bin in {steps[i]} steps, although η is {window.now('eta')[i]:.3g}. Check whether "
+            "the matrix gets a gradient, and whether its updates are lost in rounding (bf16 weights without a master copy)."
         ),
     )
 
 
-def optimizer_reset(window: SampleWindow, settings: OptimizerReset) -> RuleResult:
-    """The optimizer's own state was emptied or replaced by a younger one since the sample before.
+def optimizer_reset(window: SampleWindow, settings: RuleSettings) -> RuleResult:
+    """The optimizer's own state was emptied, or replaced by a younger one, since the previous sample.
 
-    Neither k nor λ has to show it; its step count does (`weibull_monitor.scaling.resets`). The first sample that has it is told.
+    k and λ may not show it; the optimizer's step count does (`weibull_monitor.scaling.resets`). Only the first sample after
+    the reset raises an alert.
     """
     before, now = window.reset
-    struck = np.where(window.facts.trainable, float(now > before), 0.0)
+    reset = np.where(window.components.trainable, float(now > before), 0.0)
     return rule_result(
-        strength=struck,
+        strength=reset,
         severity=2,
         quantity="matrices",
-        value=np.full(len(struck), float(now)),
+        value=np.full(len(reset), float(now)),
         high=0.0,
-        meaning="The optimizer that steps them has lost its state: its moments begin anew and its steps are of another size for "
-        "a while. Look at whether the checkpoint's optimizer was loaded, and into this optimizer",
+        meaning="The optimizer of these matrices has lost its state: its moments start again, and its steps have another size "
+        "for a while. Check that the optimizer state of the checkpoint was loaded, and into this optimizer.",
     )

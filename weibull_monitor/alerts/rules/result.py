@@ -1,4 +1,4 @@
-"""What a rule reads off a window: a strength for every component, and what to say of it."""
+"""The result of a rule: a strength for every component, and the words for it."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ Ranks = npt.NDArray[np.int8]
 
 @dataclass(frozen=True, eq=False)
 class RuleResult:
-    """One rule's view of one sample; every array has the shape (components,).
+    """The result of one rule at one sample; every array has the shape (components,).
 
     Attributes:
-        strength: 1 and above: found. What stands stays until it falls below 0.8. Never NaN.
-        severity: Rank of the severity, where found: 1 info, 2 warning, 3 error.
-        value: What was measured.
+        strength: The rule finds a component at 1 and above; it may clear below 0.8. Never NaN.
+        severity: Rank of the severity: 1 info, 2 warning, 3 error.
+        value: The measured value.
         low: Lower end of the expected range; NaN where it is open.
-        high: Upper end.
-        z: Distance from it in units of what is usual; NaN where there is none.
-        meaning: What to say of the component with this index.
-        quantity: What the value of the component with this index is.
+        high: Upper end; NaN where it is open.
+        z: Distance from the usual value, in units of its usual size; NaN where there is none.
+        meaning: What happened to the component with this index, and what to check.
+        quantity: Name of the value of the component with this index.
     """
 
     strength: Floats
@@ -49,7 +49,7 @@ def rule_result(
     high: float | Floats = np.nan,
     z: float | Floats = np.nan,
 ) -> RuleResult:
-    """A `RuleResult` from arrays and single numbers; a strength that is NaN becomes 0: what is unknown is not found."""
+    """A `RuleResult` from arrays and single numbers. A strength of NaN becomes 0, so what is not known is not found."""
 
     def full(values: float | Floats) -> Floats:
         return np.broadcast_to(np.asarray(values, dtype=float), strength.shape)
@@ -67,12 +67,12 @@ def rule_result(
 
 
 def finding_of(rule: str, found: RuleResult, of: Bools, step: int, names: tuple[str, ...]) -> Finding:
-    """The finding of the components ``of``, which is not empty: the worst is of the highest severity, then strength.
+    """The finding about some components; the worst has the highest severity, then the highest strength.
 
     Args:
         rule: The rule's name.
-        found: Its reading.
-        of: Which components it concerns, shape (components,).
+        found: Its result.
+        of: Which components it is about, bool, shape (components,); not all False.
         step: The sample's step.
         names: The components' names.
     """
@@ -95,7 +95,7 @@ def finding_of(rule: str, found: RuleResult, of: Bools, step: int, names: tuple[
 
 
 def graded(strength: Floats, levels: tuple[Floats | float, ...]) -> Ranks:
-    """Ranks of severity from the strengths at which each begins."""
+    """Ranks of severity: the number of ``levels`` that ``strength`` (components,) reaches."""
     with quiet():
         ranks: Ranks = np.sum([strength >= level for level in levels], axis=0).astype(np.int8)
     return ranks

@@ -2,141 +2,118 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Final
 
 import numpy as np
 
-from weibull_monitor.alerts.component_arrays import JudgedGroup, Sharing
-from weibull_monitor.alerts.rules.result import Ranks, RuleResult, rule_result
-from weibull_monitor.alerts.rules.scale import HISTORY, usual_movement
+from weibull_monitor.alerts.component_arrays import JudgedGroup
+from weibull_monitor.alerts.rules.groups import GroupResults, group_error, group_median
+from weibull_monitor.alerts.rules.movement import MIN_INTERVALS, shift_result, usual_movement
+from weibull_monitor.alerts.rules.result import RuleResult
 from weibull_monitor.alerts.settings import SelectionDrift, SelectionRange, SelectionShift
-from weibull_monitor.alerts.statistics import Floats, quiet
+from weibull_monitor.alerts.statistics import quiet
 from weibull_monitor.alerts.window import SampleWindow
+from weibull_monitor.analysis.published import AttentionKind, published_medians
+from weibull_monitor.measure.weibull import anchors
 
-PUBLISHED: Final[dict[Sharing, tuple[float, float]]] = {
-    "separate": (0.760, 0.812),  # OLMo-1 7B
-    "separate with QK-norm": (0.972, 0.990),  # OLMo-2 7B
-    "grouped": (1.095, 1.164),  # Llama-3, Mistral, Qwen2 to Qwen3: 16 models
-    "fused": (1.049, 1.176),  # Pythia 70 M to 6.9 B, the whole fused matrix
+LOWEST_PUBLISHED: Final[dict[AttentionKind, float]] = {
+    "mha": min(published_medians(("attn_q", "attn_k"), {"mha"})),  # 0.7601: OLMo-1 7B alone
+    "mha_qk_norm": min(published_medians(("attn_q", "attn_k"), {"mha_qk_norm"})),  # 0.9716: OLMo-2 7B alone
+    "gqa": min(published_medians(("attn_q", "attn_k"), {"gqa"})),  # 1.0947: 13 models of Llama-3, Mistral and Qwen
+    "fused": min(published_medians(("attn_qkv",), {"fused"})),  # 1.0488: 5 models of Pythia, the whole fused matrix
 }
-"""Lowest and highest per-model median of k of W_q or W_k of trained models: T. Ding, arXiv:2605.18898 (2026)."""
-ANCHOR: Final = 1.2054
-"""k of a normal distribution, where most models begin (`weibull_monitor.measure.weibull.anchors`)."""
+"""Lowest per-model median over blocks of k of W_q or W_k, by type of attention."""
+MIN_START: Final = 1.15
+"""A baseline k above this is near an initialisation."""
+RANGE_ERRORS: Final = 4.0
+"""Standard errors that a median has to be outside its range."""
 
 
 def selection_range(window: SampleWindow, settings: SelectionRange) -> RuleResult | None:
-    """The median of a kind lies outside everything between its start, the anchor and what trained models are known to have.
+    """The median k of a kind is outside the range between trained models, the anchor and its own start.
 
-    For attention of which nothing is published (MLA, and what was not recognised) the lowest of all kinds is the lower end.
+    The range goes from the lowest published median to the normal anchor, or to the run's own baseline if that is further out,
+    and is wider by ``margin`` at both ends. For attention without published models (MLA, unknown) the lowest median of all
+    types is taken.
     """
-    lowest = min(low for low, _ in PUBLISHED.values())
-    out = _Spread(len(window.facts))
+    normal = anchors()["normal"].k
+    results = GroupResults(len(window.components))
     for group in _selection(window):
-        published = PUBLISHED.get(group.sharing, (lowest, ANCHOR))
-        now, error = _median(window.now("k"), group), _error(window.now("k_se"), group)
-        start = _median(window.baseline["k"], group)
-        low = np.nanmin([published[0] - settings.margin, start - settings.margin])
-        high = np.nanmax([ANCHOR + settings.margin, start + settings.margin])
-        beyond = max(low - now, now - high) - 4.0 * error
+        types = [group.attention] if group.attention else LOWEST_PUBLISHED
+        published = min(LOWEST_PUBLISHED[kind] for kind in types)
+        now, error = group_median(window.now("k"), group), group_error(window.now("k_se"), group)
+        start = group_median(window.baseline["k"], group)
+        low = float(np.nanmin([published, start])) - settings.margin
+        high = float(np.nanmax([normal, start])) + settings.margin
+        beyond = max(low - now, now - high) - RANGE_ERRORS * error
         warm = bool(window.warm[group.members].all())
-        out.set(group, 1.0 + beyond if warm and beyond > 0 else 0.0, now, low, high)
-    return out.rule_result(
-        2,
+        results.set(group, 2, 1.0 + beyond if warm and beyond > 0 else 0.0, now, low, high)
+    return results.rule_result(
         "median k",
-        "The median k of this kind of matrix is outside what is known of trained models with this attention: look at the "
-        "attention logits and the gradient norm; if the model is meant to be so, widen margin or switch the rule off",
+        "The median k of this kind of matrix is outside the range of trained models with this attention. Check the attention "
+        "logits and the gradient norm; if the model is meant to be so, widen margin or switch the rule off.",
     )
 
 
 def selection_shift(window: SampleWindow, settings: SelectionShift) -> RuleResult | None:
     """k of a W_q or W_k, or of one of their heads, changed suddenly: beyond its own recent movement and standard error."""
-    if len(window.steps) < HISTORY + 2:
+    if len(window.steps) < MIN_INTERVALS + 2:
         return None
-    with quiet():
-        moved, centre, size, _ = usual_movement(window, "k", settings.lookback)
-        usual = np.sqrt(size**2 + window.now("k_se") ** 2)
-        z = (moved - centre) / usual
-        strength = np.minimum(np.abs(z) / settings.z, np.abs(moved - centre) / settings.change)
-        before, now = window.before("k"), window.now("k")
-        low, high = (before + centre + sign * settings.z * usual for sign in (-1.0, 1.0))
-    chosen = window.facts.selection & window.facts.trainable
-    return rule_result(
-        strength=np.where(chosen, strength, 0.0),
-        severity=2,
-        quantity="k",
-        value=now,
-        low=low,
-        high=high,
-        z=z,
-        meaning=lambda i: (
-            f"The shape of this W_q or W_k went from {before[i]:.3f} to {now[i]:.3f} since step {window.steps[-2]}, far beyond "
-            "its own movement: attention is being remade. Look at the rate of this parameter group, the gradient norm and the "
-            "attention logits"
+    move = usual_movement(window, "k", settings.lookback)
+    before, now = window.before("k"), window.now("k")
+    return shift_result(
+        window,
+        "k",
+        (move.last, move.centre, np.sqrt(move.size**2 + window.now("k_se") ** 2)),
+        (settings.z, settings.change),
+        window.components.selection & window.components.trainable,
+        "k",
+        lambda i: (
+            f"k of this W_q or W_k went from {before[i]:.3f} to {now[i]:.3f} since step {window.steps[-2]}, far more than it "
+            "usually moves: its attention is changing suddenly. Check the learning rate of this parameter group, the gradient "
+            "norm and the attention logits."
         ),
     )
 
 
 def selection_drift(window: SampleWindow, settings: SelectionDrift) -> RuleResult | None:
-    """How far the median k of W_q or W_k has come from the run's own baseline: none, mild (info), strong.
+    """Drift of the median k of W_q or W_k from the run's own baseline: mild is an info, strong a warning.
 
-    Strong is a warning where it is not known of healthy models; separate MHA without QK-norm, begun near an anchor, ends there.
+    Strong drift stays an info where healthy models have it: multi-head attention with separate matrices and no QK-norm that
+    started near an initialisation.
     """
-    out = _Spread(len(window.facts))
-    ranks = np.ones(len(window.facts), dtype=np.int8)
+    normal = anchors()["normal"].k
+    results = GroupResults(len(window.components))
     for group in _selection(window):
         with quiet():
-            drift = _median(window.now("k") / window.baseline["k"], group) - 1.0
-            noise = np.hypot(_error(window.now("k_se"), group), _error(window.baseline["k_se"], group)) / ANCHOR
-        start = _median(window.baseline["k"], group)
+            drift = group_median(window.now("k") / window.baseline["k"], group) - 1.0
+            error, start_error = (
+                group_error(values, group) for values in (window.now("k_se"), window.baseline["k_se"])
+            )
+            noise = np.hypot(error, start_error) / normal
+        start = group_median(window.baseline["k"], group)
         if not np.isfinite(drift) or abs(drift) < settings.z * noise or not window.warm[group.members].all():
             continue
-        expected = group.sharing == "separate" and start > 1.15
-        strong = abs(drift) >= settings.strong
-        ranks[group.members] = 2 if strong and not expected else 1
-        out.set(group, abs(drift) / settings.mild, 100.0 * drift, -100.0 * settings.strong, 100.0 * settings.strong)
-    return out.rule_result(
-        ranks,
+        expected = group.attention == "mha" and start > MIN_START
+        severity = 2 if abs(drift) >= settings.strong and not expected else 1
+        limit = 100.0 * settings.strong
+        results.set(group, severity, abs(drift) / settings.mild, 100.0 * drift, -limit, limit)
+    return results.rule_result(
         "drift of the median k, %",
         lambda i: (
-            "The median k of this kind has drifted from the baseline: "
-            + (
-                "strong; if this is not a model trained from the start, compare its outputs with the one it came from"
-                if abs(out.value[i]) >= 100.0 * settings.strong
-                else "mild, as attention does when it specialises"
-            )
+            "The median k of this kind has drifted strongly from the baseline. If the model was not trained from scratch, "
+            "compare its outputs with those of the model it started from."
+            if abs(results.value[i]) >= 100.0 * settings.strong
+            else "The median k of this kind has drifted a little from the baseline, as it does when attention specialises."
         ),
     )
 
 
-class _Spread:
-    """Values of groups, handed to each of their members."""
-
-    def __init__(self, size: int) -> None:
-        self.strength, self.value = np.zeros(size), np.full(size, np.nan)
-        self.low, self.high = np.full(size, np.nan), np.full(size, np.nan)
-
-    def set(self, group: JudgedGroup, strength: float, value: float, low: float, high: float) -> None:
-        of = group.members
-        self.strength[of], self.value[of], self.low[of], self.high[of] = strength, value, low, high
-
-    def rule_result(self, severity: int | Ranks, quantity: str, meaning: str | Callable[[int], str]) -> RuleResult:
-        return rule_result(self.strength, severity, quantity, self.value, meaning, self.low, self.high)
-
-
 def _selection(window: SampleWindow) -> Iterable[JudgedGroup]:
-    """Groups of W_q and W_k; of attention that is stored fused, the fused matrix, whose k the published figures are of."""
-    return (g for g in window.facts.groups if g.component_class == ("mixed" if g.sharing == "fused" else "selection"))
-
-
-def _median(values: Floats, group: JudgedGroup) -> float:
-    known = values[group.members]
-    known = known[np.isfinite(known)]
-    return float(np.median(known)) if len(known) else np.nan
-
-
-def _error(errors: Floats, group: JudgedGroup) -> float:
-    """Standard error of a median of so many fits: 1.2533 times that of their mean."""
-    known = errors[group.members]
-    known = known[np.isfinite(known)]
-    return float((1.2533 if len(known) > 2 else 1.0) * np.sqrt(np.sum(known**2)) / len(known)) if len(known) else np.nan
+    """Groups of W_q and W_k. With fused storage the whole fused matrix, because the published values are of that."""
+    return (
+        group
+        for group in window.components.groups
+        if group.component_class == ("mixed" if group.attention == "fused" else "selection")
+    )

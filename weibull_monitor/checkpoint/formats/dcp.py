@@ -1,8 +1,8 @@
-"""The tables of torch's distributed checkpoints (DCP): a ``.metadata`` file, and files in which each rank wrote its shards.
+"""The tables of torch's distributed checkpoints (DCP): a ``.metadata`` file, and the files in which each rank wrote its shards.
 
-So FSDP, Lightning's sharded strategies and Accelerate save. ``.metadata`` is a pickle, which
+FSDP, Lightning's sharded strategies and Accelerate save this format. ``.metadata`` is a pickle, which
 `weibull_monitor.checkpoint.formats.pickles` reads without running anything; a shard is a small file of `torch.save` within
-a larger one. No process group is needed, and no shard is gathered: a parameter is counted shard by shard.
+a larger file. No process group is needed, and shards are not gathered: a parameter is counted shard by shard.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from weibull_monitor.checkpoint.formats.files import open_regular, opened, read_at, siblings
+from weibull_monitor.checkpoint.formats.files import corrupted, open_regular, read_small, siblings
 from weibull_monitor.checkpoint.formats.pickles import MAX_BYTES, Call, Name, read_pickle
-from weibull_monitor.checkpoint.formats.tensors import Contents, StoredTensor
-from weibull_monitor.checkpoint.formats.torch_file import NOT_THE_MODEL, as_stored, is_zip, unpickled
+from weibull_monitor.checkpoint.formats.rebuild import tensor_of
+from weibull_monitor.checkpoint.formats.tensors import DTYPES, Contents, StoredTensor, is_shape, uncountable
+from weibull_monitor.checkpoint.formats.torch_file import NOT_THE_MODEL, is_zip, read_archive
 from weibull_monitor.errors import CheckpointError
 from weibull_monitor.model.components.storage import MANTISSA
 
 METADATA: Final = ".metadata"
 _DCP: Final = "torch.distributed.checkpoint."
 _META: Final = _DCP + "metadata."
-_DTYPES: Final = {f"torch.{name}": value for name, value in vars(torch).items() if isinstance(value, torch.dtype)}
 ALLOWED: Final = frozenset(
-    {*_DTYPES, "torch.Size", "collections.OrderedDict", "builtins.getattr", "builtins.dict", "builtins.set"}
+    {*DTYPES, "torch.Size", "collections.OrderedDict", "builtins.getattr", "builtins.dict", "builtins.set"}
     | {_META + name for name in ("Metadata", "MetadataIndex", "TensorStorageMetadata", "BytesStorageMetadata")}
     | {_META + name for name in ("ChunkStorageMetadata", "TensorProperties", "_MEM_FORMAT_ENCODING", "StorageMeta")}
     | {_DCP + "filesystem._StorageInfo", _DCP + "filesystem._StoragePrefix", _DCP + "planner.WriteItem"}
@@ -41,24 +41,20 @@ ALLOWED: Final = frozenset(
     }
     | {"torch.distributed.checkpoint._fsspec_filesystem._StorageInfo", "torch.strided"}
 )
-"""What a ``.metadata`` file may name. None of it is called, whatever it is."""
+"""The names that a ``.metadata`` file may use. None of them is ever called."""
 MAX_PAIRED_BOXES: Final = 2048
-"""Shards of one tensor of which it is checked pair by pair that they do not overlap; of more, only that they add up."""
+"""Up to this many shards of a tensor are checked for overlaps pair by pair; more are only checked to add up."""
 _OPEN_FILES: Final = 64
 
 
 def read_dcp(directory: Path) -> Contents:
-    """The tables of a distributed checkpoint: of its model, if it also holds an optimizer.
+    """The tables of a distributed checkpoint; only the model's, if it holds an optimizer's as well.
 
     Raises:
         CheckpointError: If it is corrupted, or its pickles are not safe.
     """
     path = directory / METADATA
-    with opened(path) as fd:
-        size = os.fstat(fd).st_size
-        if size > MAX_BYTES:
-            raise CheckpointError(f"{path} has {size:,} bytes, more than {MAX_BYTES:,}: it is not read")
-        found = read_pickle(read_at(fd, 0, size, path), str(path), ALLOWED)
+    found = read_pickle(read_small(path, MAX_BYTES), str(path), ALLOWED)
     fields = found.fields if isinstance(found, Call) and found.name == _META + "Metadata" else {}
     tensors, places = fields.get("state_dict_metadata"), fields.get("storage_data")
     if not isinstance(tensors, Mapping) or not isinstance(places, Mapping):
@@ -73,21 +69,22 @@ def read_dcp(directory: Path) -> Contents:
 
 
 def _places(places: Mapping[Any, Any], path: Path) -> dict[tuple[str, tuple[int, ...]], tuple[Path, int, int]]:
-    """File, first byte and size of every shard, by the tensor's name and where the shard begins in it."""
+    """File, first byte and size of every shard, by the tensor's name and the shard's offsets in the tensor."""
     out = {}
+    files: dict[object, Path] = {}  # a name that occurs often becomes one path
     for index, info in places.items():
         key, place = getattr(index, "fields", None), getattr(info, "fields", None)
         if not key or not place:
-            raise CheckpointError(f"{path}: an entry of its table of shards is none: it is corrupted")
+            raise corrupted(path, "an entry of its table of shards is invalid")
         if place.get("transform_descriptors"):
-            raise CheckpointError(
-                f"{path}: its shards are compressed or encrypted, which cannot be read; save them plain"
-            )
+            raise CheckpointError(f"{path}: its shards are compressed or encrypted and cannot be read; save them plain")
         offset, length = place.get("offset"), place.get("length")
         if type(offset) is not int or type(length) is not int or offset < 0 or length < 0:
-            raise CheckpointError(f"{path}: an entry of its table of shards is none: it is corrupted")
-        (file,) = siblings(path, [place.get("relative_path")])
-        out[str(key.get("fqn")), _size(key.get("offset"))] = (file, offset, length)
+            raise corrupted(path, "an entry of its table of shards is invalid")
+        name = place.get("relative_path")
+        if not isinstance(name, str) or name not in files:
+            (files[str(name)],) = siblings(path, [name])
+        out[str(key.get("fqn")), _size(key.get("offset"))] = (files[name], offset, length)
     return out
 
 
@@ -101,7 +98,7 @@ def _tensor(
     shape, dtype = _size(entry.get("size")), _dtype(entry.get("properties"))
     chunks = [(_size(c.fields.get("offsets")), _size(c.fields.get("sizes"))) for c in entry.get("chunks", ()) if c]
     if dtype is None or dtype not in MANTISSA:
-        return StoredTensor(name, shape, None, (), f"its dtype is {str(dtype)[6:]}, not a float that can be counted")
+        return uncountable(name, shape, dtype)
     _check_boxes(name, shape, chunks, path)
     pieces = []
     for at, sizes in chunks:
@@ -109,20 +106,13 @@ def _tensor(
             continue
         place = where.get((name, at)) or (where.get((name, ())) if len(chunks) == 1 else None)
         if place is None:
-            raise CheckpointError(
-                f"{path} does not say where {name[:80]!r} from {list(at)} on is stored: it is corrupted"
-            )
+            raise corrupted(path, f"it does not say where {name[:80]!r} from {list(at)} on is stored")
         found = shards.tensor(*place, name)
-        if found.dtype != dtype or math.prod(found.shape) != math.prod(sizes):
-            raise CheckpointError(
-                f"{place[0]}: the shard of {name[:80]!r} at {list(at)} is not of the shape and dtype that {path} says: it is "
-                "corrupted"
-            )
         (piece,) = found.pieces
-        if found.shape != sizes and piece.strides is not None:
-            raise CheckpointError(
-                f"{place[0]}: the shard of {name[:80]!r} at {list(at)} has another shape: it is corrupted"
-            )
+        reshaped = found.shape != sizes  # a flat shard of as many elements is fine, unless its elements are scattered
+        if found.dtype != dtype or found.numel != math.prod(sizes) or (reshaped and piece.strides is not None):
+            what = f"the shard of {name[:80]!r} at {list(at)} does not have the shape and dtype that {path} says"
+            raise corrupted(place[0], what)
         pieces.append(replace(piece, sizes=sizes, at=at))
     return StoredTensor(name, shape, dtype, tuple(pieces))
 
@@ -130,26 +120,23 @@ def _tensor(
 def _check_boxes(
     name: str, shape: tuple[int, ...], chunks: Sequence[tuple[tuple[int, ...], tuple[int, ...]]], path: Path
 ) -> None:
-    """Refuses shards that leave the tensor, overlap, or do not make it up."""
-    whole = math.prod(sizes_total := shape)
+    """Refuses shards that leave the tensor, overlap, or do not cover it."""
     ranks = {len(at) for at, _ in chunks} | {len(sizes) for _, sizes in chunks}
-    ok = ranks <= {len(sizes_total)} and sum(math.prod(sizes) for _, sizes in chunks) == whole
+    ok = ranks <= {len(shape)} and sum(math.prod(sizes) for _, sizes in chunks) == math.prod(shape)
     ok = ok and all(a + n <= limit for at, sizes in chunks for a, n, limit in zip(at, sizes, shape, strict=True))
     boxes = [(at, sizes) for at, sizes in chunks if math.prod(sizes)]
     if ok and shape and 1 < len(boxes) <= MAX_PAIRED_BOXES:
-        low = np.array([at for at, _ in boxes], dtype=np.int64)
+        low = np.array([at for at, _ in boxes], dtype=np.int64)  # (boxes, dimensions)
         high = low + np.array([sizes for _, sizes in boxes], dtype=np.int64)
-        for box in range(len(boxes) - 1):
+        for box in range(len(boxes) - 1):  # boxes overlap if they do so along every dimension
             meet = (low[box + 1 :] < high[box]).all(1) & (high[box + 1 :] > low[box]).all(1)
             ok = ok and not meet.any()
     if not ok:
-        raise CheckpointError(
-            f"{path}: the shards of {name[:80]!r} do not make up its shape {list(shape)[:8]}: it is corrupted"
-        )
+        raise corrupted(path, f"the shards of {name[:80]!r} do not make up its shape {list(shape)[:8]}")
 
 
 class _Shards:
-    """Looks tensors up in the files of shards, of which a bounded number stays open."""
+    """Looks up tensors in the files of shards, and keeps a bounded number of them open."""
 
     def __init__(self) -> None:
         self._open: dict[Path, int] = {}
@@ -163,7 +150,7 @@ class _Shards:
             os.close(fd)
 
     def total(self) -> int:
-        """Bytes of all files that were looked at."""
+        """Bytes of all files that were opened."""
         return sum(self._sizes.values())
 
     def tensor(self, file: Path, offset: int, length: int, name: str) -> StoredTensor:
@@ -175,12 +162,10 @@ class _Shards:
             self._sizes[file] = os.fstat(self._open[file]).st_size
         fd = self._open[file]
         if offset + length > self._sizes[file] or not is_zip(fd, offset):
-            raise CheckpointError(
-                f"{file}: the shard of {name[:80]!r} is not where the table says: it is truncated or corrupted"
-            )
-        found = as_stored(name, unpickled(fd, offset, length, file), file)
+            raise corrupted(file, f"the shard of {name[:80]!r} is not where the table says")
+        found = tensor_of(name, read_archive(fd, offset, length, file), file)
         if found is None or found.problem:
-            raise CheckpointError(f"{file}: the shard of {name[:80]!r} is no tensor that can be read: it is corrupted")
+            raise corrupted(file, f"the shard of {name[:80]!r} cannot be read as a tensor")
         return found
 
 
@@ -192,19 +177,15 @@ def _size(value: Any) -> tuple[int, ...]:
     """A `torch.Size` as the pickle describes it; empty for None."""
     if isinstance(value, Call) and value.name == "torch.Size":
         value = value.arguments[0] if value.arguments else ()
-    if value is None:
-        return ()
-    if (
-        not isinstance(value, (tuple, list))
-        or len(value) > 16
-        or not all(type(n) is int and 0 <= n < 1 << 62 for n in value)
-    ):
-        raise CheckpointError("a size in the table of a distributed checkpoint is none: it is corrupted")
-    return tuple(value)
+    sizes = () if value is None else tuple(value) if isinstance(value, list) else value
+    if not is_shape(sizes):
+        raise CheckpointError("a size in the table of a distributed checkpoint is invalid; the file is corrupted")
+    found: tuple[int, ...] = sizes
+    return found
 
 
 def _dtype(properties: Any) -> torch.dtype | None:
-    """The dtype in the state of `TensorProperties`, which is a tuple of its fields, or a table of them."""
+    """The dtype in the state of `TensorProperties`, which is a tuple of its fields or a table of them."""
     state = getattr(properties, "state", None)
     first = state.get("dtype") if isinstance(state, dict) else state[0] if isinstance(state, tuple) and state else None
-    return _DTYPES.get(first.name) if isinstance(first, Name) else None
+    return DTYPES.get(first.name) if isinstance(first, Name) else None

@@ -11,19 +11,25 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from weibull_monitor.checkpoint.formats.foreign import MAGIC, foreign
 from weibull_monitor.errors import CheckpointError
 
 MAX_HEADER: Final = 16 << 20
-"""Bytes of JSON, or of a zip's directory, that are read at most: 100,000 tensors take about 15 MB. Parsed, the worst that
-`parse_json` lets through takes 25 times as much memory."""
+"""Most bytes of JSON, or of a zip's directory, that are read: 100,000 tensors take about 15 MB. The worst header that
+`check_nesting` lets through takes 25 times as much memory once it is parsed."""
+
+MAX_INDEX: Final = 40 << 20
+"""Most bytes of an index of shards: 250,000 tensors take about 30 MB. It is flat, so it takes less memory for its size."""
+MAX_NAME: Final = 255
+"""Most characters of a file's name."""
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[int]:
-    """A descriptor of a regular file.
+def open_file(path: Path) -> Iterator[int]:
+    """Opens a regular file for reading; gives its descriptor and closes it.
 
     Raises:
-        CheckpointError: If there is no such file, it may not be read, or it is a directory, a pipe or a device.
+        CheckpointError: If the file does not exist, may not be read, or is a directory, a pipe or a device.
     """
     fd = open_regular(path)
     try:
@@ -33,7 +39,7 @@ def opened(path: Path) -> Iterator[int]:
 
 
 def open_regular(path: Path) -> int:
-    """Like `opened`; the caller closes it."""
+    """Like `open_file`, but the caller closes the descriptor."""
     try:
         fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
@@ -46,10 +52,10 @@ def open_regular(path: Path) -> int:
 
 
 def read_at(fd: int, offset: int, size: int, path: Path) -> bytes:
-    """``size`` bytes at ``offset``, which the caller has bounded.
+    """Reads ``size`` bytes at ``offset``. The caller bounds the size.
 
     Raises:
-        CheckpointError: If the file ends before.
+        CheckpointError: If the file ends earlier.
     """
     parts = []
     while size:
@@ -61,59 +67,94 @@ def read_at(fd: int, offset: int, size: int, path: Path) -> bytes:
     return b"".join(parts)
 
 
-def parse_json(data: bytes, path: Path) -> dict[str, Any]:
-    """A JSON object in which no key stands twice.
+def check_flat(data: bytes, path: Path) -> None:
+    """Refuses JSON that is not one long table of long names, as an index of shards is."""
+    if (
+        data.count(b"{") + data.count(b"[") > 1000
+        or data.count(b",") > len(data) // 40
+        or data.count(b":") > len(data) // 40
+    ):
+        raise corrupted(path, "its JSON is nested far more than the tables of a checkpoint are")
+
+
+def check_nesting(data: bytes, path: Path) -> None:
+    """Refuses JSON with so many tables and lists that parsing it takes far more memory than the text."""
+    if data.count(b"{") + data.count(b"[") > len(data) // 8 + 1000 or data.count(b":") > len(data) // 12 + 1000:
+        raise corrupted(path, "its JSON is nested far more than the tables of a checkpoint are")
+
+
+def read_json(path: Path, limit: int | None = None) -> dict[str, Any]:
+    """Reads a small file that holds one JSON object in which no key occurs twice.
+
+    Args:
+        path: The file.
+        limit: Most bytes that it may have; `MAX_HEADER` by default.
 
     Raises:
-        CheckpointError: If it is none.
+        CheckpointError: If it holds something else, or is too large.
     """
-    if data.count(b"{") + data.count(b"[") > len(data) // 8 + 1000 or data.count(b":") > len(data) // 12 + 1000:
-        raise CheckpointError(
-            f"{path}: its header is not valid JSON of a checkpoint: it is nested far more than tables are"
-        )
+    data = read_small(path, MAX_HEADER if limit is None else limit)
+    if what := foreign(data[:MAGIC], path):
+        raise CheckpointError(what)
+    (check_flat if len(data) > MAX_HEADER else check_nesting)(data, path)
     try:
         value = json.loads(data, object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: its header is not valid JSON ({str(error)[:80]}); it is corrupted") from error
+        raise corrupted(path, f"it is not valid JSON ({str(error)[:80]})") from error
     if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: its header is not a JSON object; it is corrupted")
+        raise corrupted(path, "it is not a JSON object")
     return value
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A small file that holds a JSON object."""
-    with opened(path) as fd:
+def read_small(path: Path, limit: int) -> bytes:
+    """Reads a whole file of at most ``limit`` bytes.
+
+    Raises:
+        CheckpointError: If it has more, or cannot be read.
+    """
+    with open_file(path) as fd:
         size = os.fstat(fd).st_size
-        if size > MAX_HEADER:
-            raise CheckpointError(f"{path} has {size:,} bytes, more than {MAX_HEADER:,}: it is not read")
-        return parse_json(read_at(fd, 0, size, path), path)
+        if size > limit:
+            raise CheckpointError(f"{path} has {size:,} bytes, more than {limit:,}: it is not read")
+        return read_at(fd, 0, size, path)
+
+
+def corrupted(path: Path, what: str) -> CheckpointError:
+    """The error for a file whose tables contradict themselves."""
+    return CheckpointError(f"{path}: {what}; the file is corrupted")
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
-        raise ValueError("a key stands twice")
+        raise ValueError("a key occurs twice")
     return value
 
 
 def siblings(index: Path, names: Sequence[object]) -> list[Path]:
-    """The files that an index names, each in the index's own directory.
+    """The paths of files that an index names; all have to be in the index's own directory.
 
     Raises:
         CheckpointError: For a name that leads elsewhere.
     """
     out = []
+    made: dict[str, Path] = {}  # an index names each file many times
     for name in names:
-        if not isinstance(name, str) or not name or name in (".", "..") or "/" in name or "\\" in name or "\0" in name:
+        if isinstance(name, str) and name in made:
+            out.append(made[name])
+            continue
+        special = not isinstance(name, str) or not name or name in (".", "..") or len(name) > MAX_NAME
+        if not isinstance(name, str) or special or "/" in name or "\\" in name or "\0" in name:
             raise CheckpointError(
                 f"{index} names the file {str(name)[:80]!r}, which is not in its own directory: it is not opened"
             )
-        out.append(index.parent / name)
+        made[name] = index.parent / name
+        out.append(made[name])
     return out
 
 
 class FileStretch(io.RawIOBase):
-    """A stretch of a file as a read-only file of its own, of which no read may be larger than `MAX_HEADER`.
+    """A stretch of a file as a read-only file of its own. No single read may be larger than `MAX_HEADER`.
 
     Args:
         fd: The file.
@@ -151,9 +192,7 @@ class FileStretch(io.RawIOBase):
         rest = max(0, self._length - self._at)
         size = rest if size is None or size < 0 else min(size, rest)
         if size > MAX_HEADER:
-            raise CheckpointError(
-                f"{self._path}: a table of {size:,} bytes where at most {MAX_HEADER:,} are read; it is corrupted"
-            )
+            raise corrupted(self._path, f"it has a table of {size:,} bytes, where at most {MAX_HEADER:,} are read")
         data = read_at(self._fd, self._start + self._at, size, self._path)
         self._at += len(data)
         return data

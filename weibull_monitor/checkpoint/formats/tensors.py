@@ -1,4 +1,4 @@
-"""What a checkpoint's tables say of its tensors: where the elements of each lie. Nothing of a tensor is read for that."""
+"""The tensors of a checkpoint as values: shape, dtype, and where in which file the elements are. Holds no weights."""
 
 from __future__ import annotations
 
@@ -6,20 +6,27 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Final
 
 import torch
+
+DTYPES: Final = {f"torch.{name}": value for name, value in vars(torch).items() if isinstance(value, torch.dtype)}
+"""Every dtype by the name that pickles have for it, such as ``torch.float32``."""
+MAX_DIMENSIONS: Final = 16
+MAX_ELEMENTS: Final = 1 << 62
+"""Limits for shapes in tables that may be corrupted."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A box of a tensor's elements that lies in one stretch of a file, in row-major order unless it has strides.
+    """A box of a tensor's elements that is stored in one stretch of a file, in row-major order unless it has strides.
 
     Attributes:
         file: The file.
-        offset: Of the first byte.
+        offset: Position of the first byte in the file.
         sizes: Shape of the box.
         at: Where the box begins in the tensor, along each dimension.
-        strides: Of a box whose elements lie in another order than row by row, in elements; None otherwise.
+        strides: Strides in elements, where the elements are not stored row by row; None otherwise.
     """
 
     file: Path
@@ -35,7 +42,7 @@ class Piece:
 
     @property
     def extent(self) -> int:
-        """Number of elements from the first to the last in the file."""
+        """Number of elements of the file from the first to the last of the box."""
         if self.strides is None:
             return self.numel
         return 1 + sum((n - 1) * stride for n, stride in zip(self.sizes, self.strides, strict=True))
@@ -43,12 +50,12 @@ class Piece:
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """One tensor of a checkpoint.
+    """A tensor of a checkpoint.
 
     Attributes:
-        name: Its name there.
+        name: Its name in the checkpoint.
         shape: Its shape.
-        dtype: Dtype of its elements; None if they are no floats that can be counted.
+        dtype: Dtype of its elements; None if it cannot be counted.
         pieces: Where its elements are, each once.
         problem: Why it cannot be measured; empty if it can.
     """
@@ -65,6 +72,19 @@ class StoredTensor:
         return math.prod(self.shape)
 
 
+def is_shape(value: Any) -> bool:
+    """Whether an entry of a table is a tuple of sizes, strides or offsets within the limits."""
+    if not isinstance(value, tuple) or len(value) > MAX_DIMENSIONS:
+        return False
+    return all(type(n) is int and 0 <= n < MAX_ELEMENTS for n in value)
+
+
+def uncountable(name: str, shape: tuple[int, ...], dtype: object, pieces: tuple[Piece, ...] = ()) -> StoredTensor:
+    """A tensor whose dtype cannot be counted, with that as its problem."""
+    kind = str(dtype).removeprefix("torch.")
+    return StoredTensor(name, shape, None, pieces, f"its dtype is {kind}, not a float that can be counted")
+
+
 @dataclass(frozen=True)
 class Contents:
     """The tables of one checkpoint.
@@ -73,7 +93,7 @@ class Contents:
         tensors: Its tensors by name, in the order of its files.
         size: Bytes of its files.
         step: Optimizer steps taken, if it says so.
-        notes: What there is to say of it.
+        notes: Remarks for the user on how it was read.
     """
 
     tensors: Mapping[str, StoredTensor]

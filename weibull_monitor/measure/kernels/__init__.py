@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from weibull_monitor.errors import say, text_of
+
 if TYPE_CHECKING:
     from weibull_monitor.measure.kernels.launch import Kernels
 
-logger = logging.getLogger("weibull_monitor")
 
 SWITCH = "WEIBULL_MONITOR_KERNELS"
 """The environment variable that turns the kernels off with ``0``."""
@@ -30,8 +31,8 @@ _found: dict[torch.device, Kernels | None] = {}
 def kernels_for(device: torch.device, dtype: torch.dtype) -> Kernels | None:
     """The kernels of a device, compiled for a dtype; None where there are none.
 
-    Compiling takes seconds, or less from Triton's cache on disk; it happens at the first call for a dtype. If it fails, that is
-    logged once, and the device goes without kernels from then on.
+    Compiling takes seconds, or less from Triton's cache on disk; it happens at the first call for a dtype. A failure is logged
+    once, and the device goes without kernels from then on.
 
     Args:
         device: Any device.
@@ -58,12 +59,11 @@ def _kernels(device: torch.device) -> Kernels:
 
 
 def _warn(device: torch.device, error: Exception) -> None:
-    logger.warning(
-        "weibull_monitor: the Triton kernels cannot be used on %s (%s: %s); plain torch counts instead: the same numbers, but a "
-        "sample takes longer. %s=0 in the environment leaves them out without this message",
-        device,
-        type(error).__name__,
-        str(error).strip().splitlines()[-1] if str(error).strip() else "no message",
-        SWITCH,
-        exc_info=error if logger.isEnabledFor(logging.DEBUG) else None,
+    lines = text_of(error).strip().splitlines() or ["no message"]
+    say(
+        logging.WARNING,
+        f"weibull_monitor: the Triton kernels cannot be used on {device} ({type(error).__name__}: {lines[-1]}); plain torch "
+        "counts instead: the same numbers, but a sample takes longer. "
+        f"{SWITCH}=0 in the environment leaves them out without this message",
+        error,
     )

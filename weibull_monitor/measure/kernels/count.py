@@ -1,16 +1,16 @@
 """The kernel that counts |w|: all matrices of a dtype and device in one launch, one read of each element, integer adds only.
 
-A program goes through a stretch of tiles. Those of one row are counted in shared memory, in `WINDOW` bins around where weights
-lie, and added to the row in global memory when the stretch comes to another row. Values outside of the window, which a tile
-hardly ever has, go to their bin one by one, so that every integer is exact whatever the values are. Integers add in any order:
-the result is deterministic.
+Each program goes through some consecutive tiles. Tiles of one row are counted in shared memory, in `WINDOW` bins around where
+weights lie, and added to the row in global memory when the program comes to another row. Values outside of the window, which a
+tile hardly ever has, go to their bin one by one, so that every integer is exact whatever the values are. Integers add in any
+order: the result is deterministic.
 
 Tiles that are aligned and full are read in 16-byte vectors: a 16-bit dtype as 32-bit words that hold two values. What is left
 over at the end of a piece, and pieces of odd strides, are read value by value under a mask.
 
-There are two ways to a histogram. `triton.language.histogram` makes a new one of every tile; before Triton 3.7 it is made of warp
-ballots, whose cost grows with the number of bins. So on NVIDIA GPUs the bins are declared and added to in PTX, one shared-memory
-atomic a value, whatever the version of Triton; the other way is for AMD GPUs and for Triton's interpreter.
+There are two ways to make a histogram. `triton.language.histogram` makes a new one for every tile; before Triton 3.7 it uses warp
+ballots, whose cost grows with the number of bins. So on NVIDIA GPUs the bins are declared and added to in PTX, with one
+shared-memory atomic per value, whatever the version of Triton. AMD GPUs and Triton's interpreter take the first way.
 """
 
 # The annotations of a kernel are read by Triton: they cannot be strings.
@@ -27,6 +27,7 @@ CHUNK = 1024
 """Elements of a tile that are read one by one at a time, where that has to be."""
 WARPS = 4
 
+# The bins in PTX: add one to bin $1, read it, read it and set it to zero.
 _ADD: tl.constexpr = tl.constexpr(
     "{ .reg .u32 a; mov.u32 a, weibull_bins; mad.lo.u32 a, $1, 4, a; red.shared.add.u32 [a], 1; mov.u32 $0, 0; }"
 )
@@ -63,11 +64,12 @@ def _add_outside(
     rows: tl.constexpr,
 ):  # fmt: skip
     """Adds values outside of the window to their bins, one by one: zeros, the smallest, the largest, Inf and NaN."""
-    magnitude = bits & mask
+    magnitude = bits & mask  # (chunk,)
     pattern = magnitude >> shift
     outside = valid & ((pattern < low) | (pattern >= low + limit))
     zeros = tl.sum((outside & (magnitude == 0)).to(tl.int32), 0)
     some = outside & (magnitude != 0)
+    # Column 0 is for zeros; whatever lies beyond the finite bins is Inf or NaN, in the last column.
     column = 1 + tl.minimum(pattern, finite)
     one = tl.full(bits.shape, 1, counts.dtype.element_ty)
     for place in tl.static_range(rows):
@@ -76,6 +78,20 @@ def _add_outside(
             to = counts + row * row_stride
             tl.atomic_add(to, zeros.to(counts.dtype.element_ty), sem="relaxed")
             tl.atomic_add(to + column, one, mask=some, sem="relaxed")
+
+
+@triton.jit
+def _add_window(
+    total, bins, counts, piece, row_stride, low: tl.constexpr, limit: tl.constexpr, rows: tl.constexpr
+):  # fmt: skip
+    """Adds the histogram of the window, ``total`` (window,), to every row that a piece is counted into."""
+    # The last bin, `limit`, holds values outside of the window: `_add_outside` has added them.
+    some = (total > 0) & (bins < limit)
+    for place in tl.static_range(rows):
+        row = tl.load(piece + FIRST_ROW + place)
+        if row >= 0:
+            to = counts + row * row_stride + 1 + low + bins
+            tl.atomic_add(to, total.to(counts.dtype.element_ty), mask=some, sem="relaxed")
 
 
 @triton.jit(do_not_specialize=["row_stride"])
@@ -89,7 +105,7 @@ def count_kernel(
 
     Args:
         pieces: int64, (pieces + 1, columns): what there is to count, as `weibull_monitor.measure.kernels.table` makes it.
-        starts: int64, (programs + 1, 2): the first tile of each program, and the piece that it lies in.
+        starts: int64, (programs + 1, 2): the first tile of each program, and the piece that this tile is in.
         counts: int64, (rows, row_stride): zeros, finite bins, non-finite; added to.
         row_stride: Elements between two rows of ``counts``.
         itemsize: Bytes of a value: 2 or 4.
@@ -114,12 +130,14 @@ def count_kernel(
     at = tl.load(starts + program * 2)
     piece = pieces + tl.load(starts + program * 2 + 1) * columns
     end = tl.load(starts + program * 2 + 2)
-    bins = tl.arange(0, window)
-    lane = tl.arange(0, n_words)
+    bins = tl.arange(0, window)  # (window,)
+    lane = tl.arange(0, n_words)  # (n_words,): a tile in words of 32 bits
     if own:
+        # `none` is a zero that only the declaration gives, so that nothing is moved before it. Taking empties the bins.
         none = tl.inline_asm_elementwise(declare, "=r,r", [row_stride], dtype=tl.int32, is_pure=False, pack=1)
         tl.inline_asm_elementwise(_TAKE, "=r,r", [bins], dtype=tl.int32, is_pure=False, pack=1)
         tl.debug_barrier()
+    # One turn for each piece that the tiles `at` to `end` touch.
     while at < end:
         first = tl.load(piece + FIRST_TILE)
         stop = tl.minimum(end, tl.load(piece + columns + FIRST_TILE))
@@ -129,8 +147,9 @@ def count_kernel(
         layout = tl.load(piece + LAYOUT)
         run = tl.load(piece + RUN)
         stride = tl.load(piece + STRIDE)
-        total = tl.zeros((window,), tl.int32)
+        total = tl.zeros((window,), tl.int32)  # the histogram of this piece
         seen = tl.full((), 0, tl.int32)
+        # One turn for each tile of the piece.
         while at < stop:
             begin = piece_begin + (at - first) * tile
             one_by_one = layout == ODD
@@ -139,6 +158,7 @@ def count_kernel(
                 if layout == DENSE:
                     word = tl.load(words + (begin // vector) * 4 + lane)  # so that it is seen to be aligned
                 else:
+                    # Runs of whole vectors: the vector that holds each group of four words, then the words.
                     group = (begin // vector).to(tl.int32) + tl.arange(0, n_words // 4)
                     a_run = (run // vector).to(tl.int32)
                     start = (group // a_run) * (stride // vector) + group % a_run
@@ -167,6 +187,7 @@ def count_kernel(
                         found = tl.histogram(below, window)
                     total += found
                     one_by_one = tl.sum(tl.where(bins == limit, found, 0), 0) > 0
+            # A tile that is odd, or has values outside of the window, is read again value by value.
             if one_by_one:
                 until = tl.minimum(begin + tile, piece_end)
                 while begin < until:
@@ -191,10 +212,5 @@ def count_kernel(
             tl.debug_barrier()
             total = tl.inline_asm_elementwise(_TAKE, "=r,r", [bins], dtype=tl.int32, is_pure=False, pack=1)
             tl.debug_barrier()
-        for place in tl.static_range(rows):
-            row = tl.load(piece + FIRST_ROW + place)
-            if row >= 0:
-                to = counts + row * row_stride + 1 + low + bins
-                some = (total > 0) & (bins < limit)
-                tl.atomic_add(to, total.to(counts.dtype.element_ty), mask=some, sem="relaxed")
+        _add_window(total, bins, counts, piece, row_stride, low, limit, rows)
         piece += columns

@@ -1,4 +1,4 @@
-"""The kernels on one device: what they need there, and their launches. Nothing here waits for the device.
+"""The kernels on one device: their constants and their launches. Nothing here waits for the device.
 
 >>> window_of(torch.bfloat16, Shape())
 SharedBins(low=6336, limit=2047)
@@ -37,7 +37,7 @@ logger = logging.getLogger("weibull_monitor")
 
 @dataclass(frozen=True)
 class Shape:
-    """How the counting kernel is cut; the integers do not depend on it.
+    """How the work of the counting kernel is divided; the counts do not depend on it.
 
     Attributes:
         window: Bins that are counted in shared memory, a power of two.
@@ -45,7 +45,7 @@ class Shape:
             are smaller.
         tile: Elements of a tile, a power of two.
         warps: Warps of a program.
-        programs: Programs a multiprocessor: of 128 threads and about 100 registers each, so that all are there at once.
+        programs: Programs per multiprocessor: of 128 threads and about 100 registers each, so that all of them fit at once.
     """
 
     window: int = counting.WINDOW
@@ -80,7 +80,7 @@ class Kernels:
 
     Args:
         device: A CUDA device; the CPU where Triton interprets its kernels (``TRITON_INTERPRET=1``).
-        shape: How the counting kernel is cut.
+        shape: How the work of the counting kernel is divided.
     """
 
     def __init__(self, device: torch.device, shape: Shape = Shape()) -> None:
@@ -111,7 +111,7 @@ class Kernels:
             bins: The layout of the counts, of a dtype in `weibull_monitor.measure.kernels.COUNTED`.
 
         Returns:
-            The compiled kernel as Triton gives it, for those who look at its code; None if nothing was launched or compiled.
+            The compiled kernel as Triton returns it, to look at its code; None if nothing was launched or compiled.
         """
         programs = len(starts) - 1
         if programs == 0:
@@ -123,12 +123,12 @@ class Kernels:
             )
 
     def solve(self, counts: Tensor, rows: Tensor, bins: Bins, out: Tensor, clear: bool = False) -> None:
-        """Fits rows of counts, as `weibull_monitor.measure.solve.solve` does.
+        """Fits rows of counts, as `weibull_monitor.measure.choose.solve` does.
 
         Args:
             counts: int64, (…, bins.columns).
             rows: int64, (n, 2): rows of ``counts``, and the rows of ``out`` that their results go to.
-            bins: The layout of the counts, of any dtype.
+            bins: The layout of the counts, of a dtype in `weibull_monitor.measure.kernels.COUNTED`.
             out: float64, (…, RESULT_COLUMNS).
             clear: Whether to set those rows of counts to zero.
         """
@@ -201,7 +201,7 @@ class Kernels:
 
 
 def probes(dtype: torch.dtype) -> list[Tensor]:
-    """Two tensors that the kernels are proved on: bit patterns of every kind, and normal values."""
+    """Two tensors that the kernels are tested on: bit patterns of every kind, and normal values."""
     if dtype.itemsize == 2:
         patterns = torch.arange(-(2**15), 2**15, 7, dtype=torch.int16, device="cpu")
     else:  # as many upper halves, with another lower half each
@@ -218,7 +218,7 @@ def count_constants(bins: Bins, own: bool, shape: Shape = Shape()) -> dict[str, 
     Args:
         bins: The layout of the counts.
         own: Whether it keeps its bins in shared memory of its own, in PTX.
-        shape: How it is cut.
+        shape: How its work is divided.
     """
     window = window_of(bins.dtype, shape)
     return {
@@ -237,7 +237,7 @@ def count_constants(bins: Bins, own: bool, shape: Shape = Shape()) -> dict[str, 
 
 
 def solve_constants(bins: Bins) -> dict[str, int]:
-    """What the solving kernel is compiled for, beside whether it empties the rows."""
+    """What the solving kernel is compiled for, except whether it empties the rows."""
     return {
         "finite": bins.finite,
         "width": RESULT_COLUMNS,

@@ -1,8 +1,8 @@
-"""A model's matrices as the few launches that measure them, prepared once and used at every sample.
+"""The few launches that measure a model's matrices, prepared once and used at every sample.
 
-Rows of counts are shared: a launch has as many as fit in `COUNT_BYTES`, the solve empties those that it is done with, and the
-next launch takes them. A matrix that parts make up has a row of its own, into which each part is counted too; it waits for its
-last part.
+Launches share rows of counts: as many as fit in `COUNT_BYTES`. The solve empties the rows that it has fitted, and the next launch
+uses them again. A matrix that is the sum of its parts has a row of its own, into which each part is counted too; it is solved
+after its last part.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from weibull_monitor.measure.bins import Bins, bins_of
+from weibull_monitor.measure.bins import bins_of
 from weibull_monitor.measure.kernels.table import ROWS, rows_of
 from weibull_monitor.measure.plain.solve import RESULT_COLUMNS
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from weibull_monitor.measure.kernels.launch import Kernels
 
 COUNT_BYTES = 40 << 20
-"""What rows of counts may take on the device: 321 rows of bf16 or fp32, more than a dense model of 45 blocks has."""
+"""Bytes of counts on the device at most: 321 rows of bf16 or fp32, more than a dense model of 45 blocks has."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,14 @@ class Launch:
 class Plan:
     """The launches that measure some matrices of one dtype on one device, again and again.
 
-    The tables hold addresses: whoever keeps a plan has to make another one when a tensor has moved.
+    The tables hold addresses: when a tensor has moved, a new plan has to be made.
 
     Args:
         kernels: The device.
         dtype: The dtype of all pieces.
-        pieces: By the place of a component the tensors that hold its elements.
-        makes_up: By the place of a component those of the matrices that it is a part of, as `Sums.makes_up` has it.
-        count_bytes: What rows of counts may take.
+        pieces: The tensors that hold the elements of each component, by its place.
+        makes_up: The places of the matrices that each component is a part of, as in `Sums.makes_up`.
+        count_bytes: Bytes that the rows of counts may take.
 
     Attributes:
         indices: The component that each row of a result belongs to.
@@ -68,6 +68,8 @@ class Plan:
         rows = _Rows(max(2 * ROWS, count_bytes // (8 * self._bins.columns)), makes_up)
         launches, self.indices = [], list[int]()
         for members in rows.share(pieces):
+            # Each tensor is counted into the rows of its component and of the wholes above it; rows that are complete after
+            # the launch are solved into the next rows of the result.
             flat = [(tensor, members.into[index]) for index in members.into for tensor in pieces[index]]
             table = kernels.table([tensor for tensor, _ in flat], [into for _, into in flat])
             solved = rows_of([(row, len(self.indices) + n) for n, (_, row) in enumerate(members.done)])
@@ -75,13 +77,9 @@ class Plan:
             launches.append(Launch(*map(kernels.upload, (table.pieces, table.starts, solved))))
         self._launches = tuple(launches)
         self._unfinished = bool(rows.waiting)
+        # (rows, columns) of counts, empty between two runs; (components, RESULT_COLUMNS) of results.
         self._counts = torch.zeros(rows.used, self._bins.columns, dtype=torch.int64, device=kernels.device)
         self._out = torch.empty(len(self.indices), RESULT_COLUMNS, dtype=torch.float64, device=kernels.device)
-
-    @property
-    def bins(self) -> Bins:
-        """The layout of the counts."""
-        return self._bins
 
     @property
     def bytes(self) -> int:
@@ -90,15 +88,15 @@ class Plan:
         return self._counts.nbytes + self._out.nbytes + tables
 
     def run(self) -> Tensor:
-        """Queues the measurement, and gives the result of `solve` for each of `indices`; the next run writes over it."""
+        """Queues the measurement. Returns the result of `solve` for each of `indices`, which the next run overwrites."""
         try:
             for launch in self._launches:
                 self._kernels.count(launch.pieces, launch.starts, self._counts, self._bins)
                 self._kernels.solve(self._counts, launch.solved, self._bins, self._out, clear=True)
         except BaseException:
-            self._counts.zero_()  # what was not solved is not for the next run
+            self._counts.zero_()  # or the next run would add to what was not solved
             raise
-        if self._unfinished:
+        if self._unfinished:  # rows of wholes that lack a part are never solved, and so never emptied
             self._counts.zero_()
         return self._out
 
@@ -116,7 +114,7 @@ class _Rows:
 
     Attributes:
         used: How many rows there are.
-        waiting: Matrices whose parts have not all come, with the parts that are still to come.
+        waiting: Wholes that still lack parts, and how many.
     """
 
     def __init__(self, limit: int, makes_up: Mapping[int, Sequence[int]]) -> None:
@@ -127,7 +125,8 @@ class _Rows:
         self.waiting: dict[int, int] = {}
 
     def share(self, pieces: Mapping[int, Sequence[Tensor]]) -> list[_Members]:
-        """Divides components, in their order, among launches."""
+        """Divides components among launches, in their order."""
+        # How many parts each whole waits for, whether or not they are among the pieces.
         wanted = {parent for index in pieces for parent in self._makes_up.get(index, ())}
         for parents in self._makes_up.values():
             for parent in wanted.intersection(parents):
@@ -147,6 +146,7 @@ class _Rows:
             if not tensors:
                 continue
             parents = self._makes_up.get(index, ())
+            # There has to be room for the component's row, and for one per whole above it.
             if into and self._limit - self.used + len(self._free) < 1 + len(parents):
                 close()
             into[index] = tuple(self._take(member) for member in (index, *parents))

@@ -1,8 +1,8 @@
-"""The kernel that turns counts into fits: one program a row, everything in float64, one launch for all rows.
+"""The kernel that turns counts into fits: one program per row, everything in float64, one launch for all rows.
 
-It computes what `weibull_monitor.measure.solve` does, which also says where the formulas are from. There the bins of all rows
-lie side by side in tensors; here a program goes over the blocks of its row that are in use, once for each sum that needs the
-sums before.
+It computes what `weibull_monitor.measure.plain.solve` does, which also says where the formulas are from. There the bins of all
+rows lie side by side in tensors; here a program goes over the used blocks of its row, once for each sum that needs the sums
+before.
 """
 
 # The annotations of a kernel are read by Triton: they cannot be strings.
@@ -29,7 +29,12 @@ def _clamp(x, low, high):
 
 @triton.jit
 def _bins(counts, edges, start, before, n, finite: tl.constexpr, block: tl.constexpr):
-    """Of a block of bins: counts, ln|w| and F at both edges of each, whether it is a bin, and the values up to its end."""
+    """A block of bins from ``start`` on, of which ``before`` values are below.
+
+    Returns:
+        The count of each, ln|w| at both edges, F at both edges, whether it is a bin at all, (block,) each; and the number of
+        values up to the end of the block.
+    """
     at = start + tl.arange(0, block)
     valid = at < finite
     count = tl.load(counts + 1 + at, mask=valid, other=0)
@@ -43,7 +48,10 @@ def _bins(counts, edges, start, before, n, finite: tl.constexpr, block: tl.const
 
 @triton.jit
 def _points(x0, x1, f0, f1):
-    """The part of each bin that lies within the fitted range: ln|w| and ln(-ln(1 - F)) at both ends, and its F."""
+    """The part of each bin within the fitted range: F, ln|w| and ln(-ln(1 - F)) at both ends, (block,) each.
+
+    And by how much the mean of the last differs from that of a line between the ends.
+    """
     f_low = _f64(0.1)
     f_high = _f64(0.9)
     fa = _clamp(f0, f_low, f_high)
@@ -51,9 +59,12 @@ def _points(x0, x1, f0, f1):
     step = tl.maximum(f1 - f0, _f64(1e-300))
     xa = x0 + (x1 - x0) * _clamp((fa - f0) / step, _f64(0.0), _f64(1.0))
     xb = x0 + (x1 - x0) * _clamp((fb - f0) / step, _f64(0.0), _f64(1.0))
-    ya = tl.log(-tl.log(1.0 - fa))
-    yb = tl.log(-tl.log(1.0 - fb))
-    return fa, fb, xa, xb, ya, yb
+    # Across an empty bin F stands still and ln|w| goes on.
+    xb = tl.where((f0 == f1) & (fa > f_low) & (fa < f_high), x1, xb)
+    ha = -tl.log(1.0 - fa)
+    hb = -tl.log(1.0 - fb)
+    y_more = (fb - fa) * (1.0 / ((1.0 - fa) * ha) - 1.0 / ((1.0 - fb) * hb)) / 12.0
+    return fa, fb, xa, xb, tl.log(ha), tl.log(hb), y_more
 
 
 @triton.jit
@@ -67,7 +78,7 @@ def _in_bin(x0, x1, centre):
 @triton.jit
 def _influences(x0, x1, f0, f1, x_mean, y_mean, k, sxx, at_lambda):
     """F at both ends of each piece, and the influence of the piece on k and on ln λ."""
-    fa, fb, xa, xb, ya, yb = _points(x0, x1, f0, f1)
+    fa, fb, xa, xb, ya, yb, _ = _points(x0, x1, f0, f1)
     ka = ((ya - y_mean) - 2.0 * k * (xa - x_mean)) / sxx
     kb = ((yb - y_mean) - 2.0 * k * (xb - x_mean)) / sxx
     dx = (xb - xa) / 0.8
@@ -107,6 +118,39 @@ def _or_nan(x, usable):
     return tl.where(usable & (tl.abs(x) < float("inf")), x, float("nan"))
 
 
+@triton.jit
+def _likeliest_power(
+    counts, edges, first, last, n, centre, log_mean, k, finite: tl.constexpr, block: tl.constexpr
+):  # fmt: skip
+    """The likeliest shape of a Weibull distribution by three steps of Newton from k, and ln E[|w|^shape] there.
+
+    Both in units of exp(centre), with ``log_mean`` the mean of ln|w| in them.
+    """
+    lane = tl.arange(0, block)
+    power = tl.where(k > 1e-3, k, _f64(1e-3))
+    log_e0 = _f64(0.0)
+    for iteration in range(4):  # the last only sums
+        e0 = _f64(0.0)
+        e1 = _f64(0.0)
+        e2 = _f64(0.0)
+        for start in range(first, last, block):
+            valid = start + lane < finite  # (block,), like all that follow
+            share = tl.load(counts + 1 + start + lane, mask=valid, other=0).to(tl.float64) / n
+            x0 = tl.load(edges + start + lane, mask=valid, other=0.0)
+            x1 = tl.load(edges + start + lane + 1, mask=valid, other=0.0)
+            u = tl.where(valid, (x0 + x1) / 2.0 - centre, log_mean)
+            e = share * tl.exp(power * (u - log_mean))
+            e0 += tl.sum(e, 0)
+            e1 += tl.sum(e * u, 0)
+            e2 += tl.sum(e * u * u, 0)
+        log_e0 = tl.log(e0) + power * log_mean
+        if iteration < 3:
+            value = e1 / e0 - log_mean - 1.0 / power
+            power -= value / (e2 / e0 - (e1 / e0) * (e1 / e0) + 1.0 / (power * power))
+            power = tl.maximum(power, _f64(1e-3))
+    return power, log_e0
+
+
 @triton.jit(do_not_specialize=["row_stride"])
 def solve_kernel(
     counts, rows, edges, levels, hashes, out, row_stride,
@@ -122,7 +166,7 @@ def solve_kernel(
         edges: float64, (finite + 1,): ln|w| at the edges of the bins.
         levels: float64, (n_levels,): the shares at which quantiles are taken.
         hashes: int64, (finite + 2,): the hash of each column, for the fingerprint.
-        out: float64, (…, width): as `weibull_monitor.measure.solve.solve` returns it.
+        out: float64, (…, width): as `weibull_monitor.measure.choose.solve` returns it.
         row_stride: Elements between two rows of ``counts``.
         finite: Finite bins.
         width: Columns of ``out``.
@@ -140,13 +184,13 @@ def solve_kernel(
     program = tl.program_id(0)
     counts += tl.load(rows + 2 * program) * row_stride
     out += tl.load(rows + 2 * program + 1) * width
-    lane = tl.arange(0, block)
+    lane = tl.arange(0, block)  # (block,): bins that are looked at together
     nan = _f64(float("nan"))
     zero = _f64(0.0)
     one = _f64(1.0)
     tiny = _f64(1e-300)
 
-    # Which blocks are in use, how many values there are, and the fingerprint.
+    # First pass: which blocks are in use, how many values there are, and the fingerprint. The others go from `first` to `last`.
     zeros = tl.load(counts)
     nonfinite = tl.load(counts + 1 + finite)
     checksum = zeros * tl.load(hashes) + nonfinite * tl.load(hashes + 1 + finite)
@@ -164,7 +208,7 @@ def solve_kernel(
             last = start + block
     n = values.to(tl.float64)
 
-    # Means over the range, and the quantiles.
+    # Second pass: means of both coordinates over the fitted range, and the quantiles.
     x_mean = zero
     y_mean = zero
     occupied = tl.full((), 0, tl.int32)
@@ -177,11 +221,12 @@ def solve_kernel(
         f_start = before.to(tl.float64) / n
         count, x0, x1, f0, f1, valid, before = _bins(counts, edges, start, before, n, finite, block)
         f_end = before.to(tl.float64) / n
-        fa, fb, xa, xb, ya, yb = _points(x0, x1, f0, f1)
+        fa, fb, xa, xb, ya, yb, y_more = _points(x0, x1, f0, f1)
         df = (fb - fa) / 0.8
         x_mean += tl.sum(df * (xa + xb), 0) / 2.0
-        y_mean += tl.sum(df * (ya + yb), 0) / 2.0
+        y_mean += tl.sum(df * ((ya + yb) / 2.0 + y_more), 0)
         occupied += tl.sum(((df > 0.0) & (count > 0)).to(tl.int32), 0)
+        # A level is in one block only: there it is interpolated linearly in F within its bin.
         for level in range(n_levels):
             p = tl.load(levels + level)
             if (f_start < p) & (p <= f_end):
@@ -203,7 +248,7 @@ def solve_kernel(
         for level in range(n_levels):
             tl.store(out + measures + level, nan)
 
-    # The line, and moments in units of the median.
+    # Third pass, around the means: sums of the regression, and moments in units of the median, so that no scale overflows.
     sxx = zero
     sxy = zero
     syy = zero
@@ -213,15 +258,16 @@ def solve_kernel(
     before = tl.full((), 0, tl.int64)
     for start in range(first, last, block):
         count, x0, x1, f0, f1, valid, before = _bins(counts, edges, start, before, n, finite, block)
-        fa, fb, xa, xb, ya, yb = _points(x0, x1, f0, f1)
+        fa, fb, xa, xb, ya, yb, y_more = _points(x0, x1, f0, f1)
         df = (fb - fa) / 0.8
+        square_more = y_more * (ya + yb - 2.0 * y_mean)
         xa -= x_mean
         xb -= x_mean
         ya -= y_mean
         yb -= y_mean
         sxx += _integral(df, xa, xb, xa, xb) / 6.0
-        sxy += _integral(df, xa, xb, ya, yb) / 6.0
-        syy += _integral(df, ya, yb, ya, yb) / 6.0
+        sxy += _integral(df, xa, xb, ya, yb) / 6.0 + tl.sum(df * (xa + xb) * y_more, 0) / 2.0
+        syy += _integral(df, ya, yb, ya, yb) / 6.0 + tl.sum(df * square_more, 0)
         share = count.to(tl.float64) / n
         mean_in_bin, square_in_bin = _in_bin(x0, x1, q50)
         mean += tl.sum(share * mean_in_bin, 0)
@@ -233,14 +279,13 @@ def solve_kernel(
     lambda_ = tl.exp(log_lambda)
     at_lambda = y_mean / (k * k)
 
-    # Influence of all values, distance to the fitted distribution, the other models.
+    # Fourth pass, with the fit: influence of all values, distance to the fitted distribution, variance of ln|w|, Lorenz curve.
     whole_k = zero
     whole_l = zero
     ks = zero
     log_var = zero
     lorenz_sum = zero
     lorenz = zero
-    power = tl.where(k > 1e-3, k, _f64(1e-3))
     before = tl.full((), 0, tl.int64)
     for start in range(first, last, block):
         count, x0, x1, f0, f1, valid, before = _bins(counts, edges, start, before, n, finite, block)
@@ -261,7 +306,7 @@ def solve_kernel(
         lorenz_sum += tl.sum(share * (2.0 * to_here - part), 0)
         lorenz += tl.sum(part, 0)
 
-    # Standard errors, and Newton's method for the Weibull model's likelihood.
+    # Standard errors: `ahead` and `behind` are the influence of one value at the lower and upper end of each piece.
     first_k = zero
     first_l = zero
     second_k = zero
@@ -287,27 +332,8 @@ def solve_kernel(
     var_k = tl.maximum(second_k + 0.1 * whole_k * whole_k - first_k * first_k, zero) / n
     var_l = tl.maximum(second_l + 0.1 * whole_l * whole_l - first_l * first_l, zero) / n
 
-    log_e0 = zero
-    for iteration in range(4):  # the last only sums
-        e0 = zero
-        e1 = zero
-        e2 = zero
-        for start in range(first, last, block):
-            valid = start + lane < finite
-            share = tl.load(counts + 1 + start + lane, mask=valid, other=0).to(tl.float64) / n
-            x0 = tl.load(edges + start + lane, mask=valid, other=0.0)
-            x1 = tl.load(edges + start + lane + 1, mask=valid, other=0.0)
-            u = tl.where(valid, (x0 + x1) / 2.0 - q50, log_mean)
-            e = share * tl.exp(power * (u - log_mean))
-            e0 += tl.sum(e, 0)
-            e1 += tl.sum(e * u, 0)
-            e2 += tl.sum(e * u * u, 0)
-        log_e0 = tl.log(e0) + power * log_mean
-        if iteration < 3:
-            value = e1 / e0 - log_mean - 1.0 / power
-            power -= value / (e2 / e0 - (e1 / e0) * (e1 / e0) + 1.0 / (power * power))
-            power = tl.maximum(power, _f64(1e-3))
-
+    power, log_e0 = _likeliest_power(counts, edges, first, last, n, q50, log_mean, k, finite, block)
+    # Mean log-likelihoods at their maximum; of the gamma distribution by Minka's approximation and one step of Newton.
     aic_weibull = tl.log(power) - log_e0 + (power - 1.0) * log_mean - 1.0
     aic_lognormal = -0.5 * tl.log(6.283185307179586 * log_var) - 0.5 - log_mean
     s = tl.log(mean) - log_mean
@@ -317,6 +343,7 @@ def solve_kernel(
     log_gamma, psi, psi1 = _log_gamma_and_derivatives(shape)
     aic_gamma = shape * tl.log(shape / mean) - log_gamma + (shape - 1.0) * log_mean - shape
 
+    # Zeros belong to the RMS and to Gini. The columns are those of `weibull_monitor.measure.plain.solve.Column`.
     zeros_f = zeros.to(tl.float64)
     kept = n / (n + zeros_f)
     rms = tl.sqrt(square * kept) * tl.exp(q50)
@@ -341,7 +368,7 @@ def solve_kernel(
     tl.store(out + 17, (checksum & ((1 << 52) - 1)).to(tl.float64))
 
     if clear:
-        tl.debug_barrier()
+        tl.debug_barrier()  # every thread has read the row before any empties it
         tl.store(counts, tl.full((), 0, tl.int64))
         tl.store(counts + 1 + finite, tl.full((), 0, tl.int64))
         for start in range(first, last, block):

@@ -1,4 +1,4 @@
-"""The table that one launch of the counting kernel works through: where the elements lie, and which rows they are counted into.
+"""The table for one launch of the counting kernel: where the elements are in memory, and which rows they are counted into.
 
 Nothing is copied and nothing is read here: a tensor of any strides becomes a few pieces, each an address, a length and a
 stride. What is aligned to 16 bytes and fills whole tiles is read in vectors; heads, tails and odd strides value by value.
@@ -21,7 +21,7 @@ ROWS = 4
 ALIGNMENT = 16
 """Bytes of a vector."""
 DENSE, RUNS, ODD = range(3)
-"""How a piece lies: side by side; in runs of whole vectors; in any other way."""
+"""How the elements of a piece are spaced: side by side; in runs of whole vectors; in any other way."""
 ADDRESS, BEGIN, END, RUN, STRIDE, FIRST_TILE, LAYOUT, FIRST_ROW = range(8)
 """The columns of the table; the rows take `ROWS` of them."""
 COLUMNS = FIRST_ROW + ROWS
@@ -31,11 +31,11 @@ Integers = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class WorkTable:
-    """What a launch works through.
+    """What one launch counts.
 
     Attributes:
         pieces: int64, (pieces + 1, COLUMNS); the last holds nothing but the number of tiles.
-        starts: int64, (programs + 1, 2): the first tile of each program, and the piece that it lies in.
+        starts: int64, (programs + 1, 2): the first tile of each program, and the piece that this tile is in.
     """
 
     pieces: Integers
@@ -79,7 +79,7 @@ def rows_of(pairs: Sequence[tuple[int, int]]) -> Integers:
 def pieces_of(tensor: Tensor, tile: int = TILE) -> Iterator[tuple[int, int, int, int, int, int]]:
     """Address, first element, end, run, stride and layout of pieces that hold each element of a tensor once.
 
-    Element ``i`` of a piece lies ``i // run * stride + i % run`` elements behind its address.
+    Element ``i`` of a piece is ``i // run * stride + i % run`` elements behind its address.
 
     >>> import torch
     >>> whole = torch.empty(64, 384, dtype=torch.bfloat16)

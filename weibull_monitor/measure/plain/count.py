@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 
 import torch
 from torch import Tensor
 
-from weibull_monitor.measure.bins import Bins
+from weibull_monitor.measure.bins import Bins, place_bits
 from weibull_monitor.measure.threads import alone
 
 HOST_CHUNK = 1 << 19
@@ -26,16 +26,18 @@ MAX_THREADS = 16
 
 @torch.no_grad()
 def count_by_scatter(tensors: Sequence[Tensor], bins: Bins, rows: Sequence[int] | None = None) -> Tensor:
-    """Counts with operations that no device synchronises for; integer adds only, so the result is deterministic."""
+    """Counts with operations that need no synchronisation; integer adds only, so the result is deterministic."""
     device = tensors[0].device
     rows = range(len(tensors)) if rows is None else rows
     counts = torch.zeros(max(rows, default=-1) + 1, bins.columns, dtype=torch.int64, device=device)
     one = torch.ones(1, dtype=torch.int64, device=device)
     for row, tensor in zip(rows, tensors, strict=True):
         for chunk in chunks(tensor, DEVICE_CHUNK):
+            # The bit pattern without its sign rises with |w|; its upper bits are the bin. All (elements,).
             bits = chunk.view(bins.integer)
             magnitude = bits & bins.mask
             column = (magnitude >> bins.shift).long()
+            # Column 0 is for exact zeros, so every other value moves up by one; patterns beyond the bins are not finite.
             column = (column + (magnitude != 0)).clamp_(max=bins.columns - 1)
             if bins.integer == torch.uint8:
                 column = _place_fp8(bits, magnitude, column, bins)
@@ -45,19 +47,40 @@ def count_by_scatter(tensors: Sequence[Tensor], bins: Bins, rows: Sequence[int] 
 
 @torch.no_grad()
 def count_by_bincount(tensors: Sequence[Tensor], bins: Bins, rows: Sequence[int] | None = None) -> Tensor:
-    """Counts on the host with `torch.bincount`, the elements divided evenly among threads."""
+    """Counts on the host with `torch.bincount`, the elements divided evenly among threads.
+
+    `torch.bincount` runs on one thread and releases the GIL, so Python threads share the work.
+    """
+    return _added(_count_piece, (bins.columns,), tensors, bins, rows)
+
+
+@torch.no_grad()
+def places_by_bincount(tensors: Sequence[Tensor], bins: Bins, rows: Sequence[int] | None = None) -> Tensor:
+    """What `places_by_scatter` gives, on the host."""
+    return _added(_places_of_piece, (2, bins.columns), tensors, bins, rows)
+
+
+def _added(
+    of_piece: Callable[[Tensor, Bins, Tensor], Tensor],
+    shape: tuple[int, ...],
+    tensors: Sequence[Tensor],
+    bins: Bins,
+    rows: Sequence[int] | None,
+) -> Tensor:
+    """Integers of a shape for each row, the sums over all pieces of its tensors, int64 (rows, *shape)."""
     rows = range(len(tensors)) if rows is None else rows
-    counts = torch.zeros(max(rows, default=-1) + 1, bins.columns, dtype=torch.int64, device="cpu")
+    counts = torch.zeros(max(rows, default=-1) + 1, *shape, dtype=torch.int64, device="cpu")
     total = sum(tensor.numel() for tensor in tensors)
     threads = max(1, min(torch.get_num_threads(), MAX_THREADS, total // MIN_SHARE))
+    # One buffer per thread, and all of them within `HOST_BUFFERS`.
     size = max(1, min(HOST_CHUNK, HOST_BUFFERS // threads, total))
     lock = Lock()
 
     def work(share: list[tuple[int, Tensor]]) -> None:
         buffer = torch.empty(size, dtype=bins.integer, device="cpu")
         for row, piece in share:
-            local = _count_piece(piece, bins, buffer)
-            with lock:
+            local = of_piece(piece, bins, buffer)  # shape
+            with lock:  # several threads may have pieces of one row
                 counts[row] += local
 
     if threads == 1:
@@ -72,28 +95,78 @@ def count_by_bincount(tensors: Sequence[Tensor], bins: Bins, rows: Sequence[int]
 
 
 def _count_piece(piece: Tensor, bins: Bins, buffer: Tensor) -> Tensor:
-    """A row of counts, made in chunks of the buffer's size on the CPU."""
-    columns = 256 if bins.integer == torch.uint8 else (bins.mask >> bins.shift) + 1
+    """A row of counts, (bins.columns,), made in chunks of the buffer's size on the CPU."""
+    # Patterns are counted first and sorted into columns once at the end: fewer operations per element.
+    eight_bits = bins.integer == torch.uint8
+    columns = 256 if eight_bits else (bins.mask >> bins.shift) + 1
     patterns = torch.zeros(columns, dtype=torch.int64, device="cpu")
     for chunk in chunks(piece, len(buffer)):
-        bits = chunk.cpu().view(bins.integer)
-        if bins.integer != torch.uint8:  # of 8-bit floats all 256 patterns are counted
+        bits = chunk.cpu().view(bins.integer)  # (elements,)
+        if not eight_bits:  # of 8-bit floats all 256 patterns are counted, with their sign
             bits = torch.bitwise_and(bits, bins.mask, out=buffer[: len(bits)]).bitwise_right_shift_(bins.shift)
         patterns += torch.bincount(bits, minlength=len(patterns))
     row = torch.zeros(bins.columns, dtype=torch.int64, device="cpu")
-    if bins.integer == torch.uint8:
+    if eight_bits:
         every = torch.arange(256, dtype=torch.uint8, device="cpu")
         magnitude = every & bins.mask
         return row.index_add_(0, _place_fp8(every, magnitude, magnitude.long() + (magnitude != 0), bins), patterns)
     row[1:-1] = patterns[: bins.finite]
-    row[-1] = patterns[bins.finite :].sum()
-    if patterns[0]:  # zeros share their bin with the deepest subnormals: tell them apart
+    row[-1] = patterns[bins.finite :].sum()  # exponents of all ones: Inf and NaN
+    if patterns[0]:  # zeros share their pattern with the smallest subnormals; a second read tells them apart
         nonzero = sum(
             int(torch.count_nonzero(c.cpu().view(bins.integer) & bins.mask)) for c in chunks(piece, len(buffer))
         )
         row[0] = piece.numel() - nonzero
         row[1] -= row[0]
     return row
+
+
+def _places_of_piece(piece: Tensor, bins: Bins, buffer: Tensor) -> Tensor:
+    """Sums of places and of their squares, (2, bins.columns), made in chunks of a quarter of the buffer's size on the CPU."""
+    sums = torch.zeros(2, (bins.mask >> bins.shift) + 1, dtype=torch.float64, device="cpu")
+    for chunk in chunks(piece, max(1, len(buffer) // 4)):
+        bits = chunk.cpu().view(bins.integer)  # (elements,)
+        into = torch.bitwise_and(bits, bins.mask, out=buffer[: len(bits)]).bitwise_right_shift_(bins.shift)
+        for moment, place in zip(sums, _places(bits, bins), strict=True):
+            moment += torch.bincount(into, weights=place.double(), minlength=sums.shape[1])  # exact: below 2⁵³
+    out = torch.zeros(2, bins.columns, dtype=torch.int64, device="cpu")
+    out[:, 1:-1] = sums[:, : bins.finite]
+    return out
+
+
+def _places(bits: Tensor, bins: Bins) -> tuple[Tensor, Tensor]:
+    """Twice the distance of each value from the middle of its bin, in 2 ** `place_bits` steps a bin, and its square.
+
+    Integers, (elements,) each.
+    """
+    kept = place_bits(bins)
+    place = ((bits >> (bins.shift - kept)) & ((1 << kept) - 1)).int() * 2 - ((1 << kept) - 1)
+    return place, place * place
+
+
+@torch.no_grad()
+def places_by_scatter(tensors: Sequence[Tensor], bins: Bins, rows: Sequence[int] | None = None) -> Tensor:
+    """Sums over each bin of the places of its values, and of their squares, with operations that need no synchronisation.
+
+    Args:
+        tensors: Tensors of dtype ``bins.dtype``, of more than 8 bits, on one device.
+        bins: The layout that they are counted into.
+        rows: For each tensor its row, as in `weibull_monitor.measure.count_magnitudes`.
+
+    Returns:
+        int64, shape (rows, 2, bins.columns). The first and the last column, and what zeros add to the first bin, mean nothing.
+    """
+    rows = range(len(tensors)) if rows is None else rows
+    sums = torch.zeros(max(rows, default=-1) + 1, 2, bins.columns, dtype=torch.int64, device=tensors[0].device)
+    for row, tensor in zip(rows, tensors, strict=True):
+        for chunk in chunks(tensor, DEVICE_CHUNK):
+            bits = chunk.view(bins.integer)  # (elements,)
+            magnitude = bits & bins.mask
+            # Zeros go to column 0, as they do among the counts.
+            column = ((magnitude >> bins.shift).long() + (magnitude != 0)).clamp_(max=bins.columns - 1)
+            for moment, place in zip(sums[row], _places(bits, bins), strict=True):
+                moment.scatter_add_(0, column, place.long())
+    return sums
 
 
 def _place_fp8(bits: Tensor, magnitude: Tensor, column: Tensor, bins: Bins) -> Tensor:
@@ -109,7 +182,7 @@ def chunks(tensor: Tensor, size: int) -> Iterator[Tensor]:
 
     A tensor that is dense in memory (contiguous, transposed, permuted) is not copied; of others, one piece at a time is.
     """
-    tensor = _flat(tensor)
+    tensor = flat(tensor)
     if tensor.is_contiguous():
         yield from torch.split(tensor.view(-1), size) if tensor.numel() else ()
     elif tensor[0].numel() > size:
@@ -120,8 +193,11 @@ def chunks(tensor: Tensor, size: int) -> Iterator[Tensor]:
             yield rows.reshape(-1)
 
 
-def _flat(tensor: Tensor) -> Tensor:
-    """A 1-D view where the elements are dense in memory in some order, else a view with its outermost dimension first."""
+def flat(tensor: Tensor) -> Tensor:
+    """A 1-D view where the elements are dense in memory in some order, else a view with its outermost dimension first.
+
+    The order of the elements does not matter for counts, so a transposed matrix is read in the order of its memory.
+    """
     strides = tensor.stride()
     order = sorted(range(tensor.dim()), key=lambda d: -strides[d])
     outermost_first = tensor.detach().permute(order)
@@ -130,13 +206,14 @@ def _flat(tensor: Tensor) -> Tensor:
 
 def _divide(tensors: Sequence[Tensor], rows: Sequence[int], shares: int) -> list[list[tuple[int, Tensor]]]:
     """Shares of about equally many elements, as (row, piece of that row's tensor); tensors are cut where need be."""
+    # Fill one share after the other: `room` is what the last of them still takes.
     target = -(-sum(tensor.numel() for tensor in tensors) // shares)
     out: list[list[tuple[int, Tensor]]] = [[]]
     room = target
     for row, tensor in zip(rows, tensors, strict=True):
-        rest = _flat(tensor)
+        rest = flat(tensor)
         while len(out) < shares and rest.numel() >= room:
-            cut = min(len(rest), -(-room * len(rest) // rest.numel()))
+            cut = min(len(rest), -(-room * len(rest) // rest.numel()))  # whole rows of a tensor that is not flat
             out[-1].append((row, rest[:cut]))
             out.append([])
             rest, room = rest[cut:], target

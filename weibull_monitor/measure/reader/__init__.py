@@ -1,1 +1,1 @@
-"""A whole model measured at once: what to count, where it lies, over all ranks."""
+"""A whole model measured at once: what to measure, what this rank counts of it, and sums over parts and ranks."""

@@ -1,4 +1,10 @@
-"""Counting a model on many ranks: the same rows of counts as on one, integer by integer, with one all-reduce and no gather."""
+"""Counting a model on many ranks: the same rows of counts as on one, integer by integer, in two all-reduces and no gather.
+
+The first all-reduce is small. It says whether all ranks are at the same step and hold what they agreed on, and carries the
+notes on parameters that the main rank does not have. The second adds up the counts. (Counts of several dtypes, or of more than
+`weibull_monitor.measure.reader.packing.BYTES_AT_ONCE`, take one each. A third adds up where the values of matrices on a grid lie
+within their bins, if there are any.)
+"""
 
 from __future__ import annotations
 
@@ -7,28 +13,27 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from weibull_monitor.errors import text_of
 from weibull_monitor.measure.reader.counter import NOTE_NUMBERS, CountResult, Notes, readable
 from weibull_monitor.measure.reader.inventory import Inventory, merged
 from weibull_monitor.measure.reader.local_weights import LocalWeights
-from weibull_monitor.measure.reader.packing import ABOVE, BELOW, MISSING, Bucket, buckets
+from weibull_monitor.measure.reader.packing import ABOVE, BELOW, BYTES_AT_ONCE, LOOKED_AT, MISSING, Bucket, buckets
 from weibull_monitor.measure.reader.sums import ROWS_AT_ONCE, CountedRows, Sums, count_components
 from weibull_monitor.model.components import Component
 from weibull_monitor.model.sharding import Ranks
 from weibull_monitor.model.sharding.division import Agreement, agree
 
-_HEADER = 2
-_UNSETTLED, _STEP = range(_HEADER)
-"""The first numbers of a buffer: ranks whose holdings have changed; the sum of their steps, which tells if they differ."""
+_CHANGED, _STEP, _SQUARE, _FAILED = range(4)
+"""Columns of the first row of the small all-reduce: ranks whose parameters have changed, Σ step, Σ step², ranks that failed."""
 _STEPS = 1 << 14
-"""Steps are compared modulo this, so that their sum over 2¹⁶ ranks fits int32."""
+"""Steps are compared modulo this, so that the sum of their squares over 2¹⁶ ranks is exact in float64."""
 
 
 class DistributedCounter:
-    """Counts a model on many ranks: each counts its share, and one all-reduce a sample adds them up.
+    """Counts a model on many ranks: each counts its share, and an all-reduce adds the counts up.
 
-    Besides the counts, the sum carries what the ranks have to know of each other: whether all are at the same step, whether
-    what they hold has changed, which rows somebody could not count, and the notes on parameters that the main rank does not
-    have. A rank that fails takes part all the same, so that the others do not wait for it.
+    A rank that fails to count takes part in the all-reduce all the same, so that the others do not wait for it, and says in it
+    which rows it could not count.
 
     Args:
         ranks: The ranks.
@@ -36,140 +41,160 @@ class DistributedCounter:
 
     def __init__(self, ranks: Ranks) -> None:
         self._ranks = ranks
-        self._whole_rows: set[str] = set()
-        self._noted: tuple[str, ...] = ()
-        self._mine: frozenset[str] = frozenset()
-        self._buffer: Tensor | None = None
+        self._whole: set[str] = set()  # components with values outside of the bins that are usually sent
+        self._noted: Mapping[
+            str, int
+        ] = {}  # parameters that the main rank does not have, and the rank that notes on them
         self.is_main = ranks.is_main
 
-    def agree(self, table: Inventory, holdings: LocalWeights) -> tuple[Inventory, Agreement]:
-        """What is measured on all ranks together, and who counts what of it: two small collectives, if all have the same."""
+    def agree(self, table: Inventory, weights: LocalWeights) -> tuple[Inventory, Agreement]:
+        """What is measured on all ranks together, and who counts what: two small collectives if all ranks have the same."""
         tables, holders = self._ranks.tables(table)
         everything = merged(tables)
-        agreement = agree(everything.parameters, holdings.held, holders, self._ranks)
+        agreement = agree(everything.parameters, weights.held, holders, self._ranks)
         main = self._ranks.members[0]
-        self._noted = tuple(name for name, lowest in agreement.lowest.items() if lowest != main)
-        self._mine = frozenset(name for name in self._noted if agreement.lowest[name] == self._ranks.me)
+        self._noted = {name: lowest for name, lowest in agreement.lowest.items() if lowest != main}
         return everything, agreement
 
     def count(
-        self, components: Sequence[Component], holdings: LocalWeights, settled: bool, step: int, notes: Notes
+        self, components: Sequence[Component], weights: LocalWeights, step: int, notes: Notes, moved: bool = False
     ) -> CountResult | None:
-        """Counts components. The rows come only on the main rank, but every rank has to go through them.
+        """Counts components. Only the main rank gets rows, but every rank has to go through them.
 
         Raises:
-            RuntimeError: If the ranks are at different steps.
+            RuntimeError: If the ranks are at different steps, or one of them cannot look at its parameters.
         """
-        sums = Sums(components)
+        failure: Exception | None = None
         try:
-            pieces, problems = readable(components, sums.read, holdings)
-        except Exception as error:  # as below: what matters is to come to the sum
-            pieces, problems = {}, dict.fromkeys(sums.read, f"looking at it failed ({type(error).__name__}: {error})")
-        asked = [
-            (i, components[i].dtype, components[i].numel, components[i].name in self._whole_rows) for i in sums.read
-        ]
-        first, *others = buckets(asked, _HEADER + 2 * NOTE_NUMBERS * len(self._noted))
-        buffer = self._filled(first, pieces, problems)
-        self._note(buffer, notes)
-        buffer[_UNSETTLED], buffer[_STEP] = 0 if settled else 1, step % _STEPS
-        self._ranks.sum_(buffer)
-        unsettled, steps = buffer[:_HEADER].tolist()
-        if unsettled:
+            unchanged = weights.refresh() and not moved
+        except Exception as error:  # whatever it is, the other ranks wait at the sum
+            unchanged, failure = True, error
+        others = self._exchange(unchanged, step, notes, failure)
+        if others is None:
             return None
-        if steps != step % _STEPS * self._ranks.size:
+        sums, problems = Sums(components), dict[int, str]()
+
+        def rows() -> Iterator[CountedRows]:
+            due: Sequence[int] = sums.read
+            while due:
+                outside: list[int] = []
+                for bucket in buckets(components, due, self._whole):
+                    offsets: dict[int, Tensor] = {}
+                    packed = self._ranks.sum_(self._packed(bucket, components, weights, problems, offsets))
+                    yield from self._received(bucket, packed, self._offsets(bucket, packed, offsets), problems, outside)
+                # Every rank sees the same sums, so all of them send the same components again.
+                self._whole.update(components[index].name for index in outside)
+                due = outside
+
+        return CountResult(sums.complete(rows()), problems, {**notes, **others})
+
+    def _exchange(self, unchanged: bool, step: int, notes: Notes, failure: Exception | None = None) -> Notes | None:
+        """The notes of the other ranks, on the main rank; None if the parameters of any rank have changed."""
+        table = torch.zeros(1 + len(self._noted), NOTE_NUMBERS, dtype=torch.float64, device="cpu")
+        short = step % _STEPS
+        table[0, _CHANGED], table[0, _STEP], table[0, _SQUARE] = float(not unchanged), short, short * short
+        # One row per parameter. One rank writes it and the others send zeros, so the sum is what that rank wrote.
+        try:
+            for row, (name, rank) in enumerate(self._noted.items(), start=1):
+                if rank == self._ranks.me and name in notes:
+                    table[row] = torch.tensor(notes[name], dtype=torch.float64, device="cpu")
+        except Exception as error:
+            failure = failure or error
+        table[0, _FAILED] = float(failure is not None)
+        table = self._ranks.sum_(table.to(self._ranks.device)).cpu()
+        if failed := int(table[0, _FAILED]):
+            if failure is not None:
+                raise failure
+            raise RuntimeError(f"{failed} of {self._ranks.size} ranks could not look at their parameters, and say why")
+        if table[0, _CHANGED]:
+            return None
+        # Equal steps, and only they, have (Σ step)² = ranks · Σ step²: so all ranks come to the same result.
+        if int(table[0, _STEP]) ** 2 != self._ranks.size * int(table[0, _SQUARE]):
             raise RuntimeError(
                 f"this rank samples at step {step}, and others at other steps: all ranks have to count the same optimizer steps"
             )
+        rows = zip(self._noted, table[1:].tolist(), strict=True) if self.is_main else ()
+        return {name: tuple(row) for name, row in rows if row[0]}
 
-        def rows() -> Iterator[CountedRows]:
-            outside: list[int] = []
-            yield from self._received(first, buffer, problems, outside)
-            for bucket in others:
-                more = self._ranks.sum_(self._filled(bucket, pieces, problems))
-                yield from self._received(bucket, more, problems, outside)
-            if outside:
-                self._whole_rows.update(components[i].name for i in outside)
-                for bucket in buckets([(i, components[i].dtype, components[i].numel, True) for i in outside], 0):
-                    more = self._ranks.sum_(self._filled(bucket, pieces, problems))
-                    yield from self._received(bucket, more, problems, [])
+    def _packed(
+        self,
+        bucket: Bucket,
+        components: Sequence[Component],
+        weights: LocalWeights,
+        problems: dict[int, str],
+        offsets: dict[int, Tensor],
+    ) -> Tensor:
+        """This rank's counts, (rows, width). Whatever goes wrong is noted in them, so that this rank can go on to the sum.
 
-        return CountResult(sums.complete(rows()), problems, {**notes, **self._told(buffer)})
-
-    def _filled(self, bucket: Bucket, pieces: Mapping[int, Sequence[Tensor]], problems: dict[int, str]) -> Tensor:
-        """A buffer with this rank's counts. Whatever goes wrong is said in the buffer, so that this rank can go on to the sum."""
-        if self._buffer is None or (self._buffer.dtype, len(self._buffer)) != (bucket.dtype, bucket.size):
-            self._buffer = torch.empty(bucket.size, dtype=bucket.dtype, device=self._ranks.device)
-        buffer = self._buffer.zero_()
-        runs = bucket.runs()
+        Where values on a grid lie within their bins comes into ``offsets``, by the row.
+        """
+        out = torch.zeros(len(bucket.indices), bucket.sent.width, dtype=bucket.dtype, device=self._ranks.device)
+        row_of = {index: row for row, index in enumerate(bucket.indices)}
+        unread: dict[int, str] = {}
         try:
-            place = {bucket.indices[row]: (run, row - run[0]) for run in runs for row in range(run[0], run[1])}
-            for batch in count_components({i: pieces[i] for i in bucket.indices if i in pieces}):
-                members: dict[tuple[int, int, int], list[tuple[int, int]]] = {}
-                for at, index in enumerate(batch.indices):
-                    run, row = place[index]
-                    members.setdefault(run, []).append((at, row))
-                for run, pairs in members.items():
-                    window = bucket.windows[run[0]]
-                    packed = torch.empty(len(pairs), window.width, dtype=bucket.dtype, device=batch.counts.device)
-                    window.pack(batch.counts[[at for at, _ in pairs]], packed)
-                    bucket.rows(buffer, *run)[[row for _, row in pairs]] = packed.to(buffer.device)
-        except Exception as error:  # entering the collective matters more than what went wrong: the others wait there
-            buffer.zero_()
-            problems.update(dict.fromkeys(bucket.indices, f"counting it failed ({type(error).__name__}: {error})"))
-        for run in runs:
-            lost = [row - run[0] for row in range(run[0], run[1]) if bucket.indices[row] in problems]
-            if lost:
-                bucket.rows(buffer, *run)[lost, MISSING] = 1
-        return buffer
+            for batch in (
+                counted
+                for pieces in readable(components, bucket.indices, weights, unread)
+                for counted in count_components(pieces, ROWS_AT_ONCE, unread)
+            ):
+                rows = [row_of[index] for index in batch.indices]
+                out[rows] = bucket.sent.pack(batch.counts).to(out)
+                if batch.offsets is not None:
+                    out[rows, LOOKED_AT] = 1
+                    offsets.update(zip(rows, bucket.sent.pack_offsets(batch.offsets).to(out.device), strict=True))
+        except Exception as error:  # whatever it is, the other ranks wait at the sum
+            out.zero_()
+            offsets.clear()
+            unread = dict.fromkeys(bucket.indices, f"counting it failed ({type(error).__name__}: {text_of(error)})")
+        out[[row_of[index] for index in unread], MISSING] = 1
+        problems.update(unread)
+        return out
+
+    def _offsets(self, bucket: Bucket, packed: Tensor, offsets: Mapping[int, Tensor]) -> dict[int, Tensor]:
+        """The sums of the offsets of all ranks, by the row; one more all-reduce if any rank has some."""
+        rows = packed[:, LOOKED_AT].nonzero().flatten().tolist()  # the same on all ranks
+        most = max(1, BYTES_AT_ONCE // (16 * bucket.sent.width))
+        out: dict[int, Tensor] = {}
+        for start in range(0, len(rows), most):
+            here = rows[start : start + most]
+            shape = (len(here), 2, 1 + bucket.sent.last - bucket.sent.first)
+            mine = torch.zeros(shape, dtype=torch.int64, device=self._ranks.device)
+            for place, row in enumerate(here):
+                if row in offsets:
+                    mine[place] = offsets[row]
+            out.update(zip(here, self._ranks.sum_(mine), strict=True))
+        return out
 
     def _received(
-        self, bucket: Bucket, buffer: Tensor, problems: dict[int, str], outside: list[int]
+        self,
+        bucket: Bucket,
+        packed: Tensor,
+        offsets: Mapping[int, Tensor],
+        problems: dict[int, str],
+        outside: list[int],
     ) -> Iterator[CountedRows]:
-        """The rows that are complete, on the main rank; notes those with values outside of their window."""
-        for first, last, place in bucket.runs():
-            rows = bucket.rows(buffer, first, last, place)
-            flags = rows[:, [MISSING, BELOW, ABOVE]].tolist()
-            complete = []
-            for at, (missing, below, above) in enumerate(flags):
-                index = bucket.indices[first + at]
-                if missing:
-                    problems.setdefault(
-                        index, f"it could not be read on {missing} of {self._ranks.size} ranks, which say why"
-                    )
-                elif below or above:
-                    outside.append(index)
-                else:
-                    complete.append(at)
-            if self.is_main:
-                window = bucket.windows[first]
-                for start in range(0, len(complete), ROWS_AT_ONCE):
-                    chosen = complete[start : start + ROWS_AT_ONCE]
-                    indices = tuple(bucket.indices[first + at] for at in chosen)
-                    yield CountedRows(indices, window.unpack(rows[chosen]), window.bins)
-
-    def _note(self, buffer: Tensor, notes: Notes) -> None:
-        """Writes the notes that fall to this rank, as the bits of float64: no other rank writes there, so the sum keeps them."""
-        if self._mine:
-            absent = [float("nan")] * NOTE_NUMBERS
-            told = [list(notes.get(name, absent)) for name in self._noted if name in self._mine]
-            values = torch.tensor(told, dtype=torch.float64, device="cpu")
-            mine = [row for row, name in enumerate(self._noted) if name in self._mine]
-            self._noted_rows(buffer)[mine] = _bits(values, buffer.dtype).to(buffer.device)
-
-    def _told(self, buffer: Tensor) -> dict[str, tuple[float, ...]]:
-        """The notes of the other ranks."""
-        if not self._noted or not self.is_main:
-            return {}
-        values = self._noted_rows(buffer).cpu()
-        values = values.to(torch.int32) if values.dtype == torch.int64 else values
-        told = values.contiguous().view(torch.float64).tolist()
-        return {name: tuple(row) for name, row in zip(self._noted, told, strict=True) if row[0] == row[0]}
-
-    def _noted_rows(self, buffer: Tensor) -> Tensor:
-        size = 2 * NOTE_NUMBERS
-        return buffer[_HEADER : _HEADER + size * len(self._noted)].view(len(self._noted), size)
-
-
-def _bits(values: Tensor, dtype: torch.dtype) -> Tensor:
-    """float64 (rows, n) as its bits in int32 (rows, 2n), in a dtype at least as wide."""
-    return values.contiguous().view(torch.int32).to(dtype)
+        """The complete rows of a sum (rows, width), on the main rank; adds to the problems, and to what has to be sent again."""
+        complete = []
+        flags = packed[:, [MISSING, BELOW, ABOVE]].tolist()
+        for row, (index, (missing, below, above)) in enumerate(zip(bucket.indices, flags, strict=True)):
+            if missing:
+                problems.setdefault(
+                    index, f"it could not be read on {missing} of {self._ranks.size} ranks, which say why"
+                )
+            elif below or above:
+                outside.append(index)
+            else:
+                complete.append(row)
+        if not self.is_main:
+            return
+        sent = bucket.sent
+        for on_grid, at_once in (
+            (False, ROWS_AT_ONCE),
+            (True, ROWS_AT_ONCE // 3),
+        ):  # unpacked rows are wide: some at a time
+            rows = [row for row in complete if (row in offsets) == on_grid]
+            for start in range(0, len(rows), at_once):
+                chosen = rows[start : start + at_once]
+                moved = sent.unpack_offsets(torch.stack([offsets[row] for row in chosen])) if on_grid else None
+                indices = tuple(bucket.indices[row] for row in chosen)
+                yield CountedRows(indices, sent.unpack(packed[chosen]), sent.bins, moved)

@@ -1,8 +1,7 @@
-"""What there is to measure: a model's components and, of a model whose modules are spread over ranks, those of all ranks."""
+"""What there is to measure: the components of a model, or of all ranks together where each has other modules."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -14,7 +13,7 @@ from weibull_monitor.model.sharding import LocalParameter
 
 @dataclass(frozen=True)
 class Inventory:
-    """What one rank has: the same on all of them, unless they own different modules.
+    """What one rank has to measure: the same on all ranks, unless they own different modules.
 
     Attributes:
         discovery: What is measured there, and what is not.
@@ -32,8 +31,10 @@ class Inventory:
         return tuple(dict.fromkeys(c.parameter for c in self.discovery.components))
 
 
-def table_of(model: nn.Module, held: Mapping[str, LocalParameter], find: Callable[[nn.Module], Discovery]) -> Inventory:
-    """The table of a model.
+def inventory_of(
+    model: nn.Module, held: Mapping[str, LocalParameter], find: Callable[[nn.Module], Discovery]
+) -> Inventory:
+    """The inventory of a model on this rank.
 
     Args:
         model: The model.
@@ -44,16 +45,16 @@ def table_of(model: nn.Module, held: Mapping[str, LocalParameter], find: Callabl
     return Inventory(
         discovery=found,
         attention=attention_types(model, found.components),
-        sizes=tuple((h.name, math.prod(h.shape), len(h.shape) > 1) for h in held.values()),
+        sizes=tuple((h.name, h.elements, len(h.shape) > 1) for h in held.values()),
     )
 
 
 def merged(tables: Sequence[Inventory]) -> Inventory:
-    """The tables of ranks that own different modules as one: pipeline stages, and experts that only some ranks have.
+    """One inventory for ranks that own different modules: pipeline stages, and experts that only some ranks have.
 
     Args:
-        tables: Every different table, that of the lowest rank first. What several of them have is in the result once. A component
-            that is not the same everywhere, or that a rank cannot read, is not measured.
+        tables: Every different inventory, that of the lowest rank first. What several of them have is in the result once. A
+            component that is not the same everywhere, or that some rank cannot read, is not measured.
     """
     if len(tables) == 1:
         return tables[0]
@@ -83,7 +84,7 @@ def merged(tables: Sequence[Inventory]) -> Inventory:
 
 
 def _merged_attention(tables: Sequence[Inventory]) -> tuple[AttentionType, ...]:
-    """Attention types without repetitions, with the blocks of all ranks counted; those that several ranks have count once."""
+    """Each attention type once, with the blocks of all ranks counted; blocks that several ranks have count once."""
     counted: dict[AttentionType, int] = {}
     seen: set[str] = set()
     for table in tables:

@@ -1,13 +1,13 @@
-"""Counts as the ranks add them up: a window of each row where weights lie, small enough to send, and exact all the same.
+"""Rows of counts as ranks send them: only the columns where weights lie, and still exact.
 
-A row of float32 has 16,322 columns, of which weights use some hundreds. Only the octaves from 2⁻⁴⁴ to 2⁴ are sent, as int32:
-12 kB a matrix. They hold every value of a matrix of 2³² normal weights of any scale from 10⁻³ to 1. What lies outside is counted
-on either side; a matrix of which there is any is sent again with its whole row, and from then on with it at once.
+A row of float32 has 16,322 columns, of which weights use some hundreds. Ranks send the octaves from 2⁻⁴⁴ to 2⁴ only, as int32:
+12 kB per matrix. They hold every value of a matrix of 2³² normal weights of any scale from 10⁻³ to 1. Values below and above
+are counted in a column each. If there are any, the matrix is sent again with its whole row, and from then on at once so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Final
@@ -16,14 +16,16 @@ import torch
 from torch import Tensor
 
 from weibull_monitor.measure.bins import Bins, bins_of
+from weibull_monitor.model.components import Component
 
 LOWEST_OCTAVE: Final = -44
 HIGHEST_OCTAVE: Final = 4
 BYTES_AT_ONCE: Final = 32 << 20
-"""What one all-reduce sums at most: 2,000 matrices and their notes; more go in several."""
-ZEROS, NONFINITE, BELOW, ABOVE, MISSING = range(5)
-"""The columns before the window: exact zeros, non-finite values, finite ones outside of the window, ranks that failed."""
-_BEFORE: Final = 5
+"""Most bytes in one all-reduce: 2,700 matrices. More matrices take several."""
+ZEROS, NONFINITE, BELOW, ABOVE, MISSING, LOOKED_AT = range(6)
+"""The columns before the bins: exact zeros, non-finite values, finite values outside of the sent bins, ranks that failed, ranks
+that have offsets to send (`weibull_monitor.measure.grid`)."""
+_BEFORE: Final = 6
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,8 @@ class SentBins:
     """The bins of a dtype that are sent.
 
     Attributes:
-        bins: The layout of the rows.
-        first: First bin.
+        bins: The layout of the rows of counts.
+        first: First bin that is sent.
         last: The bin after the last.
     """
 
@@ -42,118 +44,92 @@ class SentBins:
 
     @property
     def width(self) -> int:
-        """Numbers that are sent for a row."""
+        """Numbers that are sent per row."""
         return _BEFORE + self.last - self.first
 
-    def pack(self, counts: Tensor, out: Tensor) -> None:
-        """Writes rows of counts (rows, bins.columns) to ``out`` (rows, width), of an integer dtype that holds their values."""
-        finite = counts[:, 1:-1]
-        out[:, ZEROS], out[:, NONFINITE] = counts[:, 0], counts[:, -1]
-        out[:, BELOW] = finite[:, : self.first].sum(dim=1)
-        out[:, ABOVE] = finite[:, self.last :].sum(dim=1)
-        out[:, MISSING] = 0
-        out[:, _BEFORE:] = finite[:, self.first : self.last]
+    def pack(self, counts: Tensor) -> Tensor:
+        """Rows of counts, int64 (rows, bins.columns), as int64 (rows, width)."""
+        finite = counts[:, 1:-1]  # (rows, bins.finite)
+        below, above = finite[:, : self.first].sum(dim=1), finite[:, self.last :].sum(dim=1)  # (rows,) each
+        none = torch.zeros_like(below)
+        before = torch.stack([counts[:, 0], counts[:, -1], below, above, none, none], dim=1)
+        return torch.cat([before, finite[:, self.first : self.last]], dim=1)
 
     def unpack(self, packed: Tensor) -> Tensor:
-        """Rows of counts, int64 (rows, bins.columns), from rows with nothing outside of the window."""
+        """The reverse of `pack`, for rows (rows, width) that have no values outside of the sent bins."""
         counts = torch.zeros(len(packed), self.bins.columns, dtype=torch.int64, device=packed.device)
         counts[:, 0], counts[:, -1] = packed[:, ZEROS], packed[:, NONFINITE]
         counts[:, 1 + self.first : 1 + self.last] = packed[:, _BEFORE:]
         return counts
 
+    def pack_offsets(self, offsets: Tensor) -> Tensor:
+        """Offsets (rows, 2, bins.columns) as (rows, 2, sent): how many values were looked at, and the sent bins."""
+        return torch.cat([offsets[..., :1], offsets[..., 1 + self.first : 1 + self.last]], dim=2)
+
+    def unpack_offsets(self, packed: Tensor) -> Tensor:
+        """The reverse of `pack_offsets`."""
+        offsets = packed.new_zeros(len(packed), 2, self.bins.columns)
+        offsets[..., 0], offsets[..., 1 + self.first : 1 + self.last] = packed[..., 0], packed[..., 1:]
+        return offsets
+
 
 @cache
-def window_of(dtype: torch.dtype, whole: bool = False) -> SentBins:
-    """The window of a dtype.
+def sent_bins(dtype: torch.dtype, whole: bool = False) -> SentBins:
+    """The bins of a dtype that are sent; all of them with ``whole``.
 
-    Args:
-        dtype: A dtype that can be counted.
-        whole: Whether to take all of its bins.
-
-    >>> window_of(torch.bfloat16).width, window_of(torch.bfloat16, whole=True).width, window_of(torch.float8_e4m3fn).width
-    (3078, 16325, 94)
+    >>> sent_bins(torch.bfloat16).width, sent_bins(torch.bfloat16, whole=True).width, sent_bins(torch.float8_e4m3fn).width
+    (3079, 16326, 95)
     """
     bins = bins_of(dtype)
     if whole:
         return SentBins(bins, 0, bins.finite)
     starts = bins.edges[:-1]
-    first = int((starts < 2.0**LOWEST_OCTAVE).sum())
+    first = int((starts < 2.0**LOWEST_OCTAVE).sum()) - 1  # an edge lies just below its power of two
     last = int((starts < 2.0**HIGHEST_OCTAVE).sum())
-    return SentBins(
-        bins, max(first - 1, 0), min(last, bins.finite)
-    )  # an edge lies just below the power of two it stands for
+    return SentBins(bins, max(first, 0), min(last, bins.finite))
 
 
 @dataclass(frozen=True)
 class Bucket:
-    """Rows that are summed together: their windows one after the other in one buffer, after the notes.
+    """Components whose rows are summed by one all-reduce, in a buffer of shape (len(indices), sent.width).
 
     Attributes:
-        indices: Which components.
-        windows: The window of each.
-        notes: Numbers of the buffer before the first row.
-        dtype: int32, or int64 where a component has elements too many for it.
+        indices: Which components, by their place.
+        sent: The bins that are sent of each.
+        dtype: Of the buffer: int32, or int64 for components with more elements than int32 can count.
     """
 
     indices: tuple[int, ...]
-    windows: tuple[SentBins, ...]
-    notes: int
+    sent: SentBins
     dtype: torch.dtype
 
     @property
-    def size(self) -> int:
-        """Numbers in the buffer."""
-        return self.notes + sum(window.width for window in self.windows)
-
-    def runs(self) -> list[tuple[int, int, int]]:
-        """(first row, row after the last, place in the buffer) of neighbours with the same window."""
-        out: list[tuple[int, int, int]] = []
-        at = self.notes
-        for row, window in enumerate(self.windows):
-            if out and self.windows[out[-1][0]] is window:
-                out[-1] = (out[-1][0], row + 1, out[-1][2])
-            else:
-                out.append((row, row + 1, at))
-            at += window.width
-        return out
-
-    def rows(self, buffer: Tensor, first: int, last: int, place: int) -> Tensor:
-        """The packed rows of a run, as a view (rows, width) of the buffer."""
-        width = self.windows[first].width
-        return buffer[place : place + (last - first) * width].view(last - first, width)
+    def nbytes(self) -> int:
+        """Bytes in the buffer."""
+        return len(self.indices) * self.sent.width * self.dtype.itemsize
 
 
 def buckets(
-    components: Sequence[tuple[int, torch.dtype, int, bool]], notes: int, bytes_at_once: int = BYTES_AT_ONCE
+    components: Sequence[Component],
+    indices: Iterable[int],
+    whole: Container[str] = (),
+    bytes_at_once: int = BYTES_AT_ONCE,
 ) -> list[Bucket]:
-    """Divides components among as few buckets as the limit allows; the first also takes the notes.
+    """Divides components among as few buckets as their dtypes and the limit allow; the same on every rank.
 
     Args:
-        components: (index, dtype, elements, whether the whole row is sent) of each.
-        notes: Numbers that travel before the rows of the first bucket.
-        bytes_at_once: What a bucket may take.
+        components: The components.
+        indices: Which of them, by their place.
+        whole: Names of the components that are sent with all of their bins.
+        bytes_at_once: Most bytes in a bucket.
     """
-    out: list[Bucket] = []
-    chosen: list[tuple[int, SentBins]] = []
-    largest = 0
-
-    def close() -> None:
-        nonlocal chosen, largest
-        dtype = torch.int64 if largest >= 2**31 else torch.int32
-        places, windows = tuple(i for i, _ in chosen), tuple(w for _, w in chosen)
-        out.append(Bucket(places, windows, notes if not out else 0, dtype))
-        chosen, largest = [], 0
-
-    size = notes
-    for index, dtype, numel, whole in sorted(components, key=lambda c: (c[3], str(c[1]), c[2] >= 2**31, c[0])):
-        window = window_of(dtype, whole)
-        width = 8 if max(largest, numel) >= 2**31 else 4
-        if chosen and (size + window.width) * width > bytes_at_once:
-            close()
-            size = 0
-        chosen.append((index, window))
-        largest = max(largest, numel)
-        size += window.width
-    if chosen or not out:
-        close()
+    groups: dict[tuple[torch.dtype, bool, bool], list[int]] = {}
+    for index in indices:
+        component = components[index]
+        groups.setdefault((component.dtype, component.name in whole, component.numel >= 2**31), []).append(index)
+    out = []
+    for (dtype, all_bins, large), members in groups.items():
+        sent, integer = sent_bins(dtype, all_bins), torch.int64 if large else torch.int32
+        rows = max(1, bytes_at_once // (sent.width * integer.itemsize))
+        out += [Bucket(tuple(members[at : at + rows]), sent, integer) for at in range(0, len(members), rows)]
     return out

@@ -1,25 +1,32 @@
-"""Reads a model: which of its matrices are measured now, and the fit of each, on one rank or on many together."""
+"""Reads a model: which of its matrices are due, and the fit of each, on one rank or on many together."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from weibull_monitor.measure.choose import solve
 from weibull_monitor.measure.fit import WeibullFit, delivered
 from weibull_monitor.measure.kernels import kernels_for
-from weibull_monitor.measure.reader.counter import Counter, CountResult, LocalCounter, Notes
-from weibull_monitor.measure.reader.inventory import table_of
+from weibull_monitor.measure.reader.counter import CountResult, LocalCounter, Notes
+from weibull_monitor.measure.reader.distributed import DistributedCounter
+from weibull_monitor.measure.reader.frozen import FrozenWatch
+from weibull_monitor.measure.reader.inventory import Inventory, inventory_of
 from weibull_monitor.measure.reader.local_weights import LocalWeights
-from weibull_monitor.measure.solve import solve
 from weibull_monitor.measure.transfer import PendingResult, to_host
 from weibull_monitor.model.components import Component, Discovery
 from weibull_monitor.model.sharding import Ranks
 
+logger = logging.getLogger("weibull_monitor")
+
+Frozen = Literal["read", "once"]
 ATTEMPTS = 3
-"""How often the ranks try to agree on what there is to measure before they give up a sample."""
+"""How often the ranks try to agree on what to measure before they give up a sample."""
 
 
 class PendingMeasurement:
@@ -48,7 +55,7 @@ class PendingMeasurement:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one reading of a model gave. On other than the main rank there are no fits in it.
+    """What one reading of a model gave. Only the main rank has fits.
 
     Attributes:
         fits: The fit of each component that could be read, by name.
@@ -64,30 +71,41 @@ class Measurement:
 class ModelReader:
     """Fits the components of a model, again and again.
 
-    Each element is counted by one rank; the counts are summed over the ranks, and the main one makes the fits. Parameters that
-    need no gradient are read once and remembered; parameters that come or go are noticed.
+    Each element is counted by one rank; the counts are summed over the ranks, and the main rank makes the fits. Parameters that
+    come, go or change their shape or dtype are noticed.
 
     Args:
         model: The model. Not modified.
         find: Finds the components of the model.
         ranks: The ranks that read the model together, all of which make a reader and call `read` at the same steps; None
             for one process alone.
+        frozen: Whether parameters that need no gradient are read each time, or ``"once"``: then they are read again only when
+            `FrozenWatch` sees that they have changed.
 
     Attributes:
         table: What is measured, on all ranks together.
-        holdings: What this rank holds of it.
+        weights: What this rank holds of it.
         different: Parameters whose values differ between ranks that have them whole: those of the lowest rank are read.
         is_main: Whether this rank has the fits.
+        moved: Parameters that were to be read once, and were found to have changed on this rank.
     """
 
-    def __init__(self, model: nn.Module, find: Callable[[nn.Module], Discovery], ranks: Ranks | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        find: Callable[[nn.Module], Discovery],
+        ranks: Ranks | None = None,
+        frozen: Frozen = "read",
+    ) -> None:
         self._model, self._find = model, find
-        self._counter: Counter = _together(ranks) if ranks is not None else LocalCounter()
-        self.holdings = LocalWeights(model)
+        self._counter = LocalCounter() if ranks is None else DistributedCounter(ranks)
+        self.weights = LocalWeights(model)
+        self._watch = FrozenWatch() if frozen == "once" else None
         self._read_once: set[str] = set()
+        self.moved: tuple[str, ...] = ()
         self._frozen: dict[str, WeibullFit] = {}
         self.is_main = self._counter.is_main
-        self.table = table_of(model, self.holdings.held, find)
+        self.table = inventory_of(model, self.weights.held, find)
         self.different: tuple[str, ...] = ()
 
     @property
@@ -96,20 +114,20 @@ class ModelReader:
         return self.table.discovery
 
     def agree(self) -> None:
-        """Settles with the other ranks who counts what: to be called on all of them, before the first `read`."""
-        self.table, agreement = self._counter.agree(self.table, self.holdings)
-        self.holdings.settle(agreement)
-        self._read_once &= {c.name for c in self.discovery.components if not c.trainable}
+        """Agrees with the other ranks on who counts what: to be called on all of them, before the first `read`."""
+        self.table, agreement = self._counter.agree(self.table, self.weights)
+        self.weights.settle(agreement)
+        self._read_once = set()  # they may be other matrices now
         self.different = agreement.different
 
     def prepare(self) -> None:
-        """Has what the first reading needs compiled now: seconds, where there are kernels that were never used before."""
-        held = [self.holdings.held[name] for name in self.table.parameters if name in self.holdings.held]
+        """Compiles the kernels that the first reading needs: seconds, unless they are in Triton's cache."""
+        held = [self.weights.held[name] for name in self.table.parameters if name in self.weights.held]
         for device, dtype in sorted({(h.optimized.device, h.dtype) for h in held}, key=str):
             kernels_for(device, dtype)
 
     def read(self, step: int = 0, notes: Notes | None = None) -> PendingMeasurement:
-        """Reads every matrix once. On an accelerator the work is queued; on many ranks, their sum is waited for.
+        """Reads every matrix once. On an accelerator the work is queued; with many ranks this waits for their sums.
 
         Args:
             step: The optimizer step, which has to be the same on all ranks.
@@ -123,10 +141,11 @@ class ModelReader:
             raise RuntimeError(
                 "a CUDA graph is being captured: call step() outside of the capture, after each replay of the graph"
             )
-        for _ in range(ATTEMPTS):
-            settled = self.holdings.refresh()
+        moved = self._moved()
+        self.moved = (*self.moved, *(name for name in moved if name not in self.moved))
+        for attempt in range(ATTEMPTS):
             due = [c for c in self.discovery.components if c.trainable or c.name not in self._read_once]
-            counted = self._counter.count(due, self.holdings, settled, step, notes or {})
+            counted = self._counter.count(due, self.weights, step, notes or {}, bool(moved) and not attempt)
             if counted is not None:
                 return self._reading(due, counted)
             self._find_anew()
@@ -138,17 +157,33 @@ class ModelReader:
 
     def optimized(self) -> Mapping[str, Tensor]:
         """The tensor that an optimizer holds for each parameter that is here, by the parameter's name."""
-        return self.holdings.optimized()
+        return self.weights.optimized()
+
+    def _moved(self) -> list[str]:
+        """Parameters that were read once, and have changed since then."""
+        if self._watch is None:
+            return []
+        self.weights.refresh()
+        return self._watch.moved(
+            self.weights, dict.fromkeys(c.parameter for c in self.discovery.components if not c.trainable)
+        )
 
     def _find_anew(self) -> None:
-        self.table = table_of(self._model, self.holdings.held, self._find)
+        try:
+            self.table = inventory_of(self._model, self.weights.held, self._find)
+        except Exception as error:
+            if isinstance(self._counter, LocalCounter):
+                raise
+            # The other ranks wait for the agreement: this one takes part without matrices of its own.
+            logger.warning("weibull_monitor: this rank cannot list its matrices (%s: %s)", type(error).__name__, error)
+            self.table = Inventory(Discovery((), (), 0, 0), (), ())
         self.agree()
 
     def _reading(self, due: Sequence[Component], counted: CountResult) -> PendingMeasurement:
         queued = self._queued(counted)
         problems = {due[index].name: problem for index, problem in counted.problems.items()}
         spoiled = {due[index].parameter for index in counted.problems}
-        once = [c.name for c in due if not c.trainable and c.parameter not in spoiled]
+        once = [c.name for c in due if not c.trainable and c.parameter not in spoiled] if self._watch else []
         self._read_once.update(once)
         components = self.discovery.components
 
@@ -172,17 +207,11 @@ class ModelReader:
         return PendingMeasurement(queued, finish)
 
     def _queued(self, counted: CountResult) -> list[tuple[Sequence[int], PendingResult]]:
-        """Results on their way, of what was counted and of what is solved already."""
+        """The results of what was counted and of what was solved already, on their way to the host."""
         rows = iter(counted.rows)
         try:
-            queued = [(batch.indices, to_host(solve(batch.counts, batch.bins))) for batch in rows]
+            queued = [(batch.indices, to_host(solve(batch.counts, batch.bins, batch.offsets))) for batch in rows]
         finally:
             for _ in rows:  # after a failure too: the other ranks wait where the rest is summed
                 pass
         return [*queued, *((indices, to_host(result)) for indices, result in counted.solved)]
-
-
-def _together(ranks: Ranks) -> Counter:
-    from weibull_monitor.measure.reader.distributed import DistributedCounter  # not before there are ranks
-
-    return DistributedCounter(ranks)

@@ -1,4 +1,9 @@
-"""Which matrices a model has, and what each is."""
+"""Which matrices a model has, and what each is.
+
+In the order of the data: `tree` finds the place of every parameter, `identify` (with `feed_forward` and `names`) its kind,
+`blocks` its block, `heads` and `split` the parts of fused storage, and `discover` makes a `component` of each. `storage` says
+which parameters cannot be measured. `experts`, `attention`, `grid`, `table` and `wording` summarise what was found.
+"""
 
 from weibull_monitor.model.components.attention import AttentionType as AttentionType
 from weibull_monitor.model.components.attention import attention_types as attention_types
@@ -19,4 +24,5 @@ from weibull_monitor.model.components.table import coverage as coverage
 from weibull_monitor.model.components.table import render as render
 from weibull_monitor.model.components.wording import by_reason as by_reason
 from weibull_monitor.model.components.wording import differs as differs
+from weibull_monitor.model.components.wording import moved as moved
 from weibull_monitor.model.components.wording import nothing_to_measure as nothing_to_measure

@@ -1,4 +1,4 @@
-"""What kind of attention a model has, told from its matrices and its modules: expectations of k depend on it."""
+"""Finds the kinds of attention in a model, from its matrices and modules. The expected k depends on them."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ class AttentionType:
     """One kind of attention that a model has.
 
     Attributes:
-        tower: Path of the list of blocks that it stands in.
-        sharing: ``MHA`` (a key for every query head), ``GQA`` (groups share one), ``MQA`` (all share one), ``MLA`` (keys and
-            values are made of a latent), or ``unknown``.
+        tower: Path of the list of blocks that it belongs to.
+        sharing: ``MHA`` (one key per query head), ``GQA`` (one per group of heads), ``MQA`` (one for all), ``MLA`` (keys and
+            values are made from a latent), or ``unknown``.
         query_heads: Number of query heads, or None.
         key_value_heads: Number of heads of keys and values, or None.
-        head_size: Features of a head's query, or None.
+        head_size: Features of the query of one head, or None.
         qk_norm: Whether queries and keys are normalised before they meet.
         fused: Whether q, k and v (or k and v) are stored as one matrix.
         cross: Whether it is cross-attention.
         gated: Whether its output passes a gate.
-        blocks: In how many blocks it stands.
+        blocks: How many blocks have it.
     """
 
     tower: str
@@ -80,7 +80,7 @@ def attention_types(model: nn.Module, components: Iterable[Component]) -> tuple[
 
 
 def _attention_path(parameter: str, modules: dict[str, nn.Module]) -> str:
-    """The module that holds all of an attention: the outermost of those called so within a block."""
+    """The module that holds all matrices of an attention."""
     segments = parameter.split(".")[:-1]
     owner = ".".join(segments)
     if isinstance(modules[owner], nn.MultiheadAttention):
@@ -98,6 +98,7 @@ def _type(path: str, by_kind: dict[str, Component], modules: dict[str, nn.Module
     heads = heads_of(unit, [m.config for m in (*above, model) if hasattr(m, "config")])
     any_one = next(c for kind, c in by_kind.items() if kind != "attn_gate")
     query, key = by_kind.get("attn_q"), by_kind.get("attn_k")
+    # How heads share keys: a latent means MLA; else the number of heads of each decides, or the shapes (H·d, D) and (G·d, D).
     sharing: Sharing = "unknown"
     count = kv = size = None
     if by_kind.keys() & {"attn_kv_a", "attn_kv_b"}:
@@ -109,10 +110,11 @@ def _type(path: str, by_kind: dict[str, Component], modules: dict[str, nn.Module
         if query is not None and size is None and query.shape[0] % count == 0:
             size = query.shape[0] // count
         if key is not None and size and len(key.shape) == 2 and key.shape[0] % size == 0:
-            kv = key.shape[0] // size  # shapes before words
+            kv = key.shape[0] // size  # (G·d, D): the shape outweighs what the configuration says
         sharing = "MHA" if kv == count else "MQA" if kv == 1 else "GQA"
     elif query is not None and key is not None and len(query.shape) == len(key.shape) == 2:
         sharing = "MHA" if query.shape[0] == key.shape[0] else "GQA"
+    # Norms of queries and keys are known by their names alone.
     names = [name for _, module in unit.named_modules() for name, _ in module.named_children()]
     return AttentionType(
         tower=any_one.tower,

@@ -1,4 +1,4 @@
-"""Which block of which tower a matrix belongs to, told from the numbered containers above it."""
+"""Finds the block and the tower that a matrix belongs to, from the numbered containers above it."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def expert_of(name: str) -> int | None:
 
 
 def blocks_of(leaves: Sequence[Leaf]) -> list[tuple[int | None, str]]:
-    """For every matrix the index of its transformer block, or None outside of blocks, and the path of the list of blocks.
+    """For every matrix, the index of its transformer block (None outside of blocks) and the path of the list of blocks.
 
-    Blocks of a tower with several stages (Swin, Hiera) are numbered through. Lists within an attention, a feed-forward block or
-    a mixer do not number blocks, nor do lists of the different halves of one block (T5's ``layer``).
+    Blocks of a tower with several stages (Swin, Hiera) are numbered consecutively. Lists within an attention, a feed-forward
+    block or a mixer do not number blocks, nor do lists of the different halves of one block (T5's ``layer``).
     """
     found = [_block_path(leaf) for leaf in leaves]
     in_stages: dict[str, set[tuple[int, ...]]] = defaultdict(set)
@@ -44,7 +44,7 @@ def blocks_of(leaves: Sequence[Leaf]) -> list[tuple[int | None, str]]:
 
 
 def _block_path(leaf: Leaf) -> tuple[str, tuple[int, ...]]:
-    """The path down to the innermost numbered block with # for its numbers, and those numbers."""
+    """The path to the innermost numbered block, with # for its numbers, and these numbers."""
     segments: list[str] = []
     path = ""
     indices: tuple[int, ...] = ()
@@ -65,5 +65,5 @@ def _block_path(leaf: Leaf) -> tuple[str, tuple[int, ...]]:
 
 
 def _alike(container: nn.Module | None) -> bool:
-    """Whether the elements of a list are of one class, as blocks are; two halves of a block are not."""
+    """Whether the elements of a list have one class, as blocks have; the halves of a block do not."""
     return container is None or len({type(child) for child in container.children()}) == 1

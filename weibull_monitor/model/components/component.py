@@ -1,7 +1,8 @@
-"""What a component is: one logical weight matrix, its kind and its class."""
+"""The values that describe a component: one logical weight matrix, its kind and its class."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -12,7 +13,7 @@ from weibull_monitor.model.components.part import Part
 ComponentClass = Literal["selection", "transmission", "mixed", "none"]
 
 CLASS_OF_KIND: Final[dict[str, ComponentClass]] = {
-    # W_q and W_k: k leaves the band, the further the more specialised they become.
+    # W_q and W_k: k leaves the band; more specialised layers move further.
     "attn_q": "selection",
     "attn_k": "selection",
     "attn_q_b": "selection",
@@ -29,7 +30,7 @@ CLASS_OF_KIND: Final[dict[str, ComponentClass]] = {
     "attn_kv": "mixed",
     "attn_qk": "mixed",
     "attn_kv_b": "mixed",
-    # Neither.
+    # Neither of the two.
     "attn_v": "none",
     "attn_q_a": "none",
     "attn_kv_a": "none",
@@ -38,6 +39,8 @@ CLASS_OF_KIND: Final[dict[str, ComponentClass]] = {
     "mixer": "none",
     "embedding": "none",
     "lm_head": "none",
+    "adapter_a": "none",
+    "adapter_b": "none",
     "adapter": "none",
     "other": "none",
 }
@@ -49,19 +52,19 @@ class Component:
     """One logical weight matrix of a model. Holds no weights.
 
     Attributes:
-        name: Its clean name: the parameter's path without the prefixes of wrappers; of a part of a stored parameter, with
-            a suffix in brackets.
+        name: The parameter's path without the prefixes of wrappers; a part of a stored parameter has a suffix in brackets.
         kind: One of `CLASS_OF_KIND`.
         block: Index of the transformer block, or None outside of blocks.
         expert: Index of the expert, or None.
         cross: Whether it belongs to cross-attention.
         shape: Shape of the matrix.
         dtype: Dtype of its storage.
-        trainable: Whether the parameter required a gradient at discovery.
-        parameter: The parameter's name in ``model.named_parameters()``, wrappers included.
-        part: Which elements of that parameter it is made of; None for all of them.
-        tower: Path of the list of blocks that it stands in, such as ``vision_tower.encoder.layers``; empty outside of blocks.
-        why: Of a component of the kind ``other``: why it is none of the kinds that have a name.
+        trainable: Whether the parameter required a gradient when it was sampled.
+        parameter: The parameter's name in ``model.named_parameters()``, wrappers included; of a weight that a layer makes of
+            parameters (`torch.nn.utils.parametrize`), the path of the layer and the name of the weight.
+        part: The elements of that parameter that belong to it; None for all of them.
+        tower: Path of the list of blocks that it belongs to, such as ``vision_tower.encoder.layers``; empty outside of blocks.
+        why: For the kind ``other``: why it is not one of the named kinds.
     """
 
     name: str
@@ -90,10 +93,7 @@ class Component:
     @property
     def numel(self) -> int:
         """Number of elements."""
-        size = 1
-        for n in self.shape:
-            size *= n
-        return size
+        return math.prod(self.shape)
 
 
 @dataclass(frozen=True)
@@ -107,13 +107,13 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Discovery:
-    """Everything that was found in a model: what is measured and what is not.
+    """The matrices of a model: those that are measured and those that are not.
 
     Attributes:
-        components: What is measured, the parts of a parameter after the parameter itself.
-        skipped: What cannot be measured.
-        elements: Elements of all parameters of the model, each once.
-        vectors: Elements of parameters with fewer than two dimensions, which are no matrices.
+        components: The matrices that are measured; the parts of a parameter follow the parameter itself.
+        skipped: The matrices that cannot be measured.
+        elements: Number of elements of all parameters, each counted once.
+        vectors: Number of elements of parameters with fewer than two dimensions.
     """
 
     components: tuple[Component, ...]

@@ -1,4 +1,4 @@
-"""Discovery: walks a model and says of every weight matrix what it is. Reads no weights."""
+"""Discovery: walks a model and finds out what every weight matrix is. Reads no weights."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from weibull_monitor.model.components.names import clean_name
 from weibull_monitor.model.components.split import fragments
 from weibull_monitor.model.components.storage import packed_buffers, storage_problem, unreadable
 from weibull_monitor.model.components.tree import Leaf, leaves
-from weibull_monitor.model.sharding import local_parameters
+from weibull_monitor.model.sharding import LocalParameter, local_parameters
 
 Resolution = Literal["parameter", "matrix", "head"]
 
@@ -35,17 +35,17 @@ def discover_components(
     """Every weight matrix of a model that can be measured, in the order of ``model.named_parameters()``.
 
     Args:
-        model: Any module; wrappers (DDP, `torch.compile`, PEFT, activation checkpointing) are seen through.
-        kinds: Regular expressions on clean parameter names (``re.search``) and the kind of what they match; they come
-            before everything that is recognised.
+        model: Any module. Wrappers (DDP, `torch.compile`, PEFT, activation checkpointing) are looked through.
+        kinds: Regular expressions on clean parameter names (``re.search``), and the kind of the matrices that they match. They
+            outweigh everything that is recognised.
         include: One or several regular expressions; only names that one of them matches are kept.
         exclude: One or several regular expressions; names that one of them matches are left out.
-        resolution: ``matrix``: every stored matrix, and the parts of those that hold several (q, k and v; gate and up; experts).
+        resolution: ``matrix``: every stored matrix, and the parts of fused ones (q, k and v; gate and up; experts).
             ``head``: also every attention head of q, k, v and o. ``parameter``: stored matrices only.
 
     Returns:
-        One `Component` a matrix. What is not recognised has the kind ``other`` and a reason. A parameter that several modules
-        share is there once. A part follows the parameter that it is a part of, and has its name and a suffix in brackets.
+        One `Component` per matrix. A matrix that is not recognised has the kind ``other`` and a reason. A parameter that
+        several modules share occurs once. A part follows its parameter, and has its name with a suffix in brackets.
 
     Raises:
         ConfigurationError: For an unknown kind or an invalid pattern.
@@ -66,7 +66,7 @@ def discover(
     exclude: str | Iterable[str] | None = None,
     resolution: Resolution = "matrix",
 ) -> Discovery:
-    """Like `discover_components`, with the matrices that cannot be measured and the reason for each."""
+    """Like `discover_components`, but also returns the matrices that cannot be measured, each with the reason."""
     if resolution not in get_args(Resolution):
         raise ConfigurationError(f"resolution is {resolution!r}; it is one of {', '.join(get_args(Resolution))}")
     overrides = [(_compiled(pattern), _known(kind)) for pattern, kind in (kinds or {}).items()]
@@ -75,7 +75,7 @@ def discover(
     def wanted(name: str) -> bool:
         return (not kept or any(p.search(name) for p in kept)) and not any(p.search(name) for p in left_out)
 
-    matrices, skipped, elements, vectors = _sorted_out(model)
+    matrices, skipped, elements, vectors = _sort_parameters(model)
     found = list(leaves(model, matrices))
     identified = [
         (next((kind for pattern, kind in overrides if pattern.search(leaf.name)), ""), *kind)
@@ -119,25 +119,35 @@ def discover(
     return Discovery(tuple(components), tuple(skipped), elements, vectors)
 
 
-def _sorted_out(model: nn.Module) -> tuple[dict[str, Tensor], list[Skipped], int, int]:
-    """The matrices by name, what cannot be measured, and the elements of all parameters and of those that are vectors."""
+def _sort_parameters(model: nn.Module) -> tuple[dict[str, Tensor], list[Skipped], int, int]:
+    """The matrices by name, those that cannot be measured, and how many elements all parameters and all vectors have."""
     matrices: dict[str, Tensor] = {}
     skipped: list[Skipped] = []
     elements = vectors = 0
     for parameter, held in local_parameters(model).items():
         numel, matrix = math.prod(held.shape), len(held.shape) > 1
-        elements += numel
-        problem = held.problem or storage_problem(held.stored) or (unreadable(held.standin) if matrix else "")
-        if problem:
-            skipped.append(Skipped(clean_name(parameter), problem, numel))
+        elements += held.elements
+        if problem := _problem(held):
+            skipped.append(Skipped(clean_name(parameter), problem, held.elements))
         elif matrix and numel:
             matrices[parameter] = held.standin
+            vectors += max(held.elements - numel, 0)  # the scales that `weight_norm` has beside a matrix
         else:
-            vectors += numel
+            vectors += held.elements
     for name, reason, numel in packed_buffers(model):
         elements += numel
         skipped.append(Skipped(clean_name(name), reason, numel))
     return matrices, skipped, elements, vectors
+
+
+def _problem(held: LocalParameter) -> str:
+    """Why a parameter cannot be measured; empty if it can."""
+    if held.problem:
+        return held.problem
+    try:
+        return storage_problem(held.stored) or (unreadable(held.standin) if len(held.shape) > 1 else "")
+    except Exception as error:  # a tensor of another library may refuse any question
+        return f"its class cannot be read ({type(error).__name__}: {error})"
 
 
 def _configs(model: nn.Module, leaf: Leaf) -> list[object]:
@@ -147,12 +157,12 @@ def _configs(model: nn.Module, leaf: Leaf) -> list[object]:
 
 
 def _output_embeddings(model: nn.Module) -> nn.Module | None:
-    """The module that makes the logits, where a model says which it is."""
+    """The module that makes the logits, if the model says which it is."""
     get = getattr(model, "get_output_embeddings", None)
     try:
         return get() if callable(get) else None
     except (AttributeError, NotImplementedError, TypeError):
-        return None  # a method that only some of its subclasses can answer
+        return None  # only some subclasses implement it
 
 
 def _compiled(pattern: str) -> re.Pattern[str]:

@@ -1,4 +1,4 @@
-"""What a median per kind is taken over, and experts summarised: a few figures for all of them, never a key for each."""
+"""Chooses the components that medians per kind are taken over, and summarises experts in a few figures."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from weibull_monitor.model.components.component import Component, Discovery
 
 
 def representatives(components: Sequence[Component]) -> tuple[Component, ...]:
-    """The components that stand for their kind once each, as medians per kind need them.
+    """The components that a median per kind is taken over: each matrix of a kind once.
 
-    Left out are heads, which are pieces of a matrix that is there itself, and a parameter that has a part of its own kind: all
-    experts' down-projections in one tensor, or queries stored with a gate. A fused matrix of a kind of its own stays.
+    Heads are left out, because their matrix is a component too. So is a parameter that has a part of its own kind: all experts'
+    down-projections in one tensor, or queries stored with a gate. A fused matrix with a kind of its own stays.
 
     >>> from torch import nn
     >>> from weibull_monitor.model.components import discover_components
@@ -28,7 +28,7 @@ def representatives(components: Sequence[Component]) -> tuple[Component, ...]:
 
 
 def distinct(components: Sequence[Component]) -> tuple[Component, ...]:
-    """The components that hold each element once: the parts of a matrix that is split, and matrices that are not.
+    """The components that cover each element once: the parts of matrices that are split, and all other matrices.
 
     >>> from torch import nn
     >>> from weibull_monitor.model.components import discover_components
@@ -40,8 +40,7 @@ def distinct(components: Sequence[Component]) -> tuple[Component, ...]:
 
 
 def without_single_experts(discovery: Discovery, limit: int) -> Discovery:
-    """The same, without each expert's part of the tensors that hold all experts of a block, if there are more than ``limit``
-    components with them. The tensors themselves stay."""
+    """The discovery without single experts, if it has more than ``limit`` components. The tensors of all experts stay."""
     if len(discovery.components) <= limit:
         return discovery
     kept = tuple(c for c in discovery.components if c.part is None or c.expert is None)
@@ -55,18 +54,18 @@ def _is_head(component: Component) -> bool:
 
 @dataclass(frozen=True)
 class ExpertSummary:
-    """One figure of all experts of one matrix of one block.
+    """A figure summarised over the experts of one kind of matrix in one block.
 
     Attributes:
         kind: Kind of the matrix.
         block: Index of the block, or None.
         tower: Path of the list of blocks.
         median: Median over the experts.
-        lowest: The lowest value, and `lowest_expert` whose it is.
-        lowest_expert: Index of that expert.
-        highest: The highest value, and `highest_expert` whose it is.
-        highest_expert: Index of that expert.
-        experts: How many experts have a value.
+        lowest: The lowest value.
+        lowest_expert: Index of the expert with the lowest value.
+        highest: The highest value.
+        highest_expert: Index of the expert with the highest value.
+        experts: Number of experts that have a value.
     """
 
     kind: str
@@ -81,11 +80,11 @@ class ExpertSummary:
 
 
 def summarise_experts(components: Sequence[Component], values: Mapping[str, float]) -> tuple[ExpertSummary, ...]:
-    """Median, lowest and highest over the experts of every matrix of every block, and which experts those are.
+    """Median, lowest and highest value over the experts of every kind of matrix in every block.
 
     Args:
-        components: Components; those that belong to no expert are passed over.
-        values: A figure (k, say) by component name; a component without one is passed over.
+        components: Components; those that do not belong to an expert are ignored.
+        values: A figure, such as k, by component name; components without one are ignored.
     """
     groups: dict[tuple[str, int | None, str], list[tuple[float, int]]] = defaultdict(list)
     for component in components:

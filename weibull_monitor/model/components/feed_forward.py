@@ -1,4 +1,4 @@
-"""Which matrix of a feed-forward block is which: from what stands beside it and the shapes that fit, then from names."""
+"""Decides which matrix of a feed-forward block is which: by the matrices beside it and their shapes, then by names."""
 
 from __future__ import annotations
 

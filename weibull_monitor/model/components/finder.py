@@ -1,4 +1,4 @@
-"""The components of a model, as the user asked for them."""
+"""Finds the components of a model, given the options of the user."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 from weibull_monitor.model.components import Discovery, Resolution, discover, without_single_experts
 
 MAX_COMPONENTS = 2_000
-"""More components than this are measured only when asked for: a sample of them is a line of 200 kB in the history."""
+"""With more components than this, ``"auto"`` leaves out single experts: a sample would take 200 kB in the history."""
 
 
 def finder(
@@ -19,7 +19,7 @@ def finder(
     exclude: str | Iterable[str] | None,
     resolution: Resolution | Literal["auto"],
 ) -> Callable[[nn.Module], Discovery]:
-    """Finds the components of a model, with the monitor's options."""
+    """Returns a function that finds the components of a model; the arguments are options of the monitor."""
     # A model is looked at more than once, and an iterator can be used only once.
     kinds = None if kinds is None else dict(kinds)
     include, exclude = (

@@ -1,4 +1,4 @@
-"""How many heads an attention has: from what the module and the configuration above it say."""
+"""Finds out how many heads an attention has, from attributes of the module and of the configurations above it."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Heads:
     Attributes:
         query: Number of query heads.
         key_value: Number of heads of keys and values.
-        size: Features of a head's query and key, or None where it follows from the shapes.
-        nope: Features of a head's key without position (multi-head latent attention), or None.
-        value: Features of a head's value where it differs from ``size``, or None.
+        size: Features of one head's query and key, or None if they follow from the shapes.
+        nope: Features of one head's key that have no position (multi-head latent attention), or None.
+        value: Features of one head's value if they differ from ``size``, else None.
     """
 
     query: int
@@ -42,10 +42,10 @@ class Heads:
 
 
 def heads_of(unit: nn.Module, configs: Iterable[Any] = ()) -> Heads | None:
-    """The heads of an attention module, or None where nothing says how many there are.
+    """The heads of an attention module, or None if their number is not known.
 
     Args:
-        unit: The attention module; what it or its parts say comes first.
+        unit: The attention module; its attributes and those of its children come first.
         configs: Configurations of the modules above, nearest first.
 
     >>> heads_of(nn.MultiheadAttention(64, 4))
@@ -85,7 +85,5 @@ def _first(holders: Iterable[Any], names: Iterable[str], kind: type[int] = int) 
 def _attribute(holder: Any, name: str) -> object:
     try:
         return getattr(holder, name, None)
-    except (
-        Exception
-    ):  # a configuration whose layers differ refuses to name one figure for all, with an error of its own
+    except Exception:  # a configuration whose layers differ may raise any error of its own when asked for one figure
         return None

@@ -1,30 +1,40 @@
-"""What a matrix is: its kind, from where it stands, what stands beside it, and last from its name. Reads no weights."""
+"""Decides the kind of a matrix: from its place, then the matrices beside it, then its name. Reads no weights."""
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Final
 
 from torch import nn
 
 from weibull_monitor.model.components.feed_forward import Sibling, roles
-from weibull_monitor.model.components.names import ADAPTER, CROSS, SELF, Place, kind_by_name
+from weibull_monitor.model.components.names import (
+    ADAPTER,
+    CROSS,
+    GENERAL,
+    PAIR,
+    PARAMETRIZATION,
+    SELF,
+    Place,
+    kind_by_name,
+)
 from weibull_monitor.model.components.tree import Leaf, is_block, place_of
 
 WHY: Final[Mapping[str, str]] = {
     "norm": "part of a normalisation or of a residual mixing",
-    "indexer": "sparse-attention indexer: chooses what is attended to, makes no query, key or value of the attention",
+    "indexer": "sparse-attention indexer: it chooses what is attended to, and makes no query, key or value itself",
     "outside": "head, pooler or projector: outside of the transformer blocks",
     "attention": "attention, but none of query, key, value, gate and output",
     "ffn": "feed-forward block, but none of gate, up, down, in and out",
     "block": "in a block, but neither attention nor feed-forward",
     "anywhere": "outside of attention, feed-forward blocks and mixers",
     "bias": "a bias or scale of several dimensions, not a matrix",
+    "parametrization": "a parameter of a parametrization: what the layer makes with it is measured",
     "conv": "convolution, of a stem or of a convolutional network",
 }
-"""Why a matrix is ``other``, by where it stands."""
+"""Why a matrix is ``other``, by its place."""
 
 _EMBEDS: Final = r"^(?!class|bbox).*embed|^rel_pos"
 _SHARED_GATE: Final = ("shared_expert_gate", "shared_experts_gate")
@@ -34,10 +44,15 @@ def kinds(leaves: Sequence[Leaf], lm_head: nn.Module | None = None) -> list[tupl
     """The kind of every matrix, and for ``other`` the reason.
 
     Args:
-        leaves: All matrices of the model: siblings are looked at together.
-        lm_head: The module that makes the logits, where the model says which it is.
+        leaves: All matrices of the model; siblings are looked at together.
+        lm_head: The module that makes the logits, if the model says which it is.
     """
+    # What a matrix is by itself comes first; the rest are compared with the other matrices of their attention or block.
     found: list[tuple[str, str] | None] = [_alone(leaf, lm_head) for leaf in leaves]
+    names = {leaf.name for leaf in leaves}
+    for index, leaf in enumerate(leaves):
+        if re.search(ADAPTER, leaf.name):
+            found[index] = (_adapter(leaf.name, names), "")
     units: dict[str, list[int]] = defaultdict(list)
     for index, leaf in enumerate(leaves):
         if found[index] is None:
@@ -49,15 +64,16 @@ def kinds(leaves: Sequence[Leaf], lm_head: nn.Module | None = None) -> list[tupl
 
 
 def _alone(leaf: Leaf, lm_head: nn.Module | None) -> tuple[str, str] | None:
-    """The kind of a matrix that needs no look at its siblings."""
-    if re.search(ADAPTER, leaf.name):
-        return "adapter", ""
+    """The kind of a matrix that does not depend on its siblings; None if it does."""
+    if PARAMETRIZATION in leaf.name:
+        return "other", WHY["parametrization"]
     if isinstance(leaf.owner, nn.Embedding):
         return "embedding", ""
     if lm_head is not None and leaf.owner is lm_head:
         return "lm_head", ""
     if leaf.paths[-1].endswith(_SHARED_GATE):
         return "router", ""
+    # A convolution's weight in a mixer has several dimensions too, so the place comes before the shape.
     if leaf.place == "mixer" or (leaf.place == "router" and "bias" not in leaf.attribute):
         return leaf.place, ""
     if _is_vector(leaf):
@@ -69,23 +85,38 @@ def _alone(leaf: Leaf, lm_head: nn.Module | None) -> tuple[str, str] | None:
     return None
 
 
+def _adapter(name: str, names: Set[str]) -> str:
+    """The kind of an adapter's matrix: ``adapter_a`` and ``adapter_b`` if both of a pair are there.
+
+    >>> _adapter("q.lora_A.weight", {"q.lora_A.weight", "q.lora_B.weight"}), _adapter("q.lora_A.weight", {"q.lora_A.weight"})
+    ('adapter_a', 'adapter')
+    """
+    found = PAIR.search(name)
+    if found is None:
+        return "adapter"
+    group = "letter" if found["letter"] else "word"
+    start, stop = found.span(group)
+    other = {"A": "B", "B": "A", "a": "b", "b": "a", "down": "up", "up": "down"}[found[group]]
+    if name[:start] + other + name[stop:] not in names:
+        return "adapter"
+    return "adapter_a" if found[group] in ("A", "a", "down") else "adapter_b"
+
+
 def _together(siblings: Sequence[Leaf]) -> list[tuple[str, str]]:
     """The kinds of the matrices of one attention, one feed-forward block, or one block that holds them itself."""
     place = siblings[0].place
     if place == "attention":
         return _attention(siblings)
     found: list[tuple[str, str]] = []
-    named = [next((path for path in leaf.paths if kind_by_name(path, place)), leaf.paths[-1]) for leaf in siblings]
+    named = [next((p for p in _telling_first(leaf) if kind_by_name(p, place)), leaf.paths[-1]) for leaf in siblings]
     shapes = _features(siblings)
+    # In a feed-forward block every matrix has a role; in a block that holds them itself only those whose names say so.
     takes_part = [
         not _depthwise(leaf) and (place == "ffn" or kind_by_name(path, place) is not None)
         for leaf, path in zip(siblings, named, strict=True)
     ]
-    block = iter(
-        roles([Sibling(named[i], *shapes[i]) for i in range(len(siblings)) if takes_part[i]], place)
-        if any(takes_part)
-        else []
-    )
+    members = [Sibling(named[i], *shapes[i]) for i in range(len(siblings)) if takes_part[i]]
+    block = iter(roles(members, place) if members else [])
     for leaf, takes in zip(siblings, takes_part, strict=True):
         kind = next(block) if takes else None
         if kind is None and _depthwise(leaf) and (place == "ffn" or _holds_feed_forward(leaf.unit_module)):
@@ -105,6 +136,7 @@ def _attention(siblings: Sequence[Leaf]) -> list[tuple[str, str]]:
         elif kind is not None and kind[0] == "attn_qkv" and "attn_q" in names:
             kind = ("attn_kv", "")  # the query has a matrix of its own: GPT-2's cross-attention
         elif kind is None and len(siblings) == 2 and len(shape) == 2:
+            # Two matrices without telling names: (3·D, D) is q, k and v if the other is (D, D).
             other = siblings[0] if leaf is siblings[1] else siblings[1]
             if max(shape) > min(shape) and other.tensor.dim() == 2 and max(other.tensor.shape) == min(shape):
                 kind = ("attn_qkv", "")
@@ -113,11 +145,11 @@ def _attention(siblings: Sequence[Leaf]) -> list[tuple[str, str]]:
 
 
 def _named(leaf: Leaf, place: Place) -> tuple[str, str] | None:
-    """The kind that a matrix's name stands for at a place; nearer names only where they say what the farther does not."""
-    for path in leaf.paths:
+    """The kind that a matrix's name stands for at a place, by the first of its paths that has one."""
+    for path in _telling_first(leaf):
         kind = kind_by_name(path, place)
         if kind == "lm_head" and path is not leaf.paths[-1]:
-            continue  # BERT's prediction head, whose other matrix is tied to the embedding
+            continue  # BERT's prediction head: its other matrix is the one that is tied to the embedding
         if (
             kind == "embedding"
             and isinstance(leaf.owner, nn.Linear)
@@ -127,6 +159,11 @@ def _named(leaf: Leaf, place: Place) -> tuple[str, str] | None:
         if kind:
             return kind, ""
     return None
+
+
+def _telling_first(leaf: Leaf) -> list[str]:
+    """The paths that stand for a matrix, outermost first; those that end in a name that says little come last."""
+    return sorted(leaf.paths, key=lambda path: path.rpartition(".")[2] in GENERAL)
 
 
 def _is_vector(leaf: Leaf) -> bool:
@@ -146,7 +183,7 @@ def _holds_feed_forward(block: nn.Module) -> bool:
 
 
 def _features(siblings: Sequence[Leaf]) -> list[tuple[int, int]]:
-    """(features out, features in) of each matrix of a feed-forward block, whichever axis is stored first."""
+    """(features out, features in) of each matrix of a feed-forward block, whichever is stored first."""
     out = []
     for leaf in siblings:
         shape = tuple(leaf.tensor.shape)
@@ -166,18 +203,17 @@ def input_first(owner: nn.Module, shapes: Sequence[tuple[int, ...]] = ()) -> boo
     stated = getattr(owner, "is_transposed", None)
     if isinstance(stated, bool):
         return stated
-    if len(shapes) == 2 and all(
-        len(shape) == 3 for shape in shapes
-    ):  # the one that fits: the second reads what the first makes
+    if len(shapes) == 2 and all(len(shape) == 3 for shape in shapes):
+        # (E, D, I or 2·I) and (E, I, D): the second reads what the first makes, if they are stored as (in, out).
         (_, a, b), (_, c, d) = shapes
         return b in (c, 2 * c) and a == d and not (a in (d, 2 * d) and b == c)
     return False
 
 
 def is_cross(leaf: Leaf, siblings: Mapping[str, Leaf]) -> bool:
-    """Whether an attention matrix belongs to cross-attention: its keys come from another sequence than its queries.
+    """Whether an attention matrix belongs to cross-attention, where keys come from another sequence than queries.
 
-    By what the attention says of itself, by keys that read another width than queries do, and by the names of what it stands in.
+    The attention's own attribute decides, then keys that read another width than queries do, then the names of modules above.
     """
     if getattr(leaf.unit_module, "is_cross_attention", False) is True:
         return True
@@ -186,8 +222,7 @@ def is_cross(leaf: Leaf, siblings: Mapping[str, Leaf]) -> bool:
         widths = query.tensor.shape, key.tensor.shape
         if all(len(width) == 2 for width in widths) and widths[0][1] != widths[1][1]:
             return True
-    above = leaf.above if leaf.above else ()
-    for name, module in reversed(above):
+    for name, module in reversed(leaf.above):
         if re.search(SELF, name):
             return False
         if re.search(CROSS, name) or re.search(CROSS, type(module).__name__):

@@ -1,8 +1,8 @@
-"""Names: of parameters, without what wrappers add to them, and of modules, with the kinds and the places they stand for.
+"""Names of parameters without the additions of wrappers, and the places and kinds that names of modules stand for.
 
-Spelling is the last resort. What a matrix's owner is (`nn.Embedding`, `nn.MultiheadAttention`, an experts module that says how it
-is laid out), what stands beside it and which shapes fit together comes first, in `feed_forward` and `discover`. The tables
-below say the rest, and are all that has to be extended for a new spelling.
+Spelling is the last resort. The class of a matrix's owner (`nn.Embedding`, `nn.MultiheadAttention`, an experts module that states
+its layout), the matrices beside it and the shapes that fit together come first, in `feed_forward` and `identify`. The tables
+below have the rest; a new spelling needs a new entry there and nothing else.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ def clean_name(parameter: str, peft: bool = False) -> str:
 
 
 Place = Literal["attention", "ffn", "mixer", "router", "indexer", "norm", "outside", "block", "anywhere"]
-"""Where a matrix stands: the innermost module above it that says so. ``anywhere`` is no such module at all."""
+"""Where a matrix is, by the innermost module above it that shows it; ``anywhere`` if none does."""
 
 
 class Surroundings(NamedTuple):
-    """A row of the table of places: what the name or the class of a module contains."""
+    """A row of the table of places: patterns in the name or the class of a module."""
 
     place: Place
     names: str  # of the attribute that holds the module
-    classes: str  # of its class, without words such as ``Layer`` or ``Encoder`` at its end, which say "a whole block"
+    classes: str  # of its class, unless it ends in a word such as ``Layer`` or ``Encoder``, which means a whole block
 
 
 PLACES: Final[tuple[Surroundings, ...]] = (
-    # Small things that are named after what they stand beside: read first.
+    # Small modules that are named after their neighbours: read first.
     Surroundings(
         "norm",
         r"norm|_hc$",
@@ -59,23 +59,19 @@ PLACES: Final[tuple[Surroundings, ...]] = (
     Surroundings(
         "mixer",
         r"linear_attn|lightning|mamba|^ssm$|mlstm|slstm|rglru|sconv|conv_module|convolution_module|^lconv1d$|"
-        r"token_?mix|"
-        r"post_\w+_convolution|^patch_mixer$|^mlp_inter$|^local_representation$",
+        r"token_?mix|post_\w+_convolution|^patch_mixer$|^mlp_inter$|^local_representation$",
         r"delta_?net|delta_?attention|lightning|mamba|mlstm|slstm|xlstmlayer|rg_?lru|recurrent_?block|short_?conv|"
         r"conformer\w*conv\w*module|convolution_?module|audio_?conv_?module|lightconv|rwkv\w*attention|token_?mix|"
-        r"fsmn|"
-        r"focal\w*modulation",
+        r"fsmn|focal\w*modulation",
     ),
     Surroundings(
         "outside",
         r"projector|merger|connector|pooler|aligner|classifier|_head$|^head$|^heads?_|bbox|_embed(?:s|_\w)?$|"
-        r"position_bias_mlp|"
-        r"^time_mlp|hypernetwork|vision_adapter|"
-        r"(?:text|audio|image|visual|vision|video|pointer|language)_proj(?:ection)?$|"
-        r"_generator$|^final_layer$|^reg_conf$",
+        r"position_bias_mlp|^time_mlp|hypernetwork|vision_adapter|"
+        r"(?:text|audio|image|visual|vision|video|pointer|language)_proj(?:ection)?$|_generator$|^final_layer$|"
+        r"^reg_conf$",
         r"projector|merger|connector|pooler|aligner|classif|prediction_?head|decoder_?head|projection_?head|"
-        r"hyper_?network|"
-        r"position_?bias|bbox|adaptor$",
+        r"hyper_?network|position_?bias|bbox|adaptor$",
     ),
     Surroundings(
         "attention",
@@ -106,7 +102,7 @@ def place_by_name(name: str, cls: str) -> Place | None:
     whole = _WHOLE.search(cls) is not None and not _NOT_WHOLE.search(cls)
     for row in PLACES:
         if row.place == "norm" and name.isdigit():
-            continue  # an element of a list is a block, though it be called after the norm that it starts with
+            continue  # an element of a list is a block, even if its class is named after the norm that it begins with
         if re.search(row.names, name, re.IGNORECASE) or (not whole and re.search(row.classes, cls, re.IGNORECASE)):
             return row.place
     return None
@@ -114,21 +110,46 @@ def place_by_name(name: str, cls: str) -> Place | None:
 
 CROSS: Final = (
     r"(?i)cross_?(?:modal_?)?att|crossattn|xattn|encdecattention|enc(?:oder)?_(?:decoder_)?att|multi_?head_?cross|"
-    r"^multihead_attn$|"
-    r"(?:src|source|context|memory)_attn|encoder_attention|co_attention|^x_attn$|bi_?multi_?head_?att|"
-    r"assign_?attention|image_to_token|token_to_image|cross_attend"
+    r"^multihead_attn$|(?:src|source|context|memory)_attn|encoder_attention|co_attention|^x_attn$|"
+    r"bi_?multi_?head_?att|assign_?attention|image_to_token|token_to_image|cross_attend"
 )
-"""What the name or class of a cross-attention module contains."""
+"""Pattern in the name or class of a cross-attention module."""
 SELF: Final = r"(?i)self_?att"
-"""What the name of a self-attention module contains, wherever it stands."""
+"""Pattern in the name of a self-attention module, which outweighs names above it."""
 ADAPTER: Final = (
-    r"\blora_|\bmodules_to_save\b|\badapter_modules?\b|_adapter_list\b|\b(?:houlsby|ia3|vera|oft|boft|loha|lokr)_"
+    r"\blora_|\bmodules_to_save\b|\badapter_modules?\b|_adapter_list\b|\b(?:houlsby|ia3|vera|oft|boft|loha|lokr)_|"
+    r"lora[._](?:[AaBb]|down|up)\b|\badapter_(?:down|up)\b"
 )
-"""What the path of an adapter's parameter contains (PEFT, and the adapters of X-MOD)."""
+"""Pattern in the path of an adapter's parameter (PEFT, and the adapters of X-MOD)."""
+PAIR: Final = re.compile(
+    r"(?:(?<![a-z])(?:lora|vera)_(?:\w+_)?|(?<![a-z])lora\.)(?P<letter>[AaBb])(?![A-Za-z])|"
+    r"(?:lora[._]|\badapter_)(?P<word>down|up)(?![a-z])"
+)
+"""The place in an adapter's name that tells the first matrix of a pair (A, down) from the second (B, up)."""
+PARAMETRIZATION: Final = ".parametrizations."
+"""In the path of the parameters of a parametrization (`torch.nn.utils.parametrize`)."""
+
+
+# fmt: off
+GENERAL: Final = frozenset((
+    "linear", "dense", "proj", "projection", "projection_layer", "base_layer", "base", "layer", "fc", "out", "output", "weight",
+    "module", "wrapped", "inner", "orig", "original", "conv", "final", "post", "matrix", "kernel", "mod", "lin", "main",
+))
+# fmt: on
+"""Names of modules that say little: a telling name above one of them says what its matrix is."""
+
+
+def telling(path: str, place: Place) -> bool:
+    """Whether the last segment of a path stands for a kind at a place, and is not one of the `GENERAL` names.
+
+    >>> telling("self_attn.q_proj", "attention"), telling("self_attn.q_proj.linear", "attention")
+    (True, False)
+    """
+    return path.rpartition(".")[2] not in GENERAL and kind_by_name(path, place) is not None
 
 
 class Row(NamedTuple):
-    """A row of the table of kinds: a kind, where it applies, and the ends of module paths that mean it."""
+    """A row of the table of kinds: a kind, the place where it applies, and the ends of module paths that stand for it."""
 
     kind: str
     place: Place
@@ -156,36 +177,32 @@ TABLE: Final[tuple[Row, ...]] = (
     Row(
         "attn_q",
         "attention",
-        r"q_proj(?:_weight)?|quer(?:y|ies)|\w+_query|query_\w+|q|wq|Wq|to_q(?:uery)?|\w*q_lin|q_attn|q_head|"
-        r"project_q|linear_q|"
-        r"projection_query|pos_q_proj|input_linear|q_\w+_proj|\w+_query_\w+_proj|vision_proj|r_proj|to_queries|"
-        r"proj_q",
+        r"q_proj(?:_weight)?|quer(?:y|ies)|\w+_query|query_\w+|q|wq|Wq|to_q(?:uery)?|\w*q_lin|q_attn|q_head|project_q|"
+        r"linear_q|projection_query|pos_q_proj|input_linear|q_\w+_proj|\w+_query_\w+_proj|vision_proj|r_proj|"
+        r"to_queries|proj_q",
     ),
     Row(
         "attn_k",
         "attention",
         r"k_proj(?:_weight)?|keys?|\w+_key|key_\w+|k|wk|Wk|to_k(?:ey|eys)?|k_lin|k_attn|k_head|project_k|linear_k|"
-        r"projection_key|"
-        r"relative_k_proj|k_\w+_proj|\w+_key_\w+_proj|linear_pos|pos_proj|pos_key_proj|r|r_kernel|r_net|text_proj|"
-        r"proj_k",
+        r"projection_key|relative_k_proj|k_\w+_proj|\w+_key_\w+_proj|linear_pos|pos_proj|pos_key_proj|r|r_kernel|"
+        r"r_net|text_proj|proj_k",
     ),
     Row(
         "attn_v",
         "attention",
-        r"v_proj(?:_weight|_\w+)?|(?:\w+_)?value_proj|values?|\w+_value|values?_\w+|v|wv|Wv|to_v(?:alue|alues)?|"
-        r"v_lin|v_attn|v_head|project_v|linear_v|"
-        r"projection_value|proj_v",
+        r"v_proj(?:_weight|_\w+)?|(?:\w+_)?value_proj|values?|\w+_value|values?_\w+|v|wv|Wv|to_v(?:alue|alues)?|v_lin|"
+        r"v_attn|v_head|project_v|linear_v|projection_value|proj_v",
     ),
     Row("attn_gate", "attention", r"gate_proj|g_proj|g_a_proj|g_b_proj|output_gate|gate|to_gates?|attn_gate"),
     Row(
         "attn_o",
         "attention",
         r"o_proj|out_proj|post_attention\.\w+|o|wo|Wo|to_out|out_lin|c_proj|dense|output|proj|projection|"
-        r"projection_layer|output_proj|out|proj_out|"
-        r"linear_out|post|post_proj|attention_out|layout_output|out_\w+_proj|o_a_proj|o_b_proj|final|fc_out|"
-        r"output_projection|linear|output_linear",
+        r"projection_layer|output_proj|out|proj_out|linear_out|post|post_proj|attention_out|layout_output|"
+        r"out_\w+_proj|o_a_proj|o_b_proj|final|fc_out|output_projection|linear|output_linear",
     ),
-    # Feed-forward blocks; the roles are settled by siblings and shapes, see `feed_forward`.
+    # Feed-forward blocks; siblings and shapes decide the final kinds, see `feed_forward`.
     Row("ffn_gate_up", "ffn", r"gate_up_proj|gate_and_up_proj|gate_up|wi_fused|w12|up_gate_proj|weights_in"),
     Row(
         "ffn_gate", "ffn", r"gate_proj|wi_0|w1|w_0|proj_up_gate|fc1_g|gate|linear_gate|fc_gate|receptance|c_fc2|ff_gate"
@@ -195,18 +212,16 @@ TABLE: Final[tuple[Row, ...]] = (
     Row(
         "ffn_in",
         "ffn",
-        r"dense_h_to_4h|c_fc|fc1|fc_in|lin1|wi|Wi|intermediate(?:[._]dense)?|linear_?1|linear_fc1|dense_?1|"
-        r"layer_?1|ffn|ffn_in|"
-        r"w_in|in_proj|input_linear|proj_in|conv1|pwconv1|pointwise_conv1|key|pre_expert_proj|fc1_latent_proj|"
-        r"dense_in|dense|conv_1",
+        r"dense_h_to_4h|c_fc|fc1|fc_in|lin1|wi|Wi|intermediate(?:[._]dense)?|linear_?1|linear_fc1|dense_?1|layer_?1|"
+        r"ffn|ffn_in|w_in|in_proj|input_linear|proj_in|conv1|pwconv1|pointwise_conv1|key|pre_expert_proj|"
+        r"fc1_latent_proj|dense_in|dense|conv_1",
     ),
     Row(
         "ffn_out",
         "ffn",
         r"dense_4h_to_h|c_proj|fc2|fc_out|lin2|output(?:[._]dense)?|linear_?2|linear_fc2|dense_?2|layer_?2|"
-        r"ffn_out(?:put)?|"
-        r"out_proj|output_linear|proj_out|conv2|pwconv2|pointwise_conv2|value|post_expert_proj|fc2_latent_proj|"
-        r"dense_out|out|conv_2",
+        r"ffn_out(?:put)?|out_proj|output_linear|proj_out|conv2|pwconv2|pointwise_conv2|value|post_expert_proj|"
+        r"fc2_latent_proj|dense_out|out|conv_2",
     ),
     # A block that holds its feed-forward matrices itself.
     Row(
@@ -230,10 +245,9 @@ TABLE: Final[tuple[Row, ...]] = (
     Row(
         "embedding",
         "anywhere",
-        r"patch_embed\w*(?:\.proj\w*)?|patch_conv|\w*pos(?:ition\w*)?_emb\w*|\w*embeddings?|\w*_tokens?|"
-        r"\w*_embeds?|embed(?!ding)\w*|"
-        r"relative_(?:position|attention)_bias\w*|rel_pos_\w+|\w*_queries|queries|latents|probe|emb_\w+|"
-        r"latents_\w+|\w+_emb|pos_embed\w*|query_tokens",
+        r"patch_embed\w*(?:\.proj\w*)?|patch_conv|\w*pos(?:ition\w*)?_emb\w*|\w*embeddings?|\w*_tokens?|\w*_embeds?|"
+        r"embed(?!ding)\w*|relative_(?:position|attention)_bias\w*|rel_pos_\w+|\w*_queries|queries|latents|probe|"
+        r"emb_\w+|latents_\w+|\w+_emb|pos_embed\w*|query_tokens",
     ),
 )
 
@@ -246,7 +260,7 @@ def _rows(place: Place) -> list[tuple[str, re.Pattern[str]]]:
 
 @cache
 def kind_by_name(path: str, place: Place) -> str | None:
-    """The kind that the end of a module's path stands for at its place, or None.
+    """The kind that the end of a module's path stands for at a place, or None.
 
     >>> kind_by_name("attention.output", "attention"), kind_by_name("layer.3.output", "block")
     ('attn_o', 'ffn_out')

@@ -1,4 +1,4 @@
-"""A part of a stored parameter: which of its elements make up one logical matrix. A view, never a copy."""
+"""A part of a stored parameter: the elements that make up one logical matrix. A view, never a copy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Part:
-    """A box of elements of a parameter whose dimensions have been divided.
+    """A box of elements of a parameter that is seen in another shape.
 
     Every layout in use is such a box: GPT-NeoX stores q, k and v of each head together, so its (3·H·d, D) parameter is seen as
     (H, 3, d, D) and q is ``[:, 0]``; gpt-oss alternates gate and up, so its (E, D, 2·I) parameter is seen as (E, D, I, 2).

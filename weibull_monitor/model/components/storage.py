@@ -1,4 +1,4 @@
-"""Whether a tensor's values can be read as floats where they are. Quantised storage is named and skipped."""
+"""Decides whether a tensor's values can be read as plain floats. Quantised storage is named and skipped."""
 
 from __future__ import annotations
 
@@ -8,11 +8,19 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-MANTISSA: dict[torch.dtype, int] = {torch.float32: 23, torch.bfloat16: 7, torch.float16: 10, torch.float64: 52}
+from weibull_monitor.model.sharding.dtensor import is_dtensor
+
+MANTISSA: Final[dict[torch.dtype, int]] = {
+    torch.float64: 52,
+    torch.float32: 23,
+    torch.float16: 10,
+    torch.bfloat16: 7,
+    torch.float8_e4m3fn: 3,
+    torch.float8_e4m3fnuz: 3,
+    torch.float8_e5m2: 2,
+    torch.float8_e5m2fnuz: 2,
+}
 """Mantissa bits of every dtype that can be counted."""
-for _name, _bits in (("e4m3fn", 3), ("e5m2", 2), ("e4m3fnuz", 3), ("e5m2fnuz", 2)):
-    if _fp8 := getattr(torch, f"float8_{_name}", None):
-        MANTISSA[_fp8] = _bits
 
 
 def unsupported(tensor: Tensor, ignore_values: bool = False) -> str:
@@ -20,11 +28,15 @@ def unsupported(tensor: Tensor, ignore_values: bool = False) -> str:
 
     Args:
         tensor: Any tensor. None of its values is read.
-        ignore_values: Whether a tensor that could be measured will do, though it has no values now: on the meta device, or empty.
+        ignore_values: Whether to accept a tensor without values, on the meta device or empty.
 
     >>> unsupported(torch.zeros(2, dtype=torch.int8))
     'its dtype is int8, not a float that can be counted'
     """
+    if tensor.is_nested:
+        return "it is a nested tensor; its parts (tensor.unbind()) can be measured"
+    if is_dtensor(tensor):
+        return "it is a DTensor; its local part (tensor.to_local()) can be measured"
     if tensor.is_meta and not ignore_values:
         return "it is on the meta device and has no values yet"
     if tensor.layout != torch.strided:
@@ -34,6 +46,11 @@ def unsupported(tensor: Tensor, ignore_values: bool = False) -> str:
     if tensor.numel() == 0 and not ignore_values:
         return "it has no elements"
     return ""
+
+
+def ordinary(tensor: Tensor) -> bool:
+    """Whether a tensor's elements lie in memory as torch's own do: its class does not handle operations itself."""
+    return type(tensor).__torch_dispatch__ is Tensor.__torch_dispatch__
 
 
 _TENSOR_LIBRARIES: Final = {
@@ -58,7 +75,7 @@ _BITS: Final = {"Params4bit": "4-bit", "Int8Params": "8-bit"}
 
 
 def storage_problem(tensor: Tensor) -> str | None:
-    """Why the values of a parameter are not all here as plain floats, or None."""
+    """Why the values of a parameter are not plain floats, by the class of its tensor; None if they may be."""
     module, name = type(tensor).__module__, type(tensor).__name__
     library = _TENSOR_LIBRARIES.get(module.partition(".")[0])
     if library is None and name in _BITS:
@@ -70,7 +87,7 @@ def storage_problem(tensor: Tensor) -> str | None:
 
 
 def unreadable(tensor: Tensor) -> str:
-    """Why a parameter's values are no floats that can be counted; empty if they are. Reads none of them.
+    """Why a parameter's values cannot be counted as floats; empty if they can. Reads no values.
 
     >>> import torch
     >>> unreadable(torch.zeros(2, 2, dtype=torch.int8)), unreadable(torch.zeros(2, 2, device="meta"))

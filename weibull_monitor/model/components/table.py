@@ -1,4 +1,4 @@
-"""The table that a run starts with: what was recognised, what was not and why, what is skipped, and how much is covered."""
+"""The table that a run begins with: kinds and numbers of matrices, what was not recognised and why, and what is skipped."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections import Counter, defaultdict
 from weibull_monitor.model.components.component import CLASS_OF_KIND, Component, Discovery
 
 EXAMPLES = 6
-"""Reasons that are listed each; the rest are counted together."""
+"""How many reasons are listed; the rest are counted together."""
 
 
 def coverage(discovery: Discovery) -> float:
-    """The share of the model's elements that are in matrices which are measured, whatever their kind; 0 for an empty model."""
+    """The share of the model's elements that are in measured matrices of any kind; 0 for an empty model."""
     measured = sum(component.numel for component in _stored(discovery))
     return min(1.0, measured / discovery.elements) if discovery.elements else 0.0
 
@@ -62,10 +62,10 @@ def _kinds(discovery: Discovery) -> list[str]:
     for c in discovery.components:
         if c.part is not None and not matrices[c.label]:
             elements[c.label] += c.numel
-    rows = [("kind", "class", "matrices", "parts", "elements")]
+    rows = [["kind", "class", "matrices", "parts", "elements"]]
     for label in sorted(kinds, key=lambda label: (order[kinds[label]], label)):
-        counts = (f"{n:,}" if n else "-" for n in (matrices[label], parts[label], elements[label]))
-        rows.append((label, CLASS_OF_KIND[kinds[label]], *counts))  # type: ignore[arg-type]
+        counts = [f"{n:,}" if n else "-" for n in (matrices[label], parts[label], elements[label])]
+        rows.append([label, CLASS_OF_KIND[kinds[label]], *counts])
     widths = [max(len(row[i]) for row in rows) for i in range(5)]
     return [
         "  ".join(
@@ -98,7 +98,7 @@ def _stored(discovery: Discovery) -> list[Component]:
 KIND_ORDER = (
     "attn_qkv", "attn_qk", "attn_q", "attn_k", "attn_kv", "attn_v", "attn_q_a", "attn_q_b", "attn_kv_a", "attn_kv_b", "attn_gate",
     "attn_o", "ffn_gate_up", "ffn_gate", "ffn_up", "ffn_down", "ffn_in", "ffn_out", "router", "mixer", "embedding", "lm_head",
-    "adapter", "other",
+    "adapter_a", "adapter_b", "adapter", "other",
 )
 # fmt: on
 """The order in which kinds are listed."""

@@ -1,4 +1,4 @@
-"""The tree of matrices: where each matrix of a model stands, told from the modules above it. Reads no weights."""
+"""The tree of matrices: the place of each matrix of a model, from the modules above it. Reads no weights."""
 
 from __future__ import annotations
 
@@ -10,30 +10,39 @@ from typing import Final
 
 from torch import Tensor, nn
 
-from weibull_monitor.model.components.names import ADAPTER, Place, clean_name, kind_by_name, place_by_name
+from weibull_monitor.model.components.names import (
+    ADAPTER,
+    GENERAL,
+    PARAMETRIZATION,
+    Place,
+    clean_name,
+    kind_by_name,
+    place_by_name,
+    telling,
+)
 
 Chain = tuple[tuple[str, nn.Module], ...]
 """(name, module) from the outermost module below the root down to some module."""
 
 _TRANSPARENT: Final = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _RECURRENT: Final = ("A_log", "dt_bias", "time_decay", "forget_gate", "rg_lru")
-"""Parameters and modules that only state-space models and linear attention own, whatever they are called."""
+"""Parameters and modules that only state-space models and linear attention have, whatever the module is called."""
 
 
 @dataclass(frozen=True)
 class Leaf:
-    """A stored parameter with two dimensions or more, and where it stands.
+    """A stored parameter with two dimensions or more, and its place in the model.
 
     Attributes:
         parameter: Its name in ``model.named_parameters()``.
-        name: That name without what wrappers add.
+        name: That name without the additions of wrappers.
         tensor: The parameter.
         owner: The module that holds it.
-        attribute: What the owner calls it.
-        paths: Paths that stand for the matrix, outermost first: the module that holds it, and those above that hold nothing
-            else. BERT's ``attention.output.dense`` is the ``output`` of an attention as well.
+        attribute: Its name in the owner.
+        paths: Paths that stand for the matrix, outermost first: of the module that holds it, and of those above that hold
+            nothing else. BERT's ``attention.output.dense`` is also the ``output`` of an attention.
         above: The modules above the first of these paths, outermost first.
-        place: What kind of module it stands in.
+        place: The kind of module that it belongs to.
         unit: Path of that module; matrices of one unit are siblings.
         unit_module: That module.
     """
@@ -51,15 +60,19 @@ class Leaf:
 
 
 def leaves(model: nn.Module, parameters: Mapping[str, Tensor]) -> Iterator[Leaf]:
-    """Where every one of ``parameters`` (by its name in ``model.named_parameters()``) stands."""
+    """The place of every one of ``parameters``, which are by their names in ``model.named_parameters()``."""
     modules = dict(model.named_modules())
     peft = any(name.endswith("base_layer") or ".lora_" in name for name in modules)
     names = {parameter: clean_name(parameter, peft) for parameter in parameters}
-    held: Counter[str] = Counter()  # matrices at or below each path
+    held: Counter[str] = Counter()  # matrices at or below each path; adapters do not count, they sit beside any matrix
+    general: Counter[str] = Counter()  # matrices directly in a module whose names say little (``q_proj.linear``)
     for name in names.values():
-        if not re.search(ADAPTER, name):
+        if not re.search(ADAPTER, name) and PARAMETRIZATION not in name:
             segments = name.split(".")
             held.update(".".join(segments[:depth]) for depth in range(len(segments)))
+            own = segments[:-1] if segments[-1] == "weight" else segments
+            if own and own[-1] in GENERAL:
+                general[".".join(own[:-1])] += 1
     known: dict[tuple[str, int], tuple[Place, str, nn.Module]] = {}
     chains: dict[str, tuple[Chain, str]] = {}
     for parameter, tensor in parameters.items():
@@ -68,14 +81,24 @@ def leaves(model: nn.Module, parameters: Mapping[str, Tensor]) -> Iterator[Leaf]
         if owner_path not in chains:
             chains[owner_path] = _chain(owner_path, modules, peft)
         chain, clean_owner = chains[owner_path]
-        stands = len(chain) if attribute == "weight" else len(chain) + 1  # depth of what stands for the matrix
-        paths = [clean_owner if stands == len(chain) else name]
-        while stands > 1 and held[parent := paths[-1].rpartition(".")[0]] == 1 and not _is_place(chain[stands - 2]):
+        # The depth of what level for the matrix: its module, for a ``weight``; else the parameter's own name
+        # (``in_proj_weight``). It moves up while the module above holds this matrix only, or names it.
+        level = len(chain) if attribute == "weight" else len(chain) + 1
+        paths = [clean_owner if level == len(chain) else name]
+        named = next((d for d, (n, _) in enumerate(chain, 1) if names_a_matrix(n) and held[_path(chain, d)] == 1), 0)
+        while level > 1:
+            parent, _, last = paths[-1].rpartition(".")
+            if held[parent] == 1:
+                moves = 0 < named < level or not _is_place(chain[level - 2])
+            else:
+                moves = last in GENERAL and general[parent] == 1 and names_a_matrix(chain[level - 2][0])
+            if not moves:
+                break
             paths.append(parent)
-            stands -= 1
-        key = (clean_owner, stands)
+            level -= 1
+        key = (clean_owner, level)
         if key not in known:
-            known[key] = _place(model, chain, stands)
+            known[key] = _place(model, chain, level)
         place, unit, module = known[key]
         yield Leaf(
             parameter=parameter,
@@ -84,11 +107,24 @@ def leaves(model: nn.Module, parameters: Mapping[str, Tensor]) -> Iterator[Leaf]
             owner=modules[owner_path],
             attribute=attribute,
             paths=tuple(reversed(paths)),
-            above=chain[: stands - 1],
+            above=chain[: level - 1],
             place=place,
             unit=unit,
             unit_module=module,
         )
+
+
+def _path(chain: Chain, depth: int) -> str:
+    return ".".join(name for name, _ in chain[:depth])
+
+
+def names_a_matrix(name: str) -> bool:
+    """Whether the name of a module says which matrix it is, not where or that it is one.
+
+    >>> names_a_matrix("q_proj"), names_a_matrix("self_attn"), names_a_matrix("linear")
+    (True, False, False)
+    """
+    return place_by_name(name, "") is None and (telling(name, "attention") or telling(name, "ffn"))
 
 
 def _chain(owner_path: str, modules: Mapping[str, nn.Module], peft: bool) -> tuple[Chain, str]:
@@ -99,36 +135,45 @@ def _chain(owner_path: str, modules: Mapping[str, nn.Module], peft: bool) -> tup
     for depth in range(1, len(raw) + 1):
         path = ".".join(raw[:depth])
         clean = clean_name(path + ".weight", peft).rpartition(".")[0]
-        if clean in ("", before):  # a wrapper: what it wraps stands in its place
+        if clean in ("", before):  # a wrapper is replaced by the module in it
             if chain:
                 chain[-1] = (chain[-1][0], modules[path])
         elif clean.startswith(before + ".") or not before:
             chain.append((clean.rpartition(".")[2], modules[path]))
-        else:  # a prefix that turned out to be a wrapper's
+        else:  # what came before was the prefix of a wrapper
             chain = [(clean, modules[path])]
         before = clean
     return tuple(chain), before
 
 
-def _place(model: nn.Module, chain: Chain, stands: int) -> tuple[Place, str, nn.Module]:
-    """The innermost telling module above a matrix that stands at depth ``stands`` of its chain."""
+def _place(model: nn.Module, chain: Chain, level: int) -> tuple[Place, str, nn.Module]:
+    """Place, path and module of the innermost module above a matrix that shows its place.
+
+    Args:
+        model: The root.
+        chain: The modules from below the root to the owner of the matrix.
+        level: Depth in the chain of what level for the matrix.
+    """
     names = [name for name, _ in chain]
-    for depth in range(len(chain), max(stands - 1, 0), -1):  # what stands for the matrix tells little of its place
+    # The names that stand for the matrix itself say what it is, not where; only these few places show there.
+    for depth in range(len(chain), max(level - 1, 0), -1):
         name, module = chain[depth - 1]
         place = place_by_name(name, type(module).__name__)
         if place in ("norm", "indexer", "mixer") or (place == "router" and _routes(chain, depth, model)):
             return place, ".".join(names[:depth]), module
+    # Upwards, until a module shows the place. A feed-forward module is only remembered: what is above it may be a larger
+    # feed-forward module, an attention made of experts, or a head outside of the blocks.
     ffn: tuple[Place, str, nn.Module] | None = None
-    for depth in range(stands - 1, 0, -1):
+    for depth in range(level - 1, 0, -1):
         name, module = chain[depth - 1]
         path = ".".join(names[:depth])
         place = place_of(name, module)
-        if place is None and name.isdigit() and depth > 1:  # an element of a list called after what it lists
+        if place is None and name.isdigit() and depth > 1:  # an element of a list that is named after its elements
             place = place_by_name(names[depth - 2], type(module).__name__)
         if place == "router" and not _routes(chain, depth, model):
             place = None
         if place == "outside" and ffn is not None and _holds_attention(module):
-            return ffn  # a head with attention of its own is a block
+            return ffn  # a head that has an attention of its own is a block
         if ffn is not None and place == "attention" and ffn[1].endswith("experts"):
             return place, path, module  # a mixture of attentions: its experts are queries and outputs
         if ffn is not None and place == "ffn" and _one_feed_forward(ffn[1], module):
@@ -141,19 +186,20 @@ def _place(model: nn.Module, chain: Chain, stands: int) -> tuple[Place, str, nn.
             return place, path, module
         elif is_block(name, module):
             return ffn or ("block", path, module)
+    # At the root: a feed-forward module outside of any block is a head or a projector, unless attention is beside it.
     if ffn is not None:
         depth = ffn[1].count(".")
         parent = chain[depth - 1][1] if depth else model
         in_block = ffn[1].rpartition(".")[2].isdigit() or _holds_attention(parent) or is_block("", model)
         return ffn if in_block else ("outside", ffn[1], ffn[2])
-    root = place_of("", model)  # a part of a model may be looked at alone
+    root = place_of("", model)  # the model may itself be an attention or a feed-forward block
     if root in ("attention", "ffn"):
         return root, "", model
     return ("block", "", model) if is_block("", model) else ("anywhere", "", model)
 
 
 def place_of(name: str, module: nn.Module) -> Place | None:
-    """The place that a module is: by what it is and owns, else by what it is called."""
+    """The place that a module is: by its class and what it holds, else by its name."""
     if isinstance(module, nn.MultiheadAttention):
         return "attention"
     if any(hasattr(module, parameter) for parameter in _RECURRENT):
@@ -170,7 +216,7 @@ def _makes_keys_and_values(module: nn.Module) -> bool:
 
 
 def _is_place(link: tuple[str, nn.Module]) -> bool:
-    """Whether a module is an attention or a mixer of its own, even if it holds a single matrix."""
+    """Whether a module is an attention or a mixer itself, even if it holds a single matrix."""
     return place_of(*link) in ("attention", "mixer") and not type(link[1]).__name__.endswith("Layer")
 
 
@@ -189,7 +235,7 @@ def _one_feed_forward(inner: str, outer: nn.Module) -> bool:
 
 
 def _routes(chain: Chain, depth: int, model: nn.Module) -> bool:
-    """Whether what is called a gate or a router decides among experts: a class that says so, or experts beside it."""
+    """Whether a module named gate or router chooses among experts: its name or class says so, or experts are beside it."""
     name, module = chain[depth - 1]
     if "router" in name.lower() or "rout" in type(module).__name__.lower() or "topk" in type(module).__name__.lower():
         return True

@@ -1,4 +1,4 @@
-"""What is said about a discovery: why there is nothing to measure, and what has the same trouble, in one line."""
+"""Messages about a discovery for the log: why there is nothing to measure, and one line for all matrices with one problem."""
 
 from __future__ import annotations
 
@@ -11,25 +11,33 @@ from weibull_monitor.model.components.component import Discovery
 
 
 def nothing_to_measure(model: nn.Module, discovery: Discovery) -> str:
-    """Why a model has no component."""
+    """Why a model has no components."""
     what = f"{type(model).__name__} has no weight matrix that can be measured"
     if not discovery.skipped:
         return f"{what}: no parameter of two or more dimensions is left after include and exclude"
     first = discovery.skipped[0]
-    return f"{what}: {len(discovery.skipped)} were passed over, the first, {first.name}, because {first.reason}"
+    return f"{what}: {len(discovery.skipped)} cannot be measured, for example {first.name}, because {first.reason}"
 
 
 def differs(parameters: Sequence[str]) -> str:
-    """What is said of parameters that are whole on every rank, but not with the same values."""
+    """The warning about parameters that are whole on every rank, but with different values."""
     return (
-        f"{len(parameters)} matrices have other values on other ranks ({parameters[0]}{' and others' * (len(parameters) > 1)}): "
-        "those of the lowest rank are measured. If the model is still to be wrapped (DDP makes ranks equal), make the monitor "
-        "then; if it is divided by hand, torch's DTensor would say how"
+        f"{len(parameters)} matrices differ between ranks ({parameters[0]}{' and others' * (len(parameters) > 1)}); only those "
+        "of the lowest rank are measured. If you wrap the model later (DDP makes ranks equal), create the monitor after that; "
+        "if you divide it by hand, use torch's DTensor, so that the monitor knows how"
+    )
+
+
+def moved(parameters: Sequence[str]) -> str:
+    """The warning about matrices that were to be read once, and have changed."""
+    return (
+        f"{len(parameters)} matrices that need no gradient have changed ({parameters[0]}{' and others' * (len(parameters) > 1)}) "
+        'and are read again, although frozen="once" was passed; frozen="read" reads them at every sample'
     )
 
 
 def by_reason(reasons: Mapping[str, str], what: str) -> dict[str, str]:
-    """One message for all names with the same reason, whatever numbers are in it; by that reason.
+    """One message for all names with the same reason, by that reason. Numbers in reasons do not matter.
 
     >>> list(by_reason({"a": "all 8 values are zero", "b": "all 9 values are zero"}, "have no fit").values())
     ['2 matrices have no fit: a and others, because all 8 values are zero']

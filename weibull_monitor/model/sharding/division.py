@@ -1,4 +1,4 @@
-"""What the ranks agree on once, before the first sample: which of them counts which elements, each exactly once."""
+"""What the ranks agree on before the first sample: who counts which elements, so that each is counted exactly once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from weibull_monitor.model.sharding.local import LocalParameter
+from weibull_monitor.model.sharding.parameter import LocalParameter
 from weibull_monitor.model.sharding.ranks import Ranks
 
 NOWHERE = torch.iinfo(torch.int64).max
@@ -17,7 +17,7 @@ NOWHERE = torch.iinfo(torch.int64).max
 
 @dataclass(frozen=True)
 class Share:
-    """The stretch of its local tensor that a rank counts: rows of a `Grid`, elements of a `Flat`."""
+    """The part of its local tensor that a rank counts: rows of a `Grid`, elements of a `Flat`."""
 
     start: int
     stop: int
@@ -39,7 +39,7 @@ class Agreement:
 
 
 def alone(held: Iterable[LocalParameter]) -> Agreement:
-    """Where there is one rank, it counts all that it has."""
+    """The agreement of a single rank, which counts all that it has."""
     mine = [h for h in held if not h.problem]
     return Agreement({h.name: Share(0, h.layout.units) for h in mine}, dict.fromkeys((h.name for h in mine), 0), ())
 
@@ -49,8 +49,8 @@ def agree(
 ) -> Agreement:
     """Divides the elements of all parameters among the ranks: one collective, the same on every rank.
 
-    A sharded parameter is counted by the ranks of one copy, and where several of these hold the same elements (replicated
-    dimensions of a mesh), each counts a stretch of them. A parameter that is whole everywhere is divided likewise.
+    A sharded parameter is counted by the ranks of one copy. Where several of them hold the same elements (replicated dimensions
+    of a mesh), each counts some of them. A parameter that is whole on every rank is divided in the same way.
 
     Args:
         names: Every parameter that is measured on any rank, in one order everywhere.
@@ -58,12 +58,14 @@ def agree(
         holders: For each different table of parameters the global ranks that have it.
         ranks: The ranks.
     """
+    # One column per parameter; the minimum over the ranks gives the lowest rank that has it, the lowest copy of it, and the
+    # lowest and (negated) the highest fingerprint of its values.
     votes = torch.full((4, len(names)), NOWHERE, dtype=torch.int64, device="cpu")
     for place, name in enumerate(names):
         if (here := held.get(name)) is not None:
-            print_ = _fingerprint(here) if here.copy is None else 0
+            fingerprint = _fingerprint(here) if here.copy is None else 0
             votes[:, place] = torch.tensor(
-                [ranks.me, here.copy if here.copy is not None else ranks.me, print_, -print_], device="cpu"
+                [ranks.me, here.copy if here.copy is not None else ranks.me, fingerprint, -fingerprint], device="cpu"
             )
     lowest, copy, low, high = (row.tolist() for row in ranks.minimum(votes))
     group_of = {rank: group for group in holders for rank in group}
@@ -73,11 +75,11 @@ def agree(
         here = held.get(name)
         if here is None:
             continue
-        if here.copy is not None:
+        if here.copy is not None:  # sharded: the lowest copy is counted, by all that hold parts of it
             peers = here.peers or ()
             if here.copy != copy[place]:
                 continue
-        else:
+        else:  # whole: by the ranks with the same table as the lowest one, or by that alone if the values differ
             peers = group_of[lowest[place]]
             if low[place] != -high[place]:
                 different.append(name)
@@ -91,7 +93,7 @@ def agree(
 
 
 def _divided(members: Sequence[LocalParameter], place: int, count: int) -> dict[str, Share]:
-    """The stretch of each parameter that belongs to one of ``count`` ranks that hold the same: equally many elements a rank."""
+    """What one of ``count`` ranks that hold the same counts of each parameter: equally many elements per rank."""
     sizes = [math.prod(h.layout.local_shape) for h in members]
     total = sum(sizes)
     out, before = {}, 0
@@ -116,10 +118,14 @@ def _boundary(place: int, count: int, total: int, before: int, each: int, units:
 
 
 def _fingerprint(held: LocalParameter) -> int:
-    """A number that differs between tensors of different values, from one vector out of the middle; 0 without values."""
-    tensor = held.read()
-    if tensor.is_meta or not tensor.numel() or held.problem or not tensor.is_floating_point():
+    """A number that depends on the values of a tensor: on one vector from its middle. 0 without values."""
+    try:
+        tensor = held.read()
+        if tensor.is_meta or not tensor.numel() or held.problem or not tensor.is_floating_point():
+            return 0
+        while tensor.dim() > 1:
+            tensor = tensor[len(tensor) // 2]
+        return int(tensor.double().view(torch.int64).sum()) // 4  # room for the sign
+    except Exception:  # whatever it is, the other ranks wait for the vote; reading the values will say what is wrong
         return 0
-    while tensor.dim() > 1:
-        tensor = tensor[len(tensor) // 2]
-    return int(tensor.double().view(torch.int64).sum()) // 4  # room for the sign
+        return 0

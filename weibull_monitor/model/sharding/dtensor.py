@@ -12,13 +12,13 @@ from weibull_monitor.model.sharding.layout import Grid, Range
 
 
 def is_dtensor(tensor: Any) -> bool:
-    """Whether a tensor is a DTensor; imports nothing for it."""
+    """Whether a tensor is a DTensor, without importing anything."""
     found = getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", None)
     return found is not None and isinstance(tensor, found)
 
 
 def layout_of(parameter: Any) -> tuple[Grid, str]:
-    """Which elements of a DTensor this rank holds, and why that cannot be told (empty if it can).
+    """Which elements of a DTensor this rank holds, and why that is unknown (empty if it is known).
 
     The dimensions of the mesh divide the tensor from left to right, each into chunks as `torch.chunk` cuts them. Strided shards
     come last, from right to left: FSDP2 makes one of a dimension that tensor parallelism, further right in the mesh, has

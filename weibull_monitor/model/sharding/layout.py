@@ -1,9 +1,9 @@
-"""Which elements of a parameter a rank holds, and where those of a part lie among them. Index arithmetic; reads no weights.
+"""Which elements of a parameter a rank holds, and where those of a part are among them. Index arithmetic; reads no weights.
 
-Two layouts cover every kind of sharding in use. A `Grid` holds, along each dimension, some ranges of indices: DTensors, and
-whole parameters. A `Flat` holds a stretch of the elements in row-major order: FSDP1's flat parameters and DeepSpeed ZeRO-3.
-A part of a parameter (`weibull_monitor.model.components.Part`) may be cut by either in any place; what is here of it comes
-as a few strided views of the local tensor, never as a copy.
+Two layouts cover every kind of sharding in use. A `Grid` holds some ranges of indices along each dimension: DTensors, and
+whole parameters. A `Flat` holds consecutive elements in row-major order: FSDP1's flat parameters and DeepSpeed ZeRO-3.
+Either may cut a part of a parameter (`weibull_monitor.model.components.Part`) anywhere. The elements of the part on this rank
+come as a few strided views of the local tensor, never as a copy.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Range = tuple[int, int]
 
 
 class Box(NamedTuple):
-    """A part: the shape that the parameter is seen in, and (start, stop) along each dimension of that view."""
+    """A part of a parameter: the shape that the parameter is viewed in, and (start, stop) along each dimension of that view."""
 
     view: tuple[int, ...]
     ranges: tuple[Range, ...]
@@ -31,11 +31,11 @@ class Box(NamedTuple):
 
 @dataclass(frozen=True)
 class Grid:
-    """A local tensor of as many dimensions as the parameter, that holds some indices along each.
+    """A local tensor with as many dimensions as the parameter, which holds some indices along each.
 
     Attributes:
         shape: Shape of the whole parameter.
-        ranges: Along each dimension the ranges of indices that are here, in the order in which they lie in the local tensor.
+        ranges: Along each dimension the ranges of indices that are here, in the order of the local tensor.
 
     >>> Grid((10, 4), (((0, 2), (5, 7)), ((0, 4),))).local_shape
     (4, 4)
@@ -56,12 +56,15 @@ class Grid:
 
     @property
     def units(self) -> int:
-        """In how many pieces of equal size it can be divided: rows of the local tensor."""
-        return self.local_shape[0] if math.prod(self.local_shape) else 0
+        """Number of equal pieces that it can be divided into: rows of the local tensor, 1 if it has no dimensions."""
+        shape = self.local_shape
+        if not math.prod(shape):
+            return 0
+        return shape[0] if shape else 1
 
     def narrowed(self, start: int, stop: int) -> Grid:
         """The layout of ``local[start:stop]``."""
-        kept, at = [], 0
+        kept, at = [], 0  # `at` counts the local rows before each range
         for first, last in self.ranges[0]:
             low, high = max(start - at, 0), min(stop - at, last - first)
             if low < high:
@@ -83,6 +86,8 @@ class Grid:
             raise ValueError(f"the local tensor has shape {tuple(local.shape)}, not {self.local_shape}")
         if box is None or not local.numel():
             return [local] if local.numel() else []
+        # A part is a product of index sets, one for each dimension of the parameter; so is the grid, and so is what they share.
+        # Along a dimension that may be several evenly spaced runs of local indices; each combination of them is one view.
         factors = _factors(self.shape, box)
         along = [_combs(r, *f) for r, f in zip(self.ranges, factors, strict=True)]
         return [_strided(local, combs) for combs in product(*along)]
@@ -90,9 +95,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Flat:
-    """A one-dimensional local tensor that begins with the elements ``start`` to ``stop`` of the parameter in row-major order.
-
-    What follows in the local tensor is padding.
+    """A one-dimensional local tensor: elements ``start`` to ``stop`` of the parameter in row-major order, then padding.
 
     Attributes:
         shape: Shape of the whole parameter.
@@ -111,7 +114,7 @@ class Flat:
 
     @property
     def units(self) -> int:
-        """In how many pieces of equal size it can be divided: elements."""
+        """Number of equal pieces that it can be divided into: elements."""
         return self.stop - self.start
 
     def narrowed(self, start: int, stop: int) -> Flat:
@@ -128,12 +131,14 @@ class Flat:
             return []
         if box is None:
             return [local[: self.stop - self.start]]
-        _factors(self.shape, box)
+        _factors(self.shape, box)  # raises if the box does not fit
         strides = [math.prod(box.view[d + 1 :]) for d in range(len(box.view))]
         out = []
+        # The elements that are here are a few boxes of the view; each shares at most one box with the part.
         for piece in boxes_between(self.start, self.stop, box.view):
             cut = [(max(a, c), min(b, d)) for (a, b), (c, d) in zip(piece, box.ranges, strict=True)]
             if all(a < b for a, b in cut):
+                # Where the box begins in the local tensor; a view steps through the rest of it.
                 first = sum(a * s for (a, _), s in zip(cut, strides, strict=True)) - self.start
                 sizes = [b - a for a, b in cut]
                 offset = local.storage_offset() + first * local.stride(0)
@@ -145,7 +150,7 @@ Layout = Grid | Flat
 
 
 class _Comb(NamedTuple):
-    """Runs of indices, ``times`` of them, at equal distances."""
+    """Some runs of consecutive indices, ``times`` of them, whose beginnings are ``distance`` apart."""
 
     start: int
     length: int
@@ -154,6 +159,7 @@ class _Comb(NamedTuple):
 
 
 def _strided(local: Tensor, combs: Sequence[_Comb]) -> Tensor:
+    """The elements of one comb along each dimension, as a view: a comb of several runs takes two dimensions of it."""
     sizes, strides, offset = [], [], local.storage_offset()
     for comb, stride in zip(combs, local.stride(), strict=True):
         offset += comb.start * stride
@@ -166,9 +172,13 @@ def _strided(local: Tensor, combs: Sequence[_Comb]) -> Tensor:
 
 
 def _factors(shape: tuple[int, ...], box: Box) -> list[tuple[tuple[int, ...], tuple[Range, ...]]]:
-    """The dimensions of a box's view and its ranges, by the dimension of the parameter that they divide."""
+    """The dimensions of a box's view and its ranges, by the dimension of the parameter that they divide.
+
+    A view (heads, 3, width, columns) of a parameter (heads·3·width, columns) gives (heads, 3, width) and (columns,).
+    """
     out, at = [], 0
     for size in shape:
+        # Takes dimensions of the view until their product is the size: at least one, which may be 1.
         first, held = at, 1
         while at < len(box.view) and (at == first or held < size):
             held *= box.view[at]
@@ -183,13 +193,13 @@ def _factors(shape: tuple[int, ...], box: Box) -> list[tuple[tuple[int, ...], tu
 
 @lru_cache(maxsize=4096)
 def _combs(here: tuple[Range, ...], view: tuple[int, ...], ranges: tuple[Range, ...]) -> tuple[_Comb, ...]:
-    """Where, among the indices that are here along one dimension, those of a part lie."""
-    wanted = all(r == (0, n) for r, n in zip(ranges, view, strict=True))
-    if wanted:
+    """Where the indices of a part are among those that are here along one dimension of the parameter."""
+    if all(r == (0, n) for r, n in zip(ranges, view, strict=True)):  # the part has all indices
         size = sum(stop - start for start, stop in here)
         return (_Comb(0, size, size, 1),) if size else ()
+    # An index of the parameter is a number with one digit for each dimension of the view: the part has a range of each digit.
     index = np.concatenate([np.arange(start, stop) for start, stop in here]) if here else np.empty(0, np.int64)
-    inside = np.ones(len(index), dtype=bool)
+    inside = np.ones(len(index), dtype=bool)  # by place in the local tensor, like `index`
     for n, (start, stop) in zip(reversed(view), reversed(ranges), strict=True):
         index, digit = np.divmod(index, n)
         inside &= (digit >= start) & (digit < stop)
@@ -197,11 +207,11 @@ def _combs(here: tuple[Range, ...], view: tuple[int, ...], ranges: tuple[Range, 
 
 
 def _grouped(positions: np.ndarray) -> Iterator[_Comb]:
-    """Rising positions as runs, and runs of equal length at equal distances together."""
+    """Rising positions as runs of consecutive ones, with runs of equal length at equal distances taken together."""
     if not len(positions):
         return
     breaks = np.flatnonzero(np.diff(positions) != 1) + 1
-    firsts = positions[np.concatenate([[0], breaks])]
+    firsts = positions[np.concatenate([[0], breaks])]  # (runs,): the first position of each run, and its length
     lengths = np.diff(np.concatenate([[0], breaks, [len(positions)]]))
     at = 0
     while at < len(firsts):
@@ -218,25 +228,28 @@ def _grouped(positions: np.ndarray) -> Iterator[_Comb]:
 
 
 def boxes_between(start: int, stop: int, view: Sequence[int]) -> Iterator[list[Range]]:
-    """The elements ``start`` to ``stop`` in row-major order as boxes: at most two a dimension, less one."""
+    """The elements ``start`` to ``stop`` of a tensor of shape ``view`` in row-major order, as at most two boxes per dimension.
+
+    >>> list(boxes_between(5, 16, (3, 6)))  # the end of the first row, the beginning of the third, the second
+    [[(0, 1), (5, 6)], [(2, 3), (0, 4)], [(1, 2), (0, 6)]]
+    """
     if start >= stop:
         return
     if len(view) == 1:
         yield [(start, stop)]
         return
     inner = math.prod(view[1:])
-    first, last = start // inner, (stop - 1) // inner
-    if first == last:
-        for rest in boxes_between(start - first * inner, stop - first * inner, view[1:]):
-            yield [(first, first + 1), *rest]
+
+    def within(index: int, low: int, high: int) -> Iterator[list[Range]]:
+        for rest in boxes_between(low, high, view[1:]):
+            yield [(index, index + 1), *rest]
+
+    # Complete slices first to last along the first dimension, and what is before and after them; each may be empty.
+    first, last = -(-start // inner), stop // inner
+    if first > last:  # start and stop lie in the same slice
+        yield from within(last, start - last * inner, stop - last * inner)
         return
-    if start > first * inner:
-        for rest in boxes_between(start - first * inner, inner, view[1:]):
-            yield [(first, first + 1), *rest]
-        first += 1
-    if stop < (last + 1) * inner:
-        for rest in boxes_between(0, stop - last * inner, view[1:]):
-            yield [(last, last + 1), *rest]
-        last -= 1
-    if first <= last:
-        yield [(first, last + 1), *[(0, n) for n in view[1:]]]
+    yield from within(first - 1, start - (first - 1) * inner, inner)
+    yield from within(last, 0, stop - last * inner)
+    if first < last:
+        yield [(first, last), *[(0, n) for n in view[1:]]]

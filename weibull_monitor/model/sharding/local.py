@@ -3,79 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Set
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from weibull_monitor.model.sharding.dtensor import is_dtensor, layout_of, peers_of
-from weibull_monitor.model.sharding.layout import Flat, Grid, Layout
-
-if TYPE_CHECKING:
-    from weibull_monitor.model.sharding.fsdp1 import FlatEntry
-
-
-@dataclass(frozen=True)
-class LocalParameter:
-    """One parameter, and what this rank holds of it.
-
-    Attributes:
-        name: Its name in ``model.named_parameters()``; under FSDP1's flat parameters, the name it would have there.
-        shape: Shape of the whole parameter.
-        dtype: Dtype of the elements.
-        requires_grad: Whether it is being trained.
-        optimized: The tensor that an optimizer would hold for it.
-        read: Gives the local tensor as it is now.
-        layout: Which elements of the whole parameter the local tensor holds.
-        like: Gives the local tensor of another that an optimizer keeps for it, of the same shape and placement as `optimized`.
-        peers: Ranks that hold the same elements as this one, so that they may share the work; None for a whole tensor,
-            which any rank may hold.
-        copy: The lowest of the ranks over which this copy of the parameter is spread; None for a whole tensor.
-        problem: Why its elements cannot be found; empty if they can.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    requires_grad: bool
-    optimized: Tensor
-    read: Callable[[], Tensor]
-    layout: Layout
-    like: Callable[[Tensor], Tensor] = torch.Tensor.detach
-    peers: tuple[int, ...] | None = None
-    copy: int | None = None
-    problem: str = ""
-
-    @cached_property
-    def standin(self) -> Tensor:
-        """A tensor of the whole parameter's shape and dtype: the parameter itself, or without elements if it is sharded."""
-        if self.copy is None:
-            return self.optimized
-        return torch.empty(self.shape, dtype=self.dtype, device="meta", requires_grad=self.requires_grad)
-
-    @property
-    def stored(self) -> Tensor:
-        """What holds the elements that are here: its type says whether they are plain numbers."""
-        return self.optimized if self.copy is None else self.read()
-
-    def stands(self, parameter: Tensor) -> bool:
-        """Whether this is still true of a parameter. Elements that were moved to disk, or gathered, may have come back."""
-        return (
-            self.optimized is parameter
-            and not self.problem
-            and self.requires_grad == parameter.requires_grad
-            and self.dtype == parameter.dtype
-            and (self.copy is not None or self.shape == tuple(parameter.shape))
-        )
-
-    @property
-    def agreed(self) -> tuple[object, ...]:
-        """What has to be as it was when the ranks agreed on who counts what."""
-        return self.name, self.shape, self.dtype, self.requires_grad, self.layout, self.peers, self.copy, self.problem
+from weibull_monitor.model.sharding.fsdp1 import flat_parameters
+from weibull_monitor.model.sharding.layout import Flat, Grid
+from weibull_monitor.model.sharding.made import MadeWeight, made_weights
+from weibull_monitor.model.sharding.parameter import LocalParameter
 
 
 def local_parameters(model: nn.Module, before: Mapping[str, LocalParameter] | None = None) -> dict[str, LocalParameter]:
@@ -88,80 +28,119 @@ def local_parameters(model: nn.Module, before: Mapping[str, LocalParameter] | No
         before: What was found the last time; what has stayed the same is not looked at again.
     """
     _reshard(model)
-    flat = {entry.name: entry for entry in _flat_parameters(model)}
-    covered = {id(entry.flat_parameter) for entry in flat.values()}
+    before = before or {}
     out: dict[str, LocalParameter] = {}
+    flat: dict[str, LocalParameter] = {}
+    covered: set[int] = set()
+    for parameter, original in flat_parameters(model):
+        covered.add(id(parameter))
+        flat[original.name] = original
+    made = {source: weight for weight in made_weights(model) for source in weight.sources}
     for name, parameter in model.named_parameters():
-        if name not in flat and id(parameter) not in covered:
-            known = (before or {}).get(name)
-            out[name] = known if known is not None and known.stands(parameter) else _held(name, parameter)
-    for name, entry in flat.items():
-        out[name] = LocalParameter(
-            name=name,
-            shape=entry.shape,
-            dtype=entry.dtype,
-            requires_grad=entry.requires_grad,
-            optimized=entry.optimized,
-            read=entry.read,
-            layout=Flat(entry.shape, entry.start, entry.stop),
-            like=entry.like,
-            peers=(entry.rank,),
-            copy=min(entry.ranks),
-        )
-    return out
+        if name in made:
+            weight = made[name]
+            out[weight.name] = _made(weight, before.get(weight.name), weight.sources.keys() & flat.keys())
+        elif name not in flat and id(parameter) not in covered:
+            known = before.get(name)
+            out[name] = known if known is not None and known.describes(parameter) else _held(name, parameter)
+    for name in made.keys() & flat.keys():  # with FSDP1 they may not be parameters of the model
+        weight = made[name]
+        out[weight.name] = _made(weight, before.get(weight.name), {flat.pop(name).name})
+    return out | flat
 
 
-def _flat_parameters(model: nn.Module) -> Iterable[FlatEntry]:
-    if "torch.distributed.fsdp.fully_sharded_data_parallel" not in sys.modules:
-        return ()
-    from weibull_monitor.model.sharding.fsdp1 import flat_parameters
+def _made(weight: MadeWeight, known: LocalParameter | None, flat: Set[str]) -> LocalParameter:
+    """A weight that its layer makes of parameters, which have to be whole on this rank.
 
-    return flat_parameters(model)
+    Args:
+        weight: The weight.
+        known: What was found the last time.
+        flat: Those of its parameters that FSDP1 holds.
+    """
+    sources = tuple(weight.sources.values())
+    signature = (weight.how, *((id(s), s.dtype, tuple(s.shape), s.requires_grad, s.device) for s in sources))
+    if known is not None and not known.problem and known.signature == signature:
+        return known
+    shape: tuple[int, ...] = (0,)
+    dtype, problem = sources[0].dtype, ""
+    if flat or any(is_dtensor(source) or hasattr(source, "ds_tensor") for source in sources):
+        problem = f"its layer makes it of sharded parameters ({weight.how}), which would have to be gathered"
+    else:
+        try:
+            with torch.no_grad():
+                first = weight.make()
+            shape, dtype = tuple(first.shape), first.dtype
+        except Exception as error:  # it may be anybody's code
+            problem = f"its layer makes it ({weight.how}), and that failed ({type(error).__name__}: {error})"
+    mask = weight.mask
 
+    def read() -> Tensor:
+        with torch.no_grad():
+            return weight.make().detach()
 
-def _held(name: str, parameter: Any) -> LocalParameter:
-    if hasattr(parameter, "ds_tensor"):
-        return _zero3(name, parameter)
-    if is_lazy(parameter):
-        return _unreadable(name, parameter, "it has no shape before the first forward pass (a lazy module)")
-    if getattr(parameter, "_fsdp_flattened", False):
-        return _unreadable(name, parameter, "an FSDP module around the model holds it: pass that module as the model")
-    if not is_dtensor(parameter):
-        return LocalParameter(
-            name=name,
-            shape=tuple(parameter.shape),
-            dtype=parameter.dtype,
-            requires_grad=parameter.requires_grad,
-            optimized=parameter,
-            read=lambda: parameter.detach(),
-            layout=Grid.whole(parameter.shape),
-        )
-    shape = tuple(parameter.shape)
-    layout, problem = layout_of(parameter)
+    def like(kept: Tensor) -> Tensor:
+        if mask is None:
+            raise ValueError(f"its layer makes it of other parameters ({weight.how})")
+        return mask(kept.detach())
+
     return LocalParameter(
-        name=name,
+        name=weight.name,
         shape=shape,
-        dtype=parameter.dtype,
-        requires_grad=parameter.requires_grad,
-        optimized=parameter,
-        read=lambda: local_tensor(parameter),
-        layout=layout,
-        like=local_tensor,
-        peers=peers_of(parameter),
-        copy=int(parameter.device_mesh.mesh.min()),
+        dtype=dtype,
+        requires_grad=any(source.requires_grad for source in sources),
+        optimized=max(sources, key=Tensor.numel),
+        read=read,
+        layout=Grid.whole(shape),
+        like=like,
+        sources=sources,
+        signature=signature,
+        steps_alike=mask is not None,
         problem=problem,
     )
 
 
-def _unreadable(name: str, parameter: Any, problem: str) -> LocalParameter:
-    return LocalParameter(
-        name=name,
-        shape=(0,),
+def _held(name: str, parameter: Any) -> LocalParameter:
+    """A parameter that is here, whatever its class."""
+    try:
+        return _described(name, parameter)
+    except Exception as error:  # a tensor of another library may refuse any question
+        nothing = (0,)
+        return LocalParameter(
+            name=name,
+            shape=nothing,
+            dtype=torch.float32,
+            requires_grad=False,
+            optimized=parameter,
+            read=lambda: torch.empty(nothing),
+            layout=Grid.whole(nothing),
+            problem=f"its class {type(parameter).__name__} cannot be read ({type(error).__name__}: {error})",
+        )
+
+
+def _described(name: str, parameter: Any) -> LocalParameter:
+    made_of = partial(LocalParameter, name=name, requires_grad=parameter.requires_grad, optimized=parameter)
+    if hasattr(parameter, "ds_tensor"):
+        return _zero3(parameter, made_of)
+    problem = ""
+    if is_lazy(parameter):
+        problem = "it has no shape before the first forward pass (a lazy module)"
+    elif parameter.is_nested:
+        problem = "it is a nested tensor"
+    elif getattr(parameter, "_fsdp_flattened", False):
+        problem = "an FSDP module around the model holds it: pass that module as the model"
+    if problem or not is_dtensor(parameter):
+        shape = (0,) if problem else tuple(parameter.shape)
+        read = parameter.detach if not problem else lambda: parameter
+        return made_of(shape=shape, dtype=parameter.dtype, read=read, layout=Grid.whole(shape), problem=problem)
+    layout, problem = layout_of(parameter)
+    return made_of(
+        shape=tuple(parameter.shape),
         dtype=parameter.dtype,
-        requires_grad=parameter.requires_grad,
-        optimized=parameter,
-        read=lambda: parameter,
-        layout=Grid.whole((0,)),
+        read=partial(local_tensor, parameter),
+        layout=layout,
+        like=local_tensor,
+        peers=peers_of(parameter),
+        copy=int(parameter.device_mesh.mesh.min()),
         problem=problem,
     )
 
@@ -173,22 +152,19 @@ def local_tensor(tensor: Any) -> Tensor:
     return local
 
 
-def _zero3(name: str, parameter: Any) -> LocalParameter:
+def _zero3(parameter: Any, made_of: Callable[..., LocalParameter]) -> LocalParameter:
     """A parameter that DeepSpeed ZeRO-3 has partitioned: equal stretches of the flattened tensor, the last one padded."""
     import torch.distributed as dist
 
-    shard, group = parameter.ds_tensor, parameter.ds_process_group
-    shape, rank, size = tuple(parameter.ds_shape), dist.get_rank(group), int(shard.ds_numel)
-    numel = parameter.ds_numel
+    shard, group, numel = parameter.ds_tensor, parameter.ds_process_group, parameter.ds_numel
+    shape, size = tuple(parameter.ds_shape), int(shard.ds_numel)
+    start = dist.get_rank(group) * size
     available = getattr(getattr(shard, "status", None), "name", "AVAILABLE") == "AVAILABLE"
-    return LocalParameter(
-        name=name,
+    return made_of(
         shape=shape,
         dtype=shard.dtype,
-        requires_grad=parameter.requires_grad,
-        optimized=parameter,
-        read=lambda: parameter.ds_tensor.detach(),
-        layout=Flat(shape, min(rank * size, numel), min((rank + 1) * size, numel)),
+        read=lambda: parameter.ds_tensor.detach(),  # another tensor when it was gathered in between
+        layout=Flat(shape, min(start, numel), min(start + size, numel)),
         peers=(dist.get_rank(),),
         copy=min(dist.get_process_group_ranks(group)),
         problem="" if available else "DeepSpeed ZeRO-3 has moved its shard to disk",
@@ -200,9 +176,6 @@ def _reshard(model: nn.Module) -> None:
     fsdp2 = sys.modules.get("torch.distributed.fsdp")
     wrapped = getattr(fsdp2, "FSDPModule", None)
     if wrapped is not None:
-        for module in _modules(model, wrapped):
-            module.reshard()
-
-
-def _modules(model: nn.Module, wanted: type) -> Iterator[Any]:
-    return (module for module in model.modules() if isinstance(module, wanted))
+        for module in model.modules():
+            if isinstance(module, wrapped):
+                module.reshard()

@@ -1,4 +1,4 @@
-"""The ranks of a run: finding each other at the start, agreeing, and one sum a sample."""
+"""The ranks of a run: they find each other at the start, agree, and sum their counts at every sample."""
 
 from __future__ import annotations
 
@@ -13,27 +13,25 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor
 
-from weibull_monitor.errors import ConfigurationError
+from weibull_monitor.errors import ConfigurationError, say, text_of
 
 JOIN_TIMEOUT = 300.0
-"""Seconds that a monitor waits for those of the other ranks when it is made: not all load their model equally fast."""
+"""Seconds that a new monitor waits for those of the other ranks: not all load their model equally fast."""
 
 PATIENCE = 10.0
-"""Seconds after which the wait is told of on the log."""
+"""Seconds after which the log says for whom the monitor waits."""
 _meetings: dict[tuple[int, ...], int] = {}
 """How many monitors this process has made with the ranks of each group: each meets its own."""
 
-logger = logging.getLogger("weibull_monitor")
 Item = TypeVar("Item")
 
 
 class Ranks:
     """The ranks that measure a model together.
 
-    All collectives are those of the training's own process group, called on the training thread right after the optimizer's
-    step, as clipping the gradient's norm does it right before: in an order that is the same on every rank, and with the timeout
-    that the training has chosen. A second communicator would bring the danger of two collectives that are begun in a
-    different order on different ranks.
+    All collectives use the training's own process group. They are called on the training thread right after the optimizer step,
+    so they come in the same order on every rank and have the training's timeout. With a second communicator, two collectives
+    could start in a different order on different ranks.
 
     Args:
         group: The process group.
@@ -43,7 +41,7 @@ class Ranks:
         size: Number of ranks in the group.
         members: Global ranks of the group, by their rank in it.
         me: This rank's global rank.
-        broken: Whether a collective failed: then there is no other after it.
+        broken: Whether a collective failed: no other may follow.
         device: Where tensors have to be for its collectives: the accelerator, unless they run on the host.
     """
 
@@ -90,7 +88,7 @@ class Ranks:
         try:
             yield
         except Exception as error:
-            store.set(f"{key}/problem", f"rank {self.rank}: {error}")
+            store.set(f"{key}/problem", f"rank {self.rank}: {text_of(error)}")
             store.set(f"{key}/complete", "no")
             raise
         store.set(f"{key}/{self.rank}", "here")
@@ -98,7 +96,7 @@ class Ranks:
             store.set(f"{key}/complete", "yes")
         patience = min(PATIENCE, timeout)
         if not _came(store, key, patience):
-            logger.warning("weibull_monitor: waiting for the monitor of %s", _some(self._missing(store, key)))
+            say(logging.WARNING, f"weibull_monitor: waiting for the monitor of {_some(self._missing(store, key))}")
             if not _came(store, key, timeout - patience):
                 missing = self._missing(store, key)
                 store.set(
@@ -108,8 +106,10 @@ class Ranks:
                 _meetings[self.members] = meeting - 1
                 raise ConfigurationError(
                     f"weibull_monitor was made on rank {self.rank}, but within {timeout:g} s not on {_some(missing)} of "
-                    f"{self.size}. Make it on every rank: each measures what it holds, and the main one writes. To measure on "
-                    "this rank alone, pass process_group=None."
+                    f"{self.size}. Every process has to take part: each measures what it holds, and the main one writes. If you "
+                    "use a WeibullCallback, pass it to the Trainer on every process, without a condition on the rank. If you "
+                    "make a WeibullMonitor yourself, make it on every rank, or pass process_group=None to measure on this rank "
+                    "alone."
                 )
         if store.get(f"{key}/complete") == b"no":
             problem = store.get(f"{key}/problem").decode()
@@ -120,28 +120,29 @@ class Ranks:
         return [rank for rank, name in enumerate(ranks) if not store.check([name]) or store.get(name) == b"gone"]
 
     def tables(self, mine: Item) -> tuple[list[Item], list[tuple[int, ...]]]:
-        """What the ranks have, where many have the same: each different object once, and the global ranks that have it.
+        """The different objects that the ranks have, each once, and the global ranks that have it.
 
-        One small collective where all have the same, and two more for each different object where they have not.
+        One small collective if all ranks have the same; two more for each different object if not.
 
         Args:
             mine: This rank's object: it can be pickled, and equal ones have equal `repr`.
         """
         digest = int.from_bytes(hashlib.sha1(repr(mine).encode()).digest()[:7], "big")
-        here = torch.tensor([digest], device=self.device)
-        everywhere = torch.empty(self.size, dtype=torch.int64, device=self.device)
-        self._dist.all_gather_into_tensor(everywhere, here, group=self._group)
+        # A sum, to which each rank contributes its own place: functions that gather are renamed from one torch to the next.
+        everywhere = torch.zeros(self.size, dtype=torch.int64, device=self.device)
+        everywhere[self.rank] = digest
+        self._dist.all_reduce(everywhere, group=self._group)
         holders: dict[int, list[int]] = {}
         for rank, value in enumerate(everywhere.tolist()):
             holders.setdefault(value, []).append(rank)
         if len(holders) == 1:
             return [mine], [self.members]
-        found = []
+        found: list[Item] = []
         for value, ranks in holders.items():
-            box = [mine if value == digest else None]
+            box: list[Any] = [mine if value == digest else None]
             self._dist.broadcast_object_list(box, src=self.members[ranks[0]], group=self._group, device=self.device)
             found.append(box[0])
-        return found, [tuple(self.members[rank] for rank in ranks) for ranks in holders.values()]  # type: ignore[return-value]
+        return found, [tuple(self.members[rank] for rank in ranks) for ranks in holders.values()]
 
     def minimum(self, values: Tensor) -> Tensor:
         """The lowest value of each element over the ranks, on the CPU."""

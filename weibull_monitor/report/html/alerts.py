@@ -1,4 +1,4 @@
-"""Alerts as intervals: one entry from where something begins to where it ends."""
+"""Alerts as intervals: one entry from the step where an alert is raised to the step where it is cleared."""
 
 from __future__ import annotations
 
@@ -9,39 +9,25 @@ from weibull_monitor.history.alert import Alert, expectation, rank
 
 
 def intervals(alerts: Iterable[Alert]) -> list[dict[str, Any]]:
-    """What was told, one entry for each thing that began, in order.
+    """One entry per alert that was raised, in order.
 
     Returns:
-        Of each: ``rule``, ``severity`` (the gravest), ``since``, ``until`` (None while it stands), the steps at which it got
-        worse, the components (the worst first; 20 at most) and their number, what was measured, and the meaning.
+        The fields of the gravest `Finding` with ``expected`` in words, and ``rank`` (of its severity), ``since`` and
+        ``until`` (None while the alert is active).
     """
     found: dict[tuple[str, int], dict[str, Any]] = {}
     for alert in alerts:
         key = (alert.finding.rule, alert.since)
-        entry = found.setdefault(key, {"until": None, "worsened": []} | _told(alert))
+        entry = found.setdefault(key, {"until": None} | _entry(alert))
         if alert.phase == "ends":
             entry["until"] = alert.step
-        elif alert.phase == "worsens":
-            entry["worsened"].append(alert.step)
-            if rank(alert.finding.severity) >= rank(entry["severity"]):
-                entry |= _told(alert)
+        elif rank(alert.finding.severity) >= entry["rank"]:
+            entry |= _entry(alert)
     return list(found.values())
 
 
-def _told(alert: Alert) -> dict[str, Any]:
+def _entry(alert: Alert) -> dict[str, Any]:
     finding = alert.finding
+    fields = {name: value for name, value in vars(finding).items() if name != "step"}
     expected = expectation(finding.expected).removeprefix(", expected ")
-    return {
-        "rule": finding.rule,
-        "severity": finding.severity,
-        "rank": rank(finding.severity),
-        "since": alert.since,
-        "component": finding.component,
-        "components": list(finding.components),
-        "count": finding.count,
-        "quantity": finding.quantity,
-        "value": finding.value,
-        "expected": expected,
-        "z": finding.z,
-        "meaning": finding.meaning,
-    }
+    return fields | {"rank": rank(finding.severity), "since": alert.since, "expected": expected}

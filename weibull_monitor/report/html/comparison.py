@@ -1,4 +1,4 @@
-"""Several runs: what differs at equal steps, and λ against √(η/λ_wd) across them."""
+"""Several runs: their differences at equal steps, and λ against √(η/λ_wd) across them."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ from dataclasses import asdict
 from statistics import median
 from typing import Any, Final
 
-from weibull_monitor.analysis.sweep import SweepGroup, compare_runs
+from weibull_monitor.analysis.sweep import compare_runs
 from weibull_monitor.history.record import History, RecordedSnapshot
-from weibull_monitor.model.components import distinct, representatives
+from weibull_monitor.model.components import distinct
+from weibull_monitor.report.kinds import by_kind
 
 Named = Sequence[tuple[str, History]]
 SWEEP: Final = 3
-"""Runs from which on λ is set against √(η/λ_wd) across them."""
+"""The fewest runs for which λ is compared with √(η/λ_wd)."""
 
 
 def differences(histories: Named) -> dict[str, Any] | None:
     """Medians of k and λ per class and kind, at the last step that all runs have reached; None for a single run.
 
     Returns:
-        ``step`` (asked for), ``steps`` (of each run's sample: the last at or before it, if there is one), and ``rows``: of each
-        class and kind the medians of k and λ in every run, and by how much k is furthest from the first run's.
+        ``step``; ``steps``, for each run the step of its last sample at or before that; and ``rows``, one per class and kind:
+        the medians of k and λ in every run, and the largest distance of k from the first run's.
     """
     sampled = [(name, history) for name, history in histories if history.snapshots]
     if len(sampled) < 2:
@@ -32,8 +33,10 @@ def differences(histories: Named) -> dict[str, Any] | None:
     labels = list(dict.fromkeys(label for group in groups for label in group))
     rows: list[dict[str, Any]] = []
     for label in labels:
-        k = [_median(group.get(label, []), snapshot, "k") for group, snapshot in zip(groups, at, strict=True)]
-        scale = [_median(group.get(label, []), snapshot, "lambda") for group, snapshot in zip(groups, at, strict=True)]
+        k, scale = (
+            [_median(group.get(label, []), snapshot, column) for group, snapshot in zip(groups, at, strict=True)]
+            for column in ("k", "lambda")
+        )
         apart = [abs(other - k[0]) for other in k[1:] if other is not None and k[0] is not None]
         rows.append({"of": label, "k": k, "lambda": scale, "apart": max(apart, default=None)})
     rows.sort(key=lambda row: (row["of"] not in ("selection", "transmission"), -(row["apart"] or 0.0)))
@@ -45,17 +48,8 @@ def sweep(histories: Named) -> dict[str, Any] | None:
     if len(histories) < SWEEP:
         return None
     found = compare_runs(histories)
-    groups = [_group(group) for group in (*found.classes, *found.kinds)]
+    groups = [asdict(group) for group in (*found.classes, *found.kinds)]
     return {"groups": groups, "left_out": dict(found.left_out)}
-
-
-def _group(group: SweepGroup) -> dict[str, Any]:
-    lines = {"plain": group.plain, "effective": group.effective}
-    return {
-        "name": group.name,
-        "ends": [asdict(end) for end in group.ends],
-        **{name: asdict(line) if line else None for name, line in lines.items()},
-    }
 
 
 def _until(history: History, step: int) -> RecordedSnapshot:
@@ -68,9 +62,7 @@ def _groups(snapshot: RecordedSnapshot) -> dict[str, list[str]]:
     for component in distinct(snapshot.components):
         if component.component_class in ("selection", "transmission"):
             found.setdefault(component.component_class, []).append(component.name)
-    for component in representatives(snapshot.components):
-        found.setdefault(component.label, []).append(component.name)
-    return found
+    return found | {kind: [c.name for c in members] for kind, members in by_kind(snapshot.components).items()}
 
 
 def _median(names: Sequence[str], snapshot: RecordedSnapshot, column: str) -> float | None:

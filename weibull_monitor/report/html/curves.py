@@ -1,4 +1,4 @@
-"""What is drawn over the steps: classes and kinds, exact, with what is published of them and where the law says they go."""
+"""The curves over the steps: every class and kind, with the published range and the forecast of the scaling law."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from weibull_monitor.analysis import ExpectedRange, expected_range, initialisation_of
+from weibull_monitor.analysis import expected_range, initialisation_of
 from weibull_monitor.analysis.diagnosis import Diagnosis
 from weibull_monitor.measure.weibull import anchors
-from weibull_monitor.model.components import Component, distinct, representatives
+from weibull_monitor.model.components import Component, distinct
 from weibull_monitor.report.html.encoding import Array, Columns, error_of_median, floats, highest, lowest, median
+from weibull_monitor.report.kinds import by_kind
 
 CLASSES = ("selection", "transmission")
 
@@ -23,44 +24,48 @@ def classes(columns: Columns, diagnosis: Diagnosis | None) -> list[dict[str, Any
         at = _places(columns, [c for c in distinct(columns.components) if c.component_class == name])
         if len(at):
             k = columns["k"][:, at]
-            entry = {"name": name, "matrices": len(at), "k": floats(median(k)), "start": anchor(columns, at)}
-            entry |= {"low": floats(lowest(k)), "high": floats(highest(k)), "drift": floats(_drift(columns, at))}
+            drift = 100.0 * (median(k / k[0]) - 1.0) if columns.history.baseline else np.full(len(k), np.nan)
+            entry: dict[str, Any] = {
+                "name": name,
+                "k": floats(median(k)),
+                "low": floats(lowest(k)),
+                "high": floats(highest(k)),
+            }
+            entry |= {"drift": floats(drift), "start": anchor(columns, at)}
             found.append(entry | _published(name, diagnosis))
     return found
 
 
 def kinds(columns: Columns, diagnosis: Diagnosis | None) -> list[dict[str, Any]]:
     """k, λ and the law of every kind over the samples."""
-    shown = representatives(columns.components)
-    labels = list(dict.fromkeys(c.label for c in shown))
-    diagnosed = {kind.median.kind: kind for kind in diagnosis.kinds} if diagnosis else {}
     found = []
-    for label in labels:
-        members = [c for c in shown if c.label == label]
+    for label, members in by_kind(columns.components).items():
         at = _places(columns, members)
         entry = {"name": label, "class": members[0].component_class, "matrices": len(at)}
         entry |= {"k": _band(columns, "k", at), "lambda": _band(columns, "lambda", at), "start": anchor(columns, at)}
-        entry |= {"r2": floats(lowest(columns["r2"][:, at])), "drift": floats(_drift(columns, at))}
-        entry |= _published(label, diagnosis) | {"law": law(columns, at)}
-        if result := diagnosed.get(label):
-            entry |= {"verdict": result.verdict, "regime": result.result.regime, "severity": result.result.severity}
-        found.append(entry)
+        entry |= {"r2": floats(lowest(columns["r2"][:, at])), "law": law(columns, at)}
+        found.append(entry | _published(label, diagnosis))
     return found
 
 
 def law(columns: Columns, at: Array) -> dict[str, Any] | None:
-    """Where a kind stands on the scaling law: medians over its matrices; None where no sample has √I.
+    """The scaling law for one kind: medians over its matrices; None where no sample has √I.
 
-    ``covered`` says whether the law is for it: for matrices of attention and of feed-forward layers (docs/scaling.md).
+    Args:
+        columns: The columns of the run.
+        at: Places of the kind's matrices in the columns.
 
-    ``line`` is λ if c had always been what it is at the last sample, √(λ_0²·exp(-2S) + c²·I): how far the curve keeps to it
-    says how constant c was.
+    Returns:
+        Among others ``covered``, whether the law covers the kind (attention and feed-forward layers, docs/scaling.md), and
+        ``line``, λ if c had always had its last value, √(λ_0²·exp(-2S) + c²·I): the closer λ follows it, the more constant
+        c was.
     """
-    root = columns["effective"][:, at]
+    root = columns["effective"][:, at]  # (samples, matrices)
     if not np.isfinite(root).any():
         return None
     spent, scale = columns["t_over_tau"][:, at], columns["lambda"][:, at]
     first = scale[0] if columns.history.baseline else np.full(len(at), np.nan)
+    # What decay has left of λ_0²; the rest of λ² was put there by the optimizer, and c is its ratio to √I.
     kept = first**2 * np.exp(-2.0 * np.nan_to_num(spent))
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio = np.sqrt(scale**2 - kept) / root
@@ -72,7 +77,6 @@ def law(columns: Columns, at: Array) -> dict[str, Any] | None:
     ends = {end: floats(median(columns[f"lambda_forecast{end}"][:, at])) for end in ("", "_low", "_high")}
     return {
         "root": floats(median(np.where(np.isfinite(scale), np.nan_to_num(root), np.nan))),
-        "spent": floats(median(spent)),
         "ratio": floats(median(ratio)),
         "c": float(c) if np.isfinite(c) else None,
         "line": floats(median(line)),
@@ -85,7 +89,7 @@ def law(columns: Columns, at: Array) -> dict[str, Any] | None:
 
 
 def anchor(columns: Columns, at: Array) -> dict[str, Any] | None:
-    """The initialisation that these matrices began with, by their baseline; None without one, or where it is like none."""
+    """The initialisation that fits the baseline of these matrices; None without a baseline, or if none fits."""
     if columns.history.baseline is None:
         return None
     start = median(columns["k"][:1, at])[0]
@@ -118,20 +122,9 @@ def _band(columns: Columns, column: str, at: Array) -> dict[str, str]:
     }
 
 
-def _drift(columns: Columns, at: Array) -> Array:
-    k = columns["k"][:, at]
-    if columns.history.baseline is None:
-        return np.full(len(k), np.nan)
-    return 100.0 * (median(k / k[0]) - 1.0)
-
-
 def _published(of: str, diagnosis: Diagnosis | None) -> dict[str, Any]:
     known = expected_range(of, diagnosis.sample.attention if diagnosis else None)
-    return {"published": _range(known)} if known else {}
-
-
-def _range(known: ExpectedRange) -> dict[str, Any]:
-    return {"low": known.low, "high": known.high, "models": known.models}
+    return {"published": {"low": known.low, "high": known.high, "models": known.models}} if known else {}
 
 
 def _places(columns: Columns, members: Sequence[Component]) -> Array:

@@ -1,4 +1,4 @@
-"""Histories as plain data: everything that a page shows, as JSON can hold it."""
+"""Histories as plain data: everything that a page shows, ready for JSON."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from datetime import datetime, timezone
 from typing import Any
 
 from weibull_monitor.errors import ConfigurationError
-from weibull_monitor.history.record import History
+from weibull_monitor.history.record import History, installed_version
 from weibull_monitor.report.html.comparison import differences, sweep
 from weibull_monitor.report.html.run import run_data
 
 
 def page_data(histories: Sequence[tuple[str, History]]) -> dict[str, Any]:
-    """Everything that a page shows of some runs.
+    """Everything that the page of some runs shows.
 
     Args:
-        histories: Names and histories; of equal names, the later ones get a number.
+        histories: Names and histories; where names are equal, the later ones get a number.
 
     Returns:
         ``runs`` (see `weibull_monitor.report.html.run.run_data`), ``differences`` and ``sweep`` (None where there are too
@@ -25,8 +25,6 @@ def page_data(histories: Sequence[tuple[str, History]]) -> dict[str, Any]:
     Raises:
         ConfigurationError: If there is no history.
     """
-    from weibull_monitor.history.record import installed_version
-
     if not histories:
         raise ConfigurationError("there is no run to report; pass at least one history")
 

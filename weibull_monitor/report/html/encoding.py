@@ -16,15 +16,15 @@ from weibull_monitor.model.components import Component
 Array = npt.NDArray[np.float64]
 
 MISSING: Final = 65535
-"""What stands for an absent value among the 16-bit integers."""
+"""The 16-bit integer for a missing value."""
 
 
 def matrix(snapshots: Sequence[RecordedSnapshot], components: tuple[Component, ...], column: str) -> Array:
     """One column of a run.
 
     Args:
-        snapshots: Samples, whose components may differ from those asked for.
-        components: What the columns of the result are.
+        snapshots: Samples; their components may differ from those of the result.
+        components: The components of the result, one per column.
         column: One of `weibull_monitor.history.columns.COLUMNS`.
 
     Returns:
@@ -63,22 +63,22 @@ class Columns:
 
 
 def median(values: Array) -> Array:
-    """Median over the second axis, of the values that exist; NaN where there is none."""
+    """Median over the second axis, without missing values; NaN where there is none."""
     return _over(np.nanmedian, values)
 
 
 def lowest(values: Array) -> Array:
-    """The same of the least."""
+    """The lowest value over the second axis; NaN where there is none."""
     return _over(np.nanmin, values)
 
 
 def highest(values: Array) -> Array:
-    """The same of the greatest."""
+    """The highest value over the second axis; NaN where there is none."""
     return _over(np.nanmax, values)
 
 
 def error_of_median(errors: Array) -> Array:
-    """Standard error of the median over the second axis of values that have these errors and no others.
+    """Standard error of the median over the second axis, from the errors of the single values.
 
     1.2533 (= √(π/2)) times that of the mean, for three or more normal values.
 

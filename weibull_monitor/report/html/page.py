@@ -1,4 +1,4 @@
-"""Data to a page: one HTML file with its styles, its scripts and plotly.js inside, which asks no network for anything."""
+"""The page as one HTML file: data, styles, scripts and plotly.js are inside, and nothing is loaded from a network."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def write(histories: Sequence[tuple[str, History]], path: str | Path) -> Path:
     """Writes the report of one run, of several side by side, or of a scan. Nothing is left half written.
 
     Args:
-        histories: Names, and what `read_history` or a scan returned.
-        path: The HTML file; its directory is made if need be, and a file that is there is replaced.
+        histories: Names and histories, from `read_history` or a scan.
+        path: The HTML file; its directory is created if needed, and an existing file is replaced.
 
     Returns:
         The path.
@@ -60,7 +60,7 @@ def render(histories: Sequence[tuple[str, History]]) -> str:
     """The report as one HTML document.
 
     Args:
-        histories: Names, and what `read_history` or a scan returned.
+        histories: Names and histories, from `read_history` or a scan.
 
     Raises:
         ConfigurationError: If there is no history.
@@ -73,8 +73,8 @@ def document(data: Mapping[str, Any], live: bool = False) -> str:
     """The HTML document that shows some data.
 
     Args:
-        data: What `page_data` returned.
-        live: Whether the page is to ask the server that it came from for newer data.
+        data: The result of `page_data`.
+        live: Whether the page asks its server for newer data.
 
     Raises:
         MissingDependencyError: If plotly is not installed.
@@ -90,12 +90,12 @@ def document(data: Mapping[str, Any], live: bool = False) -> str:
         "script": scripts[1],
         "data": as_script(data),
     }
-    pieces = _static("page.html").split("@@")  # text, name, text, name, …, so that no value is looked into
+    pieces = _static("page.html").split("@@")  # text, name, text, name, …: values are never searched for names
     return "".join(values[piece] if i % 2 else piece for i, piece in enumerate(pieces))
 
 
 def as_script(data: Mapping[str, Any]) -> str:
-    """Data as JSON that may stand within a ``script`` element, whatever its strings hold.
+    """Data as JSON that is safe within a ``script`` element, whatever its strings hold.
 
     >>> as_script({"name": "</script>"})
     '{"name":"\\\\u003c/script>"}'
@@ -104,9 +104,9 @@ def as_script(data: Mapping[str, Any]) -> str:
 
 
 def policy(scripts: Iterable[str], live: bool = False) -> str:
-    """The content security policy of a page: these scripts and no others, no network but the page's own server if it is live.
+    """The content security policy of a page: only these scripts, and no network except the page's own server if it is live.
 
-    Styles stand in attributes that plotly.js sets, so inline ones are allowed.
+    plotly.js sets styles in attributes, so inline styles are allowed.
     """
     hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
     return "; ".join(
@@ -128,7 +128,7 @@ def _static(*names: str) -> str:
 
 
 def plotly_js() -> str:
-    """The library that draws the charts, to stand within the page.
+    """The source of plotly.js, to be put into the page.
 
     Raises:
         MissingDependencyError: If plotly is not installed.

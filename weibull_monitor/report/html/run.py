@@ -1,8 +1,9 @@
-"""One run as plain data: what the page draws of it."""
+"""One run as plain data for the page."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from typing import Any, Final
 
 import numpy as np
@@ -18,45 +19,57 @@ from weibull_monitor.report.html.curves import classes, kinds
 from weibull_monitor.report.html.encoding import Columns, integers
 
 FRAMES: Final = 160
-"""Samples that the heatmap's slider stops at, and that each single matrix has values of; curves per kind have all samples."""
+"""Samples on the heatmap's slider, at which every single matrix has values; curves per kind have all samples."""
 FEWEST: Final = 24
 SERIES_BYTES: Final = 2_500_000
-"""What the values of all single matrices may take before they are encoded, over all runs of a page."""
+"""Size of the values of all single matrices before they are encoded, over all runs of a page."""
 PLOT_BYTES: Final = 1_500_000
-"""The same of probability plots."""
+"""Size of the probability plots before they are encoded, over all runs of a page."""
 SERIES: Final = ("k", "lambda", "r2")
 NEIGHBOURS: Final = 6
 ODD: Final = 20
 
 
 def run_data(name: str, history: History, share: float = 1.0) -> dict[str, Any]:
-    """What the page draws of one run, as JSON can hold it.
+    """What the page draws for one run, ready for JSON.
 
     Args:
-        name: What the run is called.
+        name: Name of the run.
         history: Its history.
-        share: Which part of the page's size it may take.
+        share: The share of the page's size that it may take.
 
     Returns:
         Names, numbers, and arrays as `weibull_monitor.report.html.encoding` encodes them; steps are optimizer steps.
     """
     alerts = intervals(history.alerts)
     columns = Columns(history) if history.snapshots and history.components else None
-    data: dict[str, Any] = {"name": name, "facts": facts.facts(history, columns), "alerts": alerts}
-    data["steps"] = [snapshot.step for snapshot in history.snapshots]
-    data["total"] = history.runs[-1].total_steps if history.runs else None
+    data: dict[str, Any] = {
+        "name": name,
+        "facts": facts.facts(history, columns),
+        "alerts": alerts,
+        "steps": [snapshot.step for snapshot in history.snapshots],
+        "total": history.runs[-1].total_steps if history.runs else None,
+    }
     if columns is None:
         return data | {"empty": "This run has no samples yet." if history.runs else "This history holds no run."}
     diagnosis = _diagnosed(history)
-    data |= {"classes": classes(columns, diagnosis), "kinds": kinds(columns, diagnosis)}
-    data |= {"tiles": facts.tiles(columns, diagnosis, data["kinds"], alerts)}
-    data |= {"headline": facts.headline(diagnosis, alerts), "withheld": facts.withheld(history)}
-    data |= {"baseline": history.baseline is not None, "published": _published(diagnosis)}
-    data |= {"components": _components(history), "grid": _grid(history), "experts": _experts(history)}
-    plots = _plots(history, share)
+    curves, plots = kinds(columns, diagnosis), _plots(history, share)
     frames = _frames(history, data["steps"], plots["steps"], share)
-    series = {column: integers(columns[column][frames]) for column in SERIES}
-    return data | {"plots": plots, "frames": frames, "series": series}
+    return data | {
+        "classes": classes(columns, diagnosis),
+        "kinds": curves,
+        "tiles": facts.tiles(columns, diagnosis, curves, alerts),
+        "headline": facts.headline(diagnosis, alerts),
+        "withheld": facts.withheld(history),
+        "baseline": history.baseline is not None,
+        "published": _published(diagnosis),
+        "components": _components(history),
+        "grid": _grid(history),
+        "experts": _experts(history),
+        "plots": plots,
+        "frames": frames,
+        "series": {column: integers(columns[column][frames]) for column in SERIES},
+    }
 
 
 def _diagnosed(history: History) -> Diagnosis | None:
@@ -83,10 +96,10 @@ def _grid(history: History) -> dict[str, Any]:
 
 
 def _experts(history: History) -> list[dict[str, Any]]:
-    """The groups of experts whose k lies widest apart at the last sample."""
+    """The groups of experts whose k differs most at the last sample."""
     groups = summarise_experts(history.components, history.snapshots[-1].values("k"))
     widest = sorted(groups, key=lambda group: group.lowest - group.highest)[:ODD]
-    return [{name: getattr(group, name) for name in group.__dataclass_fields__} for group in widest]
+    return [asdict(group) for group in widest]
 
 
 def _published(diagnosis: Diagnosis | None) -> dict[str, Any] | None:
@@ -105,7 +118,6 @@ def _published(diagnosis: Diagnosis | None) -> dict[str, Any] | None:
                 "expected": str(one.result.expected) if one.result.expected else None,
                 "models": one.result.expected.models if one.result.expected else None,
                 "verdict": one.verdict,
-                "position": one.result.position,
                 "drift": 100.0 * one.result.drift,
                 "severity": one.result.severity,
                 "regime": one.result.regime,
@@ -116,9 +128,8 @@ def _published(diagnosis: Diagnosis | None) -> dict[str, Any] | None:
             {
                 "model": one.model.name,
                 "distance": one.distance,
-                "tokens": one.model.tokens,
                 "t_over_tau": one.model.t_over_tau,
-                "differences": [{"kind": d.kind, "here": d.here, "there": d.there, "z": d.z} for d in one.kinds],
+                "differences": [{"kind": d.kind, "z": d.z} for d in one.kinds],
             }
             for one in nearest.neighbours[:NEIGHBOURS]
         ],
@@ -129,7 +140,7 @@ def _published(diagnosis: Diagnosis | None) -> dict[str, Any] | None:
 
 
 def _plots(history: History, share: float) -> dict[str, Any]:
-    """ln|w| at the recorded shares, of as many of the recorded steps as there is room for."""
+    """ln|w| at the recorded shares, for as many of the recorded steps as there is room for."""
     recorded = [plot for plot in history.plots if plot.components == history.components and plot.levels]
     recorded = [plot for plot in recorded if plot.levels == recorded[-1].levels]
     if not recorded:
@@ -139,22 +150,23 @@ def _plots(history: History, share: float) -> dict[str, Any]:
     recorded = [recorded[i] for i in spread(len(recorded), max(2, room))]
     nothing = [np.nan] * len(levels)
     values = np.array([[nothing if row is None else row for row in plot.quantiles] for plot in recorded], dtype=float)
-    # One range for each matrix and step, so that a matrix that has grown a hundredfold is drawn as finely as before.
+    # values: (steps, matrices, levels). Each matrix and step gets its own range, so that a matrix that has grown a
+    # hundredfold is drawn as finely as before.
     packed = integers(values.reshape(len(recorded) * size, len(levels)).T)
     return {"steps": [plot.step for plot in recorded], "levels": list(levels)} | packed
 
 
 def _frames(history: History, steps: Sequence[int], kept: Iterable[int], share: float) -> list[int]:
-    """Places of the samples that single matrices have values of: evenly spread, and those of plots and alerts."""
+    """Places of the samples at which single matrices have values: evenly spread, and those of plots and alerts."""
     room = int(share * SERIES_BYTES / (2 * len(SERIES) * len(history.components)))
     place = {step: i for i, step in enumerate(steps)}
-    told = [place[alert.step] for alert in history.alerts[-FEWEST:] if alert.step in place]
+    alerted = [place[alert.step] for alert in history.alerts[-FEWEST:] if alert.step in place]
     wanted = [place[step] for step in kept if step in place]
-    return sorted({*spread(len(steps), min(FRAMES, max(FEWEST, room))), *wanted, *told})
+    return sorted({*spread(len(steps), min(FRAMES, max(FEWEST, room))), *wanted, *alerted})
 
 
 def spread(n: int, most: int) -> list[int]:
-    """Places of up to so many of n things, evenly spread, the first and the last among them.
+    """Up to ``most`` of n places, evenly spread, with the first and the last.
 
     >>> spread(5, 9), spread(10, 4)
     ([0, 1, 2, 3, 4], [0, 3, 6, 9])

@@ -1,4 +1,4 @@
-"""What stands at the head of the page in words: facts of a run, a sentence, and the figures to see first."""
+"""The head of the page in words: facts of a run, a sentence, and the figures to see first."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from typing import Any
 import numpy as np
 
 from weibull_monitor.analysis.diagnosis import Diagnosis, KindDiagnosis
-from weibull_monitor.history.alert import SEVERITIES
 from weibull_monitor.history.reasons import EXPLANATION
 from weibull_monitor.history.record import History, RunRecord
 from weibull_monitor.model.components import AttentionType
 from weibull_monitor.report.html.curves import called
 from weibull_monitor.report.html.encoding import Columns
+from weibull_monitor.report.text.alerts import severities
 
 NAMES = {"selection": "W_q and W_k", "feed-forward": "feed-forward matrices"}
 
 
 def facts(history: History, columns: Columns | None = None) -> list[tuple[str, str]]:
-    """What was run and how it was measured, as pairs of a label and a text.
+    """The run and its measurement, as pairs of a label and a text.
 
     Args:
         history: The history.
-        columns: Its columns, if it has samples: the learning rates are among them.
+        columns: Its columns, if it has samples; they hold the learning rates.
     """
     if not history.runs:
         return []
@@ -36,7 +36,7 @@ def facts(history: History, columns: Columns | None = None) -> list[tuple[str, s
     found = [("Model", _model(run)), ("Parameters", _number(run.model.get("parameters")))]
     found += [("Checkpoints", str(run.model["source"]))] if run.model.get("source") else []
     found += [("Attention", "; ".join(map(_attention, run.attention)) or "not recorded")]
-    found += [("Optimizer", "; ".join(map(_optimizer, run.optimizers)) or "none on record")]
+    found += [("Optimizer", "; ".join(map(_optimizer, run.optimizers)) or "not recorded")]
     found += [("Learning rate", rates)] if columns is not None and (rates := _rates(columns)) else []
     found += [("Measured", _coverage(history)), ("Not measured", _skipped(run))]
     if samples:
@@ -57,19 +57,13 @@ def tiles(
     if diagnosis is not None:
         sample = diagnosis.sample
         known = sample.t_over_tau is not None and diagnosis.training is not None
-        found.append(
-            {
-                "label": "T/τ",
-                "value": _significant(sample.t_over_tau) if known else "–",
-                "detail": f"training state: {diagnosis.training}"
-                if known
-                else sample.clock.removeprefix("none: ") or "not known",
-                "tone": "plain",
-            }
-        )
-    if foretold := _tile_of_forecast(columns, kinds):
-        found.append(foretold)
-    return [*found, _tile_of_alerts(alerts)]
+        state = f"training state: {diagnosis.training}" if known else sample.clock.removeprefix("none: ")
+        found.append(_tile("T/τ", _significant(sample.t_over_tau) if known else "–", state or "not known"))
+    return [*found, *_tile_of_forecast(columns, kinds), _tile_of_alerts(alerts)]
+
+
+def _tile(label: str, value: str, detail: str, tone: str = "plain") -> dict[str, str]:
+    return {"label": label, "value": value, "detail": detail, "tone": tone}
 
 
 def headline(diagnosis: Diagnosis | None, alerts: list[dict[str, Any]]) -> str:
@@ -79,15 +73,14 @@ def headline(diagnosis: Diagnosis | None, alerts: list[dict[str, Any]]) -> str:
         published = f" (published: {one.result.expected})" if one.result.expected else ""
         name = NAMES[one.median.kind]
         parts.append(f"{name[0].upper()}{name[1:]} have a median k of {one.median.k:.3f}{published}: {one.verdict}.")
-    standing = [one for one in alerts if one["until"] is None]
-    if standing:
-        rules = ", ".join(dict.fromkeys(one["rule"] for one in standing))
-        parts.append(f"{len(standing)} {'alert stands' if len(standing) == 1 else 'alerts stand'}: {rules}.")
+    if active := [one for one in alerts if one["until"] is None]:
+        rules = ", ".join(dict.fromkeys(one["rule"] for one in active))
+        parts.append(f"{len(active)} active alert{'s' if len(active) > 1 else ''}: {rules}.")
     return " ".join(parts)
 
 
 def withheld(history: History) -> list[tuple[int, str]]:
-    """Why matrices have no forecast of λ, in words, and how many for each reason; the most frequent first."""
+    """Why matrices have no forecast of λ: the number of matrices and the reason in words, the most frequent first."""
     reasons: Mapping[str, int] = history.snapshots[-1].withheld if history.snapshots else {}
     known: Mapping[str, str] = {str(reason): words for reason, words in EXPLANATION.items()}
     return sorted(((count, known.get(reason, reason)) for reason, count in reasons.items()), reverse=True)
@@ -99,31 +92,23 @@ def _tile_of_class(name: str, one: KindDiagnosis) -> dict[str, str]:
     published = f"\npublished {expected}" if expected else ""
     drift = f"{100 * one.result.drift:+.2f} %".replace("-", "−")
     against = "the baseline" if one.result.against == "baseline" else f"{called(one.result.against)} initialisation"
-    return {
-        "label": f"k of {NAMES[name]}",
-        "value": f"{one.median.k:.4f}",
-        "detail": f"{one.verdict}{published}\n{drift} from {against}",
-        "tone": tones.get(one.verdict, "plain"),
-    }
+    detail = f"{one.verdict}{published}\n{drift} from {against}"
+    return _tile(f"k of {NAMES[name]}", f"{one.median.k:.4f}", detail, tones.get(one.verdict, "plain"))
 
 
-def _tile_of_forecast(columns: Columns, kinds: list[dict[str, Any]]) -> dict[str, str] | None:
-    """λ of the kind with most matrices among those that have a forecast, now and at the end."""
+def _tile_of_forecast(columns: Columns, kinds: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """λ now and at the end for the kind that has a forecast for most matrices; empty without a forecast."""
     foretold = [kind for kind in kinds if kind["law"] and kind["law"]["foretold"]]
     history = columns.history
     total = history.runs[-1].total_steps
     if not foretold or not total or history.snapshots[-1].step >= total:
-        return None
+        return []
     kind = max(foretold, key=lambda one: (one["class"] == "transmission", one["matrices"]))["name"]
     names = {c.name for c in columns.components if c.label == kind}
     ends = [median(_of(history, f"lambda_forecast{end}", names)) for end in ("", "_low", "_high")]
     now = median(_of(history, "lambda", names))
-    return {
-        "label": f"λ of {kind} at step {total:,}",
-        "value": f"{ends[0]:.4g}",
-        "detail": f"expected within {ends[1]:.4g}–{ends[2]:.4g} · now {now:.4g}",
-        "tone": "plain",
-    }
+    detail = f"expected within {ends[1]:.4g}–{ends[2]:.4g} · now {now:.4g}"
+    return [_tile(f"λ of {kind} at step {total:,}", f"{ends[0]:.4g}", detail)]
 
 
 def _of(history: History, column: str, names: set[str]) -> list[float]:
@@ -131,17 +116,12 @@ def _of(history: History, column: str, names: set[str]) -> list[float]:
 
 
 def _tile_of_alerts(alerts: list[dict[str, Any]]) -> dict[str, str]:
-    standing = [one for one in alerts if one["until"] is None]
-    counts = Counter(one["severity"] for one in standing)
-    gravest = next((s for s in reversed(SEVERITIES) if counts[s]), None)
-    words = ", ".join(
-        f"{counts[s]} {s}{'s' if counts[s] > 1 and s != 'info' else ''}" for s in reversed(SEVERITIES) if counts[s]
-    )
-    over = len(alerts) - len(standing)
-    was = f"{over} {'is' if over == 1 else 'are'} over" if over else "none was told" if not standing else ""
-    tone = {"error": "bad", "warning": "warning"}.get(gravest or "", "good" if not standing else "plain")
-    detail = " · ".join(part for part in (words, was) if part)
-    return {"label": "Alerts standing", "value": str(len(standing)), "detail": detail, "tone": tone}
+    active = [one for one in alerts if one["until"] is None]
+    tone = {3: "bad", 2: "warning", 1: "plain"}.get(max((one["rank"] for one in active), default=0), "good")
+    cleared = len(alerts) - len(active)
+    parts = [severities(one["severity"] for one in active), f"{cleared} cleared" if cleared else ""]
+    detail = " · ".join(filter(None, parts)) or "none were raised"
+    return _tile("Active alerts", str(len(active)), detail, tone)
 
 
 def _model(run: RunRecord) -> str:
@@ -171,7 +151,7 @@ def _optimizer(recorded: Mapping[str, Any]) -> str:
 
 
 def _rates(columns: Columns) -> str:
-    """The highest η and the last, over all matrices; empty if none was stepped."""
+    """The highest η and the last, over all matrices; empty if no matrix was stepped."""
     eta = columns["eta"]
     if not np.isfinite(eta).any():
         return ""
@@ -210,12 +190,12 @@ def _samples(history: History) -> str:
 
 
 def _cost(history: History) -> str:
-    """Seconds a sample, and their share of the time between two samples: medians."""
+    """Seconds per sample, and their share of the time between two samples: medians."""
     samples = history.snapshots
     spent = [s.seconds for s in samples if s.seconds is not None]
     if not spent:
         return "not recorded"
-    text = f"{_significant(median(spent))} s a sample"
+    text = f"{_significant(median(spent))} s per sample"
     pairs = [(b.seconds, b.time - a.time) for a, b in itertools.pairwise(samples) if b.step - a.step > 1]
     shares = [100.0 * cost / gap for cost, gap in pairs[-64:] if cost is not None and gap > 0]
     return text + (f", {_significant(median(shares))} % of the time between samples" if shares else "")

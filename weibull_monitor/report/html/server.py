@@ -1,4 +1,4 @@
-"""The report while runs go on: a server on this machine alone, whose page asks for newer data by itself."""
+"""The report of runs in progress: a server for this machine only, whose page asks for newer data by itself."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from weibull_monitor.report.html.page import document
 
 HOST: Final = "127.0.0.1"
 IDLE_RATIO: Final = 4.0
-"""Reading takes at most one part in so many plus one of the time: a large history is read less often."""
+"""Time between two reads, in units of what a read takes: a large history is read less often."""
 HEADERS: Final = {
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
@@ -31,10 +31,10 @@ HEADERS: Final = {
 
 
 class Runs:
-    """The data of some runs, read anew when their histories have grown.
+    """The data of some runs, read again when their histories have grown.
 
     Args:
-        runs: Names, and the files of their histories.
+        runs: Names and paths of their histories.
     """
 
     def __init__(self, runs: Sequence[tuple[str, Path]]) -> None:
@@ -44,7 +44,7 @@ class Runs:
         self._read_at, self._took = 0.0, 0.0
 
     def data(self) -> dict[str, Any]:
-        """What `page_data` says of them now, and ``revision``, which is another when a history is."""
+        """The result of `page_data`, and ``revision``, which changes with every history."""
         with self._lock:
             revision = self._revision()
             rested = time.monotonic() - self._read_at > IDLE_RATIO * self._took
@@ -57,22 +57,22 @@ class Runs:
             return self._data
 
     def _revision(self) -> str:
-        """Of the files as they are before they are read, so that what is appended meanwhile is seen next time."""
+        """Taken before the files are read, so that what is appended meanwhile is seen next time."""
         states = [(str(path), status.st_size, status.st_mtime_ns) for _, path in self._runs for status in [path.stat()]]
         return hashlib.sha256(repr(states).encode()).hexdigest()[:16]
 
 
 class ReportServer(ThreadingHTTPServer):
-    """Serves the report of some runs on 127.0.0.1, to who asks for it by that name or as localhost.
+    """Serves the report of some runs on 127.0.0.1, only to requests for that name or for localhost.
 
-    The ``Host`` of every request is checked, so that a page from elsewhere whose name was made to lead here reads nothing.
+    The ``Host`` of every request is checked, which protects the data from DNS rebinding by other pages.
 
     Args:
-        runs: Names, and the files of their histories.
-        port: The port; 0 has a free one chosen.
+        runs: Names and paths of their histories.
+        port: The port; 0 for any free one.
 
     Raises:
-        ConfigurationError: If nothing can listen there.
+        ConfigurationError: If the port cannot be opened.
     """
 
     daemon_threads = True
@@ -83,18 +83,18 @@ class ReportServer(ThreadingHTTPServer):
             super().__init__((HOST, port), _Handler)
         except (OSError, OverflowError) as error:
             raise ConfigurationError(
-                f"nothing can be served at port {port} of {HOST}: {error}; leave the port out to have a free one chosen"
+                f"port {port} of {HOST} cannot be opened: {error}; leave the port out to use any free one"
             ) from error
         self.hosts = {f"{name}:{self.server_port}" for name in (HOST, "localhost")}
 
     @property
     def address(self) -> str:
-        """Where the page is."""
+        """URL of the page."""
         return f"http://{HOST}:{self.server_port}/"
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """``/`` is the page, ``/data?revision=…`` what is newer than a revision: 204 if nothing is."""
+    """``/`` is the page; ``/data?revision=…`` is the data if it is newer than that revision, else 204."""
 
     server: ReportServer
     protocol_version = "HTTP/1.1"
@@ -106,7 +106,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         asked = urlsplit(self.path)
         if asked.path not in ("/", "/data"):
-            self._send(HTTPStatus.NOT_FOUND, "text/plain", b"There is nothing here.\n")
+            self._send(HTTPStatus.NOT_FOUND, "text/plain", b"Not found.\n")
             return
         try:
             data = self.server.runs.data()
@@ -134,4 +134,4 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Says nothing: the page asks every few seconds."""
+        """Prints nothing: the page asks every few seconds."""

@@ -1,1 +1,1 @@
-"""A run while it runs, in the terminal: follow its history, say what it shows now, draw that."""
+"""A run in the terminal while it trains: follow its history, gather its present state, draw it."""

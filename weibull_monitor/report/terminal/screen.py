@@ -13,11 +13,11 @@ from weibull_monitor.report.terminal.view import view_of
 
 
 def show_once(path: str | Path, console: Any = None) -> None:
-    """Prints one frame of all that there is.
+    """Prints one frame.
 
     Args:
         path: The run's directory, or its history.
-        console: rich's; that of standard output by default.
+        console: A console of rich; that of standard output by default.
 
     Raises:
         ConfigurationError: If there is no history, or no sample in it.
@@ -28,32 +28,30 @@ def show_once(path: str | Path, console: Any = None) -> None:
     tail.poll()
     if tail.file is None:
         raise ConfigurationError(
-            f"no history at {tail.path}: neither a file, nor {tail.waits_for}; name a directory that a monitored run writes to"
+            f"no history at {tail.path}: no file, nor {tail.waits_for}; name a directory that a monitored run has written to"
         )
     if (view := view_of(tail)) is None:
         raise ConfigurationError(
-            f"{tail.file} holds no samples yet; wait for the first, or name one that a monitored run writes"
+            f"{tail.file} holds no samples yet; wait for the first, or name a history that a monitored run writes"
         )
     console.print(draw(view, console.width), soft_wrap=False)
 
 
 def watch(path: str | Path, every: float, console: Any = None) -> None:
-    """Shows a run in the terminal and refreshes it, until it is interrupted; then the terminal is as it was.
+    """Shows a run in the terminal and refreshes it until it is interrupted; then restores the terminal.
 
     Args:
-        path: The run's directory, or its history; both may come to be later.
-        every: Seconds between two looks.
-        console: rich's; that of standard output by default.
+        path: The run's directory, or its history; neither has to exist yet.
+        every: Seconds between two reads.
+        console: A console of rich; that of standard output by default.
 
     Raises:
-        ConfigurationError: If standard output is no terminal, or the history was written by a newer version.
+        ConfigurationError: If standard output is not a terminal, or the history was written by a newer version.
         MissingDependencyError: If rich is not installed.
     """
     console = console or _console()
     if not console.is_terminal:
-        raise ConfigurationError(
-            "standard output is no terminal, so nothing can be refreshed; add --once for one frame"
-        )
+        raise ConfigurationError("standard output is not a terminal and cannot be refreshed; add --once for one frame")
     from rich.live import Live
 
     tail, view = HistoryTail(path), None

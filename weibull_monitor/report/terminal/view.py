@@ -1,4 +1,4 @@
-"""What a run shows now, as values: what `draw` puts on the screen."""
+"""The present state of a run, as the values that `draw` puts on the screen."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Final
 
-from weibull_monitor.analysis import ComparedSample, compared_sample_at, expected_range
-from weibull_monitor.analysis.diagnosis import diagnose
+from weibull_monitor.analysis import ComparedSample, compared_sample, expected_range
+from weibull_monitor.analysis.diagnosis import OddMatrix, diagnose
 from weibull_monitor.errors import ConfigurationError
 from weibull_monitor.history.alert import Alert
 from weibull_monitor.history.follower import CLASSES, FollowedSample, HistoryTail
 from weibull_monitor.history.record import History, RecordedSnapshot
-from weibull_monitor.model.components import representatives
+from weibull_monitor.model.components import Component
+from weibull_monitor.report.kinds import by_kind
 from weibull_monitor.report.text.run import kind_row
 
 RECENT: Final = 5
-"""Alerts that are kept of those that do not stand any more."""
+"""How many cleared alerts are kept."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class ClassLine:
         name: ``selection`` or ``transmission``.
         k: Median over its matrices.
         published: The published range, in words; empty where nothing comparable is published.
-        position: Where k lies relative to it; empty likewise.
+        position: Where k lies relative to that range; empty without one.
         drift: Change of the median since the first sample, as a share.
         trend: k at every sample.
     """
@@ -46,7 +47,7 @@ class KindLine:
     """One kind.
 
     Attributes:
-        cells: What `weibull_monitor.report.text.run.kind_row` says of it.
+        cells: The row of `weibull_monitor.report.text.run.kind_row`.
         forecast: λ at the end of the run, with its interval: value, low, high; None if there is none.
         r2: R² of the worst matrix.
         trend: k at every sample.
@@ -59,43 +60,25 @@ class KindLine:
 
 
 @dataclass(frozen=True)
-class Suspect:
-    """A matrix to look at.
-
-    Attributes:
-        name: Its name.
-        k: Shape.
-        r2: R² of the fit.
-        why: What is odd about it, or in what it comes first.
-        odd: Whether `weibull_monitor.analysis.diagnosis` lists it.
-    """
-
-    name: str
-    k: float
-    r2: float
-    why: str
-    odd: bool
-
-
-@dataclass(frozen=True)
 class View:
     """A run as it is now.
 
     Attributes:
-        path: Its history.
-        model: What it trains.
+        path: Path of its history.
+        model: The model in words.
         step: Step of the last sample.
         total_steps: Steps of the whole run, if known.
         samples: How many there are.
         time: When the last one was taken (Unix time, in seconds).
-        cost: What the last sample cost, in seconds; None if that was not recorded.
-        share: Share of the time since the first sample that samples took; None likewise.
+        cost: Seconds that the last sample took; None if not recorded.
+        share: Share of the time since the first sample that samples took; None if not recorded.
         t_over_tau: Training time in units of τ; None if not known.
         classes: The classes.
         kinds: The kinds, in the model's order.
         suspects: The worst components, the worst first.
-        standing: Alerts that have begun and not ended, the newest first.
-        recent: The last of those that ended.
+        odd: How many of these, from the first, the diagnosis lists as odd.
+        standing: Alerts that are active, the newest first.
+        recent: The last alerts that were cleared.
     """
 
     path: str
@@ -109,24 +92,22 @@ class View:
     t_over_tau: float | None
     classes: tuple[ClassLine, ...]
     kinds: tuple[KindLine, ...]
-    suspects: tuple[Suspect, ...]
+    suspects: tuple[OddMatrix, ...]
+    odd: int
     standing: tuple[Alert, ...]
     recent: tuple[Alert, ...]
 
 
 def view_of(tail: HistoryTail) -> View | None:
-    """What there is to see; None while there is no sample.
-
-    Args:
-        tail: The history, as it was read last.
-    """
+    """The state of a run as of the last poll of its history; None while there is no sample."""
     points, history = tail.points, tail.history()
     if not points or not history.snapshots:
         return None
     first, last, record = history.snapshots[0], history.snapshots[-1], history.runs[-1]
-    sample = compared_sample_at(history)
+    sample = compared_sample(history)
     spent = list(last.values("t_over_tau").values())
     standing, ended = alerts_now(history.alerts)
+    suspects, odd = _suspects(history, sample)
     parameters = record.model.get("parameters")
     size = f"{_si(parameters)} parameters" if isinstance(parameters, int) else ""
     parts = [str(record.model.get("class") or "model"), size, str(sample.attention or "no self-attention")]
@@ -142,14 +123,15 @@ def view_of(tail: HistoryTail) -> View | None:
         t_over_tau=median(spent) if spent else None,
         classes=_classes(points, sample),
         kinds=_kinds(points, first, last),
-        suspects=_suspects(history, sample),
+        suspects=suspects,
+        odd=odd,
         standing=standing,
         recent=ended,
     )
 
 
 def alerts_now(alerts: Sequence[Alert]) -> tuple[tuple[Alert, ...], tuple[Alert, ...]]:
-    """Which alerts stand, the newest first, and the last that ended, out of all that were told in order.
+    """The active alerts, the newest first, and the last cleared ones, out of all alerts in order.
 
     >>> from weibull_monitor.alerts import Finding
     >>> finding = Finding("dead", "error", 40, "a", ("a",), 1, "zeros", 0.5, (None, 0.01), None, "Look there.")
@@ -162,7 +144,7 @@ def alerts_now(alerts: Sequence[Alert]) -> tuple[tuple[Alert, ...], tuple[Alert,
     standing: dict[tuple[str, int], Alert] = {}
     ended: list[Alert] = []
     for alert in alerts:
-        key = (alert.finding.rule, alert.since)  # of a rule, one alert at most begins at a sample
+        key = (alert.finding.rule, alert.since)  # a rule raises one alert per sample at most
         standing.pop(key, None)
         if alert.phase == "ends":
             ended.append(alert)
@@ -183,18 +165,16 @@ def _classes(points: Sequence[FollowedSample], sample: ComparedSample) -> tuple[
 
 
 def _kinds(points: Sequence[FollowedSample], first: RecordedSnapshot, last: RecordedSnapshot) -> tuple[KindLine, ...]:
-    shown = representatives(last.components)
     ends = [last.values(f"lambda_forecast{end}") for end in ("", "_low", "_high")]
     r2 = last.values("r2")
     lines = []
-    for kind in dict.fromkeys(c.label for c in shown):
-        members = [c for c in shown if c.label == kind]
-        foretold = [tuple(end[c.name] for end in ends) for c in members if all(c.name in end for end in ends)]
-        value, low, high = (median(column) for column in zip(*foretold, strict=True)) if foretold else (0.0, 0.0, 0.0)
+    for kind, members in by_kind(last.components).items():
+        known = [c.name for c in members if all(c.name in end for end in ends)]
+        value, low, high = (median(end[name] for name in known) if known else 0.0 for end in ends)
         lines.append(
             KindLine(
                 cells=tuple(kind_row(members, first, last)),
-                forecast=(value, low, high) if foretold else None,
+                forecast=(value, low, high) if known else None,
                 r2=min((r2[c.name] for c in members if c.name in r2), default=None),
                 trend=tuple(point.kinds[kind] for point in points if kind in point.kinds),
             )
@@ -202,30 +182,27 @@ def _kinds(points: Sequence[FollowedSample], first: RecordedSnapshot, last: Reco
     return tuple(lines)
 
 
-def _suspects(history: History, sample: ComparedSample) -> tuple[Suspect, ...]:
-    """What the diagnosis lists; then the matrix with the lowest R², and the one that has drifted furthest from its siblings."""
+def _suspects(history: History, sample: ComparedSample) -> tuple[tuple[OddMatrix, ...], int]:
+    """The odd matrices and their number; then the matrix with the lowest R², and the one that drifts most from its kind."""
     try:
         odd = diagnose(history).odd
     except ConfigurationError:  # no matrix has a fit
-        return ()
-    found = {o.name: Suspect(o.name, o.k, o.r2, o.why, True) for o in odd}
-    members = [c.name for c in representatives(sample.components) if c.name in sample.k]
-    if members:
-        worst = min(members, key=lambda name: sample.r2[name])
-        found.setdefault(worst, Suspect(worst, sample.k[worst], sample.r2[worst], "lowest R² of all", False))
-    by_kind: dict[str, list[str]] = {}
-    for c in representatives(sample.components):
-        if c.name in sample.k and c.name in sample.baseline:
-            by_kind.setdefault(c.label, []).append(c.name)
-    away: dict[str, float] = {}
-    for names in by_kind.values():
-        drift = {name: sample.k[name] / sample.baseline[name] - 1.0 for name in names}
-        away |= {name: drift[name] - median(drift.values()) for name in names if len(names) > 1}
+        return (), 0
+    found = {o.name: o for o in odd}
+    kinds = [[c for c in members if c.name in sample.k] for members in by_kind(sample.components).values()]
+    away: list[tuple[float, Component]] = []
+    for members in kinds:
+        drift = [(sample.k[c.name] / sample.baseline[c.name] - 1.0, c) for c in members if c.name in sample.baseline]
+        if len(drift) > 1:
+            away += [(moved - median(m for m, _ in drift), c) for moved, c in drift]
+    everything = [c for members in kinds for c in members]
+    worst = [(min(everything, key=lambda c: sample.r2[c.name]), "lowest R² of all")] if everything else []
     if away:
-        name = max(away, key=lambda name: abs(away[name]))
-        why = f"drifts from its kind: {100 * away[name]:+.2f} %"
-        found.setdefault(name, Suspect(name, sample.k[name], sample.r2[name], why, False))
-    return tuple(found.values())
+        moved, c = max(away, key=lambda pair: abs(pair[0]))
+        worst.append((c, f"drifts from its kind: {100 * moved:+.2f} %"))
+    for c, why in worst:
+        found.setdefault(c.name, OddMatrix(c.name, c.label, c.block, sample.k[c.name], sample.r2[c.name], why))
+    return tuple(found.values()), len(odd)
 
 
 def _share(points: Sequence[FollowedSample]) -> float | None:

@@ -1,26 +1,22 @@
-"""A scan as text: what was read, k by block and kind, the diagnosis, drift over a trajectory, findings. Styled, or plain."""
+"""A scan as text: what was read, k by block and kind, the diagnosis, drift along a trajectory, findings."""
 
 from __future__ import annotations
 
-import re
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from statistics import median
 from typing import Any, Final
 
-from weibull_monitor.analysis import expected_range
-from weibull_monitor.analysis.attention import Attention
+from weibull_monitor.analysis import ExpectedRange, expected_range
 from weibull_monitor.analysis.diagnosis import Diagnosis, diagnose
 from weibull_monitor.checkpoint.scan import Checkpoint, Scan
 from weibull_monitor.errors import ConfigurationError
 from weibull_monitor.history.record import RecordedSnapshot
 from weibull_monitor.model.components import Component, representatives
-from weibull_monitor.model.components.grid import BlockGrid, grid_of
-from weibull_monitor.report.text.diagnosis import NEIGHBOURS, WIDTH, render_diagnosis
-
-Line = list[tuple[str, str]]
-"""A line of text as (text, style) one after another; styles are those of rich, and empty for none."""
+from weibull_monitor.model.components.grid import grid_of
+from weibull_monitor.report.kinds import by_kind
+from weibull_monitor.report.text.diagnosis import NEIGHBOURS, WIDTH, diagnosis_lines
+from weibull_monitor.report.text.table import Line, Piece, aligned, joined, wrapped
 
 ROWS: Final = 40
 """Rows of the table of blocks; where there are more blocks, neighbours share one."""
@@ -28,23 +24,10 @@ NEAR, FAR = 0.03, 0.10
 """Distances from the published range, as shares of its nearer end, at which the colour changes."""
 TREND: Final = 8
 """Checkpoints of a trajectory that are shown side by side."""
-_WORDS: Final = (
-    (re.compile(r"(?<!not )as published"), "green"),
-    (re.compile(r"near published|short of published"), "yellow"),
-    (re.compile(r"not as published"), "red"),
-    (re.compile(r"R² 0\.\d+: not one population"), "red"),
-    (re.compile(r"\bstrong\b"), "red"),
-    (re.compile(r"\bmild\b"), "yellow"),
-)
 
 
 def render(scan: Scan, neighbours: int = NEIGHBOURS) -> list[Line]:
-    """The scan as lines, about 110 columns wide; where blocks have many kinds of matrices, their table is wider.
-
-    Args:
-        scan: What was scanned.
-        neighbours: How many published models to show.
-    """
+    """The scan as lines, about 110 columns wide, with so many of the nearest published models."""
     last = scan.checkpoints[-1]
     snapshot = scan.history.snapshots[-1]
     try:
@@ -57,20 +40,11 @@ def render(scan: Scan, neighbours: int = NEIGHBOURS) -> list[Line]:
     parts.append(_blocks(snapshot, diagnosis))
     parts.append(_other_kinds(snapshot, diagnosis))
     if diagnosis is not None and diagnosis.kinds:
-        parts.append([_highlighted(line) for line in _for_checkpoints(render_diagnosis(diagnosis, neighbours), scan)])
+        # A checkpoint knows no training time, and without a first checkpoint there is no growth either.
+        growth = scan.history.baseline is not None and len(scan.checkpoints) > 1
+        parts.append(diagnosis_lines(diagnosis, neighbours, step=scan.steps_known, clock=False, growth=growth))
     odd = {matrix.name for matrix in diagnosis.odd} if diagnosis else set()
-    parts.append(_findings(scan.checkpoints, odd))
-    parts.append(_skipped(last))
-    lines: list[Line] = []
-    for part in parts:
-        if part:
-            lines += [*([[]] if lines else []), *part]
-    return lines
-
-
-def plain(lines: Iterable[Line]) -> str:
-    """The lines without styles."""
-    return "\n".join("".join(text for text, _ in line).rstrip() for line in lines)
+    return joined([*parts, _findings(scan.checkpoints, odd), _skipped(last)])
 
 
 def styled(lines: Iterable[Line]) -> Any:
@@ -101,132 +75,89 @@ def _head(scan: Scan) -> list[Line]:
     notes = dict.fromkeys(note for one in scan.checkpoints for note in one.notes)
     if len(scan.checkpoints) > 1 and not scan.steps_known:
         notes["the checkpoints do not say their steps, or two say the same: they are numbered"] = None
-    return [*lines, *_wrapped(notes, "dim")]
+    return [*lines, *wrapped(notes, WIDTH, "dim")]
 
 
-@dataclass(frozen=True)
-class _Cell:
-    """One k of the table of blocks, and the published range that it can be compared with."""
-
-    k: float
-    band: tuple[float, float] | None
-
-
-_Row = tuple[str, list["_Cell | None"]]
+_Cell = tuple[float, ExpectedRange | None]
+"""One k of the table of blocks, and the published range that it can be compared with."""
+_Row = tuple[str, list[_Cell | None]]
 
 
 def _blocks(snapshot: RecordedSnapshot, diagnosis: Diagnosis | None) -> list[Line]:
     """k by block and kind."""
-    grid = grid_of(snapshot.components)
-    values = snapshot.values("k")
+    grid, values = grid_of(snapshot.components), snapshot.values("k")
     if not values:
         return []
     attention = diagnosis.sample.attention if diagnosis else None
-    compared = frozenset(name for kind in diagnosis.kinds for name in kind.median.names) if diagnosis else frozenset()
-    rows, merged = _rows(grid, values, [_band(kind, attention) for kind in grid.kinds], compared)
-    label_width = max(6, *(len(label) for label, _ in rows))
-    columns = _columns(grid.kinds, label_width)
-    lines: list[Line] = []
-    for start in range(0, len(grid.kinds), columns):
-        kinds = [n for n in range(len(grid.kinds))[start : start + columns] if any(row[n] for _, row in rows)]
-        if kinds:
-            lines += [[]] if lines else []
-            lines += _table(kinds, grid.kinds, rows, label_width)
-    legend: Line = [("k by block; published: ", "dim"), ("inside", "green"), (", ", "dim"), ("below ↓", "yellow")]
-    legend += [
-        (", ", "dim"),
-        ("far below ⇊", "bold red"),
-        (", ", "dim"),
-        ("above ↑", "cyan"),
-        (" the models' medians", "dim"),
-    ]
-    lines.append(legend if any(cell and cell.band for _, row in rows for cell in row) else [("k by block", "dim")])
-    if merged:
-        lines.append([(f"of {merged} blocks in a row the k furthest from the kind's median", "dim")])
-    return lines
-
-
-def _table(kinds: Sequence[int], names: Sequence[str], rows: Sequence[_Row], label_width: int) -> list[Line]:
-    """The columns of some kinds."""
-    width = {n: max(8, len(names[n])) for n in kinds}
-    lines: list[Line] = [
-        [("block".rjust(label_width), "bold"), *((f"  {names[n]:>{width[n]}}", "bold") for n in kinds)]
-    ]
-    for label, row in rows:
-        if any(row[n] for n in kinds):
-            lines.append([(label.rjust(label_width), "dim"), *(_shown(row[n], width[n]) for n in kinds)])
-    bands = [next((cell.band for _, row in rows if (cell := row[n]) and cell.band), None) for n in kinds]
-    if any(bands):
-        ranges = [f"  {_range(band):>{width[n]}}" for n, band in zip(kinds, bands, strict=True)]
-        lines.append([("publ.".rjust(label_width) + "".join(ranges), "dim")])
-    return lines
-
-
-def _rows(
-    grid: BlockGrid, values: Mapping[str, float], bands: Sequence[tuple[float, float] | None], compared: frozenset[str]
-) -> tuple[list[_Row], int]:
-    """Labels and cells, and how many blocks share a row; 0 if none do."""
-    table = [
+    compared = {name for kind in diagnosis.kinds for name in kind.median.names} if diagnosis else set()
+    bands = [expected_range(kind, attention) for kind in grid.kinds]
+    table: list[list[_Cell | None]] = [
         [
-            None if k is None else _Cell(k, band if compared & set(names) else None)
+            None if k is None else (k, band if compared & set(names) else None)
             for k, names, band in zip(row, cells, bands, strict=True)
         ]
         for row, cells in zip(grid.values(values), grid.cells, strict=True)
     ]
-    at_once = -(-len(table) // ROWS)
-    if at_once <= 1:
-        return list(zip(grid.blocks, table, strict=True)), 0
-    middles = [_middle([row[n] for row in table]) for n in range(len(grid.kinds))]
-    out: list[_Row] = []
-    for start in range(0, len(table), at_once):
-        labels, group = grid.blocks[start : start + at_once], table[start : start + at_once]
-        cells = [_furthest([row[n] for row in group], middle) for n, middle in enumerate(middles)]
-        out.append((labels[0] if len(labels) == 1 else f"{labels[0]}–{labels[-1].rpartition(' ')[2]}", cells))
-    return out, at_once
+    merged = max(1, -(-len(table) // ROWS))
+    rows = _merged(grid.blocks, table, merged)
+    kinds = [n for n in range(len(grid.kinds)) if any(row[n] for _, row in rows)]
+    # Kinds that fit side by side: each takes its name or a range of nine characters, a mark, and two spaces.
+    columns = (WIDTH - max(len(label) for label, _ in rows)) // (max(9, *map(len, grid.kinds)) + 3)
+    columns = max(3, columns)
+    lines = joined(_table(kinds[n : n + columns], grid.kinds, rows) for n in range(0, len(kinds), columns))
+    legend: Line = [("k by block", "dim")]
+    if any(cell and cell[1] for _, row in rows for cell in row):
+        styles = {"inside": "green", "below ↓": "yellow", "far below ⇊": "bold red", "above ↑": "cyan"}
+        legend = [("k by block; published:", "dim")]
+        for n, (words, style) in enumerate(styles.items()):
+            legend += [(", " if n else " ", "dim"), (words, style)]
+        legend.append((" the models' medians", "dim"))
+    shared = f"each row stands for {merged} blocks: the k furthest from the kind's median"
+    return [*lines, legend, *([[(shared, "dim")]] if merged > 1 else [])]
 
 
-def _furthest(cells: Sequence[_Cell | None], middle: float) -> _Cell | None:
-    return max((cell for cell in cells if cell), key=lambda cell: abs(cell.k - middle), default=None)
+def _merged(blocks: Sequence[str], table: Sequence[list[_Cell | None]], merged: int) -> list[_Row]:
+    """Rows of so many blocks each: of every kind the k that is furthest from the kind's median."""
+    middles = [median([cell[0] for cell in column if cell] or [0.0]) for column in zip(*table, strict=True)]
+    rows: list[_Row] = []
+    for n in range(0, len(table), merged):
+        first, last = blocks[n], blocks[min(n + merged, len(blocks)) - 1]
+        columns = zip(zip(*table[n : n + merged], strict=True), middles, strict=True)
+        cells = [_furthest([cell for cell in column if cell], middle) for column, middle in columns]
+        rows.append((first if first == last else f"{first}–{last.rpartition(' ')[2]}", cells))
+    return rows
 
 
-def _middle(cells: Sequence[_Cell | None]) -> float:
-    return median([cell.k for cell in cells if cell] or [0.0])
+def _furthest(cells: Sequence[_Cell], middle: float) -> _Cell | None:
+    return max(cells, key=lambda cell: abs(cell[0] - middle), default=None)
 
 
-def _columns(kinds: Sequence[str], label_width: int) -> int:
-    """How many kinds stand side by side."""
-    widest = max((len(kind) for kind in kinds), default=8)
-    return max(3, (WIDTH - label_width) // (max(8, widest) + 2))
+def _table(kinds: Sequence[int], names: Sequence[str], rows: Sequence[_Row]) -> list[Line]:
+    """The columns of some kinds."""
+    table: list[list[str | Piece]] = [["block", *(f"{names[n]} " for n in kinds)]]
+    table += [[(label, "dim"), *(_shown(row[n]) for n in kinds)] for label, row in rows if any(row[n] for n in kinds)]
+    bands = [next((cell[1] for _, row in rows if (cell := row[n]) and cell[1]), None) for n in kinds]
+    if any(bands):
+        table.append([("publ.", "dim"), *((f"{b.low:.2f}–{b.high:.2f} " if b else "– ", "dim") for b in bands)])
+    return aligned(table, right=range(len(kinds) + 1))
 
 
-def _shown(cell: _Cell | None, width: int) -> tuple[str, str]:
+def _shown(cell: _Cell | None) -> Piece:
+    """A k with a mark and a colour that say where it lies relative to the published range."""
     if cell is None:
-        return f"  {'·':>{width - 1}} ", "dim"
-    mark, style = _standing(cell.k, cell.band)
-    return f"  {cell.k:>{width - 1}.3f}{mark}", style
-
-
-def _standing(k: float, band: tuple[float, float] | None) -> tuple[str, str]:
-    if band is None:
-        return " ", ""
-    low, high = band
-    if k < low:
-        away = 1.0 - k / low
-        return ("⇊", "bold red") if away > FAR else ("↓", "yellow" if away <= NEAR else "orange1")
-    return ("↑", "cyan" if k / high - 1.0 <= NEAR else "bold cyan") if k > high else (" ", "green")
-
-
-def _band(kind: str, attention: Attention | None) -> tuple[float, float] | None:
-    found = expected_range(kind, attention)
-    return (found.low, found.high) if found is not None else None
-
-
-def _range(band: tuple[float, float] | None) -> str:
-    return f"{band[0]:.2f}–{band[1]:.2f}"[-9:] if band else "–"
+        return "· ", "dim"
+    k, band = cell
+    mark, style = " ", "green" if band else ""
+    if band and k < band.low:
+        away = 1.0 - k / band.low
+        mark, style = ("⇊", "bold red") if away > FAR else ("↓", "yellow" if away <= NEAR else "orange1")
+    elif band and k > band.high:
+        mark, style = "↑", "cyan" if k / band.high - 1.0 <= NEAR else "bold cyan"
+    return f"{k:.3f}{mark}", style
 
 
 def _other_kinds(snapshot: RecordedSnapshot, diagnosis: Diagnosis | None) -> list[Line]:
-    """What the diagnosis leaves out, because nothing of it is published: experts, other towers, embeddings, routers."""
+    """The kinds that the diagnosis leaves out, since nothing is published for them: experts, other towers, embeddings."""
     known = {name for kind in diagnosis.kinds for name in kind.median.names} if diagnosis else set()
     columns = {name: snapshot.values(name) for name in ("k", "lambda", "r2")}
     groups: dict[str, list[Component]] = {}
@@ -235,45 +166,15 @@ def _other_kinds(snapshot: RecordedSnapshot, diagnosis: Diagnosis | None) -> lis
             groups.setdefault(f"{c.label}{', experts' if c.expert is not None else ''}", []).append(c)
     if not groups:
         return []
-    rows = [("kind", "matrices", "k", "from", "to", "λ", "R² from")]
+    rows = [["kind", "matrices", "k", "from", "to", "λ", "R² from"]]
     for label, members in groups.items():
         k = [columns["k"][c.name] for c in members]
         scale = median(columns["lambda"][c.name] for c in members)
         lowest = min(columns["r2"][c.name] for c in members)
         figures = (f"{median(k):.4f}", f"{min(k):.4f}", f"{max(k):.4f}", f"{scale:.3g}", f"{lowest:.3f}")
-        rows.append((label, f"{len(members):,}", *figures))
-    width = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
-    lines: list[Line] = []
-    for n, row in enumerate(rows):
-        cells = [cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, width, strict=True))]
-        lines.append([("  ".join(cells), "bold" if not n else "")])
-    return [[("of which nothing is published:" if known else "by kind:", "dim")], *lines]
-
-
-def _for_checkpoints(text: str, scan: Scan) -> list[str]:
-    """The diagnosis without what checkpoints do not have: a clock, a step where it is not known, growth without a baseline."""
-    lines = [line for line in text.splitlines() if not line.startswith("training time: T/τ none")]
-    if not scan.steps_known:
-        lines[0] = re.sub(r"^step \d+: ", "", lines[0])
-    head = next((n for n, line in enumerate(lines) if line.startswith("kind ") and "σ growth" in line), None)
-    if head is None or (scan.history.baseline is not None and len(scan.checkpoints) > 1):
-        return lines
-    end = next(n for n in range(head, len(lines)) if lines[n].startswith("k, published:"))
-    width = lines[head].index("σ growth") - 2
-    lines[head:end] = [line[:width].rstrip() for line in lines[head:end]]
-    lines[end] = lines[end].partition("; σ growth")[0]
-    return lines
-
-
-def _highlighted(line: str) -> Line:
-    spans = sorted((m.start(), m.end(), style) for pattern, style in _WORDS for m in pattern.finditer(line))
-    out: Line = []
-    at = 0
-    for start, end, style in spans:
-        if start >= at:
-            out += [(line[at:start], ""), (line[start:end], style)]
-            at = end
-    return [*out, (line[at:], "")]
+        rows.append([label, f"{len(members):,}", *figures])
+    title = "kinds without published values:" if known else "by kind:"
+    return [[(title, "dim")], *aligned(rows, right=range(1, 7))]
 
 
 def _trajectory(scan: Scan) -> list[Line]:
@@ -281,23 +182,18 @@ def _trajectory(scan: Scan) -> list[Line]:
     snapshots = scan.history.snapshots
     count = min(TREND, len(snapshots))
     chosen = [snapshots[round(n * (len(snapshots) - 1) / (count - 1))] for n in range(count)]
-    kinds: dict[str, list[Component]] = {}
-    for c in representatives(chosen[-1].components):
-        kinds.setdefault(c.label, []).append(c)
-    title = "step" if scan.steps_known else "number"
-    steps = "".join(f"{snapshot.step:>9,}" for snapshot in chosen)
-    lines: list[Line] = [[(f"{title:14}{steps}     drift         λ", "bold")]]
     k, scale = [s.values("k") for s in chosen], [chosen[0].values("lambda"), chosen[-1].values("lambda")]
-    for kind, members in kinds.items():
+    title = "step" if scan.steps_known else "number"
+    rows: list[list[str | Piece]] = [[title, *(f"{snapshot.step:,}" for snapshot in chosen), "drift", "λ"]]
+    for kind, members in by_kind(chosen[-1].components).items():
         medians = [[by_name[c.name] for c in members if c.name in by_name] for by_name in k]
-        cells = "".join(f"{median(found):9.4f}" if found else f"{'·':>9}" for found in medians)
         drift, growth = _ratio(members, k[0], k[-1]), _ratio(members, *scale)
         moved = 100 * ((drift or 1.0) - 1.0)
         style = "" if abs(moved) < 1 else "yellow" if abs(moved) <= 30 else "red"
-        lines.append([(f"{kind:14}{cells}", ""), (f"  {moved:+6.1f} %" if drift else " " * 10, style)])
-        lines[-1].append((f"  × {growth:6.3f}" if growth else "", ""))
-    words = f"median k; drift of k, and growth of λ: of each matrix since the first of the {len(snapshots)} checkpoints, median"
-    return [*lines, [(words, "dim")]]
+        ends: list[Piece] = [(f"{moved:+.1f} %" if drift else "", style), (f"× {growth:.3f}" if growth else "", "")]
+        rows.append([kind, *(f"{median(found):.4f}" if found else "·" for found in medians), *ends])
+    words = f"k: median; drift of k and growth of λ: median over the matrices, since the first of {len(snapshots)} checkpoints"
+    return [*aligned(rows, right=range(1, count + 3)), [(words, "dim")]]
 
 
 def _ratio(members: Sequence[Component], first: Mapping[str, float], last: Mapping[str, float]) -> float | None:
@@ -333,21 +229,10 @@ def _skipped(last: Checkpoint) -> list[Line]:
         for reason, names in reasons.items()
     ]
     more = [f"and others for {len(texts) - 6} more reasons"] if len(texts) > 6 else []
-    return _wrapped([*texts[:6], *more], "dim")
-
-
-def _wrapped(texts: Iterable[str], style: str) -> list[Line]:
-    return [
-        [(line, style)]
-        for text in texts
-        for line in textwrap.wrap(f"- {text}", WIDTH, subsequent_indent="  ", break_long_words=False)
-    ]
+    return wrapped([*texts[:6], *more], WIDTH, "dim")
 
 
 def _bytes(size: int) -> str:
     """A size in words: ``1.2 GB``."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000  # type: ignore[assignment]
-    return f"{size:.3g} TB"
+    power = min(4, (len(str(size)) - 1) // 3)
+    return f"{size / 1000**power:.3g} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"

@@ -1,4 +1,4 @@
-"""A run in one readable table: per kind, k and λ at the start and now, and the drift with its standard error."""
+"""A run as one table: for each kind k and λ at the start and now, and the drift with its standard error."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from statistics import median
 
 from weibull_monitor.history.reasons import EXPLANATION
 from weibull_monitor.history.record import History, RecordedSnapshot
-from weibull_monitor.model.components import Component, representatives, summarise_experts
+from weibull_monitor.model.components import Component, summarise_experts
+from weibull_monitor.report.kinds import by_kind
+from weibull_monitor.report.text.table import aligned, plain
 
 WIDEST = 3
 """Groups of experts that are shown."""
@@ -17,61 +19,59 @@ WIDEST = 3
 def summarize(history: History) -> str:
     """A table of the first and the last sample of a run.
 
-    The drift of a kind is the median over its matrices of k/k_start - 1; its standard error is that of the median of so many
-    fits (1.25 times that of their mean), each with the error of both ends.
+    The drift of a kind is the median of k/k_start - 1 over its matrices. Its standard error is that of the median of
+    independent fits, 1.25 times that of their mean, where each fit has the errors of both samples.
 
     Args:
-        history: What `read_history` returned.
+        history: The result of `read_history`.
 
     Returns:
-        Plain text, about 100 columns wide; of a mixture of experts also the groups of experts whose k lies widest apart.
+        Plain text, about 100 columns wide. For a mixture of experts also the groups of experts whose k differs most.
     """
     if not history.snapshots:
         return f"{history.path}: no samples yet"
     first, last = history.snapshots[0], history.snapshots[-1]
-    shown = representatives(last.components)
-    kinds = list(dict.fromkeys(c.label for c in shown))
-    rows = [["kind", "class", "matrices", "k start", "k now", "drift (median)", "± s.e.", "λ start", "λ now", "growth"]]
-    rows += [kind_row([c for c in shown if c.label == kind], first, last) for kind in kinds]
-    width = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join(_align(cell, w, i) for i, (cell, w) in enumerate(zip(row, width, strict=True))) for row in rows]
-    lines.insert(1, "─" * len(lines[0]))
-    span = f"steps {first.step} to {last.step}, {len(history.snapshots)} samples, {len(shown)} matrices"
-    return "\n".join([f"Weibull shape k and scale λ of |w|: {span}", "", *lines, *_experts(last), *_law(history, last)])
+    kinds = by_kind(last.components)
+    head = ["kind", "class", "matrices", "k start", "k now", "drift (median)", "± s.e.", "λ start", "λ now", "growth"]
+    rows = [head, *(kind_row(members, first, last) for members in kinds.values())]
+    matrices = sum(map(len, kinds.values()))
+    span = f"steps {first.step} to {last.step}, {len(history.snapshots)} samples, {matrices} matrices"
+    table = plain(aligned(rows, right=range(2, 10), rules=(1,)))
+    return "\n".join([f"Weibull shape k and scale λ of |w|: {span}", "", table, *_experts(last), *_law(history, last)])
 
 
 def _experts(last: RecordedSnapshot) -> list[str]:
-    """The groups of experts whose k lies widest apart, and which experts those are."""
+    """The groups of experts whose k differs most, and which experts those are."""
     groups = sorted(summarise_experts(last.components, last.values("k")), key=lambda g: g.lowest - g.highest)
     lines = [
         f"{g.kind}, block {g.block}: median {g.median:.4f} of {g.experts}, lowest {g.lowest:.4f} (expert {g.lowest_expert}), "
         f"highest {g.highest:.4f} (expert {g.highest_expert})"
         for g in groups[:WIDEST]
     ]
-    return ["", "k of the experts, where it lies widest apart:", *lines] if lines else []
+    return ["", "groups of experts whose k differs most:", *lines] if lines else []
 
 
 def _law(history: History, last: RecordedSnapshot) -> list[str]:
-    """Where λ is going, while the run is going on; and why not, where that is not known."""
+    """The forecast of λ while the run is going on, and why some matrices have none."""
     lines = []
     foretold, low, high = (last.values(f"lambda_forecast{end}") for end in ("", "_low", "_high"))
     total = history.runs[-1].total_steps
     if foretold and total and last.step < total:
-        shown = [c for c in representatives(last.components) if c.name in foretold]
-        kinds = {c.label: [d.name for d in shown if d.label == c.label] for c in shown}
         lines += ["", f"λ at step {total:,}, as forecast at step {last.step:,} (and an interval):"]
-        for kind, names in kinds.items():
-            value, least, most = (median(values[name] for name in names) for values in (foretold, low, high))
-            lines.append(f"{kind:10}  {value:.5f}  ({least:.5f} to {most:.5f})")
-    told = {EXPLANATION[r]: n for r, n in last.withheld.items() if r in EXPLANATION and r != "no_optimizer"}
+        for kind, members in by_kind(last.components).items():
+            if names := [c.name for c in members if c.name in foretold]:
+                value, least, most = (median(values[name] for name in names) for values in (foretold, low, high))
+                lines.append(f"{kind:10}  {value:.5f}  ({least:.5f} to {most:.5f})")
     why = [
-        f"There is no forecast of λ for {n} of {len(last.components)} matrices, because {w}." for w, n in told.items()
+        f"There is no forecast of λ for {n} of {len(last.components)} matrices, because {EXPLANATION[reason]}."
+        for reason, n in last.withheld.items()
+        if reason in EXPLANATION and reason != "no_optimizer"
     ]
     return [*lines, "", *why] if why else lines
 
 
 def kind_row(members: Sequence[Component], first: RecordedSnapshot, last: RecordedSnapshot) -> list[str]:
-    """One kind: its name, class, number of matrices, k at both ends, drift, its standard error, λ at both ends, growth of λ."""
+    """One kind: name, class, number of matrices, k at both ends, drift and its standard error, λ at both ends, growth of λ."""
     k0, k1, l0, l1 = first.values("k"), last.values("k"), first.values("lambda"), last.values("lambda")
     e0, e1 = first.values("k_se"), last.values("k_se")
     both = [c.name for c in members if c.name in k0 and c.name in k1]
@@ -100,7 +100,3 @@ def _median(values: dict[str, float], names: Sequence[str]) -> float | None:
 
 def _number(value: float | None, spec: str) -> str:
     return "–" if value is None else format(value, spec)
-
-
-def _align(cell: str, width: int, column: int) -> str:
-    return cell.ljust(width) if column < 2 else cell.rjust(width)

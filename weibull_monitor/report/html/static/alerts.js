@@ -1,5 +1,5 @@
 "use strict";
-// What was told while the run ran.
+// The alerts that were raised while the run went on.
 (() => {
   const mark = (severity) => WM.make("span", { class: `badge ${WM.severity[severity]}` }, severity);
 
@@ -12,7 +12,7 @@
       number: true,
       value: (one) => (one.until === null ? Infinity : one.until),
       node: (one) =>
-        one.until === null ? WM.make("strong", null, "stands") : document.createTextNode(WM.whole(one.until)),
+        one.until === null ? WM.make("strong", null, "active") : document.createTextNode(WM.whole(one.until)),
     },
     {
       name: "Where",
@@ -20,24 +20,7 @@
       node: (one) => {
         const more = one.count > 1 ? ` and ${WM.whole(one.count - 1)} more` : "";
         if (run.empty || !run.index.has(one.component)) return WM.make("span", { class: "name" }, one.component + more);
-        return WM.make(
-          "span",
-          null,
-          WM.make(
-            "button",
-            {
-              type: "button",
-              class: "link name",
-              title: one.components.join("\n"),
-              onclick: () => {
-                WM.choose(one.component);
-                WM.byId("probability").scrollIntoView();
-              },
-            },
-            one.component,
-          ),
-          more,
-        );
+        return WM.make("span", null, WM.link(one.component, one.components.join("\n")), more);
       },
     },
     {
@@ -53,7 +36,7 @@
     const run = WM.run();
     const box = WM.byId("alert-table");
     if (!run.alerts.length) {
-      WM.fill(box, WM.make("p", { class: "card notice" }, run.empty ? run.empty : "No alert was told in this run."));
+      WM.fill(box, WM.make("p", { class: "card notice" }, run.empty ? run.empty : "No alerts were raised in this run."));
       return;
     }
     WM.fill(

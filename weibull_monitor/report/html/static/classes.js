@@ -56,17 +56,7 @@
       });
     if (own.published) {
       const { low, high, models } = own.published;
-      shapes.push({
-        type: "rect",
-        xref: "x domain",
-        x0: 0,
-        x1: 1,
-        y0: low,
-        y1: high,
-        fillcolor: WM.faint(WM.colour("good"), 0.16),
-        line: { width: 0 },
-        layer: "below",
-      });
+      shapes.push(WM.stripe(low, high, WM.faint(WM.colour("good"), 0.16)));
       const [at, side] = last > (low + high) / 2 ? [low, "bottom"] : [high, "top"]; // inside the band, away from where the curve ends
       note(
         at,

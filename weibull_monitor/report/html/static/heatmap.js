@@ -42,7 +42,7 @@
     if (!run.baseline && (quantity === "drift" || quantity === "growth"))
       return {
         title: TITLES[quantity],
-        message: "There is no sample of step 0 to measure this from: look at k itself.",
+        message: "The run has no sample of step 0 to compare with: look at k itself.",
       };
     const range = rangeOf(run);
     if (!range) return { title: TITLES[quantity], message: "No matrix has a fit." };

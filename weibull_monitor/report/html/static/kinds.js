@@ -95,18 +95,9 @@
           }),
         );
         if (one === run && shown.low && kind.published && quantity === "k") {
-          layout.shapes.push({
-            type: "rect",
-            xref: `${at.xaxis} domain`,
-            yref: at.yaxis,
-            x0: 0,
-            x1: 1,
-            y0: kind.published.low,
-            y1: kind.published.high,
-            fillcolor: WM.faint(WM.colour("good"), 0.15),
-            line: { width: 0 },
-            layer: "below",
-          });
+          const { low, high } = kind.published;
+          const place = { xref: `${at.xaxis} domain`, yref: at.yaxis };
+          layout.shapes.push(WM.stripe(low, high, WM.faint(WM.colour("good"), 0.15), place));
         }
       }
       if (chosen && chosen.kind === label) {

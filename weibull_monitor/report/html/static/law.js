@@ -118,7 +118,7 @@
         .concat([WM.floats(kind.lambda, "median")]);
       const from = value.findIndex(Number.isFinite);
       const foretold = (i) =>
-        `<b>${WM.plain(name)}</b><br>foretold at step ${WM.whole(run.steps[i])} for step ${WM.whole(run.total)}<br>λ ${WM.round(value[i])}, within ${WM.round(low[i])} to ${WM.round(high[i])}`;
+        `<b>${WM.plain(name)}</b><br>forecast at step ${WM.whole(run.steps[i])} for step ${WM.whole(run.total)}<br>λ ${WM.round(value[i])}, within ${WM.round(low[i])} to ${WM.round(high[i])}`;
       const steps = run.steps.slice(from);
       if (alone)
         data.push(...WM.band(steps, low.slice(from), high.slice(from), WM.faint(colour, 0.14), `${name}: interval`));

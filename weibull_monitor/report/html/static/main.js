@@ -46,8 +46,8 @@
 
   /** A matrix to begin with: that of the gravest alert, else the one whose k has moved furthest from where it was. */
   const firstChoice = (run) => {
-    const told = run.alerts.filter((alert) => alert.rank > 1 && run.index.has(alert.component));
-    if (told.length) return told.reduce((a, b) => (b.rank > a.rank ? b : a)).component;
+    const serious = run.alerts.filter((alert) => alert.rank > 1 && run.index.has(alert.component));
+    if (serious.length) return serious.reduce((a, b) => (b.rank > a.rank ? b : a)).component;
     let [best, most] = [0, -1];
     run.components.forEach((component, i) => {
       if (!["selection", "transmission"].includes(run.classOf(component.name))) return;

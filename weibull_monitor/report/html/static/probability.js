@@ -141,17 +141,6 @@
       2,
       1.4 * Math.max(...apart.map((value, i) => (inside[i] ? Math.abs(100 * (Math.exp(value) - 1)) : 0))),
     );
-    const band = {
-      type: "rect",
-      xref: "x domain",
-      x0: 0,
-      x1: 1,
-      y0: height(0.1),
-      y1: height(0.9),
-      fillcolor: WM.faint(accent, 0.09),
-      line: { width: 0 },
-      layer: "below",
-    };
     return {
       title: WM.short(name, WM.narrow() ? 32 : 90),
       data,
@@ -160,7 +149,7 @@
       layout: {
         showlegend: true,
         shapes: [
-          band,
+          WM.stripe(height(0.1), height(0.9), WM.faint(accent, 0.09)),
           {
             type: "line",
             xref: "x domain",

@@ -106,7 +106,7 @@
       WM.make(
         "p",
         { class: "small-print" },
-        "Distance: root mean square of the differences in standard errors; about 1 for two published models of one type, none of which are further apart than 2.",
+        "Distance: root mean square of the differences in standard errors; about 1 between two published models of one type, and never above 2.",
       ),
     ];
   };
@@ -133,23 +133,7 @@
   const odd = (run, found) => {
     if (!found.odd.length) return [];
     const row = (one) =>
-      WM.make(
-        "li",
-        null,
-        WM.make(
-          "button",
-          {
-            type: "button",
-            class: "link name",
-            onclick: () => {
-              WM.choose(one.name);
-              WM.byId("probability").scrollIntoView();
-            },
-          },
-          one.name,
-        ),
-        ` k ${WM.fixed(one.k, 3)}: ${one.why}`,
-      );
+      WM.make("li", null, WM.link(one.name), ` k ${WM.fixed(one.k, 3)}: ${one.why}`);
     return [
       WM.make("h3", null, "Matrices to look at"),
       WM.make(

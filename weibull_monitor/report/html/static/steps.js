@@ -38,6 +38,19 @@
     ];
   };
 
+  /** A shade over the whole width of a panel, such as what is published. */
+  WM.stripe = (low, high, fillcolor, axes = { xref: "x domain" }) => ({
+    type: "rect",
+    ...axes,
+    x0: 0,
+    x1: 1,
+    y0: low,
+    y1: high,
+    fillcolor,
+    line: { width: 0 },
+    layer: "below",
+  });
+
   WM.line = (steps, y, name, colour, text, more = {}) => ({
     type: "scatter",
     mode: steps.length > 60 ? "lines" : "lines+markers",

@@ -17,6 +17,15 @@ const WM = {};
     return element;
   };
 
+  /** A button with a component's name, which shows its probability plot. */
+  WM.link = (name, title) => {
+    const show = () => {
+      WM.choose(name);
+      WM.byId("probability").scrollIntoView();
+    };
+    return WM.make("button", { type: "button", class: "link name", title, onclick: show }, name);
+  };
+
   WM.fill = (element, ...children) => element.replaceChildren(...children.filter((child) => child !== null));
 
   /** Text for plotly, which takes a few tags for markup. */

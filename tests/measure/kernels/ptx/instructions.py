@@ -1,142 +1,24 @@
-"""Runs the PTX of a kernel on the CPU, so that what a compiler made of it can be tested without a GPU.
-
-It is no simulator of a GPU: nothing here is a time. It executes what Triton's compiler emits for the kernels of this package,
-warp by warp, 32 lanes at once in numpy, and stricter than a GPU would:
-
-- global memory is what was lent to it, and each access has to lie within and be aligned to its width;
-- shared memory and registers begin as garbage;
-- two threads that touch a word of shared memory between two barriers, one of them writing, are a data race, also if their
-  order would happen to be right here; unless both add by atomics, or the lanes of a warp write the same value at once.
-
-The semantics are those of "Parallel Thread Execution ISA", NVIDIA, version 8.8. An instruction that is not known is an error.
-"""
+"""Translates the instructions of a kernel into functions that do to a warp what each of them does."""
 
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
+from measure.kernels.ptx.machine import FORMATS, GARBAGE, LANES, SHARED_START, UNSIGNED, Array, PTXError, Warp
 
-LANES = 32
-SHARED_START = 0x400
-"""Where shared memory begins: not at 0, so that a forgotten address is seen."""
-SHARED_LIMIT = 48 * 1024
-GARBAGE = 0xA5
-
-Array = npt.NDArray[Any]
-UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
-FORMATS: dict[str, Any] = {
-    "u8": np.uint8, "b8": np.uint8, "s8": np.int8, "u16": np.uint16, "b16": np.uint16, "s16": np.int16,
-    "u32": np.uint32, "b32": np.uint32, "s32": np.int32, "u64": np.uint64, "b64": np.uint64, "s64": np.int64,
-    "f32": np.float32, "f64": np.float64, "pred": np.bool_,
-}  # fmt: skip
 WIDE = {"u16": "u32", "s16": "s32", "u32": "u64", "s32": "s64"}
 
-
-class PTXError(RuntimeError):
-    """The code did something that it must not do, or that is not understood here."""
-
-
-@dataclass
-class Tally:
-    """What was done.
-
-    Attributes:
-        instructions: Executed by warps, by name.
-        bytes_read: Of each global buffer, by its name.
-        shared_adds: Lanes that added to shared memory by an atomic.
-        passes: Shared-memory passes of those additions: for each warp the most different words in one of the 32 banks.
-    """
-
-    instructions: Counter[str] = field(default_factory=Counter)
-    bytes_read: Counter[str] = field(default_factory=Counter)
-    shared_adds: int = 0
-    passes: int = 0
+Do = Callable[[Warp], None]
+Get = Callable[[Warp], Array]
 
 
 @dataclass
-class _Buffer:
-    name: str
-    start: int
-    data: npt.NDArray[np.uint8]
-
-
-class Memory:
-    """Global memory: the storages of tensors, at the addresses where they are."""
-
-    def __init__(self, **tensors: torch.Tensor) -> None:
-        self.buffers = []
-        for name, tensor in tensors.items():
-            storage = tensor.untyped_storage()
-            data = torch.empty(0, dtype=torch.uint8).set_(storage).numpy()  # type: ignore[call-overload]
-            self.buffers.append(_Buffer(name, storage.data_ptr(), data))
-
-    def at(self, addresses: Array, size: int) -> tuple[_Buffer, Array]:
-        """The buffer that all addresses lie in, and the offset of each."""
-        if (addresses % np.uint64(size)).any():
-            raise PTXError(f"an access of {size} bytes that is not aligned")
-        first = int(addresses.min())
-        for buffer in self.buffers:
-            if buffer.start <= first and int(addresses.max()) + size <= buffer.start + len(buffer.data):
-                return buffer, (addresses - np.uint64(buffer.start)).astype(np.int64)
-        raise PTXError(f"an access of {size} bytes outside of the tensors: {first:#x}")
-
-
-class _Shared:
-    """The shared memory of a block, and who touched which word since the last barrier."""
-
-    FREE, MANY = -1, -2
-
-    def __init__(self, size: int) -> None:
-        self.data = np.full(size, GARBAGE, dtype=np.uint8)
-        self.touched = {kind: np.full(size // 4, self.FREE, dtype=np.int64) for kind in ("read", "write", "add")}
-
-    def barrier(self) -> None:
-        for who in self.touched.values():
-            who.fill(self.FREE)
-
-    def note(self, kind: str, offsets: Array, size: int, threads: Array) -> None:
-        """Raises if another thread touches a word of these in a way that does not go together with this."""
-        words = (offsets[:, None] + np.arange(0, max(size, 4), 4)).ravel() // 4
-        who = np.repeat(threads, max(size, 4) // 4)
-        for other, by in self.touched.items():
-            if kind == other != "write":
-                continue
-            if ((by[words] != self.FREE) & (by[words] != who)).any():
-                raise PTXError(f"a race in shared memory: {kind} after {other} without a barrier between them")
-        mine = self.touched[kind]
-        shared = (mine[words] != self.FREE) & (mine[words] != who)
-        mine[words] = np.where(shared, self.MANY, who)
-        order = np.argsort(words, kind="stable")
-        twice = words[order][1:] == words[order][:-1]
-        mine[words[order][1:][twice]] = self.MANY
-
-
-@dataclass
-class _Warp:
-    registers: list[Array]
-    special: dict[str, Any]
-    threads: Array
-    lanes: Array
-    """Whether each lane takes part in the instruction that is being executed."""
-    shared: _Shared
-    memory: Memory
-    parameters: dict[str, int]
-    tally: Tally
-
-
-Do = Callable[[_Warp], None]
-Get = Callable[[_Warp], Array]
-
-
-@dataclass
-class _Instruction:
+class Instruction:
     text: str
     name: str
     guard: tuple[int, bool] | None
@@ -144,50 +26,14 @@ class _Instruction:
     target: int = -1
 
 
-class Program:
-    """A kernel, read from PTX.
+class Instructions:
+    """The registers and symbols that a kernel declares, and what reads its instructions."""
 
-    Args:
-        ptx: A module with one kernel.
-        dynamic_shared: Bytes of shared memory that a launch asks for.
-    """
-
-    def __init__(self, ptx: str, dynamic_shared: int) -> None:
+    def __init__(self) -> None:
         self.slots: dict[str, int] = {}
         self.types: list[str] = []
         self.symbols: dict[str, int] = {}
         self.shared = SHARED_START
-        text = re.sub(r"//[^\n]*", "", ptx)
-        text = re.sub(r"(?m)^\s*\.(loc|file|pragma)\b[^\n]*$", "", text)
-        head, body = _entry(text)
-        self.parameters = re.findall(r"\.param\s+[^,)]*?(\w+)\s*[,\n)]", head)
-        found = re.search(r"\.(?:reqntid|maxntid)\s+(\d+)", head)
-        self.threads = int(found[1]) if found else 0
-        external = re.search(r"\.extern \.shared[^;]*?(\w+)\[\]", text)
-        statements = list(_statements(body))
-        for _, statement in statements:
-            if statement.startswith("."):
-                self._declare(statement)
-        if external:
-            self.shared = -(-self.shared // 16) * 16
-            self.symbols[external[1]] = self.shared
-            self.shared += dynamic_shared
-        if self.shared > SHARED_LIMIT:
-            raise PTXError("more shared memory than a launch gets unasked")
-        labels: dict[str, int] = {}
-        self.code: list[_Instruction] = []
-        branches: list[tuple[_Instruction, str]] = []
-        for names, statement in statements:
-            labels |= dict.fromkeys(names, len(self.code))
-            if statement and not statement.startswith("."):
-                instruction = self._read(statement)
-                self.code.append(instruction)
-                if instruction.name.startswith("bra"):
-                    branches.append((instruction, statement.split()[-1]))
-        for instruction, label in branches:
-            instruction.target = labels[label]
-
-    # Reading.
 
     def _declare(self, statement: str) -> None:
         if found := re.match(r"\.reg\s+\.(\w+)\s+(.*)$", statement, re.DOTALL):
@@ -208,14 +54,14 @@ class Program:
         else:
             raise PTXError(f"not understood: {statement}")
 
-    def _read(self, statement: str) -> _Instruction:
+    def _read(self, statement: str) -> Instruction:
         found = re.match(r"(?:@(!?)(%\w+)\s+)?([\w.:]+)\s*(.*)$", statement, re.DOTALL)
         if not found:
             raise PTXError(f"not understood: {statement}")
         guard = (self.slots[found[2]], found[1] != "!") if found[2] else None
         name, operands = found[3], _operands(found[4])
         do = None if name.split(".")[0] in ("bra", "ret", "bar") else self._operation(name, operands)
-        return _Instruction(" ".join(statement.split()), name, guard, do)
+        return Instruction(" ".join(statement.split()), name, guard, do)
 
     def _source(self, operand: str, kind: str) -> Get:
         """What reads an operand as a type."""
@@ -242,13 +88,13 @@ class Program:
         constant = np.broadcast_to(bits, LANES)
         return lambda warp: constant
 
-    def _target(self, operand: str) -> Callable[[_Warp, Array], None]:
+    def _target(self, operand: str) -> Callable[[Warp, Array], None]:
         """What writes a register, in the lanes that take part."""
         if operand == "_":
             return lambda warp, value: None
         slot = self.slots[operand]
 
-        def put(warp: _Warp, value: Array) -> None:
+        def put(warp: Warp, value: Array) -> None:
             register = warp.registers[slot]
             if value.dtype != register.dtype:
                 # A narrower value is extended by its sign, if it has one; a wider one loses its upper bits.
@@ -318,7 +164,7 @@ class Program:
             source = self._source(operands[1], kind)
             to = [self._target(name) for name in _members(operands[0])]
 
-            def split(warp: _Warp) -> None:
+            def split(warp: Warp) -> None:
                 halves = np.ascontiguousarray(source(warp)).view(FORMATS[half]).reshape(LANES, 2)
                 for put, value in zip(to, halves.T.copy(), strict=True):
                     put(warp, value)
@@ -348,7 +194,7 @@ class Program:
             raise PTXError(f"no such instruction here: {name}")
         members, to = self._source(operands[-1], "u32"), self._target(operands[0])
 
-        def across(warp: _Warp) -> None:
+        def across(warp: Warp) -> None:
             if int(members(warp)[0]) != 2**LANES - 1 or not warp.lanes.all():
                 raise PTXError("an exchange within a warp without all of its lanes")
             to(warp, exchange(warp))
@@ -374,7 +220,7 @@ class Program:
         names = _members(operands[1 - place]) if op in ("ld", "st") else operands[place + 1 :]
         reach = np.arange(size)
 
-        def where(warp: _Warp, how: str) -> tuple[npt.NDArray[np.uint8], Array, str]:
+        def where(warp: Warp, how: str) -> tuple[npt.NDArray[np.uint8], Array, str]:
             addresses = address(warp)[warp.lanes].astype(np.int64) + shift
             if space == "global":
                 buffer, offsets = warp.memory.at(addresses.view(np.uint64), size)
@@ -388,7 +234,7 @@ class Program:
         if op == "ld":
             targets = [self._target(name) for name in names]
 
-            def load(warp: _Warp) -> None:
+            def load(warp: Warp) -> None:
                 data, offsets, name = where(warp, "read")
                 if name:
                     warp.tally.bytes_read[name] += size * len(offsets)
@@ -401,7 +247,7 @@ class Program:
         sources = [self._source(name, kind) for name in names]
         if op == "st":
 
-            def store(warp: _Warp) -> None:
+            def store(warp: Warp) -> None:
                 data, offsets, _ = where(warp, "write")
                 values = np.stack([source(warp)[warp.lanes] for source in sources], axis=1)
                 written = np.ascontiguousarray(values).view(np.uint8).reshape(len(offsets), size)
@@ -414,7 +260,7 @@ class Program:
             raise PTXError(f"no such instruction here: {'.'.join(parts)}")
         old = self._target(operands[0]) if op == "atom" and operands[0] != "_" else None
 
-        def add(warp: _Warp) -> None:
+        def add(warp: Warp) -> None:
             data, offsets, _ = where(warp, "add")
             if old is not None:  # which of them found what is not known
                 old(warp, np.full(LANES, GARBAGE, dtype=UNSIGNED[itemsize]))
@@ -427,116 +273,6 @@ class Program:
                 warp.tally.passes += int(np.bincount(words % 32).max())
 
         return add
-
-    # Running.
-
-    def run(self, grid: int, memory: Memory, arguments: Sequence[int], seed: int = 0) -> Tally:
-        """Runs all blocks, one after the other.
-
-        Args:
-            grid: Blocks.
-            memory: What may be touched.
-            arguments: Of the kernel: addresses and integers; those beyond are zero.
-            seed: Of the order in which the warps of a block take their turns between two barriers, and of the garbage.
-
-        Raises:
-            PTXError: If the code touches what it must not, or races.
-        """
-        tally = Tally()
-        values = [*arguments, *(0,) * (len(self.parameters) - len(arguments))]
-        parameters = dict(zip(self.parameters, values, strict=True))
-        generator = np.random.default_rng(seed)
-        with np.errstate(all="ignore"):
-            for block in range(grid):
-                shared = _Shared(self.shared - SHARED_START)
-                warps = []
-                for first in range(0, self.threads, LANES):
-                    threads = np.arange(first, first + LANES)
-                    special = {"%tid.x": threads, "%ctaid.x": block, "%laneid": np.arange(LANES), "%nctaid.x": grid}
-                    registers = [_garbage(kind, generator) for kind in self.types]
-                    lanes = np.ones(LANES, dtype=bool)
-                    warp = _Warp(registers, special, threads, lanes, shared, memory, parameters, tally)
-                    warps.append(self._warp(warp))
-                self._block(warps, shared, generator)
-        return tally
-
-    def _block(self, warps: list[Iterator[int]], shared: _Shared, generator: np.random.Generator) -> None:
-        while True:
-            at = {next(warps[n], -1) for n in generator.permutation(len(warps))}
-            if len(at) > 1:
-                raise PTXError("the warps of a block wait at different barriers")
-            if at == {-1}:
-                return
-            shared.barrier()
-
-    def _warp(self, warp: _Warp) -> Iterator[int]:
-        """Runs a warp; gives way at each barrier. Lanes that have gone different ways meet at the lowest instruction."""
-        places = np.zeros(LANES, dtype=np.int64)
-        end = len(self.code)
-        counts = warp.tally.instructions
-        while (at := int(places.min())) < end:
-            group = places == at
-            rest = places[~group]
-            until = int(rest.min()) if len(rest) else end
-            while at < until:
-                instruction = self.code[at]
-                counts[instruction.name] += 1
-                lanes = group
-                if instruction.guard is not None:
-                    slot, sense = instruction.guard
-                    lanes = group & (warp.registers[slot] == sense)
-                at += 1
-                if instruction.do is not None:
-                    if lanes.any():
-                        warp.lanes = lanes
-                        try:
-                            instruction.do(warp)
-                        except PTXError as error:
-                            raise PTXError(f"{error}: {instruction.text}") from None
-                elif instruction.name.startswith("bar"):
-                    if not group.all() or instruction.guard is not None:
-                        raise PTXError("a barrier that not all lanes come to")
-                    yield at
-                else:
-                    places[group] = at
-                    places[lanes] = end if instruction.name == "ret" else instruction.target
-                    break
-            else:
-                places[group] = at
-
-
-def _garbage(kind: str, generator: np.random.Generator) -> Array:
-    if kind == "pred":
-        return generator.integers(0, 2, LANES).astype(np.bool_)
-    size = int(kind[1:]) // 8
-    return np.frombuffer(generator.bytes(size * LANES), dtype=UNSIGNED[size]).copy()
-
-
-def _entry(text: str) -> tuple[str, str]:
-    """The head and the body of the kernel."""
-    start = text.index(".entry")
-    begin = text.index("{", start)
-    depth = 0
-    for at in range(begin, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[at], 0)
-        if depth == 0:
-            return text[start:begin], text[begin + 1 : at]
-    raise PTXError("a kernel without an end")
-
-
-def _statements(body: str) -> Iterator[tuple[list[str], str]]:
-    """Each statement, with the labels before it. Scopes are not kept apart: their registers are written before they are read."""
-    for piece in body.split(";"):
-        statement, labels = piece.strip(), []
-        while True:
-            if statement[:1] in ("{", "}"):
-                statement = statement[1:].strip()
-            elif found := re.match(r"(\$\w+):", statement):
-                labels.append(found[1])
-                statement = statement[found.end() :].strip()
-            else:
-                break
-        yield labels, statement
 
 
 def _operands(text: str) -> list[str]:

@@ -1,5 +1,7 @@
-"""The colours of the classes, the same in every picture and page, told apart by everyone (M. Okabe, K. Ito, "Color Universal
-Design", 2008), on white and on dark ground."""
+"""The colours of the classes, the same in every picture and page, on white and on dark ground.
+
+They are distinguishable with every kind of colour vision (M. Okabe, K. Ito, "Color Universal Design", 2008).
+"""
 
 from __future__ import annotations
 
@@ -12,13 +14,13 @@ class Palette:
     """Colours on one ground, as ``#rrggbb``.
 
     Attributes:
-        selection: Of W_q and W_k.
-        transmission: Of attention outputs and feed-forward matrices.
-        none: Of matrices of no class, and of mixed ones.
-        alert: Of what is wrong.
-        ink: Of text and axes.
-        faint: Of grids and of what stands back.
-        ground: Of the page.
+        selection: W_q and W_k.
+        transmission: Attention outputs and feed-forward matrices.
+        none: Matrices without a class, and mixed ones.
+        alert: Alerts and errors.
+        ink: Text and axes.
+        faint: Grids and background marks.
+        ground: The page itself.
     """
 
     selection: str

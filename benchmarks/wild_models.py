@@ -1,0 +1,248 @@
+"""Measures every model type of the installed transformers in training, and compares every fit with the exact sort.
+
+    python benchmarks/wild_models.py                # all model types, 40 at a time in a process of their own; 20 minutes
+    python benchmarks/wild_models.py clip t5        # these, with the worst fits
+
+Each model is built from its default configuration, made small: widths divided, two blocks, four experts. It is never called: a
+`WeibullMonitor` is attached with AdamW, and takes three steps with made gradients. Nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from weibull_monitor import WeibullMonitor, read_history
+from weibull_monitor.measure.plain.solve import MIN_VALUES
+from weibull_monitor.model.meta_device import build_from, configuration, model_types
+
+MAX_ELEMENTS: Final = 6_000_000
+"""Models above this are made smaller, if they can be."""
+AT_ONCE: Final = 40
+LAYERS: Final = ("layers", "layer", "depth", "blocks", "depths")
+COUNTS: Final = (
+    "expert",
+    "vocab",
+    "codebook_size",
+    "num_labels",
+    "num_queries",
+    "max_position",
+    "cross_attention_freq",
+)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What measuring one model gave.
+
+    Attributes:
+        elements: Number of elements.
+        fits: Number of fits that were compared.
+        worst_k: Largest difference of k from the exact sort, in units of what is allowed.
+        worst_lambda: Largest relative difference of λ, in the same units.
+        missing: Matrices of enough values without a fit, and why.
+    """
+
+    elements: int
+    fits: int
+    worst_k: float
+    worst_lambda: float
+    missing: dict[str, str]
+
+
+def small(model_type: str) -> nn.Module:
+    """A small model of a type, with normal weights.
+
+    Raises:
+        ConfigurationError: If no model of this type can be built from its default configuration.
+    """
+    best: nn.Module | None = None
+    for divisor in (16, 8, 4, 2, 1):
+        config = configuration(model_type)
+        _shrink(config, divisor)
+        try:
+            model = build_from(config)
+        except Exception:  # a size that does not go with another
+            continue
+        if best is None or _elements(model) < _elements(best):
+            best = model
+        if _elements(best) <= MAX_ELEMENTS:
+            break
+    if best is None:
+        best = build_from(configuration(model_type))
+    _materialise(best)
+    return best
+
+
+def _elements(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _shrink(config: Any, divisor: int) -> None:
+    """Makes a configuration and those in it small."""
+    for name, value in list(vars(config).items()):
+        if hasattr(value, "to_dict") and hasattr(value, "model_type"):
+            _shrink(value, divisor)
+        elif isinstance(value, bool) or name.startswith("_") or name.endswith(("_id", "_ids", "_index")):
+            continue
+        elif isinstance(value, int):
+            vars(config)[name] = _smaller(name, value, divisor)
+        elif isinstance(value, (list, tuple)) and value and all(type(v) is int for v in value):
+            if "depth" in name:
+                vars(config)[name] = type(value)(min(v, 1) for v in value)
+            elif any(v >= 64 for v in value) and "size" not in name.replace("hidden_size", ""):
+                vars(config)[name] = type(value)(_smaller("dim", v, divisor) for v in value)
+    types = getattr(config, "layer_types", None)
+    layers = getattr(config, "num_hidden_layers", None)
+    if isinstance(types, list) and isinstance(layers, int):
+        vars(config)["layer_types"] = (types[:1] + types[-1:])[:layers] if layers <= 2 else types[:layers]
+
+
+def _smaller(name: str, value: int, divisor: int) -> int:
+    if any(word in name.split("_") for word in LAYERS):
+        return min(value, 2)
+    if any(word in name for word in COUNTS):
+        return min(value, 4 if "expert" in name and "size" not in name and "dim" not in name else 512)
+    if (
+        value >= 64
+        and value % divisor == 0
+        and not any(word in name for word in ("image", "patch", "position", "length"))
+    ):
+        return value // divisor
+    return value
+
+
+def _materialise(model: nn.Module) -> None:
+    """Gives the parameters of a model on the meta device normal weights; tied ones stay tied."""
+    generator = torch.Generator().manual_seed(0)
+    made: dict[int, nn.Parameter] = {}
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None and parameter.is_meta:
+                if id(parameter) not in made:
+                    values = torch.randn(parameter.shape, generator=generator) * 0.02
+                    kept = parameter.requires_grad
+                    made[id(parameter)] = nn.Parameter(values.to(parameter.dtype), requires_grad=kept)
+                module._parameters[name] = made[id(parameter)]
+        for name, buffer in module._buffers.items():
+            if buffer is not None and buffer.is_meta:
+                module._buffers[name] = torch.zeros(buffer.shape, dtype=buffer.dtype)
+
+
+def measure(model: nn.Module, directory: Path, steps: int = 3) -> Measured:
+    """Takes some steps with made gradients under a monitor, and compares the last sample with the exact sort."""
+    generator = torch.Generator().manual_seed(1)
+    moving = [p for p in model.parameters() if p.requires_grad and p.is_floating_point()]
+    optimizer = torch.optim.AdamW(moving, lr=1e-3) if moving else None
+    monitor = WeibullMonitor(model, optimizer, every_n_steps=1, output_dir=directory, resolution="head")
+    for _ in range(steps):
+        for parameter in moving:
+            parameter.grad = torch.randn(parameter.shape, generator=generator).to(parameter.dtype)
+        if optimizer is not None:
+            optimizer.step()
+        monitor.step()
+    last = monitor.last
+    monitor.close()
+    assert last is not None
+    assert last.step == steps
+    assert len(read_history(directory).snapshots) == steps + 1
+    parameters = dict(model.named_parameters())
+    worst_k = worst_lambda = 0.0
+    missing: dict[str, str] = {}
+    compared = 0
+    for component in monitor.discovery.components:
+        weight = parameters.get(component.parameter)
+        if weight is None:  # the layer makes it of others: what the layer gives outside of training
+            path, _, attribute = component.parameter.rpartition(".")
+            weight = getattr(copy.deepcopy(model.get_submodule(path)).eval(), attribute)
+        whole = weight.detach()
+        values = component.part.select(whole) if component.part else whole
+        fit = last.fits.get(component.name)
+        if fit is None or not fit.available:
+            if values.numel() >= MIN_VALUES and int(values.count_nonzero()) >= MIN_VALUES:
+                missing[component.name] = "not read" if fit is None else fit.reason
+            continue
+        k, lambda_ = exact(values)
+        allowed = tolerance(values.numel())
+        worst_k = max(worst_k, abs(fit.k - k) / allowed)
+        worst_lambda = max(worst_lambda, abs(fit.lambda_ / lambda_ - 1) / allowed)
+        compared += 1
+    return Measured(_elements(model), compared, worst_k, worst_lambda, missing)
+
+
+def tolerance(n: int) -> float:
+    """How far a fit of n values may be from the exact sort: 1e-4 for 65,536 values and more, and more for fewer."""
+    return 1e-4 * max(1.0, 65_536 / n)
+
+
+def exact(weights: Tensor) -> tuple[float, float]:
+    """k and λ of the middle-80 % probability plot by a full sort in float64."""
+    a = np.sort(np.abs(weights.double().numpy().ravel()))
+    a = a[(a > 0) & np.isfinite(a)]
+    f = (np.arange(1, len(a) + 1) - 0.5) / len(a)
+    kept = (f >= 0.1) & (f <= 0.9)
+    x, y = np.log(a[kept]), np.log(-np.log1p(-f[kept]))
+    dx, dy = x - x.mean(), y - y.mean()
+    k = (dx @ dy) / (dx @ dx)
+    return float(k), float(np.exp(x.mean() - y.mean() / k))
+
+
+def line(model_type: str) -> str:
+    """One line about one model type: its outcome, a tab, the type, a tab, and the details."""
+    with warnings.catch_warnings(), tempfile.TemporaryDirectory() as directory:
+        warnings.simplefilter("ignore")
+        try:
+            model = small(model_type)
+        except Exception as error:  # a constructor may fail in any way
+            return f"not built\t{model_type}\t{' '.join(str(error).split())[:120]}"
+        try:
+            found = measure(model, Path(directory))
+        except Exception as error:  # whatever it is, it is what this command looks for
+            return f"FAILED\t{model_type}\t{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    outcome = "measured" if not found.missing and max(found.worst_k, found.worst_lambda) <= 1.0 else "DIFFERS"
+    some = "; ".join(f"{name}: {why}" for name, why in list(found.missing.items())[:3])
+    return (
+        f"{outcome}\t{model_type}\t{found.elements:,} elements, {found.fits} fits, "
+        f"k {found.worst_k:.2f}, λ {found.worst_lambda:.2f} of what is allowed {some}"
+    )
+
+
+def _all() -> Iterator[str]:
+    types = model_types()
+    for start in range(0, len(types), AT_ONCE):  # some models leave memory or settings behind
+        batch = types[start : start + AT_ONCE]
+        run = subprocess.run([sys.executable, __file__, *batch], capture_output=True, text=True, check=False)
+        came = [out for out in run.stdout.splitlines() if out.count("\t") == 2]
+        yield from came
+        for lost in set(batch) - {out.split("\t")[1] for out in came}:
+            yield f"FAILED\t{lost}\tthe process ended: {run.stderr.strip()[-200:]!r}"
+
+
+def main() -> None:
+    """Prints one line for each model type, and a summary."""
+    if sys.argv[1:]:
+        torch.set_num_threads(1)
+        for model_type in sys.argv[1:]:
+            print(line(model_type), flush=True)
+        return
+    outcomes: dict[str, int] = {}
+    for out in _all():
+        print(out, flush=True)
+        outcome = out.partition("\t")[0]
+        outcomes[outcome] = outcomes.get(outcome, 0) + 1
+    print("; ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items())))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,197 @@
+"""Values on a grid, against the sort of all values: in every way that they are measured."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from oracle import exact_fit, samples
+from torch import Tensor, nn
+
+from weibull_monitor import WeibullFit, WeibullMonitor, fit_weibull
+from weibull_monitor.measure import bins_of, count_magnitudes, solve
+from weibull_monitor.measure.choose import measure_offsets
+from weibull_monitor.measure.grid import grids_among, offsets_from
+from weibull_monitor.measure.plain.count import places_by_scatter
+from weibull_monitor.measure.plain.solve import Column, solve_on_device
+from weibull_monitor.measure.reader import counter
+from weibull_monitor.measure.reader.packing import sent_bins
+from weibull_monitor.measure.reader.reader import ModelReader
+from weibull_monitor.measure.reader.sums import count_components
+from weibull_monitor.model.components.finder import finder
+
+
+def int8(w: Tensor) -> Tensor:
+    step = w.abs().max() / 127
+    return (w / step).round() * step
+
+
+def by_row(w: Tensor, levels: int, length: int) -> Tensor:
+    rows = w.view(-1, length)
+    step = rows.abs().amax(1, keepdim=True) / levels
+    return ((rows / step).round() * step).flatten()
+
+
+def partly_bf16(w: Tensor) -> Tensor:
+    return torch.where(torch.arange(len(w)) % 3 == 0, w.bfloat16().to(w.dtype), w)
+
+
+GRIDS: dict[str, Callable[[Tensor], Tensor]] = {
+    "bf16 in fp32": lambda w: w.bfloat16().float(),
+    "fp16 in fp32": lambda w: w.half().float(),
+    "bf16 in fp64": lambda w: w.bfloat16().double(),
+    "bf16 in fp16": lambda w: w.bfloat16().half(),
+    "a third bf16 in fp32": partly_bf16,
+    "int8 in fp32": int8,
+    "int8 in bf16": lambda w: int8(w).bfloat16(),
+    "int8 in fp16": lambda w: int8(w).half(),
+    "int8 by row": lambda w: by_row(w, 127, 256),
+    "int4 by group": lambda w: by_row(w, 7, 128),
+    "fp8 in fp32": lambda w: (w * 8).to(torch.float8_e4m3fn).float(),
+    "fp8": lambda w: (w * 8).to(torch.float8_e4m3fn),
+    "multiples of 2⁻⁹": lambda w: (w * 512).round() / 512,
+}
+
+
+def assert_exact(fit: WeibullFit, stored: Tensor, tolerance: float = 1e-4, rms: float = 1e-5) -> None:
+    k, lambda_, _ = exact_fit(stored)
+    assert fit.k == pytest.approx(k, abs=tolerance)
+    assert fit.lambda_ == pytest.approx(lambda_, rel=tolerance)
+    assert fit.rms == pytest.approx(float(stored.detach().double().square().mean().sqrt()), rel=rms)
+
+
+@pytest.mark.parametrize("name", ["normal", "uniform", "weibull 0.76"])
+@pytest.mark.parametrize("grid", GRIDS)
+def test_agrees_with_the_exact_sort(grid: str, name: str) -> None:
+    stored = GRIDS[grid](samples(name, 20_480).float() * 10)
+    # Of uniform values all groups have almost the same scale: each bin holds a large share of the values, in a narrow part of it.
+    assert_exact(fit_weibull(stored), stored, 3e-4 if (grid, name) == ("int4 by group", "uniform") else 1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", ["normal", "uniform", "student t 3", "weibull 0.3", "half zeros", "two scales"])
+def test_what_is_on_no_grid_is_read_once(name: str, dtype: torch.dtype) -> None:
+    tensors = [samples(name, 65_536, seed).to(dtype) for seed in range(20)]
+    assert sum(grids_among(tensors, bins_of(dtype))) <= 1  # a wrong guess would cost time
+
+
+def test_looking_at_values_on_no_grid_changes_nothing() -> None:
+    bins, w = bins_of(torch.float32), samples("normal", 200_000).float()
+    counts = count_magnitudes([w], bins)
+    plain, looked = solve(counts, bins), solve(counts, bins, measure_offsets([w], bins, counts))
+    torch.testing.assert_close(looked[:, : Column.KS], plain[:, : Column.KS], rtol=2e-3, atol=1e-4)
+
+
+def test_offsets_add_and_are_the_same_in_every_way() -> None:
+    bins, stored = bins_of(torch.float32), GRIDS["int8 in fp32"](samples("half zeros", 40_000).float())
+    counts = count_magnitudes([stored], bins)
+    offsets = measure_offsets([stored], bins, counts)
+    assert torch.equal(offsets, offsets_from(places_by_scatter([stored], bins), counts, bins))
+    halves = [stored[::2], stored[1::2]]
+    of_halves = count_magnitudes(halves, bins)
+    assert torch.equal(measure_offsets(halves, bins, of_halves).sum(0), offsets[0])
+    sent = sent_bins(torch.float32)
+    assert torch.equal(sent.unpack_offsets(sent.pack_offsets(offsets)), offsets)
+    queued = solve_on_device(counts, bins, False, offsets)
+    torch.testing.assert_close(queued, solve(counts, bins, offsets), rtol=1e-9, atol=1e-9, equal_nan=True)
+
+
+def test_half_of_a_matrix_may_be_on_a_grid() -> None:
+    """Shards are looked at each for itself; what was not looked at adds nothing."""
+    smooth, gridded = samples("normal", 100_000).float(), GRIDS["bf16 in fp32"](samples("normal", 100_000, 1).float())
+    bins = bins_of(torch.float32)
+    counts = count_magnitudes([smooth, gridded], bins)
+    offsets = measure_offsets([gridded], bins, counts[1:])
+    row = solve(counts.sum(0, keepdim=True), bins, offsets)[0]
+    k, lambda_, _ = exact_fit(torch.cat([smooth, gridded]))
+    assert row[Column.K] == pytest.approx(k, abs=1e-4)
+    assert row[Column.LAMBDA] == pytest.approx(lambda_, rel=1e-4)
+
+
+def test_strided_pieces_and_components_of_several() -> None:
+    w = GRIDS["bf16 in fp32"](samples("normal", 90_000).float()).view(300, 300)
+    fused = {0: [w[:, :100]], 1: [w[:, 100:], w[:7, :100].t()], 2: [torch.randn(300, 300)]}
+    batches = {i: (b, n) for b in count_components(fused) for n, i in enumerate(b.indices)}
+    assert batches[2][0].offsets is None
+    for index in (0, 1):
+        batch, row = batches[index]
+        assert batch.offsets is not None
+        whole = torch.cat([piece.flatten() for piece in fused[index]])
+        expected = measure_offsets([whole], batch.bins, count_magnitudes([whole], batch.bins))
+        assert torch.equal(batch.offsets[row], expected[0])
+
+
+class Layer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.q_proj, self.k_proj = nn.Linear(160, 160), nn.Linear(160, 160)
+        for p in self.parameters():
+            nn.init.normal_(p, std=0.05)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = torch.tanh(self.q_proj(x)) * self.k_proj(x)
+        return out
+
+
+@pytest.mark.parametrize("grid", ["bf16 in fp32", "int8 in fp32"])
+def test_a_training_that_leaves_the_grid_raises_no_alert(grid: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Layer()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(GRIDS[grid](p))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
+    with WeibullMonitor(model, optimizer, every_n_steps=1, output_dir=tmp_path) as monitor:
+        for _ in range(3):
+            model(torch.randn(8, 160)).square().mean().backward()
+            optimizer.step()
+            monitor.step()
+    lines = [json.loads(line) for path in tmp_path.rglob("history.jsonl") for line in path.read_text().splitlines()]
+    assert not [line for line in lines if line["type"] == "alert"]
+    assert_exact(fit_weibull(model.q_proj.weight), model.q_proj.weight.detach(), rms=2e-4)
+
+
+def test_a_device_is_looked_at_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where work is queued, values are looked at when the reading is prepared, and at each sample for the next."""
+    monkeypatch.setattr(counter, "queued_on", lambda device: True)
+    model = Layer()
+    weight = model.q_proj.weight
+    with torch.no_grad():
+        weight.copy_(weight.bfloat16())
+    reader = ModelReader(model, finder(None, None, None, "matrix"))
+    reader.agree()
+    for _ in range(2):
+        assert_exact(reader.read().measurement().fits["q_proj.weight"], weight.detach())
+    with torch.no_grad():
+        weight.add_(torch.randn_like(weight), alpha=3e-3)
+    launches = []
+    for _ in range(3):
+        assert_exact(reader.read().measurement().fits["q_proj.weight"], weight.detach(), rms=2e-4)
+        launches.append(set(reader._counter._launches.on_grid or ()))  # type: ignore[union-attr]
+    assert [len(found) for found in launches] == [1, 0, 0]
+
+
+@pytest.mark.parametrize("n", [100, 144, 256, 576, 1000, 4096])
+@pytest.mark.parametrize("name", ["normal", "weibull 0.7", "uniform", "student t 3", "bf16", "fp16", "int8"])
+def test_standard_errors_are_the_spread_of_repeated_fits(name: str, n: int) -> None:
+    """2,000 draws each: their spread is known to 1.6 %."""
+    rng = np.random.default_rng(n)
+    draw = {
+        "weibull 0.7": lambda: rng.weibull(0.7, (2000, n)),
+        "uniform": lambda: rng.uniform(0, 1, (2000, n)),
+        "student t 3": lambda: rng.standard_t(3, (2000, n)),
+    }.get(name, lambda: rng.standard_normal((2000, n)))
+    w = torch.from_numpy(draw()).float()
+    w = {"bf16": lambda: w.bfloat16(), "fp16": lambda: w.half(), "int8": lambda: (w / 3 * 127).round() * 3 / 127}.get(
+        name, lambda: w
+    )()
+    fits = fit_weibull(list(w.float()))
+    for estimate, error in (("k", "k_se"), ("lambda_", "lambda_se")):
+        values = [getattr(fit, estimate) for fit in fits if fit.available]
+        stated = np.mean([getattr(fit, error) for fit in fits if fit.available])
+        assert len(values) == sum(fit.n >= 100 for fit in fits) > 500  # a draw of 100 that holds a zero has too few
+        assert stated == pytest.approx(np.std(values), rel=0.1), estimate

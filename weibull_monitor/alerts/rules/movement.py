@@ -1,0 +1,101 @@
+"""How a column usually moves from sample to sample, and how unusual its last movement is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from weibull_monitor.alerts.rules.result import RuleResult, rule_result
+from weibull_monitor.alerts.statistics import Bools, Floats, median_of, quiet, spread_of
+from weibull_monitor.alerts.window import SampleWindow
+
+MIN_INTERVALS: Final = 3
+"""Intervals between samples that a matrix needs in its past before a movement can be called unusual."""
+SIMILAR_RATIO: Final = 1.5
+"""An interval is as long as another if its `work` is at most this many times as much."""
+
+
+@dataclass(frozen=True, eq=False)
+class Movement:
+    """The last movement of a column and its past ones, each brought to the length of the last interval.
+
+    Attributes:
+        last: The last movement, shape (components,).
+        past: The movements before it, shape (intervals, components).
+        centre: Their median, shape (components,); NaN with fewer than `MIN_INTERVALS`.
+        size: Root sum of squares of their robust spread and their median size, shape (components,).
+        alike: Number of past intervals that were about as long, shape (components,).
+    """
+
+    last: Floats
+    past: Floats
+    centre: Floats
+    size: Floats
+    alike: Floats
+
+
+def usual_movement(window: SampleWindow, column: str, lookback: int) -> Movement:
+    """The last movement of a column, and the usual one.
+
+    Args:
+        window: The window.
+        column: Name of the column; ``log lambda`` for the logarithm of one.
+        lookback: Number of past intervals.
+    """
+    if (column, lookback) in window.memo:
+        known: Movement = window.memo[column, lookback]
+        return known
+    values = window[column.removeprefix("log ")][-lookback - 2 :]  # (intervals + 2, components)
+    work = window["work"][-lookback - 2 :][1:]  # (intervals + 1, components)
+    with quiet():
+        moves = np.diff(np.log(values) if column.startswith("log ") else values, axis=0)
+        # Bring past movements to the length of the last interval: in proportion to its work if it is longer, as a drift grows;
+        # by the square root if it is shorter, as noise shrinks. Either is the larger movement of the two, so the safer one.
+        ratio = work[-1] / work[:-1]
+        past = moves[:-1] * np.where(ratio > 1.0, ratio, np.sqrt(ratio))  # (intervals, components)
+        centre = median_of(past)
+        size = np.sqrt(spread_of(past, centre) ** 2 + median_of(np.abs(past)) ** 2)
+        enough = np.isfinite(past).sum(axis=0) >= MIN_INTERVALS
+        alike = (ratio <= SIMILAR_RATIO).sum(axis=0).astype(float)
+    found = Movement(moves[-1], past, np.where(enough, centre, np.nan), size, alike)
+    window.memo[column, lookback] = found
+    return found
+
+
+def suddenness(moved: Floats, usual: Floats, z: float | Floats, change: float) -> tuple[Floats, Floats]:
+    """z-scores of movements, and their strength: 1 if the movement is ``z`` times the usual size and ``change`` in itself."""
+    score = moved / usual
+    return score, np.minimum(np.abs(score) / z, np.abs(moved) / change)
+
+
+def shift_result(
+    window: SampleWindow,
+    column: str,
+    moved: tuple[Floats, Floats, Floats],
+    thresholds: tuple[float | Floats, float],
+    judged: Bools,
+    quantity: str,
+    meaning: Callable[[int], str],
+) -> RuleResult:
+    """The result of a rule for sudden changes of a column: a warning, with the latest value and the expected range.
+
+    Args:
+        window: The window.
+        column: Name of the column; ``log lambda`` for the logarithm of one.
+        moved: The last movement, its usual centre and its usual size, each of shape (components,).
+        thresholds: ``z`` and ``change`` of `suddenness`.
+        judged: Components that are judged, shape (components,).
+        quantity: Name of the value.
+        meaning: What to say of the component with this index.
+    """
+    last, centre, usual = moved
+    name = column.removeprefix("log ")
+    before = window.before(name)
+    with quiet():
+        z, strength = suddenness(last - centre, usual, *thresholds)
+        ends = [centre + sign * thresholds[0] * usual for sign in (-1.0, 1.0)]
+        low, high = (before * np.exp(end) if column.startswith("log ") else before + end for end in ends)
+    return rule_result(np.where(judged, strength, 0.0), 2, quantity, window.now(name), meaning, low, high, z)

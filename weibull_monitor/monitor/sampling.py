@@ -1,0 +1,193 @@
+"""What a sample consists of: it is queued right after an optimizer step, and finished when its numbers have arrived."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from weibull_monitor.errors import Guard
+from weibull_monitor.history import RunRecord
+from weibull_monitor.history.snapshot import NO_SCALING, Reference, Scaling, Snapshot
+from weibull_monitor.measure import WeibullFit
+from weibull_monitor.measure.bins import MANTISSA_BITS
+from weibull_monitor.measure.reader.reader import ModelReader, PendingMeasurement
+from weibull_monitor.model.components import Component, by_reason, moved
+from weibull_monitor.model.sharding import Ranks
+
+if TYPE_CHECKING:
+    from weibull_monitor.scaling.budget import StepInfo
+    from weibull_monitor.scaling.force_reader import ForceReader, PendingForces
+    from weibull_monitor.scaling.law import Outlook, ScalingLaw
+    from weibull_monitor.scaling.tracking import BudgetTracker
+
+
+@dataclass(frozen=True)
+class QueuedSample:
+    """A sample whose numbers may still be on their way from an accelerator.
+
+    Attributes:
+        step: Number of optimizer steps taken.
+        time: Unix time in seconds.
+        components: The measured components.
+        pending: The measurement of the weights.
+        stepped: How each parameter of this process was stepped.
+        outlook: The future learning rates, as planned at this step.
+        forces: The sums for the forces; None without forces.
+        seconds: Time spent on queueing, in seconds.
+    """
+
+    step: int
+    time: float
+    components: tuple[Component, ...]
+    pending: PendingMeasurement
+    stepped: dict[str, StepInfo]
+    outlook: Outlook
+    forces: PendingForces | None
+    seconds: float
+
+
+class Sampler:
+    """Takes samples of a model: the fits of its weights, and the values of the scaling law that belong to them.
+
+    Args:
+        model: The model.
+        reader: Reads its weights.
+        budgets: Follows its optimizers.
+        law: Computes the values of the scaling law.
+        forces: Reads the forces; None for no forces.
+        ranks: The processes that measure together; None for this one alone.
+        guard: Reports problems once.
+
+    Attributes:
+        name: Name of the model among several in one run; None if it has none.
+    """
+
+    name: str | None = None
+
+    def __init__(
+        self,
+        model: nn.Module,
+        reader: ModelReader,
+        budgets: BudgetTracker,
+        law: ScalingLaw,
+        forces: ForceReader | None,
+        ranks: Ranks | None,
+        guard: Guard,
+    ) -> None:
+        self._model, self._reader, self._budgets, self._law = model, reader, budgets, law
+        self._forces, self._ranks, self._guard = forces, ranks, guard
+
+    def queue(self, step: int) -> QueuedSample:
+        """Reads everything that belongs to the step just taken. Work on an accelerator is queued and not waited for."""
+        from weibull_monitor.scaling.wire import pack
+
+        started = time.perf_counter()
+        # A failure here must not keep this rank from the sum in `read`, where the other ranks wait.
+        stepped = self._guard("reading the optimizer's parameter groups", self._stepped) or {}
+        forces = None
+        if self._forces is not None and step > 0:
+            forces = self._forces.collect()
+            self._report(self._forces.reasons, "have no forces")
+        notes = self._guard("packing what was stepped", pack, stepped) if self._ranks is not None else None
+        pending = self._reader.read(step, notes)
+        if self._reader.moved:
+            self._guard.once(moved(self._reader.moved), key="frozen matrices moved")
+        return QueuedSample(
+            step=step,
+            time=time.time(),
+            components=self._reader.discovery.components,
+            pending=pending,
+            stepped=stepped,
+            outlook=self._law.look(step, stepped),
+            forces=forces,
+            seconds=time.perf_counter() - started,
+        )
+
+    def finish(self, queued: QueuedSample, baseline: Mapping[str, Reference], last: Snapshot | None) -> Snapshot | None:
+        """Waits for the numbers of a sample and returns it. Samples must be finished in the order they were queued.
+
+        Args:
+            queued: The sample.
+            baseline: k and λ of each component at step 0.
+            last: The last logged sample.
+
+        Returns:
+            The sample; None on other processes than the main one.
+        """
+        from weibull_monitor.scaling.wire import unpack
+
+        started = time.perf_counter()
+        measured = queued.pending.measurement()
+        self._report(measured.problems, "have no fit")
+        if self._ranks is not None and not self._ranks.is_main:
+            return None
+        step, components, fits = queued.step, queued.components, measured.fits
+        stepped = unpack(measured.notes) | queued.stepped
+        scaling = self._law.at(step, components, fits, baseline, stepped, queued.outlook)
+        return Snapshot(
+            step=step,
+            time=queued.time,
+            components=components,
+            fits=fits,
+            scaling=scaling,
+            baseline=baseline,
+            forces=self._forces.forces(queued.forces, stepped) if self._forces and queued.forces else {},
+            unchanged=None if last is None or last.step == step else self.count_unchanged(fits, scaling, last),
+            seconds=queued.seconds + time.perf_counter() - started,
+            name=self.name,
+        )
+
+    def count_unchanged(self, fits: Mapping[str, WeibullFit], scaling: Mapping[str, Scaling], last: Snapshot) -> int:
+        """Number of trainable components with η > 0 that were stepped since the sample ``last`` and have not changed."""
+        before, spent = last.fits, last.scaling
+        return sum(
+            name in before
+            and before[name].checksum == fits[name].checksum
+            and (scaling[name].eta or 0.0) > 0.0
+            and (scaling[name].eta_sum is None or scaling[name].eta_sum != spent.get(name, NO_SCALING).eta_sum)
+            for name in self._reader.trainable() & fits.keys()
+        )
+
+    def attention(self) -> list[dict[str, Any]]:
+        """The kinds of attention in the model, as JSON can hold them."""
+        return [asdict(kind) for kind in self._reader.table.attention]
+
+    def run_record(self, components: tuple[Component, ...], resumed_from: int | None) -> RunRecord:
+        """Describes the run for the history.
+
+        Args:
+            components: The components of the samples that follow.
+            resumed_from: Step that the run was resumed from, or at which its components changed; None for a new run.
+        """
+        discovery, config = self._reader.discovery, getattr(self._model, "config", None)
+        return RunRecord(
+            started=round(time.time(), 3),
+            resumed_from=resumed_from,
+            model={
+                "class": type(self._model).__name__,
+                "model_type": getattr(config, "model_type", None),
+                "parameters": discovery.elements,
+            },
+            world_size=self._ranks.size if self._ranks else 1,
+            protocol={
+                "fit": "middle-80 % probability plot from bit-pattern counts",
+                "bins_per_octave": 2**MANTISSA_BITS,
+            },
+            optimizers=self._guard("describing the optimizers", self._budgets.describe) or (),
+            total_steps=self._law.total_steps,
+            attention=self.attention(),
+            components=components,
+            skipped={skipped.name: skipped.reason for skipped in discovery.skipped},
+            name=self.name,
+        )
+
+    def _stepped(self) -> dict[str, StepInfo]:
+        return self._budgets.by_parameter(self._reader.optimized())
+
+    def _report(self, problems: Mapping[str, str], what: str) -> None:
+        for key, message in by_reason(problems, what).items():
+            self._guard.once(message, key=key)

@@ -1,0 +1,162 @@
+"""The saved view: sections of panels, each with keys that a run logs, built with the library `wandb-workspaces`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, Final
+
+from weibull_monitor.errors import ConfigurationError, MissingDependencyError
+from weibull_monitor.trackers.bands import PREFIX
+from weibull_monitor.trackers.wandb import HEATMAP, STEP, TABLE
+from weibull_monitor.trackers.wandb_workspace.subject import Subject
+
+NAME: Final = "Weibull monitor"
+MOST_KINDS: Final = 16
+"""Most kinds that get a panel of their own: nobody reads a view with hundreds of panels."""
+EFFECTIVE: Final = "weibull_scaling/effective_sqrt_eta_over_wd"
+ACTIVE: Final = "weibull_alerts/active"
+GRID: Final = 24
+"""Width of W&B's grid of panels."""
+COLUMNS: Final = {"Pictures": 2, "Alerts": 2, "Runs": 1}
+"""Panels in a row, where there are not three."""
+CLOSED: Final = ("Health", "Forces", "Runs")
+"""Sections that are closed at first."""
+
+Panel = tuple[str, dict[str, Any]]
+"""A class of `wandb_workspaces.reports.v2`, and its arguments."""
+
+
+def build(entity: str, project: str, subject: Subject, name: str = NAME) -> Any:
+    """The view as a `wandb_workspaces.workspaces.Workspace`, which is not saved yet. Needs no network.
+
+    Raises:
+        MissingDependencyError: If wandb-workspaces is not installed.
+    """
+    try:
+        import wandb_workspaces.workspaces as ws
+    except ImportError as error:
+        raise MissingDependencyError("wandb_workspaces", "workspaces") from error
+    sections = []
+    for title, panels in sections_of(subject).items():
+        columns = COLUMNS.get(title, 3)
+        layout = ws.SectionLayoutSettings(columns=columns, rows=max(1, min(4, -(-len(panels) // columns))))
+        placed = _placed(panels, columns)
+        sections.append(ws.Section(name=title, panels=placed, is_open=title not in CLOSED, layout_settings=layout))
+    settings = ws.WorkspaceSettings(max_runs=20)
+    return ws.Workspace(entity=entity, project=project, name=name, sections=sections, settings=settings)
+
+
+def spec_of(workspace: Any) -> dict[str, Any]:
+    """The view as JSON values, as it would be sent to W&B."""
+    view = workspace._to_model()
+    spec: dict[str, Any] = json.loads(view.spec.model_dump_json(by_alias=True, exclude_none=True))
+    return {"entity": view.entity, "project": view.project, "displayName": view.display_name, "spec": spec}
+
+
+def save(workspace: Any) -> str:
+    """Saves the view on the W&B site, and returns its address.
+
+    Raises:
+        ConfigurationError: If W&B does not accept it: no login, no such project, no network.
+    """
+    try:
+        return str(workspace.save().url)
+    except Exception as error:  # from wandb, requests or the library; the first line has the reason
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ConfigurationError(
+            f"W&B did not take the view ({reason}); run `wandb login`, check the name of the project, or see it with --dry-run"
+        ) from error
+
+
+def sections_of(subject: Subject) -> dict[str, list[Panel]]:
+    """The panels of each section, row by row, the most important section first.
+
+    >>> list(sections_of(Subject()))
+    ['Classes', 'Scale', 'Shape per kind', 'Pictures', 'Alerts', 'Fit quality', 'Health', 'Runs']
+    """
+    sections: dict[str, list[Panel]] = {
+        "Classes": _classes(subject),
+        "Scale": _scale(subject),
+        "Shape per kind": [
+            _per_kind(subject, "k, median over the blocks", "k", "k"),
+            _per_kind(subject, "k of the lowest block", "k_min", "k"),
+            *(_lines(kind, f"weibull_k/{kind}", f"weibull_k_min/{kind}", y="k") for kind in subject.kinds[:MOST_KINDS]),
+        ],
+        "Pictures": [
+            ("MediaBrowser", {"title": "k and its drift, block by kind", "media_keys": [HEATMAP]}),
+            ("WeavePanelSummaryTable", {"table_name": TABLE}),
+        ],
+        "Alerts": [
+            _lines("active alerts", ACTIVE, y="alerts"),
+            ("ScalarChart", {"title": "active alerts now", "metric": ACTIVE}),
+        ],
+        "Fit quality": [
+            _per_kind(subject, "R² of the worst block", "r2_min", "R²"),
+            _lines("share of zeros, worst matrix", "weibull_health/zero_fraction_max"),
+            _lines("Inf and NaN", "weibull_health/nonfinite", y="values"),
+        ],
+        "Health": [
+            _lines("cost of a sample", "weibull_health/seconds", y="seconds"),
+            _lines("matrices with a fit", "weibull_health/components"),
+            _lines("matrices that did not change", "weibull_health/unchanged"),
+        ],
+        "Forces": [
+            _per_kind(subject, name, f"force/{name}")
+            for name in ("alignment", "injection", "decay", "net", "closure")
+            if subject.forces
+        ],
+        "Runs": [("RunComparer", {"diff_only": "split"})],
+    }
+    return {title: panels for title, panels in sections.items() if panels}
+
+
+def _classes(subject: Subject) -> list[Panel]:
+    panels = []
+    for name in subject.classes:
+        band = (f"{PREFIX}/{name}_low", f"{PREFIX}/{name}_high") if name in subject.bands else ()
+        title = f"{name}: k" + (" and the published band" if band else "")
+        panels.append(_lines(title, f"weibull_class/{name}_k", *band, y="k"))
+    drifts = [f"weibull_class/{name}_drift_pct" for name in subject.classes]
+    return [*panels, _lines("drift since the start", *drifts, y="%")] if drifts else []
+
+
+def _scale(subject: Subject) -> list[Panel]:
+    over_steps = _per_kind(subject, "λ over steps", "lambda", "λ")
+    highest = _per_kind(subject, "λ of the highest block", "lambda_max", "λ")
+    if not subject.law:
+        return [over_steps, highest]
+    effective = {"title": "λ against effective √(η/λ_wd)", "x": EFFECTIVE, "title_x": "effective √(η/λ_wd)"}
+    return [
+        ("LinePlot", over_steps[1] | effective),
+        over_steps,
+        highest,
+        _per_kind(subject, "λ at the end of the run, as forecast", "scaling/lambda_forecast", "λ"),
+        _per_kind(subject, "budget ratio c", "scaling/budget_ratio", "c"),
+        _lines("√(η/λ_wd), plain and effective", "weibull_scaling/sqrt_eta_over_wd", EFFECTIVE),
+        _lines("training time, T/τ", "weibull_scaling/t_over_tau"),
+    ]
+
+
+def _per_kind(subject: Subject, title: str, group: str, y: str = "") -> Panel:
+    """One panel with one curve per kind: for the kinds that are known, or else for all that are logged."""
+    pattern = None if subject.kinds else f"^weibull_{group}/.*$"
+    return _lines(title, *(f"weibull_{group}/{kind}" for kind in subject.kinds), y=y, pattern=pattern)
+
+
+def _lines(title: str, *keys: str, y: str = "", pattern: str | None = None) -> Panel:
+    """Curves over the optimizer steps: of some keys, or of all that match a regular expression."""
+    axes = {"x": STEP, "title_x": "optimizer steps", "title_y": y or None}
+    return "LinePlot", {"title": title, "y": list(keys), "metric_regex": pattern} | axes
+
+
+def _placed(panels: Sequence[Panel], columns: int) -> list[Any]:
+    """The panels of a section as objects of the library, in rows of so many."""
+    import wandb_workspaces.reports.v2 as wr
+
+    placed = []
+    for place, (kind, arguments) in enumerate(panels):
+        width, height = GRID // columns, 8 if kind in ("LinePlot", "ScalarChart") else 14
+        layout = wr.Layout(x=place % columns * width, y=place // columns * height, w=width, h=height)
+        placed.append(getattr(wr, kind)(**arguments, layout=layout))
+    return placed
