@@ -13,7 +13,7 @@ from __future__ import annotations
 import inspect
 import math
 import re
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Final, Literal, NamedTuple
@@ -261,8 +261,8 @@ def rule_of(optimizer: Any) -> OptimizerRule:
     >>> rule_of(PagedAdamW8bit([torch.nn.Parameter(torch.zeros(2, 2))])).name
     'AdamW'
     """
-    names = [base.__name__ for base in type(optimizer).__mro__]
-    kind: Hashable = type(optimizer)
+    kind: Any = type(optimizer)
+    names = [base.__name__ for base in kind.__mro__]
     rule = _row_of(kind) or OptimizerRule(names[0], step=_UNKNOWN)
     if rule.forces:  # of the Adam family: Apex and DeepSpeed say adam_w_mode, ColossalAI adamw_mode
         decoupled = rule.decoupled or any(getattr(optimizer, mode, False) for mode in ("adam_w_mode", "adamw_mode"))
