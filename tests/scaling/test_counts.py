@@ -77,6 +77,30 @@ def test_a_loss_scaler_that_skips_the_first_steps() -> None:
     assert spent(tracker, weight) == [3]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_steps_that_were_presumed_are_taken_back_when_an_optimizer_is_seen_to_step(kind: Any) -> None:
+    first, second = weights(2)
+    optimizers = [kind([first], lr=0.1), torch.optim.AdamW([second], lr=0.1)]
+    tracker = BudgetTracker(optimizers)
+    for _ in range(3):  # nothing shows whether these were steps
+        tracker.advance()
+    assert spent(tracker, first, second) == [3, 3]
+    take(optimizers[0])
+    tracker.advance()
+    assert spent(tracker, first, second) == [1, None]
+    take(optimizers[1])
+    tracker.advance()
+    assert spent(tracker, first, second) == [1, 1]
+
+
+def test_a_gradient_that_waits_for_an_optimizer_shows_that_it_has_not_stepped() -> None:
+    (weight,) = weights(1)
+    tracker = BudgetTracker(torch.optim.AdamW([weight], lr=0.1))
+    weight.grad = torch.ones_like(weight)
+    tracker.advance()
+    assert spent(tracker, weight) == [None]
+
+
 def test_steps_between_two_calls_are_spent() -> None:
     (weight,) = weights(1)
     optimizer = torch.optim.AdamW([weight], lr=0.1, weight_decay=0.5)
