@@ -63,17 +63,21 @@ def test_calls_without_a_step_spend_nothing(kind: Any) -> None:
     assert spent(tracker, weight) == [2]
 
 
-def test_a_loss_scaler_that_skips_the_first_steps() -> None:
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("early", [True, False])
+def test_a_loss_scaler_that_skips_the_first_steps(kind: Any, early: bool) -> None:
     (weight,) = weights(1)
-    optimizer = torch.optim.AdamW([weight], lr=0.1)
+    optimizer = kind([weight], lr=0.1)
     scaler = torch.amp.GradScaler("cpu")
     tracker = BudgetTracker(optimizer)
     for step in range(5):
         weight.grad = scaler.scale(torch.full_like(weight, torch.inf if step < 2 else 1.0))
         scaler.step(optimizer)
         scaler.update()
-        optimizer.zero_grad()
+        if early:
+            optimizer.zero_grad()
         tracker.advance()
+        optimizer.zero_grad()
     assert spent(tracker, weight) == [3]
 
 

@@ -87,10 +87,11 @@ class TrackedOptimizer:
         for group in self.groups:
             group.withdraw()
 
-    def advance(self, missed: bool = False, presume: bool = False) -> None:
+    def advance(self, missed: bool = False, unseen: bool = False, presume: bool = False) -> None:
         """Notes one call of the optimizer's step. It runs at every step, so it never waits for a device.
 
         Args:
+            unseen: Whether no optimizer was seen to step yet, so that steps without a count are only presumed.
             presume: Whether an optimizer without any state is presumed to have stepped.
             missed: Whether there were calls before it that were not noted.
         """
@@ -125,11 +126,11 @@ class TrackedOptimizer:
             self.rates.clear()
         self.calls += 1
         if late:
-            self._late.append((rates, taken, presume))
+            self._late.append((rates, taken, unseen))
             self.settle(wait=False)
         else:
             for of_group, rate, steps in zip(self.groups, rates, taken, strict=True):
-                of_group.call(rate, steps, presume)  # type: ignore[arg-type]  # all rates are here
+                of_group.call(rate, steps, unseen)  # type: ignore[arg-type]  # all rates are here
 
     def settle(self, wait: bool = True) -> None:
         """Adds calls to the accounts in their order, up to the first whose learning rate is still on its way; waits for all

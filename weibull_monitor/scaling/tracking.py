@@ -87,10 +87,13 @@ class BudgetTracker:
         """
         chosen = None if optimizer is None else [innermost(one) for one in as_optimizers(optimizer)]
         full = False
-        presume = not self._started and self._presume()
+        # An optimizer without any state is presumed to have stepped if nothing shows otherwise: no optimizer is seen to step,
+        # and no gradient waits for one.
+        unseen = not self._started and self._none_is_seen()
+        presume = unseen and not any(tracked.has_gradient for tracked in self._tracked)
         for tracked in self._tracked:
             if chosen is None or any(tracked.innermost is one for one in chosen):
-                tracked.advance(missed, presume)
+                tracked.advance(missed, unseen, presume)
                 full |= bool(tracked.groups) and tracked.groups[0].full
         if full:
             self._compare()
@@ -198,16 +201,14 @@ class BudgetTracker:
             tracked.begin_again()
         self._regroup()
 
-    def _presume(self) -> bool:
-        """Whether an optimizer without any state is presumed to have stepped, since nothing shows otherwise: no optimizer is seen
-        to step, and no gradient waits for one. When the first is seen to, what was presumed before is taken back."""
+    def _none_is_seen(self) -> bool:
+        """Whether no optimizer is seen to step yet. When the first is, what was presumed before is taken back."""
         self._started = any(tracked.started for tracked in self._tracked)
         if self._started and self._presumed:
             for tracked in self._tracked:
                 tracked.withdraw()
-        presume = not self._started and not any(tracked.has_gradient for tracked in self._tracked)
-        self._presumed |= presume
-        return presume
+        self._presumed = not self._started
+        return self._presumed
 
     def _found(self, optimizer: Any) -> TrackedOptimizer | None:
         inner = innermost(optimizer)
