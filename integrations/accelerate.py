@@ -14,7 +14,7 @@ from torch import nn
 
 from weibull_monitor.alerts.stop import StopRequest, agreed
 from weibull_monitor.monitor.monitor import WeibullMonitor
-from weibull_monitor.scaling.learning_rates import Rule
+from weibull_monitor.scaling.learning_rates import Rule, Ticks
 from weibull_monitor.trackers import Tracker
 from weibull_monitor.trackers.base import Host
 from weibull_monitor.trackers.registry import named
@@ -146,4 +146,4 @@ def _tracker_of(tracker: Any) -> Tracker:
 def _rule_of(scheduler: AcceleratedScheduler, processes: int) -> Rule:
     """Where batches are not split, Accelerate steps the scheduler once for each process."""
     times = 1 if scheduler.split_batches or not scheduler.step_with_optimizer else processes
-    return Rule(scheduler.scheduler, lambda step: times)
+    return Rule(scheduler.scheduler, Ticks(times))

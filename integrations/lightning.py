@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from weibull_monitor.alerts.stop import StopRequest
 from weibull_monitor.monitor.monitor import WeibullMonitor
-from weibull_monitor.scaling.deepspeed import engine_of
-from weibull_monitor.scaling.optimizers import innermost
 
-from .lightning_host import LoggerTracker, callback_class, is_last_batch, measured, schedule_of
+from .lightning_host import LoggerTracker, callback_class, is_last_batch, measured
+from .lightning_steps import OptimizerHooks, schedule_of
 from .options import CallbackOptions
 
 if TYPE_CHECKING:
@@ -36,12 +34,10 @@ class WeibullCallback(CallbackOptions, _Callback):
     ends.
     """
 
-    _hooks: Sequence[Any] = ()
+    _hooks: OptimizerHooks | None = None
     _state: Mapping[str, Any] = {}
     _trainer: Any = None
-    _stepped = False
     _asked_at = 0
-    _engine_steps: int | None = None
 
     @property
     def state_key(self) -> str:
@@ -57,17 +53,21 @@ class WeibullCallback(CallbackOptions, _Callback):
         place = self._guard("finding trainer.log_dir", lambda: trainer.log_dir)  # every process has to take part
         self.monitor = self._guard("setting up weibull_monitor", self._begin, trainer, pl_module, place)
 
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Follows the Trainer's optimizers where they have been replaced."""
+        if self.monitor is not None and self._hooks is not None and self._hooks.replaced():
+            self._hooks.remove()
+            rules, _ = self._guard("reading the schedule", schedule_of, trainer, pl_module) or ([], None)
+            self.monitor.follow_optimizers(trainer.optimizers, rules)
+            self._hooks = OptimizerHooks(trainer, self.monitor)
+
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Samples if several optimizers take turns or DeepSpeed steps, and stops training if an alert asks for it."""
-        if self._engine_steps is not None and self._engine_steps != (steps := trainer.strategy.model.global_steps):
-            self._engine_steps, self._stepped = steps, True
-        if self.monitor is not None and self._stepped:
-            self._stepped = False
+        if self.monitor is not None and self._hooks is not None and self._hooks.take():
             self.monitor.step()
         if self.monitor is not None and is_last_batch(trainer):
-            self._guard(
-                "sampling the last step", self.monitor.finish
-            )  # weight averaging replaces the weights in on_train_end
+            # Weight averaging replaces the weights in on_train_end.
+            self._guard("sampling the last step", self.monitor.finish)
         step = trainer.global_step // max(1, len(trainer.optimizers))
         if step != self._asked_at and not trainer.should_stop:
             self._asked_at = step
@@ -95,7 +95,7 @@ class WeibullCallback(CallbackOptions, _Callback):
     def __getstate__(self) -> dict[str, Any]:
         """As in `CallbackOptions`, with the state, from which the copy can continue."""
         kept = {name: value for name, value in super().__getstate__().items() if name not in BORROWED}
-        return {**kept, "_state": self.state_dict(), "_hooks": (), "_trainer": None}
+        return {**kept, "_state": self.state_dict(), "_hooks": None, "_trainer": None}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continues from `state_dict` when training starts."""
@@ -122,27 +122,13 @@ class WeibullCallback(CallbackOptions, _Callback):
             resume=resume,
             **self._options,
         )
-        self._trainer, self._stepped, self._engine_steps = trainer, False, None
-        if any(map(engine_of, trainer.optimizers)):  # it steps once per group, each time on part of the weights
-            self._engine_steps = trainer.strategy.model.global_steps
-            return monitor
-        for optimizer in map(innermost, trainer.optimizers):
-            hook = optimizer.register_step_post_hook(partial(self._after_step, monitor))
-            self._hooks = [*self._hooks, hook]
+        self._trainer, self._hooks = trainer, OptimizerHooks(trainer, monitor)
         return monitor
 
-    def _after_step(self, monitor: WeibullMonitor, optimizer: Any, args: Any, kwargs: Any) -> None:
-        """Called by the optimizer itself, so micro-batches and skipped steps do not count, and no scheduler has stepped yet."""
-        if len(self._hooks) == 1:
-            monitor.step()
-        else:
-            monitor.optimizer_stepped(optimizer)
-            self._stepped = True
-
     def _end(self, sample_last: bool) -> None:
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = ()
+        if self._hooks is not None:
+            self._hooks.remove()
+        self._hooks = None
         if self.monitor is not None:
             self.monitor.close(sample_last)
             self._state, self._trainer = self.state_dict(), None

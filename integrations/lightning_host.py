@@ -1,11 +1,10 @@
-"""Lightning as the callback sees it: the `Callback` class, loggers as trackers, schedulers as rules."""
+"""Lightning as the callback sees it: the `Callback` class, loggers as trackers."""
 
 from __future__ import annotations
 
 import importlib
-import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any
 
@@ -13,7 +12,6 @@ from weibull_monitor.errors import MissingDependencyError
 from weibull_monitor.history import RunRecord
 from weibull_monitor.history.alert import Alert
 from weibull_monitor.history.snapshot import Snapshot
-from weibull_monitor.scaling.learning_rates import Rule
 from weibull_monitor.trackers import Tracker
 from weibull_monitor.trackers.base import Host, NamedTracker
 from weibull_monitor.trackers.registry import tracker_of_run
@@ -95,41 +93,3 @@ class LoggerTracker:
     def _show(self, method: str, *args: Any) -> None:
         if callable(show := getattr(self._tracker, method, None)):
             show(*args)
-
-
-def schedule_of(trainer: Any, module: Any) -> tuple[list[Rule], int | None]:
-    """How the learning rates of the Trainer's optimizers come about, and how many optimizer steps there will be.
-
-    Args:
-        trainer: The Trainer, when training has started.
-        module: Its module.
-
-    Returns:
-        Rules for `weibull_monitor.scaling.learning_rates`, none under manual optimization; an optimizer without a scheduler
-        keeps its rate. No number of steps where training has no end.
-    """
-    if not module.automatic_optimization:
-        return [], None
-    total = trainer.estimated_stepping_batches
-    configs = [config for config in trainer.lr_scheduler_configs if not config.reduce_on_plateau]
-    rules = [
-        Rule(c.scheduler, _ticks(c, trainer.num_training_batches, trainer.accumulate_grad_batches)) for c in configs
-    ]
-    plateau = [config.scheduler.optimizer for config in trainer.lr_scheduler_configs if config.reduce_on_plateau]
-    scheduled = [*plateau, *(rule.scheduler.optimizer for rule in rules)]
-    free = [optimizer for optimizer in trainer.optimizers if all(optimizer is not other for other in scheduled)]
-    rules += [Rule(lambda step: 1.0, optimizer=optimizer) for optimizer in free]
-    return rules, int(total) if math.isfinite(total) and total > 0 else None
-
-
-def _ticks(config: Any, batches: float, accumulated: int) -> Callable[[int], int]:
-    """How often Lightning steps a scheduler after each optimizer step; frequencies count the batches of an epoch."""
-    an_epoch = math.ceil(batches / accumulated) if math.isfinite(batches) else sys.maxsize
-
-    def ticks(step: int) -> int:
-        epoch, within = divmod(step - 1, an_epoch)
-        if config.interval == "step":
-            return int(min((within + 1) * accumulated, batches) % config.frequency == 0)
-        return int(within + 1 == an_epoch and (epoch + 1) % config.frequency == 0)
-
-    return ticks

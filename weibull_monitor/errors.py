@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import operator
 from collections.abc import Callable
 from contextlib import suppress
 from typing import ParamSpec, TypeVar
@@ -33,6 +34,20 @@ class MissingDependencyError(WeibullMonitorError, ImportError):
 
     def __init__(self, library: str, extra: str) -> None:
         super().__init__(f"{library} is not installed; run: pip install 'weibull-monitor[{extra}]'")
+
+
+def as_integer(value: object) -> int | None:
+    """An integer of Python, NumPy or PyTorch as an int; None for anything else, True and False included.
+
+    >>> as_integer(5), as_integer(5.0), as_integer(True)
+    (5, None, None)
+    """
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
 
 
 def text_of(error: BaseException) -> str:

@@ -112,7 +112,7 @@ def test_no_optimizer_and_one_that_is_added_later(tmp_path: Path, tiny_model: nn
         assert monitor.sample().scaling[Q].budget_ratio is not None  # it had not stepped: all is known
         train(tiny_model, late, 1)  # behind the monitor's back
         monitor.add_optimizer(late)
-        train(tiny_model, late, 1, monitor.step)
+        train(tiny_model, late, 1, lambda: (optimizer.step(), monitor.step()))
         scaling = monitor.sample().scaling
     assert scaling[Q].t_over_tau == pytest.approx(2 * 1e-3 * 0.1)
     unknown = scaling["layers.1.self_attn.q_proj.weight"]

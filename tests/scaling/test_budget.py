@@ -6,11 +6,13 @@ from statistics import fmean, stdev
 import pytest
 import torch
 from late import Device
+from stepping import count_a_step
 
 from weibull_monitor.history.snapshot import Scaling
 from weibull_monitor.scaling.budget import Budget, StepInfo, scaling_of
 from weibull_monitor.scaling.optimizers import Hyperparameters, rule_of
-from weibull_monitor.scaling.tracking import MAX_LATE, BudgetTracker
+from weibull_monitor.scaling.tracked import MAX_LATE
+from weibull_monitor.scaling.tracking import BudgetTracker
 
 
 def cosine(step: int, peak: float, total: int = 20_000, warmup: int = 200, floor: float = 0.1) -> float:
@@ -137,6 +139,7 @@ def test_groups_are_followed_apart_and_survive_their_own_state(tiny_model: torch
     keeper = BudgetTracker(optimizer)
     assert keeper.by_parameter(dict(tiny_model.named_parameters())) == {}
     for _ in range(3):
+        count_a_step(optimizer)
         keeper.advance()
     stepped = keeper.by_parameter(dict(tiny_model.named_parameters()))
     used, budget, *_ = stepped["layers.0.self_attn.q_proj.weight"]
@@ -146,6 +149,7 @@ def test_groups_are_followed_apart_and_survive_their_own_state(tiny_model: torch
 
     again = BudgetTracker(optimizer)
     again.restore(keeper.state())
+    count_a_step(optimizer)
     keeper.advance()
     again.advance()
     assert again.by_parameter(dict(tiny_model.named_parameters())) == keeper.by_parameter(
@@ -170,6 +174,7 @@ def test_the_path_and_the_bound_of_each_parameter_are_known(tiny_model: torch.nn
     keeper = BudgetTracker(followed)
     for step in range(3):
         followed[0].param_groups[0]["lr"] = 1e-2 * (step + 1)
+        count_a_step(followed[0])
         keeper.advance()
     all_stepped = keeper.by_parameter(dict(tiny_model.named_parameters()))
     stepped = all_stepped["layers.0.self_attn.q_proj.weight"]
@@ -182,7 +187,7 @@ def test_the_path_and_the_bound_of_each_parameter_are_known(tiny_model: torch.nn
     assert (scaling.eta_sum, scaling.update_max) == (stepped.budget.path, stepped.bound.rms(1024))
     again = BudgetTracker(followed)
     again.restore([[[1e-6, 0.1]], None])  # a state from before the path was kept
-    assert again.state() == [[[1e-6, 0.1, None, False, 0.0]], None]
+    assert again.state() == [[[1e-6, 0.1, None, False, 0.0, 0.0]], None]
 
 
 class Elsewhere(torch.Tensor):
@@ -213,6 +218,7 @@ def test_a_learning_rate_on_an_accelerator_is_sent_for_and_not_waited_for(device
     keeper, expected = BudgetTracker(late), BudgetTracker(plain)
     for step in range(10):
         device.tick()
+        count_a_step(late, plain)
         keeper.advance()
         expected.advance()
         if step % 2:  # as a scheduler does, at once
@@ -229,10 +235,12 @@ def test_a_learning_rate_on_an_accelerator_is_sent_for_and_not_waited_for(device
     assert keeper.state() == expected.state()
     for _ in range(MAX_LATE + 10):
         rate.mul_(0.999)
+        count_a_step(late)
         keeper.advance()
     assert device.waits > 1  # no more than so many are under way
     keeper.restore([[[1e-6, 0.1]]])  # what was under way belongs to what is given up
-    assert keeper.state() == [[[1e-6, 0.1, None, False, 0.0]]]
+    added = [0.0, 0.0, None, False, 0.0, 0.0]
+    assert keeper.state() == [[[1e-6, 0.1, None, False, 0.0, 0.0], added, added]]
 
 
 @pytest.mark.parametrize("kind", ["cuda", "xpu"])

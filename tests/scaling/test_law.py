@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from stepping import take
 from torch import nn
 from torch.optim import lr_scheduler as lr
 
@@ -297,14 +298,21 @@ def test_a_scheduler_that_steps_at_other_times_gives_no_wrong_number(tmp_path: P
 
 
 def test_steps_that_nobody_told_of_make_the_past_unknown(tmp_path: Path) -> None:
-    model = model_of(32)
-    optimizer = adamw(model)
-    with WeibullMonitor(
-        model, optimizer, scheduler=lambda s: 1.0, total_steps=200, every_n_steps=10, output_dir=tmp_path
-    ) as monitor:
+    class Lion(torch.optim.SGD):  # counts no steps
+        step = torch.optim.SGD.step
+
+    for kind, expected in ((torch.optim.AdamW, None), (Lion, "unknown_past")):
+        model = model_of(32)
+        optimizer = kind(model.parameters(), lr=1e-2, weight_decay=0.1)
+        monitor = WeibullMonitor(model, optimizer, every_n_steps=10, output_dir=tmp_path / kind.__name__, alerts=False)
         for step in range(10, 201, 10):  # counts in tens
+            take(optimizer, steps=10)
             monitor.step(step)
-    assert withheld(tmp_path) == {"unknown_past": 2}
+        assert monitor.last is not None
+        monitor.close()
+        for scaling in monitor.last.scaling.values():
+            assert (scaling.reason == "unknown_past") is (expected is not None)
+            assert scaling.eta_sum == (pytest.approx(2.0) if expected is None else None)
 
 
 def test_a_resumed_run_forecasts_as_an_uninterrupted_one(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from torch import nn
 from torch.optim import lr_scheduler as lr
 
 from weibull_monitor import ConfigurationError, WeibullMonitor
-from weibull_monitor.scaling.learning_rates import Rule, as_rules, rates_ahead
+from weibull_monitor.scaling.learning_rates import Rule, as_rules, plan_ahead, rates_ahead
 
 TOTAL = 40
 
@@ -150,3 +150,33 @@ def test_what_is_no_scheduler_is_refused_with_advice(tmp_path: Path) -> None:
         WeibullMonitor(nn.Sequential(nn.Linear(32, 32)), total_steps=0, output_dir=tmp_path)
     assert as_rules(None) == []
     assert len(as_rules([math.sqrt, Rule(math.sqrt)])) == 2
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_long_schedules_are_planned_from_a_few_hundred_rates(name: str) -> None:
+    optimizer = optimizer_of()
+    scheduler = SCHEDULERS[name](optimizer)
+    if name != "one cycle":  # it ends
+        plan = plan_ahead(Rule(scheduler), 0, 3_000, [1e-2, 3e-3])
+        assert plan is not None
+        for step in range(1, 1_000):
+            if step > 1:
+                scheduler.step()
+            if step % 37 == 0:
+                assert plan[0].rate(step) == pytest.approx(optimizer.param_groups[0]["lr"], rel=plan[0].tolerance)
+            optimizer.step()
+
+
+def test_a_rate_that_was_changed_goes_on_from_there() -> None:
+    optimizer = optimizer_of()
+    scheduler = lr.CosineAnnealingLR(optimizer, T_max=TOTAL, eta_min=1e-4)
+    for step in range(2 * TOTAL):
+        if step == 10:
+            for group in optimizer.param_groups:
+                group["lr"] *= 0.5
+            ahead = rates_ahead(Rule(scheduler), step, 2 * TOTAL, [1.0, 1.0])
+            assert ahead is not None
+        optimizer.step()
+        scheduler.step()
+        if 10 <= step < 2 * TOTAL - 1:
+            assert ahead[:, step - 10] == pytest.approx([group["lr"] for group in optimizer.param_groups], rel=1e-9)

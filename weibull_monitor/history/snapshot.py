@@ -52,7 +52,7 @@ class Scaling:
         sqrt_eta_over_wd: √(η/λ_wd).
         effective: √I, the effective √(η/λ_wd) of the schedule so far.
         t_over_tau: S = Σ ηλ_wd over the steps taken: training time in units of τ = 1/(ηλ_wd).
-        lambda_ratio: λ/√(η/λ_wd).
+        lambda_ratio: λ/√(η_peak/λ_wd), where η_peak is the largest η so far.
         budget_ratio: c = √(λ² - λ_0²·exp(-2S))/√I.
         forecast: λ at the end of the run.
         equilibrium: The λ that the matrix would reach if η and λ_wd stayed constant from now on.

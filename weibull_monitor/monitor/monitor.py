@@ -23,6 +23,7 @@ from weibull_monitor.model.components.finder import finder
 from weibull_monitor.model.sharding import UNDER_JOIN, JoinWatch, Ranks
 from weibull_monitor.monitor.ended import Ended
 from weibull_monitor.monitor.last_step import PASSED, LastStep
+from weibull_monitor.monitor.optimizers import OptimizerFollower, explain_step
 from weibull_monitor.monitor.options import MonitorArguments, MonitorOptions, takes_options
 from weibull_monitor.monitor.recorder import Recorder, log_components
 from weibull_monitor.monitor.sampling import QueuedSample, Sampler
@@ -35,7 +36,7 @@ IN_FLIGHT = 4
 far apart; when every step is sampled, waiting for the previous one would let the device run dry."""
 
 
-class WeibullMonitor:
+class WeibullMonitor(OptimizerFollower):
     """Fits every weight matrix of a model at a few optimizer steps, and logs k and λ.
 
     The integrations are thin layers over this class. In your own training loop::
@@ -126,7 +127,7 @@ class WeibullMonitor:
         self._step, self._sampled = 0, -1
         self._baseline: dict[str, Reference] = {}
         self._resumed_from: int | None = None
-        self._begun = self._closed = self._advanced = False
+        self._begun = self._closed = self._advanced = self._called = False
         self._recorded: tuple[Component, ...] = ()
         self._pending: deque[QueuedSample] = deque()
         self.last: Snapshot | None = None
@@ -185,17 +186,17 @@ class WeibullMonitor:
         """
         if self._ended is not None:
             return
-        if step is not None and step <= self._step:
-            if step < self._step:
-                self._guard.once(f"step went back from {self._step} to {step}; pass the steps since training began")
-            return
-        if step is not None and step > self._step + 1:
-            self._budgets.lose_track()
+        if step is not None:
+            explain_step(self._guard, step, self._step, first=not self._called)
+            if step <= self._step:
+                return
+        self._called = True
+        missed = step is not None and step > self._step + 1
         self._step = self._step + 1 if step is None else step
         if self._advanced:
             self._advanced = False
         else:
-            self._guard("reading the optimizer's parameter groups", self._budgets.advance)
+            self._guard("reading the optimizer's parameter groups", self._budgets.advance, missed=missed)
         if self._ranks is not None and not self.over and self._guard("looking for Join", self._join.active):
             self._ranks.broken = True
             self._guard.once(UNDER_JOIN)
@@ -207,25 +208,6 @@ class WeibullMonitor:
             self._guard("remembering the last step", self._last_step.remember)
         if self._forces is not None and not self.over:
             self._guard("measuring the norms before the next step", self._prepare_forces)
-
-    def optimizer_stepped(self, optimizer: torch.optim.Optimizer) -> None:
-        """Says that one of several optimizers has stepped. Without this call, `step` assumes that all have.
-
-        Args:
-            optimizer: The optimizer that has just stepped, before its scheduler changes the learning rate.
-        """
-        if self._ended is not None:
-            return
-        self._advanced = True
-        self._guard("reading the optimizer's parameter groups", self._budgets.advance, optimizer)
-
-    def add_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
-        """Follows one more optimizer from now on.
-
-        The budget ratio of its parameters is known only if it has not stepped before.
-        """
-        if self._ended is None:
-            self._budgets.add(optimizer, known=self._step == 0 or not optimizer.state)
 
     def sample(self) -> Snapshot | None:
         """Measures now, off schedule, and returns the sample without logging it. Exceptions are raised.
@@ -316,7 +298,7 @@ class WeibullMonitor:
             return dict(self._ended.state)
         if wait:
             self._receive_all()
-        state = {"step": self._step, "budgets": self._budgets.state(), "watched": self._budgets.watched()}
+        state = {"step": self._step, "budgets": self._budgets.state(wait), "watched": self._budgets.watched()}
         alerts = self._recorder.alerts() if self._recorder is not None else None
         return state | ({"alerts": alerts} if alerts else {})
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from weibull_monitor.errors import Guard
 from weibull_monitor.history import RunRecord
-from weibull_monitor.history.snapshot import Reference, Scaling, Snapshot
+from weibull_monitor.history.snapshot import NO_SCALING, Reference, Scaling, Snapshot
 from weibull_monitor.measure import WeibullFit
 from weibull_monitor.measure.bins import MANTISSA_BITS
 from weibull_monitor.measure.reader.reader import ModelReader, PendingMeasurement
@@ -136,17 +136,19 @@ class Sampler:
             scaling=scaling,
             baseline=baseline,
             forces=self._forces.forces(queued.forces, stepped) if self._forces and queued.forces else {},
-            unchanged=None if last is None or last.step == step else self.count_unchanged(fits, scaling, last.fits),
+            unchanged=None if last is None or last.step == step else self.count_unchanged(fits, scaling, last),
             seconds=queued.seconds + time.perf_counter() - started,
             name=self.name,
         )
 
-    def count_unchanged(
-        self, fits: Mapping[str, WeibullFit], scaling: Mapping[str, Scaling], before: Mapping[str, WeibullFit]
-    ) -> int:
-        """Number of trainable components with η > 0 whose weights have not changed since the fits ``before``."""
+    def count_unchanged(self, fits: Mapping[str, WeibullFit], scaling: Mapping[str, Scaling], last: Snapshot) -> int:
+        """Number of trainable components with η > 0 that were stepped since the sample ``last`` and have not changed."""
+        before, spent = last.fits, last.scaling
         return sum(
-            name in before and before[name].checksum == fits[name].checksum and (scaling[name].eta or 0.0) > 0.0
+            name in before
+            and before[name].checksum == fits[name].checksum
+            and (scaling[name].eta or 0.0) > 0.0
+            and (scaling[name].eta_sum is None or scaling[name].eta_sum != spent.get(name, NO_SCALING).eta_sum)
             for name in self._reader.trainable() & fits.keys()
         )
 

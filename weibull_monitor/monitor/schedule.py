@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from weibull_monitor.errors import ConfigurationError
+from weibull_monitor.errors import ConfigurationError, as_integer
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,12 @@ class Schedule:
     early: int = 64
 
     def __post_init__(self) -> None:
-        if isinstance(self.every, bool) or not isinstance(self.every, int) or self.every < 1:
+        every = as_integer(self.every)
+        if every is None or every < 1:
             raise ConfigurationError(
                 f"every_n_steps is {self.every!r}; it must be an integer of at least 1 (optimizer steps)"
             )
+        object.__setattr__(self, "every", every)
         if self.early < 0:
             raise ConfigurationError(f"early is {self.early!r}; it must be 0 (no early samples) or more")
 

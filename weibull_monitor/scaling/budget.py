@@ -18,7 +18,7 @@ from weibull_monitor.scaling.optimizers import Hyperparameters, UpdateBound
 
 
 class Budget(NamedTuple):
-    """What one parameter group has spent since the baseline: I, S and Σ η, and whether λ_wd stayed the same."""
+    """What a parameter has spent since the baseline: I, S and Σ η, and whether λ_wd stayed the same."""
 
     integral: float = 0.0
     """I."""
@@ -30,9 +30,11 @@ class Budget(NamedTuple):
     """Whether λ_wd was changed in mid-run."""
     path: float = 0.0
     """Σ η."""
+    peak: float = 0.0
+    """Largest η."""
 
-    def advanced(self, eta: float, weight_decay: float) -> Budget:
-        """The budget after one more step.
+    def advanced(self, eta: float, weight_decay: float, steps: int = 1) -> Budget:
+        """The budget after one more step, or after several that were alike.
 
         >>> budget = Budget()
         >>> for _ in range(20_000):
@@ -42,13 +44,20 @@ class Budget(NamedTuple):
         """
         spent = eta * weight_decay  # the share of the weights that this step removes
         changed = self.changed or (weight_decay != self.weight_decay and self.weight_decay is not None)
+        if steps != 1:
+            kept = math.exp(-2.0 * spent)
+            added = 2.0 * eta * eta * (math.expm1(-2.0 * spent * steps) / math.expm1(-2.0 * spent) if spent else steps)
+            integral = self.integral * kept**steps + added  # a geometric sum
+            path, peak = self.path + eta * steps, max(self.peak, eta)
+            return Budget(integral, self.decay + spent * steps, weight_decay, changed, path, peak)
         # The square of what is left of earlier updates shrinks by exp(-2ηλ_wd); the 2 in front of η² makes the limit η/λ_wd.
         integral = self.integral * math.exp(-2.0 * spent) + 2.0 * eta * eta
-        return Budget(integral, self.decay + spent, weight_decay, changed, self.path + eta)
+        peak = eta if eta > self.peak else self.peak
+        return Budget(integral, self.decay + spent, weight_decay, changed, self.path + eta, peak)
 
 
 class StepInfo(NamedTuple):
-    """What one parameter was last stepped with, and what its parameter group has spent."""
+    """What one parameter was last stepped with, and what it has spent."""
 
     used: Hyperparameters
     budget: Budget | None
@@ -61,9 +70,13 @@ class StepInfo(NamedTuple):
     """Whether the optimizer's state was reset in mid-run."""
     bound: UpdateBound | None = None
     """Bound of an update; None if there is none."""
+    peak: float = 0.0
+    """Largest η so far."""
 
 
-def scaling_of(stepped: StepInfo | None, lambda_: float, lambda_0: float | None, numel: int = 1) -> Scaling:
+def scaling_of(
+    stepped: StepInfo | None, lambda_: float, lambda_0: float | None, numel: int = 1, rms: float = 1.0
+) -> Scaling:
     """Where a component stands on the law.
 
     Args:
@@ -71,6 +84,7 @@ def scaling_of(stepped: StepInfo | None, lambda_: float, lambda_0: float | None,
         lambda_: λ now; NaN if there is no fit.
         lambda_0: λ at the baseline, if known.
         numel: Number of elements of the component.
+        rms: RMS of the whole parameter.
 
     Returns:
         The values; those that do not exist (no weight decay, no baseline, no step yet) are None. ``reason`` says why there
@@ -79,13 +93,18 @@ def scaling_of(stepped: StepInfo | None, lambda_: float, lambda_0: float | None,
     if stepped is None:
         return Scaling(reason="no_optimizer")
     used, budget = stepped.used, stepped.budget
-    path, update_max = budget.path if budget else None, stepped.bound.rms(numel) if stepped.bound else None
+    path, update_max = budget.path if budget else None, stepped.bound.rms(numel, rms) if stepped.bound else None
+    if used.reason == "own_learning_rate":
+        return Scaling(weight_decay=used.weight_decay, reason=used.reason)
     if used.reason is not None:
         eta = used.eta if math.isfinite(used.eta) else None
         wd, reason = used.weight_decay, used.reason
         return Scaling(eta=eta, weight_decay=wd, reason=reason, eta_sum=path, update_max=update_max)
     # Muon's steps are not of AdamW's size: both roots are in units of AdamW's.
     plain = stepped.scale * math.sqrt(used.eta / used.weight_decay) if used.weight_decay > 0 and used.eta > 0 else None
+    # λ belongs to the schedule as a whole, so it is held against the largest η: one that goes to 0 at the end says nothing of λ.
+    peak = max(used.eta, stepped.peak)
+    highest = stepped.scale * math.sqrt(peak / used.weight_decay) if used.weight_decay > 0 and peak > 0 else None
     effective = stepped.scale * math.sqrt(budget.integral) if budget and budget.integral > 0 else None
     # What training has put into λ²: λ² less what decay has left of the initial λ_0². NaN where it is not known.
     grown = lambda_**2 - lambda_0**2 * math.exp(-2.0 * budget.decay) if budget and lambda_0 is not None else math.nan
@@ -96,7 +115,7 @@ def scaling_of(stepped: StepInfo | None, lambda_: float, lambda_0: float | None,
         sqrt_eta_over_wd=plain,
         effective=effective,
         t_over_tau=budget.decay if budget and used.weight_decay > 0 else None,
-        lambda_ratio=lambda_ / plain if plain and math.isfinite(lambda_) else None,
+        lambda_ratio=lambda_ / highest if highest and math.isfinite(lambda_) else None,
         budget_ratio=math.sqrt(grown) / effective if known and effective else None,
         reason=_why_not_beyond(stepped, lambda_0, grown),
         eta_sum=path,

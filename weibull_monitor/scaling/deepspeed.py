@@ -76,8 +76,8 @@ def engine_of(optimizer: Any) -> Any | None:
 
 
 def wrappers(optimizer: Any) -> Iterator[Any]:
-    """An optimizer, the one that it wraps, and so on."""
+    """An optimizer, the one that it wraps, and so on; `ZeroRedundancyOptimizer` calls it ``optim``."""
     yield optimizer
-    while hasattr(inner := getattr(optimizer, "optimizer", None), "param_groups"):
+    while hasattr(inner := getattr(optimizer, "optimizer", getattr(optimizer, "optim", None)), "param_groups"):
         optimizer = inner
         yield optimizer

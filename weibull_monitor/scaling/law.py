@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from weibull_monitor.errors import ConfigurationError, Guard
+from weibull_monitor.errors import ConfigurationError, Guard, as_integer
 from weibull_monitor.history.reasons import EXPLANATION, PASSING, Reason
 from weibull_monitor.history.record import RecordedSnapshot
 from weibull_monitor.history.snapshot import Reference, Scaling
@@ -28,7 +28,7 @@ from weibull_monitor.scaling.forecast import (
     forecast,
     ratio_between,
 )
-from weibull_monitor.scaling.learning_rates import TOLERANCE, RatesAhead, Rule, as_rules, rates_ahead
+from weibull_monitor.scaling.learning_rates import RatesAhead, Rule, as_rules, plan_ahead, ticks_between
 from weibull_monitor.scaling.tracking import BudgetTracker
 
 logger = logging.getLogger("weibull_monitor")
@@ -66,14 +66,20 @@ class ScalingLaw:
     """
 
     def __init__(self, budgets: BudgetTracker, scheduler: Any, total_steps: int | None) -> None:
-        if total_steps is not None and (not isinstance(total_steps, int) or total_steps < 1):
+        total = None if total_steps is None else as_integer(total_steps)
+        if total_steps is not None and (total is None or total < 1):
             raise ConfigurationError(f"total_steps is {total_steps!r}; it must be an integer of at least 1, or None")
         self._budgets = budgets
-        self._rules, self.total_steps = as_rules(scheduler), total_steps
+        self._rules, self.total_steps = as_rules(scheduler), total
         self._plans: dict[int, _Plan] = {}
         self._trail = SampleTrail()
         self._said: set[Reason] = set()
         self._guard = Guard()
+
+    def set_scheduler(self, scheduler: Any) -> None:
+        """Other optimizers are followed from now on, with this scheduler, or with none."""
+        self._rules = as_rules(scheduler)
+        self._plans.clear()
 
     def recall(self, samples: Iterable[RecordedSnapshot], until: int) -> None:
         """Continues from the samples of the resumed run, up to a step."""
@@ -124,10 +130,11 @@ class ScalingLaw:
             if component.name not in fits:
                 continue
             name, lambda_ = component.name, fits[component.name].lambda_
+            whole = fits.get(component.parameter, fits[component.name])
             how = stepped.get(component.parameter)
             reference = baseline.get(name)
             lambda_0 = reference.lambda_ if reference else None
-            scaling = scaling_of(how, lambda_, lambda_0, component.numel)
+            scaling = scaling_of(how, lambda_, lambda_0, component.numel, whole.rms)
             if how and lambda_0 is not None and scaling.effective is not None and scaling.t_over_tau is not None:
                 now = as_recorded(step, lambda_, scaling.effective, scaling.t_over_tau)
                 if scaling.reason is None and not _covered(component):
@@ -183,11 +190,10 @@ class ScalingLaw:
                 before.checked, before.steps, before.trusted = step, steps, True
                 continue
             now = [float(group["lr"]) if group.get("lr") is not None else math.nan for group in optimizer.param_groups]
-            ahead = rates_ahead(rule, step, self.total_steps, now)
-            if ahead is None or len(ahead) != len(now):
+            groups = plan_ahead(rule, step, self.total_steps, now)
+            if groups is None or len(groups) != len(now):
                 self._plans.pop(n, None)
             else:
-                groups = [RatesAhead(row, step) for row in ahead]
                 self._plans[n] = _Plan(groups, step, rule.position(), steps, trusted=as_planned)
         return True
 
@@ -216,7 +222,8 @@ def _went_as_planned(plan: _Plan, rule: Rule, step: int, steps: int, rates: Mapp
         return False
     planned = {i: plan.ahead[i].rate(step) for i in rates} if step > plan.checked else {}
     return all(
-        rate is None or math.isclose(rate, rates[i], rel_tol=TOLERANCE, abs_tol=1e-15) for i, rate in planned.items()
+        rate is None or math.isclose(rate, rates[i], rel_tol=plan.ahead[i].tolerance, abs_tol=1e-15)
+        for i, rate in planned.items()
     )
 
 
@@ -224,4 +231,4 @@ def _due(plan: _Plan, rule: Rule, step: int) -> int | None:
     """How often the scheduler should have stepped by now, without its steps after the last optimizer step."""
     if plan.position is None:
         return None
-    return plan.position + sum(rule.ticks(n) for n in range(plan.checked, step) if n > 0)
+    return plan.position + ticks_between(rule.ticks, plan.checked, step)

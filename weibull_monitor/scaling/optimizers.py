@@ -10,10 +10,12 @@ steps: a larger change was not made by the optimizer.
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, Final, Literal, NamedTuple
 
 from torch import Tensor
@@ -48,18 +50,26 @@ class UpdateBound:
     Attributes:
         each: Bound of the magnitude of every element; infinite if there is none.
         norm: Bound of the Frobenius norm of the whole parameter's update; infinite if there is none.
+        relative: Whether steps are multiplied by the parameter's own RMS where that is above 1.
     """
 
     each: float = math.inf
     norm: float = math.inf
+    relative: bool = False
 
-    def rms(self, elements: int) -> float:
+    def rms(self, elements: int, weight: float = 1.0) -> float:
         """Bound of the root mean square of u over any ``elements`` of the parameter.
+
+        Args:
+            elements: Their number.
+            weight: RMS of the whole parameter.
 
         >>> UpdateBound(norm=8.0).rms(16)
         2.0
+        >>> UpdateBound(norm=8.0, relative=True).rms(16, weight=3.0)
+        6.0
         """
-        return min(self.each, self.norm / math.sqrt(elements))
+        return min(self.each, self.norm / math.sqrt(elements)) * (max(1.0, weight) if self.relative else 1.0)
 
 
 def adam_bound(beta1: float, beta2: float) -> float:
@@ -105,10 +115,12 @@ def _bound_muon(group: Group, shape: Shape) -> UpdateBound | None:
 
 
 def _bound_adafactor(group: Group, shape: Shape) -> UpdateBound | None:
-    # The RMS of the update is clipped to d, and its rate is η times at most the matrix's RMS, taken to be below 1
-    # (N. Shazeer, M. Stern, 2018, §6 and §8).
+    # The RMS of the update is clipped to d, and its rate is η, or η times the matrix's RMS (N. Shazeer, M. Stern, 2018, §6 and
+    # §8). For an RMS below 1 the bound is that of 1.
     clip = group.get("d", group.get("clip_threshold"))
-    return UpdateBound(norm=float(clip) * math.sqrt(math.prod(shape))) if clip else None
+    if not clip:
+        return None
+    return UpdateBound(math.inf, float(clip) * math.sqrt(math.prod(shape)), bool(group.get("scale_parameter", True)))
 
 
 def _muon_factor(group: Group, shape: Shape) -> float:
@@ -137,6 +149,15 @@ def _muon_step(group: Group) -> Reason | None:
 def _adafactor_step(group: Group) -> Reason | None:
     """torch's own always scales its steps by the weights, that of transformers on request."""
     return "step_scaled_by_weight" if group.get("scale_parameter", True) else None
+
+
+def chooses_rate(group: Group) -> bool:
+    """Whether an optimizer chooses the learning rate of a group by itself; what stands in the group's ``lr`` is not used then.
+
+    >>> chooses_rate({"lr": 0.0, "relative_step": True})  # Adafactor, beside its AdafactorSchedule
+    True
+    """
+    return group.get("lr") is None or bool(group.get("relative_step"))
 
 
 @dataclass(frozen=True)
@@ -175,7 +196,7 @@ class OptimizerRule:
         >>> RULES["Adafactor"].why_not({"lr": None, "relative_step": True, "scale_parameter": True})
         'own_learning_rate'
         """
-        if group.get("lr") is None or group.get("relative_step"):
+        if chooses_rate(group):
             return "own_learning_rate"
         if (reason := self.step(group)) is not None:
             return reason
@@ -240,13 +261,31 @@ def rule_of(optimizer: Any) -> OptimizerRule:
     >>> rule_of(PagedAdamW8bit([torch.nn.Parameter(torch.zeros(2, 2))])).name
     'AdamW'
     """
-    names = [base.__name__ for base in type(optimizer).__mro__]
-    found = (RULES.get(name) or RULES.get(AFFIXES.sub("", name)) for name in names)
-    rule = next((row for row in found if row), OptimizerRule(names[0], step=_UNKNOWN))
+    kind: Any = type(optimizer)
+    names = [base.__name__ for base in kind.__mro__]
+    rule = _row_of(kind) or OptimizerRule(names[0], step=_UNKNOWN)
     if rule.forces:  # of the Adam family: Apex and DeepSpeed say adam_w_mode, ColossalAI adamw_mode
         decoupled = rule.decoupled or any(getattr(optimizer, mode, False) for mode in ("adam_w_mode", "adamw_mode"))
         rule = replace(rule, decoupled=decoupled, forces=not any(map(_LOW_PRECISION.search, names)))
     return rule
+
+
+@cache
+def _row_of(kind: type) -> OptimizerRule | None:
+    """The row of a class; None if there is none, or if it steps otherwise than the class that has the row."""
+    rows = [(base, RULES.get(base.__name__) or RULES.get(AFFIXES.sub("", base.__name__))) for base in kind.__mro__]
+    found = [(base, row) for base, row in rows if row]
+    if not found:
+        return None
+    # A subclass of one of PyTorch's optimizers has its name often enough, and not its step.
+    torchs = [base for base, _ in found if base.__module__.startswith("torch.optim.")]
+    original = torchs[0] if torchs else found[0][0]
+    return found[0][1] if _step_of(kind) is _step_of(original) else None
+
+
+def _step_of(kind: type) -> Any:
+    """The function that takes a step, without what PyTorch puts around it."""
+    return inspect.unwrap(getattr(kind, "step", None) or object)
 
 
 def step_counter(optimizer: Any, parameter: Tensor, group: Group) -> Tensor | float | None:
@@ -321,7 +360,7 @@ def _plain(value: Any) -> Any:
 
 
 def innermost(optimizer: Any) -> Any:
-    """The optimizer itself under the wrappers of Accelerate, Lightning and DeepSpeed.
+    """The optimizer itself under the wrappers of Accelerate, Lightning, DeepSpeed and `ZeroRedundancyOptimizer`.
 
     >>> import torch
     >>> inner = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(2, 2))])

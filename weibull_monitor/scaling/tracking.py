@@ -1,166 +1,108 @@
-"""Follows optimizers: what each parameter group is stepped with, and what it has spent since the baseline."""
+"""Follows optimizers: what each parameter is stepped with, and what it has spent since the baseline."""
 
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from weibull_monitor.measure.transfer import LateNumber
+from weibull_monitor.errors import ConfigurationError
+from weibull_monitor.scaling.accounts import Account, Accounts, state_of
 from weibull_monitor.scaling.budget import Budget, StepInfo
-from weibull_monitor.scaling.deepspeed import parameters_of, rates_of
+from weibull_monitor.scaling.deepspeed import parameters_of
 from weibull_monitor.scaling.optimizers import Hyperparameters, describe, innermost, rule_of
-from weibull_monitor.scaling.resets import StateWatch
-
-MAX_LATE: Final = 1000
-"""Bound of the steps whose learning rates are still on their way from a device; beyond it the oldest is waited for."""
-
-_Step = tuple[LateNumber | float, float]
-"""η, which may still be on its way from a device, and λ_wd."""
-
-
-class _TrackedOptimizer:
-    """One optimizer: what its parameter groups were last stepped with, and what each has spent."""
-
-    def __init__(self, optimizer: torch.optim.Optimizer, known: bool) -> None:
-        self.optimizer = optimizer
-        self.innermost = innermost(optimizer)
-        self.known = known
-        self.rates = rates_of(optimizer)
-        self.steps = 0
-        """Steps since it is tracked."""
-        self.budgets: list[Budget] = []  # one per parameter group, as the next
-        self.watch = StateWatch(self.innermost)
-        self._steps: list[tuple[float, float] | None] = []
-        self._on_device: dict[int, tuple[Tensor, int, LateNumber | float]] = {}
-        self._late: deque[list[_Step | None]] = deque()
-
-    def advance(self) -> None:
-        """Notes one optimizer step. It runs at every step, not only at samples, so it never waits for a device."""
-        groups = self.optimizer.param_groups
-        if len(groups) != len(self.budgets):
-            self.settle()
-            self._fit(len(groups))
-        steps: list[_Step | None] = []
-        for i, group in enumerate(groups):
-            group = self.rates.get(id(group), group)  # DeepSpeed may already have set the rate of the next step
-            eta = group.get("lr")
-            if eta is None:  # some optimizers choose it themselves
-                steps.append(None)
-            else:
-                eta = eta if isinstance(eta, float) else self._read(i, eta)
-                steps.append((eta, float(group.get("weight_decay") or 0.0)))
-        self.rates.clear()
-        self.steps += 1
-        self._late.append(steps)
-        self.settle(wait=False)
-
-    def settle(self, wait: bool = True) -> None:
-        """Adds steps to the budgets in their order, up to the first whose learning rate is still on its way; waits for all
-        of them if ``wait``."""
-        while self._late and (wait or len(self._late) > MAX_LATE or all(map(_is_here, self._late[0]))):
-            self._steps = [_known(step) for step in self._late.popleft()]
-            for i, step in enumerate(self._steps):
-                if step is not None:
-                    self.budgets[i] = self.budgets[i].advanced(*step)
-
-    def _read(self, group: int, rate: Any) -> LateNumber | float:
-        """A learning rate that is not a float. One on an accelerator is read only after it was written to: on CUDA without
-        waiting, on other devices at once."""
-        if not isinstance(rate, Tensor) or rate.device.type == "cpu":
-            return float(rate)
-        known = self._on_device.get(group)
-        if known is None or known[0] is not rate or known[1] != rate._version:
-            now = LateNumber(rate) if rate.device.type == "cuda" else float(rate)
-            known = self._on_device[group] = (rate, rate._version, now)
-        return known[2]
-
-    def used(self) -> list[Hyperparameters | None]:
-        """What each group was last stepped with; None for one without a learning rate, and before the first step."""
-        self.settle()
-        if not self.steps:
-            return [None] * len(self.optimizer.param_groups)
-        rule = rule_of(self.innermost)
-        return [
-            rule.hyperparameters({**group, "lr": step[0], "weight_decay": step[1]}) if step else None
-            for step, group in zip(self._steps, self.optimizer.param_groups, strict=False)
-        ]
-
-    def restore(self, spent: Sequence[Sequence[Any]] | None, seen: Sequence[Any] | None) -> None:
-        """Continues from what each group had spent; None if that is not known."""
-        self.known = spent is not None
-        self._late.clear()
-        self.budgets = [Budget(*budget) for budget in spent or ()]
-        self._steps = [None] * len(self.budgets)
-        self.watch.restore(seen)
-
-    def _fit(self, groups: int) -> None:
-        """Makes room for a changed number of groups. Added groups have spent nothing; after some were removed, it is not known
-        which are left."""
-        self.known &= groups >= len(self.budgets)
-        self.budgets = (self.budgets + [Budget()] * groups)[:groups]
-        self._steps = [None] * groups
-
-
-def _known(step: _Step | None) -> tuple[float, float] | None:
-    return None if step is None else (step[0].value() if isinstance(step[0], LateNumber) else step[0], step[1])
-
-
-def _is_here(step: _Step | None) -> bool:
-    return step is None or not isinstance(step[0], LateNumber) or step[0].ready()
+from weibull_monitor.scaling.tracked import TrackedOptimizer
 
 
 class BudgetTracker:
-    """Follows optimizers: what their parameter groups are stepped with, and what they have spent.
+    """Follows optimizers: what their parameters are stepped with, and what they have spent.
 
-    A learning rate in a CUDA tensor arrives some steps later; `by_parameter` and `state` wait for it.
+    A step that did not move a parameter (frozen, skipped by a loss scaler, another optimizer's turn) spends nothing; where the
+    optimizer has taken ten steps between two calls, ten are spent: its own step counts say so. A learning rate in a CUDA tensor
+    arrives some steps later; `by_parameter` waits for it.
 
     Args:
-        optimizers: One optimizer, several, or None. Wrappers of Accelerate, Lightning and DeepSpeed are unwrapped.
+        optimizers: One optimizer, several, or None. Wrappers of Accelerate, Lightning and DeepSpeed are unwrapped, and containers
+            with ``.optimizers`` are emptied.
+
+    Raises:
+        ConfigurationError: If one of them is not an optimizer.
     """
 
-    def __init__(self, optimizers: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None) -> None:
-        given = optimizers if isinstance(optimizers, Sequence) else [optimizers] if optimizers is not None else []
-        self._tracked = [_TrackedOptimizer(optimizer, known=True) for optimizer in given]
+    def __init__(self, optimizers: Any) -> None:
+        self._accounts = Accounts()
+        self._started = self._presumed = False
+        self._tracked = [TrackedOptimizer(o, self._accounts, known=True) for o in as_optimizers(optimizers)]
+        self._regroup()
 
     @property
     def optimizers(self) -> list[Any]:
         """The optimizers themselves, under their wrappers."""
         return [tracked.innermost for tracked in self._tracked]
 
-    def add(self, optimizer: torch.optim.Optimizer, known: bool) -> None:
+    def add(self, optimizer: Any, known: bool) -> None:
         """Follows one more optimizer from now on, unless it is followed already.
 
         Args:
-            optimizer: The optimizer.
+            optimizer: The optimizer. Parameters that another one has stepped go on with what they have spent.
             known: Whether it has not stepped yet, so that what it spends from now on is all that it spends.
         """
-        if all(tracked.innermost is not innermost(optimizer) for tracked in self._tracked):
-            self._tracked.append(_TrackedOptimizer(optimizer, known))
+        for one in as_optimizers(optimizer):
+            if self._found(one) is None:
+                self._compare()
+                added = TrackedOptimizer(one, self._accounts, known)
+                self._tracked.append(added)
+                if not known:
+                    for p in (p for group in added.groups for p in group.members):
+                        self._accounts[p].known = False
+        self._regroup()
 
-    def advance(self, optimizer: torch.optim.Optimizer | None = None) -> None:
-        """Notes the step just taken: one multiply-add per parameter group.
+    def follow(self, optimizers: Any) -> bool:
+        """Follows these optimizers from now on, and no others. Returns whether there were others.
+
+        Args:
+            optimizers: The optimizers. What a new one steps goes on with what it has spent.
+        """
+        given = as_optimizers(optimizers)
+        found = [self._found(one) for one in given]
+        if len(found) == len(self._tracked) and all(a is b for a, b in zip(found, self._tracked, strict=True)):
+            return False
+        self._compare()
+        self._tracked = [
+            tracked or TrackedOptimizer(one, self._accounts, known=True, seen=False)
+            for one, tracked in zip(given, found, strict=True)
+        ]
+        self._regroup()
+        return True
+
+    def advance(self, optimizer: Any = None, missed: bool = False) -> None:
+        """Notes the step just taken: a look at one step count and one multiply-add per parameter group.
 
         Args:
             optimizer: The optimizer that took it; by default, all of them did.
+            missed: Whether there were steps before it that were not noted.
         """
+        chosen = None if optimizer is None else [innermost(one) for one in as_optimizers(optimizer)]
+        full = False
+        # An optimizer without any state is presumed to have stepped if nothing shows otherwise: no optimizer is seen to step,
+        # and no gradient waits for one.
+        unseen = not self._started and self._none_is_seen()
+        presume = unseen and not any(tracked.has_gradient for tracked in self._tracked)
         for tracked in self._tracked:
-            if optimizer is None or tracked.innermost is innermost(optimizer):
-                tracked.advance()
-
-    def lose_track(self) -> None:
-        """Notes that steps were missed, so that what was spent is not known any more."""
-        for tracked in self._tracked:
-            tracked.known = False
+            if chosen is None or any(tracked.innermost is one for one in chosen):
+                tracked.advance(missed, unseen, presume)
+                full |= bool(tracked.groups) and tracked.groups[0].full
+        if full:
+            self._compare()
 
     def by_parameter(self, parameters: Mapping[str, Tensor]) -> dict[str, StepInfo]:
-        """What each parameter was last stepped with, and what its group has spent.
+        """What each parameter was last stepped with, and what it has spent.
 
-        To be called at each sample: it checks whether the optimizers' state was reset since the last one.
+        To be called at each sample: it compares the step counts of all parameters, and checks whether the optimizers' state was
+        reset since the last one.
 
         Args:
             parameters: By name, the tensor that an optimizer holds for each parameter.
@@ -168,23 +110,31 @@ class BudgetTracker:
         Returns:
             By name; parameters that no optimizer has stepped yet are absent.
         """
+        idle = self._compare()
         found: dict[int, StepInfo] = {}
         for n, tracked in enumerate(self._tracked):
-            reset = tracked.watch.reset(tracked.steps)
+            reset = tracked.watch.reset(tracked.calls)
             rule = rule_of(tracked.innermost)
-            for i, used in enumerate(tracked.used()):
+            for i, of_group in enumerate(tracked.groups):
                 group = tracked.optimizer.param_groups[i]
-                if used is None and tracked.steps:
-                    used = Hyperparameters(math.nan, float(group.get("weight_decay") or 0.0), "own_learning_rate")
-                if used is None:
-                    continue
-                budget = tracked.budgets[i] if tracked.known else None
-                known: dict[torch.Size, StepInfo] = {}  # the same for all parameters of one shape
-                for p in parameters_of(tracked.optimizer, i):
-                    if p.shape not in known:
-                        scale, bound = rule.scale(group, p.shape), rule.bound(group, p.shape)
-                        known[p.shape] = StepInfo(used, budget, scale, (n, i), reset, bound)
-                    found[id(p)] = known[p.shape]
+                for payers in of_group.payers:
+                    account = payers.account
+                    if not account.stepped or not tracked.calls:
+                        continue
+                    used = _used(rule, group, account)
+                    budget = account.budget if account.known else None
+                    known: dict[tuple[torch.Size, bool], StepInfo] = {}  # the same for all parameters of one shape
+                    for p in payers.members:
+                        if id(p) in found and id(account) in idle.get(n, ()):
+                            continue  # another optimizer steps it now
+                        frozen = not p.requires_grad and id(account) in idle.get(n, ())
+                        if (p.shape, frozen) not in known:
+                            scale, bound = rule.scale(group, p.shape), rule.bound(group, p.shape)
+                            bound = None if used.reason == "own_learning_rate" else bound
+                            now = used._replace(eta=0.0) if frozen and not math.isnan(used.eta) else used
+                            peak = account.budget.peak
+                            known[p.shape, frozen] = StepInfo(now, budget, scale, (n, i), reset, bound, peak)
+                        found[id(p)] = known[p.shape, frozen]
         return {name: found[id(p)] for name, p in parameters.items() if id(p) in found}
 
     def owners(self) -> dict[int, tuple[Mapping[str, Any], Any]]:
@@ -201,24 +151,151 @@ class BudgetTracker:
         return describe(self.optimizers)
 
     def steps_of(self, optimizer: int) -> int:
-        """Steps of one optimizer, by its index, since it is tracked."""
-        return self._tracked[optimizer].steps
+        """Calls of one optimizer's step, by its index, since it is tracked."""
+        return self._tracked[optimizer].calls
 
-    def state(self) -> list[list[list[Any]] | None] | None:
-        """What the groups of each optimizer have spent, as JSON can hold it; None if part of the run was not tracked."""
+    def state(self, wait: bool = True) -> list[list[list[Any]] | None] | None:
+        """What the groups of each optimizer have spent, as JSON can hold it; None if part of the run was not tracked.
+
+        Args:
+            wait: Whether to wait for learning rates on their way from a device; without it, those are taken to be the last known.
+        """
+        states: list[list[list[Any]] | None] = []
         for tracked in self._tracked:
-            tracked.settle()
-        states = [[list(budget) for budget in t.budgets] if t.known else None for t in self._tracked]
-        return None if states and not any(t.known for t in self._tracked) else states
+            tracked.settle(wait)
+            known = all(payers.account.known for group in tracked.groups for payers in group.payers[:1])
+            budgets = [tracked.expected(i)[:1] or [Budget()] for i in range(len(tracked.groups))]
+            states.append([list(first) for (first,) in budgets] if known else None)
+        return None if states and all(state is None for state in states) else states
 
     def watched(self) -> list[list[Any]]:
-        """The step count of each optimizer's own state and whether it was reset, as JSON can hold them."""
-        return [tracked.watch.state() for tracked in self._tracked]
+        """The step count of each optimizer's own state and whether it was reset; and the accounts of groups that have several."""
+        out = []
+        for tracked in self._tracked:
+            several = any(len(group.payers) > 1 for group in tracked.groups)
+            accounts = [[state_of(group) if len(group.payers) > 1 else None for group in tracked.groups]]
+            out.append(tracked.watch.state() + (accounts if several else []))
+        return out
 
     def restore(
         self, state: Sequence[Sequence[Sequence[Any]] | None] | None, watched: Sequence[Sequence[Any]] | None = None
     ) -> None:
         """Continues from `state` and `watched`; the past of optimizers that are not in them is unknown."""
+        self._accounts.clear()
         for i, tracked in enumerate(self._tracked):
             spent = state[i] if state is not None and i < len(state) else None
-            tracked.restore(spent, watched[i] if watched is not None and i < len(watched) else None)
+            seen = watched[i] if watched is not None and i < len(watched) else None
+            tracked.watch.restore(seen)
+            several = seen[2] if seen is not None and len(seen) > 2 else ()
+            for g in range(len(tracked.optimizer.param_groups)):
+                members = list(parameters_of(tracked.optimizer, g))
+                budget = Budget(*spent[g]) if spent is not None and g < len(spent) else None
+                one = Account(budget, known=spent is not None)
+                kept = {id(p): one for p in members}
+                for places, own in (several[g] if g < len(several) else None) or ():
+                    account = Account(Budget(*own) if own is not None else None, known=own is not None)
+                    kept |= {id(members[place]): account for place in places if place < len(members)}
+                for p in members:
+                    if p not in self._accounts:
+                        self._accounts[p] = kept[id(p)]
+            tracked.begin_again()
+        self._regroup()
+
+    def _none_is_seen(self) -> bool:
+        """Whether no optimizer is seen to step yet. When the first is, what was presumed before is taken back."""
+        self._started = any(tracked.started for tracked in self._tracked)
+        if self._started and self._presumed:
+            for tracked in self._tracked:
+                tracked.withdraw()
+        self._presumed = not self._started
+        return self._presumed
+
+    def _found(self, optimizer: Any) -> TrackedOptimizer | None:
+        inner = innermost(optimizer)
+        return next((tracked for tracked in self._tracked if tracked.innermost is inner), None)
+
+    def _compare(self) -> dict[int, set[int]]:
+        """Compares the step counts of all parameters, and divides accounts whose parameters were stepped apart.
+
+        Returns:
+            By the index of the optimizer, the ids of the accounts of which it has taken no step since the last time.
+        """
+        divided = False
+        for tracked in self._tracked:
+            tracked.settle()
+            if tracked.changed():
+                tracked.enter()
+                divided = True
+            for group in tracked.groups:
+                divided |= group.compare(self._accounts)
+        if divided:
+            self._regroup()
+        idle = {}
+        for n, tracked in enumerate(self._tracked):
+            idle[n] = {id(p.account) for group in tracked.groups for p in group.payers if not p.account.steps}
+        for tracked in self._tracked:
+            for group in tracked.groups:
+                group.settle()
+        return idle
+
+    def _regroup(self) -> None:
+        """Finds the parameters of each group that share an account; what one optimizer steps alone has one of its own."""
+        holders: dict[int, tuple[Tensor, list[int]]] = {}
+        groups = [group for tracked in self._tracked for group in tracked.groups]
+        for n, group in enumerate(groups):
+            for p in group.members:
+                holders.setdefault(id(p), (p, []))[1].append(n)
+        first: dict[int, list[int]] = {}
+        alone: dict[tuple[int, tuple[int, ...]], Account] = {}
+        for p, places in holders.values():
+            account = self._accounts[p]
+            if first.setdefault(id(account), places) != places:
+                key = id(account), tuple(places)
+                if key not in alone:
+                    alone[key] = account.copy()
+                self._accounts[p] = alone[key]
+        for group in groups:
+            group.gather(self._accounts)
+
+
+def _used(rule: Any, group: Mapping[str, Any], account: Account) -> Hyperparameters:
+    if account.rates is None:
+        return Hyperparameters(math.nan, float(group.get("weight_decay") or 0.0), "own_learning_rate")
+    eta, weight_decay = account.rates
+    used: Hyperparameters = rule.hyperparameters({**group, "lr": eta, "weight_decay": weight_decay})
+    return used
+
+
+def as_optimizers(given: Any) -> list[Any]:
+    """The optimizers that a user's argument stands for.
+
+    Args:
+        given: An optimizer, an object with a list of them in ``.optimizers`` (torchtitan's container), several of them, or None.
+
+    Raises:
+        ConfigurationError: For anything else.
+    """
+    if given is None:
+        return []
+    if isinstance(given, (list, tuple)):
+        return [one for part in given for one in as_optimizers(part)]
+    parts = getattr(given, "optimizers", None)
+    if isinstance(parts, (list, tuple)) and parts and all(hasattr(part, "param_groups") for part in parts):
+        return [one for part in parts for one in as_optimizers(part)]
+    groups = getattr(given, "param_groups", None)
+    if isinstance(groups, Iterable) and all(isinstance(group, Mapping) for group in groups):
+        return [given]
+    kind = type(given).__name__
+    raise ConfigurationError(f"optimizer is a {kind}{_advice(given)}")
+
+
+def _advice(given: Any) -> str:
+    if isinstance(given, Mapping):
+        return "; pass its optimizers in a list: optimizer=list(optimizers.values())"
+    if isinstance(given, torch.nn.Module):
+        return ", which is a model; pass the model first and then the optimizer of torch.optim that steps it"
+    if isinstance(getattr(given, "optimizer", None), torch.optim.Optimizer):
+        return ", which is a scheduler; pass the optimizer itself, and the scheduler as scheduler="
+    if isinstance(given, Tensor) or (isinstance(given, Iterable) and not isinstance(given, (str, bytes))):
+        return "; pass the optimizer that was made from the parameters, or several optimizers in a list"
+    return "; pass an optimizer of torch.optim, such as torch.optim.AdamW(model.parameters()), or several in a list"

@@ -24,13 +24,14 @@ def pack(stepped: Mapping[str, StepInfo]) -> dict[str, tuple[float, ...]]:
     True
     """
     out = {}
-    for name, (used, budget, scale, _, reset, bound) in stepped.items():
+    for name, (used, budget, scale, _, reset, bound, peak) in stepped.items():
         reason = -1 if used.reason is None else _REASONS.index(used.reason)
         spent = budget or Budget()
         last = math.nan if spent.weight_decay is None else spent.weight_decay
         numbers = [1.0, used.eta, used.weight_decay, reason, scale, reset, budget is not None]
         numbers += [spent.integral, spent.decay, last, spent.changed, spent.path]
-        numbers += [bound is not None, *((bound.each, bound.norm) if bound else (0.0, 0.0))]
+        numbers += [1 + bound.relative, bound.each, bound.norm] if bound else [0.0, 0.0, 0.0]
+        numbers.append(peak)
         out[name] = tuple(map(float, numbers + [0] * (NOTE_NUMBERS - len(numbers))))
     return out
 
@@ -40,9 +41,11 @@ def unpack(notes: Mapping[str, Sequence[float]]) -> dict[str, StepInfo]:
     out = {}
     for name, numbers in notes.items():
         _, eta, weight_decay, reason, scale, reset, known, *spent = numbers
-        integral, decay, last, changed, path, bounded, each, norm, *_ = spent
+        integral, decay, last, changed, path, bounded, each, norm, peak, *_ = spent
         used = Hyperparameters(eta, weight_decay, None if reason < 0 else _REASONS[int(reason)])
-        budget = Budget(integral, decay, None if math.isnan(last) else last, bool(changed), path) if known else None
-        bound = UpdateBound(each, norm) if bounded else None
-        out[name] = StepInfo(used, budget, scale, ELSEWHERE, bool(reset), bound)
+        budget = (
+            Budget(integral, decay, None if math.isnan(last) else last, bool(changed), path, peak) if known else None
+        )
+        bound = UpdateBound(each, norm, bounded > 1) if bounded else None
+        out[name] = StepInfo(used, budget, scale, ELSEWHERE, bool(reset), bound, peak)
     return out

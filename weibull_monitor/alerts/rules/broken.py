@@ -73,6 +73,8 @@ def unchanged(window: SampleWindow, settings: Unchanged) -> RuleResult | None:
         values = window[name]
         same &= (values[1:] == values[:-1]) | (np.isnan(values[1:]) & np.isnan(values[:-1]))
     same &= np.isfinite(window["zeros"][1:])
+    path = window["eta_sum"]
+    same &= ~(path[1:] == path[:-1])  # nothing moves without a step; NaN, where Σ η is not known, counts as a step
     intervals = np.cumprod(same[::-1], axis=0).sum(axis=0)  # unbroken up to the latest sample
     first = np.array(window.steps)[len(window.steps) - 1 - intervals]
     steps = np.where(intervals > 0, window.steps[-1] - first, 0)

@@ -49,7 +49,7 @@ def impossible_change(window: SampleWindow, settings: ImpossibleChange) -> RuleR
         decay = np.nan_to_num(np.fmax(window.now("weight_decay"), window.before("weight_decay")), nan=0.0)
         resolution = ON_GRIDS + IN_BINS / np.sqrt(np.fmax(window.components.numel, 1.0))
         rest = (path * decay + precision + resolution) * np.fmax(rms, before)
-        bound = window.now("update_max")
+        bound = np.fmax(window.now("update_max"), window.before("update_max"))
         rounding = np.where(precision > COARSE, 2.0, 1.0)
         certain = path * bound * rounding + rest
         likely = path * np.minimum(bound, settings.sustained) * rounding + rest

@@ -20,6 +20,11 @@ def finder(
     resolution: Resolution | Literal["auto"],
 ) -> Callable[[nn.Module], Discovery]:
     """Returns a function that finds the components of a model; the arguments are options of the monitor."""
+    # A model is looked at more than once, and an iterator can be used only once.
+    kinds = None if kinds is None else dict(kinds)
+    include, exclude = (
+        given if given is None or isinstance(given, str) else list(given) for given in (include, exclude)
+    )
 
     def find(model: nn.Module) -> Discovery:
         if resolution != "auto":

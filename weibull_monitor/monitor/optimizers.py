@@ -1,0 +1,87 @@
+"""How the monitor follows the optimizers: which there are, which have stepped, and how their steps are numbered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from weibull_monitor.errors import Guard
+
+if TYPE_CHECKING:
+    from weibull_monitor.monitor.ended import Ended
+    from weibull_monitor.scaling.law import ScalingLaw
+    from weibull_monitor.scaling.tracking import BudgetTracker
+
+
+def explain_step(guard: Guard, step: int, before: int, first: bool) -> None:
+    """Explains once a number of steps that does not follow the one before.
+
+    Args:
+        guard: Logs the message.
+        step: The number that the user passed.
+        before: Number of steps so far.
+        first: Whether this is the first call.
+    """
+    if step < before:
+        message = f"step went back from {before} to {step}; pass the steps since training began"
+        guard.once(message, key="step went back")
+    elif step == 0 and first:
+        guard.once(
+            "step(step=0) is the baseline, from before the first optimizer step, so this step is not counted; pass the "
+            "number of optimizer steps taken, which is 1 after the first",
+            key="first step",
+        )
+    elif step > before + 1 and first:
+        guard.once(
+            f"the first call was step(step={step}) after {before} steps: pass the number of optimizer steps taken since "
+            "training began, and call step after each of them",
+            key="first step",
+        )
+
+
+class OptimizerFollower:
+    """The methods of `WeibullMonitor` about its optimizers."""
+
+    _guard: Guard
+    _ended: Ended | None
+    _budgets: BudgetTracker
+    _law: ScalingLaw
+    _step: int
+    _advanced: bool
+
+    def optimizer_stepped(self, optimizer: torch.optim.Optimizer) -> None:
+        """Says that one of several optimizers has stepped. Without this call, `step` assumes that all have.
+
+        Args:
+            optimizer: The optimizer that has just stepped, before its scheduler changes the learning rate.
+        """
+        if self._ended is not None:
+            return
+        self._advanced = True
+        self._guard("reading the optimizer's parameter groups", self._budgets.advance, optimizer)
+
+    def add_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
+        """Follows one more optimizer from now on.
+
+        The budget ratio of its parameters is known only if it has not stepped before.
+        """
+        if self._ended is None:
+            self._budgets.add(optimizer, known=self._step == 0 or not optimizer.state)
+
+    def follow_optimizers(
+        self, optimizers: torch.optim.Optimizer | Sequence[torch.optim.Optimizer], scheduler: Any = None
+    ) -> None:
+        """Follows these optimizers from now on instead of those before, which were replaced.
+
+        Parameters go on with what they have spent. Call it before a new optimizer steps.
+
+        Args:
+            optimizers: All optimizers of the model.
+            scheduler: Their schedulers, for the forecast of λ, as `WeibullMonitor` takes them.
+        """
+        if self._ended is not None:
+            return
+        if self._guard("following other optimizers", self._budgets.follow, optimizers):
+            self._guard("reading the schedule", self._law.set_scheduler, scheduler)

@@ -1,0 +1,174 @@
+"""How many steps an optimizer has taken on a parameter since the last look, by the optimizer's own count.
+
+A call of ``optimizer.step()`` may move nothing: a parameter is frozen or has no gradient, a loss scaler skips the step, another
+optimizer has its turn. Optimizers of the Adam family count the steps of each parameter in their state, and the count says so. A
+count on an accelerator is not read, because that would wait for the device: there PyTorch's version of the tensor, which every
+change raises, says whether a step was taken. Optimizers without a count (SGD, Muon) are followed by the version of the parameter.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from torch import Tensor
+
+from weibull_monitor.scaling.optimizers import Group, rule_of
+
+NO_COUNT: Final = frozenset({"SGD", "Muon", "LBFGS", "Adadelta"})
+"""Optimizers of ``torch.optim`` that do not count their steps in any version of PyTorch that is supported, or need not."""
+
+
+class StepCounts:
+    """The step counts in the state of one optimizer.
+
+    Args:
+        optimizer: The optimizer itself, without wrappers.
+    """
+
+    def __init__(self, optimizer: Any) -> None:
+        self._optimizer = optimizer
+        rule, kind = rule_of(optimizer), type(optimizer)
+        self._in_group = rule.step_count == "group"
+        # PyTorch's own make the state of a parameter at its first step, and change parameters in place.
+        self.own = kind.__module__.startswith("torch.optim.")
+        self.counting = self.own and kind.__name__ not in NO_COUNT
+
+    @property
+    def empty(self) -> bool:
+        """Whether the optimizer has no state for any parameter: it has never stepped, or keeps none."""
+        states = getattr(self._optimizer, "state", None)
+        return not (isinstance(states, Mapping) and any(states.values()))
+
+    def held(self) -> Iterator[Tensor]:
+        """The parameters whose state the optimizer keeps on this rank."""
+        return (p for group in self._optimizer.param_groups for p in group["params"])
+
+    def of(self, parameter: Tensor, group: Group) -> Tensor | float | None:
+        """The count of one parameter, unread; None if the optimizer does not count, or has not stepped it."""
+        states = getattr(self._optimizer, "state", None)
+        if not isinstance(states, Mapping):
+            return None
+        if self._in_group:
+            count = _highest(states, group)
+        else:
+            state = states.get(parameter)
+            count = state.get("step") if state else None
+        if isinstance(count, Tensor):
+            return count if not count.dim() or count.numel() == 1 else None
+        return count if isinstance(count, (int, float)) else None
+
+
+def _highest(states: Mapping[Any, Any], group: Group) -> Any:
+    # Apex counts in the group. DeepSpeed gives every parameter's state a count of 0, counts in the state of the last parameter
+    # that has a gradient, and steps all of them by that: the highest count is the right one.
+    counts = [states[p]["step"] for p in group["params"] if p in states and "step" in states[p]]
+    return max(counts) if counts else group.get("step")
+
+
+class ParameterSteps:
+    """Counts the steps that one optimizer takes on one parameter: `taken` says how many since the last call.
+
+    Args:
+        counts: The counts of the optimizer.
+        parameter: The parameter, as the optimizer holds it.
+        group: The parameter group that it is in.
+        seen: Whether the steps that it has taken so far are known already.
+
+    Attributes:
+        exact: Whether the last result was read from a count.
+
+    >>> import torch
+    >>> weight = torch.nn.Parameter(torch.zeros(2, 2))
+    >>> optimizer = torch.optim.AdamW([weight])
+    >>> steps = ParameterSteps(StepCounts(optimizer), weight, optimizer.param_groups[0])
+    >>> def train(times):
+    ...     for _ in range(times):
+    ...         weight.grad = torch.ones(2, 2)
+    ...         optimizer.step()
+    >>> train(3); steps.taken()
+    3
+    >>> steps.taken()
+    0
+    """
+
+    __slots__ = (
+        "_count",
+        "_counter",
+        "_counts",
+        "_elsewhere",
+        "_group",
+        "_version",
+        "_writes",
+        "_written",
+        "exact",
+        "parameter",
+    )
+
+    def __init__(self, counts: StepCounts, parameter: Tensor, group: Group, seen: bool = True) -> None:
+        self._counts, self.parameter, self._group = counts, parameter, group
+        self._counter: weakref.ref[Tensor] | None = None
+        self._count, self._version, self._elsewhere = 0.0, 0, False
+        self._writes, self._written = parameter._version, False
+        self.exact = False
+        counter = counts.of(parameter, group) if seen else None
+        if isinstance(counter, Tensor):
+            self._counter, self._version = weakref.ref(counter), counter._version
+            self._elsewhere = counter.device.type != "cpu"
+            self._count = 0.0 if self._elsewhere else counter.item()
+        elif counter is not None:
+            self._count = float(counter)
+
+    def taken(self) -> int | None:
+        """Steps since the last call; None if that cannot be known."""
+        counter = self._counts.of(self.parameter, self._group)
+        self.exact = True
+        if counter is None:
+            self._counter, self._count = None, 0.0
+            if not self._counts.counting:
+                return self._by_writing()
+            self.exact = not self._counts.empty
+            return 0 if self.exact else None  # it counts from its first step on
+        if not isinstance(counter, Tensor):
+            return self._passed(float(counter))
+        version = counter._version
+        if self._counter is not None and self._counter() is counter:
+            if version == self._version:
+                self.exact = not self._elsewhere
+                return 0
+            self._version = version
+            if not self._elsewhere:
+                return self._passed(counter.item())
+            self.exact = False
+            return 1
+        self._counter, self._version, self._elsewhere = weakref.ref(counter), version, counter.device.type != "cpu"
+        if self._elsewhere:
+            self.exact = False
+            return 1
+        # A count that was loaded was not raised step by step, so that its tensor has a low version. Copying it made one more.
+        steps = self._passed(counter.item())
+        return steps if version >= steps else max(1, min(steps, version - 1))
+
+    @property
+    def counting(self) -> bool:
+        """Whether the optimizer counts in its state from its first step on."""
+        return self._counts.counting
+
+    @property
+    def moved(self) -> bool:
+        """Whether the parameter of an optimizer without a count was ever written to."""
+        return not self._counts.counting and (self._written or self.parameter._version > self._writes)
+
+    def _passed(self, count: float) -> int:
+        before, self._count = self._count, count
+        return int(count - before if count >= before else count)  # a lower one has begun anew
+
+    def _by_writing(self) -> int | None:
+        """0 or 1 for a parameter without a count; None before it was ever written to."""
+        self.exact = False
+        risen, self._writes = self.parameter._version > self._writes, self.parameter._version
+        self._written |= risen
+        if risen or self._written or not self.parameter.requires_grad:
+            return int(risen)
+        return None

@@ -1,0 +1,190 @@
+"""One optimizer that is followed: what its parameter groups were stepped with, and whose accounts they pay into."""
+
+from __future__ import annotations
+
+from collections import deque
+from operator import is_not
+from typing import Any, Final
+
+from torch import Tensor
+
+from weibull_monitor.measure.transfer import LateNumber
+from weibull_monitor.scaling.accounts import Accounts, GroupAccounts, Rates
+from weibull_monitor.scaling.budget import Budget
+from weibull_monitor.scaling.counts import ParameterSteps, StepCounts
+from weibull_monitor.scaling.deepspeed import engine_of, parameters_of, rates_of
+from weibull_monitor.scaling.optimizers import chooses_rate, innermost
+from weibull_monitor.scaling.resets import StateWatch
+
+MAX_LATE: Final = 1000
+"""Bound of the steps whose learning rates are still on their way from a device; beyond it the oldest is waited for."""
+
+_Rate = tuple[LateNumber | float, float]
+"""η, which may still be on its way from a device, and λ_wd."""
+_Call = tuple[list[_Rate | None], list[list[int]], bool]
+"""One call of an optimizer's step: the rates of each group, the steps that it took of each of the group's accounts, and whether
+these are only presumed."""
+
+
+class TrackedOptimizer:
+    """One optimizer: what its parameter groups were last stepped with, and whose accounts they pay into."""
+
+    def __init__(self, optimizer: Any, accounts: Accounts, known: bool, seen: bool = True) -> None:
+        self.optimizer = optimizer
+        self.innermost = innermost(optimizer)
+        self.engine = engine_of(optimizer)
+        self.rates = rates_of(optimizer)
+        self.calls = 0
+        """Calls of `advance`."""
+        self.watch = StateWatch(self.innermost)
+        self.counts = StepCounts(self.innermost) if self.engine is None else None
+        self._accounts = accounts
+        self._on_device: dict[int, tuple[Tensor, int, LateNumber | float]] = {}
+        self._late: deque[_Call] = deque()
+        self._counted: dict[int, ParameterSteps] = {}
+        self.groups: list[GroupAccounts] = []
+        self.enter(known, seen)
+
+    def enter(self, known: bool = True, seen: bool = False) -> None:
+        """Finds the accounts of all parameters anew. Those of parameters that have none begin with nothing."""
+        made = []
+        for i, group in enumerate(self.optimizer.param_groups):
+            members, before = parameters_of(self.optimizer, i), self.groups[i] if i < len(self.groups) else None
+            made.append(GroupAccounts(self.counts, group, members, self._counted, self._accounts, known, seen, before))
+        if len(made) < len(self.groups):  # which of them are left is not known
+            for account in (payers.account for group in made for payers in group.payers):
+                account.known = False
+        self.groups = made
+        left = {id(p) for group in made for p in group.members}
+        for gone in self._counted.keys() - left:
+            del self._counted[gone]
+
+    def changed(self) -> bool:
+        """Whether the optimizer now has other parameters."""
+        if len(self.groups) != len(self.optimizer.param_groups):
+            return True
+        now = (parameters_of(self.optimizer, i) for i in range(len(self.groups)))
+        return any(
+            len(group.members) != len(here) or any(map(is_not, group.members, here))
+            for group, here in zip(self.groups, now, strict=True)
+        )
+
+    @property
+    def started(self) -> bool:
+        """Whether the optimizer is seen to have stepped: it has state, or its parameters have changed."""
+        if self.counts is None or not self.counts.empty:
+            return True
+        return any(p.one is not None and p.one.moved for group in self.groups for p in group.payers)
+
+    @property
+    def has_gradient(self) -> bool:
+        """Whether one of its parameters has a gradient."""
+        return any(p.grad is not None for group in self.groups for p in group.members)
+
+    def withdraw(self) -> None:
+        """Takes back the steps that were only presumed."""
+        self.settle()
+        for group in self.groups:
+            group.withdraw()
+
+    def advance(self, missed: bool = False, unseen: bool = False, presume: bool = False) -> None:
+        """Notes one call of the optimizer's step. It runs at every step, so it never waits for a device.
+
+        Args:
+            unseen: Whether no optimizer was seen to step yet, so that steps without a count are only presumed.
+            presume: Whether an optimizer without any state is presumed to have stepped.
+            missed: Whether there were calls before it that were not noted.
+        """
+        groups = self.optimizer.param_groups
+        if len(groups) != len(self.groups):
+            self.settle()
+            self.enter()
+        skipped = self._skipped()
+        rates: list[_Rate | None] = []
+        taken: list[list[int]] = []
+        late = bool(self._late)
+        for i, group in enumerate(groups):
+            group = self.rates.get(id(group), group)  # DeepSpeed may already have set the rate of the next step
+            eta = group.get("lr")
+            if chooses_rate(group):
+                rates.append(None)
+            else:
+                if not isinstance(eta, float):
+                    eta = self._read(i, eta)
+                    late |= isinstance(eta, LateNumber)
+                rates.append((eta, float(group.get("weight_decay") or 0.0)))
+            steps = []
+            for payers in self.groups[i].payers:
+                one = payers.one.taken() if payers.one is not None else None
+                if one is None and payers.one is not None and not presume and payers.one.counting:
+                    one = 0
+                elif missed and (payers.one is None or not payers.one.exact):
+                    payers.account.known = False
+                steps.append(int(not skipped) if one is None else one)
+            taken.append(steps)
+        if self.rates:
+            self.rates.clear()
+        self.calls += 1
+        if late:
+            self._late.append((rates, taken, unseen))
+            self.settle(wait=False)
+        else:
+            for of_group, rate, steps in zip(self.groups, rates, taken, strict=True):
+                of_group.call(rate, steps, unseen)  # type: ignore[arg-type]  # all rates are here
+
+    def settle(self, wait: bool = True) -> None:
+        """Adds calls to the accounts in their order, up to the first whose learning rate is still on its way; waits for all
+        of them if ``wait``."""
+        while self._late and (wait or len(self._late) > MAX_LATE or all(map(_is_here, self._late[0][0]))):
+            rates, taken, presumed = self._late.popleft()
+            for group, rate, steps in zip(self.groups, rates, taken, strict=True):
+                group.call(_known(rate), steps, presumed)
+
+    def expected(self, group: int) -> list[Budget]:
+        """The budgets of a group's accounts as they will be when all learning rates have arrived, if these stay the same."""
+        budgets = [payers.account.budget for payers in self.groups[group].payers]
+        for rates, taken, _ in self._late:
+            if (rate := rates[group]) is None:
+                continue
+            for n, steps in enumerate(taken[group]):
+                if steps:
+                    here = self.groups[group].payers[n].account.rates
+                    eta = (here[0] if here else 0.0) if not _is_here(rate) else _value(rate[0])
+                    budgets[n] = budgets[n].advanced(eta, rate[1], steps)
+        return budgets
+
+    def _skipped(self) -> bool:
+        """Whether a wrapper says that the last step was skipped: Accelerate after an overflow, DeepSpeed's fp16."""
+        if self.engine is not None:
+            return getattr(self.engine, "overflow", False) is True
+        return self.optimizer is not self.innermost and getattr(self.optimizer, "step_was_skipped", False) is True
+
+    def _read(self, group: int, rate: Any) -> LateNumber | float:
+        """A learning rate that is not a float. One on an accelerator is read only after it was written to: on CUDA without
+        waiting, on other devices at once."""
+        if not isinstance(rate, Tensor) or rate.device.type == "cpu":
+            return float(rate)
+        known = self._on_device.get(group)
+        if known is None or known[0] is not rate or known[1] != rate._version:
+            now = LateNumber(rate) if rate.device.type == "cuda" else float(rate)
+            known = self._on_device[group] = (rate, rate._version, now)
+        return known[2]
+
+    def begin_again(self) -> None:
+        """Drops the calls whose learning rates are on their way, and the counts of the steps so far."""
+        self._late.clear()
+        self._counted.clear()
+        self.groups = []
+        self.enter(seen=True)
+
+
+def _value(rate: LateNumber | float) -> float:
+    return rate.value() if isinstance(rate, LateNumber) else rate
+
+
+def _known(rate: _Rate | None) -> Rates | None:
+    return None if rate is None else (_value(rate[0]), rate[1])
+
+
+def _is_here(rate: _Rate | None) -> bool:
+    return rate is None or not isinstance(rate[0], LateNumber) or rate[0].ready()
