@@ -286,7 +286,7 @@ def report(healthy: Sequence[Outcome], faulty: Sequence[Outcome], quick: bool) -
 
 
 def quickstart(place: Path) -> list[str]:
-    """The quickstart's own alerts, as they were told live."""
+    """The alerts that the quickstart raised while it ran."""
     where = place / "quickstart"
     if not (where / "weibull" / "history.jsonl").exists() or read_history(where).snapshots[-1].step < 600:
         command = [sys.executable, str(ROOT / "examples" / "quickstart_transformers.py"), "--output-dir", str(where)]
@@ -319,9 +319,9 @@ TAIL = """
 - *Before the loss shows it*: the alert came before the mean loss of five steps left its range of the 40 steps before (by four
   standard deviations), or the loss never did.
 - *Label noise* and *optimizer state lost* are no faults of weights: the first makes λ move otherwise after a while, the second
-  leaves all weights where they are, and is told by the optimizer's own step count. `scale_shift` sees it now and then.
+  leaves all weights as they were, and only the step count of the optimizer shows it. `scale_shift` sees it now and then.
 - *4 KiB of random bytes* in float32 hold numbers of all sizes: the next forward pass is NaN, and so is every matrix a step
-  later; which one was hit cannot be told then.
+  later; the matrix that was hit cannot be found then.
 """
 
 

@@ -140,7 +140,7 @@ def test_the_tables_of_published_models_are_those_of_the_package() -> None:
 
 
 def script(name: str) -> ModuleType:
-    """A script beside the pages, which is no module of the package."""
+    """A script beside the pages, outside of the package."""
     spec = spec_from_file_location(name, ROOT / f"docs/{name}.py")
     assert spec is not None
     assert spec.loader is not None

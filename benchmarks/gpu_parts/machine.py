@@ -160,7 +160,7 @@ class Machine:
         Args:
             work: Queues it.
             times: Repetitions at most.
-            limit: Seconds after which there are no more of them.
+            limit: Seconds after which no more are taken.
             after: Takes what ``work`` gave, off the clock.
             waits: Whether the work waits for the device, so that nothing is gained by keeping that busy ahead.
             warm: Calls before the first that counts.

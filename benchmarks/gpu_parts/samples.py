@@ -227,7 +227,7 @@ def _check(model: nn.Module, components: Any, fits: Mapping[str, WeibullFit]) ->
 
 
 def _without_kernels(spec: Spec, model: nn.Module, ours: float, machine: Machine, page: Page) -> None:
-    """A row of what plain torch takes for the same, where that is no matter of minutes."""
+    """One row: what plain torch takes for the same, unless that would take minutes."""
     known, values = page.figures.get("plain torch, s a value"), page.figures[f"{spec.name}: values"]
     what = f"the same in plain torch (`{SWITCH}=0`), ms"
     if spec.name != models.SMALL and not machine.rehearsal and (known is None or known * values > 6):

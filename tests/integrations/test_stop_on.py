@@ -47,7 +47,7 @@ def test_a_stopped_run_can_be_resumed_and_knows_what_stands(tmp_path: Path) -> N
     assert callback.monitor.stop_requested == 0
     history = read_history(tmp_path)
     begun = [a for a in history.alerts if a.finding.rule == "impossible_change" and a.phase == "begins"]
-    assert [a.step for a in begun] == [4]  # told once, before
+    assert [a.step for a in begun] == [4]  # raised once, before
     assert [a.phase for a in told if a.finding.rule == "impossible_change"] == ["ends"]
 
 

@@ -60,7 +60,7 @@ class Sharded(Lit):
 
 
 class FSDPOnCPU(FSDPStrategy):
-    """Lightning offers it on CUDA only, by a look at the type of the strategy; torch has to be told that the CPU is meant."""
+    """Lightning offers it on CUDA only, by the type of the strategy; torch must be made to accept the CPU."""
 
     def _setup_model(self, model: Any) -> Any:
         return FullyShardedDataParallel(model, device_id=torch.device("cpu"), **self.kwargs)

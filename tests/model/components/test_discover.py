@@ -295,7 +295,7 @@ def test_a_thirty_billion_parameter_model_is_discovered_without_its_weights() ->
         num_attention_heads=32,
         head_dim=128,
     )
-    with torch.device("meta"):  # there is no weight that could be read
+    with torch.device("meta"):  # no weight can be read
         model = AutoModelForCausalLM.from_config(config)
     assert sum(p.numel() for p in model.parameters()) > 29e9
     found = discover(model)

@@ -1,4 +1,4 @@
-"""What the page is told, against the history and against what the run itself logged."""
+"""The data of the page, against the history and against what the run itself logged."""
 
 from __future__ import annotations
 
