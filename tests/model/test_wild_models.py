@@ -19,7 +19,6 @@ SAMPLE = (
     "mixtral",
     "deepseek_v3",
     "swin",
-    "wav2vec2",
     "detr",
     "albert",
 )

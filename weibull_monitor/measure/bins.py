@@ -6,7 +6,7 @@ The bit pattern of a non-negative float, read as an integer, rises with its valu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 
 import torch
@@ -38,7 +38,7 @@ class Bins:
     integer: torch.dtype
     shift: int
     finite: int
-    edges: torch.Tensor
+    edges: torch.Tensor = field(compare=False)  # they follow from the rest
 
     @property
     def columns(self) -> int:

@@ -44,11 +44,12 @@ def curve_of(scheduler: Any, last: int) -> tuple[Curve, bool] | None:
         The rates, and whether they are exact; None if they cannot be known.
     """
     now = [float(group["lr"]) for group in scheduler.optimizer.param_groups]
-    with warnings.catch_warnings():
+    if (found := _closed(scheduler, now)) is not None:
+        return found, True
+    with (
+        warnings.catch_warnings()
+    ):  # of other people's schedulers only: it makes Python forget which warnings it has shown
         warnings.simplefilter("ignore")
-        found = _closed(scheduler, now)
-        if found is not None:
-            return found, True
         if last - epoch_of(scheduler) <= MAX_REHEARSED:
             return _rehearsed(scheduler, last), True
         if type(scheduler).step is not lr.LRScheduler.step:
