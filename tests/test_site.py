@@ -144,6 +144,12 @@ def test_a_phone_scrolls_only_down(browser: Any, address: str) -> None:
 def test_the_search_finds(browser: Any, address: str) -> None:
     with page_of(browser, offline=False) as (view, _):
         view.goto(f"{address}/index.html")
-        view.fill("[data-md-component=search-query]", "webhook")
-        view.wait_for_selector(".md-search-result__item a")
+        query, found = "[data-md-component=search-query]", ".md-search-result__item a"
+        for _ in range(10):  # what is typed before the index has been loaded is forgotten
+            view.fill(query, "")
+            view.fill(query, "webhook")
+            view.wait_for_timeout(3_000)
+            if view.query_selector(found) is not None:
+                break
+        assert view.query_selector(found) is not None
         assert "webhook" in view.inner_text(".md-search-result__list").lower()
