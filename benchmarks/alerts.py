@@ -318,7 +318,7 @@ TAIL = """
 - *Found in 2*: at the first or second sample after the fault, which strikes between two samples or right after one.
 - *Before the loss shows it*: the alert came before the mean loss of five steps left its range of the 40 steps before (by four
   standard deviations), or the loss never did.
-- *Label noise* and *optimizer state lost* are no faults of weights: the first makes λ move otherwise after a while, the second
+- *Label noise* and *optimizer state lost* are not faults of weights: the first makes λ move otherwise after a while, the second
   leaves all weights as they were, and only the step count of the optimizer shows it. `scale_shift` sees it now and then.
 - *4 KiB of random bytes* in float32 hold numbers of all sizes: the next forward pass is NaN, and so is every matrix a step
   later; the matrix that was hit cannot be found then.

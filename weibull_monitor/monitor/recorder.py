@@ -15,10 +15,11 @@ from weibull_monitor.errors import Guard, say
 from weibull_monitor.history import HistoryWriter, RecordedSnapshot, RunRecord, read_history
 from weibull_monitor.history.places import add_trial
 from weibull_monitor.history.record import FILE
-from weibull_monitor.history.snapshot import Reference, Snapshot, prefix_of
+from weibull_monitor.history.snapshot import Reference, Snapshot
 from weibull_monitor.model.components import Discovery, by_reason, differs, render
 from weibull_monitor.monitor.options import MonitorOptions
 from weibull_monitor.trackers import as_trackers
+from weibull_monitor.trackers.base import prefixed
 from weibull_monitor.trackers.pictures import Pictures
 
 if TYPE_CHECKING:
@@ -137,8 +138,7 @@ class Recorder:
         if self._plotted is None or snapshot.step >= 2 * self._plotted:
             self._plot(snapshot)
         alerts = [replace(alert, name=self._name) for alert in self._alerts.observe(snapshot)]
-        prefix = prefix_of(snapshot.name)
-        metrics = snapshot.metrics(self._detail) | {prefix + key: n for key, n in self._alerts.metrics().items()}
+        metrics = snapshot.metrics(self._detail) | prefixed(self._alerts.metrics(), snapshot.name)
         for tracker in self._trackers:
             self._guard(f"logging to {type(tracker).__name__}", tracker.log, metrics, snapshot.step)
         self._alerts.deliver(alerts)
