@@ -145,10 +145,11 @@ def test_the_search_finds(browser: Any, address: str) -> None:
     with page_of(browser, offline=False) as (view, _):
         view.goto(f"{address}/index.html")
         query, found = "[data-md-component=search-query]", ".md-search-result__item a"
-        for _ in range(10):  # what is typed before the index has been loaded is forgotten
+        # The theme listens to keys, not to input, so the word is typed. What is typed before the index is there is lost.
+        for _ in range(20):
             view.fill(query, "")
-            view.fill(query, "webhook")
-            view.wait_for_timeout(3_000)
+            view.locator(query).press_sequentially("webhook")
+            view.wait_for_timeout(1_000)
             if view.query_selector(found) is not None:
                 break
         assert view.query_selector(found) is not None
