@@ -1,7 +1,7 @@
 """Measures every model type of the installed transformers in training, and compares every fit with the exact sort.
 
-    python benchmarks/wild_models.py                # all model types, 40 at a time in a process of their own; 20 minutes
-    python benchmarks/wild_models.py clip t5        # these, with the worst fits
+    python benchmarks/wild_models.py                # all model types, each in a process of its own, with limits
+    python benchmarks/wild_models.py clip t5        # these
 
 Each model is built from its default configuration, made small: widths divided, two blocks, four experts. It is never called: a
 `WeibullMonitor` is attached with AdamW, and takes three steps with made gradients. Nothing is downloaded.
@@ -9,9 +9,12 @@ Each model is built from its default configuration, made small: widths divided, 
 
 from __future__ import annotations
 
+import argparse
 import copy
-import subprocess
-import sys
+import os
+import resource
+import select
+import signal
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -29,7 +32,6 @@ from weibull_monitor.model.meta_device import build_from, configuration, model_t
 
 MAX_ELEMENTS: Final = 6_000_000
 """Models above this are made smaller, if they can be."""
-AT_ONCE: Final = 40
 LAYERS: Final = ("layers", "layer", "depth", "blocks", "depths")
 COUNTS: Final = (
     "expert",
@@ -218,26 +220,61 @@ def line(model_type: str) -> str:
     )
 
 
-def _all() -> Iterator[str]:
-    types = model_types()
-    for start in range(0, len(types), AT_ONCE):  # some models leave memory or settings behind
-        batch = types[start : start + AT_ONCE]
-        run = subprocess.run([sys.executable, __file__, *batch], capture_output=True, text=True, check=False)
-        came = [out for out in run.stdout.splitlines() if out.count("\t") == 2]
-        yield from came
-        for lost in set(batch) - {out.split("\t")[1] for out in came}:
-            yield f"FAILED\t{lost}\tthe process ended: {run.stderr.strip()[-200:]!r}"
+def _in_child(model_type: str, seconds: int, gigabytes: float) -> str:
+    """`line` in a process of its own, forked from this one, which has imported what every model needs."""
+    receiving, sending = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            os.close(receiving)
+            resource.setrlimit(resource.RLIMIT_AS, (int(gigabytes * 2**30),) * 2)
+            os.write(sending, line(model_type).encode())
+        finally:
+            os._exit(0)
+    os.close(sending)
+    came = b""
+    with os.fdopen(receiving, "rb") as pipe:
+        if select.select([pipe], [], [], seconds)[0]:
+            came = pipe.read()
+        else:
+            os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    if came:
+        return came.decode()
+    why = f"not done after {seconds} s" if status == signal.SIGKILL else f"the process ended with status {status}"
+    return f"FAILED\t{model_type}\t{why}"
+
+
+def _all(into: Path, seconds: int, gigabytes: float) -> Iterator[str]:
+    """Every type's line; those that ``into`` has already are not measured again."""
+    known = [out for out in into.read_text().splitlines() if out.count("\t") == 2] if into.exists() else []
+    yield from known
+    seen = {out.split("\t")[1] for out in known}
+    with into.open("a") as file:
+        for model_type in model_types():
+            if model_type not in seen:
+                out = _in_child(model_type, seconds, gigabytes)
+                print(out, file=file, flush=True)
+                yield out
 
 
 def main() -> None:
     """Prints one line for each model type, and a summary."""
-    if sys.argv[1:]:
-        torch.set_num_threads(1)
-        for model_type in sys.argv[1:]:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("types", nargs="*", help="model types; all by default")
+    parser.add_argument(
+        "--into", type=Path, default=Path("wild_models.tsv"), help="where lines are kept, to go on from"
+    )
+    parser.add_argument("--seconds", type=int, default=120, help="limit for one model type")
+    parser.add_argument("--gigabytes", type=float, default=8.0, help="limit of address space for one model type")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    if asked.types:
+        for model_type in asked.types:
             print(line(model_type), flush=True)
         return
     outcomes: dict[str, int] = {}
-    for out in _all():
+    for out in _all(asked.into, asked.seconds, asked.gigabytes):
         print(out, flush=True)
         outcome = out.partition("\t")[0]
         outcomes[outcome] = outcomes.get(outcome, 0) + 1
