@@ -50,9 +50,9 @@ def tally(values: Sequence[Tensor], bins: Bins) -> Tensor:
         bins: The layout that the matrices are counted into.
 
     Returns:
-        int64, (matrices, TALLIES), on the device. For grids of 7, 10 and 12 bits of mantissa: how many of the finite values that are
-        not zero lie in each eighth of the way from one value of the grid to the next, and how many on the grid, which are not in an
-        eighth. All 0 for grids that are not coarser than the dtype, and for 8-bit floats, of which a bin is a single value.
+        int64, (matrices, TALLIES), on the device. For grids of 7, 10 and 12 bits of mantissa: how many of the finite values
+        that are not zero lie in each eighth of the way from one value of the grid to the next, and how many on the grid, which
+        are not in an eighth. All 0 for grids that are not coarser than the dtype, and for 8-bit floats.
     """
     device = values[0].device if values else torch.device("cpu")
     out = torch.zeros(len(values), len(_FINE), _SLOTS + 1, dtype=torch.int64, device=device)
