@@ -17,7 +17,7 @@ from weibull_monitor.measure.grid import on_grid, tally
 from weibull_monitor.measure.kernels import kernels_for
 from weibull_monitor.measure.kernels.plan import Plan
 from weibull_monitor.measure.kernels.table import ROWS
-from weibull_monitor.measure.reader.inventory import Inventory
+from weibull_monitor.measure.reader.inventory import Inventory, without
 from weibull_monitor.measure.reader.local_weights import LocalWeights
 from weibull_monitor.measure.reader.sums import ROWS_AT_ONCE, CountedRows, Sums, count_components
 from weibull_monitor.measure.transfer import PendingResult, to_host
@@ -58,8 +58,8 @@ class LocalCounter:
         self._launches: LaunchSet | None = None
 
     def agree(self, table: Inventory, weights: LocalWeights) -> tuple[Inventory, Agreement]:
-        """This process counts everything."""
-        return table, alone(weights.held.values())
+        """This process counts everything that it has whole."""
+        return without(table, weights.elsewhere()), alone(weights.held.values())
 
     def count(
         self, components: Sequence[Component], weights: LocalWeights, step: int, notes: Notes, moved: bool = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
@@ -40,6 +41,15 @@ class LocalWeights:
     def settle(self, agreement: Agreement) -> None:
         """Keeps what the ranks agreed on for the parameters as they are now."""
         self._shares, self._agreed = agreement.shares, self.held
+
+    def elsewhere(self) -> dict[str, str]:
+        """Parameters of which other ranks hold elements, and what to do to have them measured by this rank and those together."""
+        return {
+            name: f"this rank holds {math.prod(held.layout.local_shape):,} of its {math.prod(held.shape):,} elements, and measures "
+            "alone (process_group=None): pass the process group of the ranks that hold the rest, or leave it out"
+            for name, held in self.held.items()
+            if not held.problem and not held.sources and math.prod(held.layout.local_shape) != math.prod(held.shape)
+        }
 
     def pieces(self, component: Component, kept: Tensor | None = None) -> Sequence[Tensor] | str:
         """Views that hold each element of a component that this rank counts once; or why they cannot be read now.
