@@ -43,13 +43,16 @@ class LocalWeights:
         self._shares, self._agreed = agreement.shares, self.held
 
     def elsewhere(self) -> dict[str, str]:
-        """Parameters of which other ranks hold elements, and what to do to have them measured by this rank and those together."""
-        return {
-            name: f"this rank holds {math.prod(held.layout.local_shape):,} of its {math.prod(held.shape):,} elements, and measures "
-            "alone (process_group=None): pass the process group of the ranks that hold the rest, or leave it out"
-            for name, held in self.held.items()
-            if not held.problem and not held.sources and math.prod(held.layout.local_shape) != math.prod(held.shape)
-        }
+        """Parameters of which other ranks hold elements, by name; and what to do about it where this rank measures alone."""
+        out = {}
+        for name, held in self.held.items():
+            here, whole = math.prod(held.layout.local_shape), math.prod(held.shape)
+            if here != whole and not held.problem and not held.sources:
+                out[name] = (
+                    f"this rank holds {here:,} of its {whole:,} elements, and measures alone (process_group=None): pass the "
+                    "process group of the ranks that hold the rest, or leave process_group out"
+                )
+        return out
 
     def pieces(self, component: Component, kept: Tensor | None = None) -> Sequence[Tensor] | str:
         """Views that hold each element of a component that this rank counts once; or why they cannot be read now.
