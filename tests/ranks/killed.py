@@ -19,7 +19,7 @@ torch.set_num_threads(1)
 dist.init_process_group("gloo")
 model = nn.parallel.DistributedDataParallel(nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64)))
 optimizer = torch.optim.AdamW(model.parameters())
-count = together.count_components
+count = together.tallied
 
 
 def killed(*args: Any) -> Any:
@@ -28,7 +28,7 @@ def killed(*args: Any) -> Any:
     return count(*args)
 
 
-together.count_components = killed
+together.tallied = killed
 with WeibullMonitor(model, optimizer, output_dir=Path(sys.argv[1]), every_n_steps=1) as monitor:
     for _ in range(6):
         model(torch.randn(4, 64)).sum().backward()

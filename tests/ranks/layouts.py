@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -103,18 +104,35 @@ def made(dtype: torch.dtype) -> Model:
     return model.to(dtype)
 
 
-def counts(model: nn.Module, ranks: Ranks | None) -> dict[str, list[int]]:
-    """The rows of counts of every component, by name, on the main rank."""
+def on_grids() -> Model:
+    """Values that lie on the grid of bf16, with some that have been stepped, and of int8; all in fp32."""
+    model = made(torch.float32)
+    with torch.no_grad():
+        for n, weight in enumerate(p for p in model.parameters() if p.dim() > 1):
+            scale = weight.nan_to_num().abs().amax() / 127
+            weight.copy_(weight.bfloat16() if n % 3 else (weight / scale).round() * scale)
+            if n % 4 == 1:
+                weight[: len(weight) // 3] += 1e-5
+    return model
+
+
+def digest(*rows: Tensor | None) -> list[str]:
+    return ["" if row is None else hashlib.sha256(row.cpu().numpy().tobytes()).hexdigest() for row in rows]
+
+
+def counts(model: nn.Module, ranks: Ranks | None) -> dict[str, list[str]]:
+    """Digests of the counts of every component, and of where its values lie within their bins, by name, on the main rank."""
     reader = ModelReader(model, functools.partial(discover, resolution="head"), ranks)
     reader.agree()
-    rows: dict[str, list[int]] = {}
+    rows: dict[str, list[str]] = {}
     for _ in range(2):  # at the second reading the whole rows that the first asked for are sent at once
         due = list(reader.discovery.components)
         counted = reader._counter.count(due, reader.weights, 0, {})
         assert counted is not None
         for batch in counted.rows:
-            for index, row in zip(batch.indices, batch.counts, strict=True):
-                rows[due[index].name] = row.tolist()
+            for place, index in enumerate(batch.indices):
+                moved = None if batch.offsets is None else batch.offsets[place]
+                rows[due[index].name] = digest(batch.counts[place], moved)
         assert not counted.problems, [(due[i].name, why) for i, why in counted.problems.items()][:3]
     return rows
 
@@ -259,13 +277,22 @@ FOUR = TWO | {
     "fsdp1_hybrid": fsdp1_hybrid,
 }
 
+CUTS = ("ddp", "fsdp2", "fsdp2_by_columns", "tensor_parallel", "fsdp1_flat", "hsdp")
+"""Layouts that cut matrices in different ways."""
+
 
 def all_layouts(directory: Path) -> dict[str, Any]:
-    """By dtype and layout the counts on the main rank (nothing elsewhere); and those of one process."""
+    """By the kind of values and layout the counts on the main rank (nothing elsewhere); and those of one process."""
     layouts = TWO if dist.get_world_size() == 2 else FOUR
     found: dict[str, Any] = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        rows = found[str(dtype)] = {"alone": counts(made(dtype), None)}
+    models: dict[str, Callable[[], Model]] = {
+        "fp32": lambda: made(torch.float32),
+        "bf16": lambda: made(torch.bfloat16),
+        "on grids": on_grids,
+    }
+    for values, build in models.items():
+        rows = found[values] = {"alone": counts(build(), None)}
         for name, wrap in layouts.items():
-            rows[name] = counts(wrap(made(dtype)), Ranks.of("auto"))
+            if values != "on grids" or name in CUTS:
+                rows[name] = counts(wrap(build()), Ranks.of("auto"))
     return found

@@ -126,11 +126,11 @@ def failures(directory: Path) -> dict[str, Any]:
     logging.getLogger("weibull_monitor").addHandler(caught)
     model = layouts.fsdp2(small())
     monitor = WeibullMonitor(model, output_dir=directory / "fails", every_n_steps=1)
-    count = together.count_components
+    count = together.tallied
     if rank == 1:
-        together.count_components = broken  # type: ignore[assignment]
+        together.tallied = broken  # type: ignore[assignment]
     monitor.step()
-    together.count_components = count
+    together.tallied = count
     monitor.step()
     if rank == 1:
         with torch.no_grad():

@@ -23,9 +23,9 @@ from torch import Tensor
 from weibull_monitor.checkpoint.formats.files import open_regular
 from weibull_monitor.checkpoint.formats.tensors import Piece, StoredTensor
 from weibull_monitor.errors import CheckpointError
-from weibull_monitor.measure import bins_of, count_magnitudes
-from weibull_monitor.measure.choose import measure_offsets
-from weibull_monitor.measure.grid import grids_among
+from weibull_monitor.measure import Bins, bins_of, count_magnitudes
+from weibull_monitor.measure.choose import sum_places
+from weibull_monitor.measure.grid import TALLIES, evidence, offsets_from, on_grid, tally
 from weibull_monitor.measure.reader.sums import ROWS_AT_ONCE, CountedRows, Sums
 from weibull_monitor.model.components import Component
 from weibull_monitor.model.sharding.layout import Box, Flat, Grid, boxes_between
@@ -60,55 +60,83 @@ def count_checkpoint(
 def _batches(
     components: Sequence[Component], read: Iterable[int], stored: Mapping[str, StoredTensor], progress: Progress
 ) -> Iterator[CountedRows]:
+    # What lies on a grid is known when all of it has been counted; it is read once more then.
+    again: list[int] = []
+    for indices, rows, bins in _in_batches(_stream(components, read, stored, _counted, progress), ROWS_AT_ONCE):
+        counts = rows[:, TALLIES:]  # (rows, bins.columns)
+        found = [False] * len(rows)
+        if bins.shift:
+            found = on_grid(evidence(rows[:, :TALLIES], counts, bins).tolist(), bins)
+        again += [index for index, grid in zip(indices, found, strict=True) if grid]
+        smooth = [row for row, grid in enumerate(found) if not grid]
+        if smooth:
+            yield CountedRows(tuple(indices[row] for row in smooth), counts[smooth], bins)
+    for indices, rows, bins in _in_batches(_stream(components, again, stored, _placed), ROWS_AT_ONCE // 3):
+        counts, places = rows[:, 0], rows[:, 1:]  # (rows, bins.columns), (rows, 2, bins.columns)
+        yield CountedRows(indices, counts, bins, offsets_from(places, counts, bins))
+
+
+_Work = Callable[[Sequence[Tensor], Sequence[int], Sequence[Tensor], Bins], Tensor]
+"""Makes integers that add, for some rows: of views, the row of each, what is looked at of each row, and the layout of bins."""
+
+
+def _counted(views: Sequence[Tensor], rows: Sequence[int], some: Sequence[Tensor], bins: Bins) -> Tensor:
+    """Tallies and counts, (rows, TALLIES + bins.columns)."""
+    return torch.cat([tally(some, bins), count_magnitudes(views, bins, rows)], dim=1)
+
+
+def _placed(views: Sequence[Tensor], rows: Sequence[int], some: Sequence[Tensor], bins: Bins) -> Tensor:
+    """Counts and the sums of places, (rows, 3, bins.columns)."""
+    return torch.cat([count_magnitudes(views, bins, rows).unsqueeze(1), sum_places(views, bins, rows)], dim=1)
+
+
+_Row = tuple[int, Tensor, Bins]
+"""A component by its place, what was made of all of its values, and their layout."""
+
+
+def _in_batches(rows: Iterable[_Row], at_once: int) -> Iterator[tuple[tuple[int, ...], Tensor, Bins]]:
+    """Rows of one dtype together, some at a time."""
+    waiting: dict[torch.dtype, list[_Row]] = {}
+    for row in rows:
+        waiting.setdefault(row[2].dtype, []).append(row)
+        if len(waiting[row[2].dtype]) >= at_once:
+            yield _together(waiting.pop(row[2].dtype))
+    for left in waiting.values():
+        yield _together(left)
+
+
+def _together(rows: Sequence[_Row]) -> tuple[tuple[int, ...], Tensor, Bins]:
+    return tuple(index for index, _, _ in rows), torch.stack([made for _, made, _ in rows]), rows[0][2]
+
+
+def _stream(
+    components: Sequence[Component],
+    read: Iterable[int],
+    stored: Mapping[str, StoredTensor],
+    work: _Work,
+    progress: Progress = lambda _: None,
+) -> Iterator[_Row]:
+    """Reads the parameters of components once, and does some work on them window by window."""
     of_parameter: dict[str, list[int]] = {}
     for index in read:
         of_parameter.setdefault(components[index].parameter, []).append(index)
     order = [name for name in stored if name in of_parameter]  # the order of the files
-    waiting: dict[tuple[torch.dtype, bool], list[_Row]] = {}
     with _ReadAhead(_windows(order, stored)) as windows:
-        counting: _Parameter | None = None
+        reading: _Parameter | None = None
         for window, data in windows:
-            if counting is None or counting.name != window.name:
-                _check_whole(counting)
+            if reading is None or reading.name != window.name:
+                _check_whole(reading)
                 members = of_parameter[window.name]
-                counting = _Parameter(stored[window.name], members, [components[i] for i in members])
-            dtype = counting.dtype
-            for row in counting.add(window, data.view(dtype)):
-                rows = waiting.setdefault((dtype, row.offsets is not None), [])
-                rows.append(row)
-                if len(rows) >= (ROWS_AT_ONCE if row.offsets is None else ROWS_AT_ONCE // 3):
-                    yield _batch(rows, dtype)
-                    rows.clear()
+                reading = _Parameter(stored[window.name], members, [components[i] for i in members], work)
+            yield from reading.add(window, data.view(reading.bins.dtype))
             progress(window.bytes)
-        _check_whole(counting)
-    for (dtype, _), rows in waiting.items():
-        if rows:
-            yield _batch(rows, dtype)
+        _check_whole(reading)
 
 
-@dataclass(frozen=True)
-class _Row:
-    """A component, the counts of its values, and where those on a grid lie within their bins, as in `CountedRows`."""
-
-    index: int
-    counts: Tensor
-    offsets: Tensor | None
-
-
-def _batch(rows: Sequence[_Row], dtype: torch.dtype) -> CountedRows:
-    offsets = [row.offsets for row in rows if row.offsets is not None]  # of all rows or none
-    return CountedRows(
-        tuple(row.index for row in rows),
-        torch.stack([row.counts for row in rows]),
-        bins_of(dtype),
-        torch.stack(offsets) if offsets else None,
-    )
-
-
-def _check_whole(counting: _Parameter | None) -> None:
-    if counting is not None and counting.unfinished:
+def _check_whole(reading: _Parameter | None) -> None:
+    if reading is not None and reading.unfinished:
         raise CheckpointError(
-            f"{counting.name} is not whole in the checkpoint: its files are corrupted; copy them again"
+            f"{reading.name} is not whole in the checkpoint: its files are corrupted; copy them again"
         )
 
 
@@ -138,18 +166,18 @@ def _windows(order: Iterable[str], stored: Mapping[str, StoredTensor]) -> Iterat
 
 
 class _Parameter:
-    """Counts the components of one parameter while its elements arrive."""
+    """Works on the components of one parameter while its elements arrive."""
 
-    def __init__(self, tensor: StoredTensor, indices: Sequence[int], components: Sequence[Component]) -> None:
+    def __init__(
+        self, tensor: StoredTensor, indices: Sequence[int], components: Sequence[Component], work: _Work
+    ) -> None:
         if tensor.dtype is None:
             raise CheckpointError(f"{tensor.name} does not hold floats that can be counted")
-        self.name, self.dtype = tensor.name, tensor.dtype
-        self._shape, self._indices = tensor.shape, indices
-        self._bins = bins_of(tensor.dtype)
+        self.name, self.bins = tensor.name, bins_of(tensor.dtype)
+        self._shape, self._indices, self._work = tensor.shape, indices, work
         self._boxes = [Box(c.part.view, c.part.ranges) if c.part else None for c in components]
         self._left = [c.numel for c in components]
-        self._counts: dict[int, Tensor] = {}
-        self._offsets: dict[int, Tensor] = {}
+        self._made: dict[int, Tensor] = {}
         rows = [_rows(tensor.shape, box) for box in self._boxes]
         self._first, self._last = np.array([r[0] for r in rows]), np.array([r[1] for r in rows])
 
@@ -159,62 +187,43 @@ class _Parameter:
         return any(self._left)
 
     def add(self, window: _FileStretch, data: Tensor) -> list[_Row]:
-        """Counts a window.
+        """Works on a window.
 
         Returns:
             The components that are now complete.
         """
         views: list[Tensor] = []
         places: list[int] = []
+        some: dict[int, list[Tensor]] = {}
         for layout, local in _as_shards(window, data, self._shape):
             first, last = _range(layout)
             for place in np.flatnonzero((self._first < last) & (self._last > first)).tolist():
-                for view in layout.select(local, self._boxes[place]):
-                    if view.numel():
-                        views.append(view)
-                        places.append(place)
+                here = [view for view in layout.select(local, self._boxes[place]) if view.numel()]
+                if here:
+                    views += here
+                    places += [place] * len(here)
+                    some.setdefault(place, []).append(layout.some(local, self._boxes[place]).values())
         if not views:
             return []
-        touched = sorted(set(places))
+        touched = sorted(some)
         row = {place: n for n, place in enumerate(touched)}
-        counts = count_magnitudes(views, self._bins, [row[place] for place in places])
-        self._look(views, [row[place] for place in places], touched, counts)
+        looked_at = [torch.cat(some[place]) for place in touched]
+        made = self._work(views, [row[place] for place in places], looked_at, self.bins)
         done = []
         for view, place in zip(views, places, strict=True):
             self._left[place] -= view.numel()
         for place in touched:
-            if place in self._counts:
-                self._counts[place] += counts[row[place]]
+            if place in self._made:
+                self._made[place] += made[row[place]]
             else:
-                self._counts[place] = counts[row[place]].clone() if len(touched) > 1 else counts[0]
+                self._made[place] = made[row[place]].clone() if len(touched) > 1 else made[0]
             if self._left[place] < 0:
                 raise CheckpointError(
                     f"{self.name} is stored more than once in the checkpoint: its tables are corrupted"
                 )
             if not self._left[place]:
-                done.append(_Row(self._indices[place], self._counts.pop(place), self._offsets.pop(place, None)))
+                done.append((self._indices[place], self._made.pop(place), self.bins))
         return done
-
-    def _look(self, views: Sequence[Tensor], rows: Sequence[int], touched: Sequence[int], counts: Tensor) -> None:
-        """Adds where values on a grid lie within their bins, of the components that have such values in this window.
-
-        Args:
-            views: What was counted.
-            rows: The row of each view among the counts.
-            touched: The component that each row belongs to.
-            counts: int64, (rows, bins.columns).
-        """
-        grids = sorted({row for row, grid in zip(rows, grids_among(views, self._bins), strict=True) if grid})
-        if not grids:
-            return
-        of_row = {row: n for n, row in enumerate(grids)}
-        looked_at = [(view, of_row[row]) for view, row in zip(views, rows, strict=True) if row in of_row]
-        offsets = measure_offsets(
-            [view for view, _ in looked_at], self._bins, counts[grids], [row for _, row in looked_at]
-        )
-        for row, moved in zip(grids, offsets, strict=True):
-            place = touched[row]
-            self._offsets[place] = self._offsets[place] + moved if place in self._offsets else moved
 
 
 def _as_shards(window: _FileStretch, data: Tensor, shape: tuple[int, ...]) -> Iterator[tuple[Flat | Grid, Tensor]]:

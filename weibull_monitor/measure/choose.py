@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from weibull_monitor.measure.bins import Bins
-from weibull_monitor.measure.grid import offsets_from
 from weibull_monitor.measure.kernels import kernels_for
 from weibull_monitor.measure.plain.count import (
     count_by_bincount,
@@ -51,20 +50,20 @@ def count_magnitudes(tensors: Sequence[Tensor], bins: Bins, rows: Sequence[int] 
     return (count_by_scatter if queued_on(device) else count_by_bincount)(tensors, bins, rows)
 
 
-def measure_offsets(tensors: Sequence[Tensor], bins: Bins, counts: Tensor, rows: Sequence[int] | None = None) -> Tensor:
-    """Where values that lie on a grid lie within their bins, in a second read of the weights.
+def sum_places(tensors: Sequence[Tensor], bins: Bins, rows: Sequence[int] | None = None) -> Tensor:
+    """Where values lie within their bins, in a second read of the weights.
 
     Args:
         tensors: As for `count_magnitudes`; not of 8 bits.
         bins: As for `count_magnitudes`.
-        counts: The counts of the same tensors.
         rows: As for `count_magnitudes`.
 
     Returns:
-        int64, shape (rows, 2, bins.columns), as `weibull_monitor.measure.grid.offsets_from` has it.
+        int64, shape (rows, 2, bins.columns), on the same device as the counts would be: the sums that
+        `weibull_monitor.measure.grid.offsets_from` makes offsets of.
     """
-    sums = (places_by_scatter if queued_on(counts.device) else places_by_bincount)(tensors, bins, rows)
-    return offsets_from(sums, counts, bins)
+    device = tensors[0].device if tensors else torch.device("cpu")
+    return (places_by_scatter if queued_on(device) else places_by_bincount)(tensors, bins, rows)
 
 
 def queued_on(device: torch.device) -> bool:
@@ -91,7 +90,7 @@ def solve(counts: Tensor, bins: Bins, offsets: Tensor | None = None) -> Tensor:
     Args:
         counts: int64, shape (rows, bins.columns), as `count_magnitudes` returns it.
         bins: The layout of the counts.
-        offsets: As `measure_offsets` returns it, for values on a grid; None if values are taken to fill their bins.
+        offsets: Of values on a grid, as `weibull_monitor.measure.grid.offsets_from` returns it; None if values fill their bins.
 
     Returns:
         float64, shape (rows, RESULT_COLUMNS), on the device of ``counts``, or on the CPU if that device has no

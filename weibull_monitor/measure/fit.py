@@ -12,12 +12,13 @@ from torch import Tensor
 
 from weibull_monitor.errors import UnsupportedTensorError
 from weibull_monitor.measure.bins import bins_of
-from weibull_monitor.measure.choose import count_magnitudes, measure_offsets, solve
-from weibull_monitor.measure.grid import grids_among
+from weibull_monitor.measure.choose import count_magnitudes, solve, sum_places
+from weibull_monitor.measure.grid import evidence, offsets_from, on_grid, tally
 from weibull_monitor.measure.plain.solve import MIN_BINS, MIN_VALUES, Column
 from weibull_monitor.measure.transfer import PendingResult, to_host
 from weibull_monitor.model.components.storage import ordinary, storage_problem, unsupported
 from weibull_monitor.model.sharding.dtensor import is_dtensor
+from weibull_monitor.model.sharding.layout import whole
 
 
 @dataclass(frozen=True)
@@ -155,14 +156,16 @@ def fit_weibull(weights: Tensor | Sequence[Tensor]) -> WeibullFit | list[Weibull
 def _queued(members: Sequence[int], tensors: Sequence[Tensor]) -> list[tuple[Sequence[int], PendingResult]]:
     """The fits of tensors of one device and dtype, by their index: those of values on a grid apart from the others."""
     bins = bins_of(tensors[members[0]].dtype)
-    grids = grids_among([tensors[i] for i in members], bins)
+    here = [tensors[i].detach() for i in members]
+    counts = count_magnitudes(here, bins)
+    found = evidence(tally([whole(tensor) for tensor in here], bins), counts, bins)
+    grids = on_grid(found.tolist(), bins) if bins.shift else [False] * len(here)
     queued: list[tuple[Sequence[int], PendingResult]] = []
     for wanted in (False, True):
-        if chosen := [i for i, grid in zip(members, grids, strict=True) if grid == wanted]:
-            here = [tensors[i] for i in chosen]
-            counts = count_magnitudes(here, bins)
-            offsets = measure_offsets(here, bins, counts) if wanted else None
-            queued.append((chosen, to_host(solve(counts, bins, offsets))))
+        if chosen := [row for row, grid in enumerate(grids) if grid == wanted]:
+            some = counts if len(chosen) == len(here) else counts[chosen]
+            offsets = offsets_from(sum_places([here[row] for row in chosen], bins), some, bins) if wanted else None
+            queued.append(([members[row] for row in chosen], to_host(solve(some, bins, offsets))))
     return queued
 
 

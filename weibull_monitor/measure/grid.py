@@ -2,9 +2,11 @@
 
 A bin is about 1 % wide, and the fit takes its values to fill it. Values of a coarser dtype in a wider one do not (bf16 or fp16 in
 fp32), nor do dequantised int8, fp8 or 4-bit values. For such matrices the sum of the places within each bin is taken beside the
-counts. These *offsets* are integers and add as counts do. A value that was not looked at adds nothing, which is what values that
-fill their bin add on average. So any part of a matrix may be looked at or not; values that lie on no grid lose nothing by it
-but time.
+counts. These *offsets* are integers and add as counts do.
+
+Whether a matrix lies on a grid is told by integers that add up as well, over chunks, ranks and files: its counts, and a tally of
+the values at fixed places of the matrix (`weibull_monitor.model.sharding.layout.Layout.some`). So the answer is the same however
+the matrix is divided. Values that are taken for a grid by mistake lose nothing by it but time.
 """
 
 from __future__ import annotations
@@ -16,94 +18,152 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from weibull_monitor.measure.bins import Bins, place_bits
-from weibull_monitor.measure.plain.count import flat
+from weibull_monitor.measure.bins import MANTISSA_BITS, Bins, place_bits
 from weibull_monitor.model.components.storage import MANTISSA
 
-SAMPLE: Final = 512
-"""Values that are looked at together to find whether a tensor lies on a grid."""
-WAYS: Final = 3
-"""Values are taken evenly over the tensor; side by side, which may have a scale in common; and across that."""
 _FINE: Final = (7, 10, 12)
 """Mantissa bits of the grids that zero bits tell: bf16, fp16 and TF32, and the finest that moves λ by almost 1e-4."""
+_SLOTS: Final = 8
+"""Between two values of a grid, places are told apart so finely: what has left a grid by a small step is still near it."""
+TALLIES: Final = len(_FINE) * (_SLOTS + 1)
+"""Integers in a tally."""
 _LEAST: Final = 0.005
 """A smaller share of values on a grid is left alone: on that of bf16, it moves λ by 1.5e-5."""
 _CHANCE: Final = 3
 """So many values of a small sample may lie on a grid by chance."""
-_FINER: Final = 3
-"""Equal values are looked for in eighths of a bin: of matrices with many scales, those of a group may be only almost equal."""
-_EQUAL: Final = 8
-"""Fewer pairs of equal values than this are left alone."""
+_MOST: Final = 9.0
+"""What a single bin adds to the roughness at most, in units of what chance adds on average: an edge or a spike is no grid."""
+_PARTS: Final = 16
+"""Roughness is added up in whole sixteenths, so that its sum does not depend on the order."""
+_DEVIATIONS: Final = 5.0
+"""Roughness, or unevenness of places, by so many standard deviations above that of chance means a grid."""
+ROWS_AT_ONCE: Final = 32
+"""Rows whose roughness is computed together, unless they are trimmed: 4 MiB a temporary."""
 
 
 @torch.no_grad()
-def look(tensors: Sequence[Tensor], bins: Bins) -> Tensor:
-    """Looks at some values of each tensor. On a device this is queued.
+def tally(values: Sequence[Tensor], bins: Bins) -> Tensor:
+    """Counts where values lie between those of the coarser dtypes. On a device this is queued.
 
     Args:
-        tensors: Tensors of dtype ``bins.dtype``, all on one device.
-        bins: The layout that they are counted into.
+        values: Some values of each matrix, one dimension each, of dtype ``bins.dtype``, all on one device.
+        bins: The layout that the matrices are counted into.
 
     Returns:
-        float32, (tensors * WAYS, 3 + grids), on the device: how many of the values are not zero; of how many neighbours, after
-        sorting, the leading bits are equal, and of how many they are adjacent; how many values lie on each of `_grids`.
+        int64, (matrices, TALLIES), on the device. For grids of 7, 10 and 12 bits of mantissa: how many of the finite values
+        that are not zero lie in each eighth of the way from one value of the grid to the next, and how many on the grid, which
+        are not in an eighth. All 0 for grids that are not coarser than the dtype, and for 8-bit floats.
     """
-    seen = torch.zeros(len(tensors) * WAYS, SAMPLE, dtype=bins.dtype, device=tensors[0].device)  # zeros do not count
-    for row, values in zip(seen, (some for tensor in tensors for some in _some(tensor)), strict=True):
-        row[: len(values)] = values
-    seen = (seen.view(bins.integer) & bins.mask).sort(dim=1).values
-    some = seen != 0
-    leading = seen >> max(0, bins.shift - _FINER)
-    step = (leading[:, 1:] - leading[:, :-1]).masked_fill(~some[:, :-1], 2)  # of numbers without a sign: no overflow
-    found = [some, step == 0, step == 1]
-    found += [some & (seen & ((1 << zero_bits) - 1) == 0) for zero_bits in _grids(bins)]
-    return torch.stack([flags.sum(dim=1) for flags in found], dim=1).float()
+    device = values[0].device if values else torch.device("cpu")
+    out = torch.zeros(len(values), len(_FINE), _SLOTS + 1, dtype=torch.int64, device=device)
+    if not values or not bins.shift:
+        return out.flatten(1)
+    bits = torch.cat(tuple(values)).view(bins.integer) & bins.mask  # (all values,)
+    lengths = torch.tensor([len(some) for some in values], device="cpu").to(device, non_blocking=True)
+    of = torch.arange(len(values), device=device).repeat_interleave(lengths, output_size=len(bits))  # their matrix
+    usable = ((bits != 0) & (bits < bins.finite << bins.shift)).long()  # beyond are Inf and NaN
+    for place, mantissa in enumerate(_FINE):
+        low = MANTISSA[bins.dtype] - mantissa
+        if low <= 0:
+            continue
+        after = bits & ((1 << low) - 1)  # the distance from the value of the grid below
+        eighth = after >> (low - 3) if low >= 3 else after << (3 - low)
+        slot = eighth.where(after != 0, _SLOTS).long() + of * (_SLOTS + 1)
+        sums = torch.zeros(len(values) * (_SLOTS + 1), dtype=torch.int64, device=device)
+        out[:, place] = sums.scatter_add_(0, slot, usable).view(len(values), -1)
+    return out.flatten(1)
 
 
-def on_grid(looked: Sequence[Sequence[float]], bins: Bins) -> list[bool]:
-    """Which tensors lie on a grid, so that all of their values have to be looked at.
+@torch.no_grad()
+def roughness(finite: Tensor, bins: Bins, first: int = 0) -> Tensor:
+    """By how much the counts of neighbouring bins differ, where chance lets them.
+
+    Of t values in three neighbouring bins of equal width, each is in any of them by the same chance if they lie on no grid. Then
+    (a - 2b + c)² has the mean 2t. If many values are equal, it is larger.
 
     Args:
-        looked: The rows of the result of `look`.
+        finite: Counts of bins, (rows, some bins): all finite bins, or a stretch outside of which there are no values.
+        bins: The layout.
+        first: The first of those bins.
+
+    Returns:
+        int64, (rows, 2): how many triples hold values; the sum of their (a - 2b + c)² / 2t, each at most `_MOST`, in `_PARTS`.
+    """
+    out = [_roughness(part, first) for part in torch.split(finite, ROWS_AT_ONCE)] if bins.shift else []
+    return torch.cat(out) if out else torch.zeros(len(finite), 2, dtype=torch.int64, device=finite.device)
+
+
+def _roughness(finite: Tensor, first: int) -> Tensor:
+    c = torch.nn.functional.pad(
+        finite.double(), (2, 2)
+    )  # (rows, bins + 4): neighbours without values belong to triples too
+    total = c[:, :-2] + c[:, 1:-1] + c[:, 2:]  # (rows, bins + 2)
+    bend = total - 3.0 * c[:, 1:-1]
+    # Beyond a power of two bins are twice as wide: triples across one say nothing.
+    place = torch.arange(first - 1, first - 1 + total.shape[1], device=c.device) % (1 << MANTISSA_BITS)
+    total = total * ((place > 0) & (place < (1 << MANTISSA_BITS) - 1))
+    # Each step is one correctly rounded operation, so every device and machine comes to the same integers.
+    parts = (bend * bend * (_PARTS / 2.0) / total).clamp_(max=_PARTS * _MOST).floor_().where(total > 0, 0.0)
+    return torch.stack([(total > 0).sum(1), parts.sum(1).long()], dim=1)
+
+
+def evidence(tallies: Tensor, counts: Tensor, bins: Bins) -> Tensor:
+    """What `on_grid` judges by, for rows of counts of all values.
+
+    Args:
+        tallies: As `tally` returns it.
+        counts: int64, (rows, bins.columns).
+        bins: The layout of the counts.
+
+    Returns:
+        int64, (rows, TALLIES + 2).
+    """
+    finite, first = counts[:, 1:-1], 0
+    if counts.device.type == "cpu" and bins.shift and len(counts):  # bins that no row uses cost time
+        used = finite.any(dim=0).nonzero()
+        first, last = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 0)
+        finite = finite[:, first:last]
+    return torch.cat([tallies.to(counts.device), roughness(finite, bins, first)], dim=1)
+
+
+def on_grid(found: Sequence[Sequence[float]], bins: Bins) -> list[bool]:
+    """Which matrices lie on a grid, so that all of their values have to be looked at.
+
+    Args:
+        found: For each matrix the `TALLIES` numbers of `tally` and the two of `roughness`, of all of its values together.
         bins: The layout that the values are counted into.
 
-    >>> from weibull_monitor.measure.bins import bins_of
-    >>> w, bins = torch.randn(64, 64, generator=torch.Generator().manual_seed(0)), bins_of(torch.float32)
+    >>> from weibull_monitor.measure import bins_of, count_magnitudes
+    >>> w, bins = torch.randn(64, 64, generator=torch.Generator().manual_seed(0)).flatten(), bins_of(torch.float32)
     >>> steps = w.abs().max() / 127
-    >>> on_grid(look([w, w.bfloat16().float(), (w / steps).round() * steps], bins).tolist(), bins)
+    >>> all_three = [w, w.bfloat16().float(), (w / steps).round() * steps]
+    >>> on_grid(evidence(tally(all_three, bins), count_magnitudes(all_three, bins), bins).tolist(), bins)
     [False, True, True]
     """
-    found = [_on_grid(row, bins) for row in looked]
-    return [any(found[at : at + WAYS]) for at in range(0, len(found), WAYS)]
+    return [_zero_bits(row[:TALLIES], bins) or _rough(*row[TALLIES:]) for row in found]
 
 
-def _on_grid(looked: Sequence[float], bins: Bins) -> bool:
-    values, equal, adjacent, *on_grids = looked
-    for zero_bits, found in zip(_grids(bins), on_grids, strict=True):
-        by_chance = 0.5**zero_bits
-        usual = values * by_chance + 4.0 * math.sqrt(values * by_chance * (1.0 - by_chance))
-        if found > usual + _LEAST * values + _CHANCE:
+def _zero_bits(tallied: Sequence[float], bins: Bins) -> bool:
+    """Whether more values than by chance lie on one of the grids, or near it."""
+    for place, mantissa in enumerate(_FINE):
+        *eighths, on_it = tallied[place * (_SLOTS + 1) :][: _SLOTS + 1]
+        values, low = sum(eighths) + on_it, max(0, MANTISSA[bins.dtype] - mantissa)
+        usual = values * 0.5**low
+        if on_it > usual + 4.0 * math.sqrt(usual) + _LEAST * values + _CHANCE:
             return True
-    if equal < _EQUAL:
-        return False
-    # Of few distinct values, many are equal. If they are dense, the neighbours of each are there as well: where the number of
-    # values at each pattern has a Poisson distribution of mean h, a share q = 1 - exp(-h) of the patterns is there, and of each
-    # one's neighbours again q.
-    distinct = values - equal
-    mean = values / distinct
-    h = mean
-    for _ in range(30):
-        h = mean * -math.expm1(-h)
-    there = -math.expm1(-h)  # q
-    expected = there * distinct
-    return adjacent < min(0.6 * expected, expected - 4.0 * math.sqrt(2.0 * expected * (1.0 - there) + 1.0))
+        if low < 3 or values < 10 * _SLOTS:  # not all of the eighths can hold values; or there are too few
+            continue
+        mean = values / _SLOTS
+        eighths[0] += on_it
+        # χ² of seven degrees of freedom has mean 7 and variance 14.
+        if sum((n - mean) ** 2 for n in eighths) / mean > (_SLOTS - 1) + 2 * _DEVIATIONS * math.sqrt(2 * (_SLOTS - 1)):
+            return True
+    return False
 
 
-def grids_among(tensors: Sequence[Tensor], bins: Bins) -> list[bool]:
-    """Which tensors lie on a grid. A device is waited for."""
-    if bins.shift == 0 or not tensors:  # a bin of fp8 is a single value
-        return [False] * len(tensors)
-    return on_grid(look(tensors, bins).tolist(), bins)
+def _rough(triples: float, parts: float) -> bool:
+    # The square of a normal variable has variance 2; neighbouring triples share bins, so their mean varies by twice as much.
+    return parts > _PARTS * (triples + _DEVIATIONS * 2.0 * math.sqrt(triples))
 
 
 def offsets_from(places: Tensor, counts: Tensor, bins: Bins) -> Tensor:
@@ -127,27 +187,3 @@ def offsets_from(places: Tensor, counts: Tensor, bins: Bins) -> Tensor:
     )
     offsets[:, 0, 0] = finite.sum(dim=1)
     return offsets
-
-
-def _grids(bins: Bins) -> tuple[int, ...]:
-    """How many low bits are zero on each of the grids that are finer than bins and coarser than the dtype."""
-    return tuple(MANTISSA[bins.dtype] - grid for grid in _FINE if MANTISSA[bins.dtype] > grid)
-
-
-def _some(tensor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """At most `SAMPLE` values in each of the `WAYS`, (values,) each."""
-    here = flat(tensor)
-    if here.dim() == 1:  # dense in memory
-        side_by_side = here[max(0, len(here) - SAMPLE) // 2 :][:SAMPLE]
-        run = min((stride for stride in tensor.stride() if stride > 1), default=1)
-        return here[:: _odd(len(here) // SAMPLE)][:SAMPLE], side_by_side, here[run // 2 :: run][:SAMPLE]
-    rows = here[:: max(1, len(here) // SAMPLE)]
-    while rows.dim() > 2:
-        rows = rows.select(1, rows.shape[1] // 2)
-    evenly = rows[:, :: _odd(rows.shape[1] * len(rows) // SAMPLE)].reshape(-1)
-    return evenly[:SAMPLE], rows[len(rows) // 2][:SAMPLE], rows[:, rows.shape[1] // 2][:SAMPLE]
-
-
-def _odd(step: int) -> int:
-    """An odd step: one that divides the length of a row would see few of its columns."""
-    return max(1, step - 1 + step % 2)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from weibull_monitor.measure.reader.reader import ModelReader
-from weibull_monitor.model.sharding import Ranks
+from weibull_monitor.model.sharding import LocalParameter, Ranks
 
 PASSED = (
     "the weights are no longer those after step {} (weight averaging such as SWA or EMA, or another change by hand), so the last "
@@ -28,25 +28,36 @@ class LastStep:
         self._reader, self._ranks = reader, ranks
         self._seen: Tensor | None = None
         self._name = ""
+        self._view: tuple[LocalParameter, Tensor, int, Tensor] | None = (
+            None  # the parameter, its address, and some of its values
+        )
 
     def remember(self) -> None:
         """Copies the values. It does not wait for the device."""
-        self._seen = None
         held = self._reader.weights.held
+        if self._view is not None and self._seen is not None:
+            of, parameter, address, values = self._view
+            if held.get(self._name) is of and parameter.data_ptr() == address:
+                self._seen.copy_(values)
+                return
+        self._seen = self._view = None
         if self._name not in held:
             trained = [c for c in self._reader.discovery.components if c.trainable and c.parameter in held]
             # Rows of an embedding whose tokens do not occur are never trained.
             chosen = next((c for c in trained if c.component_class in ("selection", "transmission")), None)
             self._name = (chosen or trained[0]).parameter if trained else ""
         if self._name:
-            self._seen = self._values()
+            self._seen = self._values().clone()
+            local = held[self._name]
+            if type(local.optimized) is nn.Parameter and not local.sources and not local.problem:
+                self._view = (local, local.optimized, local.optimized.data_ptr(), self._values())
 
     def passed(self) -> bool:
         """Whether the weights have changed since, on any rank. All ranks have to call this."""
         changed = False
         try:
             if self._seen is not None:
-                changed = not torch.equal(self._seen, self._values())
+                changed = not torch.equal(self._seen.view(torch.uint8), self._values().clone().view(torch.uint8))
         except Exception:  # the other ranks wait at the sum; a matrix that cannot be read is named when it is measured
             changed = False
         if self._ranks is not None:
@@ -54,10 +65,10 @@ class LastStep:
         return changed
 
     def _values(self) -> Tensor:
-        """Bytes of up to `VALUES` elements along the diagonal of the matrix, or along a shard of it: equal also for NaN."""
+        """Up to `VALUES` elements along the diagonal of the matrix, or along a shard of it, as a view."""
         local = self._reader.weights.held[self._name].read().detach()
         while local.dim() > 2:
             local = local[len(local) // 2] if len(local) else local.flatten()
         if local.dim() == 2:
             local = local.diagonal()
-        return local[:: max(1, len(local) // VALUES)].clone().view(torch.uint8)
+        return local[:: max(1, len(local) // VALUES)]

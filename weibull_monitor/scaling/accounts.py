@@ -184,6 +184,18 @@ class GroupAccounts:
                 most = max(most, steps)
         self._calls.append((rates, most))
 
+    def call_all(self, rates: Sequence[Rates]) -> None:
+        """Adds calls at each of which every account was stepped once, at these η and λ_wd."""
+        for payers in self.payers:
+            account = payers.account
+            account.certain, account.stepped, account.rates = None, True, rates[-1]
+            budget = account.budget
+            for eta, weight_decay in rates:
+                budget = budget.advanced(eta, weight_decay)
+            account.budget = budget
+            account.steps += len(rates)
+        self._calls += [(rate, 1) for rate in rates]
+
     def withdraw(self) -> None:
         """Takes back the steps that were only presumed."""
         self._calls.clear()

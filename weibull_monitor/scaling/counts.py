@@ -150,6 +150,18 @@ class ParameterSteps:
         steps = self._passed(counter.item())
         return steps if version >= steps else max(1, min(steps, version - 1))
 
+    def counter(self) -> Tensor | None:
+        """The count on the host that was read last, if it still is the count; None if there is none, or it is elsewhere."""
+        if self._counter is None or self._elsewhere:
+            return None
+        counter = self._counter()
+        return counter if counter is not None and counter is self._counts.of(self.parameter, self._group) else None
+
+    def note(self, steps: int) -> None:
+        """Takes it that the count was seen to rise by so many steps since the last call. It is read at the next."""
+        self._version = -1
+        self._count += steps
+
     @property
     def counting(self) -> bool:
         """Whether the optimizer counts in its state from its first step on."""

@@ -85,13 +85,19 @@ class BudgetTracker:
             optimizer: The optimizer that took it; by default, all of them did.
             missed: Whether there were steps before it that were not noted.
         """
+        if optimizer is None and self._started and not missed:
+            slow = [tracked for tracked in self._tracked if not tracked.advance_quickly()]
+            if not slow:
+                return
+        else:
+            slow = self._tracked
         chosen = None if optimizer is None else [innermost(one) for one in as_optimizers(optimizer)]
         full = False
         # An optimizer without any state is presumed to have stepped if nothing shows otherwise: no optimizer is seen to step,
         # and no gradient waits for one.
         unseen = not self._started and self._none_is_seen()
         presume = unseen and not any(tracked.has_gradient for tracked in self._tracked)
-        for tracked in self._tracked:
+        for tracked in slow:
             if chosen is None or any(tracked.innermost is one for one in chosen):
                 tracked.advance(missed, unseen, presume)
                 full |= bool(tracked.groups) and tracked.groups[0].full
@@ -240,6 +246,8 @@ class BudgetTracker:
 
     def _regroup(self) -> None:
         """Finds the parameters of each group that share an account; what one optimizer steps alone has one of its own."""
+        for tracked in self._tracked:
+            tracked.look_closely()
         holders: dict[int, tuple[Tensor, list[int]]] = {}
         groups = [group for tracked in self._tracked for group in tracked.groups]
         for n, group in enumerate(groups):

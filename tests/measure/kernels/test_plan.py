@@ -19,7 +19,6 @@ from weibull_monitor.measure.kernels.launch import Kernels
 from weibull_monitor.measure.kernels.plan import Plan
 from weibull_monitor.measure.plain.solve import RESULT_COLUMNS, Column, solve_on_device
 from weibull_monitor.measure.reader import counter as planning
-from weibull_monitor.measure.reader import sums as summing
 from weibull_monitor.measure.reader.reader import ModelReader
 from weibull_monitor.measure.reader.sums import Sums, count_components
 from weibull_monitor.model.components import Component
@@ -175,8 +174,6 @@ def test_a_training_is_recorded_as_on_the_cpu(
     assert len(on_kernels) == 1  # made once, and used at every sample
     monkeypatch.setenv("WEIBULL_MONITOR_KERNELS", "0")
     monkeypatch.setattr(planning, "kernels_for", lambda device, dtype: None)
-    # What lies on a grid is found ahead where work is queued, and when it is counted here.
-    monkeypatch.setattr(summing, "grids_among", lambda tensors, bins: [False] * len(tensors))
     plain = run(tmp_path / "plain")
     assert len(by_kernels) == len(plain) == 2
     for mine, theirs in zip(by_kernels, plain, strict=True):
@@ -207,7 +204,10 @@ def test_the_plan_follows_what_moves_and_what_comes_and_goes(quick: Kernels, on_
 def test_dtypes_that_the_kernels_do_not_count_go_beside_them(quick: Kernels, on_kernels: list[Plan]) -> None:
     model = gpt2(torch.bfloat16)
     model.transformer.h[0].mlp.double()  # type: ignore[union-attr]
-    model.transformer.h[0].attn.float()  # type: ignore[union-attr]
+    attention = model.transformer.h[0].attn.float()  # type: ignore[union-attr]
+    with torch.no_grad():
+        for parameter in attention.parameters():  # what lies on a grid is not left to the kernels
+            parameter.normal_(std=0.02)
     model.to(quick.device)
     fits = measured(model).read().measurement().fits
     assert len(on_kernels) == 2

@@ -11,10 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from weibull_monitor.measure.bins import bins_of
+from weibull_monitor.measure.grid import ROWS_AT_ONCE, roughness
 from weibull_monitor.measure.kernels.table import ROWS, rows_of
 from weibull_monitor.measure.plain.solve import RESULT_COLUMNS
 
@@ -54,6 +56,8 @@ class Plan:
 
     Attributes:
         indices: The component that each row of a result belongs to.
+        read: Those of them that are no sums of others.
+        bins: The layout of their counts.
     """
 
     def __init__(
@@ -64,8 +68,8 @@ class Plan:
         makes_up: Mapping[int, Sequence[int]],
         count_bytes: int = COUNT_BYTES,
     ) -> None:
-        self._kernels, self._bins = kernels, bins_of(dtype)
-        rows = _Rows(max(2 * ROWS, count_bytes // (8 * self._bins.columns)), makes_up)
+        self._kernels, self.bins = kernels, bins_of(dtype)
+        rows = _Rows(max(2 * ROWS, count_bytes // (8 * self.bins.columns)), makes_up)
         launches, self.indices = [], list[int]()
         for members in rows.share(pieces):
             # Each tensor is counted into the rows of its component and of the wholes above it; rows that are complete after
@@ -78,8 +82,12 @@ class Plan:
         self._launches = tuple(launches)
         self._unfinished = bool(rows.waiting)
         # (rows, columns) of counts, empty between two runs; (components, RESULT_COLUMNS) of results.
-        self._counts = torch.zeros(rows.used, self._bins.columns, dtype=torch.int64, device=kernels.device)
+        self._counts = torch.zeros(rows.used, self.bins.columns, dtype=torch.int64, device=kernels.device)
         self._out = torch.empty(len(self.indices), RESULT_COLUMNS, dtype=torch.float64, device=kernels.device)
+        self._roughness = torch.zeros(len(self.indices), 2, dtype=torch.int64, device=kernels.device)
+        self.read = tuple(index for index in self.indices if index in pieces)
+        place = {index: row for row, index in enumerate(self.indices)}
+        self._read = kernels.upload(np.array([place[index] for index in self.read], dtype=np.int64))
 
     @property
     def bytes(self) -> int:
@@ -87,12 +95,18 @@ class Plan:
         tables = sum(t.nbytes for launch in self._launches for t in (launch.pieces, launch.starts, launch.solved))
         return self._counts.nbytes + self._out.nbytes + tables
 
+    def roughness(self) -> Tensor:
+        """What `weibull_monitor.measure.grid.roughness` says of each of `read` in the last run, int64 (read, 2)."""
+        return self._roughness[self._read]
+
     def run(self) -> Tensor:
         """Queues the measurement. Returns the result of `solve` for each of `indices`, which the next run overwrites."""
         try:
             for launch in self._launches:
-                self._kernels.count(launch.pieces, launch.starts, self._counts, self._bins)
-                self._kernels.solve(self._counts, launch.solved, self._bins, self._out, clear=True)
+                self._kernels.count(launch.pieces, launch.starts, self._counts, self.bins)
+                for rows in torch.split(launch.solved, ROWS_AT_ONCE):
+                    self._roughness[rows[:, 1]] = roughness(self._counts[rows[:, 0], 1:-1], self.bins)
+                self._kernels.solve(self._counts, launch.solved, self.bins, self._out, clear=True)
         except BaseException:
             self._counts.zero_()  # or the next run would add to what was not solved
             raise

@@ -11,18 +11,19 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from weibull_monitor.measure.bins import bins_of
+from weibull_monitor.measure.bins import Bins
 from weibull_monitor.measure.choose import queued_on
-from weibull_monitor.measure.grid import look, on_grid
+from weibull_monitor.measure.grid import on_grid, tally
 from weibull_monitor.measure.kernels import kernels_for
 from weibull_monitor.measure.kernels.plan import Plan
 from weibull_monitor.measure.kernels.table import ROWS
-from weibull_monitor.measure.reader.inventory import Inventory
+from weibull_monitor.measure.reader.inventory import Inventory, without
 from weibull_monitor.measure.reader.local_weights import LocalWeights
 from weibull_monitor.measure.reader.sums import ROWS_AT_ONCE, CountedRows, Sums, count_components
-from weibull_monitor.measure.transfer import to_host
+from weibull_monitor.measure.transfer import PendingResult, to_host
 from weibull_monitor.model.components import Component
 from weibull_monitor.model.sharding.division import Agreement, alone
+from weibull_monitor.model.sharding.layout import Elements
 
 Notes = Mapping[str, Sequence[float]]
 """Some numbers by parameter, `NOTE_NUMBERS` for each."""
@@ -57,8 +58,8 @@ class LocalCounter:
         self._launches: LaunchSet | None = None
 
     def agree(self, table: Inventory, weights: LocalWeights) -> tuple[Inventory, Agreement]:
-        """This process counts everything."""
-        return table, alone(weights.held.values())
+        """This process counts everything that it has whole."""
+        return without(table, weights.elsewhere()), alone(weights.held.values())
 
     def count(
         self, components: Sequence[Component], weights: LocalWeights, step: int, notes: Notes, moved: bool = False
@@ -75,20 +76,28 @@ class LocalCounter:
         if not weights.refresh() or moved:
             return None
         key = (components, weights.addresses(components))
-        if self._launches is None or self._launches.key != key:
-            self._launches = None  # frees its memory for the next one
-            self._launches = _launches(key, weights)
+        before, self._launches = self._launches, None
+        if before is None or before.key != key:
+            del before  # frees its memory for the next one
+            launches, solved = _first(key, weights)
         else:
-            self._launches = launches_now(self._launches, weights)
-        launches = self._launches
+            launches = launches_now(before, weights)
+            solved = launches.run()
+        self._launches = launches
         problems: dict[int, str] = {}
+
+        def some(index: int) -> Tensor:
+            return weights.some(components[index]).values()
 
         def rows() -> Iterator[CountedRows]:
             for pieces in readable(components, launches.left, weights, problems):
-                yield from count_components(pieces, ROWS_AT_ONCE, problems, launches.on_grid)
+                yield from count_components(pieces, ROWS_AT_ONCE, problems, some, launches.grids)
 
-        complete = launches.sums.complete(rows())
-        return CountResult(complete, problems, notes, [(plan.indices, plan.run()) for plan in launches.plans])
+        return CountResult(launches.sums.complete(rows()), problems, notes, solved)
+
+
+Solved = list[tuple[Sequence[int], Tensor]]
+"""As `CountResult.solved`."""
 
 
 @dataclass(frozen=True)
@@ -98,67 +107,92 @@ class LaunchSet:
     Attributes:
         key: The components, and where their parameters lie in memory: it is of use as long as these are the same.
         sums: Which components are read, and which are sums of those.
-        plans: The launches, for each device and dtype.
+        plans: The launches, for each device and dtype, and the elements that are looked at of each of `Plan.read`.
         left: The components of `Sums.read` that are not in any plan, by their place.
-        on_grid: Those of them whose values lie on a grid; None if that is found when they are counted.
-        watched: The components of which some values are on their way to the host, to see whether they lie on a grid.
+        apart: Those that are not because they lie on a grid.
+        grids: Which components lie on a grid, as far as it is known; None if that is found when they are counted.
     """
 
     key: tuple[Sequence[Component], tuple[int, ...]]
     sums: Sums
-    plans: tuple[Plan, ...]
+    plans: tuple[tuple[Plan, tuple[Elements, ...]], ...]
     left: tuple[int, ...]
-    on_grid: frozenset[int] | None = None
-    watched: tuple[GridWatch, ...] = ()
+    apart: frozenset[int]
+    grids: GridWatch | None
 
-
-def launches_now(launches: LaunchSet, weights: LocalWeights) -> LaunchSet:
-    """The launches for the values as they were a sample ago: a device is not waited for, so its values are looked at ahead."""
-    if not launches.watched or not all(watch.ready() for watch in launches.watched):
-        return launches
-    on_grid = frozenset[int]().union(*(watch.on_grid() for watch in launches.watched))
-    if on_grid != launches.on_grid:
-        return _launches(launches.key, weights, on_grid)
-    return replace(launches, watched=tuple(watch.again() for watch in launches.watched))
+    def run(self) -> Solved:
+        """Queues the launches."""
+        solved: Solved = []
+        for plan, looked_at in self.plans:
+            solved.append((plan.indices, plan.run()))
+            if self.grids is not None and plan.bins.shift:
+                tallies = tally([elements.values() for elements in looked_at], plan.bins)
+                self.grids.note(plan.read, plan.bins, torch.cat([tallies, plan.roughness()], dim=1))
+        return solved
 
 
 class GridWatch:
-    """Some values of components of one dtype on a device, on their way to the host.
+    """Which components lay on a grid a sample ago, and what tells it now, on its way to the host.
+
+    Where work is queued, nothing waits for it: so the values of a sample say how those of the next are measured.
 
     Args:
-        pieces: The elements of each component, by its place.
+        known: The components that lay on a grid; None if it is not known.
     """
 
-    def __init__(self, pieces: Mapping[int, Sequence[Tensor]]) -> None:
-        self._pieces = pieces
-        self._places = [index for index, here in pieces.items() for _ in here]
-        tensors = [piece.detach() for here in pieces.values() for piece in here]
-        self._bins = bins_of(tensors[0].dtype)
-        self._looked = to_host(look(tensors, self._bins))
+    def __init__(self, known: frozenset[int] | None = None) -> None:
+        self.known = known
+        self._arriving: list[tuple[tuple[int, ...], Bins, PendingResult]] = []
+        self._found = frozenset[int]()
+
+    def note(self, indices: Sequence[int], bins: Bins, found: Tensor) -> None:
+        """Takes what `weibull_monitor.measure.grid.on_grid` judges by, for some components."""
+        self._arriving.append((tuple(indices), bins, to_host(found.double())))
 
     def ready(self) -> bool:
-        """Whether the values have arrived."""
-        return self._looked.ready()
+        """Whether `on_grid` would not wait."""
+        return all(result.ready() for _, _, result in self._arriving)
 
     def on_grid(self) -> frozenset[int]:
-        """The components that have values on a grid, waiting for the values if need be. To be called once."""
-        found = on_grid(self._looked.rows(), self._bins)
-        return frozenset(index for index, grid in zip(self._places, found, strict=True) if grid)
+        """The components that lie on a grid, by what was noted."""
+        for indices, bins, result in self._arriving:
+            found = zip(indices, on_grid(result.rows(), bins), strict=True)
+            self._found |= {index for index, grid in found if grid}
+        self._arriving = []
+        return self._found
 
-    def again(self) -> GridWatch:
-        """Looks at the values as they are now."""
-        return GridWatch(self._pieces)
+
+def _first(key: tuple[Sequence[Component], tuple[int, ...]], weights: LocalWeights) -> tuple[LaunchSet, Solved]:
+    """The launches for components that were not measured before, for which a device is waited for; and their results."""
+    launches = _launches(key, weights, frozenset())
+    solved = launches.run()
+    if launches.plans and launches.grids is not None and (found := launches.grids.on_grid()):
+        launches = _launches(key, weights, found)
+        solved = launches.run()
+    if launches.grids is not None:
+        launches.grids.known = None  # those that are left are looked at when they are counted
+    return launches, solved
+
+
+def launches_now(launches: LaunchSet, weights: LocalWeights) -> LaunchSet:
+    """The launches for the values as they were a sample ago."""
+    if (before := launches.grids) is None:
+        return launches
+    known = before.on_grid() if before.ready() else before.known
+    if known is None or known == launches.apart:
+        return replace(launches, grids=GridWatch(known))
+    return _launches(launches.key, weights, known)
 
 
 def _launches(
-    key: tuple[Sequence[Component], tuple[int, ...]], weights: LocalWeights, found: frozenset[int] | None = None
+    key: tuple[Sequence[Component], tuple[int, ...]], weights: LocalWeights, found: frozenset[int]
 ) -> LaunchSet:
     """Prepares what the kernels can measure; nothing where parameters have no addresses.
 
     Args:
         key: As `LaunchSet.key`.
         weights: What this process holds.
-        found: Components that have values on a grid; None to look, for which a device is waited for.
+        found: Components that have values on a grid.
     """
     components, _ = key
     sums = Sums(components)
@@ -168,25 +202,22 @@ def _launches(
         if here and not isinstance(here, str):
             groups.setdefault((here[0].device, here[0].dtype), {})[index] = here
     plans = []
-    ahead = any(queued_on(device) for device, _ in groups)
-    watched = [GridWatch(members) for (_, dtype), members in groups.items() if ahead and bins_of(dtype).shift]
-    if watched and found is None:
-        found = frozenset[int]().union(*(watch.on_grid() for watch in watched))
-        watched = [watch.again() for watch in watched]
     # What lies on a grid is counted beside the kernels, and so is all that makes up a whole with it.
-    wholes = {whole for index in found or () for whole in sums.makes_up.get(index, ())}
+    wholes = {whole for index in found for whole in sums.makes_up.get(index, ())}
     for (device, dtype), all_members in groups.items():
         kernels = kernels_for(device, dtype)
         members = {
             index: here
             for index, here in all_members.items()
-            if index not in (found or ()) and wholes.isdisjoint(sums.makes_up.get(index, ()))
+            if index not in found and wholes.isdisjoint(sums.makes_up.get(index, ()))
         }
         if members and kernels is not None and all(len(sums.makes_up.get(index, ())) < ROWS for index in members):
-            plans.append((Plan(kernels, dtype, members, sums.makes_up), members))
-    planned = {index for _, members in plans for index in members}
+            plan = Plan(kernels, dtype, members, sums.makes_up)
+            plans.append((plan, tuple(weights.some(components[index]) for index in plan.read)))
+    planned = {index for plan, _ in plans for index in plan.read}
     left = tuple(index for index in sums.read if index not in planned)
-    return LaunchSet(key, sums, tuple(plan for plan, _ in plans), left, found, tuple(watched))
+    queued = bool(plans) or any(queued_on(device) for device, _ in groups)
+    return LaunchSet(key, sums, tuple(plans), left, found, GridWatch(found) if queued else None)
 
 
 def readable(

@@ -8,20 +8,25 @@ within their bins, if there are any.)
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from weibull_monitor.errors import text_of
+from weibull_monitor.measure.grid import offsets_from, on_grid
 from weibull_monitor.measure.reader.counter import NOTE_NUMBERS, CountResult, Notes, readable
 from weibull_monitor.measure.reader.inventory import Inventory, merged
 from weibull_monitor.measure.reader.local_weights import LocalWeights
-from weibull_monitor.measure.reader.packing import ABOVE, BELOW, BYTES_AT_ONCE, LOOKED_AT, MISSING, Bucket, buckets
-from weibull_monitor.measure.reader.sums import ROWS_AT_ONCE, CountedRows, Sums, count_components
+from weibull_monitor.measure.reader.packing import ABOVE, BELOW, BYTES_AT_ONCE, MISSING, Bucket, buckets
+from weibull_monitor.measure.reader.sums import ROWS_AT_ONCE, CountedRows, Sums, place_components, tallied
 from weibull_monitor.model.components import Component
 from weibull_monitor.model.sharding import Ranks
 from weibull_monitor.model.sharding.division import Agreement, agree
+
+logger = logging.getLogger("weibull_monitor")
 
 _CHANGED, _STEP, _SQUARE, _FAILED = range(4)
 """Columns of the first row of the small all-reduce: ranks whose parameters have changed, Σ step, Σ step², ranks that failed."""
@@ -79,9 +84,8 @@ class DistributedCounter:
             while due:
                 outside: list[int] = []
                 for bucket in buckets(components, due, self._whole):
-                    offsets: dict[int, Tensor] = {}
-                    packed = self._ranks.sum_(self._packed(bucket, components, weights, problems, offsets))
-                    yield from self._received(bucket, packed, self._offsets(bucket, packed, offsets), problems, outside)
+                    share = _RankShare(self._ranks, bucket, components, weights, problems)
+                    yield from share.rows(outside)
                 # Every rank sees the same sums, so all of them send the same components again.
                 self._whole.update(components[index].name for index in outside)
                 due = outside
@@ -116,85 +120,113 @@ class DistributedCounter:
         rows = zip(self._noted, table[1:].tolist(), strict=True) if self.is_main else ()
         return {name: tuple(row) for name, row in rows if row[0]}
 
-    def _packed(
-        self,
-        bucket: Bucket,
-        components: Sequence[Component],
-        weights: LocalWeights,
-        problems: dict[int, str],
-        offsets: dict[int, Tensor],
-    ) -> Tensor:
-        """This rank's counts, (rows, width). Whatever goes wrong is noted in them, so that this rank can go on to the sum.
 
-        Where values on a grid lie within their bins comes into ``offsets``, by the row.
+@dataclass(frozen=True)
+class _RankShare:
+    """What a rank adds to a bucket, and what comes of all ranks' shares.
+
+    Attributes:
+        ranks: The ranks.
+        bucket: Which components.
+        components: Those that it points into.
+        weights: What this rank holds.
+        problems: Receives why components cannot be counted.
+    """
+
+    ranks: Ranks
+    bucket: Bucket
+    components: Sequence[Component]
+    weights: LocalWeights
+    problems: dict[int, str]
+
+    def rows(self, outside: list[int]) -> Iterator[CountedRows]:
+        """The complete rows, on the main rank; one sum over the ranks, and one more if any of them lie on a grid.
+
+        Args:
+            outside: Receives the components that have to be sent again with all of their bins.
         """
-        out = torch.zeros(len(bucket.indices), bucket.sent.width, dtype=bucket.dtype, device=self._ranks.device)
+        packed, sent = self.ranks.sum_(self._counted()), self.bucket.sent  # (rows, width)
+        smooth, moved = self._sorted_out(packed, outside)  # the same on all ranks
+        if self.ranks.is_main:
+            for chosen in _divided(smooth, ROWS_AT_ONCE):  # unpacked rows are wide: some at a time
+                yield CountedRows(self._indices(chosen), sent.unpack(packed[chosen]), sent.bins)
+        for chosen in _divided(moved, max(1, BYTES_AT_ONCE // (16 * sent.width))):
+            places = self.ranks.sum_(self._placed(chosen))  # (rows, 2, sent)
+            if not self.ranks.is_main:
+                continue
+            for at in _divided(range(len(chosen)), ROWS_AT_ONCE // 3):
+                rows = [chosen[n] for n in at]
+                counts, sums = sent.unpack(packed[rows]), sent.unpack_places(places[at])
+                if torch.equal(sums[:, 0, 0], counts.sum(1)):
+                    yield CountedRows(self._indices(rows), counts, sent.bins, offsets_from(sums, counts, sent.bins))
+                else:  # a rank failed, and said why
+                    yield CountedRows(self._indices(rows), counts, sent.bins)
+
+    def _indices(self, rows: Sequence[int]) -> tuple[int, ...]:
+        return tuple(self.bucket.indices[row] for row in rows)
+
+    def _counted(self) -> Tensor:
+        """This rank's counts, (rows, width). Whatever goes wrong is noted in them, so that this rank can go on to the sum."""
+        bucket = self.bucket
+        out = torch.zeros(len(bucket.indices), bucket.sent.width, dtype=bucket.dtype, device=self.ranks.device)
         row_of = {index: row for row, index in enumerate(bucket.indices)}
         unread: dict[int, str] = {}
         try:
-            for batch in (
-                counted
-                for pieces in readable(components, bucket.indices, weights, unread)
-                for counted in count_components(pieces, ROWS_AT_ONCE, unread)
-            ):
-                rows = [row_of[index] for index in batch.indices]
-                out[rows] = bucket.sent.pack(batch.counts).to(out)
-                if batch.offsets is not None:
-                    out[rows, LOOKED_AT] = 1
-                    offsets.update(zip(rows, bucket.sent.pack_offsets(batch.offsets).to(out.device), strict=True))
+            for pieces in readable(self.components, bucket.indices, self.weights, unread):
+                for batch in tallied(pieces, self._some, ROWS_AT_ONCE, unread):
+                    out[[row_of[i] for i in batch.indices]] = bucket.sent.pack(batch.counts, batch.tallies).to(out)
         except Exception as error:  # whatever it is, the other ranks wait at the sum
             out.zero_()
-            offsets.clear()
             unread = dict.fromkeys(bucket.indices, f"counting it failed ({type(error).__name__}: {text_of(error)})")
         out[[row_of[index] for index in unread], MISSING] = 1
-        problems.update(unread)
+        self.problems.update(unread)
         return out
 
-    def _offsets(self, bucket: Bucket, packed: Tensor, offsets: Mapping[int, Tensor]) -> dict[int, Tensor]:
-        """The sums of the offsets of all ranks, by the row; one more all-reduce if any rank has some."""
-        rows = packed[:, LOOKED_AT].nonzero().flatten().tolist()  # the same on all ranks
-        most = max(1, BYTES_AT_ONCE // (16 * bucket.sent.width))
-        out: dict[int, Tensor] = {}
-        for start in range(0, len(rows), most):
-            here = rows[start : start + most]
-            shape = (len(here), 2, 1 + bucket.sent.last - bucket.sent.first)
-            mine = torch.zeros(shape, dtype=torch.int64, device=self._ranks.device)
-            for place, row in enumerate(here):
-                if row in offsets:
-                    mine[place] = offsets[row]
-            out.update(zip(here, self._ranks.sum_(mine), strict=True))
-        return out
+    def _some(self, index: int) -> Tensor:
+        return self.weights.some(self.components[index]).values()
 
-    def _received(
-        self,
-        bucket: Bucket,
-        packed: Tensor,
-        offsets: Mapping[int, Tensor],
-        problems: dict[int, str],
-        outside: list[int],
-    ) -> Iterator[CountedRows]:
-        """The complete rows of a sum (rows, width), on the main rank; adds to the problems, and to what has to be sent again."""
+    def _sorted_out(self, packed: Tensor, outside: list[int]) -> tuple[list[int], list[int]]:
+        """The complete rows of a sum (rows, width) that lie on no grid, and those that do; notes what is wrong with others."""
         complete = []
         flags = packed[:, [MISSING, BELOW, ABOVE]].tolist()
-        for row, (index, (missing, below, above)) in enumerate(zip(bucket.indices, flags, strict=True)):
+        for row, (index, (missing, below, above)) in enumerate(zip(self.bucket.indices, flags, strict=True)):
             if missing:
-                problems.setdefault(
-                    index, f"it could not be read on {missing} of {self._ranks.size} ranks, which say why"
-                )
+                why = f"it could not be read on {missing} of {self.ranks.size} ranks, which say why"
+                self.problems.setdefault(index, why)
             elif below or above:
                 outside.append(index)
             else:
                 complete.append(row)
-        if not self.is_main:
-            return
-        sent = bucket.sent
-        for on_grid, at_once in (
-            (False, ROWS_AT_ONCE),
-            (True, ROWS_AT_ONCE // 3),
-        ):  # unpacked rows are wide: some at a time
-            rows = [row for row in complete if (row in offsets) == on_grid]
-            for start in range(0, len(rows), at_once):
-                chosen = rows[start : start + at_once]
-                moved = sent.unpack_offsets(torch.stack([offsets[row] for row in chosen])) if on_grid else None
-                indices = tuple(bucket.indices[row] for row in chosen)
-                yield CountedRows(indices, sent.unpack(packed[chosen]), sent.bins, moved)
+        sent = self.bucket.sent
+        if not sent.bins.shift:  # a bin of fp8 is a single value
+            return complete, []
+        grids: list[bool] = []
+        for chosen in _divided(complete, ROWS_AT_ONCE):
+            grids += on_grid(sent.evidence(packed[chosen]).tolist(), sent.bins)
+        found = list(zip(complete, grids, strict=True))
+        return [row for row, grid in found if not grid], [row for row, grid in found if grid]
+
+    def _placed(self, rows: Sequence[int]) -> Tensor:
+        """Where the values that this rank counts of some rows lie within their bins, int64 (rows, 2, sent)."""
+        sent = self.bucket.sent
+        shape = (len(rows), 2, 1 + sent.last - sent.first)
+        out = torch.zeros(shape, dtype=torch.int64, device=self.ranks.device)
+        row_of = {index: n for n, index in enumerate(self._indices(rows))}
+        unread: dict[int, str] = {}
+        try:
+            for pieces in readable(self.components, row_of, self.weights, unread):
+                for indices, places in place_components(pieces, ROWS_AT_ONCE // 3, unread):
+                    out[[row_of[i] for i in indices]] = sent.pack_places(places).to(out.device)
+        except Exception as error:  # as above
+            out.zero_()
+            unread = dict.fromkeys(row_of, f"{type(error).__name__}: {text_of(error)}")
+        for index, why in unread.items():
+            logger.warning(
+                "weibull_monitor: %s lies on a grid, and where cannot be read: %s", self.components[index].name, why
+            )
+        return out
+
+
+def _divided(rows: Sequence[int], at_once: int) -> Iterator[list[int]]:
+    for start in range(0, len(rows), at_once):
+        yield list(rows[start : start + at_once])

@@ -49,6 +49,24 @@ def inventory_of(
     )
 
 
+def without(table: Inventory, problems: Mapping[str, str]) -> Inventory:
+    """An inventory without some parameters.
+
+    Args:
+        table: The inventory.
+        problems: Why they cannot be measured, by name.
+    """
+    found = table.discovery
+    left_out = [c for c in found.components if c.parameter in problems]
+    if not left_out:
+        return table
+    skipped = {c.parameter: Skipped(c.parameter, problems[c.parameter], 0) for c in left_out}
+    sizes = {name: numel for name, numel, _ in table.sizes}
+    named = tuple(replace(s, numel=sizes.get(name, 0)) for name, s in skipped.items())
+    kept = tuple(c for c in found.components if c.parameter not in problems)
+    return replace(table, discovery=replace(found, components=kept, skipped=(*found.skipped, *named)))
+
+
 def merged(tables: Sequence[Inventory]) -> Inventory:
     """One inventory for ranks that own different modules: pipeline stages, and experts that only some ranks have.
 

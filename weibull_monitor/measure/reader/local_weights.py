@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
 from weibull_monitor.model.components import Component
 from weibull_monitor.model.components.storage import unsupported
-from weibull_monitor.model.sharding import Box, LocalParameter, local_parameters
+from weibull_monitor.model.sharding import Box, Layout, LocalParameter, local_parameters
 from weibull_monitor.model.sharding.division import Agreement, Share
+from weibull_monitor.model.sharding.layout import Elements
 
 
 class LocalWeights:
@@ -40,6 +42,18 @@ class LocalWeights:
         """Keeps what the ranks agreed on for the parameters as they are now."""
         self._shares, self._agreed = agreement.shares, self.held
 
+    def elsewhere(self) -> dict[str, str]:
+        """Parameters of which other ranks hold elements, by name; and what to do about it where this rank measures alone."""
+        out = {}
+        for name, held in self.held.items():
+            here, whole = math.prod(held.layout.local_shape), math.prod(held.shape)
+            if here != whole and not held.problem and not held.sources:
+                out[name] = (
+                    f"this rank holds {here:,} of its {whole:,} elements, and measures alone (process_group=None): pass the "
+                    "process group of the ranks that hold the rest, or leave process_group out"
+                )
+        return out
+
     def pieces(self, component: Component, kept: Tensor | None = None) -> Sequence[Tensor] | str:
         """Views that hold each element of a component that this rank counts once; or why they cannot be read now.
 
@@ -47,23 +61,29 @@ class LocalWeights:
             component: The component.
             kept: A tensor that the optimizer keeps for its parameter, to take the same elements of; by default the parameter.
         """
-        share = self._shares.get(component.parameter)
-        if share is None:
+        if component.parameter not in self._shares:
             return ()
-        held = self.held[component.parameter]
-        box = Box(component.part.view, component.part.ranges) if component.part else None
-        layout = held.layout
         try:
-            local = held.read() if kept is None else held.like(kept)
-            if problem := unsupported(local):
-                return problem
-            if (share.start, share.stop) != (0, layout.units):
-                layout, local = layout.narrowed(share.start, share.stop), local[share.start : share.stop]
-            return layout.select(local, box)
+            layout, local = self._here(component, kept)
+            return unsupported(local) or layout.select(local, _box(component))
         except ValueError as error:
             return str(error)
         except Exception as error:  # a tensor of another library, or somebody's parametrization
             return f"reading it failed ({type(error).__name__}: {error})"
+
+    def some(self, component: Component) -> Elements:
+        """Those of the elements that this rank counts that are looked at; see `Grid.some`."""
+        layout, local = self._here(component)
+        return layout.some(local, _box(component))
+
+    def _here(self, component: Component, kept: Tensor | None = None) -> tuple[Layout, Tensor]:
+        """What of a component's parameter this rank counts, and where that is in the parameter."""
+        share, held = self._shares[component.parameter], self.held[component.parameter]
+        layout: Layout = held.layout
+        local = held.read() if kept is None else held.like(kept)
+        if (share.start, share.stop) != (0, layout.units) and not unsupported(local):
+            layout, local = layout.narrowed(share.start, share.stop), local[share.start : share.stop]
+        return layout, local
 
     def made(self, component: Component) -> bool:
         """Whether the weight is made anew each time that it is read."""
@@ -83,3 +103,7 @@ class LocalWeights:
     def optimized(self) -> Mapping[str, Tensor]:
         """The tensor that an optimizer holds for each parameter, by the parameter's name."""
         return {name: held.optimized for name, held in self.held.items() if held.steps_alike}
+
+
+def _box(component: Component) -> Box | None:
+    return Box(component.part.view, component.part.ranges) if component.part else None

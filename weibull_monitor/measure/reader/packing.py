@@ -16,16 +16,17 @@ import torch
 from torch import Tensor
 
 from weibull_monitor.measure.bins import Bins, bins_of
+from weibull_monitor.measure.grid import TALLIES, roughness
 from weibull_monitor.model.components import Component
 
 LOWEST_OCTAVE: Final = -44
 HIGHEST_OCTAVE: Final = 4
 BYTES_AT_ONCE: Final = 32 << 20
 """Most bytes in one all-reduce: 2,700 matrices. More matrices take several."""
-ZEROS, NONFINITE, BELOW, ABOVE, MISSING, LOOKED_AT = range(6)
-"""The columns before the bins: exact zeros, non-finite values, finite values outside of the sent bins, ranks that failed, ranks
-that have offsets to send (`weibull_monitor.measure.grid`)."""
-_BEFORE: Final = 6
+ZEROS, NONFINITE, BELOW, ABOVE, MISSING, TALLY = range(6)
+"""The columns before the bins: exact zeros, non-finite values, finite values outside of the sent bins, ranks that failed, and the
+first of a tally (`weibull_monitor.measure.grid.tally`)."""
+_BEFORE: Final = TALLY + TALLIES
 
 
 @dataclass(frozen=True)
@@ -47,13 +48,18 @@ class SentBins:
         """Numbers that are sent per row."""
         return _BEFORE + self.last - self.first
 
-    def pack(self, counts: Tensor) -> Tensor:
-        """Rows of counts, int64 (rows, bins.columns), as int64 (rows, width)."""
+    def pack(self, counts: Tensor, tallies: Tensor) -> Tensor:
+        """Rows of counts, int64 (rows, bins.columns), and their tallies, int64 (rows, TALLIES), as int64 (rows, width)."""
         finite = counts[:, 1:-1]  # (rows, bins.finite)
         below, above = finite[:, : self.first].sum(dim=1), finite[:, self.last :].sum(dim=1)  # (rows,) each
         none = torch.zeros_like(below)
-        before = torch.stack([counts[:, 0], counts[:, -1], below, above, none, none], dim=1)
-        return torch.cat([before, finite[:, self.first : self.last]], dim=1)
+        before = torch.stack([counts[:, 0], counts[:, -1], below, above, none], dim=1)
+        return torch.cat([before, tallies.to(counts.device), finite[:, self.first : self.last]], dim=1)
+
+    def evidence(self, packed: Tensor) -> Tensor:
+        """What `weibull_monitor.measure.grid.on_grid` judges by, of sums of rows (rows, width) with no values outside."""
+        rough = roughness(packed[:, _BEFORE:], self.bins, self.first)
+        return torch.cat([packed[:, TALLY:_BEFORE].long(), rough], dim=1)
 
     def unpack(self, packed: Tensor) -> Tensor:
         """The reverse of `pack`, for rows (rows, width) that have no values outside of the sent bins."""
@@ -62,15 +68,15 @@ class SentBins:
         counts[:, 1 + self.first : 1 + self.last] = packed[:, _BEFORE:]
         return counts
 
-    def pack_offsets(self, offsets: Tensor) -> Tensor:
-        """Offsets (rows, 2, bins.columns) as (rows, 2, sent): how many values were looked at, and the sent bins."""
-        return torch.cat([offsets[..., :1], offsets[..., 1 + self.first : 1 + self.last]], dim=2)
+    def pack_places(self, places: Tensor) -> Tensor:
+        """Sums of places (rows, 2, bins.columns) as (rows, 2, sent): how many values were looked at, and the sent bins."""
+        return torch.cat([places[..., :1], places[..., 1 + self.first : 1 + self.last]], dim=2)
 
-    def unpack_offsets(self, packed: Tensor) -> Tensor:
-        """The reverse of `pack_offsets`."""
-        offsets = packed.new_zeros(len(packed), 2, self.bins.columns)
-        offsets[..., 0], offsets[..., 1 + self.first : 1 + self.last] = packed[..., 0], packed[..., 1:]
-        return offsets
+    def unpack_places(self, packed: Tensor) -> Tensor:
+        """The reverse of `pack_places`."""
+        places = packed.new_zeros(len(packed), 2, self.bins.columns)
+        places[..., 0], places[..., 1 + self.first : 1 + self.last] = packed[..., 0], packed[..., 1:]
+        return places
 
 
 @cache
@@ -78,7 +84,7 @@ def sent_bins(dtype: torch.dtype, whole: bool = False) -> SentBins:
     """The bins of a dtype that are sent; all of them with ``whole``.
 
     >>> sent_bins(torch.bfloat16).width, sent_bins(torch.bfloat16, whole=True).width, sent_bins(torch.float8_e4m3fn).width
-    (3079, 16326, 95)
+    (3105, 16352, 121)
     """
     bins = bins_of(dtype)
     if whole:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from weibull_monitor.measure.bins import Bins, bins_of
-from weibull_monitor.measure.choose import count_magnitudes, measure_offsets
-from weibull_monitor.measure.grid import grids_among
+from weibull_monitor.measure.choose import count_magnitudes, sum_places
+from weibull_monitor.measure.grid import evidence, offsets_from, on_grid, tally
 from weibull_monitor.model.components.component import Component
 from weibull_monitor.model.components.storage import ordinary
+from weibull_monitor.model.sharding.layout import whole
 
 ROWS_AT_ONCE = 128
 """Rows of counts that are made at a time: 17 MiB. A model of 128 experts has tens of thousands of rows."""
@@ -27,7 +30,7 @@ class CountedRows:
         counts: int64, shape (len(indices), bins.columns).
         bins: The layout of the counts.
         offsets: Where values on a grid lie within their bins, int64 (len(indices), 2, bins.columns), as
-            `weibull_monitor.measure.choose.measure_offsets` returns it; None if there are no such values.
+            `weibull_monitor.measure.grid.offsets_from` returns it; None if there are no such values.
     """
 
     indices: tuple[int, ...]
@@ -99,7 +102,8 @@ def count_components(
     pieces: Mapping[int, Sequence[Tensor]],
     rows_at_once: int = ROWS_AT_ONCE,
     problems: dict[int, str] | None = None,
-    on_grid: Container[int] | None = None,
+    some: Callable[[int], Tensor] | None = None,
+    grids: Grids | None = None,
 ) -> Iterator[CountedRows]:
     """Counts |w| of components, in batches of a bounded number of rows, grouped by device and dtype.
 
@@ -107,7 +111,8 @@ def count_components(
         pieces: The elements of each component in one or several tensors, by its index; without tensors it gets no row.
         rows_at_once: How many rows to count together.
         problems: Receives why components cannot be counted; the others are. By default such a failure is raised.
-        on_grid: The components whose values lie on a grid; None to find them, for which a device is waited for.
+        some: Gives the values of a component that tell whether it lies on a grid; by default, those of its pieces.
+        grids: Which components lie on a grid; by default that is found, for which a device is waited for.
 
     >>> from torch import nn
     >>> from weibull_monitor.model.components import discover_components
@@ -121,70 +126,136 @@ def count_components(
     {'attn.qkv.weight[q]': 64, 'attn.qkv.weight[k]': 64, 'attn.qkv.weight[v]': 64, 'attn.proj.weight': 64,
      'attn.qkv.weight': 192}
     """
+    some = some or (lambda index: torch.cat([whole(piece) for piece in pieces[index]]))
+    for batch in tallied(pieces, some, rows_at_once, problems):
+        if batch.bins.shift and grids is not None:
+            grids.note(batch.indices, batch.bins, evidence(batch.tallies, batch.counts, batch.bins))
+        if grids is not None and grids.known is not None:
+            moved = {index for index in batch.indices if index in grids.known}
+        else:
+            moved = batch.on_grid()
+        row_of = {index: row for row, index in enumerate(batch.indices)}
+        smooth = tuple(index for index in batch.indices if index not in moved)
+        if smooth:
+            chosen = batch.counts if not moved else batch.counts[[row_of[index] for index in smooth]]
+            yield CountedRows(smooth, chosen, batch.bins)
+        apart = {index: pieces[index] for index in batch.indices if index in moved}
+        for indices, bins, places in _in_batches(apart, max(1, rows_at_once // 3), problems, _places):  # wide rows
+            counts = batch.counts[[row_of[index] for index in indices]]
+            yield CountedRows(indices, counts, bins, offsets_from(places, counts, bins))
+
+
+@dataclass(frozen=True)
+class TalliedRows:
+    """Some components' counts, and what is to be added up to find which of them lie on a grid.
+
+    Attributes:
+        indices: Which components.
+        counts: int64, shape (len(indices), bins.columns).
+        tallies: As `weibull_monitor.measure.grid.tally` returns them, int64 (len(indices), TALLIES).
+        bins: The layout of the counts.
+    """
+
+    indices: tuple[int, ...]
+    counts: Tensor
+    tallies: Tensor
+    bins: Bins
+
+    def on_grid(self) -> set[int]:
+        """Those of the components that lie on a grid, if these are all of their values. A device is waited for."""
+        if not self.bins.shift:  # a bin of fp8 is a single value
+            return set()
+        found = on_grid(evidence(self.tallies, self.counts, self.bins).tolist(), self.bins)
+        return {index for index, grid in zip(self.indices, found, strict=True) if grid}
+
+
+class Grids(Protocol):
+    """Which components lie on a grid, where that is known from the sample before; what they are now is noted."""
+
+    @property
+    def known(self) -> Container[int] | None:
+        """The components on a grid; None if that is not known yet, so that a device has to be waited for."""
+
+    def note(self, indices: Sequence[int], bins: Bins, found: Tensor) -> None:
+        """Receives what `weibull_monitor.measure.grid.on_grid` judges by, for some components."""
+
+
+def tallied(
+    pieces: Mapping[int, Sequence[Tensor]],
+    some: Callable[[int], Tensor],
+    rows_at_once: int = ROWS_AT_ONCE,
+    problems: dict[int, str] | None = None,
+) -> Iterator[TalliedRows]:
+    """Counts and tallies components; arguments as for `count_components`."""
+
+    def both(
+        indices: Sequence[int], tensors: Sequence[Tensor], rows: Sequence[int], bins: Bins
+    ) -> tuple[Tensor, Tensor]:
+        looked_at = [some(index) if bins.shift else tensors[0].new_empty(0) for index in indices]
+        return count_magnitudes(tensors, bins, rows), tally(looked_at, bins)
+
+    for indices, bins, (counts, tallies) in _in_batches(pieces, rows_at_once, problems, both):
+        yield TalliedRows(indices, counts, tallies, bins)
+
+
+def place_components(
+    pieces: Mapping[int, Sequence[Tensor]], rows_at_once: int, problems: dict[int, str]
+) -> Iterator[tuple[tuple[int, ...], Tensor]]:
+    """Where the values of components lie within their bins: sums as `sum_places` returns them.
+
+    Column 0 holds how many values there are. Arguments as for `count_components`.
+    """
+    for indices, _, places in _in_batches(pieces, rows_at_once, problems, _places):
+        numels = torch.tensor([sum(piece.numel() for piece in pieces[index]) for index in indices], device="cpu")
+        places[:, :, 0] = numels.unsqueeze(1).to(places.device)
+        yield indices, places
+
+
+def _places(indices: Sequence[int], tensors: Sequence[Tensor], rows: Sequence[int], bins: Bins) -> Tensor:
+    return sum_places(tensors, bins, rows)
+
+
+Result = TypeVar("Result")
+
+
+def _in_batches(
+    pieces: Mapping[int, Sequence[Tensor]],
+    rows_at_once: int,
+    problems: dict[int, str] | None,
+    work: Callable[[Sequence[int], Sequence[Tensor], Sequence[int], Bins], Result],
+) -> Iterator[tuple[tuple[int, ...], Bins, Result]]:
+    """Does some work on components of one device and dtype together, or on each by itself if that fails.
+
+    Args:
+        pieces: As for `count_components`.
+        rows_at_once: How many components to work on together.
+        problems: As for `count_components`.
+        work: Takes the components, their tensors, the row of each tensor among the components, and the layout of their bins.
+    """
     groups: dict[tuple[torch.device, torch.dtype, bool], list[int]] = {}
     for index, here in pieces.items():
-        if here:  # tensors of other libraries by themselves: counting them may fail
+        if here:  # tensors of other libraries by themselves: reading them may fail
             groups.setdefault((here[0].device, here[0].dtype, ordinary(here[0])), []).append(index)
-    for (_, dtype, _), members in groups.items():
-        bins = bins_of(dtype)
-        for start in range(0, len(members), rows_at_once):
-            batch = members[start : start + rows_at_once]
-            grids = _grids(batch, pieces, problems) if on_grid is None else on_grid
-            yield from _counted([index for index in batch if index not in grids], pieces, bins, problems, False)
-            moved = [index for index in batch if index in grids]  # three rows of integers each
-            for at in range(0, len(moved), max(1, rows_at_once // 3)):
-                yield from _counted(moved[at : at + max(1, rows_at_once // 3)], pieces, bins, problems, True)
-
-
-def _grids(
-    batch: Sequence[int], pieces: Mapping[int, Sequence[Tensor]], problems: dict[int, str] | None
-) -> frozenset[int]:
-    try:
-        return components_on_grid({index: pieces[index] for index in batch})
-    except Exception:  # a tensor that cannot be read: counting it says so
-        if problems is None:
-            raise
-        return (
-            frozenset[int]().union(*(_grids([index], pieces, problems) for index in batch))
-            if len(batch) > 1
-            else frozenset()
-        )
-
-
-def components_on_grid(pieces: Mapping[int, Sequence[Tensor]]) -> frozenset[int]:
-    """Components of one dtype and device that have values on a grid, by their index. A device is waited for."""
-    flat = [(index, piece.detach()) for index, here in pieces.items() for piece in here]
-    if not flat:
-        return frozenset()
-    found = grids_among([piece for _, piece in flat], bins_of(flat[0][1].dtype))
-    return frozenset(index for (index, _), grid in zip(flat, found, strict=True) if grid)
-
-
-def _counted(
-    batch: Sequence[int],
-    pieces: Mapping[int, Sequence[Tensor]],
-    bins: Bins,
-    problems: dict[int, str] | None,
-    on_grid: bool,
-) -> Iterator[CountedRows]:
-    """Counts some components together, or each by itself if that fails."""
-    if not batch:
-        return
-    flat = [(row, piece) for row, index in enumerate(batch) for piece in pieces[index]]
-    try:
-        tensors, rows = [piece.detach() for _, piece in flat], [row for row, _ in flat]
-        counts = count_magnitudes(tensors, bins, rows)
-        offsets = measure_offsets(tensors, bins, counts, rows) if on_grid else None
-    except Exception as error:
-        if problems is None:
-            raise
-        if len(batch) > 1:
-            for index in batch:
-                yield from _counted([index], pieces, bins, problems, on_grid)
+    waiting = deque(
+        members[start : start + rows_at_once]
+        for members in groups.values()
+        for start in range(0, len(members), rows_at_once)
+    )
+    while waiting:
+        batch = waiting.popleft()
+        flat = [(row, piece.detach()) for row, index in enumerate(batch) for piece in pieces[index]]
+        bins = bins_of(flat[0][1].dtype)
+        try:
+            result = work(batch, [piece for _, piece in flat], [row for row, _ in flat], bins)
+        except Exception as error:
+            if problems is None:
+                raise
+            if len(batch) > 1:
+                waiting.extendleft([index] for index in reversed(batch))
+            else:
+                problems[batch[0]] = f"counting it failed ({type(error).__name__}: {error})"
         else:
-            problems[batch[0]] = f"counting it failed ({type(error).__name__}: {error})"
-        return
-    yield CountedRows(tuple(batch), counts, bins, offsets)
+            yield tuple(batch), bins, result
 
 
 def _makes_up(components: Sequence[Component]) -> dict[int, tuple[int, ...]]:

@@ -16,6 +16,8 @@ from itertools import product
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
+import torch
 from torch import Tensor
 
 Range = tuple[int, int]
@@ -27,6 +29,22 @@ class Box(NamedTuple):
 
     view: tuple[int, ...]
     ranges: tuple[Range, ...]
+
+
+class Elements(NamedTuple):
+    """Some elements of a tensor.
+
+    Attributes:
+        tensor: It.
+        places: Their indices along each dimension of it; None for all of it.
+    """
+
+    tensor: Tensor
+    places: tuple[Tensor, ...] | None = None
+
+    def values(self) -> Tensor:
+        """What they are now, in one dimension."""
+        return self.tensor if self.places is None else self.tensor[self.places]
 
 
 @dataclass(frozen=True)
@@ -92,6 +110,26 @@ class Grid:
         along = [_combs(r, *f) for r, f in zip(self.ranges, factors, strict=True)]
         return [_strided(local, combs) for combs in product(*along)]
 
+    def some(self, local: Tensor, box: Box | None) -> Elements:
+        """Those elements that are here of about `LOOKED_AT` that are spread evenly over a part.
+
+        Which those are depends on the parameter and the part alone. So each of them is on one rank, in one stretch of a file,
+        and so on, however the parameter is divided.
+
+        Args:
+            local: Of shape `local_shape`, any strides.
+            box: The part; None for the whole parameter.
+        """
+        inner = self.shape[1:]
+        rows_only = len(self.ranges) > 0 and len(self.ranges[0]) == 1 and self.local_shape[1:] == inner
+        if box is None and rows_only and local.is_contiguous():  # a stretch of the parameter
+            start = self.ranges[0][0][0] * math.prod(inner)
+            step = step_of(math.prod(self.shape))
+            return Elements(local.view(-1)[-start % step :: step])
+        if not local.dim() or not local.numel():
+            return Elements(local.reshape(-1))
+        return Elements(local, _on(_places(self, box), local.device))
+
 
 @dataclass(frozen=True)
 class Flat:
@@ -145,8 +183,61 @@ class Flat:
                 out.append(local.as_strided(sizes, [s * local.stride(0) for s in strides], offset))
         return out
 
+    def some(self, local: Tensor, box: Box | None) -> Elements:
+        """Those elements that are here of some that are spread evenly over a part, as `Grid.some`."""
+        local = local[: max(0, self.stop - self.start)]
+        if box is None:
+            step = step_of(math.prod(self.shape))
+            return Elements(local[-self.start % step :: step])
+        return Elements(local, _on(_places(self, box), local.device))
+
 
 Layout = Grid | Flat
+
+LOOKED_AT = 1024
+"""How many elements of a matrix are looked at, at least; fewer than three times as many."""
+
+
+def step_of(numel: int) -> int:
+    """The distance between elements that are looked at. It shares no factor with the number of elements: all columns are met.
+
+    >>> step_of(4096 * 4096), step_of(1000)
+    (16383, 1)
+    """
+    step = max(1, numel // LOOKED_AT)
+    while math.gcd(step, numel) > 1:
+        step -= 1
+    return step
+
+
+@lru_cache(maxsize=4096)
+def _places(layout: Layout, box: Box | None) -> tuple[npt.NDArray[np.int64], ...]:
+    """Where the elements that are looked at of a part are in the local tensor, along each of its dimensions."""
+    ranges = box.ranges if box else tuple((0, n) for n in layout.shape)
+    sizes = [stop - start for start, stop in ranges]
+    numel = math.prod(sizes)
+    within = (
+        np.unravel_index(np.arange(0, numel, step_of(numel)), sizes) if numel else [np.empty(0, np.int64)] * len(sizes)
+    )
+    view = box.view if box else layout.shape
+    digits = tuple(index + start for index, (start, _) in zip(within, ranges, strict=True))
+    linear = np.ravel_multi_index(digits, view)  # in the parameter, in row-major order
+    if isinstance(layout, Flat):
+        return (linear[(linear >= layout.start) & (linear < layout.stop)] - layout.start,)
+    places, here = [], np.ones(len(linear), dtype=bool)
+    for index, held in zip(np.unravel_index(linear, layout.shape), layout.ranges, strict=True):
+        place, before = np.full(len(index), -1), 0
+        for start, stop in held:
+            inside = (index >= start) & (index < stop)
+            place[inside] = index[inside] - start + before
+            before += stop - start
+        places.append(place)
+        here &= place >= 0
+    return tuple(place[here] for place in places)
+
+
+def _on(places: tuple[npt.NDArray[np.int64], ...], device: torch.device) -> tuple[Tensor, ...]:
+    return tuple(torch.from_numpy(place).to(device, non_blocking=True) for place in places)
 
 
 class _Comb(NamedTuple):
@@ -253,3 +344,8 @@ def boxes_between(start: int, stop: int, view: Sequence[int]) -> Iterator[list[R
     yield from within(last, 0, stop - last * inner)
     if first < last:
         yield [(first, last), *[(0, n) for n in view[1:]]]
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The elements of a whole tensor that are looked at, in one dimension; see `Grid.some`."""
+    return Grid.whole(tensor.shape).some(tensor.detach(), None).values()
