@@ -169,8 +169,9 @@ def _kinds(points: Sequence[FollowedSample], first: RecordedSnapshot, last: Reco
     r2 = last.values("r2")
     lines = []
     for kind, members in by_kind(last.components).items():
-        known = [c.name for c in members if all(c.name in end for end in ends)]
-        value, low, high = (median(end[name] for name in known) if known else 0.0 for end in ends)
+        names = [c.name for c in members if c.name in r2]
+        known = bool(names) and all(name in end for name in names for end in ends)
+        value, low, high = (median(end[name] for name in names) if known else 0.0 for end in ends)
         lines.append(
             KindLine(
                 cells=tuple(kind_row(members, first, last)),
