@@ -25,14 +25,18 @@ MIN_DECAY: Final = 0.01
 """Smallest S that gives an equilibrium."""
 MIN_SHARE: Final = 0.25
 """Smallest share of the run's steps that gives a forecast. At a tenth of the published runs the error is up to 37 %."""
-DAMPING: Final = 0.5
+DAMPING: Final = 0.25
 """How much of the change of c² goes on."""
-NOISE: Final = 0.005
-"""Half width of the interval in ln λ, when no step is left. docs/scaling.md says what the interval covers."""
-WIDTH: Final = 0.06
-"""Half width of the interval in ln λ, beside `NOISE`, when Σ η of the steps to come equals Σ η of the steps so far."""
-TREND_WIDTH: Final = 0.3
-"""The part of the change of c² from the second quarter to the second half that the interval lets c² differ by."""
+NOISE: Final = 0.004
+"""Half width of the interval in ln λ when no step is left. docs/scaling.md says how often the interval is right."""
+WIDTH: Final = 0.015
+"""What Σ η of the steps to come, over Σ η of those so far, adds to it."""
+MISSES: Final = 3.2
+"""How many times the miss of an earlier forecast is added to `WIDTH`."""
+TYPICAL: Final = 0.8
+"""The quantile of the misses of all matrices that stands for those of a matrix with a smaller one."""
+UNKNOWN: Final = 0.1
+"""The miss that is assumed where there are too few samples."""
 EQUILIBRIUM: Final = 3.0
 """S after which λ is at 99.8 % of its equilibrium's square."""
 
@@ -113,8 +117,9 @@ class Growth(NamedTuple):
     """c² of the second half of the steps so far."""
     expected: Array
     """c² of the steps to come."""
-    changed: Array
-    """Change of c² from the second quarter to the second half of the steps so far; NaN where that is not known."""
+    missed: Array
+    """By how much a forecast with c² of the second quarter misses λ of now, in ln λ, over the ratio of Σ η of its steps to Σ η
+    before them."""
 
 
 def growth(trail: Iterable[Points], baseline: Array, now: Points, total: int) -> Growth:
@@ -137,14 +142,19 @@ def growth(trail: Iterable[Points], baseline: Array, now: Points, total: int) ->
     quarter = int(np.searchsorted(steps, steps[half] / 2, side="right")) - 1
     recent = _slope(x[half:], y[half:])
     if quarter >= half:
-        return Growth(recent, recent, np.full_like(recent, np.nan))
+        return Growth(recent, recent, np.full_like(recent, UNKNOWN))
     changed = recent - _slope(x[quarter : half + 1], y[quarter : half + 1])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratio = np.clip(now.values[3] / values[half, 3] - 1.0, 0.3, 3.0)  # of Σ η
+        foretold = 1.0 - changed * (x[-1] - x[half]) / y[-1]  # over λ² of now
+        missed = np.abs(np.log(np.maximum(foretold, 0.1))) / 2.0 / ratio
+    typical = np.nanquantile(missed, TYPICAL) if np.isfinite(missed).any() else UNKNOWN
+    missed = np.fmax(missed, typical)
     # The middles of the three stretches on a logarithmic scale of steps: c² has changed from the first to the second.
     ends = np.log(np.maximum(1.0, [steps[quarter], steps[half], now.step, total]))
     middles = (ends[1:] + ends[:-1]) / 2
     ahead = (middles[2] - middles[1]) / (middles[1] - middles[0]) if middles[1] > middles[0] else 0.0
-    expected = np.where(np.isnan(changed), recent, recent + DAMPING * ahead * changed)
-    return Growth(recent, expected, changed)
+    return Growth(recent, np.where(np.isnan(changed), recent, recent + DAMPING * ahead * changed), missed)
 
 
 class Interval(NamedTuple):
@@ -169,18 +179,16 @@ def forecast(now: Points, found: Growth, rest: Array) -> Interval:
     scale, _, _, path = now.values
     decay, injection, ahead = rest
     square = scale**2 * np.exp(-2.0 * decay) + found.expected * injection
-    square = np.where(square > 0, square, np.nan)
+    value = np.sqrt(np.where(square > 0, square, np.nan))
     with np.errstate(invalid="ignore", divide="ignore"):
-        uncertain = np.where(np.isnan(found.changed), 0.0, np.abs(found.changed)) * injection / (2.0 * square)
-        width = NOISE + WIDTH * ahead / path + TREND_WIDTH * uncertain
-    value = np.sqrt(square)
+        width = NOISE + (WIDTH + MISSES * found.missed) * ahead / path
     return Interval(value, value * np.exp(-width), value * np.exp(width))
 
 
 def equilibrium(now: Points, found: Growth, plain: Array) -> Interval:
     """λ in equilibrium, if η and λ_wd stay the same: c·√(η/λ_wd), with c of the recent steps.
 
-    The interval is that of a forecast for the Σ η that brings S to `EQUILIBRIUM`, and at least that of a doubling.
+    The interval is that of a forecast for the Σ η that brings S to `EQUILIBRIUM`, and at least that for as much Σ η as so far.
 
     Args:
         now: The last sample.
@@ -190,12 +198,10 @@ def equilibrium(now: Points, found: Growth, plain: Array) -> Interval:
     Returns:
         The values; NaN where c² is not positive.
     """
-    square = np.where(found.recent > 0, found.recent, np.nan)
-    value = np.sqrt(square) * plain
     with np.errstate(invalid="ignore", divide="ignore"):
-        share = np.where(np.isnan(found.changed), 0.0, np.abs(found.changed)) / (2.0 * square)
-        doublings = np.maximum(1.0, EQUILIBRIUM / now.values[2] - 1.0)
-    width = NOISE + WIDTH * np.minimum(doublings, 10.0) + TREND_WIDTH * share
+        value = np.sqrt(np.where(found.recent > 0, found.recent, np.nan)) * plain
+        ratio = np.clip(EQUILIBRIUM / now.values[2] - 1.0, 1.0, 10.0)
+    width = NOISE + (WIDTH + MISSES * found.missed) * ratio
     return Interval(value, value * np.exp(-width), value * np.exp(width))
 
 
