@@ -15,6 +15,7 @@ from weibull_monitor.history.snapshot import NO_SCALING, Reference, Scaling, Sna
 from weibull_monitor.measure import WeibullFit
 from weibull_monitor.measure.bins import MANTISSA_BITS
 from weibull_monitor.measure.reader.reader import ModelReader, PendingMeasurement
+from weibull_monitor.model.architecture import facts_of
 from weibull_monitor.model.components import Component, by_reason, moved
 from weibull_monitor.model.sharding import Ranks
 
@@ -163,15 +164,11 @@ class Sampler:
             components: The components of the samples that follow.
             resumed_from: Step that the run was resumed from, or at which its components changed; None for a new run.
         """
-        discovery, config = self._reader.discovery, getattr(self._model, "config", None)
+        discovery = self._reader.discovery
         return RunRecord(
             started=round(time.time(), 3),
             resumed_from=resumed_from,
-            model={
-                "class": type(self._model).__name__,
-                "model_type": getattr(config, "model_type", None),
-                "parameters": discovery.elements,
-            },
+            model={**facts_of(self._model), "parameters": discovery.elements},
             world_size=self._ranks.size if self._ranks else 1,
             protocol={
                 "fit": "middle-80 % probability plot from bit-pattern counts",

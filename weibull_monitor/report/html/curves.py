@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from weibull_monitor.analysis import expected_range, initialisation_of
+from weibull_monitor.analysis import initialisation_of
 from weibull_monitor.analysis.diagnosis import Diagnosis
 from weibull_monitor.measure.weibull import anchors
 from weibull_monitor.model.components import Component, distinct
@@ -129,7 +129,7 @@ def _band(columns: Columns, column: str, at: Array) -> dict[str, str]:
 
 
 def _published(of: str, diagnosis: Diagnosis | None) -> dict[str, Any]:
-    known = expected_range(of, diagnosis.sample.attention if diagnosis else None)
+    known = diagnosis.sample.expected(of) if diagnosis else None
     return {"published": {"low": known.low, "high": known.high, "models": known.models}} if known else {}
 
 

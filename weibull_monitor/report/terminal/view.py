@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Final
 
-from weibull_monitor.analysis import ComparedSample, compared_sample, expected_range
+from weibull_monitor.analysis import ComparedSample, compared_sample
 from weibull_monitor.analysis.diagnosis import OddMatrix, diagnose
 from weibull_monitor.errors import ConfigurationError
 from weibull_monitor.history.alert import Alert
@@ -158,7 +158,7 @@ def _classes(points: Sequence[FollowedSample], sample: ComparedSample) -> tuple[
     for name in CLASSES:
         trend = tuple(point.classes[name] for point in points if name in point.classes)
         if trend:
-            expected = expected_range(name, sample.attention)
+            expected = sample.expected(name)
             published, position = (str(expected), expected.position(trend[-1])) if expected else ("", "")
             lines.append(ClassLine(name, trend[-1], published, position, trend[-1] / trend[0] - 1.0, trend))
     return tuple(lines)
