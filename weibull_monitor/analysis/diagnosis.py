@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from torch import nn
 
@@ -30,7 +30,7 @@ from weibull_monitor.measure import WeibullFit
 from weibull_monitor.measure.reader.reader import ModelReader
 from weibull_monitor.measure.weibull import anchors
 from weibull_monitor.model.architecture import facts_of
-from weibull_monitor.model.components import Component, attention_types, discover, distinct
+from weibull_monitor.model.components import Component, attention_types, discover
 
 Verdict = Literal[
     "as initialised",
@@ -144,14 +144,11 @@ def diagnose(source: nn.Module | Source, attention: KnownAttention = None, step:
     ('k shows no training', 'uniform')
     """
     fits: Mapping[str, WeibullFit] = {}
-    facts: Mapping[str, Any] | None = None
     if isinstance(source, nn.Module):
-        facts = facts_of(source)
         source, attention = _measure(source, attention)
-        facts["parameters"] = sum(c.numel for c in distinct(source.components))
     if isinstance(source, Snapshot):
         fits = source.fits
-    sample = compared_sample(source, attention, step, facts)
+    sample = compared_sample(source, attention, step)
     if not sample.k:
         raise ConfigurationError("no matrix has a fit: there is nothing to diagnose")
     neighbours, mixtures = nearest(sample), mixtures_of_scales(sample)
@@ -174,7 +171,8 @@ def _measure(model: nn.Module, attention: KnownAttention) -> tuple[Snapshot, Kno
     fits = reader.read().measurement().fits
     components = reader.discovery.components
     known = attention if attention is not None else attention_types(model, components)
-    return Snapshot(step=0, time=0.0, components=components, fits=fits), known
+    facts = {**facts_of(model), "parameters": reader.discovery.elements}
+    return Snapshot(step=0, time=0.0, components=components, fits=fits, model=facts), known
 
 
 def _matrices(sample: ComparedSample) -> dict[str, Classification]:

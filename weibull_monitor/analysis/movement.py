@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from weibull_monitor.analysis.sample import ComparedSample
 
 ERRORS: Final = 4.0
-"""Standard errors that k or ln λ must differ by from its start."""
+"""Standard errors that k or ln λ must differ by from an initialisation."""
+SHARED: Final = 2.0
+"""The same from a baseline of the run, whose values have much of the error in common."""
 LEAST: Final = 0.003
 """Relative difference below which nothing counts as a movement: fits are exact to 1e-4, configurations to less."""
 CHANCE: Final = 0.05
@@ -31,7 +33,7 @@ class Movement:
     """How many matrices of a kind have moved, and how far.
 
     Attributes:
-        moved: Matrices whose k or λ is more than `ERRORS` standard errors from its start.
+        moved: Matrices whose k or λ is more than `ERRORS` or `SHARED` standard errors from its start.
         of: Matrices that were tested.
         lambda_known: Whether λ at the start is known.
         lambda_ratio: Median of λ over λ at the start; None if that is not known.
@@ -55,8 +57,7 @@ def movement_of(names: Sequence[str], sample: ComparedSample) -> Movement:
     """Tests matrices against their start.
 
     The standard error of a fit holds for independent values. Those of a trained matrix are not independent, but those of a
-    matrix as it was initialised are: so the test is exact for what it asks, whether a matrix is still as it began. Against a
-    baseline of the same matrix, whose error is the same, it is on the safe side.
+    matrix as it was initialised are: so the test is exact for what it asks, whether a matrix is still as it began.
 
     Args:
         names: Names of matrices with a fit.
@@ -68,20 +69,22 @@ def movement_of(names: Sequence[str], sample: ComparedSample) -> Movement:
 
 
 def _moved(name: str, sample: ComparedSample) -> bool:
-    k, error = sample.k[name], sample.k_se.get(name, 0.0) / sample.k[name]
+    k = sample.k[name]
+    error = (SHARED if sample.baseline else ERRORS) * sample.k_se.get(name, 0.0) / k
     starts = [sample.start[name].k] if name in sample.start else [anchors()[kind].k for kind in _USUAL]
     drift = min(abs(math.log(k / start)) for start in starts)
-    if drift > max(LEAST, ERRORS * error):
+    if drift > max(LEAST, error):
         return True
     if name not in sample.start:
         return False
-    # At the normal anchor ln λ has 0.62 times the relative error of k.
     growth = abs(math.log(sample.lambda_[name] / sample.start[name].lambda_))
-    return growth > max(LEAST, ERRORS * error * _RATIO)
+    return growth > max(LEAST, error * _RATIO)
 
 
 _USUAL: Final = ("normal", "truncated_normal_2", "truncated_normal_3", "uniform")
-_RATIO: Final = anchors()["normal"].lambda_noise / anchors()["normal"].k_noise
+_RATIO: Final = (
+    anchors()["normal"].lambda_noise / anchors()["normal"].k_noise
+)  # 0.76: errors of ln λ over those of ln k
 
 
 @lru_cache(maxsize=64)

@@ -152,7 +152,6 @@ def compared_sample(
     source: Source | ComparedSample,
     attention: KnownAttention = None,
     step: int | None = None,
-    model: Mapping[str, Any] | None = None,
 ) -> ComparedSample:
     """Brings a sample or a history into the common form.
 
@@ -162,7 +161,6 @@ def compared_sample(
         attention: The attention as `attention_types` returns it. By default as the history records it, or from the sizes of
             the matrices.
         step: Step of the sample within a history; the last one by default.
-        model: The result of `weibull_monitor.model.architecture.facts_of` for a sample on its own; a history records it.
 
     Raises:
         ConfigurationError: For a history without samples or without that step, a step of something else than a history, or an
@@ -175,9 +173,9 @@ def compared_sample(
     if isinstance(source, ComparedSample):
         return source
     if isinstance(source, Snapshot):
-        return _of_snapshot(source, attention, model or {})
+        return _of_snapshot(source, attention)
     if isinstance(source, RecordedSnapshot):
-        return _of_record(source, attention, model=model or {})
+        return _of_record(source, attention)
     raise ConfigurationError(
         f"a {type(source).__name__} cannot be compared; pass a Snapshot, a RecordedSnapshot or what read_history returns"
     )
@@ -195,7 +193,6 @@ def _of_history(run: History, attention: KnownAttention, step: int | None) -> Co
         baseline_lambda=start.values("lambda") if start else {},
         t_over_tau=t_over_tau,
         clock=clock,
-        model=run.runs[-1].model if run.runs else {},
     )
 
 
@@ -210,7 +207,7 @@ def _at_step(run: History, step: int | None) -> RecordedSnapshot:
     return nearest
 
 
-def _of_snapshot(snapshot: Snapshot, attention: KnownAttention, model: Mapping[str, Any]) -> ComparedSample:
+def _of_snapshot(snapshot: Snapshot, attention: KnownAttention) -> ComparedSample:
     fits = {name: fit for name, fit in snapshot.fits.items() if fit.available}
     start = snapshot.baseline if snapshot.step else {}
     spent = [s.t_over_tau for s in snapshot.scaling.values() if s.t_over_tau is not None]
@@ -226,7 +223,7 @@ def _of_snapshot(snapshot: Snapshot, attention: KnownAttention, model: Mapping[s
         attention=_attention(snapshot.components, attention),
         t_over_tau=median(spent) if spent else None,
         clock="S = Σ η·λ_wd" if spent else "",
-        model=model,
+        model=snapshot.model,
     )
 
 
@@ -241,6 +238,7 @@ def _of_record(snapshot: RecordedSnapshot, attention: KnownAttention, **more: An
         lambda_=columns["lambda"],
         r2=columns["r2"],
         attention=_attention(snapshot.components, attention),
+        model=snapshot.model,
         **more,
     )
 

@@ -140,6 +140,7 @@ class Snapshot:
             sample.
         seconds: Wall time of the measurement, in seconds.
         name: Name of the model among several in one run; the keys of its metrics begin with it.
+        model: What is known of the model beside its matrices: class, architecture, number of parameters.
     """
 
     step: int
@@ -152,6 +153,7 @@ class Snapshot:
     unchanged: int | None = None
     seconds: float = 0.0
     name: str | None = None
+    model: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def withheld(self) -> dict[Reason, int]:

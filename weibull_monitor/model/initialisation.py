@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -33,8 +32,8 @@ def initial_scales(model: nn.Module) -> dict[str, InitialScale]:
     """The distributions that a model of transformers draws its matrices from, by parameter name.
 
     Its ``_init_weights`` is called for every module of a model on the meta device, where drawing costs nothing, and the
-    calls are followed: of a normal or uniform draw, a truncated one (as `torch.nn.init.trunc_normal_` makes it), and of what
-    the values are multiplied with. A matrix that is set in another way (orthogonal, constant, copied) is left out.
+    calls are followed: of a normal or uniform draw, of `torch.nn.init.trunc_normal_`, and of what the values are multiplied
+    with. A matrix that is set in another way (orthogonal, constant, copied) is left out.
 
     Args:
         model: A model whose parameters are all on the meta device.
@@ -43,11 +42,11 @@ def initial_scales(model: nn.Module) -> dict[str, InitialScale]:
         The distributions; empty if the model has no ``_init_weights`` or has parameters elsewhere.
     """
     initialise = cast("Callable[[nn.Module], None] | None", getattr(model, "_init_weights", None))
-    names = {id(parameter): name for name, parameter in model.named_parameters(remove_duplicate=False)}
+    names = {_key(parameter): name for name, parameter in model.named_parameters()}
     if initialise is None or not all(parameter.is_meta for parameter in model.parameters()):
         return {}
     draws = _Draws()
-    with warnings.catch_warnings(), torch.no_grad(), _flags_hidden(model), draws:
+    with warnings.catch_warnings(), torch.no_grad(), _flags_hidden(model), _truncation_noted(draws), draws:
         warnings.simplefilter("ignore")
         for module in reversed(list(model.modules())):  # children first, as Module.apply
             with suppress(Exception):  # what one module's code cannot do on the meta device costs that module
@@ -69,40 +68,55 @@ def _flags_hidden(model: nn.Module) -> Iterator[None]:
             holder._is_hf_initialized = True
 
 
+@contextmanager
+def _truncation_noted(draws: _Draws) -> Iterator[None]:
+    """Notes the calls of `torch.nn.init.trunc_normal_`, which does nothing on the meta device in newer versions of torch."""
+    original = getattr(nn.init, "_no_grad_trunc_normal_", None)
+    if original is None:
+        yield
+        return
+
+    def noted(tensor: Tensor, mean: float, std: float, a: float, b: float, *_: Any, **__: Any) -> Tensor:
+        draws.truncated(tensor, mean, std, a, b)
+        return tensor
+
+    nn.init._no_grad_trunc_normal_ = noted
+    try:
+        yield
+    finally:
+        nn.init._no_grad_trunc_normal_ = original
+
+
 class _Draws(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Follows draws into parameters. Storages on the meta device have no address, so tensors are known by their own identity."""
+    """Follows draws into parameters, which are known by their storages: ``parameter.data`` is a tensor of its own."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.found: dict[int, InitialScale | None] = {}
-        self._kept: list[Tensor] = []  # so that no identity is used twice
+
+    def truncated(self, tensor: Tensor, mean: float, std: float, low: float, high: float) -> None:
+        """A draw from a normal distribution that is cut at both ends."""
+        even = mean == 0.0 and low == -high and std > 0
+        self.found[_key(tensor)] = InitialScale("truncated", std, high / std) if even else None
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         if args and isinstance(args[0], Tensor):
-            target = _base(args[0])
-            packet = func._overloadpacket
-            if out is args[0] or packet in (_aten.detach, _aten.alias):
-                self._follow(packet, id(target), target, args[1:], kwargs)
+            whole = (
+                args[0].nbytes == args[0].untyped_storage().nbytes()
+            )  # a row that is set, as for padding, changes little
+            if out is args[0] and whole:
+                self._follow(func._overloadpacket, _key(args[0]), args[1:], kwargs)
         return out
 
-    def _follow(self, packet: Any, key: int, target: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._kept.append(target)
-        whole = target.numel() > 0
+    def _follow(self, packet: Any, key: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if packet is _aten.normal_:
             mean, std = _both(args, kwargs, ("mean", 0.0), ("std", 1.0))
-            self.found[key] = InitialScale("normal", std) if whole and mean == 0.0 and std > 0 else None
+            self.found[key] = InitialScale("normal", std) if mean == 0.0 and std > 0 else None
         elif packet is _aten.uniform_:
             low, high = _both(args, kwargs, ("from", 0.0), ("to", 1.0))
             self.found[key] = InitialScale("uniform", high) if low == -high and high > 0 else None
-        elif packet is _aten.erfinv_:
-            before = self.found.get(key)
-            if before is not None and before.kind == "uniform" and before.scale < 1.0:
-                cut = math.sqrt(2.0) * float(torch.erfinv(torch.tensor(before.scale, dtype=torch.float64)))
-                self.found[key] = InitialScale("truncated", 1.0 / math.sqrt(2.0), cut)
-            elif before is not None:
-                self.found[key] = InitialScale("normal", 1.0 / math.sqrt(2.0))
         elif packet in (_aten.mul_, _aten.div_):
             before = self.found.get(key)
             factor = args[0] if args else 1.0
@@ -115,16 +129,13 @@ class _Draws(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if args and isinstance(args[0], (int, float)) and args[0] == 0:
                 return
             self.found[key] = None
-        elif packet in (_aten.clamp_, _aten.detach, _aten.alias, _aten.requires_grad_):
-            return
-        elif packet._qualified_op_name.endswith("_"):  # any other change in place
+        elif packet is not _aten.clamp_:  # any other change in place
             self.found[key] = None
 
 
-def _base(tensor: Tensor) -> Tensor:
-    """The tensor that a view is of: the parameter itself for ``parameter.data`` and ``parameter.detach()``."""
-    base = tensor._base
-    return tensor if base is None else base
+def _key(tensor: Tensor) -> int:
+    """The storage, which lives as long as the parameter that it belongs to."""
+    return int(tensor.untyped_storage()._cdata)
 
 
 def _both(

@@ -140,6 +140,7 @@ class Sampler:
             unchanged=None if last is None or last.step == step else self.count_unchanged(fits, scaling, last),
             seconds=queued.seconds + time.perf_counter() - started,
             name=self.name,
+            model=self._facts(),
         )
 
     def count_unchanged(self, fits: Mapping[str, WeibullFit], scaling: Mapping[str, Scaling], last: Snapshot) -> int:
@@ -168,7 +169,7 @@ class Sampler:
         return RunRecord(
             started=round(time.time(), 3),
             resumed_from=resumed_from,
-            model={**facts_of(self._model), "parameters": discovery.elements},
+            model=self._facts(),
             world_size=self._ranks.size if self._ranks else 1,
             protocol={
                 "fit": "middle-80 % probability plot from bit-pattern counts",
@@ -181,6 +182,9 @@ class Sampler:
             skipped={skipped.name: skipped.reason for skipped in discovery.skipped},
             name=self.name,
         )
+
+    def _facts(self) -> dict[str, Any]:
+        return {**facts_of(self._model), "parameters": self._reader.discovery.elements}
 
     def _stepped(self) -> dict[str, StepInfo]:
         return self._budgets.by_parameter(self._reader.optimized())
