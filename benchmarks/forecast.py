@@ -1,20 +1,21 @@
 """How well λ at the end of a run was forecast, by how much of the run had passed: on published trajectories, or on your own runs.
 
-python benchmarks/forecast.py ../shared/reference/lambda_trajectories.csv
+python benchmarks/forecast.py ../shared/reference/lambda_trajectories.csv ../shared/reference/published_layers.csv.gz
 python benchmarks/forecast.py runs/sweep/*
 
-A table of trajectories (a CSV with the columns run, eta_peak, weight_decay, step and lambda) is forecast anew by the functions
-of `weibull_monitor.scaling.forecast`, with linear warm-up over 200 of 20,000 steps and a cosine to a tenth. From run
-directories the forecasts are read that were logged while the run was going on.
+A table of trajectories is forecast anew by the functions of `weibull_monitor.scaling.forecast`, at every sample: a CSV with the
+columns run, eta_peak, weight_decay, step and lambda, or k and rms and the name of a matrix. Its runs have a linear warm-up over
+200 steps and a cosine to a tenth. From run directories the forecasts are read that were logged while the run was going on.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import gzip
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,10 +24,10 @@ import numpy as np
 from weibull_monitor import read_history
 from weibull_monitor.history.snapshot import Estimate
 from weibull_monitor.scaling.budget import Budget
-from weibull_monitor.scaling.forecast import MIN_DECAY, MIN_SHARE, ForecastPoint, drift, forecast, ratio_between
+from weibull_monitor.scaling.forecast import MIN_SHARE, Points, Trail, forecast, growth
 from weibull_monitor.scaling.learning_rates import RatesAhead
 
-TOTAL, WARMUP = 20_000, 200
+WARMUP = 200
 
 
 @dataclass(frozen=True)
@@ -37,140 +38,133 @@ class Forecast:
     share: float
     error: float
     """Relative error of the value."""
-    naive: float | None
-    """The same with c of the whole run instead of the recent steps."""
+    stays: float
+    """The same if λ had been said to stay as it is."""
     covered: bool
     width: float
     """Half the interval, relative."""
 
 
-def published_rate(step: int, peak: float) -> float:
+def published_rate(step: int, peak: float, total: int) -> float:
     if step <= WARMUP:
         return peak * step / WARMUP
-    return peak * (0.55 + 0.45 * math.cos(math.pi * (step - WARMUP) / (TOTAL - WARMUP)))
+    return peak * (0.55 + 0.45 * math.cos(math.pi * (step - WARMUP) / (total - WARMUP)))
 
 
 def of_table(path: Path) -> list[Forecast]:
     runs: dict[str, list[dict[str, str]]] = defaultdict(list)
-    with path.open() as lines:
+    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as lines:
         for row in csv.DictReader(lines):
             runs[row["run"]].append(row)
-    found = []
+    found: list[Forecast] = []
     for run, rows in runs.items():
-        peak, weight_decay = float(rows[0]["eta_peak"]), float(rows[0]["weight_decay"])
-        found += of_trajectory(run, peak, weight_decay, [(int(r["step"]), float(r["lambda"])) for r in rows])
+        scales: dict[int, dict[str, float]] = defaultdict(dict)
+        for row in rows:
+            name = row.get("matrix", "all")
+            scales[int(row["step"])][name] = float(row["lambda"]) if "lambda" in row else scale_of(row)
+        found += of_trajectory(run, float(rows[0]["eta_peak"]), float(rows[0]["weight_decay"]), scales)
     return found
 
 
+def scale_of(row: dict[str, str]) -> float:
+    """λ = RMS/√Γ(1 + 2/k)."""
+    return float(row["rms"]) / math.sqrt(math.gamma(1 + 2 / float(row["k"])))
+
+
 def of_trajectory(
-    run: str, peak: float, weight_decay: float, samples: Sequence[tuple[int, float]], earliest: float = MIN_SHARE
+    run: str, peak: float, weight_decay: float, scales: dict[int, dict[str, float]], earliest: float = MIN_SHARE
 ) -> list[Forecast]:
     """Forecasts from every sample; the first sample stands for the baseline, as the published runs have none of step 0."""
-    rates = np.array([published_rate(n, peak) for n in range(1, TOTAL + 1)])
+    steps = sorted(scales)
+    total = steps[-1]
+    names = tuple(scales[steps[0]])
+    rates = np.array([published_rate(n, peak, total) for n in range(1, total + 1)])
     budgets = [Budget()]
     for rate in rates:
         budgets.append(budgets[-1].advanced(float(rate), weight_decay))
-    baseline = ForecastPoint(0, samples[0][1], 0.0, 0.0)
-    points = [ForecastPoint(step, scale, budgets[step].integral, budgets[step].decay) for step, scale in samples]
-    end = points[-1].lambda_
-    found = []
-    for now in points[:-1]:
-        if now.step < earliest * TOTAL or now.decay < MIN_DECAY:
-            continue
-        before = max((p for p in points if p.step <= now.step / 2), default=baseline)
-        earlier = max((p for p in points if p.step <= before.step / 2), default=baseline)
-        rest = RatesAhead(rates[now.step :], now.step).rest(now.step, weight_decay)
-        c, whole = ratio_between(before, now), ratio_between(baseline, now)
-        if c is None or whole is None:
-            continue
-        doublings = math.log2(TOTAL / now.step)
-        estimate = forecast(now, c, drift(baseline, earlier, before, now), rest, doublings)
-        naive = math.sqrt(
-            whole**2 * (now.integral * math.exp(-2 * rest.decay) + rest.injection)
-            + baseline.lambda_**2 * math.exp(-2 * (now.decay + rest.decay))
-        )
-        found.append(judged(run, now.step / TOTAL, estimate, end, naive))
+    first, last = ([scales[step][name] for name in names] for step in (steps[0], steps[-1]))
+    trail, found = Trail(), []
+    for step in steps[:-1]:
+        spent = budgets[step]
+        rows = {name: (scales[step][name], math.sqrt(spent.integral), spent.decay, spent.path) for name in names}
+        now = Points.of(step, rows)
+        if step >= earliest * total:
+            rest = RatesAhead(rates[step:], step).rest(step, weight_decay)
+            ahead = np.repeat(np.array(rest)[:, np.newaxis], len(names), axis=1)
+            value, low, high = forecast(now, growth(trail, np.array(first), now, total), ahead)
+            for n, name in enumerate(names):
+                if np.isfinite(value[n]):
+                    estimate = Estimate(float(value[n]), float(low[n]), float(high[n]))
+                    found.append(judged(run, step / total, estimate, last[n], scales[step][name]))
+        trail.add(now)
     return found
 
 
 def of_run(path: Path) -> list[Forecast]:
-    """The forecasts that a run logged, median over the matrices of each kind, against the last sample."""
+    """The forecasts that a run logged for each matrix, against its last sample."""
     history = read_history(path)
     last = history.snapshots[-1]
+    final = last.values("lambda")
     found = []
-    for kind in dict.fromkeys(c.label for c in history.components if c.expert is None):
-        names = [c.name for c in history.components if c.label == kind]
-        end = median_of(last.values("lambda"), names)
-        for sample in history.snapshots[:-1]:
-            values = [median_of(sample.values(f"lambda_forecast{end}"), names) for end in ("", "_low", "_high")]
-            if end is not None and all(value is not None for value in values):
-                found.append(judged(f"{path.name}: {kind}", sample.step / last.step, Estimate(*values), end))
+    for sample in history.snapshots[:-1]:
+        ends = [sample.values(f"lambda_forecast{end}") for end in ("", "_low", "_high")]
+        now = sample.values("lambda")
+        for name in ends[0].keys() & final.keys() & now.keys():
+            estimate = Estimate(*(values[name] for values in ends))
+            found.append(judged(path.name, sample.step / last.step, estimate, final[name], now[name]))
     return found
 
 
-def median_of(values: dict[str, float], names: Iterable[str]) -> float | None:
-    present = [values[name] for name in names if name in values]
-    return float(np.median(present)) if present else None
-
-
-def judged(run: str, share: float, estimate: Estimate, end: float, naive: float | None = None) -> Forecast:
+def judged(run: str, share: float, estimate: Estimate, end: float, now: float) -> Forecast:
+    inside = estimate.low <= end <= estimate.high
     return Forecast(
-        run,
-        share,
-        estimate.value / end - 1,
-        naive / end - 1 if naive is not None else None,
-        estimate.low <= end <= estimate.high,
-        (estimate.high - estimate.low) / (2 * end),
+        run, share, estimate.value / end - 1, now / end - 1, inside, (estimate.high - estimate.low) / (2 * end)
     )
 
 
-def within(forecasts: Sequence[Forecast], bound: float, naive: bool = False) -> float | None:
-    """The share of the run from which on every forecast of it was within a bound."""
-    outside = [f.share for f in forecasts if abs((f.naive if naive else f.error) or 0.0) > bound]
-    later = [f.share for f in forecasts if not outside or f.share > max(outside)]
-    return min(later, default=None)
+STRETCHES = ((0.25, 0.5), (0.5, 0.75), (0.75, 1.0), (0.25, 1.0), (0.5, 1.0))
 
 
-def table(forecasts: Sequence[Forecast]) -> str:
-    by_run: dict[str, list[Forecast]] = defaultdict(list)
-    for one in forecasts:
-        by_run[one.run].append(one)
-    marks = (0.25, 0.4, 0.5, 0.75)
-    lines = ["| run | " + " | ".join(f"from {mark:.0%}" for mark in marks) + " | within 5 % from |"]
-    lines.append("|---" * (len(marks) + 2) + "|")
-    for run, own in by_run.items():
-        cells = [worst([f for f in own if f.share >= mark]) for mark in marks]
-        start = within(own, 0.05)
-        lines.append(f"| {run} | " + " | ".join(cells) + f" | {f'{start:.0%}' if start is not None else 'never'} |")
-    cells = [worst([f for f in forecasts if f.share >= mark]) for mark in marks]
-    lines.append("| all | " + " | ".join(cells) + " | |")
-    if all(f.naive is not None for f in forecasts):
-        naive = [Forecast(f.run, f.share, f.naive or 0.0, None, f.covered, f.width) for f in forecasts]
-        cells = [worst([f for f in naive if f.share >= mark]) for mark in marks]
-        lines.append("| all, with c of the whole run | " + " | ".join(cells) + " | |")
-    lines += ["", "| of the run | forecasts | in the interval | half the interval (mean) | error (root mean square) |"]
-    lines.append("|---|---|---|---|---|")
-    for low, high in ((0.0, 0.1), (0.1, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.0)):
-        own = [f for f in forecasts if low <= f.share < high]
-        if own:
-            error = math.sqrt(sum(f.error**2 for f in own) / len(own))
-            lines.append(
-                f"| {low:.0%} to {high:.0%} | {len(own)} | {sum(f.covered for f in own) / len(own):.1%} "
-                f"| ± {sum(f.width for f in own) / len(own):.1%} | {error:.2%} |"
-            )
+def table(forecasts: Sequence[Forecast], group: Callable[[str], str]) -> str:
+    lines = [
+        "| runs | of the run | forecasts | median error | 95 % | worst | λ stays: median, 95 % | in the interval | half of it |"
+    ]
+    lines.append("|---" * 9 + "|")
+    groups = dict.fromkeys(group(f.run) for f in forecasts)
+    for name in groups:
+        for low, high in STRETCHES:
+            own = [f for f in forecasts if group(f.run) == name and low <= f.share < high]
+            if own:
+                errors, stays = (np.abs([getattr(f, key) for f in own]) for key in ("error", "stays"))
+                held = sum(f.covered for f in own) / len(own)
+                width = float(np.median([f.width for f in own]))
+                cells = [
+                    name,
+                    f"{low:.0%} to {high:.0%}",
+                    f"{len(own):,}",
+                    *three(errors),
+                    f"{np.median(stays):.1%}, {np.quantile(stays, 0.95):.1%}",
+                ]
+                lines.append("| " + " | ".join([*cells, f"{held:.1%}", f"± {width:.1%}"]) + " |")
     return "\n".join(lines)
 
 
-def worst(forecasts: Sequence[Forecast]) -> str:
-    return f"{max(forecasts, key=lambda f: abs(f.error)).error:+.1%}" if forecasts else "–"
+def three(errors: np.ndarray) -> Iterator[str]:
+    yield from (f"{value:.2%}" for value in (np.median(errors), np.quantile(errors, 0.95), errors.max()))
+
+
+def forecasts_of(paths: Iterable[Path]) -> list[Forecast]:
+    return [f for path in paths for f in (of_table(path) if path.suffix in (".csv", ".gz") else of_run(path))]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("paths", nargs="+", type=Path, help="a table of trajectories, or directories of runs")
+    parser.add_argument("paths", nargs="+", type=Path, help="tables of trajectories, or directories of runs")
+    parser.add_argument("--by", choices=("source", "run"), default="source", help="a row for each source or each run")
     options = parser.parse_args()
-    forecasts = [f for path in options.paths for f in (of_table(path) if path.suffix == ".csv" else of_run(path))]
-    print(table(forecasts))
+    found = [(path, f) for path in options.paths for f in forecasts_of([path])]
+    source = {f.run: path.name if path.is_file() else "runs" for path, f in found}
+    print(table([f for _, f in found], (lambda run: run) if options.by == "run" else source.__getitem__))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
@@ -66,3 +67,9 @@ def of_kind(model: nn.Module, kind: str) -> list[Component]:
 def noise_of(shape: float, n: int) -> float:
     """Standard error of k at the normal anchor, from simulation."""
     return 1.137 * shape / math.sqrt(n)
+
+
+@pytest.fixture
+def small_models_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the small models of this file stand for the published ones, which have 70 million parameters or more."""
+    monkeypatch.setattr("weibull_monitor.analysis.scope.MIN_PARAMETERS", 0)

@@ -156,7 +156,6 @@ def set_rate(optimizer: Any, rate: float) -> None:
         ("optimizer_reset", {}, lambda o: o.state.clear(), False),
         ("zero_learning_rate", {}, lambda o: set_rate(o, 0.0), True),
         ("no_weight_decay", {"weight_decay": 0.0}, lambda o: None, True),
-        ("too_early", {"weight_decay": 1e-3}, lambda o: None, True),
     ],
 )
 def test_outside_of_its_domain_there_is_no_forecast_and_a_reason(
@@ -176,7 +175,7 @@ def test_outside_of_its_domain_there_is_no_forecast_and_a_reason(
     assert not read_history(tmp_path).snapshots[-1].values("lambda_equilibrium")
     assert ("weibull_scaling/budget_ratio/attn_q" in tracker.records[-1][1]) is c_stays
     changed = reason in ("weight_decay_changed", "optimizer_reset")
-    assert no_forecast(tracker) is (reason in ("no_weight_decay", "too_early"))  # before the change there was one
+    assert no_forecast(tracker) is (reason == "no_weight_decay")  # before the change there was one
     warned = [r for r in caplog.records if EXPLANATION[reason] in r.getMessage()]  # type: ignore[index]
     assert [r.levelno for r in warned] == ([logging.WARNING] if changed else [logging.INFO] * len(warned))
     assert len(warned) <= 1
@@ -221,6 +220,28 @@ def test_muon_beside_adamw_each_with_its_own_scale(tmp_path: Path) -> None:
     assert muons.sqrt_eta_over_wd == pytest.approx(adams.sqrt_eta_over_wd * 5 / math.sqrt(64))
     assert muons.forecast is not None
     assert muons.forecast.value == pytest.approx(read_history(tmp_path).snapshots[-1].values("lambda")[Q], rel=1e-6)
+
+
+def test_before_a_quarter_of_the_run_there_is_no_forecast(tmp_path: Path) -> None:
+    model = model_of(64)
+    tracker = walk(model, adamw(model), tmp_path, lambda step: 1.0, steps=120, total_steps=400)
+    assert withheld(tmp_path, 80) == {"too_early": 2}
+    assert not withheld(tmp_path)
+    assert no_forecast(tracker) is False
+
+
+@pytest.mark.parametrize("weight_decay", [1e-4, 1.0])
+def test_the_forecast_of_a_walk_is_right_at_any_weight_decay(weight_decay: float, tmp_path: Path) -> None:
+    """With so small a weight decay S ends at 4e-4."""
+    model = model_of(64)
+    tracker = walk(model, adamw(model, weight_decay=weight_decay), tmp_path, lambda step: 1.0)
+    history = read_history(tmp_path)
+    end = history.snapshots[-1].values("lambda")[Q]
+    half = next(s for s in history.snapshots if s.step == STEPS // 2)
+    low, value, high = (half.values(f"lambda_forecast{part}")[Q] for part in ("_low", "", "_high"))
+    assert value == pytest.approx(end, rel=0.05)
+    assert low <= end <= high
+    assert no_forecast(tracker) is False
 
 
 def test_kinds_that_the_law_was_seen_to_fail_for_have_a_c_and_no_forecast(tmp_path: Path) -> None:

@@ -20,12 +20,14 @@ class Attention:
         fused: Whether W_q, W_k and W_v are stored as one matrix.
         qk_norm: Whether queries and keys are normalised; None if that is not known.
         differs: Other kinds of attention that the same blocks have, in words; empty if there are none.
+        causal: Whether a position sees only those before it; None if that is not known.
     """
 
     sharing: Sharing
     fused: bool = False
     qk_norm: bool | None = None
     differs: str = ""
+    causal: bool | None = None
 
     @property
     def like(self) -> tuple[AttentionKind, ...]:
@@ -95,9 +97,10 @@ def attention_of(
     values.sort(key=lambda one: -one["blocks"])
     types = list(dict.fromkeys(Attention(one["sharing"], fused, one["qk_norm"]) for one in values))
     differs = "; ".join(str(other) for other in types[1:])
+    causal = values[0].get("causal")
     if types[0].sharing == "unknown" and (by_sizes := _by_sizes(mine, kinds, fused)) is not None:
-        return replace(by_sizes, qk_norm=types[0].qk_norm, differs=differs)
-    return replace(types[0], differs=differs)
+        return replace(by_sizes, qk_norm=types[0].qk_norm, differs=differs, causal=causal)
+    return replace(types[0], differs=differs, causal=causal)
 
 
 def _by_sizes(components: Sequence[Component], kinds: set[str], fused: bool) -> Attention | None:

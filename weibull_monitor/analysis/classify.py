@@ -112,7 +112,7 @@ class Classification:
         severity: Severity of the drift. Against an anchor, a drift below two standard errors is ``none``.
         against: ``baseline`` if k_init is from the run itself, else the name of the initialisation whose anchor is taken.
         expected: The range of published medians; None where nothing comparable is published.
-        position: Where k lies relative to that range.
+        position: Where k lies relative to that range; within two standard errors of it counts as inside.
     """
 
     k: float
@@ -173,5 +173,5 @@ def classify(
         severity=drift_severity(drift) if abs(drift) > noise else "none",
         against=against,
         expected=expected,
-        position=expected.position(k) if expected else None,
+        position=expected.position(k, 2.0 * (k_se or 0.0)) if expected else None,
     )

@@ -14,12 +14,13 @@ from weibull_monitor.analysis import (
     ComparedSample,
     Nearest,
     classify,
-    expected_range,
     initialisation_of,
     nearest,
     training_state,
 )
 from weibull_monitor.analysis.classify import MILD_DRIFT, ONE_POPULATION, TrainingState
+from weibull_monitor.analysis.mixtures import MixtureOfScales, mixtures_of_scales
+from weibull_monitor.analysis.movement import Movement, movement_of
 from weibull_monitor.analysis.published import FEED_FORWARD, LAST_SHALLOW_BLOCK, SHALLOW_K
 from weibull_monitor.analysis.sample import KindMedian, KnownAttention, Source, compared_sample
 from weibull_monitor.analysis.sigma import SigmaGrowth, attribute_sigma
@@ -28,10 +29,18 @@ from weibull_monitor.history.snapshot import Snapshot
 from weibull_monitor.measure import WeibullFit
 from weibull_monitor.measure.reader.reader import ModelReader
 from weibull_monitor.measure.weibull import anchors
+from weibull_monitor.model.architecture import facts_of
 from weibull_monitor.model.components import Component, attention_types, discover
 
 Verdict = Literal[
-    "k as initialised", "short of published", "as published", "near published", "not as published", "nothing published"
+    "as initialised",
+    "k shows no training",
+    "unmoved",
+    "moved",
+    "short of published",
+    "as published",
+    "near published",
+    "not as published",
 ]
 MAX_DEVIATION: Final = 5.0
 """A matrix is listed if its k is more than this many robust standard deviations of its kind from the kind's median …"""
@@ -48,15 +57,19 @@ class KindDiagnosis:
     Attributes:
         median: Its medians over the blocks.
         result: The classification of the median k; the drift is the median over the matrices.
-        verdict: The result in words. ``k as initialised``: no drift from an initialisation, and either no other kind has
-            drifted or k is not as published. (Feed-forward k of trained models stays within about 3 % of the initialisation,
-            so this k alone cannot separate the two.) ``short of published``: between its start and the published range, as
-            early in training.
+        movement: How many of its matrices have moved from their start.
+        verdict: The result in words. Of every model: ``as initialised``, ``moved``, or ``unmoved`` since a baseline that was
+            trained before. ``k shows no training``: k alone shows no movement, and λ at the start is not known. (Feed-forward k
+            of trained models stays within about 3 % of the initialisation, so this k alone does not show that a matrix is
+            not trained.) Of models that the published ones may be compared with (`ComparedSample.outside`): ``as
+            published``, ``near published``, ``not as published``, and ``short of published``, between its start and the
+            published range, as early in training.
         growth: Growth of σ since the baseline, averaged over the kind's matrices; None without a baseline.
     """
 
     median: KindMedian
     result: Classification
+    movement: Movement
     verdict: Verdict
     growth: SigmaGrowth | None = None
 
@@ -97,6 +110,7 @@ class Diagnosis:
         odd: Matrices to look at, the lowest k first.
         training: How far training has come, by T/τ; None if that is not known.
         nearest: The published models by distance.
+        mixtures: Kinds of fused matrices whose k is that of parts with different scales.
         notes: What to keep in mind about the comparison and this diagnosis.
     """
 
@@ -107,6 +121,7 @@ class Diagnosis:
     odd: tuple[OddMatrix, ...]
     training: TrainingState | None
     nearest: Nearest
+    mixtures: tuple[MixtureOfScales, ...]
     notes: tuple[str, ...]
 
 
@@ -126,7 +141,7 @@ def diagnose(source: nn.Module | Source, attention: KnownAttention = None, step:
     >>> _ = torch.manual_seed(0)
     >>> result = diagnose(torch.nn.TransformerEncoderLayer(256, 4, 1024))  # PyTorch's initialisation: uniform
     >>> {kind.median.kind: (kind.verdict, kind.result.against) for kind in result.kinds}["ffn_in"]
-    ('k as initialised', 'uniform')
+    ('k shows no training', 'uniform')
     """
     fits: Mapping[str, WeibullFit] = {}
     if isinstance(source, nn.Module):
@@ -136,16 +151,17 @@ def diagnose(source: nn.Module | Source, attention: KnownAttention = None, step:
     sample = compared_sample(source, attention, step)
     if not sample.k:
         raise ConfigurationError("no matrix has a fit: there is nothing to diagnose")
-    neighbours = nearest(sample)
+    neighbours, mixtures = nearest(sample), mixtures_of_scales(sample)
     return Diagnosis(
         sample=sample,
         kinds=_kinds(sample.medians(), sample),
         classes=_kinds(_class_medians(sample), sample),
         matrices=_matrices(sample),
-        odd=_odd(sample, fits),
+        odd=_odd(sample, fits, mixtures),
         training=training_state(sample.t_over_tau) if sample.t_over_tau else None,
         nearest=neighbours,
-        notes=(*neighbours.notes, *_notes(sample)),
+        mixtures=mixtures,
+        notes=(*map(str, mixtures), *neighbours.notes, *_notes(sample)),
     )
 
 
@@ -155,11 +171,14 @@ def _measure(model: nn.Module, attention: KnownAttention) -> tuple[Snapshot, Kno
     fits = reader.read().measurement().fits
     components = reader.discovery.components
     known = attention if attention is not None else attention_types(model, components)
-    return Snapshot(step=0, time=0.0, components=components, fits=fits), known
+    facts = {**facts_of(model), "parameters": reader.discovery.elements}
+    return Snapshot(step=0, time=0.0, components=components, fits=fits, model=facts), known
 
 
 def _matrices(sample: ComparedSample) -> dict[str, Classification]:
-    published = {c.name for c in sample.comparable}  # no values are published for heads, experts and other towers
+    published = (
+        set() if sample.outside else {c.name for c in sample.comparable}
+    )  # no values are published for heads, experts and other towers
     initialisation = sample.initialisation
     return {
         c.name: classify(
@@ -186,10 +205,17 @@ def _class_medians(sample: ComparedSample) -> list[KindMedian]:
 
 def _kinds(kinds: Sequence[KindMedian], sample: ComparedSample) -> tuple[KindDiagnosis, ...]:
     results = [_classified(kind, sample) for kind in kinds]
-    fresh = all(result.severity == "none" for result in results)
+    moved = [movement_of(kind.names, sample) for kind in kinds]
+    fresh = not any(one.any for one in moved)
     return tuple(
-        KindDiagnosis(kind, result, _verdict(result, fresh, _from_scratch(kind, sample)), _growth(kind, sample))
-        for kind, result in zip(kinds, results, strict=True)
+        KindDiagnosis(
+            kind,
+            result,
+            movement,
+            _verdict(result, movement, fresh, _from_scratch(kind, sample)),
+            _growth(kind, sample),
+        )
+        for kind, result, movement in zip(kinds, results, moved, strict=True)
     )
 
 
@@ -197,7 +223,7 @@ def _classified(kind: KindMedian, sample: ComparedSample) -> Classification:
     drifts = [sample.k[name] / sample.baseline[name] - 1.0 for name in kind.names if name in sample.baseline]
     baseline = kind.k / (1.0 + median(drifts)) if drifts else None
     r2 = median(sample.r2[name] for name in kind.names)
-    of = "transmission" if kind.kind == "feed-forward" else kind.kind
+    of = "" if sample.outside else "transmission" if kind.kind == "feed-forward" else kind.kind
     return classify(
         kind.k, of, sample.attention, r2=r2, k_se=kind.se, baseline=baseline, initialisation=sample.initialisation
     )
@@ -212,15 +238,17 @@ def _from_scratch(kind: KindMedian, sample: ComparedSample) -> bool:
     return abs(k / anchors()[initialisation_of(k)].k - 1.0) <= max(MILD_DRIFT, 3.0 * kind.se)
 
 
-def _verdict(result: Classification, fresh: bool, from_scratch: bool) -> Verdict:
-    outside = result.position in (None, "just above", "above")
-    if result.severity == "none" and from_scratch and (fresh or outside):
-        return "k as initialised"
+def _verdict(result: Classification, movement: Movement, fresh: bool, from_scratch: bool) -> Verdict:
+    if not movement.any and from_scratch:
+        if movement.lambda_known:
+            return "as initialised"
+        return "as published" if result.position == "inside" and not fresh else "k shows no training"
     if result.position is None:
-        return "nothing published"
+        return "moved" if movement.any else "unmoved"
     if result.position == "inside":
         return "as published"
-    if outside and from_scratch and result.drift < 0.0:  # training lowers k, and has not yet lowered it this far
+    above = result.position in ("just above", "above")
+    if above and from_scratch and result.drift < 0.0:  # training lowers k, and has not yet lowered it this far
         return "short of published"
     return "near published" if result.position.startswith("just") else "not as published"
 
@@ -234,8 +262,11 @@ def _growth(kind: KindMedian, sample: ComparedSample) -> SigmaGrowth | None:
     return attribute_sigma(k, lambda_)
 
 
-def _odd(sample: ComparedSample, fits: Mapping[str, WeibullFit]) -> tuple[OddMatrix, ...]:
+def _odd(
+    sample: ComparedSample, fits: Mapping[str, WeibullFit], mixtures: Sequence[MixtureOfScales]
+) -> tuple[OddMatrix, ...]:
     found = []
+    mixed = {name for mixture in mixtures for name in mixture.names}
     for kind in sample.medians():
         # A robust standard deviation, so that the odd matrix itself does not widen it.
         sd = 1.4826 * median(abs(sample.k[name] - kind.k) for name in kind.names)
@@ -243,6 +274,7 @@ def _odd(sample: ComparedSample, fits: Mapping[str, WeibullFit]) -> tuple[OddMat
             name = component.name
             limit = max(MIN_DEVIATION, MAX_DEVIATION * max(sd, sample.k_se.get(name, 0.0)))
             if why := _why_odd(component, sample, abs(sample.k[name] - kind.k) > limit, kind.k):
+                why += "; its parts have different scales" if name in mixed else ""
                 k, r2 = sample.k[name], sample.r2[name]
                 found.append(OddMatrix(name, component.label, component.block, k, r2, why, fits.get(name)))
     return tuple(sorted(found, key=lambda odd: odd.k))
@@ -263,9 +295,7 @@ def _why_odd(component: Component, sample: ComparedSample, far: bool, centre: fl
 def _notes(sample: ComparedSample) -> list[str]:
     if not sample.baseline:
         return [f"there is no baseline before this sample: drift is against the anchor of {_start(sample)}"]
-    trained = [
-        m.kind for m in sample.medians() if expected_range(m.kind, sample.attention) and not _from_scratch(m, sample)
-    ]
+    trained = [m.kind for m in sample.medians() if sample.expected(m.kind) and not _from_scratch(m, sample)]
     if trained:
         return [
             f"at the baseline k of {', '.join(trained)} was not that of an initialisation: drift and T/τ count from there"

@@ -40,16 +40,21 @@ class ExpectedRange:
     models: int
     spread: float
 
-    def position(self, k: float) -> Position:
+    def position(self, k: float, noise: float = 0.0) -> Position:
         """Where a shape lies relative to the range.
+
+        Args:
+            k: The shape.
+            noise: How far it may be outside and still count as inside: for example two standard errors.
 
         >>> expected = expected_range("attn_q", "gqa")
         >>> expected.position(1.12), expected.position(1.085), expected.position(0.9)
         ('inside', 'just below', 'below')
         """
-        if k < self.low - ROUNDING:
+        noise = max(noise, ROUNDING)
+        if k < self.low - noise:
             return "just below" if k >= self.low - self.spread else "below"
-        if k > self.high + ROUNDING:
+        if k > self.high + noise:
             return "just above" if k <= self.high + self.spread else "above"
         return "inside"
 

@@ -99,7 +99,8 @@ def nearest(
     sample = compared_sample(source, attention)
     medians = {m.kind: m for m in sample.medians()}
     like = sample.attention.like if sample.attention else ()
-    neighbours = [n for model in models if (n := _neighbour(model, medians, like)) is not None]
+    known = () if sample.outside else models
+    neighbours = [n for model in known if (n := _neighbour(model, medians, like)) is not None]
     return Nearest(
         attention=sample.attention,
         neighbours=tuple(sorted(neighbours, key=lambda n: n.distance)),
@@ -130,6 +131,8 @@ def _neighbour(
 
 def _notes(sample: ComparedSample, medians: dict[str, KindMedian], like: tuple[AttentionKind, ...]) -> list[str]:
     notes = []
+    if sample.outside:
+        return [f"{sample.outside}: there is nothing to compare k with", *_left_out(sample)]
     if sample.attention is not None and not like:
         notes.append(f"{sample.attention.reason}: only feed-forward matrices are compared")
     if sample.attention is not None and len(like) > 1:
@@ -153,10 +156,15 @@ def _notes(sample: ComparedSample, medians: dict[str, KindMedian], like: tuple[A
         notes.append(
             "no kind that is published has moved by 1 % from its start: the resemblance is that of initialisations"
         )
+    return [*notes, *_left_out(sample)]
+
+
+def _left_out(sample: ComparedSample) -> list[str]:
+    notes = []
     if sample.experts:
         notes.append("no model with experts is published: they are left out")
     if len(sample.towers) > 1:
-        notes.append(f"only {sample.towers[0]} is compared; left out: {', '.join(sample.towers[1:])}")
+        notes.append(f"only {sample.towers[0]} is shown; left out: {', '.join(sample.towers[1:])}")
     return notes
 
 

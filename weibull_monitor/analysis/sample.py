@@ -5,16 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from statistics import median
 from typing import Any
 
 from weibull_monitor.analysis.attention import Attention, attention_of
 from weibull_monitor.analysis.classify import initialisation_of
+from weibull_monitor.analysis.expected import ExpectedRange, expected_range
+from weibull_monitor.analysis.movement import reference_of
+from weibull_monitor.analysis.scope import outside_of_published
 from weibull_monitor.errors import ConfigurationError
 from weibull_monitor.history.reasons import EXPLANATION
 from weibull_monitor.history.record import History, RecordedSnapshot
-from weibull_monitor.history.snapshot import Snapshot
+from weibull_monitor.history.snapshot import Reference, Snapshot
 from weibull_monitor.model.components import AttentionType, Component, representatives
+from weibull_monitor.model.initialisation import InitialScale
 
 Source = Snapshot | RecordedSnapshot | History
 KnownAttention = Attention | Iterable[AttentionType | Mapping[str, Any]] | None
@@ -57,6 +62,7 @@ class ComparedSample:
         attention: Attention of the main tower; None if there is none.
         t_over_tau: Training time in units of τ, or None.
         clock: How ``t_over_tau`` was computed, or why there is no value.
+        model: What is known of the model beside its matrices, as `weibull_monitor.model.architecture.facts_of` has it.
     """
 
     step: int
@@ -70,6 +76,28 @@ class ComparedSample:
     attention: Attention | None = None
     t_over_tau: float | None = None
     clock: str = ""
+    model: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def start(self) -> Mapping[str, Reference]:
+        """k and λ where the matrices began, by name: at the run's baseline, or as the model's own code initialises them."""
+        if self.baseline:
+            both = self.baseline.keys() & self.baseline_lambda.keys()
+            return {name: Reference(self.baseline[name], self.baseline_lambda[name]) for name in both}
+        drawn = self.model.get("initial") or {}
+        return {
+            c.name: reference_of(InitialScale(*drawn[c.parameter])) for c in self.components if c.parameter in drawn
+        }
+
+    @cached_property
+    def outside(self) -> str:
+        """Why the model is outside of what is published; empty if it may be compared with the published models."""
+        main = self.towers[:1]
+        return outside_of_published(self.model, [c for c in self.components if c.tower in main], self.attention)
+
+    def expected(self, of: str) -> ExpectedRange | None:
+        """The published range of k of a kind or class, as `expected_range`; None for a model outside of what is published."""
+        return None if self.outside else expected_range(of, self.attention)
 
     @property
     def towers(self) -> tuple[str, ...]:
@@ -121,7 +149,9 @@ class ComparedSample:
 
 
 def compared_sample(
-    source: Source | ComparedSample, attention: KnownAttention = None, step: int | None = None
+    source: Source | ComparedSample,
+    attention: KnownAttention = None,
+    step: int | None = None,
 ) -> ComparedSample:
     """Brings a sample or a history into the common form.
 
@@ -193,6 +223,7 @@ def _of_snapshot(snapshot: Snapshot, attention: KnownAttention) -> ComparedSampl
         attention=_attention(snapshot.components, attention),
         t_over_tau=median(spent) if spent else None,
         clock="S = Σ η·λ_wd" if spent else "",
+        model=snapshot.model,
     )
 
 
@@ -207,6 +238,7 @@ def _of_record(snapshot: RecordedSnapshot, attention: KnownAttention, **more: An
         lambda_=columns["lambda"],
         r2=columns["r2"],
         attention=_attention(snapshot.components, attention),
+        model=snapshot.model,
         **more,
     )
 

@@ -90,6 +90,9 @@ def _diagnosis(scan: Scan) -> dict[str, Any]:
             "lambda": kind.median.lambda_,
             "published": [expected.low, expected.high] if expected else None,
             "verdict": kind.verdict,
+            "moved": kind.movement.moved,
+            "tested": kind.movement.of,
+            "lambda_over_start": kind.movement.lambda_ratio,
             "regime": kind.result.regime,
         }
 

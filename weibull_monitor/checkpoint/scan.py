@@ -28,8 +28,10 @@ from weibull_monitor.measure.bins import MANTISSA_BITS
 from weibull_monitor.measure.fit import delivered
 from weibull_monitor.measure.reader.sums import CountedRows
 from weibull_monitor.measure.transfer import to_host
+from weibull_monitor.model.architecture import facts_of
 from weibull_monitor.model.components import AttentionType, Component, Discovery, Resolution, coverage
 from weibull_monitor.model.components.finder import finder
+from weibull_monitor.model.initialisation import initial_scales
 
 Progress = Callable[[str, int, int], None]
 """Called now and then with the checkpoint, how many of its bytes have been read, and how many are to be read."""
@@ -195,16 +197,18 @@ def _measure(
         components=discovery.components,
         fits=fits,
         attention=layout.attention,
-        model={**_describe(model), "parameters": discovery.elements},
+        model={**_facts(model, discovery.components), "parameters": discovery.elements},
         seconds=time.perf_counter() - started,
     )
     return (source.step if contents.step is None else contents.step), checkpoint
 
 
-def _describe(model: nn.Module | None) -> dict[str, Any]:
+def _facts(model: nn.Module | None, components: Iterable[Component]) -> dict[str, Any]:
     if model is None:
         return {}
-    return {"class": type(model).__name__, "model_type": getattr(model.config, "model_type", None)}
+    drawn = initial_scales(model)
+    measured = {c.parameter for c in components}
+    return {**facts_of(model), "initial": {name: list(drawn[name]) for name in drawn.keys() & measured}}
 
 
 def _fits(

@@ -141,7 +141,7 @@ class HistoryTail:
         if kind == "run":
             self._begin(line)
         elif kind == "snapshot" and self.runs:
-            if (snapshot := snapshot_from_json(line, self.runs[-1].components)) is not None:
+            if (snapshot := snapshot_from_json(line, self.runs[-1])) is not None:
                 self._points[snapshot.step] = self._point(snapshot, place, len(self.runs) - 1)
         elif kind == "alert" and self.runs:
             self.alerts += alerts_from_json(line)
@@ -175,7 +175,7 @@ class HistoryTail:
                 line = json.loads(lines.readline())
         except (OSError, ValueError):  # it was just replaced: the next poll sees that
             return None
-        return snapshot_from_json(line, self.runs[point.run].components)
+        return snapshot_from_json(line, self.runs[point.run])
 
 
 @dataclass(frozen=True)

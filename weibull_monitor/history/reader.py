@@ -74,7 +74,7 @@ def read_history(path: str | Path) -> History:
                 alerts = [alert for alert in alerts if alert.step <= run.resumed_from]
             runs.append(run)
         elif line.get("type") == "snapshot" and runs:
-            if (snapshot := snapshot_from_json(line, runs[-1].components)) is not None:
+            if (snapshot := snapshot_from_json(line, runs[-1])) is not None:
                 snapshots[snapshot.step] = snapshot
         elif line.get("type") == "plot" and runs:
             if (plot := _plot_from_json(line, runs[-1].components)) is not None:
@@ -126,8 +126,9 @@ def _lines(file: Path) -> Iterable[dict[str, Any]]:
                 yield value
 
 
-def snapshot_from_json(line: Mapping[str, Any], components: tuple[Component, ...]) -> RecordedSnapshot | None:
+def snapshot_from_json(line: Mapping[str, Any], run: RunRecord) -> RecordedSnapshot | None:
     """The sample of a ``snapshot`` line, with the components of the ``run`` line before it; None if they do not fit."""
+    components = run.components
     absent = [None] * len(components)  # the line may be older than a column
     try:
         columns = {name: tuple(line[name] if name in FIRST_COLUMNS else line.get(name, absent)) for name in COLUMNS}
@@ -137,7 +138,7 @@ def snapshot_from_json(line: Mapping[str, Any], components: tuple[Component, ...
     if any(len(values) != len(components) or not _NUMBERS.issuperset(map(type, values)) for values in columns.values()):
         return None
     withheld, seconds = line.get("withheld", {}), line.get("seconds")
-    return RecordedSnapshot(step, time, components, columns, withheld, seconds)
+    return RecordedSnapshot(step, time, components, columns, withheld, seconds, run.model)
 
 
 def _plot_from_json(line: Mapping[str, Any], components: tuple[Component, ...]) -> RecordedPlot | None:

@@ -35,7 +35,7 @@ EXPLANATION: Final[dict[Reason, str]] = {
     # The past of the weights is not known: no budget ratio, and no forecast.
     "unknown_past": "part of the run was not followed",
     "no_baseline": "there is no sample of step 0",
-    "shrunk": "λ lies below what decay alone would have left",
+    "shrunk": "λ falls so fast that it would end below 0",
     "optimizer_reset": "the optimizer's state was reset in mid-run",
     # Extrapolation would leave the law's domain: no forecast.
     "zero_learning_rate": "the learning rate is 0",
@@ -44,7 +44,7 @@ EXPLANATION: Final[dict[Reason, str]] = {
     "kind_not_covered": "the law is for attention and feed-forward matrices, and was seen to fail for others",
     "no_schedule": "the learning rates to come are not known; pass scheduler= and total_steps=",
     "off_schedule": "the learning rate is not the one that the scheduler had planned",
-    "too_early": "less than a quarter of the run has passed, or S = Σ ηλ_wd is below 0.01",
+    "too_early": "less than a quarter of the run has passed",
 }
 """The meaning of each reason, in words that can follow "because"."""
 

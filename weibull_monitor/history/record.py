@@ -76,6 +76,7 @@ class RecordedSnapshot:
         columns: For each of `weibull_monitor.history.columns.COLUMNS` one value per component; None where there is no value.
         withheld: The reasons why components have no forecast of λ, and the number of components for each.
         seconds: Wall time of the measurement, in seconds; None in lines of earlier versions.
+        model: What the run's record says of the model.
     """
 
     step: int
@@ -84,6 +85,7 @@ class RecordedSnapshot:
     columns: Mapping[str, tuple[float | None, ...]]
     withheld: Mapping[str, int] = field(default_factory=dict)
     seconds: float | None = None
+    model: Mapping[str, Any] = field(default_factory=dict)
 
     def values(self, column: str) -> dict[str, float]:
         """The values of a column that exist, by component name.

@@ -140,6 +140,7 @@ class Snapshot:
             sample.
         seconds: Wall time of the measurement, in seconds.
         name: Name of the model among several in one run; the keys of its metrics begin with it.
+        model: What is known of the model beside its matrices: class, architecture, number of parameters.
     """
 
     step: int
@@ -152,6 +153,7 @@ class Snapshot:
     unchanged: int | None = None
     seconds: float = 0.0
     name: str | None = None
+    model: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def withheld(self) -> dict[Reason, int]:
@@ -197,6 +199,9 @@ class Snapshot:
         for kind, names in by_kind.items():
             for key, (source, path) in _MEDIANS.items():
                 out[f"{key}/{kind}"] = self._median_of(source, path, names)
+            foretold = all(self.scaling[name].forecast for name in names if name in self.scaling)
+            if not foretold:  # a median over some of the matrices would not go with λ, the median over all
+                del out[f"weibull_scaling/lambda_forecast/{kind}"]
             # A median hides one bad matrix, the extreme shows it.
             out[f"weibull_k_min/{kind}"] = min(fits[name].k for name in names)
             out[f"weibull_r2_min/{kind}"] = min(fits[name].r2 for name in names)
@@ -204,7 +209,7 @@ class Snapshot:
                 del out[f"weibull_scaling/lambda_ratio/{kind}"]  # the law fails there
             else:
                 out[f"weibull_lambda_max/{kind}"] = max(fits[name].lambda_ for name in names)
-            if detail == "component":
+            if detail == "component" and foretold:
                 for end in ("low", "high"):
                     key = f"weibull_scaling/lambda_forecast_{end}/{kind}"
                     out[key] = self._median_of("scaling", f"forecast.{end}", names)

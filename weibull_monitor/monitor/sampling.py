@@ -15,6 +15,7 @@ from weibull_monitor.history.snapshot import NO_SCALING, Reference, Scaling, Sna
 from weibull_monitor.measure import WeibullFit
 from weibull_monitor.measure.bins import MANTISSA_BITS
 from weibull_monitor.measure.reader.reader import ModelReader, PendingMeasurement
+from weibull_monitor.model.architecture import facts_of
 from weibull_monitor.model.components import Component, by_reason, moved
 from weibull_monitor.model.sharding import Ranks
 
@@ -139,6 +140,7 @@ class Sampler:
             unchanged=None if last is None or last.step == step else self.count_unchanged(fits, scaling, last),
             seconds=queued.seconds + time.perf_counter() - started,
             name=self.name,
+            model=self._facts(),
         )
 
     def count_unchanged(self, fits: Mapping[str, WeibullFit], scaling: Mapping[str, Scaling], last: Snapshot) -> int:
@@ -163,15 +165,11 @@ class Sampler:
             components: The components of the samples that follow.
             resumed_from: Step that the run was resumed from, or at which its components changed; None for a new run.
         """
-        discovery, config = self._reader.discovery, getattr(self._model, "config", None)
+        discovery = self._reader.discovery
         return RunRecord(
             started=round(time.time(), 3),
             resumed_from=resumed_from,
-            model={
-                "class": type(self._model).__name__,
-                "model_type": getattr(config, "model_type", None),
-                "parameters": discovery.elements,
-            },
+            model=self._facts(),
             world_size=self._ranks.size if self._ranks else 1,
             protocol={
                 "fit": "middle-80 % probability plot from bit-pattern counts",
@@ -184,6 +182,9 @@ class Sampler:
             skipped={skipped.name: skipped.reason for skipped in discovery.skipped},
             name=self.name,
         )
+
+    def _facts(self) -> dict[str, Any]:
+        return {**facts_of(self._model), "parameters": self._reader.discovery.elements}
 
     def _stepped(self) -> dict[str, StepInfo]:
         return self._budgets.by_parameter(self._reader.optimized())

@@ -117,13 +117,13 @@ def scaling_of(
         t_over_tau=budget.decay if budget and used.weight_decay > 0 else None,
         lambda_ratio=lambda_ / highest if highest and math.isfinite(lambda_) else None,
         budget_ratio=math.sqrt(grown) / effective if known and effective else None,
-        reason=_why_not_beyond(stepped, lambda_0, grown),
+        reason=_why_not_beyond(stepped, lambda_0),
         eta_sum=path,
         update_max=update_max,
     )
 
 
-def _why_not_beyond(stepped: StepInfo, lambda_0: float | None, grown: float) -> Reason | None:
+def _why_not_beyond(stepped: StepInfo, lambda_0: float | None) -> Reason | None:
     """Why there must be no forecast for a component; None if there may be one. The first reason that holds counts."""
     used, budget = stepped.used, stepped.budget
     reasons: list[tuple[bool, Reason]] = [
@@ -133,6 +133,5 @@ def _why_not_beyond(stepped: StepInfo, lambda_0: float | None, grown: float) -> 
         (used.eta <= 0, "zero_learning_rate"),
         (used.weight_decay <= 0, "no_weight_decay"),
         (lambda_0 is None, "no_baseline"),
-        (not grown >= 0, "shrunk"),
     ]
     return next((reason for holds, reason in reasons if holds), None)

@@ -2,53 +2,43 @@
 
 Between two samples s < t the recursion of `weibull_monitor.scaling.budget` says, with c for the steps between them,
 
-    λ_t² = λ_s²·exp(-2(S_t - S_s)) + c²·(I_t - I_s·exp(-2(S_t - S_s)))
+    λ_t²·exp(2S_t) - λ_s²·exp(2S_s) = c²·(I_t·exp(2S_t) - I_s·exp(2S_s))
 
-so two samples give c of the recent steps, and the learning rates to come give λ at the end. The steps to come are assumed to
-have the c of the second half of the steps so far. In the eight published runs (T. Ding, arXiv:2606.19367, 2026, CC BY 4.0) c of
-the whole run rises during its first half, and c of the recent steps is closer to that of the remaining ones.
+so c² of some steps is a slope: of λ²·exp(2S) on I·exp(2S). It may be negative, where the gradients shrink a matrix faster than
+weight decay does. c² is still changing in most runs: it rises during the first half of the eight published ones (T. Ding,
+arXiv:2606.19367, 2026, CC BY 4.0). So the steps to come are assumed to have c² of the second half of the steps so far, and to
+change it, per doubling of the steps, by `DAMPING` times as much as it changed from the second quarter to the second half.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from typing import Final, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
 
-from weibull_monitor.history.snapshot import Estimate
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
 
 MIN_DECAY: Final = 0.01
-"""Smallest S that gives a forecast."""
+"""Smallest S that gives an equilibrium."""
 MIN_SHARE: Final = 0.25
 """Smallest share of the run's steps that gives a forecast. At a tenth of the published runs the error is up to 37 %."""
-MARGIN: Final = 0.2
-"""Half width of the interval in ln c, beside its drift; docs/scaling.md says what it covers."""
-NOISE: Final = 0.005
-"""Relative error of λ itself that the interval allows for."""
-UNKNOWN_DRIFT: Final = 0.5
-"""Change of ln c per doubling of the steps that is assumed where there are too few samples."""
+DAMPING: Final = 0.25
+"""How much of the change of c² goes on."""
+NOISE: Final = 0.004
+"""Half width of the interval in ln λ when no step is left. docs/scaling.md says how often the interval is right."""
+WIDTH: Final = 0.015
+"""What Σ η of the steps to come, over Σ η of those so far, adds to it."""
+MISSES: Final = 3.2
+"""How many times the miss of an earlier forecast is added to `WIDTH`."""
+TYPICAL: Final = 0.8
+"""The quantile of the misses of all matrices that stands for those of a matrix with a smaller one."""
+UNKNOWN: Final = 0.1
+"""The miss that is assumed where there are too few samples."""
 EQUILIBRIUM: Final = 3.0
 """S after which λ is at 99.8 % of its equilibrium's square."""
-
-
-class ForecastPoint(NamedTuple):
-    """One sample of one component."""
-
-    step: int
-    lambda_: float
-    integral: float
-    """I."""
-    decay: float
-    """S."""
-
-
-def as_recorded(step: int, lambda_: float, effective: float, t_over_tau: float) -> ForecastPoint:
-    """A sample with the nine digits that the history keeps, so that a resumed run forecasts exactly the same."""
-    return ForecastPoint(step, _nine(lambda_), _nine(effective) ** 2, _nine(t_over_tau))
-
-
-def _nine(value: float) -> float:
-    return float(f"{value:.9g}")
 
 
 class RemainingBudget(NamedTuple):
@@ -58,109 +48,168 @@ class RemainingBudget(NamedTuple):
     """Σ ηλ_wd over them."""
     injection: float
     """What they add to I at the end."""
+    path: float
+    """Σ η over them."""
 
 
-def ratio_between(before: ForecastPoint, now: ForecastPoint) -> float | None:
-    """c of the steps between two samples; None if λ fell faster than decay alone would make it fall.
+@dataclass(frozen=True)
+class Points:
+    """One sample: where the matrices stand.
 
-    With the baseline as ``before`` it is the budget ratio.
-
-    >>> baseline = ForecastPoint(0, 0.01, 0.0, 0.0)
-    >>> now = ForecastPoint(100, math.sqrt(0.01**2 * math.exp(-0.2) + 0.25e-4), 1e-4, 0.1)
-    >>> round(ratio_between(baseline, now), 12)
-    0.5
+    Attributes:
+        step: Optimizer steps taken.
+        names: Names of the matrices.
+        values: λ, I, S and Σ η of each, shape (4, matrices), float64, with the nine digits that the history keeps, so that a
+            resumed run forecasts exactly the same.
     """
-    left = math.exp(-2.0 * (now.decay - before.decay))  # of the squares at the first sample
-    injected = now.integral - before.integral * left
-    grown = now.lambda_**2 - before.lambda_**2 * left
-    return math.sqrt(grown / injected) if injected > 0 and grown > 0 else None
+
+    step: int
+    names: tuple[str, ...]
+    values: Array
+
+    @classmethod
+    def of(cls, step: int, rows: Mapping[str, Sequence[float]]) -> Points:
+        """From λ, √I, S and Σ η by name."""
+        digits = [[float(f"{value:.9g}") for value in row] for row in rows.values()]
+        values = np.array(digits, dtype=np.float64).reshape(-1, 4).T
+        values[1] **= 2
+        return cls(step, tuple(rows), values)
+
+    def chosen(self, names: Sequence[str]) -> Array:
+        """The values of some matrices, shape (4, matrices); NaN for matrices that the sample does not have."""
+        if tuple(names) == self.names:
+            return self.values
+        places = {name: n for n, name in enumerate(self.names)}
+        values = np.full((4, len(names)), np.nan)
+        found = [(n, places[name]) for n, name in enumerate(names) if name in places]
+        if found:
+            here, there = map(list, zip(*found, strict=True))
+            values[:, here] = self.values[:, there]
+        return values
 
 
-def drift(baseline: ForecastPoint, earlier: ForecastPoint, before: ForecastPoint, now: ForecastPoint) -> float:
-    """Change of ln c per doubling of the steps: that of the recent steps or that of the whole run, whichever is larger.
-
-    Args:
-        baseline: The sample before the first step.
-        earlier: A sample at about a quarter of the steps so far; the baseline if there is none.
-        before: A sample at about half of them.
-        now: The last sample.
-
-    Returns:
-        The size of the change, without its sign, because c may turn.
-    """
-    if not earlier.step <= before.step < now.step or before.step == 0:
-        return UNKNOWN_DRIFT
-    # c of the whole run at half of the steps and now; c of the second quarter and of the second half.
-    changes = [
-        (ratio_between(baseline, before), ratio_between(baseline, now)),
-        (ratio_between(earlier, before), ratio_between(before, now)),
-    ]
-    doublings = math.log2(now.step / before.step)
-    return max(abs(math.log(c1 / c0)) / doublings if c0 and c1 else UNKNOWN_DRIFT for c0, c1 in changes)
-
-
-def forecast(now: ForecastPoint, c: float, trend: float, rest: RemainingBudget, doublings: float) -> Estimate:
-    """λ after the steps to come, with an interval.
-
-    Args:
-        now: The last sample of the component.
-        c: c of the recent steps.
-        trend: The result of `drift`.
-        rest: What the steps to come will spend.
-        doublings: How many times the number of steps will double until then.
-
-    Returns:
-        The forecast with c of the recent steps. The interval lets ln c differ by `MARGIN`, and by its drift until then, up
-        or down.
-
-    >>> now = ForecastPoint(step=10_000, lambda_=0.06, integral=1.2e-2, decay=0.05)
-    >>> forecast(now, c=0.6, trend=0.0, rest=RemainingBudget(decay=0.0, injection=0.0), doublings=0.0).value
-    0.06
-    """
-    kept = now.lambda_**2 * math.exp(-2.0 * rest.decay)
-
-    def at(ratio: float) -> float:
-        return math.sqrt(kept + ratio**2 * rest.injection)
-
-    low, high = _range(c, trend * doublings)
-    return Estimate(at(c), at(low) * (1.0 - NOISE), at(high) * (1.0 + NOISE))
-
-
-def equilibrium(now: ForecastPoint, c: float, trend: float, plain: float) -> Estimate:
-    """λ in equilibrium, if η and λ_wd stay the same: c·√(η/λ_wd), with an interval like that of `forecast`.
-
-    Args:
-        now: The last sample of the component.
-        c: c of the recent steps.
-        trend: The result of `drift`; the drift is assumed to last until S is `EQUILIBRIUM`, and for at least one doubling.
-        plain: √(η/λ_wd).
-    """
-    low, high = _range(c, trend * max(1.0, math.log2(EQUILIBRIUM / now.decay)))
-    return Estimate(c * plain, low * plain * (1.0 - NOISE), high * plain * (1.0 + NOISE))
-
-
-def _range(c: float, drifted: float) -> tuple[float, float]:
-    return c * math.exp(-drifted - MARGIN), c * math.exp(drifted + MARGIN)
-
-
-class SampleTrail:
-    """The samples of every component so far, thinned out, to compute c of the recent steps with.
+class Trail:
+    """The samples so far, thinned out, to compute c² of the recent steps with.
 
     It holds a few dozen samples at most: those after a quarter of the steps so far, each at least 4 % further than the one
-    before it.
+    before it, and the last one before them.
     """
 
     def __init__(self) -> None:
-        self._samples: list[tuple[int, Mapping[str, ForecastPoint]]] = []
+        self._samples: list[Points] = []
 
-    def add(self, step: int, points: Mapping[str, ForecastPoint]) -> None:
-        """Adds the sample of a step, by component name, unless it is too close to the last one."""
-        if self._samples and step < 1.04 * self._samples[-1][0]:
+    def add(self, points: Points) -> None:
+        """Adds a sample, unless it is too close to the last one."""
+        if self._samples and points.step < 1.04 * self._samples[-1].step:
             return
-        self._samples.append((step, points))
-        while len(self._samples) > 2 and self._samples[1][0] <= step / 4:
+        self._samples.append(points)
+        while len(self._samples) > 2 and self._samples[1].step <= points.step / 4:
             del self._samples[0]
 
-    def until(self, step: float) -> Mapping[str, ForecastPoint]:
-        """The last sample at or before a step, by component name; empty if there is none."""
-        return next((points for at, points in reversed(self._samples) if at <= step), {})
+    def __iter__(self) -> Any:
+        return iter(self._samples)
+
+
+class Growth(NamedTuple):
+    """How fast λ² grows; each of shape (matrices,)."""
+
+    recent: Array
+    """c² of the second half of the steps so far."""
+    expected: Array
+    """c² of the steps to come."""
+    missed: Array
+    """By how much a forecast with c² of the second quarter misses λ of now, in ln λ, over the ratio of Σ η of its steps to Σ η
+    before them."""
+
+
+def growth(trail: Iterable[Points], baseline: Array, now: Points, total: int) -> Growth:
+    """c² of the recent steps and of those to come.
+
+    Args:
+        trail: Samples before ``now``, in order.
+        baseline: λ before the first step, shape (matrices,).
+        now: The last sample.
+        total: Optimizer steps of the whole run.
+    """
+    start = np.zeros((4, len(now.names)))
+    start[0] = baseline
+    samples = [(0, start), *((p.step, p.chosen(now.names)) for p in trail if p.step < now.step), (now.step, now.values)]
+    steps = np.array([step for step, _ in samples])
+    values = np.stack([value for _, value in samples])  # (samples, 4, matrices)
+    left = np.exp(2.0 * (values[:, 2] - now.values[2]))  # (samples, matrices): exp(2S), relative to now
+    x, y = values[:, 1] * left, values[:, 0] ** 2 * left
+    half = int(np.searchsorted(steps, now.step / 2, side="right")) - 1
+    quarter = int(np.searchsorted(steps, steps[half] / 2, side="right")) - 1
+    recent = _slope(x[half:], y[half:])
+    if quarter >= half:
+        return Growth(recent, recent, np.full_like(recent, UNKNOWN))
+    changed = recent - _slope(x[quarter : half + 1], y[quarter : half + 1])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratio = np.clip(now.values[3] / values[half, 3] - 1.0, 0.3, 3.0)  # of Σ η
+        foretold = 1.0 - changed * (x[-1] - x[half]) / y[-1]  # over λ² of now
+        missed = np.abs(np.log(np.maximum(foretold, 0.1))) / 2.0 / ratio
+    typical = np.nanquantile(missed, TYPICAL) if np.isfinite(missed).any() else UNKNOWN
+    missed = np.fmax(missed, typical)
+    # The middles of the three stretches on a logarithmic scale of steps: c² has changed from the first to the second.
+    ends = np.log(np.maximum(1.0, [steps[quarter], steps[half], now.step, total]))
+    middles = (ends[1:] + ends[:-1]) / 2
+    ahead = (middles[2] - middles[1]) / (middles[1] - middles[0]) if middles[1] > middles[0] else 0.0
+    return Growth(recent, np.where(np.isnan(changed), recent, recent + DAMPING * ahead * changed), missed)
+
+
+class Interval(NamedTuple):
+    """Predicted values and the ends of their intervals, each of shape (matrices,)."""
+
+    value: Array
+    low: Array
+    high: Array
+
+
+def forecast(now: Points, found: Growth, rest: Array) -> Interval:
+    """λ after the steps to come.
+
+    Args:
+        now: The last sample.
+        found: The result of `growth`.
+        rest: What the steps to come will spend, a `RemainingBudget` for each matrix: shape (3, matrices).
+
+    Returns:
+        The forecasts; NaN where so fast a fall would end below 0.
+    """
+    scale, _, _, path = now.values
+    decay, injection, ahead = rest
+    square = scale**2 * np.exp(-2.0 * decay) + found.expected * injection
+    value = np.sqrt(np.where(square > 0, square, np.nan))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        width = NOISE + (WIDTH + MISSES * found.missed) * ahead / path
+    return Interval(value, value * np.exp(-width), value * np.exp(width))
+
+
+def equilibrium(now: Points, found: Growth, plain: Array) -> Interval:
+    """λ in equilibrium, if η and λ_wd stay the same: c·√(η/λ_wd), with c of the recent steps.
+
+    The interval is that of a forecast for the Σ η that brings S to `EQUILIBRIUM`, and at least that for as much Σ η as so far.
+
+    Args:
+        now: The last sample.
+        found: The result of `growth`.
+        plain: √(η/λ_wd), shape (matrices,).
+
+    Returns:
+        The values; NaN where c² is not positive.
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        value = np.sqrt(np.where(found.recent > 0, found.recent, np.nan)) * plain
+        ratio = np.clip(EQUILIBRIUM / now.values[2] - 1.0, 1.0, 10.0)
+    width = NOISE + (WIDTH + MISSES * found.missed) * ratio
+    return Interval(value, value * np.exp(-width), value * np.exp(width))
+
+
+def _slope(x: Array, y: Array) -> Array:
+    """Slopes of least squares over the samples that have both values: (samples, matrices) to (matrices,); NaN without two."""
+    known = ~(np.isnan(x) | np.isnan(y))
+    n = known.sum(0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        a = np.where(known, x - np.where(known, x, 0.0).sum(0) / n, 0.0)
+        b = np.where(known, y - np.where(known, y, 0.0).sum(0) / n, 0.0)
+        return np.where(n > 1, (a * b).sum(0) / (a * a).sum(0), np.nan)

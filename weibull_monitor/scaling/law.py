@@ -9,24 +9,24 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from weibull_monitor.errors import ConfigurationError, Guard, as_integer
 from weibull_monitor.history.reasons import EXPLANATION, PASSING, Reason
 from weibull_monitor.history.record import RecordedSnapshot
-from weibull_monitor.history.snapshot import Reference, Scaling
+from weibull_monitor.history.snapshot import Estimate, Reference, Scaling
 from weibull_monitor.measure import WeibullFit
 from weibull_monitor.model.components import Component
 from weibull_monitor.scaling.budget import StepInfo, scaling_of
 from weibull_monitor.scaling.forecast import (
     MIN_DECAY,
     MIN_SHARE,
-    ForecastPoint,
-    RemainingBudget,
-    SampleTrail,
-    as_recorded,
-    drift,
+    Interval,
+    Points,
+    Trail,
     equilibrium,
     forecast,
-    ratio_between,
+    growth,
 )
 from weibull_monitor.scaling.learning_rates import RatesAhead, Rule, as_rules, plan_ahead, ticks_between
 from weibull_monitor.scaling.tracking import BudgetTracker
@@ -72,7 +72,7 @@ class ScalingLaw:
         self._budgets = budgets
         self._rules, self.total_steps = as_rules(scheduler), total
         self._plans: dict[int, _Plan] = {}
-        self._trail = SampleTrail()
+        self._trail = Trail()
         self._said: set[Reason] = set()
         self._guard = Guard()
 
@@ -83,16 +83,12 @@ class ScalingLaw:
 
     def recall(self, samples: Iterable[RecordedSnapshot], until: int) -> None:
         """Continues from the samples of the resumed run, up to a step."""
-        self._trail = SampleTrail()
+        self._trail = Trail()
         for sample in samples:
             if 0 < sample.step <= until:
-                scales, roots, spent = map(sample.values, ("lambda", "effective", "t_over_tau"))
-                points = {
-                    n: as_recorded(sample.step, scales[n], roots[n], spent[n])
-                    for n in scales
-                    if n in roots and n in spent
-                }
-                self._trail.add(sample.step, points)
+                columns = [sample.values(name) for name in ("lambda", "effective", "t_over_tau", "eta_sum")]
+                rows = {n: [c[n] for c in columns] for n in columns[0] if all(n in c for c in columns)}
+                self._trail.add(Points.of(sample.step, rows))
 
     def look(self, step: int, stepped: Mapping[str, StepInfo]) -> Outlook:
         """The learning rates to come. To be called right after a step, before the schedulers step.
@@ -125,7 +121,8 @@ class ScalingLaw:
             outlook: The result of `look` at that step.
         """
         found: dict[str, Scaling] = {}
-        points: dict[str, ForecastPoint] = {}
+        rows: dict[str, tuple[float, float, float, float]] = {}
+        beyond: dict[str, tuple[StepInfo, float]] = {}  # those that the law holds for, and λ at the baseline
         for component in components:
             if component.name not in fits:
                 continue
@@ -135,45 +132,62 @@ class ScalingLaw:
             reference = baseline.get(name)
             lambda_0 = reference.lambda_ if reference else None
             scaling = scaling_of(how, lambda_, lambda_0, component.numel, whole.rms)
-            if how and lambda_0 is not None and scaling.effective is not None and scaling.t_over_tau is not None:
-                now = as_recorded(step, lambda_, scaling.effective, scaling.t_over_tau)
+            if how and how.budget and lambda_0 is not None and scaling.effective is not None:
+                rows[name] = (lambda_, scaling.effective, how.budget.decay, how.budget.path)
                 if scaling.reason is None and not _covered(component):
                     scaling = replace(scaling, reason="kind_not_covered")
                 elif scaling.reason is None:
-                    scaling = self._extrapolated(scaling, how, as_recorded(0, lambda_0, 0.0, 0.0), name, now, outlook)
-                points[name] = now
+                    beyond[name] = how, lambda_0
             found[name] = scaling
-        if step > 0:
-            self._trail.add(step, points)
+        if step > 0 and rows:
+            now = Points.of(step, rows)
+            if beyond:
+                found |= self._extrapolated(found, beyond, now, outlook)
+            self._trail.add(now)
         self._say(found)
         return found
 
     def _extrapolated(
-        self, scaling: Scaling, how: StepInfo, baseline: ForecastPoint, name: str, now: ForecastPoint, outlook: Outlook
-    ) -> Scaling:
+        self, found: Mapping[str, Scaling], beyond: Mapping[str, tuple[StepInfo, float]], now: Points, outlook: Outlook
+    ) -> dict[str, Scaling]:
         """Adds the equilibrium and the forecast, or the reason why there is no forecast."""
+        names = tuple(beyond)
+        now = Points(now.step, names, now.chosen(names))
+        lambda_0 = np.array([beyond[name][1] for name in names])
         share = now.step / self.total_steps if self.total_steps else 0.0
-        # c of the second half of the steps so far: see `weibull_monitor.scaling.forecast`.
-        before = self._trail.until(now.step / 2).get(name, baseline)
-        c = ratio_between(before, now)
-        if c is None:
-            return replace(scaling, reason="shrunk")
-        trend = drift(baseline, self._trail.until(before.step / 2).get(name, baseline), before, now)
+        grown = growth(self._trail, lambda_0, now, self.total_steps or now.step)
         # An equilibrium does not need the schedule. In a long run that has passed τ it is known before MIN_SHARE.
-        plain = scaling.sqrt_eta_over_wd
-        if plain and now.decay >= MIN_DECAY and (share >= MIN_SHARE or now.decay >= 1.0):
-            scaling = replace(scaling, equilibrium=equilibrium(now, c, trend, plain))
+        decay = now.values[2]
+        settled = (decay >= MIN_DECAY) & ((share >= MIN_SHARE) | (decay >= 1.0))
+        plain = np.array([found[name].sqrt_eta_over_wd or np.nan for name in names])
+        level = equilibrium(now, grown, np.where(settled, plain, np.nan))
+        end = forecast(now, grown, np.array([self._rest(beyond[name][0], now.step, outlook) for name in names]).T)
+        result = {}
+        for n, name in enumerate(names):
+            reason, ahead = self._why_no_forecast(beyond[name][0], share, outlook), _estimate(end, n)
+            if reason is None and ahead is None:
+                reason = "shrunk"
+            ahead = ahead if reason is None else None
+            result[name] = replace(found[name], equilibrium=_estimate(level, n), forecast=ahead, reason=reason)
+        return result
+
+    @staticmethod
+    def _rest(how: StepInfo, step: int, outlook: Outlook) -> tuple[float, float, float]:
+        """What the steps to come will spend; NaN if that is not known."""
         optimizer, group = how.group
         if optimizer not in outlook:
-            return replace(scaling, reason="no_schedule")
-        ahead, trusted = outlook[optimizer]
-        if not trusted:
-            return replace(scaling, reason="off_schedule")
-        if now.decay < MIN_DECAY or share < MIN_SHARE:
-            return replace(scaling, reason="too_early")
-        rest = ahead[group].rest(now.step, how.used.weight_decay)
-        rest = RemainingBudget(rest.decay, rest.injection * how.scale**2)  # I is in units of AdamW's steps
-        return replace(scaling, forecast=forecast(now, c, trend, rest, doublings=-math.log2(share)))
+            return math.nan, math.nan, math.nan
+        rest = outlook[optimizer][0][group].rest(step, how.used.weight_decay)
+        return rest.decay, rest.injection * how.scale**2, rest.path  # I is in units of AdamW's steps
+
+    @staticmethod
+    def _why_no_forecast(how: StepInfo, share: float, outlook: Outlook) -> Reason | None:
+        optimizer, _ = how.group
+        if optimizer not in outlook:
+            return "no_schedule"
+        if not outlook[optimizer][1]:
+            return "off_schedule"
+        return "too_early" if share < MIN_SHARE else None
 
     def _check(self, step: int, stepped: Mapping[str, StepInfo]) -> bool:
         """Makes a plan for each optimizer that has none, and a new one where the last steps did not agree with it."""
@@ -206,6 +220,11 @@ class ScalingLaw:
             level = logging.WARNING if reason in ("optimizer_reset", "weight_decay_changed") else logging.INFO
             message = "weibull_monitor: there is no forecast of λ for %d of %d matrices, because %s"
             logger.log(level, message, count, len(found), EXPLANATION[reason])
+
+
+def _estimate(found: Interval, n: int) -> Estimate | None:
+    value, low, high = (float(end[n]) for end in found)
+    return Estimate(value, low, high) if math.isfinite(value) else None
 
 
 def _covered(component: Component) -> bool:

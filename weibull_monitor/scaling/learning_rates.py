@@ -203,7 +203,7 @@ class RatesAhead:
 
     >>> ahead = RatesAhead(np.array([1e-3, 1e-3]), step=8)
     >>> ahead.rest(step=9, weight_decay=0.1)
-    RemainingBudget(decay=0.0001, injection=2e-06)
+    RemainingBudget(decay=0.0001, injection=2e-06, path=0.001)
     >>> ahead.rate(10)
     0.001
     """
@@ -254,6 +254,6 @@ class RatesAhead:
         later = np.cumsum(decay[::-1])[::-1] - decay
         within = decay * np.maximum(0.0, length - 1.0) / (2.0 * np.maximum(length, 1.0))
         injection = 2.0 * self._squares * share * np.exp(-2.0 * (later + within))
-        found = RemainingBudget(float(decay.sum()), float(injection.sum()))
+        found = RemainingBudget(float(decay.sum()), float(injection.sum()), float((self._sum * share).sum()))
         self._memo = ((step, weight_decay), found)
         return found

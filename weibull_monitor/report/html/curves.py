@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from weibull_monitor.analysis import expected_range, initialisation_of
+from weibull_monitor.analysis import initialisation_of
 from weibull_monitor.analysis.diagnosis import Diagnosis
 from weibull_monitor.measure.weibull import anchors
 from weibull_monitor.model.components import Component, distinct
@@ -74,7 +74,13 @@ def law(columns: Columns, at: Array) -> dict[str, Any] | None:
     ratio[~np.isfinite(ratio)] = np.nan
     c = median(now[np.newaxis])[0]
     one = columns.components[at[0]]
-    ends = {end: floats(median(columns[f"lambda_forecast{end}"][:, at])) for end in ("", "_low", "_high")}
+    foretold = columns["lambda_forecast"][:, at]
+    # A median over some of the matrices would not go with λ, the median over all.
+    partly = np.any(np.isfinite(scale) & ~np.isfinite(foretold), axis=1)
+    ends = {
+        end: floats(median(np.where(partly[:, np.newaxis], np.nan, columns[f"lambda_forecast{end}"][:, at])))
+        for end in ("", "_low", "_high")
+    }
     return {
         "root": floats(median(np.where(np.isfinite(scale), np.nan_to_num(root), np.nan))),
         "ratio": floats(median(ratio)),
@@ -84,7 +90,7 @@ def law(columns: Columns, at: Array) -> dict[str, Any] | None:
         "low": ends["_low"],
         "high": ends["_high"],
         "covered": one.component_class != "none" or one.kind.startswith("attn_"),
-        "foretold": bool(np.isfinite(columns["lambda_forecast"][-1, at]).any()),
+        "foretold": not partly[-1] and bool(np.isfinite(foretold[-1]).any()),
     }
 
 
@@ -123,7 +129,7 @@ def _band(columns: Columns, column: str, at: Array) -> dict[str, str]:
 
 
 def _published(of: str, diagnosis: Diagnosis | None) -> dict[str, Any]:
-    known = expected_range(of, diagnosis.sample.attention if diagnosis else None)
+    known = diagnosis.sample.expected(of) if diagnosis else None
     return {"published": {"low": known.low, "high": known.high, "models": known.models}} if known else {}
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Final
 
-from weibull_monitor.analysis import ComparedSample, compared_sample, expected_range
+from weibull_monitor.analysis import ComparedSample, compared_sample
 from weibull_monitor.analysis.diagnosis import OddMatrix, diagnose
 from weibull_monitor.errors import ConfigurationError
 from weibull_monitor.history.alert import Alert
@@ -158,7 +158,7 @@ def _classes(points: Sequence[FollowedSample], sample: ComparedSample) -> tuple[
     for name in CLASSES:
         trend = tuple(point.classes[name] for point in points if name in point.classes)
         if trend:
-            expected = expected_range(name, sample.attention)
+            expected = sample.expected(name)
             published, position = (str(expected), expected.position(trend[-1])) if expected else ("", "")
             lines.append(ClassLine(name, trend[-1], published, position, trend[-1] / trend[0] - 1.0, trend))
     return tuple(lines)
@@ -169,8 +169,9 @@ def _kinds(points: Sequence[FollowedSample], first: RecordedSnapshot, last: Reco
     r2 = last.values("r2")
     lines = []
     for kind, members in by_kind(last.components).items():
-        known = [c.name for c in members if all(c.name in end for end in ends)]
-        value, low, high = (median(end[name] for name in known) if known else 0.0 for end in ends)
+        names = [c.name for c in members if c.name in r2]
+        known = bool(names) and all(name in end for name in names for end in ends)
+        value, low, high = (median(end[name] for name in names) if known else 0.0 for end in ends)
         lines.append(
             KindLine(
                 cells=tuple(kind_row(members, first, last)),

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 from typing import Any, Final
 
-from weibull_monitor.analysis import ExpectedRange, expected_range
+from weibull_monitor.analysis import ExpectedRange
 from weibull_monitor.analysis.diagnosis import Diagnosis, diagnose
 from weibull_monitor.checkpoint.scan import Checkpoint, Scan
 from weibull_monitor.errors import ConfigurationError
@@ -88,9 +88,8 @@ def _blocks(snapshot: RecordedSnapshot, diagnosis: Diagnosis | None) -> list[Lin
     grid, values = grid_of(snapshot.components), snapshot.values("k")
     if not values:
         return []
-    attention = diagnosis.sample.attention if diagnosis else None
     compared = {name for kind in diagnosis.kinds for name in kind.median.names} if diagnosis else set()
-    bands = [expected_range(kind, attention) for kind in grid.kinds]
+    bands = [diagnosis.sample.expected(kind) if diagnosis else None for kind in grid.kinds]
     table: list[list[_Cell | None]] = [
         [
             None if k is None else (k, band if compared & set(names) else None)

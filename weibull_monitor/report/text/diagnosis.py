@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from typing import Final
 
 from weibull_monitor.analysis import Neighbour, PublishedModel
@@ -63,33 +64,46 @@ def _head(diagnosis: Diagnosis, step: bool, clock: bool) -> list[Line]:
 
 
 def _table(diagnosis: Diagnosis, growth: bool) -> list[Line]:
-    head: list[str | Piece]
-    head = ["kind", "matrices", "k", "published (models)", "verdict", "drift", "severity", "regime", "σ growth", "by λ"]
-    shown = len(head) if growth else len(head) - 2
-    rows = [row[:shown] for row in (head, *map(_row, (*diagnosis.kinds, *diagnosis.classes)))]
-    lines = aligned(rows, right=(1, 2, 3, 5, 8, 9), rules=(1, 1 + len(diagnosis.kinds)))
+    kinds = (*diagnosis.kinds, *diagnosis.classes)
+    columns = dict.fromkeys(("kind", "k", "published (models)", "verdict", "moved", "drift", "severity"))
+    if diagnosis.sample.outside:  # these two are defined by the published models
+        del columns["published (models)"], columns["severity"]
+    if growth:
+        columns |= dict.fromkeys(("σ growth", "by λ"))
+    elif any(kind.movement.lambda_ratio for kind in kinds):
+        columns["λ"] = None
+    rows: list[list[str | Piece]] = [list(columns)]
+    rows += [[cells[name] for name in columns] for cells in map(_cells, kinds)]
+    right = [n for n, name in enumerate(columns) if name not in ("kind", "verdict", "severity")]
+    lines = aligned(rows, right=right, rules=(1, 1 + len(diagnosis.kinds)))
     against = {kind.result.against for kind in diagnosis.kinds}
     start = "the run's baseline" if against == {"baseline"} else "an initialisation"
-    legend = f"k, published: medians over the blocks; drift: of k against {start}"
-    return [*lines, [(legend + ("; σ growth: of the fit, and the share of λ in it" if growth else ""), "")]]
+    legend = [
+        f"k{', published' * (not diagnosis.sample.outside)}: medians over the blocks",
+        f"drift: of k from {start}",
+    ]
+    legend += ["σ growth: of the fit, and the share of λ in it"] * growth + ["λ: over λ as initialised"] * (
+        "λ" in columns
+    )
+    return [*lines, *[[(line, "")] for line in textwrap.wrap("; ".join(legend), WIDTH)]]
 
 
-def _row(kind: KindDiagnosis) -> list[str | Piece]:
+def _cells(kind: KindDiagnosis) -> dict[str, str | Piece]:
     result, growth, expected = kind.result, kind.growth, kind.result.expected
     moved = growth is not None and growth.dominated_by != "unchanged"
     position = f" ({result.position})" if kind.verdict in ("near published", "not as published") else ""
-    return [
-        kind.median.kind,
-        str(kind.median.matrices),
-        f"{kind.median.k:.4f}",
-        f"{expected} ({expected.models:>2})" if expected else "–",
-        (kind.verdict + position, _VERDICTS.get(kind.verdict, "")),
-        f"{100 * result.drift:+.1f} %",
-        (result.severity, _SEVERITIES.get(result.severity, "")),
-        result.regime,
-        f"× {math.exp(growth.total[-1]):.3f}" if growth is not None else "–",
-        f"{100 * growth.share_of_lambda:.0f} %" if growth is not None and moved else "–",
-    ]
+    return {
+        "kind": kind.median.kind,
+        "k": f"{kind.median.k:.4f}",
+        "published (models)": f"{expected} ({expected.models:>2})" if expected else "–",
+        "verdict": (kind.verdict + position, _VERDICTS.get(kind.verdict, "")),
+        "moved": str(kind.movement),
+        "drift": f"{100 * result.drift:+.1f} %",
+        "severity": (result.severity, _SEVERITIES.get(result.severity, "")),
+        "σ growth": f"× {math.exp(growth.total[-1]):.3f}" if growth is not None else "–",
+        "by λ": f"{100 * growth.share_of_lambda:.0f} %" if growth is not None and moved else "–",
+        "λ": f"× {kind.movement.lambda_ratio:.3g}" if kind.movement.lambda_ratio else "–",
+    }
 
 
 def _odd(diagnosis: Diagnosis) -> list[Line]:

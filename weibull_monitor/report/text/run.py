@@ -55,11 +55,12 @@ def _law(history: History, last: RecordedSnapshot) -> list[str]:
     """The forecast of λ while the run is going on, and why some matrices have none."""
     lines = []
     foretold, low, high = (last.values(f"lambda_forecast{end}") for end in ("", "_low", "_high"))
-    total = history.runs[-1].total_steps
+    total, fitted = history.runs[-1].total_steps, last.values("lambda")
     if foretold and total and last.step < total:
         lines += ["", f"λ at step {total:,}, as forecast at step {last.step:,} (and an interval):"]
         for kind, members in by_kind(last.components).items():
-            if names := [c.name for c in members if c.name in foretold]:
+            names = [c.name for c in members if c.name in fitted]
+            if names and all(name in foretold for name in names):
                 value, least, most = (median(values[name] for name in names) for values in (foretold, low, high))
                 lines.append(f"{kind:10}  {value:.5f}  ({least:.5f} to {most:.5f})")
     why = [

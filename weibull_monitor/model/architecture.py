@@ -1,0 +1,79 @@
+"""Whether a model is a decoder with causal attention, as its class says it: the published models are all of that kind."""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import Any, Final, Literal
+
+from torch import nn
+
+Architecture = Literal["decoder", "encoder", "encoder-decoder", "other"]
+
+_CAUSAL: Final = re.compile(r"(ForCausalLM|LMHeadModel)$")
+_TASK: Final = re.compile(r"(ForCausalLM|LMHeadModel|Model|For[A-Z]\w*)$")
+
+
+def architecture_of(model: nn.Module) -> Architecture | None:
+    """The architecture of a model of transformers, from its class and configuration.
+
+    A class belongs to a decoder if its file defines a class for causal language modelling and none for masked language
+    modelling or another direction: ``GPT2Model`` is a decoder, and ``BertLMHeadModel`` is one only if its configuration says
+    ``is_decoder``.
+
+    Args:
+        model: Any module. PEFT's and other wrappers are looked through by `innermost_model`.
+
+    Returns:
+        The architecture; ``other`` for models of images, sound and other inputs; None for a module that is not of
+        transformers, whose class says nothing.
+
+    >>> architecture_of(nn.Linear(2, 2)) is None
+    True
+    """
+    model = innermost_model(model)
+    config: Any = getattr(model, "config", None)
+    if config is None or not hasattr(config, "model_type"):
+        return None
+    if getattr(config, "is_encoder_decoder", False):
+        return "encoder-decoder"
+    own = type(model)
+    names = vars(sys.modules[own.__module__]).keys()
+    family = _TASK.sub("", own.__name__)
+    siblings = {name for name in names if name.startswith(family)}
+    causal = any(_CAUSAL.search(name) for name in siblings)
+    masked = any(name.endswith("ForMaskedLM") for name in siblings)
+    if masked:
+        return "decoder" if getattr(config, "is_decoder", False) else "encoder"
+    if causal:
+        return "decoder"
+    return "other"
+
+
+def innermost_model(model: nn.Module) -> nn.Module:
+    """The model inside of wrappers that hold it as ``module``, ``base_model`` or ``_orig_mod`` (DDP, PEFT, torch.compile)."""
+    for _ in range(5):
+        for name in ("module", "_orig_mod"):
+            inner = model._modules.get(name)
+            if isinstance(inner, nn.Module) and len(model._modules) == 1:
+                model = inner
+                break
+        else:
+            get = getattr(model, "get_base_model", None)
+            inner = get() if callable(get) else None
+            if not isinstance(inner, nn.Module) or inner is model:
+                return model
+            model = inner
+    return model
+
+
+def facts_of(model: nn.Module) -> dict[str, Any]:
+    """What the history says of a model beside its matrices: class, type, architecture and the σ of its initialisation."""
+    config: Any = getattr(innermost_model(model), "config", None)
+    sigma = getattr(config, "initializer_range", None)
+    return {
+        "class": type(model).__name__,
+        "model_type": getattr(config, "model_type", None),
+        "architecture": architecture_of(model),
+        "initializer_range": float(sigma) if isinstance(sigma, (int, float)) and sigma > 0 else None,
+    }
