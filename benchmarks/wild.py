@@ -128,7 +128,7 @@ def compared(script: Script, folder: Path, work: Path, options: argparse.Namespa
         found.kinds.update(c.kind for c in history.components)
         found.others += [c.name for c in history.components if c.kind == "other"]
         found.skipped |= history.runs[-1].skipped
-        found.alerts += [f"{a.severity} {a.rule} at step {a.step}: {a.message}" for a in history.alerts]
+        found.alerts += [f"{a.title} {a.phase}: {a.text}" for a in history.alerts]
         found.samples += len(history.snapshots)
         found.seconds += sum(s.seconds or 0.0 for s in history.snapshots)
     found.resumed = resumed(script, place, options.python, histories)
@@ -149,7 +149,7 @@ def resumed(script: Script, place: Path, python: str, before: dict[Path, Any]) -
             return f"from step {begun.resumed_from}, at other steps: {[s.step for s in history.snapshots]}"
         same = [s.columns["k"] for s in history.snapshots] == [s.columns["k"] for s in went_on.snapshots]
         more = [a for a in history.alerts if a.step > begun.resumed_from and a not in went_on.alerts]
-        also = f"; alerts: {', '.join(sorted({a.rule for a in more}))}" if more else ""
+        also = f"; alerts: {', '.join(sorted({a.finding.rule for a in more}))}" if more else ""
         return f"from step {begun.resumed_from}, {'to the last digit' if same else 'with other batches'}{also}"
     return "there is no history"
 

@@ -68,6 +68,12 @@ CLM: Final = (
 )
 
 
+def _no_telemetry(name: str) -> tuple[Replace, Replace]:
+    """transformers 5 has no such function any more."""
+    file = f"{CLM_FOLDER}/{name}.py"
+    return Replace(file, ", send_example_telemetry", ""), Replace(file, f'send_example_telemetry("{name}"', f'print("{name}"')
+
+
 def _clm(root: Path) -> None:
     data.llama(root / CLM_FOLDER / "model")
     data.words(root / CLM_FOLDER / "data", 12_000, held_out=1_000)
@@ -84,7 +90,10 @@ CLM_NO_TRAINER = Script(
         f"{CLM} --max_train_steps 40 --learning_rate 1e-3 --output_dir out --checkpointing_steps 20 --seed 0".split()
     ),
     data=_clm,
-    setup=(Replace(f"{CLM_FOLDER}/run_clm_no_trainer.py", 'from_tf=bool(".ckpt" in args.model_name_or_path),', ""),),
+    setup=(
+        Replace(f"{CLM_FOLDER}/run_clm_no_trainer.py", 'from_tf=bool(".ckpt" in args.model_name_or_path),', ""),
+        *_no_telemetry("run_clm_no_trainer"),
+    ),
     monitor=(
         Add(f"{CLM_FOLDER}/run_clm_no_trainer.py", "from accelerate.logging import get_logger", ACCELERATE),
         Add(
@@ -94,7 +103,7 @@ CLM_NO_TRAINER = Script(
             "accelerator.register_for_checkpointing(monitor)",
         ),
         Add(f"{CLM_FOLDER}/run_clm_no_trainer.py", "optimizer.step()", "monitor.step()"),
-        Add(f"{CLM_FOLDER}/run_clm_no_trainer.py", "    accelerator.end_training()", "monitor.close()"),
+        Add(f"{CLM_FOLDER}/run_clm_no_trainer.py", "all_results.json", "monitor.close()", before=True),
     ),
     resume=("--resume_from_checkpoint", "out/step_20"),
 )
@@ -108,7 +117,12 @@ RUN_CLM = Script(
     within=CLM_FOLDER,
     arguments=tuple(f"{CLM} {TRAINING} --do_train".split()),
     data=_clm,
-    setup=(Replace(f"{CLM_FOLDER}/run_clm.py", "tokenizer=tokenizer,", "processing_class=tokenizer,"),),
+    setup=(
+        Replace(f"{CLM_FOLDER}/run_clm.py", "tokenizer=tokenizer,", "processing_class=tokenizer,"),
+        Replace(f"{CLM_FOLDER}/run_clm.py", 'from_tf=bool(".ckpt" in model_args.model_name_or_path),', ""),
+        Replace(f"{CLM_FOLDER}/run_clm.py", "and not training_args.overwrite_output_dir", ""),
+        *_no_telemetry("run_clm"),
+    ),
     monitor=(
         Add(f"{CLM_FOLDER}/run_clm.py", "from transformers.testing_utils import CaptureLogger", TRANSFORMERS),
         Add(f"{CLM_FOLDER}/run_clm.py", "trainer = Trainer(", "    " + CALLBACK),

@@ -178,7 +178,7 @@ TIMM = Script(
     path=(".",),
     arguments=(
         "images --model vit_tiny_patch16_224 --img-size 32 --model-kwargs patch_size=8 depth=3 embed_dim=48 num_heads=3 "
-        "--num-classes 4 -b 16 -j 0 --epochs 2 --warmup-epochs 0 --opt adamw --lr 1e-3 --device cpu --output out --no-prefetcher"
+        "--num-classes 4 -b 16 -j 1 --epochs 2 --warmup-epochs 0 --opt adamw --lr 1e-3 --device cpu --output out --no-prefetcher"
     ).split(),
     data=_images,
     monitor=(
