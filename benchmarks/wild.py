@@ -4,8 +4,9 @@
     python benchmarks/wild.py FOLDER --only nanoGPT trl           # these code bases, or scripts whose name contains this
     python benchmarks/wild.py FOLDER --markdown docs/wild.md      # writes the table into the page
 
-A script is run as its authors wrote it, on the CPU, with a tiny model and made data, for a few dozen steps, in a temporary copy of its
-code base: once as it is, once with the lines added that a user would add, and, where it can resume, once more from its own checkpoint.
+A script is run as its authors wrote it, on the CPU, with a tiny model and made data, for a few dozen steps, in a temporary copy
+of its code base: once as it is, once with the lines added that a user would add, and, where it can resume, once more from its own
+checkpoint.
 Nothing is downloaded. The entries are in ``wild_parts/``; a code base whose folder is not given is passed over.
 """
 
@@ -28,11 +29,12 @@ from typing import Any, Final
 HERE: Final = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]  # the package of this tree, whatever else is installed
 
-from weibull_monitor import read_history  # noqa: E402
 from wild_parts.hosts import HOSTS  # noqa: E402
 from wild_parts.loops import LOOPS  # noqa: E402
 from wild_parts.page import write  # noqa: E402
 from wild_parts.script import Script  # noqa: E402
+
+from weibull_monitor import read_history  # noqa: E402
 
 SCRIPTS: Final = (*LOOPS, *HOSTS)
 IGNORED: Final = shutil.ignore_patterns(".git", "*.ipynb", "*.png", "*.gif", "*.jpg")
@@ -64,7 +66,9 @@ class Found:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
-    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="code bases, or parts of names of scripts")
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="NAME", help="code bases, or parts of names of scripts"
+    )
     parser.add_argument("--markdown", type=Path, metavar="PAGE", help="write the table into this page")
     parser.add_argument("--repeat", type=int, default=1, metavar="N", help="time both runs N times, take the fastest")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="work there, and leave everything in place")
@@ -131,14 +135,15 @@ def compared(script: Script, folder: Path, work: Path, options: argparse.Namespa
         found.alerts += [f"{a.title} {a.phase}: {a.text}" for a in history.alerts]
         found.samples += len(history.snapshots)
         found.seconds += sum(s.seconds or 0.0 for s in history.snapshots)
-    found.resumed = resumed(script, place, options.python, histories)
+    found.resumed = resumed(script, place, options.python, histories, after["losses"])
 
 
-def resumed(script: Script, place: Path, python: str, before: dict[Path, Any]) -> str:
+def resumed(script: Script, place: Path, python: str, before: dict[Path, Any], losses: list[str]) -> str:
     """Goes on from the checkpoint in the middle, in the same place, and compares the history with that of before."""
     if script.resume is None:
         return "the script cannot"
-    run(script, place, python, whole=False)
+    again = run(script, place, python, whole=False)["losses"]
+    repeats = bool(again) and losses[-len(again) :] == again
     for where, history in read(place).items():
         if where not in before:
             return f"a new history in {where.relative_to(place)}"
@@ -147,10 +152,11 @@ def resumed(script: Script, place: Path, python: str, before: dict[Path, Any]) -
             return "a new run, not a resumed one"
         if [s.step for s in history.snapshots] != [s.step for s in went_on.snapshots]:
             return f"from step {begun.resumed_from}, at other steps: {[s.step for s in history.snapshots]}"
-        same = [s.columns["k"] for s in history.snapshots] == [s.columns["k"] for s in went_on.snapshots]
+        if repeats and [s.columns["k"] for s in history.snapshots] != [s.columns["k"] for s in went_on.snapshots]:
+            return f"from step {begun.resumed_from}: the losses are those of the run before, and k is not"
         more = [a for a in history.alerts if a.step > begun.resumed_from and a not in went_on.alerts]
         also = f"; alerts: {', '.join(sorted({a.finding.rule for a in more}))}" if more else ""
-        return f"from step {begun.resumed_from}, {'to the last digit' if same else 'with other batches'}{also}"
+        return f"from step {begun.resumed_from}, {'to the last digit' if repeats else 'on other batches'}{also}"
     return "there is no history"
 
 
@@ -162,20 +168,24 @@ def read(place: Path) -> dict[Path, Any]:
 def run(script: Script, root: Path, python: str, whole: bool) -> dict[str, Any]:
     """Runs a script in a process of its own; gives back the report of `wild_parts/launch.py`."""
     report = root.with_name("report.json")
-    more = script.resume or () if not whole else ()
-    arguments = [a for a in script.arguments if not whole or a]
-    if script.resume and "again" in script.resume:  # the name of the run, which decides where its checkpoints are
-        flag = script.resume[script.resume.index("again") - 1]
-        more = (flag, "whole") if whole else more
+    arguments = [*script.arguments.split(), *("" if whole else script.resume or "").split()]
+    if whole and script.naming:
+        arguments += [script.naming, "whole"]
     path = [str(root / p) for p in script.path]
     environment = {
         **os.environ,
-        **{"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "WANDB_MODE": "disabled"},
-        **{"HF_HOME": str(root.parent / "hf"), "TOKENIZERS_PARALLELISM": "false", "CUDA_VISIBLE_DEVICES": ""},
-        **{"TORCHDYNAMO_DISABLE": "1", "PYTHONPATH": os.pathsep.join([*path, str(HERE.parent)])},
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "HF_DATASETS_OFFLINE": "1",
+        "WANDB_MODE": "disabled",
+        "HF_HOME": str(root.parent / "hf"),
+        "TOKENIZERS_PARALLELISM": "false",
+        "CUDA_VISIBLE_DEVICES": "",
+        "TORCHDYNAMO_DISABLE": "1",
+        "PYTHONPATH": os.pathsep.join([*path, str(HERE.parent)]),
         **script.environment,
     }
-    command = [python, str(HERE / "wild_parts" / "launch.py"), str(report), *script.run, *arguments, *more]
+    command = [python, str(HERE / "wild_parts" / "launch.py"), str(report), *script.run, *arguments]
     log = root.with_name(f"{root.name}{'' if whole else '-resumed'}.log")
     with log.open("w") as out:
         done = subprocess.run(

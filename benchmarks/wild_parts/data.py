@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import pickle
 import random
@@ -112,7 +113,9 @@ def llama(folder: Path) -> None:
     torch.manual_seed(0)
     sizes = {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256}
-    LlamaForCausalLM(LlamaConfig(**sizes, **heads, pad_token_id=0, bos_token_id=1, eos_token_id=2)).save_pretrained(folder)
+    LlamaForCausalLM(LlamaConfig(**sizes, **heads, pad_token_id=0, bos_token_id=1, eos_token_id=2)).save_pretrained(
+        folder
+    )
 
 
 def bert(folder: Path) -> None:
@@ -140,7 +143,7 @@ def texts(file: Path, count: int) -> None:
 def preferences(file: Path, count: int) -> None:
     """Prompts with a chosen and a rejected answer: the next line, and the next line backwards."""
     said = lines()
-    pairs = list(zip(said, said[1:], strict=False))[:count]
+    pairs = list(itertools.pairwise(said))[:count]
     rows(file, [{"prompt": a + " ", "chosen": b, "rejected": b[::-1]} for a, b in pairs])
 
 

@@ -17,7 +17,7 @@ TRAINING: Final = (
     "--output_dir out --max_steps 40 --per_device_train_batch_size 4 --learning_rate 1e-3 --logging_steps 10 --save_steps 20 "
     "--use_cpu True --bf16 False --report_to none --seed 0 --dataloader_pin_memory False"
 )
-RESUME: Final = ("--resume_from_checkpoint", "out/checkpoint-20")
+RESUME: Final = "--resume_from_checkpoint out/checkpoint-20"
 TRL_RESUME: Final = "trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)"
 """TRL's scripts parse the argument and do not pass it on."""
 
@@ -41,7 +41,7 @@ def _trl(name: str, trainer: str, make: Any, more: str) -> Script:
         host="Trainer",
         run=(file,),
         path=(".",),
-        arguments=tuple(f"--model_name_or_path model --dataset_name data {TRAINING} {more}".split()),
+        arguments=f"--model_name_or_path model --dataset_name data {TRAINING} {more}",
         data=make,
         setup=(Replace(file, "trainer.train()", TRL_RESUME),),
         monitor=(
@@ -71,7 +71,9 @@ CLM: Final = (
 def _no_telemetry(name: str) -> tuple[Replace, Replace]:
     """transformers 5 has no such function any more."""
     file = f"{CLM_FOLDER}/{name}.py"
-    return Replace(file, ", send_example_telemetry", ""), Replace(file, f'send_example_telemetry("{name}"', f'print("{name}"')
+    return Replace(file, ", send_example_telemetry", ""), Replace(
+        file, f'send_example_telemetry("{name}"', f'print("{name}"'
+    )
 
 
 def _clm(root: Path) -> None:
@@ -86,9 +88,7 @@ CLM_NO_TRAINER = Script(
     host="Accelerate",
     run=("run_clm_no_trainer.py",),
     within=CLM_FOLDER,
-    arguments=tuple(
-        f"{CLM} --max_train_steps 40 --learning_rate 1e-3 --output_dir out --checkpointing_steps 20 --seed 0".split()
-    ),
+    arguments=f"{CLM} --max_train_steps 40 --learning_rate 1e-3 --output_dir out --checkpointing_steps 20 --seed 0",
     data=_clm,
     setup=(
         Replace(f"{CLM_FOLDER}/run_clm_no_trainer.py", 'from_tf=bool(".ckpt" in args.model_name_or_path),', ""),
@@ -105,7 +105,7 @@ CLM_NO_TRAINER = Script(
         Add(f"{CLM_FOLDER}/run_clm_no_trainer.py", "optimizer.step()", "monitor.step()"),
         Add(f"{CLM_FOLDER}/run_clm_no_trainer.py", "all_results.json", "monitor.close()", before=True),
     ),
-    resume=("--resume_from_checkpoint", "out/step_20"),
+    resume="--resume_from_checkpoint out/step_20",
 )
 
 RUN_CLM = Script(
@@ -115,7 +115,7 @@ RUN_CLM = Script(
     host="Trainer",
     run=("run_clm.py",),
     within=CLM_FOLDER,
-    arguments=tuple(f"{CLM} {TRAINING} --do_train".split()),
+    arguments=f"{CLM} {TRAINING} --do_train",
     data=_clm,
     setup=(
         Replace(f"{CLM_FOLDER}/run_clm.py", "tokenizer=tokenizer,", "processing_class=tokenizer,"),
@@ -146,7 +146,7 @@ NLP = Script(
     host="Accelerate",
     run=("complete_nlp_example.py",),
     within="examples",
-    arguments="--cpu --checkpointing_steps 20 --output_dir out".split(),
+    arguments="--cpu --checkpointing_steps 20 --output_dir out",
     data=_pairs,
     setup=(
         Replace("examples/complete_nlp_example.py", '"bert-base-cased"', '"model"'),
@@ -166,7 +166,7 @@ NLP = Script(
         Add("examples/complete_nlp_example.py", "optimizer.step()", "monitor.step()"),
         Add("examples/complete_nlp_example.py", "accelerator.end_training()", "monitor.close()", before=True),
     ),
-    resume="--resume_from_checkpoint out/step_20".split(),
+    resume="--resume_from_checkpoint out/step_20",
     needs=("evaluate", "sklearn"),
 )
 
@@ -186,7 +186,7 @@ LIT_TRANSFORMER = Script(
     host="Lightning",
     run=("transformer.py",),
     within="examples/pytorch/basics",
-    arguments=(),
+    arguments="",
     data=_wikitext,
     setup=(
         Replace(LANGUAGE, "[n - 4000, 2000, 2000]", "[n - 40, 20, 20]"),
@@ -212,7 +212,7 @@ GAN = Script(
     host="Lightning, manual optimization",
     run=("generative_adversarial_net.py",),
     within="examples/pytorch/domain_templates",
-    arguments=(),
+    arguments="",
     data=_digits,
     setup=(
         Replace(GAN_FILE, 'Trainer(accelerator="gpu", devices=1)', 'Trainer(accelerator="cpu", max_epochs=1)'),

@@ -3,8 +3,8 @@
     python launch.py REPORT.json SCRIPT [ARGUMENT ...]
     python launch.py REPORT.json -m MODULE [ARGUMENT ...]
 
-It watches from below, by `torch.autograd.backward` and by the hook that torch runs after every `Optimizer.step`, so that the script
-need not be changed to be compared with itself.
+It watches from below, by `torch.autograd.backward` and by the hook that torch runs after every `Optimizer.step`, so that the
+script need not be changed to be compared with itself.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Watch:
             show(message, category, *args, **kwargs)
 
         class Said(logging.Handler):
-            def emit(handler, record: logging.LogRecord) -> None:  # noqa: N805
+            def emit(handler, record: logging.LogRecord) -> None:
                 self.said.append(f"{record.levelname}: {record.getMessage()}")
 
         torch.autograd.backward = noted  # `Tensor.backward` looks it up at each call
@@ -79,7 +79,7 @@ class Watch:
                 for parameter in group["params"]:
                     weights.update(parameter.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         states.update(torch.get_rng_state().numpy().tobytes())
-        states.update(repr((random.getstate(), np.random.get_state()[1].tolist())).encode())  # type: ignore[index,union-attr]
+        states.update(repr((random.getstate(), np.random.get_state()[1].tolist())).encode())  # noqa: NPY002
         return {
             "losses": self.losses,
             "steps": len(self.clock),
@@ -96,7 +96,7 @@ def main() -> None:
     place, script, *arguments = sys.argv[1:]
     torch.manual_seed(0)
     random.seed(0)
-    np.random.seed(0)
+    np.random.seed(0)  # noqa: NPY002
     watch = Watch()
     watch.begin()
     sys.path[0] = os.getcwd()

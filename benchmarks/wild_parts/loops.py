@@ -29,7 +29,7 @@ NANOGPT = Script(
         "--device=cpu --compile=False --dtype=float32 --dataset=python --n_layer=3 --n_head=4 --n_embd=64 --block_size=64 "
         "--batch_size=8 --gradient_accumulation_steps=2 --max_iters=38 --lr_decay_iters=38 --warmup_iters=5 --eval_interval=20 "
         "--eval_iters=2 --always_save_checkpoint=True"
-    ).split(),
+    ),
     data=_nanogpt,
     monitor=(
         Add("train.py", "from model import GPTConfig, GPT", IMPORT),
@@ -48,7 +48,7 @@ NANOGPT = Script(
         Add("train.py", "scaler.update()", "monitor.step()"),
         Add("train.py", "if iter_num > max_iters:", "    monitor.close()"),
     ),
-    resume=("--init_from=resume",),
+    resume="--init_from=resume",
 )
 
 
@@ -67,7 +67,7 @@ MINGPT = Script(
     arguments=(
         "--trainer.max_iters=40 --model.model_type=gpt-nano --data.block_size=64 --trainer.batch_size=16 "
         "--trainer.num_workers=0 --system.work_dir=out"
-    ).split(),
+    ),
     data=_mingpt,
     monitor=(
         Add("mingpt/trainer.py", "from mingpt.utils import CfgNode as CN", IMPORT),
@@ -94,8 +94,8 @@ WORDS = Script(
     run=("main.py",),
     within="word_language_model",
     arguments=(
-        "--model Transformer --use-optimizer --data data/python --emsize 64 --nhead 4 --nhid 128 --lr 0.001 --epochs 1 --dropout 0.1"
-    ).split(),
+        "--model Transformer --use-optimizer --data data/python --emsize 64 --nhead 4 --nhid 128 --lr 0.001 --epochs 1"
+    ),
     data=_words,
     monitor=(
         Add("word_language_model/main.py", "import torch.onnx", IMPORT),
@@ -116,7 +116,7 @@ DCGAN = Script(
     host="own loop",
     run=("main.py",),
     within="dcgan",
-    arguments="--dataset fake --niter 2 --ngf 16 --ndf 16 --batchSize 64 --workers 0 --manualSeed 1".split(),
+    arguments="--dataset fake --niter 2 --ngf 16 --ndf 16 --batchSize 64 --workers 0 --manualSeed 1",
     data=lambda root: None,
     monitor=(
         Add("dcgan/main.py", "import torchvision.utils as vutils", IMPORT),
@@ -128,7 +128,11 @@ DCGAN = Script(
         ),
         Add("dcgan/main.py", "optimizerD.step()", "monitors[0].step()"),
         Add("dcgan/main.py", "optimizerG.step()", "monitors[1].step()"),
-        Add("dcgan/main.py", "    # do checkpointing", "for monitor in monitors * (epoch + 1 == opt.niter): monitor.close()"),
+        Add(
+            "dcgan/main.py",
+            "    # do checkpointing",
+            "for monitor in monitors * (epoch + 1 == opt.niter): monitor.close()",
+        ),
     ),
 )
 
@@ -144,7 +148,7 @@ X_TRANSFORMERS = Script(
     host="own loop, prepared by Accelerate",
     run=("train_enwik8.py",),
     path=(".",),
-    arguments="--num_batches 32 --seq_len 64 --generate_length 8 --cpu True".split(),
+    arguments="--num_batches 32 --seq_len 64 --generate_length 8 --cpu True",
     data=_enwik8,
     setup=(
         Replace("train_enwik8.py", "dim = 512", "dim = 64"),
@@ -179,7 +183,7 @@ TIMM = Script(
     arguments=(
         "images --model vit_tiny_patch16_224 --img-size 32 --model-kwargs patch_size=8 depth=3 embed_dim=48 num_heads=3 "
         "--num-classes 4 -b 16 -j 1 --epochs 2 --warmup-epochs 0 --opt adamw --lr 1e-3 --device cpu --output out --no-prefetcher"
-    ).split(),
+    ),
     data=_images,
     monitor=(
         Add("train.py", "from timm import utils", IMPORT),
@@ -192,7 +196,8 @@ TIMM = Script(
         ),
         Add("train.py", "# log best metric as tracked by checkpoint saver", "monitor.close()"),
     ),
-    resume="--resume out/whole/checkpoint-0.pth.tar --experiment again".split(),
+    resume="--resume out/whole/checkpoint-0.pth.tar --experiment again",
+    naming="--experiment",
 )
 
 
@@ -218,7 +223,7 @@ OPEN_CLIP = Script(
     arguments=(
         "--dataset-type synthetic --train-num-samples 320 --batch-size 16 --epochs 2 --workers 0 --model tiny --device cpu "
         "--precision fp32 --lr 1e-3 --warmup 5 --logs logs"
-    ).split(),
+    ),
     data=_clip,
     monitor=(
         Add("src/open_clip_train/main.py", "import numpy as np", IMPORT),
@@ -232,7 +237,8 @@ OPEN_CLIP = Script(
         ),
         Add("src/open_clip_train/main.py", "# run a final sync.", "monitor.close()"),
     ),
-    resume="--name again --resume logs/whole/checkpoints/epoch_1.pt".split(),
+    resume="--name again --resume logs/whole/checkpoints/epoch_1.pt",
+    naming="--name",
 )
 
 LITGPT_MODEL: Final = """
@@ -240,7 +246,8 @@ import torch, yaml, dataclasses
 from pathlib import Path
 from litgpt import GPT, Config
 from litgpt.utils import save_config
-config = Config(name="pythia-tiny", block_size=128, n_layer=3, n_embd=64, n_head=4, padded_vocab_size=512, vocab_size=512, intermediate_size=128)
+config = Config(name="pythia-tiny", block_size=128, n_layer=3, n_embd=64, n_head=4, padded_vocab_size=512, vocab_size=512,
+                intermediate_size=128)
 torch.manual_seed(0)
 place = Path("model")
 torch.save(GPT(config).state_dict(), place / "lit_model.pth")
@@ -267,7 +274,7 @@ LITGPT = Script(
         "--train.max_steps 40 --train.epochs 20 --train.global_batch_size 4 --train.micro_batch_size 4 --train.save_interval 20 "
         "--train.lr_warmup_steps 5 --train.max_seq_length 96 --precision 32-true --out_dir out --eval.interval 1000 "
         "--eval.max_new_tokens 2 --eval.max_iters 2"
-    ).split(),
+    ),
     data=_litgpt,
     monitor=(
         Add("litgpt/finetune/full.py", "from litgpt.args import", IMPORT, before=True),
@@ -280,7 +287,7 @@ LITGPT = Script(
         Add("litgpt/finetune/full.py", "optimizer.step()", 'state["monitor"].step()'),
         Add("litgpt/finetune/full.py", "# Final evaluation", 'state["monitor"].close()'),
     ),
-    resume=("--resume", "out/step-000020/lit_model.pth"),
+    resume="--resume out/step-000020/lit_model.pth",
     needs=("litdata",),
 )
 

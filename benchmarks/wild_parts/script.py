@@ -70,8 +70,9 @@ class Script:
         data: Makes its data in a copy of the code base.
         setup: What has to be changed for it to run here at all, with or without the monitor: sizes, a device, a data set.
         monitor: What a user adds for the monitor.
-        resume: Arguments, beyond `arguments`, of a run that goes on from a checkpoint which the run before left in its middle; None if
-            the script cannot.
+        resume: Further arguments of a run that goes on from a checkpoint which the run before has left in its middle; None
+            if the script cannot.
+        naming: The argument that names a run, where a resumed one has to have another name: the first is called ``whole``.
         path: Folders of the code base that Python has to find modules in.
         environment: More environment variables.
         host: Which integration it uses.
@@ -82,13 +83,14 @@ class Script:
     folder: str
     source: str
     run: tuple[str, ...]
-    arguments: tuple[str, ...]
+    arguments: str
     data: Callable[[Path], None]
     monitor: tuple[Add | Replace, ...]
     host: str
     within: str = "."
     setup: tuple[Add | Replace, ...] = ()
-    resume: tuple[str, ...] | None = None
+    resume: str | None = None
+    naming: str = ""
     path: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     needs: tuple[str, ...] = ()

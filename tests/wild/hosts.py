@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import accelerate
 import lightning
 import torch
+import torch.distributed as dist
 import transformers
 from torch import nn
 
@@ -25,8 +27,10 @@ Host = Callable[[Situation, Path, bool], tuple[Training, list[Any]]]
 
 
 class Batches(torch.utils.data.IterableDataset):  # type: ignore[type-arg]
+    """The batches, over and over, the same on every rank."""
+
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        return iter([{"x": batch} for batch in batches()])
+        return ({"x": batch} for batch in itertools.cycle(batches()))
 
 
 def prepared(situation: Situation) -> tuple[Network, torch.optim.Optimizer]:
@@ -189,6 +193,7 @@ def with_lightning(situation: Situation, where: Path, watched: bool) -> tuple[Tr
     trainer = lightning.Trainer(
         max_steps=STEPS,
         accelerator="cpu",
+        devices=dist.get_world_size() if dist.is_initialized() else 1,
         logger=False,
         callbacks=[ActInLightning(training, situation), *callbacks],
         enable_checkpointing=False,
