@@ -81,8 +81,8 @@ def main() -> None:
         if script.folder in folders and named:
             found.append(tried(script, folders[script.folder].resolve(), options))
             print(line(found[-1]), flush=True)
-    if options.markdown:
-        write(options.markdown, found)
+            if options.markdown:
+                write(options.markdown, found[-1])
 
 
 def tried(script: Script, folder: Path, options: argparse.Namespace) -> Found:
@@ -105,7 +105,8 @@ def tried(script: Script, folder: Path, options: argparse.Namespace) -> Found:
 def compared(script: Script, folder: Path, work: Path, options: argparse.Namespace, found: Found) -> None:
     shutil.rmtree(work, ignore_errors=True)
     plain, monitored = work / "plain", work / "monitored"
-    shutil.copytree(folder, plain, ignore=IGNORED)
+    part = "." if script.path else script.within  # a script that imports nothing of its code base is copied alone
+    shutil.copytree(folder / part, plain / part, ignore=IGNORED)
     script.data(plain)
     for edit in script.setup:
         edit.apply(plain)

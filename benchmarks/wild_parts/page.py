@@ -17,16 +17,14 @@ HEAD: Final = (
 BEGIN, END = "<!-- results: written by benchmarks/wild.py -->\n", "<!-- end of results -->\n"
 
 
-def write(page: Path, found: list[Found]) -> None:
-    """Puts the rows into the table of the page, in the place of earlier rows of the same scripts."""
+def write(page: Path, found: Found) -> None:
+    """Puts the row of a script into the table of the page, in the place of an earlier one."""
     text = page.read_text(encoding="utf-8")
     before, rest = text.split(BEGIN)
     middle, after = rest.split(END)
     rows = {_key(line): line for line in middle.splitlines() if line.startswith("| [")}
-    for one in found:
-        line = row(one)
-        rows[_key(line)] = line
-    table = HEAD + "\n".join(rows.values()) + "\n"
+    rows[_key(row(found))] = row(found)
+    table = HEAD + "\n".join(rows[key] for key in sorted(rows, key=str.lower)) + "\n"
     page.write_text(before + BEGIN + "\n" + table + "\n" + END + after, encoding="utf-8")
 
 

@@ -18,7 +18,7 @@ from .checked import check
 from .hosts import HOSTS, Host
 from .situations import SITUATIONS, Situation
 
-IN_SHARE = ["frozen and moving", "another optimizer", "two models"]
+IN_SHARE = ["another optimizer", "two models"]
 """What every host is tried with on two ranks; a bare loop is tried with all that can happen there."""
 
 
