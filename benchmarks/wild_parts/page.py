@@ -53,8 +53,8 @@ def _ms(seconds: float, found: Found) -> float:
 
 
 def _short(said: list[str]) -> list[str]:
-    """Warnings without the names in them."""
-    return [re.sub(r": [\w.]*\.[\w.]*( and others)?,", "", text) for text in said]
+    """Warnings without the names in them, as a cell of a table can hold them."""
+    return [re.sub(r": [\w.]+( and others)?,", "", text).replace("|", "\\|") for text in said]
 
 
 def matrices(kinds: Counter[str]) -> str:
