@@ -92,6 +92,7 @@ CLM_NO_TRAINER = Script(
     data=_clm,
     setup=(
         Replace(f"{CLM_FOLDER}/run_clm_no_trainer.py", 'from_tf=bool(".ckpt" in args.model_name_or_path),', ""),
+        Replace(f"{CLM_FOLDER}/run_clm_no_trainer.py", "DistributedType.TPU", "DistributedType.XLA"),
         *_no_telemetry("run_clm_no_trainer"),
     ),
     monitor=(

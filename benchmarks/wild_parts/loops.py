@@ -182,7 +182,8 @@ TIMM = Script(
     path=(".",),
     arguments=(
         "images --model vit_tiny_patch16_224 --img-size 32 "
-        "--model-kwargs img_size=32 patch_size=8 depth=3 embed_dim=48 num_heads=3 --num-classes 4 -b 16 -j 1 --epochs 2 --warmup-epochs 0 --opt adamw --lr 1e-3 --device cpu --output out --no-prefetcher"
+        "--model-kwargs img_size=32 patch_size=8 depth=3 embed_dim=48 num_heads=3 "
+        "--num-classes 4 -b 16 -j 1 --epochs 2 --warmup-epochs 0 --opt adamw --lr 1e-3 --device cpu --output out --no-prefetcher"
     ),
     data=_images,
     monitor=(
