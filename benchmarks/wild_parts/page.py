@@ -40,7 +40,7 @@ def row(found: Found) -> str:
     base = f"[{script.source.split('/')[1]}](https://github.com/{script.source}/tree/{commit}) {' '.join(date)}".strip()
     if found.error:
         return f"| {base} | `{script.name}` | – | – | – | failed: {found.error} | – | – |"
-    same = "identical" if found.losses and found.weights else "**different**"
+    same = "identical" if found.losses and found.weights and found.random else "**different**"
     said = [text.split(": ", 1)[-1] for text in found.said]
     alerts = "; ".join(found.alerts) or "no alert"
     cost = f"{_ms(found.plain, found):.0f} → {_ms(found.monitored, found):.0f}"
