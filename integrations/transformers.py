@@ -35,6 +35,8 @@ class WeibullCallback(CallbackOptions, TrainerCallback):
     ``args.output_dir``.
     """
 
+    _followed: int | None = None
+
     @property
     def _state_key(self) -> str:
         return f"{STATE_KEY}/{self._options['name']}" if self._options["name"] else STATE_KEY
@@ -74,6 +76,20 @@ class WeibullCallback(CallbackOptions, TrainerCallback):
             trial=self._guard("finding the trial", trial_of, args, state) if state.is_hyper_param_search else None,
             **self._options,
         )
+        self._followed = id(optimizer)
+
+    def on_pre_optimizer_step(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        optimizer: torch.optim.Optimizer | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Follows another optimizer, where the callback handler has been given one."""
+        if self.monitor is not None and optimizer is not None and id(optimizer) != self._followed:
+            self._followed = id(optimizer)  # the monitor keeps the one before, so that no other can have its id
+            self.monitor.follow_optimizers(optimizer)
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

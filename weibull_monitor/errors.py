@@ -93,8 +93,10 @@ class Guard:
             )
             return None
 
-    def once(self, message: str, key: str | None = None, error: Exception | None = None) -> None:
+    def once(
+        self, message: str, key: str | None = None, error: Exception | None = None, level: int = logging.WARNING
+    ) -> None:
         """Logs a warning, unless one with this key (by default, this message) was logged before."""
         if (key or message) not in self._reported:
             self._reported.add(key or message)
-            say(logging.WARNING, message, error)
+            say(level, message, error)

@@ -83,4 +83,4 @@ def test_adapters_move_and_the_frozen_base_is_read_all_the_same(
     assert min(starts) > 0  # B is all zero before the first step
     last = history.snapshots[-1]
     assert set(last.values("eta")) == set(adapters)  # no optimizer holds the base
-    assert caplog.text.count("values are zero") == 1
+    assert "have no fit" not in caplog.text  # a B that begins at zero is how LoRA is made

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from torch import nn
 
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
     from weibull_monitor.scaling.force_reader import ForceReader, PendingForces
     from weibull_monitor.scaling.law import Outlook, ScalingLaw
     from weibull_monitor.scaling.tracking import BudgetTracker
+
+EARLY: Final = re.compile("finite values are zero|lies in [0-9]+ bins")
+"""Why a matrix that begins at zero has no fit: before its first step, and after it, when all values are near ±η."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,7 @@ class Sampler:
     ) -> None:
         self._model, self._reader, self._budgets, self._law = model, reader, budgets, law
         self._forces, self._ranks, self._guard = forces, ranks, guard
+        self._begun: set[str] = set()
 
     def queue(self, step: int) -> QueuedSample:
         """Reads everything that belongs to the step just taken. Work on an accelerator is queued and not waited for."""
@@ -123,7 +129,7 @@ class Sampler:
 
         started = time.perf_counter()
         measured = queued.pending.measurement()
-        self._report(measured.problems, "have no fit")
+        self._report_problems(measured.problems, queued.components, measured.fits)
         if self._ranks is not None and not self._ranks.is_main:
             return None
         step, components, fits = queued.step, queued.components, measured.fits
@@ -189,6 +195,16 @@ class Sampler:
     def _stepped(self) -> dict[str, StepInfo]:
         return self._budgets.by_parameter(self._reader.optimized())
 
-    def _report(self, problems: Mapping[str, str], what: str) -> None:
+    def _report_problems(
+        self, problems: Mapping[str, str], components: Sequence[Component], fits: Mapping[str, WeibullFit]
+    ) -> None:
+        """Warns of matrices without a fit. Adapters that begin at zero, as LoRA's B, need no warning before their first fit."""
+        adapters = {c.name for c in components if c.kind.startswith("adapter")}
+        self._begun |= {name for name in adapters & fits.keys() if fits[name].available}
+        young = {n: why for n, why in problems.items() if n in adapters - self._begun and EARLY.search(why)}
+        self._report({n: why for n, why in problems.items() if n not in young}, "have no fit")
+        self._report(young, "have no fit yet", logging.INFO)
+
+    def _report(self, problems: Mapping[str, str], what: str, level: int = logging.WARNING) -> None:
         for key, message in by_reason(problems, what).items():
-            self._guard.once(message, key=key)
+            self._guard.once(message, key=f"{what} {key}", level=level)
