@@ -17,6 +17,7 @@ from weibull_monitor.cli import (
     completion,
     components,
     demo,
+    paper,
     report,
     scan,
     sweep,
@@ -27,7 +28,7 @@ from weibull_monitor.cli.common import EXIT_CODES, FAILED, INTERRUPTED, OK, Pars
 from weibull_monitor.cli.output import safe_output
 from weibull_monitor.errors import WeibullMonitorError
 
-COMMANDS = (demo, components, scan, watch, report, compare, sweep, alerts, wandb_workspace, completion)
+COMMANDS = (demo, components, scan, watch, report, compare, paper, sweep, alerts, wandb_workspace, completion)
 """In the order of the help."""
 
 
