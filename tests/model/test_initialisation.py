@@ -10,7 +10,7 @@ from torch import nn
 from transformers import CONFIG_MAPPING, MODEL_MAPPING
 
 from weibull_monitor import fit_weibull
-from weibull_monitor.analysis.movement import reference_of
+from weibull_monitor.analysis.start import reference_of
 from weibull_monitor.model.initialisation import InitialScale, initial_scales
 
 SMALL = {

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 
+from weibull_monitor.analysis.sample import ComparedSample
 from weibull_monitor.measure.weibull import Array, anchor
 from weibull_monitor.model.components import Component
-
-if TYPE_CHECKING:
-    from weibull_monitor.analysis.sample import ComparedSample
 
 _PARTS: Final = ("q", "k", "v", "gate", "up")
 LOWER: Final = 0.01

@@ -5,18 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from statistics import median
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-import torch
-
-from weibull_monitor.history.snapshot import Reference
-from weibull_monitor.measure.weibull import Anchor, anchor, anchors
-from weibull_monitor.model.initialisation import InitialScale
-
-if TYPE_CHECKING:
-    from weibull_monitor.analysis.sample import ComparedSample
+from weibull_monitor.analysis.sample import ComparedSample
+from weibull_monitor.measure.weibull import anchors
 
 ERRORS: Final = 4.0
 """Standard errors that k or ln λ must differ by from an initialisation."""
@@ -85,25 +78,3 @@ _USUAL: Final = ("normal", "truncated_normal_2", "truncated_normal_3", "uniform"
 _RATIO: Final = (
     anchors()["normal"].lambda_noise / anchors()["normal"].k_noise
 )  # 0.76: errors of ln λ over those of ln k
-
-
-@lru_cache(maxsize=64)
-def reference_of(drawn: InitialScale) -> Reference:
-    """k and λ of a matrix drawn from a distribution.
-
-    >>> reference = reference_of(InitialScale("normal", 0.02))
-    >>> round(reference.k, 4), round(reference.lambda_, 5)
-    (1.2054, 0.01775)
-    """
-    if drawn.kind == "uniform":
-        found = anchors()["uniform"]
-    elif drawn.kind == "normal" or drawn.cut > 6.0:
-        found = anchors()["normal"]
-    else:
-        found = _truncated(drawn.cut)
-    return Reference(found.k, found.lambda_ * drawn.scale)
-
-
-def _truncated(cut: float) -> Anchor:
-    half = math.erf(cut / math.sqrt(2.0)) / 2.0
-    return anchor(lambda f: torch.special.ndtri(torch.from_numpy(0.5 + f * half)).numpy())

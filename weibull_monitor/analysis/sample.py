@@ -12,8 +12,8 @@ from typing import Any
 from weibull_monitor.analysis.attention import Attention, attention_of
 from weibull_monitor.analysis.classify import initialisation_of
 from weibull_monitor.analysis.expected import ExpectedRange, expected_range
-from weibull_monitor.analysis.movement import reference_of
 from weibull_monitor.analysis.scope import outside_of_published
+from weibull_monitor.analysis.start import reference_of
 from weibull_monitor.errors import ConfigurationError
 from weibull_monitor.history.reasons import EXPLANATION
 from weibull_monitor.history.record import History, RecordedSnapshot

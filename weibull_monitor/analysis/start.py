@@ -1,0 +1,34 @@
+"""k and λ where a matrix began, from the distribution that it was drawn from."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import torch
+
+from weibull_monitor.history.snapshot import Reference
+from weibull_monitor.measure.weibull import Anchor, anchor, anchors
+from weibull_monitor.model.initialisation import InitialScale
+
+
+@lru_cache(maxsize=64)
+def reference_of(drawn: InitialScale) -> Reference:
+    """k and λ of a matrix drawn from a distribution.
+
+    >>> reference = reference_of(InitialScale("normal", 0.02))
+    >>> round(reference.k, 4), round(reference.lambda_, 5)
+    (1.2054, 0.01775)
+    """
+    if drawn.kind == "uniform":
+        found = anchors()["uniform"]
+    elif drawn.kind == "normal" or drawn.cut > 6.0:
+        found = anchors()["normal"]
+    else:
+        found = _truncated(drawn.cut)
+    return Reference(found.k, found.lambda_ * drawn.scale)
+
+
+def _truncated(cut: float) -> Anchor:
+    half = math.erf(cut / math.sqrt(2.0)) / 2.0
+    return anchor(lambda f: torch.special.ndtri(torch.from_numpy(0.5 + f * half)).numpy())
