@@ -48,7 +48,7 @@ def models() -> str:
             f"{m.eta_peak:g}" if m.eta_peak else "",
             f"{m.weight_decay:g}" if m.weight_decay else "",
             f"{m.steps:,}" if m.steps else "",
-            f"{m.t_over_tau:.3g}" if m.t_over_tau else "",
+            f"{m.peak_time:.3g}" if m.peak_time else "",
             m.confidence or "",
         ]
         cells = [m.name, m.size, TYPES[m.attention] + norm, heads, str(m.blocks), m.tokens, *known]

@@ -56,7 +56,7 @@ def test_a_trained_model_is_diagnosed_from_its_history(run: tuple[nn.Module, Pat
     found = kinds(result)
     assert found.keys() >= {"attn_q", "attn_k", "attn_v", "attn_o", "ffn_gate", "ffn_up", "ffn_down", "selection"}
     assert result.sample.attention == Attention("MHA", fused=False, qk_norm=False)
-    assert result.sample.t_over_tau == pytest.approx(60 * 2e-3 * 0.1)
+    assert result.sample.t_over_tau == result.sample.peak_time == pytest.approx(60 * 2e-3 * 0.1)
     assert result.training == "transition"
     first, last = history.snapshots[0], history.snapshots[-1]
     for kind in ("attn_q", "ffn_up"):
@@ -72,7 +72,7 @@ def test_a_trained_model_is_diagnosed_from_its_history(run: tuple[nn.Module, Pat
         measured = [last.values("rms")[n] / first.values("rms")[n] for n in names]
         assert growth.total[-1] == pytest.approx(torch.tensor(measured).log().mean().item(), abs=0.06)
         assert found[kind].result.severity == ("none" if abs(drifts[1]) < 0.01 else "mild")
-    assert any("T/τ is below 0.25" in note for note in result.notes)
+    assert any("T·η_peak·λ_wd is below 0.25" in note for note in result.notes)
     assert any("elements; those of the smallest published model have 18.9 million" in note for note in result.notes)
     assert not any("no baseline" in note for note in result.notes)
 
@@ -97,7 +97,7 @@ def test_the_baseline_of_a_run_is_as_initialised(run: tuple[nn.Module, Path]) ->
 def test_every_part_of_the_report_is_there(run: tuple[nn.Module, Path]) -> None:
     text = render_diagnosis(diagnose(read_history(run[1])))
     assert "step 60: multi-head attention (MHA), q, k and v stored apart, no QK-norm" in text
-    assert "training time: T/τ = 0.012 (T·η_peak·λ_wd): transition" in text
+    assert "training time: S = Σ ηλ_wd = 0.012; T·η_peak·λ_wd = 0.012: transition" in text
     assert text.count("0.760–0.990 ( 2)") == 3  # W_q, W_k, and both of the class
     assert "olmo-1-7b" in text
     assert "nearest published" in text
@@ -209,7 +209,10 @@ def test_a_run_that_goes_on_from_a_trained_model_says_what_its_drift_is_since(tm
     result = diagnose(read_history(tmp_path))
     assert kinds(result)["attn_q"].verdict == "as published"  # and not "k shows no training", though it has not moved
     assert kinds(result)["attn_q"].result.severity == "none"
-    said = "at the baseline k of attn_q, attn_k, attn_v, attn_o was not that of an initialisation: drift and T/τ count from there"
+    kinds_of = "attn_q, attn_k, attn_v, attn_o"
+    said = (
+        f"at the baseline k of {kinds_of} was not that of an initialisation: drift and training time count from there"
+    )
     assert said in result.notes
     assert result.training == "transition"  # of this run, which says nothing of the model
     assert not any("still changing" in note for note in result.notes)

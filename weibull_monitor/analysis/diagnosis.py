@@ -47,7 +47,9 @@ MAX_DEVIATION: Final = 5.0
 MIN_DEVIATION: Final = 0.05
 """… and the difference in k is also larger than this."""
 
-EARLY_TRAINING: Final = "T/τ is below 0.25, so k and λ are still changing; most published models have T/τ above 1"
+EARLY_TRAINING: Final = (
+    "T·η_peak·λ_wd is below 0.25, so k and λ are still changing; of most published models it is above 1"
+)
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ class Diagnosis:
         matrices: The classification of each matrix by component name, with heads, parts, experts and all towers. Those that
             published models do not have come without an expected range.
         odd: Matrices to look at, the lowest k first.
-        training: How far training has come, by T/τ; None if that is not known.
+        training: How far training has come, by T·η_peak·λ_wd; None if that is not known.
         nearest: The published models by distance.
         mixtures: Kinds of fused matrices whose k is that of parts with different scales.
         notes: What to keep in mind about the comparison and this diagnosis.
@@ -158,7 +160,7 @@ def diagnose(source: nn.Module | Source, attention: KnownAttention = None, step:
         classes=_kinds(_class_medians(sample), sample),
         matrices=_matrices(sample),
         odd=_odd(sample, fits, mixtures),
-        training=training_state(sample.t_over_tau) if sample.t_over_tau else None,
+        training=training_state(sample.peak_time) if sample.peak_time else None,
         nearest=neighbours,
         mixtures=mixtures,
         notes=(*map(str, mixtures), *neighbours.notes, *_notes(sample)),
@@ -298,9 +300,10 @@ def _notes(sample: ComparedSample) -> list[str]:
     trained = [m.kind for m in sample.medians() if sample.expected(m.kind) and not _from_scratch(m, sample)]
     if trained:
         return [
-            f"at the baseline k of {', '.join(trained)} was not that of an initialisation: drift and T/τ count from there"
+            f"at the baseline k of {', '.join(trained)} was not that of an initialisation: drift and training time count from "
+            "there"
         ]
-    young = sample.t_over_tau is not None and training_state(sample.t_over_tau) == "transition"
+    young = sample.peak_time is not None and training_state(sample.peak_time) == "transition"
     return [EARLY_TRAINING] if young else []
 
 

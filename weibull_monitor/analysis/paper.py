@@ -62,8 +62,8 @@ def _claims() -> Iterator[Claim]:
         yield Claim(what, "median per kind: lowest, highest", _range(values), published)
     yield from _pythia([m for m in twelve if m.family == "Pythia"])
     for m in twelve:
-        if m.t_over_tau is not None:
-            state = f"{m.t_over_tau:.3g}: {training_state(m.t_over_tau)}"
+        if m.peak_time is not None:
+            state = f"{m.peak_time:.3g}: {training_state(m.peak_time)}"
             yield Claim(f"T/τ of {m.name}", "T·η_peak·λ_wd", state, _STATES[m.name])
     start = anchors()["normal"].k
     for m in twelve:

@@ -87,10 +87,10 @@ class PublishedModel:
         return math.sqrt(self.eta_peak / self.weight_decay) if self.eta_peak and self.weight_decay else None
 
     @property
-    def t_over_tau(self) -> float | None:
-        """T·η_peak·λ_wd, training time in units of τ, if all three are published.
+    def peak_time(self) -> float | None:
+        """T·η_peak·λ_wd, if all three are published: the papers call it T/τ.
 
-        >>> round(published("pythia-70m").t_over_tau, 2)
+        >>> round(published("pythia-70m").peak_time, 2)
         1.43
         """
         if not (self.eta_peak and self.weight_decay and self.steps):

@@ -60,8 +60,10 @@ class ComparedSample:
         baseline: Shape before training by component name; empty if not known.
         baseline_lambda: Scale before training by component name; empty if not known.
         attention: Attention of the main tower; None if there is none.
-        t_over_tau: Training time in units of τ, or None.
-        clock: How ``t_over_tau`` was computed, or why there is no value.
+        t_over_tau: S = Σ η·λ_wd, training time in units of τ; the median over the matrices, or None.
+        peak_time: T·η_peak·λ_wd, which the published tables call T/τ: it counts the highest η for all steps. None if it is not
+            known; a live sample alone does not know it.
+        clock: Why there is no ``peak_time``, if there is a reason to give.
         model: What is known of the model beside its matrices, as `weibull_monitor.model.architecture.facts_of` has it.
     """
 
@@ -75,6 +77,7 @@ class ComparedSample:
     baseline_lambda: Mapping[str, float] = field(default_factory=dict)
     attention: Attention | None = None
     t_over_tau: float | None = None
+    peak_time: float | None = None
     clock: str = ""
     model: Mapping[str, Any] = field(default_factory=dict)
 
@@ -185,13 +188,13 @@ def _of_history(run: History, attention: KnownAttention, step: int | None) -> Co
     snapshot = _at_step(run, step)
     recorded = run.runs[-1].attention if run.runs else ()
     start = run.baseline if snapshot.step > 0 else None
-    t_over_tau, clock = _t_over_tau(run, snapshot)
+    peak_time, clock = _peak_time(run, snapshot)
     return _of_record(
         snapshot,
         attention if attention is not None else recorded,
         baseline=start.values("k") if start else {},
         baseline_lambda=start.values("lambda") if start else {},
-        t_over_tau=t_over_tau,
+        peak_time=peak_time,
         clock=clock,
     )
 
@@ -222,13 +225,13 @@ def _of_snapshot(snapshot: Snapshot, attention: KnownAttention) -> ComparedSampl
         baseline_lambda={name: reference.lambda_ for name, reference in start.items()},
         attention=_attention(snapshot.components, attention),
         t_over_tau=median(spent) if spent else None,
-        clock="S = Σ η·λ_wd" if spent else "",
         model=snapshot.model,
     )
 
 
 def _of_record(snapshot: RecordedSnapshot, attention: KnownAttention, **more: Any) -> ComparedSample:
     columns = {name: snapshot.values(name) for name in ("k", "k_se", "lambda", "r2")}
+    spent = snapshot.values("t_over_tau").values()
     fitted = columns["k"].keys() & columns["lambda"].keys() & columns["r2"].keys()
     return ComparedSample(
         step=snapshot.step,
@@ -238,16 +241,17 @@ def _of_record(snapshot: RecordedSnapshot, attention: KnownAttention, **more: An
         lambda_=columns["lambda"],
         r2=columns["r2"],
         attention=_attention(snapshot.components, attention),
+        t_over_tau=median(spent) if spent else None,
         model=snapshot.model,
         **more,
     )
 
 
-def _t_over_tau(run: History, snapshot: RecordedSnapshot) -> tuple[float | None, str]:
+def _peak_time(run: History, snapshot: RecordedSnapshot) -> tuple[float | None, str]:
     """T·η_peak·λ_wd as published, with the highest η sampled so far: median over the matrices that have both.
 
     Returns:
-        The value, or None; and how it was computed, or why there is none.
+        The value, or None and why there is none.
     """
     peak: dict[str, float] = {}
     decays: dict[str, set[float]] = {}
@@ -259,17 +263,17 @@ def _t_over_tau(run: History, snapshot: RecordedSnapshot) -> tuple[float | None,
                 decays.setdefault(name, set()).add(decay)
     used = [name for name in snapshot.values("weight_decay") if peak.get(name, 0.0) > 0 and max(decays[name]) > 0]
     if any(len(decays[name]) > 1 for name in used):
-        return None, "none: the weight decay changed on the way, and T·η_peak·λ_wd needs a constant one"
+        return None, "the weight decay changed on the way, and T·η_peak·λ_wd needs a constant one"
     products = [peak[name] * next(iter(decays[name])) for name in used]
     if why := _outside_the_law(run):
-        return None, f"none: {why}"
+        return None, why
     if not products:
-        return None, "none: no step with η and weight decay above 0 was sampled" if snapshot.step else ""
-    return median(products) * snapshot.step, "T·η_peak·λ_wd"
+        return None, "no step with η and weight decay above 0 was sampled" if snapshot.step else ""
+    return median(products) * snapshot.step, ""
 
 
 def _outside_the_law(run: History) -> str:
-    """Why T/τ has no meaning for the optimizers of this run; empty if it has."""
+    """Why S has no meaning for the optimizers of this run; empty if it has."""
     optimizers = run.runs[-1].optimizers if run.runs else ()
     laws = {group["law"] for optimizer in optimizers for group in optimizer["groups"] if group.get("weight_decay")}
     return next((EXPLANATION.get(law, law) for law in sorted(laws) if law != "applies"), "")

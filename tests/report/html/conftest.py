@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,14 @@ from report.html.trained import llama, run
 
 from weibull_monitor import MemoryTracker, read_history
 from weibull_monitor.history.record import History
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_models_are_compared() -> Iterator[None]:
+    """Lets the small models of these tests stand for the published ones."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("weibull_monitor.analysis.scope.MIN_PARAMETERS", 0)
+        yield
 
 
 @pytest.fixture(scope="session")

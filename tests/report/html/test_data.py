@@ -161,7 +161,7 @@ def test_facts_say_what_was_run(data: dict[str, Any]) -> None:
 
 def test_tiles_say_what_to_see_first(data: dict[str, Any]) -> None:
     tiles = {tile["label"]: tile for tile in data["tiles"]}
-    assert {"k of W_q and W_k", "k of feed-forward matrices", "T/τ", "Active alerts"} <= set(tiles)
+    assert {"k of W_q and W_k", "k of feed-forward matrices", "S = Σ ηλ_wd", "Active alerts"} <= set(tiles)
     forecast = next(tile for label, tile in tiles.items() if label.startswith("λ of "))
     assert "expected within" in forecast["detail"]
     assert tiles["Active alerts"]["tone"] in ("warning", "bad")

@@ -105,8 +105,9 @@ def _experts(history: History) -> list[dict[str, Any]]:
 def _published(diagnosis: Diagnosis | None) -> dict[str, Any] | None:
     if diagnosis is None:
         return None
-    nearest = diagnosis.nearest
+    nearest, outside = diagnosis.nearest, diagnosis.sample.outside
     return {
+        "outside": outside,
         "attention": str(diagnosis.sample.attention or "no self-attention"),
         "like": bool(nearest.attention and nearest.attention.like),
         "kinds": [
@@ -119,8 +120,9 @@ def _published(diagnosis: Diagnosis | None) -> dict[str, Any] | None:
                 "models": one.result.expected.models if one.result.expected else None,
                 "verdict": one.verdict,
                 "drift": 100.0 * one.result.drift,
-                "severity": one.result.severity,
-                "regime": one.result.regime,
+                "moved": str(one.movement),
+                "severity": "–" if outside else one.result.severity,  # a word that the published models define
+                "regime": "–" if outside else one.result.regime,
             }
             for one in (*diagnosis.kinds, *diagnosis.classes)
         ],
@@ -128,7 +130,7 @@ def _published(diagnosis: Diagnosis | None) -> dict[str, Any] | None:
             {
                 "model": one.model.name,
                 "distance": one.distance,
-                "t_over_tau": one.model.t_over_tau,
+                "peak_time": one.model.peak_time,
                 "differences": [{"kind": d.kind, "z": d.z} for d in one.kinds],
             }
             for one in nearest.neighbours[:NEIGHBOURS]

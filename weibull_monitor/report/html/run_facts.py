@@ -56,9 +56,12 @@ def tiles(
     found = [_tile_of_class(one.median.kind, one) for one in diagnosis.classes] if diagnosis else []
     if diagnosis is not None:
         sample = diagnosis.sample
-        known = sample.t_over_tau is not None and diagnosis.training is not None
-        state = f"training state: {diagnosis.training}" if known else sample.clock.removeprefix("none: ")
-        found.append(_tile("T/τ", _significant(sample.t_over_tau) if known else "–", state or "not known"))
+        state = (
+            f"T·η_peak·λ_wd {_significant(sample.peak_time)}: {diagnosis.training}"
+            if sample.peak_time
+            else sample.clock
+        )
+        found.append(_tile("S = Σ ηλ_wd", _significant(sample.t_over_tau), state or "not known"))
     return [*found, *_tile_of_forecast(columns, kinds), _tile_of_alerts(alerts)]
 
 

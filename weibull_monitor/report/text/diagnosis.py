@@ -55,11 +55,11 @@ def _head(diagnosis: Diagnosis, step: bool, clock: bool) -> list[Line]:
     sample = diagnosis.sample
     where = f"step {sample.step}: " if step else ""
     lines: list[Line] = [[(f"{where}{sample.attention or 'no self-attention'}", "")]]
-    if diagnosis.training is not None:
-        time = f"training time: T/τ = {sample.t_over_tau:.3g} ({sample.clock}): {diagnosis.training}"
-        lines.append([(time, "")])
-    elif sample.clock and clock:
-        lines.append([(f"training time: T/τ {sample.clock}", "")])
+    spent = f"S = Σ ηλ_wd = {sample.t_over_tau:.3g}" if sample.t_over_tau is not None else ""
+    peak = f"T·η_peak·λ_wd = {sample.peak_time:.3g}: {diagnosis.training}" if diagnosis.training is not None else ""
+    why = f"T·η_peak·λ_wd: {sample.clock}" if clock and sample.clock else ""
+    if spent or peak or why:
+        lines.append([("training time: " + "; ".join(filter(None, (spent, peak or why))), "")])
     return lines
 
 
@@ -130,7 +130,7 @@ def _neighbours(diagnosis: Diagnosis, shown: int) -> list[Line]:
         "distance",
         "attention",
         "tokens",
-        "T/τ",
+        "T·η_peak·λ_wd",
         "largest differences, in standard errors",
     ]
     rows = [head, *map(_neighbour_row, diagnosis.nearest.neighbours[:shown])]
@@ -141,8 +141,8 @@ def _neighbours(diagnosis: Diagnosis, shown: int) -> list[Line]:
 def _neighbour_row(neighbour: Neighbour) -> list[str]:
     model = neighbour.model
     largest = ", ".join(f"{d.kind} {d.z:+.1f}" for d in neighbour.kinds[:3])
-    t_over_tau = f"{model.t_over_tau:.2f}" if model.t_over_tau is not None else "–"
-    return [model.name, f"{neighbour.distance:.1f}", _attention(model), model.tokens, t_over_tau, largest]
+    peak_time = f"{model.peak_time:.2f}" if model.peak_time is not None else "–"
+    return [model.name, f"{neighbour.distance:.1f}", _attention(model), model.tokens, peak_time, largest]
 
 
 def _attention(model: PublishedModel) -> str:

@@ -9,7 +9,10 @@
     if (!rows.length)
       return {
         title: "Where published models lie",
-        message: run.empty || "Nothing comparable is published of these kinds.",
+        message:
+          run.empty ||
+          (run.published && run.published.outside && `Nothing to compare with: ${run.published.outside}.`) ||
+          "Nothing comparable is published of these kinds.",
       };
     const names = rows.map((kind) => WM.plain(kind.name));
     const now = rows.map((kind) => WM.floats(kind.k, "median").at(-1));
@@ -90,7 +93,7 @@
           [
             { name: "Model", head: true, text: (one) => one.model },
             { name: "Distance", number: true, text: (one) => WM.fixed(one.distance, 1) },
-            { name: "T/τ", number: true, text: (one) => WM.round(one.t_over_tau, 3) },
+            { name: "T·η_peak·λ_wd", number: true, text: (one) => WM.round(one.peak_time, 3) },
             {
               name: "Largest differences, in s.e.",
               text: (one) =>
@@ -122,6 +125,7 @@
           name: "Verdict",
           node: (one) => WM.make("span", { class: `badge ${TONE[one.verdict] || "muted"}` }, one.verdict),
         },
+        { name: "Moved", number: true, text: (one) => one.moved },
         { name: "Drift", number: true, text: (one) => `${WM.signed(one.drift, 2)} %` },
         { name: "Severity", text: (one) => one.severity },
         { name: "Regime", text: (one) => one.regime },
