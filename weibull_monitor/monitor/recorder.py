@@ -175,12 +175,13 @@ class Recorder:
 
 def _history_of(output_dir: Path, options: MonitorOptions, guard: Guard) -> HistoryWriter:
     """The history of a run; one beside it if another process writes to it."""
-    history = HistoryWriter(output_dir, options.name)
+    history = HistoryWriter(output_dir, options.name, guard.once)
     if history.lock() or history.path.resolve() in _OPEN:  # an open recorder of this process will be replaced
         return history
     history.close()
     for number in count(2):
-        beside = HistoryWriter(output_dir, f"{options.name}/{number}" if options.name else str(number))
+        named = f"{options.name}/{number}" if options.name else str(number)
+        beside = HistoryWriter(output_dir, named, guard.once)
         if beside.lock():
             break
         beside.close()
