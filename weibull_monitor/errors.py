@@ -6,11 +6,13 @@ import logging
 import operator
 from collections.abc import Callable
 from contextlib import suppress
-from typing import ParamSpec, TypeVar
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar, cast
 
 logger = logging.getLogger("weibull_monitor")
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 class WeibullMonitorError(Exception):
@@ -86,12 +88,15 @@ class Guard:
         try:
             return work(*args, **kwargs)
         except Exception as error:
-            self.once(
-                f"{what} failed and is skipped ({type(error).__name__}: {text_of(error)}); training continues",
-                key=f"{what} {type(error).__name__}",
-                error=error,
-            )
+            self.failed(what, error)
             return None
+
+    def failed(self, what: str, error: Exception) -> None:
+        """Reports that some work raised an exception; does not raise one itself."""
+        with suppress(Exception):
+            kind = type(error).__name__
+            message = f"{what} failed and is skipped ({kind}: {text_of(error)}); training continues"
+            self.once(message, key=f"{what} {kind}", error=error)
 
     def once(
         self, message: str, key: str | None = None, error: Exception | None = None, level: int = logging.WARNING
@@ -100,3 +105,39 @@ class Guard:
         if (key or message) not in self._reported:
             self._reported.add(key or message)
             say(level, message, error)
+
+
+def shielded(what: str, otherwise: Callable[[Any], Any] = lambda _: None) -> Callable[[Method], Method]:
+    """Makes a method that training calls report every exception instead of raising it.
+
+    It is the last net, for what no `Guard` within the method has caught.
+
+    Args:
+        what: The work, for the report.
+        otherwise: What the method returns after an exception, given its object, which has a `Guard` as ``_guard``.
+
+    >>> class Meter:
+    ...     _guard = Guard()
+    ...
+    ...     @shielded("dividing", lambda self: 0.0)
+    ...     def divide(self, a: float, b: float) -> float:
+    ...         return a / b
+    >>> Meter().divide(1.0, 2.0), Meter().divide(1.0, 0.0)
+    (0.5, 0.0)
+    """
+
+    def decorate(method: Method) -> Method:
+        @wraps(method)
+        def call(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+            try:
+                return method(self, *args, **kwargs)
+            except Exception as error:
+                self._guard.failed(what, error)
+            try:
+                return otherwise(self)
+            except Exception:
+                return None
+
+        return cast("Method", call)
+
+    return decorate

@@ -162,14 +162,14 @@ class Recorder:
         if self.closed:
             return
         self.closed = True
-        if _OPEN.get(self.path.resolve()) is self:
-            del _OPEN[self.path.resolve()]
-        self._pictures.finish()
+        for path in [path for path, recorder in _OPEN.items() if recorder is self]:
+            del _OPEN[path]
+        self._guard("drawing the last sample", self._pictures.finish)
         if self._last is not None and self._last.step != self._plotted:
             self._plot(self._last)
         for tracker in self._trackers:
             self._guard(f"closing {type(tracker).__name__}", tracker.close)
-        self._alerts.close()
+        self._guard("closing the alerts", self._alerts.close)
         self._guard("closing the history", self._history.close)
 
 
