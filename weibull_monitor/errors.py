@@ -64,9 +64,24 @@ def text_of(error: BaseException) -> str:
         return "its text cannot be read"
 
 
+def visible(text: str) -> str:
+    r"""A name or another text that is data, with every character that is no visible one as an escape of JSON.
+
+    These are control characters, line breaks, lone surrogates, and marks that turn text around: they could move the cursor,
+    forge a line, or break an encoding.
+
+    >>> print(visible("layers.0\x1b[2J\n\ud800.weight"))
+    layers.0\u001b[2J\u000a\ud800.weight
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text)
+
+
 def say(level: int, message: str, error: BaseException | None = None) -> None:
     """Logs a message as it is, with the traceback of an exception at level DEBUG. A log handler that raises is ignored."""
     with suppress(Exception):
+        message = "\n".join(visible(line) for line in message.split("\n"))
         logger.log(level, "%s", message, exc_info=error if error and logger.isEnabledFor(logging.DEBUG) else None)
 
 

@@ -22,13 +22,58 @@ PACKAGE = str(Path(weibull_monitor.__file__).parent)
 INTEGRATIONS = str(Path(__file__).parents[2] / "integrations")
 _PLAIN = (str, bytes, list, dict, set, frozenset, tuple, int, float, bool, type(None), types.GeneratorType)
 _NEVER_FAIL = frozenset(
-    {"__build_class__", "isinstance", "issubclass", "len", "getattr", "hasattr", "setattr", "iter", "next", "callable", "id"}
-    | {"min", "max", "sum", "sorted", "any", "all", "range", "repr", "hash", "abs", "round", "print", "vars", "super", "globals"}
+    {
+        "__build_class__",
+        "isinstance",
+        "issubclass",
+        "len",
+        "getattr",
+        "hasattr",
+        "setattr",
+        "iter",
+        "next",
+        "callable",
+        "id",
+    }
+    | {
+        "min",
+        "max",
+        "sum",
+        "sorted",
+        "any",
+        "all",
+        "range",
+        "repr",
+        "hash",
+        "abs",
+        "round",
+        "print",
+        "vars",
+        "super",
+        "globals",
+    }
     | {"exec", "__import__", "__exit__", "__enter__"}
 )
 ENTRIES = frozenset(
-    {"step", "finish", "close", "state_dict", "add_optimizer", "follow_optimizers", "optimizer_stepped", "_take_baseline"}
-    | {"on_train_begin", "on_optimizer_step", "on_step_end", "on_epoch_end", "on_train_end", "on_train_start", "on_exception"}
+    {
+        "step",
+        "finish",
+        "close",
+        "state_dict",
+        "add_optimizer",
+        "follow_optimizers",
+        "optimizer_stepped",
+        "_take_baseline",
+    }
+    | {
+        "on_train_begin",
+        "on_optimizer_step",
+        "on_step_end",
+        "on_epoch_end",
+        "on_train_end",
+        "on_train_start",
+        "on_exception",
+    }
     | {"on_train_batch_start", "on_train_batch_end", "_after_step", "stop_requested", "__exit__"}
 )
 """Methods that training calls, and the baseline."""

@@ -22,6 +22,7 @@ NASTY_TEXT = (
     "../../../etc/passwd",
     "\u202egnp.exe",
     "line\nbreak\r\ttab",
+    "=1+1",
     "NaN",
     "1e999",
     "attn_zzz",

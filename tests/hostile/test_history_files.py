@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from hostile.inputs import Model
 
+from hostile.inputs import Model
 from weibull_monitor import WeibullMonitor, read_history
 from weibull_monitor.errors import ConfigurationError
 from weibull_monitor.history.record import FILE

@@ -6,6 +6,8 @@ import json
 from collections.abc import Callable, Iterator
 from typing import IO, Any, Final, NoReturn
 
+from weibull_monitor.errors import visible
+
 MAX_LINE: Final = 48 << 20
 """Most bytes of a line: the record of 100,000 components takes about 35 MB."""
 
@@ -16,14 +18,17 @@ def nested_too_much(data: bytes) -> bool:
 
 
 def parsed(line: bytes) -> dict[str, Any] | None:
-    """The JSON object of a line; None if it is torn, or something else. JSON has no NaN."""
+    """The JSON object of a line, its texts `visible`; None if it is torn, or something else. JSON has no NaN."""
     if len(line) > 1 << 20 and nested_too_much(line):
         return None
     try:
         value = json.loads(line, parse_constant=_refuse)
     except (ValueError, RecursionError):  # torn by a kill, or never a history; UnicodeDecodeError is a ValueError
         return None
-    return value if isinstance(value, dict) else None
+    if not isinstance(value, dict):
+        return None
+    hidden = b"\\" in line or not line.isascii()  # only then can a text within hold what is not visible
+    return _with_visible_texts(value) if hidden else value
 
 
 def raw_lines(file: IO[bytes], wanted: Callable[[bytes], bool] = lambda _: True) -> Iterator[bytes | None]:
@@ -41,6 +46,16 @@ def raw_lines(file: IO[bytes], wanted: Callable[[bytes], bool] = lambda _: True)
         while line and not line.endswith(b"\n"):
             line = file.readline(MAX_LINE)
         yield None
+
+
+def _with_visible_texts(value: Any) -> Any:
+    if isinstance(value, str):
+        return visible(value)
+    if isinstance(value, dict):
+        return {visible(key): _with_visible_texts(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_with_visible_texts(inner) for inner in value]
+    return value
 
 
 def _refuse(constant: str) -> NoReturn:

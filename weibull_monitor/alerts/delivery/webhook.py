@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Final
 from urllib.parse import urlsplit
 
-from weibull_monitor.errors import ConfigurationError
+from weibull_monitor.errors import ConfigurationError, visible
 from weibull_monitor.history.alert import Alert
 
 QUEUED: Final = 64
@@ -84,7 +84,12 @@ class Webhook:
 def message(alert: Alert, run: str) -> dict[str, str]:
     """The JSON body, as Slack's incoming webhooks take it."""
     icon = "✅" if alert.phase == "ends" else ICONS[alert.finding.severity]
-    return {"text": f"{icon} *{alert.title}* in {run}\n{alert.text}"}
+    return {"text": f"{icon} *{_escaped(alert.title)}* in {_escaped(run)}\n{_escaped(alert.text)}"}
+
+
+def _escaped(text: str) -> str:
+    """The text without what Slack takes for a mention or a link."""
+    return visible(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def check_url(url: str) -> None:
