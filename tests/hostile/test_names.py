@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from hostile.inputs import write_history
-from hostile.mutations import NASTY_TEXT
-from hostile.running import Tally, run_command
 from safetensors.torch import save_file
 from torch import nn
 
+from hostile.inputs import write_history
+from hostile.mutations import NASTY_TEXT
+from hostile.running import Tally, run_command
 from weibull_monitor import WeibullMonitor, discover_components, read_history
 from weibull_monitor.alerts.delivery.webhook import message
 from weibull_monitor.cli.main import main
@@ -59,7 +59,8 @@ def test_tensors_of_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.parametrize(
-    "name", [os.fsdecode(b"no-utf8-\xff\xfe"), "\x1b]0;owned\x07", "=cmd", "line\nbreak", "[bold]x[/]", "<script>", "-x"]
+    "name",
+    [os.fsdecode(b"no-utf8-\xff\xfe"), "\x1b]0;owned\x07", "=cmd", "line\nbreak", "[bold]x[/]", "<script>", "-x"],
 )
 def test_a_directory_of_a_run(name: str, tmp_path: Path, history: bytes) -> None:
     place = tmp_path / name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from types import UnionType
 from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hints
@@ -24,25 +24,44 @@ def conforms(value: object, hint: Any) -> bool:
     >>> conforms(float("nan"), float), conforms(3, float), conforms(True, int), conforms("a", Literal["a", "b"])
     (False, True, False, True)
     """
+    return _check_of(hint)(value)
+
+
+@cache
+def _check_of(hint: Any) -> Callable[[object], bool]:
+    """The test of a type, made once: a history may have ten thousand components."""
     if hint is Any:
-        return _is_small(value)
+        return _is_small
     if hint is None or hint is type(None):
-        return value is None
+        return lambda value: value is None
+    if hint is int:
+        return _is_integer
+    if hint is float:
+        return _is_float
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
-        return any(conforms(value, one) for one in inner)
+        tests = [_check_of(one) for one in inner]
+        return lambda value: any(test(value) for test in tests)
     if origin is Literal:
-        return isinstance(value, str) and value in inner
+        return lambda value: isinstance(value, str) and value in inner
     if origin is tuple and inner[-1] is not Ellipsis:
-        fits = isinstance(value, (list, tuple)) and len(value) == len(inner)
-        return fits and all(conforms(entry, one) for entry, one in zip(value, inner, strict=True))  # type: ignore[call-overload]
+        return _tuple_of([_check_of(one) for one in inner])
     if origin in (tuple, list, Sequence):
-        return isinstance(value, (list, tuple)) and all(conforms(entry, inner[0]) for entry in value)
+        every = _check_of(inner[0])
+        return lambda value: isinstance(value, (list, tuple)) and all(map(every, value))
     if origin in (dict, Mapping):
-        return isinstance(value, dict) and all(isinstance(k, str) and conforms(v, inner[1]) for k, v in value.items())
-    if hint is float:
-        return (type(value) is float and abs(value) <= MAX_FLOAT) or _is_integer(value)
-    return _is_integer(value) if hint is int else type(value) is hint
+        each = _check_of(inner[1])
+        return lambda value: isinstance(value, dict) and all(isinstance(k, str) and each(v) for k, v in value.items())
+    return lambda value: type(value) is hint
+
+
+def _tuple_of(tests: list[Callable[[object], bool]]) -> Callable[[object], bool]:
+    def test(value: object) -> bool:
+        if not isinstance(value, (list, tuple)) or len(value) != len(tests):
+            return False
+        return all(one(entry) for one, entry in zip(tests, value, strict=True))
+
+    return test
 
 
 def conforming(value: object, fields: Any, required: Sequence[str] = ()) -> dict[str, Any] | None:
@@ -71,6 +90,10 @@ def hints_of(fields: Any) -> dict[str, Any]:
 
 def _is_integer(value: object) -> bool:
     return type(value) is int and abs(value) < MAX_INTEGER
+
+
+def _is_float(value: object) -> bool:
+    return (type(value) is float and abs(value) <= MAX_FLOAT) or _is_integer(value)
 
 
 def _is_small(value: object) -> bool:
