@@ -116,7 +116,7 @@ class Injector:
     def __call__(self, frame: types.FrameType, event: str, argument: Any) -> None:
         if event == "c_call":
             caller, name, owner = frame, argument.__name__, getattr(argument, "__self__", None)
-            if not _inside(caller) or name in _NEVER_FAIL or type(owner) in _PLAIN or owner in _PLAIN:
+            if not _inside(caller) or name in _NEVER_FAIL or type(owner) in _PLAIN or isinstance(owner, type):
                 return
         elif event == "call":
             above = frame.f_back
