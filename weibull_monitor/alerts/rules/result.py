@@ -52,7 +52,9 @@ def rule_result(
     """A `RuleResult` from arrays and single numbers. A strength of NaN becomes 0, so what is not known is not found."""
 
     def full(values: float | Floats) -> Floats:  # faster than `np.broadcast_to`: a replay comes here a million times
-        return values if isinstance(values, np.ndarray) and values.ndim else np.full(strength.shape, values, dtype=float)
+        return (
+            values if isinstance(values, np.ndarray) and values.ndim else np.full(strength.shape, values, dtype=float)
+        )
 
     return RuleResult(
         strength=np.where(strength > 0.0, np.minimum(strength, 1e9), 0.0),
