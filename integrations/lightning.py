@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from weibull_monitor.alerts.stop import StopRequest
+from weibull_monitor.errors import shielded
 from weibull_monitor.monitor.monitor import WeibullMonitor
 
 from .lightning_host import LoggerTracker, callback_class, is_last_batch, measured
@@ -45,6 +46,7 @@ class WeibullCallback(CallbackOptions, _Callback):
         name = self._options["name"]
         return f"weibull_monitor/{name}" if name else "weibull_monitor"
 
+    @shielded("beginning")
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Takes the baseline, or continues from the checkpoint or the last `fit`."""
         self._state, self.monitor = self.state_dict(), None
@@ -53,6 +55,7 @@ class WeibullCallback(CallbackOptions, _Callback):
         place = self._guard("finding trainer.log_dir", lambda: trainer.log_dir)  # every process has to take part
         self.monitor = self._guard("setting up weibull_monitor", self._begin, trainer, pl_module, place)
 
+    @shielded("following the optimizers")
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Follows the Trainer's optimizers where they have been replaced."""
         if self.monitor is not None and self._hooks is not None and self._hooks.replaced():
@@ -61,6 +64,7 @@ class WeibullCallback(CallbackOptions, _Callback):
             self.monitor.follow_optimizers(trainer.optimizers, rules)
             self._hooks = OptimizerHooks(trainer, self.monitor)
 
+    @shielded("the end of a batch")
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Samples if several optimizers take turns or DeepSpeed steps, and stops training if an alert asks for it."""
         if self.monitor is not None and self._hooks is not None and self._hooks.take():
@@ -77,14 +81,17 @@ class WeibullCallback(CallbackOptions, _Callback):
                     trainer.save_checkpoint(Path(place, "weibull", "stopped.ckpt"))
                 trainer.should_stop = True
 
+    @shielded("ending")
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Samples the last step, unless it was sampled, and closes the history and the trackers."""
         self._end(sample_last=True)
 
+    @shielded("ending")
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Closes the history and the trackers after training was interrupted."""
         self._end(sample_last=trainer.world_size == 1)
 
+    @shielded("keeping the state of the monitor", lambda self: dict(self._state))
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs: the step, what each parameter group has spent, and the directory of the history."""
         if self.monitor is None or self._trainer is None:
@@ -127,7 +134,7 @@ class WeibullCallback(CallbackOptions, _Callback):
 
     def _end(self, sample_last: bool) -> None:
         if self._hooks is not None:
-            self._hooks.remove()
+            self._guard("removing the hooks", self._hooks.remove)
         self._hooks = None
         if self.monitor is not None:
             self.monitor.close(sample_last)

@@ -13,6 +13,7 @@ from transformers.trainer_callback import TrainerControl, TrainerState
 from transformers.training_args import TrainingArguments
 
 from weibull_monitor.alerts.stop import StopRequest
+from weibull_monitor.errors import shielded
 from weibull_monitor.monitor.monitor import WeibullMonitor
 from weibull_monitor.trackers import Tracker
 
@@ -41,6 +42,7 @@ class WeibullCallback(CallbackOptions, TrainerCallback):
     def _state_key(self) -> str:
         return f"{STATE_KEY}/{self._options['name']}" if self._options["name"] else STATE_KEY
 
+    @shielded("beginning")
     def on_train_begin(
         self,
         args: TrainingArguments,
@@ -91,6 +93,7 @@ class WeibullCallback(CallbackOptions, TrainerCallback):
             self._followed = id(optimizer)  # the monitor keeps the one before, so that no other can have its id
             self.monitor.follow_optimizers(optimizer)
 
+    @shielded("a step of the monitor")
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
@@ -99,6 +102,7 @@ class WeibullCallback(CallbackOptions, TrainerCallback):
             step = state.global_step + 1
             self.monitor.step(step, last=step >= state.max_steps)
 
+    @shielded("the end of a step")
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Puts the state where the next checkpoint takes it from, and stops training if an alert asks for it."""
         if self.monitor is not None and isinstance(state.stateful_callbacks, dict):
@@ -107,6 +111,7 @@ class WeibullCallback(CallbackOptions, TrainerCallback):
             control.should_training_stop = True
             control.should_save |= request is StopRequest.SAVE_AND_STOP
 
+    @shielded("the end of an epoch")
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
@@ -114,6 +119,7 @@ class WeibullCallback(CallbackOptions, TrainerCallback):
         if self.monitor is not None and control.should_training_stop:
             self.monitor.finish()
 
+    @shielded("ending")
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:

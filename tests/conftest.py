@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -19,6 +19,8 @@ import pytest
 import torch
 from torch import nn
 
+from weibull_monitor.checkpoint.child import process
+
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel is defined, so before any test imports one
 
@@ -26,6 +28,13 @@ if not torch.cuda.is_available():
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_process_for_models() -> Iterator[None]:
+    """Models that configurations describe are built in one process, which takes seconds to start."""
+    with process():
+        yield
 
 
 class Block(nn.Module):

@@ -6,11 +6,13 @@ import logging
 import operator
 from collections.abc import Callable
 from contextlib import suppress
-from typing import ParamSpec, TypeVar
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar, cast
 
 logger = logging.getLogger("weibull_monitor")
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 class WeibullMonitorError(Exception):
@@ -62,9 +64,24 @@ def text_of(error: BaseException) -> str:
         return "its text cannot be read"
 
 
+def visible(text: str) -> str:
+    r"""A name or another text that is data, with every character that is no visible one as an escape of JSON.
+
+    These are control characters, line breaks, lone surrogates, and marks that turn text around: they could move the cursor,
+    forge a line, or break an encoding.
+
+    >>> print(visible("layers.0\x1b[2J\n\ud800.weight"))
+    layers.0\u001b[2J\u000a\ud800.weight
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text)
+
+
 def say(level: int, message: str, error: BaseException | None = None) -> None:
     """Logs a message as it is, with the traceback of an exception at level DEBUG. A log handler that raises is ignored."""
     with suppress(Exception):
+        message = "\n".join(visible(line) for line in message.split("\n"))
         logger.log(level, "%s", message, exc_info=error if error and logger.isEnabledFor(logging.DEBUG) else None)
 
 
@@ -86,12 +103,15 @@ class Guard:
         try:
             return work(*args, **kwargs)
         except Exception as error:
-            self.once(
-                f"{what} failed and is skipped ({type(error).__name__}: {text_of(error)}); training continues",
-                key=f"{what} {type(error).__name__}",
-                error=error,
-            )
+            self.failed(what, error)
             return None
+
+    def failed(self, what: str, error: Exception) -> None:
+        """Reports that some work raised an exception; does not raise one itself."""
+        with suppress(Exception):
+            kind = type(error).__name__
+            message = f"{what} failed and is skipped ({kind}: {text_of(error)}); training continues"
+            self.once(message, key=f"{what} {kind}", error=error)
 
     def once(
         self, message: str, key: str | None = None, error: Exception | None = None, level: int = logging.WARNING
@@ -100,3 +120,39 @@ class Guard:
         if (key or message) not in self._reported:
             self._reported.add(key or message)
             say(level, message, error)
+
+
+def shielded(what: str, otherwise: Callable[[Any], Any] = lambda _: None) -> Callable[[Method], Method]:
+    """Makes a method that training calls report every exception instead of raising it.
+
+    It is the last net, for what no `Guard` within the method has caught.
+
+    Args:
+        what: The work, for the report.
+        otherwise: What the method returns after an exception, given its object, which has a `Guard` as ``_guard``.
+
+    >>> class Meter:
+    ...     _guard = Guard()
+    ...
+    ...     @shielded("dividing", lambda self: 0.0)
+    ...     def divide(self, a: float, b: float) -> float:
+    ...         return a / b
+    >>> Meter().divide(1.0, 2.0), Meter().divide(1.0, 0.0)
+    (0.5, 0.0)
+    """
+
+    def decorate(method: Method) -> Method:
+        @wraps(method)
+        def call(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+            try:
+                return method(self, *args, **kwargs)
+            except Exception as error:
+                self._guard.failed(what, error)
+            try:
+                return otherwise(self)
+            except Exception:
+                return None
+
+        return cast("Method", call)
+
+    return decorate

@@ -76,8 +76,8 @@ def test_only_what_was_appended_is_read(tmp_path: Path, monkeypatch: pytest.Monk
     tail = HistoryTail(tmp_path)
     tail.poll()
     parsed: list[int] = []
-    loads = json.loads
-    monkeypatch.setattr(module.json, "loads", lambda text: parsed.append(len(text)) or loads(text))
+    parse = module.parsed
+    monkeypatch.setattr(module, "parsed", lambda text: parsed.append(len(text)) or parse(text))
     tail.poll()
     assert parsed == []
     append(path, data[20])

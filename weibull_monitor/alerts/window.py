@@ -10,7 +10,7 @@ import numpy as np
 
 from weibull_monitor.alerts.component_arrays import ComponentArrays
 from weibull_monitor.alerts.statistics import Bools, Floats, quiet
-from weibull_monitor.history.record import RecordedSnapshot
+from weibull_monitor.history.record import RecordedSnapshot, as_array
 from weibull_monitor.history.snapshot import NO_SCALING, Snapshot
 from weibull_monitor.model.components import Component
 
@@ -204,7 +204,7 @@ def columns_of(sample: Sample) -> dict[str, Floats]:
             rows.append((*measured, s.eta, s.weight_decay, s.eta_sum, s.update_max))
         values = np.array(rows, dtype=float).reshape(len(rows), len(READ)).T  # (columns, components); None becomes NaN
     else:
-        values = np.array([sample.columns[name] for name in READ], dtype=float)
+        values = as_array(sample.columns, READ)
     return dict(zip(READ, rounded(np.where(np.isfinite(values), values, np.nan)), strict=True))
 
 

@@ -275,8 +275,10 @@ def _peak_time(run: History, snapshot: RecordedSnapshot) -> tuple[float | None, 
 def _outside_the_law(run: History) -> str:
     """Why S has no meaning for the optimizers of this run; empty if it has."""
     optimizers = run.runs[-1].optimizers if run.runs else ()
-    laws = {group["law"] for optimizer in optimizers for group in optimizer["groups"] if group.get("weight_decay")}
-    return next((EXPLANATION.get(law, law) for law in sorted(laws) if law != "applies"), "")
+    groups = [group for optimizer in optimizers for group in optimizer.get("groups", ())]
+    laws = {str(group.get("law", "applies")) for group in groups if group.get("weight_decay")}
+    words: Mapping[str, str] = {str(reason): text for reason, text in EXPLANATION.items()}
+    return next((words.get(law, law) for law in sorted(laws) if law != "applies"), "")
 
 
 def _attention(components: Sequence[Component], known: KnownAttention) -> Attention | None:

@@ -59,7 +59,10 @@ def check_output(output_dir: Path) -> None:
     """
     target = output_dir / FILE
     if target.exists():
-        runs = read_history(target).runs
+        try:
+            runs = read_history(target).runs
+        except ConfigurationError:  # whatever it is, it is not a scan
+            runs = ()
         if not runs or "source" not in runs[-1].model:
             raise ConfigurationError(
                 f"{target} is the history of a run, which a scan does not replace: name another directory"

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from weibull_monitor.analysis.diagnosis import diagnose
 from weibull_monitor.checkpoint.scan import Scan
-from weibull_monitor.errors import ConfigurationError
+from weibull_monitor.errors import ConfigurationError, visible
 from weibull_monitor.measure import WeibullFit
 from weibull_monitor.model.components import Component
 
@@ -24,7 +24,7 @@ def as_json(scan: Scan) -> str:
         {
             "step": one.step if scan.steps_known else None,
             "number": number,
-            "path": str(one.source),
+            "path": visible(str(one.source)),
             "format": one.format,
             "bytes": one.size,
             "coverage": one.coverage,
@@ -49,8 +49,15 @@ def as_csv(scan: Scan) -> str:
         for c in one.components:
             row = _describe(c) | _figures(one.fits.get(c.name))
             row |= {"checkpoint": str(one.source), "step": one.step, "shape": "x".join(map(str, c.shape))}
-            table.writerow(row)
+            table.writerow({column: _as_text(value) for column, value in row.items()})
     return out.getvalue()
+
+
+def _as_text(value: Any) -> Any:
+    """The value; a text that a spreadsheet would take for a formula begins with an apostrophe."""
+    if not isinstance(value, str):
+        return value
+    return f"'{visible(value)}" if value[:1] in ("=", "+", "-", "@", "\t", "\r") else visible(value)
 
 
 def _describe(c: Component) -> dict[str, Any]:

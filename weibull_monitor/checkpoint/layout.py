@@ -14,6 +14,7 @@ from weibull_monitor.checkpoint.match import match_model
 from weibull_monitor.checkpoint.quantised import mark_quantised
 from weibull_monitor.checkpoint.skeleton import placeable, skeleton
 from weibull_monitor.checkpoint.stream import MAX_SCATTERED
+from weibull_monitor.errors import visible
 from weibull_monitor.model.components import AttentionType, Component, Discovery, Skipped, attention_types
 from weibull_monitor.model.components.names import clean_name
 from weibull_monitor.model.components.table import KIND_ORDER
@@ -104,7 +105,7 @@ def _by_names(tensors: Mapping[str, StoredTensor], find: Find) -> CheckpointLayo
     tensors, same = _distinct(mark_buffers(tensors))
     fine = {n: t for n, t in tensors.items() if not t.problem and t.dtype is not None and placeable(n)}
     skipped = [
-        Skipped(n, t.problem or "its name is not a path of modules", t.numel)
+        Skipped(visible(n), t.problem or "its name is not a path of modules", t.numel)
         for n, t in tensors.items()
         if n not in fine
     ]

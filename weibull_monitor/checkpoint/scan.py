@@ -9,17 +9,16 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import nn
-
 from weibull_monitor.checkpoint.as_history import Sample, as_history, check_same_model, increasing
 from weibull_monitor.checkpoint.buffers import FLAT, flat_rows
-from weibull_monitor.checkpoint.config import ModelCache
+from weibull_monitor.checkpoint.child import described, described_by, process
 from weibull_monitor.checkpoint.findings import CheckpointFinding, findings_of
 from weibull_monitor.checkpoint.formats.locate import CheckpointSource, all_sources
+from weibull_monitor.checkpoint.formats.tensors import Contents
 from weibull_monitor.checkpoint.layout import CheckpointLayout, Find, lay_out, without
 from weibull_monitor.checkpoint.prefixes import with_names_of
 from weibull_monitor.checkpoint.stream import count_checkpoint
-from weibull_monitor.errors import CheckpointError, ConfigurationError
+from weibull_monitor.errors import CheckpointError, ConfigurationError, MissingDependencyError
 from weibull_monitor.history import RunRecord
 from weibull_monitor.history.record import History
 from weibull_monitor.history.snapshot import Snapshot
@@ -28,10 +27,8 @@ from weibull_monitor.measure.bins import MANTISSA_BITS
 from weibull_monitor.measure.fit import delivered
 from weibull_monitor.measure.reader.sums import CountedRows
 from weibull_monitor.measure.transfer import to_host
-from weibull_monitor.model.architecture import facts_of
 from weibull_monitor.model.components import AttentionType, Component, Discovery, Resolution, coverage
 from weibull_monitor.model.components.finder import finder
-from weibull_monitor.model.initialisation import initial_scales
 
 Progress = Callable[[str, int, int], None]
 """Called now and then with the checkpoint, how many of its bytes have been read, and how many are to be read."""
@@ -147,13 +144,13 @@ def scan_all(
     sources = all_sources(given)
     if not sources:
         raise ConfigurationError("no checkpoint is named; name one or several")
-    models = ModelCache(config)
     found: list[tuple[int | None, Checkpoint]] = []
     names: set[str] = set()
-    for source in sources:
-        with _errors_name(source):
-            found.append(_measure(source, models, find, progress, names))
-        names |= {c.name for c in found[-1][1].components}
+    with process():
+        for source in sources:
+            with _errors_name(source):
+                found.append(_measure(source, config, find, progress, names))
+            names |= {c.name for c in found[-1][1].components}
     steps, known = increasing([step for step, _ in found])
     numbered = (replace(one, step=step) for step, (_, one) in zip(steps, found, strict=True))
     checkpoints = tuple(sorted(numbered, key=lambda one: one.step))
@@ -163,21 +160,21 @@ def scan_all(
 
 
 def _measure(
-    source: CheckpointSource, models: ModelCache, find: Find, progress: Progress | None, names: Set[str]
+    source: CheckpointSource, config: str | Path | None, find: Find, progress: Progress | None, names: Set[str]
 ) -> tuple[int | None, Checkpoint]:
     """One checkpoint and its step, if that is known: tables, then components, then counts, then fits.
 
     Args:
         source: The checkpoint.
-        models: The models of configurations.
+        config: The configuration that the user named; by default the one beside the checkpoint is used.
         find: Finds the components of a model.
         progress: As `scan` takes it.
         names: The names of the components of the checkpoints before it; empty for the first.
     """
     started = time.perf_counter()
     contents = source.read()
-    model, notes = models.get(source)
-    layout = with_names_of(lay_out(contents, model, find), names)
+    laid, model, notes = _laid_out(source, contents, config, find)
+    layout = with_names_of(laid, names)
     if layout.discovery.components:
         fits, flat = _fits(layout, progress, str(source.path))
         layout = without(layout, flat, FLAT)
@@ -197,18 +194,27 @@ def _measure(
         components=discovery.components,
         fits=fits,
         attention=layout.attention,
-        model={**_facts(model, discovery.components), "parameters": discovery.elements},
+        model={**model, "parameters": discovery.elements},
         seconds=time.perf_counter() - started,
     )
     return (source.step if contents.step is None else contents.step), checkpoint
 
 
-def _facts(model: nn.Module | None, components: Iterable[Component]) -> dict[str, Any]:
-    if model is None:
-        return {}
-    drawn = initial_scales(model)
-    measured = {c.parameter for c in components}
-    return {**facts_of(model), "initial": {name: list(drawn[name]) for name in drawn.keys() & measured}}
+def _laid_out(
+    source: CheckpointSource, contents: Contents, config: str | Path | None, find: Find
+) -> tuple[CheckpointLayout, Mapping[str, Any], tuple[str, ...]]:
+    """What is measured in a checkpoint, what is known of its model, and why its configuration is not used, if it is not."""
+    if config is not None:
+        found = described_by(config, find, contents)
+        return found.layout, found.model, ()
+    notes: tuple[str, ...] = ()
+    if source.config is not None:
+        try:
+            found = described(source.config / "config.json", find, contents)
+            return found.layout, found.model, ()
+        except (CheckpointError, ConfigurationError, MissingDependencyError) as error:
+            notes = (f"its config.json is not used: {str(error).splitlines()[0][:200]}",)
+    return lay_out(contents, None, find), {}, notes
 
 
 def _fits(

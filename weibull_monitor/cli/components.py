@@ -33,18 +33,18 @@ def add(commands: Commands) -> None:
 
 
 def _execute(options: argparse.Namespace) -> int:
-    from weibull_monitor.model.components import attention_types, discover, render
-    from weibull_monitor.model.meta_device import build
+    from weibull_monitor.checkpoint.child import described_by
+    from weibull_monitor.model.components import render
+    from weibull_monitor.model.components.finder import finder
 
-    kinds = kinds_of(options)
-    model = build(options.source)
-    found = discover(model, kinds=kinds, resolution=options.resolution)
+    layout = described_by(options.source, finder(kinds_of(options), None, None, options.resolution)).layout
+    found = layout.discovery
     if options.list:
         for component in found.components:
             shape = "×".join(str(n) for n in component.shape)
             print(f"{component.label:18} {shape:>18}  {component.name}")
         print()
     print(render(found))
-    for one in attention_types(model, found.components):
+    for one in layout.attention:
         print(f"attention: {one.tower or 'outside of blocks'}: {one}")
     return OK

@@ -35,6 +35,7 @@ def add(commands: Commands) -> None:
 
 def _execute(options: argparse.Namespace) -> int:
     from weibull_monitor.cli.demo_training import train
+    from weibull_monitor.errors import visible
     from weibull_monitor.report.text.run import summarize
 
     every = max(1, options.steps // 6)
@@ -44,7 +45,7 @@ def _execute(options: argparse.Namespace) -> int:
             print(f"step {step:5}   loss {loss:.3f}", flush=True)
 
     history = train(options.output, options.steps, show)
-    print(f"\n{summarize(history)}\n\nThe history:  {history.path}\nNext:")
+    print(f"\n{summarize(history)}\n\nThe history:  {visible(str(history.path))}\nNext:")
     lines = [(f"weibull-monitor {words.format(options.output)}", what) for words, what in NEXT]
     width = max(len(line) for line, _ in lines)
     print("\n".join(f"  {line:{width}}   {what}" for line, what in lines))

@@ -26,7 +26,7 @@ from weibull_monitor.cli import (
 )
 from weibull_monitor.cli.common import EXIT_CODES, FAILED, INTERRUPTED, OK, Parser
 from weibull_monitor.cli.output import safe_output
-from weibull_monitor.errors import WeibullMonitorError
+from weibull_monitor.errors import WeibullMonitorError, text_of, visible
 
 COMMANDS = (demo, components, scan, watch, report, compare, paper, sweep, alerts, wandb_workspace, completion)
 """In the order of the help."""
@@ -50,7 +50,7 @@ def _run(options: argparse.Namespace) -> int:
         code: int = options.execute(options)
         return code
     except WeibullMonitorError as error:
-        print(f"weibull-monitor: {error}", file=sys.stderr)
+        print(f"weibull-monitor: {visible(text_of(error))}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -59,7 +59,7 @@ def _run(options: argparse.Namespace) -> int:
         return OK
     except OSError as error:
         print(
-            f"weibull-monitor: {error.filename or 'a file'}: {error.strerror or error}; try another path",
+            visible(f"weibull-monitor: {error.filename or 'a file'}: {error.strerror or error}; try another path"),
             file=sys.stderr,
         )
         return FAILED

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from weibull_monitor.cli.common import OK, Commands, add_command, add_run, open_run
+from weibull_monitor.errors import visible
 
 
 def add(commands: Commands) -> None:
@@ -40,13 +41,14 @@ def add(commands: Commands) -> None:
 
 
 def _execute(options: argparse.Namespace) -> int:
-    histories = [(Path(run).resolve().name if Path(run).is_dir() else str(run), open_run(run)) for run in options.runs]
+    names = [Path(run).resolve().name if Path(run).is_dir() else str(run) for run in options.runs]
+    histories = [(visible(name), open_run(run)) for name, run in zip(names, options.runs, strict=True)]
     if options.serve is not None:
         return _serve([(name, history.path) for name, history in histories], options.serve)
     from weibull_monitor.report.html import write
 
     path = write(histories, options.output)
-    print(f"{path} ({path.stat().st_size / 1e6:.1f} MB): open it in a browser")
+    print(f"{visible(str(path))} ({path.stat().st_size / 1e6:.1f} MB): open it in a browser")
     return OK
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from weibull_monitor.cli.common import OK, Commands, add_command, add_kind, add_neighbours, kinds_of
-from weibull_monitor.errors import ConfigurationError
+from weibull_monitor.errors import ConfigurationError, visible
 
 STANDARD_OUTPUT = "-"
 
@@ -104,7 +104,7 @@ def _execute(options: argparse.Namespace) -> int:
             written.append(Path(file))
     if options.html:
         name = Path(str(options.paths[0])).name or str(options.paths[0])
-        written.append(write([(name, found.history)], options.html))
+        written.append(write([(visible(name), found.history)], options.html))
     if options.json == STANDARD_OUTPUT:
         print(as_json(found))
     elif options.csv == STANDARD_OUTPUT:
@@ -112,7 +112,7 @@ def _execute(options: argparse.Namespace) -> int:
     else:
         _show(found, options.neighbours)
         if written:
-            print("\n" + "\n".join(f"written: {path}" for path in written))
+            print("\n" + "\n".join(f"written: {visible(str(path))}" for path in written))
     return OK
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from weibull_monitor.cli.common import OK, Commands, add_command, add_run, open_run
-from weibull_monitor.errors import ConfigurationError
+from weibull_monitor.errors import ConfigurationError, visible
 
 
 def add(commands: Commands) -> None:
@@ -37,7 +37,7 @@ def _execute(options: argparse.Namespace) -> int:
     from weibull_monitor.analysis.sweep import compare_runs
     from weibull_monitor.report.text.sweep import render
 
-    histories = [(Path(run).name or str(run), open_run(run)) for run in options.runs]
+    histories = [(visible(Path(run).name or str(run)), open_run(run)) for run in options.runs]
     sweep = compare_runs(histories)
     if not sweep.classes and not sweep.kinds:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in sweep.left_out.items())
@@ -54,5 +54,5 @@ def _execute(options: argparse.Namespace) -> int:
     else:
         print(render(sweep))
         if options.plot:
-            print(f"\nwritten: {options.plot}")
+            print(f"\nwritten: {visible(options.plot)}")
     return OK

@@ -29,7 +29,7 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         ConfigurationError: If it cannot be written.
     """
-    write_file(path, lambda scratch: scratch.write_text(text, encoding="utf-8"))
+    write_file(path, lambda scratch: scratch.write_text(text, encoding="utf-8", errors="backslashreplace"))
 
 
 def write_file(path: Path, write: Callable[[Path], object]) -> None:

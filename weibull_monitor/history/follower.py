@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,9 +12,11 @@ import numpy as np
 
 from weibull_monitor.errors import ConfigurationError
 from weibull_monitor.history.alert import Alert
+from weibull_monitor.history.form import NotARunError, alerts_from_json, run_from_json, snapshot_from_json
+from weibull_monitor.history.lines import MAX_LINE, parsed
 from weibull_monitor.history.places import last_trial
-from weibull_monitor.history.reader import alerts_from_json, find_history, run_from_json, snapshot_from_json
-from weibull_monitor.history.record import FILE, History, RecordedSnapshot, RunRecord
+from weibull_monitor.history.reader import find_history
+from weibull_monitor.history.record import FILE, History, RecordedSnapshot, RunRecord, as_array
 from weibull_monitor.model.components import Component, distinct, representatives
 
 CLASSES = ("selection", "transmission")
@@ -114,6 +115,7 @@ class HistoryTail:
         self._points: dict[int, FollowedSample] = {}
         self._offset, self._identity, self._head = 0, (0, 0), b""
         self._groups: dict[int, _Groups] = {}
+        self._known = False  # whether the last ``run`` line could be read
 
     def _read(self, file: Path, lines: Any) -> bool:
         status = os.fstat(lines.fileno())
@@ -124,44 +126,48 @@ class HistoryTail:
         new = self.file is None
         self.file, self._identity, self._head = file, identity, head
         lines.seek(self._offset)
-        for line in lines:
-            if not line.endswith(b"\n"):
+        while line := lines.readline(MAX_LINE):
+            size, whole = len(line), line.endswith(b"\n")
+            if not whole and size < MAX_LINE:
                 break  # being written
-            place, self._offset = self._offset, self._offset + len(line)
-            try:
-                value = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(value, dict):
+            place, self._offset = self._offset, self._offset + size
+            # What is longer is read and left out in pieces, of which none is an object of JSON.
+            if whole and (value := parsed(line)) is not None:
                 new = self._take(value, place) or new
         return new
 
     def _take(self, line: Mapping[str, Any], place: int) -> bool:
         kind = line.get("type")
         if kind == "run":
-            self._begin(line)
-        elif kind == "snapshot" and self.runs:
+            return self._begin(line)
+        if kind == "snapshot" and self._known:
             if (snapshot := snapshot_from_json(line, self.runs[-1])) is not None:
                 self._points[snapshot.step] = self._point(snapshot, place, len(self.runs) - 1)
-        elif kind == "alert" and self.runs:
+        elif kind == "alert" and self._known:
             self.alerts += alerts_from_json(line)
         else:
             return False
         return True
 
-    def _begin(self, line: Mapping[str, Any]) -> None:
-        run = run_from_json(line, self.file or self.path)
+    def _begin(self, line: Mapping[str, Any]) -> bool:
+        try:
+            run = run_from_json(line, self.file or self.path)
+        except NotARunError:
+            self._known = False  # the samples that follow mean nothing
+            return False
+        self._known = True
         if run.resumed_from is None:
             self.runs, self._points, self.alerts, self._groups = [], {}, [], {}
         else:
             self._points = {step: point for step, point in self._points.items() if step <= run.resumed_from}
             self.alerts = [alert for alert in self.alerts if alert.step <= run.resumed_from]
         self.runs.append(run)
+        return True
 
     def _point(self, snapshot: RecordedSnapshot, place: int, run: int) -> FollowedSample:
         if run not in self._groups:
             self._groups[run] = _Groups.of(snapshot.components)
-        k = np.array(snapshot.columns["k"], dtype=np.float64)  # (components,); None becomes NaN
+        k = as_array(snapshot.columns, ("k",))[0]  # (components,)
         groups = self._groups[run]
         classes, kinds = _medians(k, groups.classes), _medians(k, groups.kinds)
         return FollowedSample(snapshot.step, snapshot.time, snapshot.seconds, classes, kinds, place, run)
@@ -172,10 +178,10 @@ class HistoryTail:
         try:
             with self.file.open("rb") as lines:
                 lines.seek(point.place)
-                line = json.loads(lines.readline())
-        except (OSError, ValueError):  # it was just replaced: the next poll sees that
+                line = parsed(lines.readline(MAX_LINE))
+        except OSError:  # it was just replaced: the next poll sees that
             return None
-        return snapshot_from_json(line, self.runs[point.run])
+        return None if line is None else snapshot_from_json(line, self.runs[point.run])
 
 
 @dataclass(frozen=True)

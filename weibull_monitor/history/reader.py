@@ -7,29 +7,26 @@ raised, gets worse or is cleared).
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from operator import index
 from pathlib import Path
-from typing import Any, Final
-
-import torch
+from typing import Any
 
 from weibull_monitor.errors import ConfigurationError
-from weibull_monitor.history.alert import Alert, alert_from_json
-from weibull_monitor.history.columns import COLUMNS, FIRST_COLUMNS
+from weibull_monitor.history.alert import Alert
+from weibull_monitor.history.form import (
+    NotARunError,
+    alerts_from_json,
+    plot_from_json,
+    run_from_json,
+    snapshot_from_json,
+)
+from weibull_monitor.history.lines import parsed, raw_lines
 from weibull_monitor.history.places import models_in, trial_history
-from weibull_monitor.history.record import FILE, SCHEMA, History, RecordedPlot, RecordedSnapshot, RunRecord
-from weibull_monitor.model.components import Component, Part
+from weibull_monitor.history.record import FILE, History, RecordedPlot, RecordedSnapshot, RunRecord
 
 logger = logging.getLogger("weibull_monitor")
-
-_NUMBERS: Final = frozenset({int, float, type(None)})
-"""Types of the values in a column."""
-_MALFORMED: Final = (AttributeError, KeyError, OverflowError, TypeError, ValueError)
-"""Exceptions from reading a line that is JSON but does not have the form of a history."""
 
 
 def read_history(path: str | Path) -> History:
@@ -39,13 +36,18 @@ def read_history(path: str | Path) -> History:
         path: The run's directory, or the ``history.jsonl`` itself.
 
     Returns:
-        The last run in the file, with its resumptions. Torn lines, lines of an unknown type, and samples that do not fit their
-        run are skipped. Of a list of trials, the record of each trial in `History.runs`, and the samples of the last one.
+        The last run in the file, with its resumptions. Lines that cannot be read, such as torn ones, and samples that do not
+        fit their run are left out, and a warning says how many they are. Of a list of trials, the record of each trial in
+        `History.runs`, and the samples of the last one.
 
     Raises:
         FileNotFoundError: If there is no history there.
         ConfigurationError: If it was written by a newer version, or is not a history.
     """
+    return _read(path)
+
+
+def _read(path: str | Path, in_list: bool = False) -> History:
     file, models = find_history(path), models_in(path)
     if file is None and len(models) == 1:
         file = find_history(models[0])
@@ -53,39 +55,100 @@ def read_history(path: str | Path) -> History:
         if models:
             raise FileNotFoundError(f"no single history at {path}: name one of {', '.join(map(str, models))}")
         raise FileNotFoundError(f"no history at {path}: neither a file, nor {Path(path) / FILE}")
-    trials: dict[str, RunRecord] = {}
-    runs: list[RunRecord] = []
-    snapshots: dict[int, RecordedSnapshot] = {}
-    plots: dict[int, RecordedPlot] = {}
-    alerts: list[Alert] = []
-    for line in _lines(file):
-        if line.get("type") == "run":
-            run = run_from_json(line, file)
-            if run.trial is not None:
-                trials.pop(run.trial, None)
-                trials[run.trial] = run
-                continue
-            trials = {}
-            if run.resumed_from is None:
-                runs, snapshots, plots, alerts = [], {}, {}, []
-            else:  # samples from after the checkpoint belong to a branch that was abandoned
-                snapshots = {step: s for step, s in snapshots.items() if step <= run.resumed_from}
-                plots = {step: p for step, p in plots.items() if step <= run.resumed_from}
-                alerts = [alert for alert in alerts if alert.step <= run.resumed_from]
-            runs.append(run)
-        elif line.get("type") == "snapshot" and runs:
-            if (snapshot := snapshot_from_json(line, runs[-1])) is not None:
-                snapshots[snapshot.step] = snapshot
-        elif line.get("type") == "plot" and runs:
-            if (plot := _plot_from_json(line, runs[-1].components)) is not None:
-                plots[plot.step] = plot
-        elif line.get("type") == "alert" and runs:
-            alerts += alerts_from_json(line)
-    if trials:
-        return _of_trials(file, tuple(trials.values()))
-    sampled = tuple(snapshots[step] for step in sorted(snapshots))
-    plotted = tuple(plots[step] for step in sorted(plots))
-    return History(file, tuple(runs), sampled, tuple(alerts), plotted)
+    reading = _Reading(file, in_list)
+    with file.open("rb") as lines:
+        for line in raw_lines(lines):
+            reading.add(line)
+    return reading.result()
+
+
+class _Reading:
+    """Takes the lines of a file one after another."""
+
+    def __init__(self, file: Path, in_list: bool) -> None:
+        self._file, self._in_list = file, in_list  # a list of trials lists no lists
+        self._trials: dict[str, RunRecord] = {}
+        self._unreadable = 0
+        self._problem = ""
+        self._known = False  # whether the last ``run`` line could be read, without which samples mean nothing
+        self._begin()
+
+    def _begin(self) -> None:
+        self._runs: list[RunRecord] = []
+        self._snapshots: dict[int, RecordedSnapshot] = {}
+        self._plots: dict[int, RecordedPlot] = {}
+        self._alerts: list[Alert] = []
+
+    def add(self, line: bytes | None) -> None:
+        """Takes a line; None for one that is too long."""
+        value = None if line is None else parsed(line)
+        if value is None:
+            self._unreadable += line is None or (line.endswith(b"\n") and not line.isspace())
+        elif not self._taken(value):
+            self._unreadable += 1
+
+    def _taken(self, line: Mapping[str, Any]) -> bool:
+        kind = line.get("type")
+        if kind == "run":
+            return self._run(line)
+        if kind not in ("snapshot", "plot", "alert"):  # of a later version
+            return isinstance(kind, str)
+        if not self._known:
+            return False
+        if kind == "snapshot":
+            snapshot = snapshot_from_json(line, self._runs[-1])
+            if snapshot is not None:
+                self._snapshots[snapshot.step] = snapshot
+            return snapshot is not None
+        if kind == "plot":
+            plot = plot_from_json(line, self._runs[-1].components)
+            if plot is not None:
+                self._plots[plot.step] = plot
+            return plot is not None
+        found = alerts_from_json(line)
+        self._alerts += found
+        return bool(found)
+
+    def _run(self, line: Mapping[str, Any]) -> bool:
+        try:
+            run = run_from_json(line, self._file)
+        except NotARunError as error:
+            self._problem, self._known = str(error), False
+            return False
+        if run.trial is not None:
+            self._trials.pop(run.trial, None)
+            self._trials[run.trial] = run
+            return True
+        self._trials, self._known = {}, True
+        if run.resumed_from is None:
+            self._begin()
+        else:  # samples from after the checkpoint belong to a branch that was abandoned
+            until = run.resumed_from
+            self._snapshots = {step: s for step, s in self._snapshots.items() if step <= until}
+            self._plots = {step: p for step, p in self._plots.items() if step <= until}
+            self._alerts = [alert for alert in self._alerts if alert.step <= until]
+        self._runs.append(run)
+        return True
+
+    def result(self) -> History:
+        """The history.
+
+        Raises:
+            ConfigurationError: If no ``run`` line could be read.
+        """
+        if not self._runs and not self._trials and self._unreadable:
+            why = self._problem or "none of its lines begins a run"
+            raise ConfigurationError(f"{self._file} is not a history ({why}); name one that a monitored run wrote")
+        if self._unreadable:
+            logger.warning(
+                "weibull_monitor: %d lines of %s cannot be read and are left out", self._unreadable, self._file
+            )
+        if self._trials:
+            trials = tuple(self._trials.values())
+            return History(self._file, trials, ()) if self._in_list else _of_trials(self._file, trials)
+        sampled = tuple(self._snapshots[step] for step in sorted(self._snapshots))
+        plotted = tuple(self._plots[step] for step in sorted(self._plots))
+        return History(self._file, tuple(self._runs), sampled, tuple(self._alerts), plotted, self._unreadable)
 
 
 def _of_trials(file: Path, trials: tuple[RunRecord, ...]) -> History:
@@ -103,7 +166,7 @@ def _of_trials(file: Path, trials: tuple[RunRecord, ...]) -> History:
         last.trial,
         names,
     )
-    read = read_history(places[last.trial])
+    read = _read(places[last.trial], in_list=True)
     ends = [replace(run, trial=last.trial, history=last.history) for run in read.runs[-1:]]
     others = tuple(run for run in trials if run is not last)
     return replace(read, runs=(*others, *(ends or [last])))
@@ -113,84 +176,3 @@ def find_history(path: str | Path) -> Path | None:
     """The history file at a path: the file itself, or that of a run's directory or of its ``weibull`` folder; None if none."""
     given = Path(path)
     return next((file for file in (given, given / FILE, given / FILE.name) if file.is_file()), None)
-
-
-def _lines(file: Path) -> Iterable[dict[str, Any]]:
-    with file.open("rb") as lines:
-        for line in lines:
-            try:
-                value = json.loads(line)
-            except ValueError:  # torn by a kill; UnicodeDecodeError is one too
-                continue
-            if isinstance(value, dict):
-                yield value
-
-
-def snapshot_from_json(line: Mapping[str, Any], run: RunRecord) -> RecordedSnapshot | None:
-    """The sample of a ``snapshot`` line, with the components of the ``run`` line before it; None if they do not fit."""
-    components = run.components
-    absent = [None] * len(components)  # the line may be older than a column
-    try:
-        columns = {name: tuple(line[name] if name in FIRST_COLUMNS else line.get(name, absent)) for name in COLUMNS}
-        step, time = index(line["step"]), float(line["time"])
-    except _MALFORMED:
-        return None
-    if any(len(values) != len(components) or not _NUMBERS.issuperset(map(type, values)) for values in columns.values()):
-        return None
-    withheld, seconds = line.get("withheld", {}), line.get("seconds")
-    return RecordedSnapshot(step, time, components, columns, withheld, seconds, run.model)
-
-
-def _plot_from_json(line: Mapping[str, Any], components: tuple[Component, ...]) -> RecordedPlot | None:
-    """The quantiles of a ``plot`` line, with the components of the ``run`` line before it; None if they do not fit."""
-    try:
-        quantiles = tuple(None if row is None else tuple(row) for row in line["quantiles"])
-        plot = RecordedPlot(index(line["step"]), components, tuple(line["levels"]), quantiles)
-    except _MALFORMED:
-        return None
-    return plot if len(quantiles) == len(components) else None
-
-
-def run_from_json(line: Mapping[str, Any], file: Path) -> RunRecord:
-    """The record of a ``run`` line.
-
-    Args:
-        line: The line.
-        file: The history, for messages.
-
-    Raises:
-        ConfigurationError: If it was written by a newer version, or does not have the form of a ``run`` line.
-    """
-    try:
-        if line["schema"] > SCHEMA:
-            raise ConfigurationError(
-                f"{file} has schema {line['schema']}, this version reads up to {SCHEMA}; upgrade weibull-monitor"
-            )
-        known = {name: line[name] for name in RunRecord.__dataclass_fields__ if name in line}
-        resumed = None if line["resumed_from"] is None else index(line["resumed_from"])
-        components = tuple(_component_from_json(component) for component in line["components"])
-        return RunRecord(**known | {"resumed_from": resumed, "components": components})
-    except _MALFORMED as error:
-        if isinstance(error, ConfigurationError):  # which is a ValueError too
-            raise
-        raise ConfigurationError(
-            f"{file} is not a history ({type(error).__name__}: {error}); name one that a monitored run wrote"
-        ) from error
-
-
-def alerts_from_json(line: Mapping[str, Any]) -> list[Alert]:
-    """The alert of an ``alert`` line, in a list; an empty list if the line lacks a field."""
-    try:
-        alert = alert_from_json(line)
-        index(alert.step)  # it is compared with the steps of samples
-    except _MALFORMED:
-        return []
-    return [alert]
-
-
-def _component_from_json(value: Mapping[str, Any]) -> Component:
-    known = {name: value[name] for name in Component.__dataclass_fields__ if name in value}
-    if part := known.get("part"):
-        ranges = tuple((start, stop) for start, stop in part["ranges"])
-        known["part"] = Part(part["label"], tuple(part["view"]), ranges, part["within"])
-    return Component(**known | {"shape": tuple(value["shape"]), "dtype": getattr(torch, value["dtype"])})

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
 
 from weibull_monitor.errors import MissingDependencyError
 from weibull_monitor.history.alert import Alert
@@ -46,6 +49,7 @@ class RunRecord:
         name: Name of the model among several in one run; None if there is only one.
         trial: Name of the trial, in the list of the trials of a search; None in a history that holds samples.
         history: Where the history of that trial is, relative to the directory of the search.
+        continues: What became of the file that held the run so far, if it was lost while the run was going on.
     """
 
     started: float
@@ -63,6 +67,41 @@ class RunRecord:
     name: str | None = None
     trial: str | None = None
     history: str | None = None
+    continues: str | None = None
+
+
+class ColumnTable(Mapping[str, tuple["float | None", ...]]):
+    """The columns of a sample by name, kept as one array.
+
+    Args:
+        numbers: float64, (columns, components), in the order of `weibull_monitor.history.columns.COLUMNS`; NaN for no value.
+    """
+
+    __slots__ = ("numbers",)
+
+    def __init__(self, numbers: npt.NDArray[np.float64]) -> None:
+        self.numbers = numbers
+
+    def __getitem__(self, name: str) -> tuple[float | None, ...]:
+        """One value per component; None where there is no value."""
+        row: list[float] = self.numbers[_PLACES[name]].tolist()
+        if name in _COUNTS:
+            return tuple(None if value != value else int(value) if value.is_integer() else value for value in row)
+        return tuple(None if value != value else value for value in row)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(COLUMNS)
+
+    def __len__(self) -> int:
+        return len(COLUMNS)
+
+    def array(self, names: Sequence[str]) -> npt.NDArray[np.float64]:
+        """Some of the columns, (columns, components), NaN where there is no value."""
+        return self.numbers[[_PLACES[name] for name in names]]
+
+
+_PLACES: Final = {name: place for place, name in enumerate(COLUMNS)}
+_COUNTS: Final = frozenset({"zeros", "nonfinite"})
 
 
 @dataclass(frozen=True)
@@ -99,6 +138,13 @@ class RecordedSnapshot:
         return {component.name: value for component, value in pairs if value is not None}
 
 
+def as_array(columns: Mapping[str, Sequence[float | None]], names: Sequence[str]) -> npt.NDArray[np.float64]:
+    """Some columns of a sample as one array, (columns, components), NaN where there is no value."""
+    if isinstance(columns, ColumnTable):
+        return columns.array(names)
+    return np.array([columns[name] for name in names], dtype=np.float64)
+
+
 @dataclass(frozen=True)
 class RecordedPlot:
     """The quantiles of one sample, for probability plots.
@@ -132,6 +178,7 @@ class History:
         snapshots: Its samples, one per step, by rising step.
         alerts: Its alerts, in the order in which they were sent.
         plots: The quantiles of some of the samples, by rising step.
+        unreadable: Number of lines of the file that cannot be read. A last line without an end is still being written.
     """
 
     path: Path
@@ -139,6 +186,7 @@ class History:
     snapshots: tuple[RecordedSnapshot, ...]
     alerts: tuple[Alert, ...] = ()
     plots: tuple[RecordedPlot, ...] = ()
+    unreadable: int = 0
 
     @property
     def components(self) -> tuple[Component, ...]:

@@ -1,22 +1,26 @@
 """Writes a history: one JSON object per line, appended and never rewritten.
 
 Each line is one write, so a killed process leaves at most one torn line at the end. Readers skip it, and the next writer ends it.
+If the file is deleted, renamed, replaced or cut off while the run goes on, that is noticed before the next line: the run goes on
+in a new file at the same place, which begins with the run's record and says what became of the one before.
 """
 
 from __future__ import annotations
 
 import errno
 import json
+import logging
 import math
 import os
-from collections.abc import Mapping
+import stat
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
 from weakref import WeakSet, finalize
 
-from weibull_monitor.errors import ConfigurationError
+from weibull_monitor.errors import ConfigurationError, say
 from weibull_monitor.history.alert import Alert
 from weibull_monitor.history.columns import COLUMNS, FORCES
 from weibull_monitor.history.record import FILE, RunRecord
@@ -38,30 +42,42 @@ class HistoryWriter:
     Args:
         output_dir: The run's directory; created if it does not exist.
         name: Name of the model among several in one run, whose history is in ``weibull/<name>``.
+        report: Called with a message if the file is lost while it is written.
 
     Raises:
-        ConfigurationError: If the file cannot be opened for appending.
+        ConfigurationError: If the file cannot be opened for appending, or is a pipe or a device.
     """
 
-    def __init__(self, output_dir: str | Path, name: str | None = None) -> None:
-        self.path = Path(output_dir).absolute() / FILE.parent / (name or "") / FILE.name
+    def __init__(
+        self, output_dir: str | Path, name: str | None = None, report: Callable[[str], object] | None = None
+    ) -> None:
         self._owed: dict[str, Any] | None = None  # a run line that could not be written: samples are nothing without it
+        self._run: dict[str, Any] | None = None  # the last run line, for a file that goes on where another was lost
         self._torn = False  # whether the last line in the file has no end
+        self._end = 0  # bytes of the file after the last line
+        self._step: int | None = None  # of the last sample
+        self._gone = ""  # what became of the file, if it is gone
+        self._closed = False
+        self._report = report
         self._fd: int | None = None
         self._closing: finalize[..., Any] | None = None
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._fd = _opened(self.path)
-            self._closing = finalize(self, os.close, self._fd)  # if it is dropped without `close`
-            self._closing.atexit = False
-            _OPEN.add(self)
-            size = os.fstat(self._fd).st_size
-            if size and _last_byte(self._fd, size) != b"\n":
-                os.write(self._fd, b"\n")  # ends the line that a killed process left torn
+            self.path = Path(output_dir).absolute() / FILE.parent / (name or "") / FILE.name
+            self._open()
         except OSError as error:
             raise ConfigurationError(
-                f"the history cannot be written to {self.path}: {error.strerror}; pass another output_dir"
+                f"the history cannot be written to {Path(output_dir) / FILE}: {error.strerror}; pass another output_dir"
             ) from error
+
+    def _open(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._fd = _opened(self.path)
+        self._closing = finalize(self, os.close, self._fd)  # if it is dropped without `close`
+        self._closing.atexit = False
+        _OPEN.add(self)
+        self._end = os.fstat(self._fd).st_size
+        # Ends the line that a killed process left torn.
+        self._torn = self._end > 0 and _last_byte(self._fd, self._end) != b"\n"
 
     def lock(self) -> bool:
         """Takes the lock of the file, which ends with this process. False if another writer has it, here or elsewhere.
@@ -84,7 +100,7 @@ class HistoryWriter:
         line = asdict(replace(record, components=())) | {
             "components": [_component_to_json(c) for c in record.components]
         }
-        self._owed = {"type": "run"} | line
+        self._owed = self._run = {"type": "run"} | line
         self._pay()
 
     def write_snapshot(self, snapshot: Snapshot) -> None:
@@ -98,6 +114,7 @@ class HistoryWriter:
             "withheld": snapshot.withheld,
         }
         self._write(line | {column: [_rounded(value) for value in snapshot.column(column)] for column in written})
+        self._step = snapshot.step
 
     def write_plot(self, snapshot: Snapshot) -> None:
         """Writes a ``plot`` line: the quantiles of each component, to five significant digits."""
@@ -115,15 +132,23 @@ class HistoryWriter:
 
     def close(self) -> None:
         """Closes the file."""
+        self._closed = True
+        self._let_go()
+
+    def _let_go(self) -> None:
         if self._closing is not None:
             self._closing()
         self._fd = self._closing = None
         _OPEN.discard(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "_fd": None, "_closing": None}
+        return {"path": self.path, "_fd": None, "_closing": None, "_closed": True}
 
     def _pay(self) -> None:
+        if not self._closed and (lost := self._gone or self._lost()):
+            self._gone = lost  # until a file could be opened
+            self._go_on(lost)
+            self._gone = ""
         if (owed := self._owed) is not None:
             self._append(owed)
             self._owed = None
@@ -131,6 +156,39 @@ class HistoryWriter:
     def _write(self, line: Mapping[str, Any]) -> None:
         self._pay()
         self._append(line)
+
+    def _lost(self) -> str:
+        """What became of the file since the last line; empty if it is where and as it was."""
+        if self._fd is None:
+            return ""
+        held = os.fstat(self._fd)
+        try:
+            there = os.stat(self.path)
+        except OSError:
+            return "was deleted or renamed"
+        if (there.st_dev, there.st_ino) != (held.st_dev, held.st_ino):
+            return "was replaced by another file"
+        return f"was cut off, from {self._end:,} bytes to {held.st_size:,}" if held.st_size < self._end else ""
+
+    def _go_on(self, lost: str) -> None:
+        """Opens a file at the same place, or beside it if another process writes there, with the run's record."""
+        self._let_go()
+        first = self.path
+        self._open()
+        number = 1
+        while not self.lock():
+            number += 1
+            self._let_go()
+            self.path = first.parent / str(number) / first.name
+            self._open()
+        message = f"the history {first} {lost} while it was written; the run goes on in {self.path}"
+        if self._run is not None:
+            run = self._run | {"continues": f"{first} {lost}"}
+            self._owed = run if self._step is None else run | {"resumed_from": self._step}
+        if self._report is not None:
+            self._report(message)
+        else:
+            say(logging.WARNING, message)
 
     def _append(self, line: Mapping[str, Any]) -> None:
         if self._fd is None:
@@ -141,13 +199,21 @@ class HistoryWriter:
         whole = len(data)
         try:
             while data:  # a regular file takes all of it, unless the disk is full: then the second write raises
-                data = data[os.write(self._fd, data) :]
+                written = os.write(self._fd, data)
+                data = data[written:]
+                self._end += written
         finally:
             self._torn = bool(data) and (self._torn or len(data) < whole)
 
 
 def _opened(path: Path) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o644)
+    """Opens a regular file: writing to a pipe that nobody reads would block training for ever."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
+    fd = os.open(path, flags, 0o644)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "it is not a regular file")
+    return fd
 
 
 def _after_fork() -> None:

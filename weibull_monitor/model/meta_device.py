@@ -1,12 +1,17 @@
-"""Models without weights: built on the meta device from a configuration, in a second or so, whatever their size."""
+"""Models without weights: built on the meta device from a configuration, in a second or so, whatever their size.
+
+Configurations from files cannot be trusted: `weibull_monitor.checkpoint.child` builds those, in a process with limits.
+"""
 
 from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import os
+import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,23 +37,53 @@ def model_types() -> tuple[str, ...]:
     return tuple(sorted(_transformers().CONFIG_MAPPING.keys()))
 
 
-def build(source: str) -> nn.Module:
-    """A model on the meta device: it has every module and shape and no weight.
-
-    Args:
-        source: A model type of transformers (``llama``: its default configuration), a ``config.json``, or a directory that holds
-            one, such as a checkpoint. Nothing is downloaded and no code of a checkpoint is run.
+def build(model_type: str) -> nn.Module:
+    """The default model of a type, such as ``llama``, on the meta device: it has every module and shape and no weight.
 
     Raises:
-        ConfigurationError: If there is no such configuration, or no model can be built from it.
+        ConfigurationError: If there is no such type, or no model can be built from its default configuration.
         MissingDependencyError: If transformers is not installed.
     """
-    return build_from(configuration(source))
+    return build_from(configuration(model_type))
 
 
-def configuration(source: str) -> Any:
-    """The configuration that `build` makes a model of, with the same argument and errors."""
-    return _configuration(source, _transformers())
+def configuration(model_type: str) -> Any:
+    """The default configuration of a model type; the errors are those of `build`."""
+    transformers = _transformers()
+    if model_type not in transformers.CONFIG_MAPPING:
+        raise ConfigurationError(
+            f"{model_type!r} is neither a path nor a model type of transformers {transformers.__version__}; "
+            "try 'llama', or a directory that holds a config.json"
+        )
+    try:
+        return transformers.CONFIG_MAPPING[model_type]()
+    except Exception as error:  # a configuration that has no defaults
+        raise ConfigurationError(f"{model_type!r} has no default configuration: {error}") from error
+
+
+def configuration_classes() -> Mapping[str, Any]:
+    """The classes of configurations, by model type."""
+    found: Mapping[str, Any] = _transformers().CONFIG_MAPPING
+    return found
+
+
+def configuration_from(values: Mapping[str, Any]) -> Any:
+    """The configuration that transformers makes of settings, as if they were a ``config.json``.
+
+    Args:
+        values: The settings, which have to be trusted: `weibull_monitor.checkpoint.config.cleaned` makes them so.
+
+    Raises:
+        ConfigurationError: If it makes none of them.
+    """
+    transformers = _transformers()
+    with tempfile.TemporaryDirectory(prefix="weibull-config-") as folder:
+        Path(folder, "config.json").write_text(json.dumps(values), encoding="utf-8")
+        try:
+            return transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        except Exception as error:  # whatever is wrong, it is the settings that are wrong
+            why = " ".join(str(error).split("\n\n")[0].replace(folder, "").split()).rstrip(".")
+            raise ConfigurationError(f"transformers cannot read it: {why}"[:300]) from error
 
 
 def build_from(config: Any) -> nn.Module:
@@ -72,36 +107,14 @@ def build_from(config: Any) -> nn.Module:
 def _attempt(model_class: Any, config: Any, problems: list[str]) -> nn.Module | None:
     try:
         with torch.device("meta"):
-            model: nn.Module = model_class._from_config(config)
+            model: nn.Module = model_class._from_config(config, attn_implementation="eager")
         return model
+    except MemoryError:
+        raise
     except Exception as error:  # a constructor may fail in any way, and another class may still do
         first_line = next((line for line in str(error).splitlines() if line.strip()), "")
         problems.append(f"{model_class.__name__}: {type(error).__name__}: {first_line}"[:200])
         return None
-
-
-def _configuration(source: str, transformers: Any) -> Any:
-    path = Path(source)
-    if path.exists():
-        folder = path if path.is_dir() else path.parent
-        if path.is_dir() and not (folder / "config.json").is_file():
-            raise ConfigurationError(f"{source} holds no config.json; name the directory that does")
-        try:
-            return transformers.AutoConfig.from_pretrained(
-                str(folder if path.is_dir() else path), local_files_only=True, trust_remote_code=False
-            )
-        except Exception as error:  # whatever is wrong with the file, it is the file that is wrong
-            why = " ".join(str(error).split("\n\n")[0].split()).rstrip(".")  # some explain themselves at length
-            raise ConfigurationError(f"{source} cannot be read as a configuration: {why}; name another") from error
-    if source in transformers.CONFIG_MAPPING:
-        try:
-            return transformers.CONFIG_MAPPING[source]()
-        except Exception as error:  # a configuration that has no defaults
-            raise ConfigurationError(f"{source!r} has no default configuration: {error}") from error
-    raise ConfigurationError(
-        f"{source!r} is neither a path nor a model type of transformers {transformers.__version__}; "
-        "try 'llama', or a directory that holds a config.json"
-    )
 
 
 def _classes(config: Any, transformers: Any) -> Iterator[Any]:
@@ -114,8 +127,13 @@ def _classes(config: Any, transformers: Any) -> Iterator[Any]:
 
 
 def _candidates(config: Any, transformers: Any) -> Iterator[Any]:
-    for name in getattr(config, "architectures", None) or ():
-        yield getattr(transformers, name, None)
+    named = getattr(config, "architectures", None)
+    for name in named if isinstance(named, (list, tuple)) else ():
+        found = getattr(transformers, name, None) if isinstance(name, str) else None
+        if inspect.isclass(found) and issubclass(
+            found, transformers.PreTrainedModel
+        ):  # not a function or an auto class
+            yield found
     auto = importlib.import_module("transformers.models.auto.modeling_auto")
     every = sorted(name for name in dir(auto) if name.startswith("MODEL_") and name.endswith("_MAPPING"))
     for name in (*_PREFERRED, *every):

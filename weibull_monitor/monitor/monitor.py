@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from weibull_monitor.errors import ConfigurationError, Guard
+from weibull_monitor.errors import ConfigurationError, Guard, shielded
 from weibull_monitor.history.places import new_directory
 from weibull_monitor.history.snapshot import Reference, Snapshot
 from weibull_monitor.measure.reader.reader import ModelReader
@@ -176,6 +176,7 @@ class WeibullMonitor(OptimizerFollower):
             return self._ended.stop_requested
         return self._recorder.stop_request if self._recorder is not None else StopRequest.CONTINUE
 
+    @shielded("a step of the monitor")
     def step(self, step: int | None = None, last: bool = False) -> None:
         """Samples if it is time to. Call it right after ``optimizer.step()``, before the scheduler changes the learning rate.
 
@@ -223,6 +224,7 @@ class WeibullMonitor(OptimizerFollower):
         self._receive(wait=True)
         return self._finished(self._sampler.queue(self._step))
 
+    @shielded("finishing")
     def finish(self) -> None:
         """Samples the last step, unless it was sampled. Call it while the weights are still those of that step.
 
@@ -236,10 +238,10 @@ class WeibullMonitor(OptimizerFollower):
             else:
                 self._guard("sampling the last step", self._sample_and_log)
         elif not self._begun:
-            self._begin()
+            self._guard("recording the run", self._begin)
         self._receive_all()
         if self._recorder is not None:
-            self._recorder.finish()
+            self._guard("drawing the last sample", self._recorder.finish)
 
     def close(self, sample_last: bool = True) -> None:
         """Finishes, closes the history and the trackers, and lets go of the model and the optimizers. It may be called again.
@@ -254,10 +256,10 @@ class WeibullMonitor(OptimizerFollower):
             return
         if sample_last:
             self.finish()
-        self._receive_all()
+        self._guard("receiving the last samples", self._receive_all)
         self._closed = True
         if self._recorder is not None:
-            self._recorder.close()
+            self._guard("closing the recorder", self._recorder.close)
         self._ended = self._results()
         self._recorder = self._ranks = None
         del self._reader, self._budgets, self._law, self._forces, self._sampler, self._last_step
@@ -287,6 +289,7 @@ class WeibullMonitor(OptimizerFollower):
     ) -> None:
         self.close(sample_last=self._ranks is None or kind is None)  # the other processes may not come to sample
 
+    @shielded("keeping the state of the monitor", lambda self: {"step": self._step})
     def state_dict(self, wait: bool = True) -> dict[str, Any]:
         """What a resumed run needs besides the history: the step, and what each parameter group has spent.
 
@@ -315,7 +318,7 @@ class WeibullMonitor(OptimizerFollower):
         if self._ended is not None:
             raise ConfigurationError("the monitor is closed; make another one, with resume=")
         self._step = self._sampled = self._resumed_from = int(state["step"])
-        self._budgets.restore(state.get("budgets"), state.get("watched"))
+        self._guard("restoring the budgets", self._budgets.restore, state.get("budgets"), state.get("watched"))
         self.last = None
         if self._recorder is not None:
             what = "reading the baseline of the resumed run"

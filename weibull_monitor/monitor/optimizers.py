@@ -68,7 +68,10 @@ class OptimizerFollower:
         The budget ratio of its parameters is known only if it has not stepped before.
         """
         if self._ended is None:
-            self._budgets.add(optimizer, known=self._step == 0 or not optimizer.state)
+            self._guard("following one more optimizer", self._add, optimizer)
+
+    def _add(self, optimizer: torch.optim.Optimizer) -> None:
+        self._budgets.add(optimizer, known=self._step == 0 or not optimizer.state)
 
     def follow_optimizers(
         self, optimizers: torch.optim.Optimizer | Sequence[torch.optim.Optimizer], scheduler: Any = None

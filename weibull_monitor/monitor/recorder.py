@@ -162,25 +162,26 @@ class Recorder:
         if self.closed:
             return
         self.closed = True
-        if _OPEN.get(self.path.resolve()) is self:
-            del _OPEN[self.path.resolve()]
-        self._pictures.finish()
+        for path in [path for path, recorder in _OPEN.items() if recorder is self]:
+            del _OPEN[path]
+        self._guard("drawing the last sample", self._pictures.finish)
         if self._last is not None and self._last.step != self._plotted:
             self._plot(self._last)
         for tracker in self._trackers:
             self._guard(f"closing {type(tracker).__name__}", tracker.close)
-        self._alerts.close()
+        self._guard("closing the alerts", self._alerts.close)
         self._guard("closing the history", self._history.close)
 
 
 def _history_of(output_dir: Path, options: MonitorOptions, guard: Guard) -> HistoryWriter:
     """The history of a run; one beside it if another process writes to it."""
-    history = HistoryWriter(output_dir, options.name)
+    history = HistoryWriter(output_dir, options.name, guard.once)
     if history.lock() or history.path.resolve() in _OPEN:  # an open recorder of this process will be replaced
         return history
     history.close()
     for number in count(2):
-        beside = HistoryWriter(output_dir, f"{options.name}/{number}" if options.name else str(number))
+        named = f"{options.name}/{number}" if options.name else str(number)
+        beside = HistoryWriter(output_dir, named, guard.once)
         if beside.lock():
             break
         beside.close()

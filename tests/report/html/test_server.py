@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +37,13 @@ def served(run: Path) -> Iterator[ReportServer]:
             thread.join()
 
 
-def ask(server: ReportServer, path: str, host: str | None = None, method: str = "GET") -> tuple[int, bytes, Any]:
+def ask(
+    server: ReportServer, path: str, host: str | None = None, method: str = "GET", token: str | None = None
+) -> tuple[int, bytes, Any]:
     connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)
     connection.putrequest(method, path, skip_host=True)
     connection.putheader("Host", host or f"127.0.0.1:{server.server_port}")
+    connection.putheader("Cookie", f"a=b; weibull-{server.server_port}={server.token if token is None else token}")
     connection.endheaders()
     answer = connection.getresponse()
     body = answer.read()
@@ -72,6 +75,38 @@ def test_other_hosts_are_refused(host: str, broken_run: tuple[Path, Any]) -> Non
         assert status == 403
         assert b"runs" not in body
         assert ask(server, "/", method="POST")[0] == 501
+
+
+@pytest.mark.parametrize("token", ["", "x", "é", '"; weibull'])
+def test_without_the_token_nothing_is_shown(token: str, broken_run: tuple[Path, Any]) -> None:
+    with served(broken_run[0]) as server:
+        for path in ("/", "/data", "/data?revision=0", f"/?token={'a' * 32}"):
+            status, body, headers = ask(server, path, token=token)
+            assert status == 403
+            assert b"runs" not in body
+            assert headers["Set-Cookie"] is None
+        status, _, headers = ask(server, f"/?token={server.token}", token=token)
+        assert status == 200
+        assert "HttpOnly; SameSite=Strict" in headers["Set-Cookie"]
+
+
+def test_clients_that_do_not_read_or_send_are_few_and_dropped(
+    broken_run: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("weibull_monitor.report.html.server._Handler.timeout", 1.0)
+    with served(broken_run[0]) as server:
+        idle = [socket.create_connection(("127.0.0.1", server.server_port)) for _ in range(60)]
+        for one in idle[::2]:
+            with suppress(OSError):
+                one.sendall(f"GET /?token={server.token} HTTP/1.1\r\nHost: {server.address[7:22]}\r\n\r\n".encode())
+        assert threading.active_count() < 20
+        for one in idle:
+            one.settimeout(20)
+            with suppress(ConnectionResetError):
+                while one.recv(1 << 16):
+                    pass
+            one.close()
+        assert ask(server, "/data")[0] == 200
 
 
 def test_a_missing_history_is_reported_and_may_come_back(tmp_path: Path) -> None:
@@ -139,7 +174,8 @@ def test_the_page_follows_a_run_and_keeps_what_was_chosen(tmp_path: Path) -> Non
             page.evaluate("WM.plotOf('class-selection').data.find(trace => trace.meta === 'live').steps.at(-1)") == 32
         )
         assert not seen.errors
-        assert {re.sub(r"\?.*", "", url) for url in seen.requests} == {server.address, f"{server.address}data"}
+        place = f"http://127.0.0.1:{server.server_port}/"
+        assert {re.sub(r"\?.*", "", url) for url in seen.requests} == {place, f"{place}data"}
 
 
 def test_control_c_ends_it_with_code_0(broken_run: tuple[Path, Any]) -> None:
@@ -147,7 +183,7 @@ def test_control_c_ends_it_with_code_0(broken_run: tuple[Path, Any]) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
-        assert re.search(r"http://127\.0\.0\.1:\d+/ .*Ctrl-C ends it", line)
+        assert re.search(r"http://127\.0\.0\.1:\d+/\?token=\S{32} .*Ctrl-C ends it", line)
         process.send_signal(signal.SIGINT)
         _, error = process.communicate(timeout=30)
     assert (process.returncode, error) == (0, "")

@@ -51,12 +51,14 @@ def rule_result(
 ) -> RuleResult:
     """A `RuleResult` from arrays and single numbers. A strength of NaN becomes 0, so what is not known is not found."""
 
-    def full(values: float | Floats) -> Floats:
-        return np.broadcast_to(np.asarray(values, dtype=float), strength.shape)
+    def full(values: float | Floats) -> Floats:  # faster than `np.broadcast_to`: a replay comes here a million times
+        return (
+            values if isinstance(values, np.ndarray) and values.ndim else np.full(strength.shape, values, dtype=float)
+        )
 
     return RuleResult(
-        strength=np.nan_to_num(strength, nan=0.0, posinf=1e9, neginf=0.0),
-        severity=np.broadcast_to(np.asarray(severity, dtype=np.int8), strength.shape),
+        strength=np.where(strength > 0.0, np.minimum(strength, 1e9), 0.0),
+        severity=severity if isinstance(severity, np.ndarray) else np.full(strength.shape, severity, dtype=np.int8),
         value=full(value),
         low=full(low),
         high=full(high),

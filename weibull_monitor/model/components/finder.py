@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Literal
 
 from torch import nn
@@ -26,9 +27,16 @@ def finder(
         given if given is None or isinstance(given, str) else list(given) for given in (include, exclude)
     )
 
-    def find(model: nn.Module) -> Discovery:
-        if resolution != "auto":
-            return discover(model, kinds, include, exclude, resolution)
-        return without_single_experts(discover(model, kinds, include, exclude), MAX_COMPONENTS)
+    return partial(_found, kinds, include, exclude, resolution)  # can be pickled, for models of another process
 
-    return find
+
+def _found(
+    kinds: Mapping[str, str] | None,
+    include: str | list[str] | None,
+    exclude: str | list[str] | None,
+    resolution: Resolution | Literal["auto"],
+    model: nn.Module,
+) -> Discovery:
+    if resolution != "auto":
+        return discover(model, kinds, include, exclude, resolution)
+    return without_single_experts(discover(model, kinds, include, exclude), MAX_COMPONENTS)

@@ -11,12 +11,14 @@ import re
 from functools import cache
 from typing import Final, Literal, NamedTuple
 
+from weibull_monitor.errors import visible
+
 _WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.(?=.)")
 _OUTERMOST = re.compile(r"^(?:(?:module|_forward_module)\.)+(?=.)")
 
 
 def clean_name(parameter: str, peft: bool = False) -> str:
-    """A parameter's name without the prefixes that wrappers add.
+    """A parameter's name without the prefixes that wrappers add, and with characters that are not visible as escapes.
 
     Args:
         parameter: A name from ``model.named_parameters()``.
@@ -30,7 +32,7 @@ def clean_name(parameter: str, peft: bool = False) -> str:
     name = _OUTERMOST.sub("", _WRAPPERS.sub("", parameter))
     if peft:
         name = name.removeprefix("base_model.model.").replace(".base_layer.", ".")
-    return name
+    return visible(name)
 
 
 Place = Literal["attention", "ffn", "mixer", "router", "indexer", "norm", "outside", "block", "anywhere"]

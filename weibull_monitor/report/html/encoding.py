@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from weibull_monitor.history.record import History, RecordedSnapshot
+from weibull_monitor.history.record import History, RecordedSnapshot, as_array
 from weibull_monitor.model.components import Component
 
 Array = npt.NDArray[np.float64]
@@ -32,11 +32,10 @@ def matrix(snapshots: Sequence[RecordedSnapshot], components: tuple[Component, .
     """
     out = np.full((len(snapshots), len(components)), np.nan)
     for row, snapshot in enumerate(snapshots):
-        values = snapshot.columns.get(column)
-        if values is None:
+        if column not in snapshot.columns:
             continue
         if snapshot.components is components or snapshot.components == components:
-            out[row] = np.array(values, dtype=np.float64)
+            out[row] = as_array(snapshot.columns, (column,))[0]
         else:  # parameters have come or gone
             by_name = snapshot.values(column)
             out[row] = [by_name.get(component.name, np.nan) for component in components]

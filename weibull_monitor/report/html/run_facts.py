@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from weibull_monitor.analysis.diagnosis import Diagnosis, KindDiagnosis
+from weibull_monitor.errors import visible
 from weibull_monitor.history.reasons import EXPLANATION
 from weibull_monitor.history.record import History, RunRecord
 from weibull_monitor.model.components import AttentionType
@@ -46,7 +47,7 @@ def facts(history: History, columns: Columns | None = None) -> list[tuple[str, s
     resumed = [f"{one.resumed_from:,}" for one in history.runs if one.resumed_from]
     found += [("Resumed at step", ", ".join(resumed))] if resumed else []
     found += [("Began", _time(history.runs[0].started)), ("Fit", str(run.protocol.get("fit", "not recorded")))]
-    return [*found, ("weibull-monitor", run.version), ("History", str(history.path))]
+    return [*found, ("weibull-monitor", run.version), ("History", visible(str(history.path)))]
 
 
 def tiles(

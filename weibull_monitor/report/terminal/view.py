@@ -9,7 +9,7 @@ from typing import Final
 
 from weibull_monitor.analysis import ComparedSample, compared_sample
 from weibull_monitor.analysis.diagnosis import OddMatrix, diagnose
-from weibull_monitor.errors import ConfigurationError
+from weibull_monitor.errors import ConfigurationError, visible
 from weibull_monitor.history.alert import Alert
 from weibull_monitor.history.follower import CLASSES, FollowedSample, HistoryTail
 from weibull_monitor.history.record import History, RecordedSnapshot
@@ -112,7 +112,7 @@ def view_of(tail: HistoryTail) -> View | None:
     size = f"{_si(parameters)} parameters" if isinstance(parameters, int) else ""
     parts = [str(record.model.get("class") or "model"), size, str(sample.attention or "no self-attention")]
     return View(
-        path=str(history.path),
+        path=visible(str(history.path)),
         model=", ".join(part for part in parts if part),
         step=last.step,
         total_steps=record.total_steps,

@@ -10,7 +10,7 @@ from typing import Any, Final
 from weibull_monitor.analysis import ExpectedRange
 from weibull_monitor.analysis.diagnosis import Diagnosis, diagnose
 from weibull_monitor.checkpoint.scan import Checkpoint, Scan
-from weibull_monitor.errors import ConfigurationError
+from weibull_monitor.errors import ConfigurationError, visible
 from weibull_monitor.history.record import RecordedSnapshot
 from weibull_monitor.model.components import Component, representatives
 from weibull_monitor.model.components.grid import grid_of
@@ -62,7 +62,7 @@ def _head(scan: Scan) -> list[Line]:
     for one in scan.checkpoints[:TREND]:
         step = f"step {one.step:,}" if scan.steps_known else f"number {one.step}"
         where = f"{step}: " if len(scan.checkpoints) > 1 or scan.steps_known else ""
-        lines.append([(f"{where}{one.source}", "bold"), (f"  {one.format}, {_bytes(one.size)}", "dim")])
+        lines.append([(f"{where}{visible(str(one.source))}", "bold"), (f"  {one.format}, {_bytes(one.size)}", "dim")])
     if len(scan.checkpoints) > TREND:
         lines.append([(f"and {len(scan.checkpoints) - TREND} more", "dim")])
     last = scan.checkpoints[-1]

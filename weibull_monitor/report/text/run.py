@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from statistics import median
 
+from weibull_monitor.errors import visible
 from weibull_monitor.history.reasons import EXPLANATION
 from weibull_monitor.history.record import History, RecordedSnapshot
 from weibull_monitor.model.components import Component, summarise_experts
@@ -29,7 +30,7 @@ def summarize(history: History) -> str:
         Plain text, about 100 columns wide. For a mixture of experts also the groups of experts whose k differs most.
     """
     if not history.snapshots:
-        return f"{history.path}: no samples yet"
+        return f"{visible(str(history.path))}: no samples yet"
     first, last = history.snapshots[0], history.snapshots[-1]
     kinds = by_kind(last.components)
     head = ["kind", "class", "matrices", "k start", "k now", "drift (median)", "± s.e.", "λ start", "λ now", "growth"]

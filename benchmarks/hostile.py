@@ -1,0 +1,251 @@
+"""Hostile files and unlucky runs, many of them: what was tried, what survived.
+
+    python benchmarks/hostile.py histories --count 1000       # each with six commands
+    python benchmarks/hostile.py files --count 1000           # of each format
+    python benchmarks/hostile.py configurations               # also with an interpreter that has another transformers
+    python benchmarks/hostile.py injections --seconds 600     # shared out over the hosts
+    python benchmarks/hostile.py kills --count 64
+    python benchmarks/hostile.py size
+
+Every part prints a line for `docs/reliability.md`, and what went wrong. ``--seed`` gives other inputs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent / "tests"), str(HERE.parent)]
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch  # noqa: E402
+from hostile.configurations import CASES  # noqa: E402
+from hostile.inputs import write_history  # noqa: E402
+from hostile.mutations import (  # noqa: E402
+    mutated_bytes,
+    mutated_json,
+    mutated_lines,
+    mutated_safetensors,
+    mutated_zip,
+)
+from hostile.running import Tally, call, most_memory, run_command, watch_for_contacts  # noqa: E402
+
+from weibull_monitor.checkpoint.child import process  # noqa: E402
+
+
+def histories(options: argparse.Namespace, folder: Path) -> Tally:
+    tally = Tally()
+    data = write_history(folder / "good").read_bytes()
+    bad = folder / "bad" / "weibull"
+    bad.mkdir(parents=True)
+    run = str(folder / "bad")
+    for number in range(options.seed, options.seed + options.count):
+        (bad / "history.jsonl").write_bytes(mutated_lines(data, random.Random(number)))
+        for words in (
+            ["report", run, "-o", f"{folder}/page.html"],
+            ["alerts", run],
+            ["alerts", run, "--recorded"],
+            ["compare", run, "--list"],
+            ["watch", run, "--once"],
+            ["sweep", run, str(folder / "good")],
+        ):
+            run_command(words, str(number), tally)
+    return tally
+
+
+def files(options: argparse.Namespace, folder: Path) -> Tally:
+    from checkpoint.test_fuzz import FORMATS
+
+    from weibull_monitor.checkpoint import scan
+
+    structured = {
+        "safetensors": mutated_safetensors,
+        "index": mutated_json,
+        "torch.save": mutated_zip,
+        "lightning": mutated_zip,
+    }
+    tally = Tally()
+    for kind, make in FORMATS.items():
+        whole, broken = folder / kind, folder / f"{kind}-broken"
+        whole.mkdir()
+        names = make(whole)
+        shutil.copytree(whole, broken)
+        for number in range(options.seed, options.seed + options.count):
+            source = random.Random(f"{kind} {number}")
+            name = names[number % len(names)]
+            change = structured.get(kind, mutated_bytes) if source.random() < 0.6 else mutated_bytes
+            (broken / name).write_bytes(change((whole / name).read_bytes(), source))
+            call(lambda path=broken: scan(path), f"{kind} {number}", tally)  # type: ignore[misc]
+            shutil.copy(whole / name, broken / name)
+    return tally
+
+
+def configurations(options: argparse.Namespace, folder: Path) -> Tally:
+    import transformers
+    from hostile.configurations import GOOD
+    from hostile.test_configurations import checkpoint
+
+    print(f"transformers {transformers.__version__}")
+    tally = Tally()
+    with process():
+        for number, (name, settings) in enumerate(CASES.items()):
+            place = checkpoint(folder / str(number), settings)
+            run_command(["scan", str(place)], f"scan, {name}", tally)
+            run_command(["components", str(place)], f"components, {name}", tally)
+        for number in range(options.seed, options.seed + options.count):
+            settings = json.loads(mutated_json(json.dumps(GOOD).encode(), random.Random(number)))
+            place = folder / "mutated"
+            checkpoint(place, {})
+            text = json.dumps(settings, ensure_ascii=False)
+            (place / "config.json").write_bytes(text.encode("utf-8", "surrogatepass"))
+            run_command(["scan", str(place)], f"scan, mutated {number}", tally)
+            shutil.rmtree(place)
+    return tally
+
+
+def injections(options: argparse.Namespace, folder: Path) -> Tally:
+    from hostile.injections import EXCEPTIONS, inject, places
+    from hostile.test_injections import training_of
+
+    logging.getLogger("weibull_monitor").propagate = False
+    tally = Tally()
+    for host in ("bare", "transformers", "lightning", "accelerate"):
+        training = training_of(host, folder / "run")
+        expected = training()
+        found = places(training)
+        jobs = [(place, n, kind) for place, count in found.items() for n in {1, count} for kind in EXCEPTIONS]
+        random.Random(options.seed).shuffle(jobs)
+        end, tried = time.monotonic() + options.seconds / 4, 0
+        for place, number, kind in jobs:
+            if time.monotonic() > end:
+                break
+            ended: list[list[torch.Tensor]] = []
+            raised, escaped = inject(lambda to=ended, run=training: to.append(run()), (place, number), EXCEPTIONS[kind])
+            if raised:
+                tried += 1
+                fault = escaped or ("" if all(map(torch.equal, ended[0], expected)) else f"other weights: {place}")
+                tally.faults += [f"{host}, {kind}: {fault}"] if fault else []
+        tally.tried, tally.read = tally.tried + tried, tally.read + tried
+        print(f"{host}: {tried} of {len(jobs)} injections at {len(found)} places")
+    tally.read -= len(tally.faults)
+    return tally
+
+
+TRAINED = """
+import sys, torch
+from pathlib import Path
+from small_trainer import trainer
+from weibull_monitor.integrations.transformers import WeibullCallback
+where = Path(sys.argv[1])
+saved = sorted(where.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+whole = [path for path in saved if (path / "trainer_state.json").is_file()]
+callback = WeibullCallback(every_n_steps=1)
+trainer(where, callback, max_steps=24, save_strategy="steps", save_steps=4).train(
+    resume_from_checkpoint=str(whole[-1]) if whole else None)
+"""
+
+
+def kills(options: argparse.Namespace, folder: Path) -> Tally:
+    from weibull_monitor import read_history
+
+    def start(place: Path) -> subprocess.Popen[bytes]:
+        environment = os.environ | {"PYTHONPATH": str(HERE.parent / "tests"), "HF_HUB_OFFLINE": "1"}
+        command = [sys.executable, "-c", TRAINED, str(place)]
+        return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def figures(place: Path) -> dict[int, tuple[object, ...]]:
+        found = read_history(place).snapshots
+        return {one.step: (one.columns["k"], one.columns["lambda"], one.columns["eta_sum"]) for one in found}
+
+    began = time.monotonic()
+    start(folder / "whole").wait()
+    took, expected, tally = time.monotonic() - began, figures(folder / "whole"), Tally()
+    source = random.Random(options.seed)
+    for number in range(options.count):
+        place, tally.tried = folder / str(number), tally.tried + 1
+        running = start(place)
+        time.sleep(took * source.uniform(0.4, 1.0))
+        running.send_signal(signal.SIGKILL)
+        running.wait()
+        start(place).wait()
+        if figures(place) == expected:
+            tally.read += 1
+        else:
+            tally.faults.append(f"kill {number}: other samples")
+        shutil.rmtree(place)
+    return tally
+
+
+def size(options: argparse.Namespace, folder: Path) -> Tally:
+    data = write_history(folder / "seed", 4).read_text().splitlines()
+    run = json.loads(data[0])
+    sample = next(json.loads(line) for line in data if '"snapshot"' in line)
+    source = random.Random(0)
+    target = folder / "long" / "weibull" / "history.jsonl"
+    target.parent.mkdir(parents=True)
+    with target.open("w") as file:
+        file.write(json.dumps(run) + "\n")
+        for number in range(options.count):
+            k = [None if v is None else v * (1 + source.gauss(0, 1e-3)) for v in sample["k"]]
+            file.write(json.dumps(sample | {"step": number, "time": 1e9 + number, "k": k}) + "\n")
+    path, tally = str(folder / "long"), Tally()
+    for words in (["alerts", path], ["report", path, "-o", f"{folder}/page.html"], ["watch", path, "--once"]):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        command = [sys.executable, "-m", "weibull_monitor.cli.main", *words]
+        done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        tally.tried += 1
+        tally.read += done.returncode == 0
+        spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        print(f"{words[0]}: {options.count:,} samples of {len(run['components'])} components: {spent:.1f} s of a core")
+    print(f"the page has {(folder / 'page.html').stat().st_size / 1e6:.1f} MB")
+    return tally
+
+
+PARTS = {
+    "histories": histories,
+    "files": files,
+    "configurations": configurations,
+    "injections": injections,
+    "kills": kills,
+    "size": size,
+}
+COUNTS = {"histories": 200, "files": 500, "configurations": 100, "kills": 8, "size": 20_000}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("--count", type=int)
+    parser.add_argument("--seconds", type=float, default=600)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    options.count = COUNTS.get(options.part, 0) if options.count is None else options.count
+    warnings.simplefilter("ignore")
+    watch_for_contacts()
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="weibull-hostile-") as folder:
+        tally = PARTS[options.part](options, Path(folder))
+    print(*tally.faults[:40], sep="\n")
+    print(
+        f"{options.part}: {tally.tried:,} tried, {tally.read:,} read or survived, {tally.refused:,} refused in a line, "
+        f"{len(tally.faults)} faults, {time.monotonic() - began:.0f} s, at most {most_memory()} MB"
+    )
+    return bool(tally.faults)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
