@@ -182,25 +182,25 @@ class UpdateReader:
         for start in range(0, len(places), ROWS_AT_ONCE):
             counts = _Counts()
             for place in places[start : start + ROWS_AT_ONCE]:
-                try:
-                    for chunk in self._chunks(components[place], place, owners, problems):
-                        counts.add(place, chunk)
-                except Exception as error:  # its class, or that of its state, may refuse any operation
-                    problems[place] = f"counting it failed ({type(error).__name__}: {text_of(error)})"
+                if problem := self._add(counts, components[place], place, owners):
+                    problems[place] = problem
             yield from counts.rows(problems)
 
-    def _chunks(self, component: Component, place: int, owners: Owners, problems: dict[int, str]) -> Iterator[Tensor]:
-        """Chunks of the update of the elements of a component that this rank counts; none if it counts none of them."""
-        found = self._kept(component, owners)
-        if isinstance(found, str):
-            problems[place] = found
-            return
-        if found is None:
-            return
-        state, pieces = found
-        size = AT_ONCE if queued_on(state.kept[0].device) else CHUNK  # on a device, fewer and larger pieces of work
-        with torch.no_grad():
-            yield from state.chunks(*pieces, size=size)
+    def _add(self, counts: _Counts, component: Component, place: int, owners: Owners) -> str:
+        """Adds the update of the elements of a component that this rank counts. Returns why it cannot; empty if it can."""
+        try:
+            found = self._kept(component, owners)
+            if found is None or isinstance(found, str):
+                return found or ""
+            state, pieces = found
+            # On a device, fewer and larger pieces of work.
+            size = AT_ONCE if queued_on(state.kept[0].device) else CHUNK
+            with torch.no_grad():
+                for chunk in state.chunks(*pieces, size=size):
+                    counts.add(place, chunk)
+        except Exception as error:  # its class, or that of its state, may refuse any operation
+            return f"counting it failed ({type(error).__name__}: {text_of(error)})"
+        return ""
 
     def _kept(self, component: Component, owners: Owners) -> tuple[UpdateState, list[Sequence[Tensor]]] | str | None:
         """What is kept of a component's update, and views of the elements of it that this rank counts, for each tensor.
