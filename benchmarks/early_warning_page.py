@@ -247,12 +247,15 @@ def draw(runs: Sequence[dict[str, Any]]) -> None:
         axes = figure.subplots(1 + len(SHOWN), len(faults), sharex=True, squeeze=False)
         for column, fault in enumerate(faults):
             broken = next(run for run in mine if run["fault"] == fault)
-            for run, colour, width in [*((t, palette.faint, 1.0) for t in twins), (broken, palette.selection, 1.6)]:
-                steps = [s["step"] for s in run["samples"]]
-                series = [loss_of(run), *(signals_of(run)[name][at] for name, _, at in SHOWN)]
-                for row, values in enumerate(series):
-                    shown = np.exp(values) if row in (1, 2) else values
-                    axes[row][column].plot(steps, shown, color=colour, linewidth=width)
+            at_twins = [[loss_of(t), *(signals_of(t)[name][at] for name, _, at in SHOWN)] for t in twins]
+            mine_now = [loss_of(broken), *(signals_of(broken)[name][at] for name, _, at in SHOWN)]
+            for row, values in enumerate(mine_now):
+                scale = np.exp if row in (1, 2) else np.asarray
+                healthy = scale(np.array([t[row] for t in at_twins]))  # (twins, samples)
+                steps = EVERY * (1 + np.arange(healthy.shape[1]))
+                low, high = healthy.min(axis=0), healthy.max(axis=0)
+                axes[row][column].fill_between(steps, low, high, color=palette.faint, linewidth=0)
+                axes[row][column].plot(steps[: len(values)], scale(values), color=palette.selection, linewidth=1.6)
             axes[0][column].set_title(fault.replace("beta2", "β₂"))
             axes[-1][column].set_xlabel("step")
             for row in (1, 2):
