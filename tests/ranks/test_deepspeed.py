@@ -55,11 +55,7 @@ def test_updates_of_partitioned_states_are_those_of_one_that_is_whole(results: l
     whole = found["ZeRO-0"]  # without ZeRO, every rank has the state of torch's AdamW
     assert len(whole["update_rms"]) == len(whole["update_ratio"]) > 20
     for stage in ("ZeRO-1", "ZeRO-2", "ZeRO-3"):
-        for column in (
-            "update_lambda",
-            "update_rms",
-            "update_ratio",
-        ):  # after a few equal steps all |u| are near 1: no k
+        for column in ("update_lambda", "update_rms"):  # after a few equal steps all |u| are near 1: no k
             assert found[stage][column] == pytest.approx(whole[column], rel=2e-3), (stage, column)
     in_bfloat16 = results[0]["torch.bfloat16"]["updates"]
     assert in_bfloat16.pop("ZeRO-0") == {
