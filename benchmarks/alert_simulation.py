@@ -148,6 +148,7 @@ def simulate(run: Simulated, seed: int) -> Iterator[RecordedSnapshot]:
             "weight_decay": np.full(len(of), run.weight_decay if step else np.nan),
             "eta_sum": np.full(len(of), path if step else np.nan),
             "update_max": np.full(len(of), 7.27),
+            "update_ratio": np.full(len(of), np.nan),
         }
         columns = {name: tuple(v if math.isfinite(v) else None for v in given[name].tolist()) for name in READ}
         yield RecordedSnapshot(step, 0.0, of, columns)

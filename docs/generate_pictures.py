@@ -37,6 +37,9 @@ BY_OTHERS |= {
     f"dashboard-{name}.png": "python docs/generate_dashboards.py runs/dashboards"
     for name in ("watch", "tensorboard-charts", "tensorboard-heatmaps", "wandb-heatmap")
 }
+BY_OTHERS |= {
+    f"early-warning{variant}.svg": "python benchmarks/early_warning.py --runs FILE --page" for variant in ("", "-dark")
+}
 """Figures that another command draws: what draws them."""
 
 

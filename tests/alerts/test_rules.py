@@ -83,6 +83,8 @@ FAULTS = {
     "transmission_exit": (lambda c: drifting(c, ("ffn_up",), 1.05), index(0, "ffn_up"), "warning"),
     "body_break": (lambda c: set_from(c, "r2", DOWN, 0.94), DOWN, "warning"),
     "unchanged": (lambda c: frozen(c, UP), UP, "warning"),
+    "update_growth": (lambda c: set_from(c, "update_ratio", UP, 0.04), UP, "warning"),
+    "update_excess": (lambda c: set_from(c, "update_ratio", UP, 0.08), UP, "warning"),
 }
 
 
@@ -111,7 +113,7 @@ def test_it_finds_its_fault_and_names_the_matrix(rule: str) -> None:
     assert any(name in a.finding.components for a in mine)
     assert mine[-1].finding.severity == severity
     assert all(len(a.title) < 64 for a in mine)
-    sudden = rule not in ("selection_range", "selection_drift", "layer_outlier", "transmission_exit")
+    sudden = rule not in ("selection_range", "selection_drift", "layer_outlier", "transmission_exit", "update_growth")
     if sudden:
         assert mine[0].step <= 10 * (AT + 2)
         assert mine[0].step >= 10 * AT
@@ -125,7 +127,20 @@ def test_healthy_runs_raise_nothing(seed: int) -> None:
 @pytest.mark.parametrize("rule", FAULTS)
 def test_what_is_not_there_is_never_found(rule: str) -> None:
     """Whole columns, single samples and single components of NaN: thresholds are never NaN, and nothing is made of it."""
-    for column in ("k", "lambda", "r2", "k_se", "rms", "zeros", "eta", "weight_decay", "eta_sum", "update_max"):
+    every = (
+        "k",
+        "lambda",
+        "r2",
+        "k_se",
+        "rms",
+        "zeros",
+        "eta",
+        "weight_decay",
+        "eta_sum",
+        "update_max",
+        "update_ratio",
+    )
+    for column in every:
         columns = healthy()
         for now in columns:
             now[column][:] = np.nan
@@ -223,6 +238,7 @@ def test_a_warm_up_is_no_fault() -> None:
         now["eta"][:], now["eta_sum"][:] = 1e-3 * share, path
         for name, start in (("lambda", columns[0]["lambda"]), ("rms", columns[0]["rms"])):
             now[name] = start * np.exp(4.0 * path)
+        now["update_ratio"] = 0.25 * now["eta"] / now["rms"]
     assert only_infos(columns) == []
 
 

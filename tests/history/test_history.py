@@ -11,10 +11,10 @@ import torch
 
 from weibull_monitor import ConfigurationError, WeibullMonitor, fit_weibull, read_history
 from weibull_monitor.history import HistoryWriter, RunRecord
-from weibull_monitor.history.columns import COLUMNS, FORCES
+from weibull_monitor.history.columns import COLUMNS, FORCES, UPDATES
 from weibull_monitor.history.follower import HistoryTail
 from weibull_monitor.history.record import FILE
-from weibull_monitor.history.snapshot import Estimate, Forces, Scaling, Snapshot
+from weibull_monitor.history.snapshot import Estimate, Forces, Scaling, Snapshot, Update
 from weibull_monitor.model.components import discover
 
 
@@ -72,6 +72,7 @@ def test_a_live_sample_and_the_recorded_one_are_read_alike(tmp_path: Path, tiny_
             name: Scaling(effective=0.1, t_over_tau=0.2, forecast=forecast, equilibrium=forecast),
         },
         forces={name: Forces(-0.1, 0.2, -0.3, -0.2, None)},
+        updates={name: Update(1.1, 0.7, 0.8, 0.01)},
     )
     writer = HistoryWriter(tmp_path)
     writer.write_run(record(tiny_model))
@@ -83,6 +84,7 @@ def test_a_live_sample_and_the_recorded_one_are_read_alike(tmp_path: Path, tiny_
         assert [v is None for v in taken.column(column)] == [v is None for v in read.columns[column]], column
     assert taken.values("lambda_forecast_high") == {name: 0.4}
     assert taken.values("force_decay") == {name: -0.3}
+    assert [taken.values(column)[name] for column in UPDATES] == [1.1, 0.7, 0.8, 0.01]
     assert name not in taken.values("k")
     assert taken.values("nonfinite")[name] == 200
 
@@ -102,7 +104,7 @@ def test_each_line_is_strict_json_of_the_documented_shape(tmp_path: Path, tiny_m
     assert run["schema"] == 1
     assert run["components"][0] | {"kind": "attn_q", "component_class": "selection", "block": 0} == run["components"][0]
     assert line["type"] == "snapshot"
-    columns = set(COLUMNS) - set(FORCES)
+    columns = set(COLUMNS) - set(FORCES) - set(UPDATES)
     assert set(line) == {"type", "step", "time", "seconds", "withheld", *columns}
     assert all(len(line[column]) == len(run["components"]) for column in columns)
     assert (line["k"][0], line["rms"][0], line["eta"][0], line["nonfinite"][0]) == (None, None, None, 200)

@@ -46,7 +46,7 @@ def trained(
     """What the history holds after a few steps of two micro-batches each, the same on every rank."""
     optimizer = optimizer_of(wrapped)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 0.1, 1.0, total_iters=steps)
-    options = {"every_n_steps": every_second, "forces": True, **options}
+    options = {"every_n_steps": every_second, "forces": True, "updates": True, **options}
     with WeibullMonitor(wrapped, optimizer, output_dir=directory, **options) as monitor:
         for _ in range(steps):
             for micro in range(2):

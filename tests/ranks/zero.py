@@ -20,6 +20,7 @@ from layouts import Model, counts, made
 from torch import nn
 
 from weibull_monitor import WeibullMonitor, read_history
+from weibull_monitor.history.columns import UPDATES
 from weibull_monitor.model.sharding import Ranks
 
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # else it compiles an extension, for minutes
@@ -94,12 +95,15 @@ def all_stages(directory: Path, dtype: torch.dtype) -> dict[str, Any]:
     return found
 
 
-def monitored(directory: Path, dtype: torch.dtype) -> dict[str, Any]:
-    """For each stage η and λ_wd of every matrix by step, as the main rank's history says; the engine steps the scheduler."""
+def monitored(directory: Path, dtype: torch.dtype) -> tuple[dict[str, Any], dict[str, Any]]:
+    """For each stage, from the main rank's history: η and λ_wd of every matrix by step, which the engine changes; and the updates
+    of the last step."""
     found: dict[str, Any] = {}
+    updates: dict[str, Any] = {}
     for stage in range(4):
         trained = engine(finite(dtype), stage, dtype)
-        with WeibullMonitor(trained, trained.optimizer, output_dir=directory / str(stage), every_n_steps=1) as monitor:
+        options: dict[str, Any] = {"every_n_steps": 1, "updates": True}
+        with WeibullMonitor(trained, trained.optimizer, output_dir=directory / str(stage), **options) as monitor:
             for _ in range(STEPS):
                 train(trained)
                 monitor.step()
@@ -109,7 +113,9 @@ def monitored(directory: Path, dtype: torch.dtype) -> dict[str, Any]:
                 s.step: [(s.values("eta").get(n), s.values("weight_decay").get(n)) for n in s.values("k")]
                 for s in history.snapshots
             }
-    return found
+            last = history.snapshots[-1]
+            updates[f"ZeRO-{stage}"] = {column: last.values(column) for column in UPDATES}
+    return found, updates
 
 
 def everything(directory: Path) -> dict[str, Any]:
@@ -117,5 +123,6 @@ def everything(directory: Path) -> dict[str, Any]:
     found = {}
     for dtype in (torch.float32, torch.bfloat16):
         place = directory / str(dtype)
-        found[str(dtype)] = {"counts": all_stages(place, dtype), "rates": monitored(place, dtype)}
+        rates, updates = monitored(place, dtype)
+        found[str(dtype)] = {"counts": all_stages(place, dtype), "rates": rates, "updates": updates}
     return found

@@ -146,6 +146,25 @@ class TransmissionExit(RuleSettings):
 
 
 @dataclass(frozen=True)
+class UpdateGrowth(RuleSettings):
+    """RMS(u)·η/RMS(w) is above ``factor`` times what it should be at most: its highest so far, at η after the warm-up.
+
+    Like ``update_excess``, only with ``updates=True``.
+    """
+
+    persist: int = 2
+    factor: float = 1.75
+
+
+@dataclass(frozen=True)
+class UpdateExcess(RuleSettings):
+    """RMS of u above ``limit``; gradients of a steady size keep it at 1 or below."""
+
+    persist: int = 2
+    limit: float = 1.05
+
+
+@dataclass(frozen=True)
 class BodyBreak(RuleSettings):
     """R² below ``r2``; or a sudden fall of R² by ``fall`` or change of k by ``change``, and ``z`` times the usual size."""
 
@@ -185,6 +204,8 @@ class AlertSettings:
     layer_outlier: LayerOutlier = LayerOutlier()
     transmission_exit: TransmissionExit = TransmissionExit()
     body_break: BodyBreak = BodyBreak()
+    update_growth: UpdateGrowth = UpdateGrowth()
+    update_excess: UpdateExcess = UpdateExcess()
 
     @staticmethod
     def of(given: AlertSettings | Mapping[str, Any] | str | Path | bool) -> AlertSettings:

@@ -19,7 +19,7 @@ Sample = Snapshot | RecordedSnapshot
 
 READ: Final = (
     *("k", "lambda", "r2", "k_se", "rms", "zeros", "nonfinite"),
-    *("eta", "weight_decay", "eta_sum", "update_max"),
+    *("eta", "weight_decay", "eta_sum", "update_max", "update_ratio"),
 )
 """The recorded columns that rules read."""
 _NO_FIT: Final = (math.nan,) * 7
@@ -47,6 +47,7 @@ class SampleWindow:
         peak: Highest η of each component before the latest sample, shape (components,); 0 before the first. A jump raises it
             by a factor of two per sample at most.
         settled: Whether the warm-up of each component's η ended before the latest sample, shape (components,).
+        plateau: η of each component when its warm-up ended, shape (components,); NaN before.
         steps: Optimizer steps of the samples kept, the latest last.
         samples: Number of samples so far, including those no longer kept.
         reset: Number of components whose optimizer state was reset during the run, at the last two samples.
@@ -64,6 +65,7 @@ class SampleWindow:
         self.baseline: dict[str, Floats] = {}
         self.peak: Floats = np.zeros(0)
         self.settled: Bools = np.zeros(0, dtype=bool)
+        self.plateau: Floats = np.zeros(0)
         self.samples = 0
         self.reset = (0, 0)
         self.memo: dict[Any, Any] = {}
@@ -151,6 +153,7 @@ class SampleWindow:
                 most = np.where(self.peak > 0, MAX_ETA_GROWTH * self.peak, np.inf)
                 self.settled |= (eta <= SETTLED_TOLERANCE * self.peak) & (eta > 0) & (self.samples > 5)
                 self.peak = np.maximum(self.peak, np.minimum(eta, most))
+                self.plateau = np.where(self.settled & np.isnan(self.plateau), self.peak, self.plateau)
                 passed = path - np.nan_to_num(buffer["eta_sum"][last], nan=0.0)
                 budget, decay = np.nan_to_num(buffer["budget"][last]), np.nan_to_num(buffer["decay"][last])
             passed = np.where(passed > 0, passed, np.nan)
@@ -183,6 +186,7 @@ class SampleWindow:
         self.baseline = {name: carried(self.baseline.get(name), (size,), np.nan) for name in READ}
         self.peak = carried(self.peak, (size,), 0.0)
         self.settled = carried(self.settled.astype(float), (size,), 0.0) > 0
+        self.plateau = carried(self.plateau, (size,), np.nan)
         self._components = components
         self.components = ComponentArrays.of(components, self._attention)
         self.kept.clear()
@@ -201,7 +205,9 @@ def columns_of(sample: Sample) -> dict[str, Floats]:
         for component in sample.components:
             fit, s = sample.fits.get(component.name), sample.scaling.get(component.name, NO_SCALING)
             measured = (fit.k, fit.lambda_, fit.r2, fit.k_se, fit.rms, fit.zeros, fit.nonfinite) if fit else _NO_FIT
-            rows.append((*measured, s.eta, s.weight_decay, s.eta_sum, s.update_max))
+            update = sample.updates.get(component.name)
+            ratio = update.ratio if update else None
+            rows.append((*measured, s.eta, s.weight_decay, s.eta_sum, s.update_max, ratio))
         values = np.array(rows, dtype=float).reshape(len(rows), len(READ)).T  # (columns, components); None becomes NaN
     else:
         values = as_array(sample.columns, READ)

@@ -28,10 +28,11 @@ _SCALING: Final = {
     "update_max": "update_max",
 }
 _FORCES: Final = {f"force_{name}": name for name in ("alignment", "injection", "decay", "net", "closure")}
+_UPDATES: Final = {f"update_{name.strip('_')}": name for name in ("k", "lambda_", "rms", "ratio")}
 
 SOURCES: Final[dict[str, tuple[str, str]]] = {
     column: (source, path)
-    for source, columns in (("fits", _FIT), ("scaling", _SCALING), ("forces", _FORCES))
+    for source, columns in (("fits", _FIT), ("scaling", _SCALING), ("forces", _FORCES), ("updates", _UPDATES))
     for column, path in columns.items()
 }
 """For each column the mapping of `Snapshot` that holds it, and the attribute of its values."""
@@ -41,6 +42,8 @@ FIRST_COLUMNS: Final = COLUMNS[: len(_FIT) + 2]
 """The columns that lines of every version have: the fit, η and λ_wd."""
 FORCES: Final = tuple(_FORCES)
 """The columns that a line has only if forces were asked for."""
+UPDATES: Final = tuple(_UPDATES)
+"""The columns that a line has only if updates were asked for."""
 
 
 def unknown(what: str, name: object, known: Iterable[str]) -> str:

@@ -125,6 +125,23 @@ class Forces:
 
 
 @dataclass(frozen=True)
+class Update:
+    """The last update u of one component, a step of the optimizer divided by η; from the optimizer's state.
+
+    Attributes:
+        k: Weibull shape of |u|; for Lion and Muon, of the magnitudes of the momentum that u is made of.
+        lambda_: Scale of the same.
+        rms: Root mean square of the same.
+        ratio: RMS(u)·η/RMS(w): how far the step went, in units of the weights. None where the size of u is not known.
+    """
+
+    k: float
+    lambda_: float
+    rms: float
+    ratio: float | None
+
+
+@dataclass(frozen=True)
 class Snapshot:
     """The fits of all components at one optimizer step.
 
@@ -136,6 +153,7 @@ class Snapshot:
         scaling: The values of the scaling law for each component, by name.
         baseline: k and λ of each component at step 0, by name; empty if there is none.
         forces: The effect of the last step on the squared norm of each component, by name; empty unless asked for.
+        updates: The last update of each component, by name; empty unless asked for.
         unchanged: Number of trainable components with η > 0 whose counts are the same as in the sample before; None in the first
             sample.
         seconds: Wall time of the measurement, in seconds.
@@ -150,6 +168,7 @@ class Snapshot:
     scaling: Mapping[str, Scaling] = field(default_factory=dict)
     baseline: Mapping[str, Reference] = field(default_factory=dict)
     forces: Mapping[str, Forces] = field(default_factory=dict)
+    updates: Mapping[str, Update] = field(default_factory=dict)
     unchanged: int | None = None
     seconds: float = 0.0
     name: str | None = None
@@ -240,6 +259,11 @@ class Snapshot:
             out[f"weibull_class/{name}_drift_pct"] = _median(
                 100.0 * (value / start[member].k - 1.0) for member, value in k.items() if member in start
             )
+            out[f"weibull_update/{name}_k"] = self._median_of("updates", "k", members)
+            out[f"weibull_update/{name}_rms"] = self._median_of("updates", "rms", members)
+            ratios = [u.ratio for n in members if (u := self.updates.get(n)) is not None and u.ratio is not None]
+            out[f"weibull_update/{name}_ratio"] = _median(ratios)
+            out[f"weibull_update/{name}_ratio_max"] = max(ratios, default=None)
         both = [member for members in classes.values() for member in members]
         out["weibull_scaling/sqrt_eta_over_wd"] = self._median_of("scaling", "sqrt_eta_over_wd", both)
         out["weibull_scaling/effective_sqrt_eta_over_wd"] = self._median_of("scaling", "effective", both)

@@ -120,7 +120,14 @@ class WeibullMonitor(OptimizerFollower):
             from weibull_monitor.scaling.force_reader import ForceReader
 
             self._forces = ForceReader(self._reader, self._budgets, self._ranks)
-        self._sampler = Sampler(model, self._reader, self._budgets, self._law, self._forces, self._ranks, self._guard)
+        updates = None
+        if given.updates:
+            from weibull_monitor.scaling.update_reader import UpdateReader
+
+            updates = UpdateReader(self._reader, self._budgets, self._ranks)
+        self._sampler = Sampler(
+            model, self._reader, self._budgets, self._law, self._forces, updates, self._ranks, self._guard
+        )
         self._sampler.name = given.name
         self._last_step = LastStep(self._reader, self._ranks)
         self._join = JoinWatch(model)

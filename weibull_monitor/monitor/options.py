@@ -67,6 +67,8 @@ class MonitorOptions:
         total_steps: Number of optimizer steps of the whole run, for the forecast of λ.
         forces: Whether to measure at each sample how the step changed the squared norm of each matrix: by alignment, injection
             and decay. AdamW only. It reads the optimizer's state, and the weights once more before the step.
+        updates: Whether to fit the last update of each matrix at each sample too, from the optimizer's state: k, λ and RMS of
+            |u|, and RMS(u)·η/RMS(w). It reads the state once. AdamW, Adam, SGD with momentum, Lion and Muon.
         alerts: Thresholds of the alert rules (docs/alerts.md): True for the defaults, the path of a TOML file, a dictionary or an
             `AlertSettings`; False for no alerts.
         on_alert: Function that is called with each `Alert` of severity warning or error.
@@ -100,6 +102,7 @@ class MonitorOptions:
     scheduler: Any = field(default=None, metadata=FROM_HOST)
     total_steps: int | None = field(default=None, metadata=FROM_HOST)
     forces: bool = False
+    updates: bool = False
     alerts: AlertSettings | Mapping[str, Any] | str | Path | bool = True
     on_alert: Callable[[Alert], object] | None = None
     webhook: str | None = field(default=None, repr=False)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from weibull_monitor.scaling.force_reader import ForceReader, PendingForces
     from weibull_monitor.scaling.law import Outlook, ScalingLaw
     from weibull_monitor.scaling.tracking import BudgetTracker
+    from weibull_monitor.scaling.update_reader import PendingUpdates, UpdateReader
 
 EARLY: Final = re.compile("finite values are zero|lies in [0-9]+ bins")
 """Why a matrix that begins at zero has no fit: before its first step, and after it, when all values are near ±η."""
@@ -43,6 +44,7 @@ class QueuedSample:
         stepped: How each parameter of this process was stepped.
         outlook: The future learning rates, as planned at this step.
         forces: The sums for the forces; None without forces.
+        updates: The fits of the updates; None without updates.
         seconds: Time spent on queueing, in seconds.
     """
 
@@ -53,6 +55,7 @@ class QueuedSample:
     stepped: dict[str, StepInfo]
     outlook: Outlook
     forces: PendingForces | None
+    updates: PendingUpdates | None
     seconds: float
 
 
@@ -65,6 +68,7 @@ class Sampler:
         budgets: Follows its optimizers.
         law: Computes the values of the scaling law.
         forces: Reads the forces; None for no forces.
+        updates: Reads the updates; None for no updates.
         ranks: The processes that measure together; None for this one alone.
         guard: Reports problems once.
 
@@ -81,11 +85,12 @@ class Sampler:
         budgets: BudgetTracker,
         law: ScalingLaw,
         forces: ForceReader | None,
+        updates: UpdateReader | None,
         ranks: Ranks | None,
         guard: Guard,
     ) -> None:
         self._model, self._reader, self._budgets, self._law = model, reader, budgets, law
-        self._forces, self._ranks, self._guard = forces, ranks, guard
+        self._forces, self._updates, self._ranks, self._guard = forces, updates, ranks, guard
         self._begun: set[str] = set()
 
     def queue(self, step: int) -> QueuedSample:
@@ -101,6 +106,10 @@ class Sampler:
             self._report(self._forces.reasons, "have no forces")
         notes = self._guard("packing what was stepped", pack, stepped) if self._ranks is not None else None
         pending = self._reader.read(step, notes)
+        updates = None
+        if self._updates is not None and step > 0:
+            updates = self._guard("reading the updates", self._updates.collect)
+            self._report(self._updates.reasons, "have no update that can be read")
         if self._reader.moved:
             self._guard.once(moved(self._reader.moved), key="frozen matrices moved")
         return QueuedSample(
@@ -111,6 +120,7 @@ class Sampler:
             stepped=stepped,
             outlook=self._law.look(step, stepped),
             forces=forces,
+            updates=updates,
             seconds=time.perf_counter() - started,
         )
 
@@ -143,6 +153,7 @@ class Sampler:
             scaling=scaling,
             baseline=baseline,
             forces=self._forces.forces(queued.forces, stepped) if self._forces and queued.forces else {},
+            updates=self._updates.updates(queued.updates, fits, stepped) if self._updates and queued.updates else {},
             unchanged=None if last is None or last.step == step else self.count_unchanged(fits, scaling, last),
             seconds=queued.seconds + time.perf_counter() - started,
             name=self.name,

@@ -12,6 +12,7 @@ In the order of the data:
 - `forecast`: λ at the end of the run, and its equilibrium, from samples and the rates to come.
 - `law`: all of it for every matrix at each sample.
 - `forces`: the terms of AdamW's step that change the norm of a matrix, computed from the optimizer's state.
+- `updates`, `update_reader`: the last update of each matrix, from the optimizer's state, fitted like the weights.
 - `force_reader`: these terms for a whole model, on one rank or on many.
 """
 

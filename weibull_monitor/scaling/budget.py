@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from weibull_monitor.history.reasons import Reason
 from weibull_monitor.history.snapshot import Scaling
-from weibull_monitor.scaling.optimizers import Hyperparameters, UpdateBound
+from weibull_monitor.scaling.optimizers import Hyperparameters, UpdateBound, UpdateForm
 
 
 class Budget(NamedTuple):
@@ -72,6 +72,8 @@ class StepInfo(NamedTuple):
     """Bound of an update; None if there is none."""
     peak: float = 0.0
     """Largest η so far."""
+    form: UpdateForm | None = None
+    """How the size of an update follows from the optimizer's state; None if it does not."""
 
 
 def scaling_of(

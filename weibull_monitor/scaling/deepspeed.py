@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import weakref
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -68,6 +68,57 @@ def rates_of(optimizer: Any) -> Rates:
 
         weakref.finalize(rates, inner.register_step_pre_hook(note).remove)
     return rates
+
+
+class Partition(NamedTuple):
+    """What a rank's partition of DeepSpeed's flattened parameters holds of one parameter of the model.
+
+    Attributes:
+        flat: The flattened fp32 tensor that the wrapped optimizer steps, and keeps a state for.
+        at: Where the elements begin in it.
+        start: The first of them, among those of the parameter in row-major order.
+        stop: The element after the last.
+    """
+
+    flat: Tensor
+    at: int
+    start: int
+    stop: int
+
+
+def partition_of(engine: Any, parameter: Any) -> Partition | str | None:
+    """Where this rank has its share of an optimizer's state for a parameter, under ZeRO or for bf16.
+
+    Args:
+        engine: As `engine_of` gives it.
+        parameter: A parameter of the model.
+
+    Returns:
+        The place; None if this rank holds nothing of it; or why it cannot be found.
+    """
+    if hasattr(parameter, "ds_tensor"):  # ZeRO-3: the parameter's shard, in a sub-group's flat tensor
+        sub_group, at, _ = engine.grad_position[engine.get_param_id(parameter)]
+        size = int(parameter.ds_tensor.ds_numel)
+        start = min(parameter.ds_numel, engine_rank(parameter) * size)
+        return Partition(
+            engine.fp32_partitioned_groups_flat[sub_group], at, start, min(start + size, parameter.ds_numel)
+        )
+    flats = getattr(engine, "single_partition_of_fp32_groups", None) or getattr(
+        engine, "fp32_groups_flat_partition", None
+    )
+    if flats is None or not hasattr(parameter, "_hp_mapping"):
+        return f"{type(engine).__name__} of DeepSpeed does not say where its state is"
+    if (mapping := parameter._hp_mapping) is None:
+        return None
+    here, there = mapping.lp_fragment_address, mapping.hp_fragment_address
+    return Partition(flats[mapping.param_group_index], there.start, here.start, here.start + here.numel)
+
+
+def engine_rank(parameter: Any) -> int:
+    """This rank's place among those that a parameter is partitioned over by ZeRO-3."""
+    import torch.distributed as dist
+
+    return dist.get_rank(parameter.ds_process_group)
 
 
 def engine_of(optimizer: Any) -> Any | None:

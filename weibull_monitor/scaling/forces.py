@@ -13,7 +13,7 @@ the step is measured as well: how far the terms miss the measured change is the 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import torch
@@ -59,6 +59,18 @@ def adam_state(parameter: Tensor, group: Mapping[str, Any], optimizer: Any) -> A
     name, rule = type(optimizer).__name__, rule_of(optimizer)
     if not (rule.forces and rule.decouples(group) and "betas" in group):
         return f"the forces are those of AdamW, and the optimizer is {name}"
+    return kept_by_adam(parameter, group, optimizer)
+
+
+def kept_by_adam(parameter: Tensor, group: Mapping[str, Any], optimizer: Any) -> AdamState | str:
+    """The state of one parameter in an optimizer of the Adam family, whatever its weight decay; or why it is not there.
+
+    Args:
+        parameter: The parameter, as the optimizer holds it.
+        group: The parameter group that it is in.
+        optimizer: The optimizer itself, without wrappers.
+    """
+    name = type(optimizer).__name__
     state = optimizer.state.get(parameter, {})
     if not state:
         return "the optimizer has no state for it yet"
@@ -72,6 +84,22 @@ def adam_state(parameter: Tensor, group: Mapping[str, Any], optimizer: Any) -> A
         step = math.inf
     beta1, beta2 = group["betas"]
     return AdamState(mean, square, step, float(beta1), float(beta2), float(group["eps"]))
+
+
+def adam_update(mean: Tensor, square: Tensor, state: AdamState) -> Tensor:
+    """u = m̂/(√v̂ + ε) of some elements in float32, as optimizers make it (D. P. Kingma, J. Ba, "Adam", 2015, algorithm 1).
+
+    Args:
+        mean: m, of any shape and float dtype.
+        square: v, of the same shape.
+        state: The constants, and the step count.
+
+    Returns:
+        float32, a new tensor of that shape. Where the step count is on the device, it is not waited for.
+    """
+    # 1 - βᵗ and √(1 - βᵗ): numbers, or 0-dimensional tensors where the step count is a tensor.
+    correct1, correct2 = 1.0 - state.beta1**state.step, (1.0 - state.beta2**state.step) ** 0.5
+    return (mean.float() / correct1).div_(square.float().sqrt().div_(correct2).add_(state.eps))
 
 
 @torch.no_grad()
@@ -89,12 +117,10 @@ def sums_after(
     Returns:
         float64 (float32 on MPS), shape (3,), on the weights' device, which is not waited for.
     """
-    # 1 - βᵗ and √(1 - βᵗ): numbers, or 0-dimensional tensors where the step count is on the device.
-    correct1, correct2 = 1.0 - state.beta1**state.step, (1.0 - state.beta2**state.step) ** 0.5
     out = torch.zeros(3, dtype=_precise(weights[0].device), device=weights[0].device)
-    for w, m, v in _chunks(weights, means, squares):  # each of up to CHUNK elements, in one shape
+    for w, m, v in chunks_of(weights, means, squares):  # each of up to CHUNK elements, in one shape
         # The update in float32, as optimizers make it; only the sums need more, since they run over millions of elements.
-        w, u = w.float(), (m.float() / correct1) / (v.float().sqrt() / correct2 + state.eps)
+        w, u = w.float(), adam_update(m, v, state)
         out += torch.stack([(w * u).sum(dtype=out.dtype), (w * w).sum(dtype=out.dtype), (u * u).sum(dtype=out.dtype)])
     return out
 
@@ -104,7 +130,7 @@ def squared_norm(weights: Sequence[Tensor]) -> Tensor:
     """⟨w, w⟩ over pieces of a matrix: 0-dimensional, on their device, float64 (float32 on MPS)."""
     dtype = _precise(weights[0].device)
     out = torch.zeros((), dtype=dtype, device=weights[0].device)
-    for (w,) in _chunks(weights):
+    for (w,) in chunks_of(weights):
         out += w.float().square().sum(dtype=dtype)
     return out
 
@@ -141,17 +167,17 @@ def forces_of(sums: Sequence[float], eta: float, weight_decay: float) -> Forces 
     return Forces(alignment / before, injection / before, decay / before, (after - before) / before, closure)
 
 
-def _chunks(*tensors: Sequence[Tensor]) -> Any:
-    """Cuts tensors of the same shapes into the same chunks. Strided pieces are copied one chunk at a time."""
+def chunks_of(*tensors: Sequence[Tensor], size: int = CHUNK) -> Iterator[tuple[Tensor, ...]]:
+    """Cuts tensors of the same shapes into the same chunks of up to ``size`` elements, views of them."""
     for pieces in zip(*tensors, strict=True):
         if all(piece.is_contiguous() for piece in pieces):
-            yield from zip(*(torch.split(piece.reshape(-1), CHUNK) for piece in pieces), strict=True)
-        elif pieces[0].dim() and pieces[0][0].numel() > CHUNK:
+            yield from zip(*(torch.split(piece.reshape(-1), size) for piece in pieces), strict=True)
+        elif pieces[0].dim() and pieces[0][0].numel() > size:
             for rows in zip(*pieces, strict=True):
-                yield from _chunks(*([row] for row in rows))
+                yield from chunks_of(*([row] for row in rows), size=size)
         else:
-            size = max(1, CHUNK // max(1, pieces[0][0].numel()))
-            yield from zip(*(torch.split(piece, size) for piece in pieces), strict=True)
+            rows_at_once = max(1, size // max(1, pieces[0][0].numel()))
+            yield from zip(*(torch.split(piece, rows_at_once) for piece in pieces), strict=True)
 
 
 def _precise(device: torch.device) -> torch.dtype:

@@ -1,4 +1,4 @@
-"""The table of optimizers: one row for each, which the scaling law, the bounds of updates and the forces all read.
+"""The table of optimizers: one row for each, which the scaling law, the bounds of updates, the forces and the updates read.
 
 The law needs two things of an optimizer: its steps have the size of a constant times η, whatever the gradients and the weights
 are; and weight decay multiplies the weights by 1 - ηλ_wd beside the step. An optimizer that has no row is taken for one that
@@ -27,6 +27,9 @@ Group = Mapping[str, Any]
 """A parameter group: an element of ``optimizer.param_groups``."""
 Shape = Sequence[int]
 """The shape of a parameter."""
+UpdateForm = Literal["adam", "sign", "momentum", "orthogonal"]
+"""What an optimizer's state tells of its update u: m̂/(√v̂ + ε) itself; or a momentum, of which u is the sign, which is u itself,
+or which is made orthogonal."""
 
 MUON_RMS: Final = 0.2
 """The RMS of an update of AdamW in units of η, to which Muon's ``match_rms_adamw`` sets its own (arXiv:2502.16982)."""
@@ -171,8 +174,8 @@ class OptimizerRule:
         step: Of a parameter group, why its steps do not have the size η; None if they do.
         scale: Of a group and a parameter's shape, the RMS of a step in units of η, relative to AdamW's.
         bound: Of a group and a parameter's shape, the bound of its update; None if there is none.
-        forces: Whether its update is m̂/(√v̂ + ε) with m and v in the state's ``exp_avg`` and ``exp_avg_sq``, so that the
-            forces can be computed where its weight decay is decoupled.
+        update: How its update is found in its state; None if it is not. `weibull_monitor.scaling.updates` has the formulas, and
+            the names that the state is looked for under.
         step_count: Where its own step count is, if it has one: the ``step`` of a parameter's state, or that of the group.
     """
 
@@ -181,8 +184,25 @@ class OptimizerRule:
     step: Callable[[Group], Reason | None] = lambda group: None
     scale: Callable[[Group, Shape], float] = lambda group, shape: 1.0
     bound: Callable[[Group, Shape], UpdateBound | None] = lambda group, shape: None
-    forces: bool = False
+    update: UpdateForm | None = None
     step_count: Literal["state", "group"] = "state"
+
+    @property
+    def forces(self) -> bool:
+        """Whether the forces can be computed from the state, where weight decay is decoupled."""
+        return self.update == "adam"
+
+    def sized(self, group: Group, shape: Shape) -> UpdateForm | None:
+        """`update`, if the size of a step follows from it; None for steps that the state does not show.
+
+        >>> RULES["SGD"].sized({"nesterov": False}, (2, 2)), RULES["SGD"].sized({"nesterov": True}, (2, 2))
+        ('momentum', None)
+        """
+        if self.update == "momentum" and group.get("nesterov"):  # the step adds the gradient to it, which is gone
+            return None
+        if self.update == "orthogonal" and (self.step(group) is not None or len(shape) != 2):
+            return None
+        return self.update
 
     def decouples(self, group: Group) -> bool:
         """Whether the weight decay of a parameter group is decoupled from the gradient."""
@@ -214,25 +234,27 @@ class OptimizerRule:
 _GRADIENT, _WEIGHT, _UNKNOWN = _always("step_not_eta"), _always("step_scaled_by_weight"), _always("unknown_optimizer")
 
 _ROWS: Final = (
-    OptimizerRule("AdamW", bound=_bound_adam, forces=True),
-    OptimizerRule("Adam", decoupled=False, bound=_bound_adam, forces=True),
-    OptimizerRule("FusedAdam", decoupled=False, bound=_bound_adam, forces=True, step_count="group"),  # Apex, DeepSpeed
+    OptimizerRule("AdamW", bound=_bound_adam, update="adam"),
+    OptimizerRule("Adam", decoupled=False, bound=_bound_adam, update="adam"),
+    OptimizerRule(
+        "FusedAdam", decoupled=False, bound=_bound_adam, update="adam", step_count="group"
+    ),  # Apex, DeepSpeed
     OptimizerRule("NAdam", decoupled=False),  # its u looks ahead, and RAdam's is rectified: neither has AdamW's forces
     OptimizerRule("RAdam", decoupled=False),
     OptimizerRule("Adamax", decoupled=False, bound=_bound_adamax),
     OptimizerRule("RMSprop", decoupled=False),
     OptimizerRule("AdEMAMix"),
-    OptimizerRule("Lion", bound=_bound_sign),
+    OptimizerRule("Lion", bound=_bound_sign, update="sign"),
     OptimizerRule("SignSGD", step=_UNKNOWN, bound=_bound_sign),
-    OptimizerRule("Signum", step=_UNKNOWN, bound=_bound_sign),
-    OptimizerRule("Muon", step=_muon_step, scale=_muon_scale, bound=_bound_muon),
+    OptimizerRule("Signum", step=_UNKNOWN, bound=_bound_sign, update="sign"),
+    OptimizerRule("Muon", step=_muon_step, scale=_muon_scale, bound=_bound_muon, update="orthogonal"),
     OptimizerRule("Adafactor", step=_adafactor_step, bound=_bound_adafactor),
     OptimizerRule("LAMB", step=_WEIGHT),
     OptimizerRule("FusedLAMB", step=_WEIGHT, step_count="group"),  # Apex
     OptimizerRule("Lamb", step=_WEIGHT),
     OptimizerRule("LARS", step=_WEIGHT),
     # Steps of the size of the gradient, or that shrink or grow by themselves.
-    OptimizerRule("SGD", step=_GRADIENT),
+    OptimizerRule("SGD", step=_GRADIENT, update="momentum"),
     OptimizerRule("Adagrad", step=_GRADIENT),
     OptimizerRule("Adadelta", step=_GRADIENT),
     OptimizerRule("Rprop", step=_GRADIENT),
@@ -245,7 +267,7 @@ RULES: Final[Mapping[str, OptimizerRule]] = {rule.name: rule for rule in _ROWS}
 AFFIXES: Final = re.compile(r"^(?:DeepSpeedCPU|DeepSpeed|Paged|Fused|CPU|_)+|(?:8bit|4bit|32bit|Fp8)$")
 """What libraries put around the name of an optimizer whose row they keep: bitsandbytes, torchao, Apex, DeepSpeed, ColossalAI."""
 _LOW_PRECISION: Final = re.compile(r"(?:8bit|4bit|Fp8)$")
-"""Optimizers whose m and v are quantised, so that the forces cannot be computed from them."""
+"""Optimizers whose m and v are quantised, so that updates and forces cannot be computed from them."""
 
 
 def rule_of(optimizer: Any) -> OptimizerRule:
@@ -266,7 +288,9 @@ def rule_of(optimizer: Any) -> OptimizerRule:
     rule = _row_of(kind) or OptimizerRule(names[0], step=_UNKNOWN)
     if rule.forces:  # of the Adam family: Apex and DeepSpeed say adam_w_mode, ColossalAI adamw_mode
         decoupled = rule.decoupled or any(getattr(optimizer, mode, False) for mode in ("adam_w_mode", "adamw_mode"))
-        rule = replace(rule, decoupled=decoupled, forces=not any(map(_LOW_PRECISION.search, names)))
+        rule = replace(rule, decoupled=decoupled)
+    if any(map(_LOW_PRECISION.search, names)):
+        rule = replace(rule, update=None)
     return rule
 
 

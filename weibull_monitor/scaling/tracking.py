@@ -12,7 +12,7 @@ from torch import Tensor
 from weibull_monitor.errors import ConfigurationError
 from weibull_monitor.scaling.accounts import Account, Accounts, state_of
 from weibull_monitor.scaling.budget import Budget, StepInfo
-from weibull_monitor.scaling.deepspeed import parameters_of
+from weibull_monitor.scaling.deepspeed import engine_of, parameters_of
 from weibull_monitor.scaling.optimizers import Hyperparameters, describe, innermost, rule_of
 from weibull_monitor.scaling.tracked import TrackedOptimizer
 
@@ -139,7 +139,8 @@ class BudgetTracker:
                             bound = None if used.reason == "own_learning_rate" else bound
                             now = used._replace(eta=0.0) if frozen and not math.isnan(used.eta) else used
                             peak = account.budget.peak
-                            known[p.shape, frozen] = StepInfo(now, budget, scale, (n, i), reset, bound, peak)
+                            form = rule.sized(group, p.shape)
+                            known[p.shape, frozen] = StepInfo(now, budget, scale, (n, i), reset, bound, peak, form)
                         found[id(p)] = known[p.shape, frozen]
         return {name: found[id(p)] for name, p in parameters.items() if id(p) in found}
 
@@ -151,6 +152,11 @@ class BudgetTracker:
             for i, group in enumerate(tracked.optimizer.param_groups)
             for p in parameters_of(tracked.optimizer, i)
         }
+
+    def engines(self) -> dict[int, Any]:
+        """DeepSpeed's optimizer around each of the optimizers that it wraps, by the id of that."""
+        found = ((tracked.innermost, engine_of(tracked.optimizer)) for tracked in self._tracked)
+        return {id(inner): engine for inner, engine in found if engine is not None}
 
     def describe(self) -> list[dict[str, Any]]:
         """The class and hyper-parameters of each optimizer, as JSON can hold them."""

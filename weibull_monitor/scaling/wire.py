@@ -9,11 +9,12 @@ from typing import get_args
 from weibull_monitor.history.reasons import Reason
 from weibull_monitor.measure.reader.counter import NOTE_NUMBERS
 from weibull_monitor.scaling.budget import Budget, StepInfo
-from weibull_monitor.scaling.optimizers import Hyperparameters, UpdateBound
+from weibull_monitor.scaling.optimizers import Hyperparameters, UpdateBound, UpdateForm
 
 ELSEWHERE = (-1, 0)
 """The group of a parameter that another rank steps: its schedule is not known on this rank."""
 _REASONS: tuple[Reason, ...] = get_args(Reason)
+_FORMS: tuple[UpdateForm, ...] = get_args(UpdateForm)
 
 
 def pack(stepped: Mapping[str, StepInfo]) -> dict[str, tuple[float, ...]]:
@@ -24,14 +25,14 @@ def pack(stepped: Mapping[str, StepInfo]) -> dict[str, tuple[float, ...]]:
     True
     """
     out = {}
-    for name, (used, budget, scale, _, reset, bound, peak) in stepped.items():
+    for name, (used, budget, scale, _, reset, bound, peak, form) in stepped.items():
         reason = -1 if used.reason is None else _REASONS.index(used.reason)
         spent = budget or Budget()
         last = math.nan if spent.weight_decay is None else spent.weight_decay
         numbers = [1.0, used.eta, used.weight_decay, reason, scale, reset, budget is not None]
         numbers += [spent.integral, spent.decay, last, spent.changed, spent.path]
         numbers += [1 + bound.relative, bound.each, bound.norm] if bound else [0.0, 0.0, 0.0]
-        numbers.append(peak)
+        numbers += [peak, -1 if form is None else _FORMS.index(form)]
         out[name] = tuple(map(float, numbers + [0] * (NOTE_NUMBERS - len(numbers))))
     return out
 
@@ -41,11 +42,12 @@ def unpack(notes: Mapping[str, Sequence[float]]) -> dict[str, StepInfo]:
     out = {}
     for name, numbers in notes.items():
         _, eta, weight_decay, reason, scale, reset, known, *spent = numbers
-        integral, decay, last, changed, path, bounded, each, norm, peak, *_ = spent
+        integral, decay, last, changed, path, bounded, each, norm, peak, form, *_ = spent
         used = Hyperparameters(eta, weight_decay, None if reason < 0 else _REASONS[int(reason)])
         budget = (
             Budget(integral, decay, None if math.isnan(last) else last, bool(changed), path, peak) if known else None
         )
         bound = UpdateBound(each, norm, bounded > 1) if bounded else None
-        out[name] = StepInfo(used, budget, scale, ELSEWHERE, bool(reset), bound, peak)
+        how = None if form < 0 else _FORMS[int(form)]
+        out[name] = StepInfo(used, budget, scale, ELSEWHERE, bool(reset), bound, peak, how)
     return out

@@ -11,6 +11,7 @@ from weibull_monitor.alerts.rules.result import finding_of as finding_of
 from weibull_monitor.alerts.rules.scale import impossible_change, scale_runaway, scale_shift, scale_stall
 from weibull_monitor.alerts.rules.selection import selection_drift, selection_range, selection_shift
 from weibull_monitor.alerts.rules.shape import body_break, layer_outlier, transmission_exit
+from weibull_monitor.alerts.rules.update import update_excess, update_growth
 from weibull_monitor.alerts.window import SampleWindow
 
 Rule = Callable[[SampleWindow, Any], "RuleResult | None"]
@@ -26,6 +27,8 @@ RULES: Final[dict[str, Rule]] = {
     "optimizer_reset": optimizer_reset,
     "scale_stall": scale_stall,
     "scale_runaway": scale_runaway,
+    "update_growth": update_growth,
+    "update_excess": update_excess,
     "layer_outlier": layer_outlier,
     "selection_range": selection_range,
     "selection_drift": selection_drift,

@@ -27,7 +27,7 @@ from weibull_monitor.model.sharding.layout import Elements
 
 Notes = Mapping[str, Sequence[float]]
 """Some numbers by parameter, `NOTE_NUMBERS` for each."""
-NOTE_NUMBERS = 16
+NOTE_NUMBERS = 17
 """How many numbers a note holds. The first is not zero."""
 
 

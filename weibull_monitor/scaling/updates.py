@@ -1,0 +1,93 @@
+"""The last update of a parameter, as its optimizer's state has it: w ← w - η(u + λ_wd·w).
+
+A fault of training begins in the update: the weights show only what many of them have added up to. After a step the state holds
+what the step was made from: m and v of AdamW, and so u itself; of others a momentum.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from torch import Tensor
+
+from weibull_monitor.measure import WeibullFit
+from weibull_monitor.scaling.forces import CHUNK, adam_update, chunks_of, kept_by_adam
+from weibull_monitor.scaling.optimizers import MUON_RMS, UpdateForm, rule_of
+
+MOMENTUM: Final = ("momentum_buffer", "exp_avg", "momentum", "m")
+"""Names of the momentum in an optimizer's state: of torch's SGD and Muon, and of several Lions."""
+
+
+class UpdateState(NamedTuple):
+    """What an optimizer keeps of the last update of one parameter.
+
+    Attributes:
+        form: What it tells of u.
+        kept: One or several tensors of the parameter's shape and placement.
+        of: Makes u, or the momentum, of the same elements of each: float32, of their shape.
+    """
+
+    form: UpdateForm
+    kept: tuple[Tensor, ...]
+    of: Callable[..., Tensor]
+
+    def chunks(self, *pieces: Sequence[Tensor], size: int = CHUNK) -> Iterator[Tensor]:
+        """u of pieces of the kept tensors, up to ``size`` elements at a time; nothing of full size is made."""
+        return (self.of(*chunk) for chunk in chunks_of(*pieces, size=size))
+
+
+def update_state(parameter: Tensor, group: Mapping[str, Any], optimizer: Any) -> UpdateState | str:
+    """What an optimizer keeps of the last update of a parameter; or why its update cannot be read. No number is read.
+
+    Args:
+        parameter: The parameter, as the optimizer holds it.
+        group: The parameter group that it is in.
+        optimizer: The optimizer itself, without wrappers.
+
+    >>> import torch
+    >>> weight = torch.nn.Parameter(torch.zeros(2, 2))
+    >>> optimizer = torch.optim.AdamW([weight])
+    >>> weight.grad = torch.tensor([[1.0, -2.0], [0.5, 4.0]])
+    >>> optimizer.step()
+    >>> found = update_state(weight, optimizer.param_groups[0], optimizer)
+    >>> [u.round(decimals=4).tolist() for u in found.chunks(*([tensor] for tensor in found.kept))]
+    [[1.0, -1.0, 1.0, 1.0]]
+    >>> update_state(weight, {}, torch.optim.Rprop([weight]))
+    'the update of Rprop is not known'
+    """
+    name, form = type(optimizer).__name__, rule_of(optimizer).update
+    if form is None:
+        return f"the update of {name} is not known"
+    if form == "adam":
+        adam = kept_by_adam(parameter, group, optimizer)
+        if isinstance(adam, str):
+            return adam
+        return UpdateState(form, (adam.mean, adam.square), lambda mean, square: adam_update(mean, square, adam))
+    state = optimizer.state.get(parameter, {})
+    momentum = next((state[key] for key in MOMENTUM if isinstance(state.get(key), Tensor)), None)
+    if momentum is None:
+        return (
+            f"{name} keeps no momentum for it"
+            if state or form == "momentum"
+            else "the optimizer has no state for it yet"
+        )
+    if momentum.shape != parameter.shape or not momentum.is_floating_point():
+        return f"{name} keeps a momentum of another shape or precision than the parameter"
+    return UpdateState(form, (momentum,), lambda kept: kept.float())
+
+
+def step_rms(form: UpdateForm | None, fit: WeibullFit, scale: float) -> float | None:
+    """RMS of u itself, from the fit of what the state holds; None if that does not tell it.
+
+    Args:
+        form: What the state tells of u (`weibull_monitor.scaling.optimizers.OptimizerRule.sized`).
+        fit: The fit of u, or of the momentum.
+        scale: RMS of a step in units of η, relative to AdamW's.
+    """
+    if form == "sign":  # 1 for every element but zeros
+        return math.sqrt(fit.n / (fit.n + fit.zeros)) if fit.n else None
+    if form == "orthogonal":  # whatever the momentum, u has singular values near 1: 0.7 to 1.2
+        return MUON_RMS * scale
+    return fit.rms if form else None
