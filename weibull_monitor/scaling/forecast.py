@@ -35,6 +35,8 @@ MISSES: Final = 3.2
 """How many times the miss of an earlier forecast is added to `WIDTH`."""
 TYPICAL: Final = 0.8
 """The quantile of the misses of all matrices that stands for those of a matrix with a smaller one."""
+WIDEST: Final = 5.0
+"""The largest half width in ln λ: a factor of 148."""
 UNKNOWN: Final = 0.1
 """The miss that is assumed where there are too few samples."""
 EQUILIBRIUM: Final = 3.0
@@ -181,7 +183,7 @@ def forecast(now: Points, found: Growth, rest: Array) -> Interval:
     square = scale**2 * np.exp(-2.0 * decay) + found.expected * injection
     value = np.sqrt(np.where(square > 0, square, np.nan))
     with np.errstate(invalid="ignore", divide="ignore"):
-        width = NOISE + (WIDTH + MISSES * found.missed) * ahead / path
+        width = np.minimum(WIDEST, NOISE + (WIDTH + MISSES * found.missed) * ahead / path)
     return Interval(value, value * np.exp(-width), value * np.exp(width))
 
 
@@ -201,7 +203,7 @@ def equilibrium(now: Points, found: Growth, plain: Array) -> Interval:
     with np.errstate(invalid="ignore", divide="ignore"):
         value = np.sqrt(np.where(found.recent > 0, found.recent, np.nan)) * plain
         ratio = np.clip(EQUILIBRIUM / now.values[2] - 1.0, 1.0, 10.0)
-    width = NOISE + (WIDTH + MISSES * found.missed) * ratio
+    width = np.minimum(WIDEST, NOISE + (WIDTH + MISSES * found.missed) * ratio)
     return Interval(value, value * np.exp(-width), value * np.exp(width))
 
 
