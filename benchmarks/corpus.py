@@ -137,7 +137,11 @@ class Training:
         parameters = dict(self.model.named_parameters(remove_duplicate=False))
         values = []
         for c in self.components:
-            p = parameters[c.parameter].detach()
+            p = parameters.get(c.parameter)
+            if p is None:  # the layer makes it of others
+                path, _, name = c.parameter.rpartition(".")
+                p = getattr(self.model.get_submodule(path), name)
+            p = p.detach()
             values.append(float((c.part.select(p) if c.part else p).abs().max()))
         self.largest[self.step] = values
 

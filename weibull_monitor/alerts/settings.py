@@ -63,11 +63,24 @@ class ImpossibleChange(RuleSettings):
 
 
 @dataclass(frozen=True)
-class ScaleShift(RuleSettings):
-    """ln λ moved by more than ``z`` times its usual size for this matrix, and by ``change`` or more."""
+class UnlikeOthers(RuleSettings):
+    """A movement by ``far`` or more, and by ``others`` times what the other matrices moved in the same interval."""
 
+    others: float = 12.0
+    far: float = 0.15
+
+
+@dataclass(frozen=True)
+class ScaleShift(UnlikeOthers):
+    """ln λ moved by more than ``z`` times its usual size for this matrix, and by ``change`` or more.
+
+    A fall has to be ``fall`` or more beyond weight decay. Or ln λ moved otherwise than that of the other matrices (`UnlikeOthers`).
+    """
+
+    far: float = 0.5
     z: float = 6.0
     change: float = 0.05
+    fall: float = 0.08
     floor: float = 0.01
     lookback: int = 8
 
@@ -98,8 +111,8 @@ class SelectionRange(RuleSettings):
 
 
 @dataclass(frozen=True)
-class SelectionShift(RuleSettings):
-    """k of a W_q or W_k moved by more than ``z`` times its usual size, and by ``change`` or more."""
+class SelectionShift(UnlikeOthers):
+    """k of a W_q or W_k moved by more than ``z`` times its usual size, and by ``change`` or more; or otherwise than the others."""
 
     z: float = 6.0
     change: float = 0.03
@@ -146,8 +159,11 @@ class TransmissionExit(RuleSettings):
 
 
 @dataclass(frozen=True)
-class BodyBreak(RuleSettings):
-    """R² below ``r2``; or a sudden fall of R² by ``fall`` or change of k by ``change``, and ``z`` times the usual size."""
+class BodyBreak(UnlikeOthers):
+    """R² below ``r2``; or a sudden fall of R² by ``fall`` or change of k by ``change``, and ``z`` times the usual size.
+
+    Or a change of k that is unlike that of the others (`UnlikeOthers`).
+    """
 
     r2: float = ONE_POPULATION
     fall: float = 0.01

@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from weibull_monitor.alerts.rules.movement import MIN_INTERVALS, shift_result, usual_movement
+from weibull_monitor.alerts.rules.movement import AS_OTHERS, MIN_INTERVALS, shift_result, unlike_others, usual_movement
 from weibull_monitor.alerts.rules.result import RuleResult, graded, rule_result
 from weibull_monitor.alerts.settings import ImpossibleChange, ScaleRunaway, ScaleShift, ScaleStall
 from weibull_monitor.alerts.statistics import median_of, quiet, spread_of
@@ -15,8 +15,10 @@ from weibull_monitor.alerts.window import SampleWindow
 
 SE_LAMBDA: Final = 0.761
 """se(ln λ) in units of se(k)/k, at the normal anchor: 0.862/1.132 (`weibull.anchors`)."""
-EARLY_PROGRESS: Final = 0.05
-"""Change of the RMS, as a share of Σ η, that counts as usual for a matrix with few past intervals."""
+BODY_REACH: Final = 0.1
+"""Change of the RMS, as a share of Σ η, that counts as usual for a matrix of a block with few past intervals."""
+OTHER_REACH: Final = 0.2
+"""The same for embeddings and heads, whose steps all go the same way at first: six times it is more than Σ η."""
 COMMON: Final = 0.5
 """Share of ``z`` that is enough if half of all matrices move in the same direction, or if η has jumped."""
 COARSE: Final = 1e-4
@@ -71,42 +73,43 @@ def impossible_change(window: SampleWindow, settings: ImpossibleChange) -> RuleR
 
 
 def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None:
-    """λ moved in a way that is unusual for this matrix, at a learning rate that is not higher than before.
+    """λ moved in a way that neither η, nor weight decay, nor the matrix's own past explains.
 
-    Half of ``z`` is enough if half of the attention and feed-forward matrices move in the same direction at the same sample,
-    which noise does not do, or if η has jumped. λ may grow quickly when a matrix begins to learn, but it falls no faster than
-    weight decay makes it: a fall is compared with past falls and Σ ηλ_wd alone, with the λ_wd of the sample before.
+    λ falls no faster than weight decay makes it: what a fall is beyond Σ ηλ_wd, with the usual λ_wd, is compared
+    with past falls alone. It may grow quickly when a matrix or a whole model begins to learn: a rise is compared with past rises,
+    with what the other matrices do in the same interval, and, where no interval in the past was as long, with what η can do.
+    Half of ``z`` is enough if η has jumped, or if half of the attention and feed-forward matrices fall.
     """
     if len(window.steps) < MIN_INTERVALS + 2:
         return None
     components = window.components
+    body = components.body & components.trainable
     with quiet():
         move = usual_movement(window, "log lambda", settings.lookback)
-        # The least usual size: noise of the fit, a floor, and the early progress of a matrix with few intervals of this length.
-        noise = SE_LAMBDA * window.now("k_se") / window.now("k")
-        bounded = np.isfinite(window.now("update_max"))
-        early = np.where(bounded, EARLY_PROGRESS * window.now("work") / window.now("rms"), EARLY_PROGRESS)
-        least = noise**2 + settings.floor**2 + (early / (1.0 + move.alike) ** 2) ** 2
-        usual = np.sqrt(move.size**2 + least)
-        z = (move.last - move.centre) / usual  # (components,)
-        # A fall has its own usual size, about 0: past falls and weight decay. The more unusual of the two counts.
-        falls = np.minimum(move.past, 0.0)  # (intervals, components)
-        decay = np.nan_to_num(window.before("weight_decay") * window.now("work"), nan=0.0)
-        usual_fall = np.sqrt(median_of(falls**2) + spread_of(falls, median_of(falls)) ** 2 + decay**2 + least)
-        fallen = np.isfinite(move.centre) & (move.last < 0.0) & (np.abs(move.last) / usual_fall > np.abs(z))
-        usual, centre = np.where(fallen, usual_fall, usual), np.where(fallen, 0.0, move.centre)
-        z = (move.last - centre) / usual
-        # A common movement of many matrices.
-        of_body = z[components.body & components.trainable]
-        common = float(median_of(of_body[:, None])[0]) if len(of_body) > MIN_INTERVALS else 0.0
-        together = (np.sign(z) * common >= COMMON * settings.z) & components.body
-        needed = settings.z * np.where(together | window.jumped, COMMON, 1.0)
+        noise = SE_LAMBDA * window.now("k_se") / window.now("k")  # all arrays: (components,)
+        least = noise**2 + settings.floor**2
+        reach = np.where(components.body, BODY_REACH, OTHER_REACH) * window.now("work") / window.now("rms")
+        unexplained = np.where(np.isfinite(window.now("update_max")), reach, OTHER_REACH) / (1.0 + move.alike) ** 2
+        together = np.where(window.jumped, 0.0, AS_OTHERS * move.others)
+        rise = np.sqrt(move.size**2 + least + unexplained**2 + together**2)
+        # A fall: what it is beyond weight decay, which does not touch what is no matrix.
+        usual_decay = median_of(window["weight_decay"][-settings.lookback - 1 : -1])
+        decay = np.nan_to_num(usual_decay * window.now("work"), nan=0.0)
+        past = np.minimum(move.past, 0.0)  # (intervals, components)
+        fall = np.sqrt(median_of(past**2) + spread_of(past, median_of(past)) ** 2 + least)
+        fallen = np.isfinite(move.centre) & (move.last + decay < 0.0)
+        falling = fallen & ((move.last + decay) / fall <= -COMMON * settings.z)
+        common = bool(len(falling[body]) > MIN_INTERVALS and falling[body].mean() > 0.5)
+        share = np.where(window.jumped | (falling & common), COMMON, 1.0)
+        centre, usual = np.where(fallen, -decay, move.centre), np.where(fallen, fall, rise)
+        change = np.where(fallen, settings.fall * share, settings.change)
+        besides = np.where(window.jumped | fallen, 0.0, unlike_others(window, move.last, move.others, noise, settings))
     now, before = window.now("lambda"), window.before("lambda")
     return shift_result(
         window,
         "log lambda",
         (move.last, centre, usual),
-        (needed, settings.change),
+        (settings.z * share, change),
         components.trainable & window.warm,
         "λ",
         lambda i: (
@@ -114,6 +117,7 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
             f"{100 * centre[i]:+.1f} %. η is {_known(window, 'eta', i)} and λ_wd {_known(window, 'weight_decay', i)}: check "
             "that these are the values you set. If they are, check the last batches and, after a resumption, the checkpoint."
         ),
+        besides,
     )
 
 

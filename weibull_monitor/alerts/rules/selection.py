@@ -9,7 +9,7 @@ import numpy as np
 
 from weibull_monitor.alerts.component_arrays import JudgedGroup
 from weibull_monitor.alerts.rules.groups import GroupResults, group_error, group_median
-from weibull_monitor.alerts.rules.movement import MIN_INTERVALS, shift_result, usual_movement
+from weibull_monitor.alerts.rules.movement import AS_OTHERS, MIN_INTERVALS, shift_result, unlike_others, usual_movement
 from weibull_monitor.alerts.rules.result import RuleResult
 from weibull_monitor.alerts.settings import SelectionDrift, SelectionRange, SelectionShift
 from weibull_monitor.alerts.statistics import quiet
@@ -62,10 +62,13 @@ def selection_shift(window: SampleWindow, settings: SelectionShift) -> RuleResul
         return None
     move = usual_movement(window, "k", settings.lookback)
     before, now = window.before("k"), window.now("k")
+    with quiet():
+        usual = np.sqrt(move.size**2 + window.now("k_se") ** 2 + (AS_OTHERS * move.others) ** 2)
+        besides = unlike_others(window, move.last, move.others, window.now("k_se"), settings)
     return shift_result(
         window,
         "k",
-        (move.last, move.centre, np.sqrt(move.size**2 + window.now("k_se") ** 2)),
+        (move.last, move.centre, usual),
         (settings.z, settings.change),
         window.components.selection & window.components.trainable,
         "k",
@@ -74,6 +77,7 @@ def selection_shift(window: SampleWindow, settings: SelectionShift) -> RuleResul
             "usually moves: its attention is changing suddenly. Check the learning rate of this parameter group, the gradient "
             "norm and the attention logits."
         ),
+        besides,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 
 from weibull_monitor.alerts.rules.groups import GroupResults, group_error, group_median
-from weibull_monitor.alerts.rules.movement import MIN_INTERVALS, suddenness, usual_movement
+from weibull_monitor.alerts.rules.movement import AS_OTHERS, MIN_INTERVALS, suddenness, unlike_others, usual_movement
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result
 from weibull_monitor.alerts.settings import BodyBreak, LayerOutlier, TransmissionExit
 from weibull_monitor.alerts.statistics import Bools, Floats, median_of, quiet, spread_of
@@ -200,8 +200,10 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
             strength = np.minimum(-z / settings.z, (move.centre - move.last) / settings.fall)
             # A change of k in either direction, if it is the stronger sign.
             move = usual_movement(window, "k", LOOKBACK)
-            usual = np.sqrt(move.size**2 + window.now("k_se") ** 2)
+            error = window.now("k_se")
+            usual = np.sqrt(move.size**2 + error**2 + (AS_OTHERS * move.others) ** 2)
             k_z, k_strength = suddenness(move.last - move.centre, usual, settings.z, settings.change)
+            k_strength = np.fmax(k_strength, unlike_others(window, move.last, move.others, error, settings))
             by_k = ~components.selection & window.warm & (k_strength > np.nan_to_num(strength))
             strength, z = np.where(by_k, k_strength, strength), np.where(by_k, k_z, z)
         # R² below its limit: strength 1 at the limit, whatever was usual.
