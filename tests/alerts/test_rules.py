@@ -65,6 +65,14 @@ def slowed(columns: list[Columns], i: int) -> None:
             now[name][i] = columns[AT - 1][name][i] * (1 + 1e-8 * n)
 
 
+def without_gradient(columns: list[Columns], i: int) -> None:
+    """Decay alone: Σ ηλ_wd is 1e-3 a sample."""
+    for n, now in enumerate(columns[AT:], 1):
+        now["k"][i] = columns[AT - 1]["k"][i]
+        for name in ("lambda", "rms"):
+            now[name][i] = columns[AT - 1][name][i] * np.exp(-1e-3 * n)
+
+
 FAULTS = {
     "nonfinite": (lambda c: set_from(c, "nonfinite", UP, 3.0), UP, "error"),
     "dead": (lambda c: set_from(c, "zeros", OUT, 16384.0), OUT, "warning"),
@@ -83,6 +91,7 @@ FAULTS = {
     "transmission_exit": (lambda c: drifting(c, ("ffn_up",), 1.05), index(0, "ffn_up"), "warning"),
     "body_break": (lambda c: set_from(c, "r2", DOWN, 0.94), DOWN, "warning"),
     "unchanged": (lambda c: frozen(c, UP), UP, "warning"),
+    "no_gradient": (lambda c: without_gradient(c, OUT), OUT, "warning"),
 }
 
 

@@ -53,6 +53,14 @@ class Unchanged(RuleSettings):
 
 
 @dataclass(frozen=True)
+class NoGradient(RuleSettings):
+    """Weight decay alone moves a matrix, while the others move by ``others`` times what the fits can tell."""
+
+    persist: int = 3
+    others: float = 4.0
+
+
+@dataclass(frozen=True)
 class ImpossibleChange(RuleSettings):
     """The RMS moved further than the optimizer can have moved it.
 
@@ -66,8 +74,8 @@ class ImpossibleChange(RuleSettings):
 class UnlikeOthers(RuleSettings):
     """A movement by ``far`` or more, and by ``others`` times what the other matrices moved in the same interval."""
 
-    others: float = 12.0
-    far: float = 0.15
+    others: float = 9.0
+    far: float = 0.12
 
 
 @dataclass(frozen=True)
@@ -77,10 +85,10 @@ class ScaleShift(UnlikeOthers):
     A fall has to be ``fall`` or more beyond weight decay. Or ln λ moved otherwise than that of the other matrices (`UnlikeOthers`).
     """
 
-    far: float = 0.5
-    z: float = 6.0
-    change: float = 0.05
-    fall: float = 0.08
+    far: float = 0.6
+    z: float = 9.0
+    change: float = 0.12
+    fall: float = 0.1
     floor: float = 0.01
     lookback: int = 8
 
@@ -190,6 +198,7 @@ class AlertSettings:
     nonfinite: RuleSettings = RuleSettings()
     dead: Dead = Dead()
     unchanged: Unchanged = Unchanged()
+    no_gradient: NoGradient = NoGradient()
     optimizer_reset: RuleSettings = RuleSettings()
     impossible_change: ImpossibleChange = ImpossibleChange()
     scale_shift: ScaleShift = ScaleShift()

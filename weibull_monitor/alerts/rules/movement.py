@@ -65,13 +65,22 @@ def usual_movement(window: SampleWindow, column: str, lookback: int) -> Movement
         past = moves[:-1] * np.where(ratio > 1.0, ratio, np.sqrt(ratio))  # (intervals, components)
         centre = median_of(past)
         size = np.sqrt(spread_of(past, centre) ** 2 + median_of(np.abs(past)) ** 2)
-        enough = np.isfinite(past).sum(axis=0) >= MIN_INTERVALS
+        enough = np.isfinite(past).sum(axis=0) >= _needed(window, lookback)
         alike = (ratio <= SIMILAR_RATIO).sum(axis=0).astype(float)
         body = np.abs(moves[-1][window.components.body & window.components.trainable])
         others = float(median_of(body[:, None])[0]) if len(body) >= MIN_OTHERS else 0.0
     found = Movement(moves[-1], past, np.where(enough, centre, np.nan), size, alike, float(np.nan_to_num(others)))
     window.memo[column, lookback] = found
     return found
+
+
+def _needed(window: SampleWindow, lookback: int) -> Floats:
+    """Intervals that each matrix needs in its past, (components,).
+
+    One that begins at zero moves in its own way at first: after Adam's first step all its values have the same size.
+    """
+    start = np.isfinite(window.baseline["k"])
+    return np.where(start | (not start.any()), MIN_INTERVALS, lookback)
 
 
 def suddenness(moved: Floats, usual: Floats, z: float | Floats, change: float | Floats) -> tuple[Floats, Floats]:

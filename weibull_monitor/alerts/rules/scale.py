@@ -10,7 +10,7 @@ import numpy as np
 from weibull_monitor.alerts.rules.movement import AS_OTHERS, MIN_INTERVALS, shift_result, unlike_others, usual_movement
 from weibull_monitor.alerts.rules.result import RuleResult, graded, rule_result
 from weibull_monitor.alerts.settings import ImpossibleChange, ScaleRunaway, ScaleShift, ScaleStall
-from weibull_monitor.alerts.statistics import median_of, quiet, spread_of
+from weibull_monitor.alerts.statistics import median_of, quiet, resolution, spread_of
 from weibull_monitor.alerts.window import SampleWindow
 
 SE_LAMBDA: Final = 0.761
@@ -19,14 +19,14 @@ BODY_REACH: Final = 0.1
 """Change of the RMS, as a share of Σ η, that counts as usual for a matrix of a block with few past intervals."""
 OTHER_REACH: Final = 0.2
 """The same for embeddings and heads, whose steps all go the same way at first: six times it is more than Σ η."""
+UNLIKE_BLOCKS: Final = 2.0
+"""Factor of the thresholds for what is in no block, or of no known kind: there are no others to say how such a matrix moves."""
 COMMON: Final = 0.5
-"""Share of ``z`` that is enough if half of all matrices move in the same direction, or if η has jumped."""
+"""Share of ``z`` that is enough if half of all matrices fall."""
+AFTER_JUMP: Final = 1 / 3
+"""Share of ``z`` that is enough if η has jumped beyond twice everything before."""
 COARSE: Final = 1e-4
 """Dtypes with a larger precision than this (bf16, fp16) may double a step by rounding."""
-IN_BINS: Final = 0.02
-"""Resolution of the RMS, times √n: values may lie anywhere in bins of 1 %, which is 0.0045 of noise between two samples."""
-ON_GRIDS: Final = 2e-5
-"""Resolution of the RMS beside that: a few values on a grid that do not fill their bins are not noticed."""
 SPEED_SAMPLES: Final = 15
 """Samples that `scale_stall` looks at."""
 
@@ -49,8 +49,7 @@ def impossible_change(window: SampleWindow, settings: ImpossibleChange) -> RuleR
         path = np.where(path > 0, path, np.nan)  # Σ η over the interval
         # The larger λ_wd and RMS of both ends bound those of every step between.
         decay = np.nan_to_num(np.fmax(window.now("weight_decay"), window.before("weight_decay")), nan=0.0)
-        resolution = ON_GRIDS + IN_BINS / np.sqrt(np.fmax(window.components.numel, 1.0))
-        rest = (path * decay + precision + resolution) * np.fmax(rms, before)
+        rest = (path * decay + precision + resolution(window.components.numel)) * np.fmax(rms, before)
         bound = np.fmax(window.now("update_max"), window.before("update_max"))
         rounding = np.where(precision > COARSE, 2.0, 1.0)
         certain = path * bound * rounding + rest
@@ -78,7 +77,7 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
     λ falls no faster than weight decay makes it: what a fall is beyond Σ ηλ_wd, with the usual λ_wd, is compared
     with past falls alone. It may grow quickly when a matrix or a whole model begins to learn: a rise is compared with past rises,
     with what the other matrices do in the same interval, and, where no interval in the past was as long, with what η can do.
-    Half of ``z`` is enough if η has jumped, or if half of the attention and feed-forward matrices fall.
+    Less is enough if η has jumped, or if half of the attention and feed-forward matrices fall.
     """
     if len(window.steps) < MIN_INTERVALS + 2:
         return None
@@ -100,9 +99,10 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         fallen = np.isfinite(move.centre) & (move.last + decay < 0.0)
         falling = fallen & ((move.last + decay) / fall <= -COMMON * settings.z)
         common = bool(len(falling[body]) > MIN_INTERVALS and falling[body].mean() > 0.5)
-        share = np.where(window.jumped | (falling & common), COMMON, 1.0)
+        share = np.where(falling & common, COMMON, np.where(components.body, 1.0, UNLIKE_BLOCKS))
+        share = np.where(window.jumped, AFTER_JUMP, share)
         centre, usual = np.where(fallen, -decay, move.centre), np.where(fallen, fall, rise)
-        change = np.where(fallen, settings.fall * share, settings.change)
+        change = np.where(fallen, settings.fall, settings.change) * np.where(window.jumped, 1.0, share)
         besides = np.where(window.jumped | fallen, 0.0, unlike_others(window, move.last, move.others, noise, settings))
     now, before = window.now("lambda"), window.before("lambda")
     return shift_result(

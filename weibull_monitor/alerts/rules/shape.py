@@ -212,7 +212,8 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
         strength = np.fmax(below, strength)
     return rule_result(
         strength=np.where(components.body & (components.numel >= MIN_ELEMENTS), strength, 0.0),
-        severity=np.where(np.nan_to_num(start, nan=1.0) < settings.r2, 1, 2).astype(np.int8),
+        # What was no population at the baseline, such as zeros, has not broken: only a sudden change is a warning.
+        severity=np.where((below >= strength) & ~(start >= settings.r2), 1, 2).astype(np.int8),
         quantity=lambda i: "k" if by_k[i] else "R²",
         value=np.where(by_k, window.now("k"), r2),
         low=np.where(by_k, np.nan, settings.r2),
