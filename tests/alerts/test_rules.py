@@ -81,7 +81,7 @@ FAULTS = {
     "scale_runaway": (lambda c: scaled(c, Q, 3.5), Q, "warning"),
     "scale_stall": (lambda c: slowed(c, UP), UP, "warning"),
     "selection_shift": (lambda c: set_from(c, "k", Q, 1.10), Q, "warning"),
-    "selection_range": (lambda c: drifting(c, ("attn_q",), 0.95), index(0, "attn_q"), "warning"),
+    "selection_range": (lambda c: drifting(c, ("attn_q",), 0.55), index(0, "attn_q"), "warning"),
     "selection_drift": (lambda c: drifting(c, ("attn_k",), 0.80), index(0, "attn_k"), "warning"),
     "layer_outlier": (
         lambda c: [now["k"].__setitem__(K, now["k"][K] - 0.02 * n) for n, now in enumerate(c)],
@@ -253,11 +253,17 @@ def test_ranges_follow_the_kind_of_attention() -> None:
     def fallen(columns: list[Columns]) -> None:
         drifting(columns, ("attn_q", "attn_k"), 0.80)
 
+    def range_of(attention: dict[str, Any]) -> set[str]:
+        columns = healthy()
+        fallen(columns)
+        found = replay(samples_of(columns), None, [attention])
+        return {a.finding.severity for a in found if a.finding.rule == "selection_range"}
+
     separate = ATTENTION | {"sharing": "MHA"}
-    rules = {a.finding.rule for a in alerts_of(fallen, attention=separate)}
-    assert not rules & {"selection_range", "selection_drift"}
-    assert "selection_range" in {a.finding.rule for a in alerts_of(fallen)}
-    assert "selection_range" in {a.finding.rule for a in alerts_of(fallen, attention=separate | {"qk_norm": True})}
+    assert range_of(separate) == set()
+    assert range_of(ATTENTION) == {"info"}  # no published model with grouped heads has it, but others do
+    assert range_of(separate | {"qk_norm": True}) == {"info"}
+    assert "selection_drift" not in {a.finding.rule for a in alerts_of(fallen, attention=separate)}
 
 
 def test_models_that_begin_elsewhere_have_not_left_anything() -> None:

@@ -27,6 +27,8 @@ class RuleSettings:
         ignore: Regular expressions; the rule skips components whose name matches one of them.
         persist: Samples in a row with the fault before an alert is raised.
         clear: Samples in a row without it before the alert is cleared.
+        sure: Strength from which a finding is a warning or an error; below it is an info. The strength is the measured value in
+            units of the thresholds, so 1 for what just reaches them; docs/alerts-evidence.md has what healthy runs reach.
     """
 
     enabled: bool = True
@@ -34,6 +36,7 @@ class RuleSettings:
     ignore: tuple[str, ...] = ()
     persist: int = 1
     clear: int = 3
+    sure: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -85,10 +88,12 @@ class ScaleShift(UnlikeOthers):
     A fall has to be ``fall`` or more beyond weight decay. Or ln λ moved otherwise than that of the other matrices (`UnlikeOthers`).
     """
 
-    far: float = 0.6
-    z: float = 9.0
-    change: float = 0.12
-    fall: float = 0.1
+    sure: float = 1.8
+    others: float = 8.0
+    far: float = 0.4
+    z: float = 5.0
+    change: float = 0.07
+    fall: float = 0.055
     floor: float = 0.01
     lookback: int = 8
 
@@ -170,10 +175,11 @@ class TransmissionExit(RuleSettings):
 class BodyBreak(UnlikeOthers):
     """R² below ``r2``; or a sudden fall of R² by ``fall`` or change of k by ``change``, and ``z`` times the usual size.
 
-    Or a change of k that is unlike that of the others (`UnlikeOthers`).
+    An R² that falls slowly is a warning from ``slowly`` on. Or a change of k that is unlike that of the others (`UnlikeOthers`).
     """
 
     r2: float = ONE_POPULATION
+    slowly: float = 0.9
     fall: float = 0.01
     change: float = 0.03
     z: float = 5.0

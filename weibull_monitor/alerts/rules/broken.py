@@ -80,9 +80,14 @@ def unchanged(window: SampleWindow, settings: Unchanged) -> RuleResult | None:
     first = np.array(window.steps)[len(window.steps) - 1 - intervals]
     steps = np.where(intervals > 0, window.steps[-1] - first, 0)
     strength = np.minimum(intervals / settings.intervals, steps / settings.steps)
+    strength = np.where(window.moving & (window.components.numel >= MIN_ELEMENTS), strength, 0.0)
+    # What has never moved is perhaps not used, such as a pooler; unless nothing moves at all.
+    never = np.all([window.now(name) == window.baseline[name] for name in ("rms", "zeros")], axis=0)
+    body = window.components.body & window.components.trainable
+    still = bool(body.any()) and bool((strength[body] >= 1.0).mean() > 0.5)
     return rule_result(
-        strength=np.where(window.moving & (window.components.numel >= MIN_ELEMENTS), strength, 0.0),
-        severity=2,
+        strength=strength,
+        severity=np.where(never & (not still), 1, 2).astype(np.int8),
         quantity="steps without a change",
         value=steps.astype(float),
         meaning=lambda i: (

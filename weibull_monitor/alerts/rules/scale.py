@@ -125,21 +125,23 @@ def scale_runaway(window: SampleWindow, settings: ScaleRunaway) -> RuleResult | 
     """λ is far above what the same learning rates give the other matrices.
 
     c = √(λ² - λ₀²·exp(-2S))/√I (`weibull_monitor.scaling.budget`) is similar in all matrices of a model whose steps have the
-    size η. A matrix whose c is ``ratio`` times the median was pushed in one direction, or rescaled.
+    size η. A matrix whose c is ``ratio`` times the median was pushed in one direction, or rescaled. That λ is mostly what training
+    has made it is a premise: of trained weights that move a little, c says nothing.
     """
     components = window.components
     body = components.body & components.trainable
     if len(window.steps) < MIN_INTERVALS + 2 or body.sum() <= MIN_INTERVALS:
         return None
     with quiet():
-        grown = window.now("lambda") ** 2 - window.baseline["lambda"] ** 2 * np.exp(-2.0 * window.now("decay"))
+        kept = window.baseline["lambda"] ** 2 * np.exp(-2.0 * window.now("decay"))
+        grown = window.now("lambda") ** 2 - kept
         c = np.where(
             np.isfinite(window.now("update_max")), np.sqrt(grown / window.now("budget")), np.nan
         )  # (components,)
         usual = float(median_of(c[body][:, None])[0])
         strength = c / (settings.ratio * usual)
     return rule_result(
-        strength=np.where(body & window.warm & (c > 1.0), strength, 0.0),
+        strength=np.where(body & window.warm & (c > 1.0) & (grown > kept), strength, 0.0),
         severity=2,
         quantity="budget ratio c",
         value=c,

@@ -23,6 +23,10 @@ R2_NOISE: Final = 0.06
 """sd(R²)·√n of a normal matrix."""
 LOG_NOISE: Final = 0.02
 """Differences of ln λ between blocks of a kind that are always usual."""
+FEW: Final = 4.0
+"""Blocks for which what is unusual is doubled."""
+OWN_RATE: Final = 1.3
+"""A matrix whose Σ η differs by this factor from that of the others of its kind has a rate of its own."""
 LOADED_SHARE: Final = 0.7
 """If the baseline had at least this share of a departure, the block was loaded with it."""
 TOLERATED_RATIO: Final = float(np.log(4.0))
@@ -59,8 +63,9 @@ def layer_outlier(window: SampleWindow, settings: LayerOutlier) -> RuleResult:
         ):
             departs, spread, centre = layers.departures(now)
             usual = np.sqrt(spread**2 + noise**2)
-            strength = np.nan_to_num(np.minimum(np.abs(departs) / (settings.z * usual), np.abs(departs) / least))
-            reach = np.maximum(settings.z * usual, least)
+            z = settings.z * layers.caution
+            strength = np.nan_to_num(np.minimum(np.abs(departs) / (z * usual), np.abs(departs) / least))
+            reach = np.maximum(z * usual, least)
             measures.append((strength, departs, departs / usual, now[at], centre - reach, centre + reach))
         # Of k and λ, the one that departs more strongly is reported; λ as itself, not as its logarithm.
         by_scale = measures[1][0] > measures[0][0]
@@ -68,6 +73,7 @@ def layer_outlier(window: SampleWindow, settings: LayerOutlier) -> RuleResult:
         value, low, high = (np.where(by_scale, np.exp(values), values) for values in shown)
         as_loaded = np.abs(np.where(by_scale, layers.start[1], layers.start[0])) >= LOADED_SHARE * np.abs(departs)
         tolerated = as_loaded & (~by_scale | (np.abs(departs) < TOLERATED_RATIO))
+        tolerated |= layers.stepped_apart(window)
         shallow = layers.shallow & ~as_loaded & (departs < 0) & ~by_scale
 
     def full(values: Floats | Bools, fill: float = np.nan) -> Floats:
@@ -95,6 +101,7 @@ class _Layers:
         table: Indices, shape (kinds, blocks), -1 after the last block of a kind.
         members: The indices in the table, shape (members,).
         shallow: Whether each member is a feed-forward matrix of a shallow block, shape (members,).
+        caution: Factor of what is unusual, (members,): the spread of few blocks says little.
         start: Departures of k and of ln λ at the baseline, each of shape (members,).
     """
 
@@ -105,6 +112,8 @@ class _Layers:
         for row, group in zip(self.table, groups, strict=True):
             row[: len(group.members)] = group.members
         self.members = self.table[self.table >= 0]
+        blocks = np.broadcast_to((self.table >= 0).sum(axis=1)[:, None], self.table.shape)[self.table >= 0]
+        self.caution = 1.0 + FEW / np.maximum(blocks, 1)
         forward = np.array([label.startswith("ffn_") for label in components.labels], dtype=bool)
         self.shallow = forward[self.members] & (components.blocks[self.members] <= LAST_SHALLOW_BLOCK)
         if len(self.members):
@@ -117,6 +126,17 @@ class _Layers:
         there = self.table >= 0
         departs, spread, centre = departure(np.where(there, values[self.table], np.nan))
         return departs[there], spread[there], centre[there]
+
+
+    def stepped_apart(self, window: SampleWindow) -> Bools:
+        """Members whose Σ η is not that of the others of their kind: frozen for a while, or in a group with a rate of its own."""
+        path = np.where(window.components.trainable, np.nan_to_num(window.now("eta_sum"), nan=0.0), 0.0)
+        usual = median_of(np.where(self.table >= 0, path[self.table], np.nan).T)  # (kinds,)
+        of_kind = np.broadcast_to(usual[:, None], self.table.shape)[self.table >= 0]
+        mine = path[self.members]
+        with quiet():
+            apart: Bools = (np.abs(np.log(mine / of_kind)) > np.log(OWN_RATE)) & (mine != of_kind)
+        return apart
 
 
 def departure(values: Floats) -> tuple[Floats, Floats, Floats]:
@@ -209,11 +229,13 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
         # R² below its limit: strength 1 at the limit, whatever was usual.
         below = (1.0 - r2) / (1.0 - settings.r2)
         by_k &= ~(below > strength)
+        sudden = np.nan_to_num(strength) >= 1.0
         strength = np.fmax(below, strength)
     return rule_result(
         strength=np.where(components.body & (components.numel >= MIN_ELEMENTS), strength, 0.0),
-        # What was no population at the baseline, such as zeros, has not broken: only a sudden change is a warning.
-        severity=np.where((below >= strength) & ~(start >= settings.r2), 1, 2).astype(np.int8),
+        # What was no population at the baseline, such as zeros, has not broken. One that bends slowly is not broken, either:
+        # steps like signs do that. A sudden change is always a warning.
+        severity=np.where(sudden | ((r2 < settings.slowly) & (start >= settings.r2)), 2, 1).astype(np.int8),
         quantity=lambda i: "k" if by_k[i] else "R²",
         value=np.where(by_k, window.now("k"), r2),
         low=np.where(by_k, np.nan, settings.r2),
