@@ -21,7 +21,6 @@ from typing import Any, Final
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import numpy as np
 import torch
 import transformers
 from alert_simulation import RUNS, simulate
@@ -103,7 +102,11 @@ def gather(root: Path) -> dict[str, Side]:
 def tables(root: Path) -> Iterator[str]:
     """The page, without its head."""
     sides = gather(root)
-    yield from ("## False alarms", "", "| healthy runs | runs | " + " | ".join(f"alarmed, every {c} | of 10⁴" for c in CADENCES) + " |")
+    yield from (
+        "## False alarms",
+        "",
+        "| healthy runs | runs | " + " | ".join(f"alarmed, every {c} | of 10⁴" for c in CADENCES) + " |",
+    )
     yield "|---|---|" + "---|---|" * len(CADENCES)
     for group, side in sides.items():
         yield f"| {group} | {side.healthy[10].runs} | " + " | ".join(side.healthy[c].row() for c in CADENCES) + " |"
@@ -113,7 +116,12 @@ def tables(root: Path) -> Iterator[str]:
     for group, side in sides.items():
         yield from (f"- {group}: {line}" for line in side.told or ["no warning and no error."])
     yield from ("", "## Faults", "", *faults(sides))
-    yield from ("", "## Margins", "", "| rule | " + " | ".join(f"highest in a healthy run, {g} | which" for g in GROUPS) + " |")
+    yield from (
+        "",
+        "## Margins",
+        "",
+        "| rule | " + " | ".join(f"highest in a healthy run, {g} | which" for g in GROUPS) + " |",
+    )
     yield "|---|" + "---|---|" * len(GROUPS)
     for rule in RULES:
         cells = [sides[group].strongest.get(rule, (0.0, "–")) for group in GROUPS]
@@ -152,7 +160,13 @@ def _row(name: str, by_cadence: Sequence[Sequence[Judged]]) -> str:
         found, named = [j for j in visible if j.within is not None], [j for j in visible if j.first is not None]
         cells += [str(len(visible)), f"{len(found)}", f"{sum(bool(j.first) for j in named)} of {len(named)}"]
     by = Counter(rule for judged_here in by_cadence for j in judged_here for rule in j.rules).most_common(3)
-    return f"| {name} | {len(by_cadence[0])} | " + " | ".join(cells) + " | " + (", ".join(f"`{r}`" for r, _ in by) or "–") + " |"
+    return (
+        f"| {name} | {len(by_cadence[0])} | "
+        + " | ".join(cells)
+        + " | "
+        + (", ".join(f"`{r}`" for r, _ in by) or "–")
+        + " |"
+    )
 
 
 def families(root: Path) -> Iterable[str]:
@@ -174,10 +188,15 @@ def main() -> None:
 
 def about(root: Path) -> dict[str, Any]:
     return {
-        "transformers": transformers.__version__, "torch": torch.__version__, "ours": weibull_monitor.__version__,
-        "calibrated": ", ".join(sorted(CALIBRATED)), "evaluated": ", ".join(sorted(families(root))), "unseen": ", ".join(sorted(UNSEEN)),
-        "old": ", ".join(OLD), "new": ", ".join(NEW),
-    }  # fmt: skip
+        "transformers": transformers.__version__,
+        "torch": torch.__version__,
+        "ours": weibull_monitor.__version__,
+        "calibrated": ", ".join(sorted(CALIBRATED)),
+        "evaluated": ", ".join(sorted(families(root))),
+        "unseen": ", ".join(sorted(UNSEEN)),
+        "old": ", ".join(OLD),
+        "new": ", ".join(NEW),
+    }
 
 
 HEAD = """# How good the alerts are
@@ -205,8 +224,8 @@ TAIL = """
 - *Alarmed*: healthy runs with at least one warning or error. *Of 10⁴*: components in such alerts, of ten thousand
   component-samples.
 - *Visible*: faults that have changed a distribution by more than five of its own steps by the second sample after them: the largest
-  difference of k, ln λ, ln RMS or R² from the healthy twin at the same step, over the root mean square of the twin's last eight
-  movements and the standard error of the fit. Inf, NaN and more than 2 % new zeros are visible, too.
+  difference of k, ln λ, ln RMS or R² from the healthy twin at the same step, over the root mean square of the
+  twin's last eight movements and the standard error of the fit. Inf, NaN and more than 2 % new zeros are visible, too.
 - *Found*: of these, by a warning or an error at the first or second sample after the fault. *Right first*: the first alert names
   a struck matrix as its worst; faults that are in no particular matrix do not count.
 - *Margins*: 1 is the threshold of a warning.

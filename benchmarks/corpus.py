@@ -33,8 +33,9 @@ import numpy as np
 import torch
 from corpus_cases import Case, cases
 from corpus_families import Task, build
-from corpus_faults import FAULTS, NotHere, World
+from corpus_faults import FAULTS
 from corpus_optimizers import make, rate
+from corpus_world import NotHere, World
 from torch import nn
 
 from weibull_monitor import WeibullMonitor
@@ -66,7 +67,11 @@ class Training:
         self._note_largest()
 
     def groups(self) -> list[tuple[tuple[int, int], dict[str, Any]]]:
-        return [((n, g), group) for n, optimizer in enumerate(self.optimizers) for g, group in enumerate(optimizer.param_groups)]
+        return [
+            ((n, g), group)
+            for n, optimizer in enumerate(self.optimizers)
+            for g, group in enumerate(optimizer.param_groups)
+        ]
 
     def _monitor(self, resume: Mapping[str, Any] | None) -> WeibullMonitor:
         return WeibullMonitor(
@@ -97,7 +102,9 @@ class Training:
                 if base is None:  # a group that a fault made
                     base = self.base[key] = case.eta
                 if base is not None and not group.get("relative_step"):
-                    group["lr"] = base * rate(case.schedule, self.step, case.steps, case.warmup) * world.factors.get(key, 1.0)
+                    group["lr"] = (
+                        base * rate(case.schedule, self.step, case.steps, case.warmup) * world.factors.get(key, 1.0)
+                    )
             batch = self.task.batch(self.random, case.batch)
             if case.event == "curriculum" and self.step > case.steps // 2:
                 batch = {name: 255 - t for name, t in batch.items()}
@@ -117,9 +124,7 @@ class Training:
                 optimizer.step()
             for call in list(world.after_step):
                 call()
-            if case.event != "accumulation":
-                self.monitor.step(last=self.step == case.steps)
-            elif self.step % 4 == 0:
+            if case.event != "accumulation" or self.step % 4 == 0:
                 self.monitor.step(last=self.step == case.steps)
             if self._due(self.step):
                 self._note_largest()
@@ -149,7 +154,10 @@ class Training:
         self.monitor.close()
         names = np.array([c.name for c in self.components])
         np.savez_compressed(
-            self.place / "largest.npz", names=names, steps=list(self.largest), largest=np.array(list(self.largest.values()))
+            self.place / "largest.npz",
+            names=names,
+            steps=list(self.largest),
+            largest=np.array(list(self.largest.values())),
         )
         case = self.case
         entry = {"folder": self.place.name, "group": case.group, "steps": self.step, **asdict(case), **more}
@@ -199,7 +207,10 @@ def train(case: Case, root: Path) -> list[dict[str, Any]]:
         seen = torch.get_rng_state()
         for n, fault in enumerate(case.faults):
             torch.manual_seed(case.seed + n)
-            folder = root / f"{case.folder}--{re.sub(r'[^0-9A-Za-z]+', '-', fault.replace('η', 'eta').replace('λ', 'lambda')).strip('-')}"
+            folder = (
+                root
+                / f"{case.folder}--{re.sub(r'[^0-9A-Za-z]+', '-', fault.replace('η', 'eta').replace('λ', 'lambda')).strip('-')}"
+            )
             shutil.rmtree(folder, ignore_errors=True)
             twin = training.branch(folder, case.seed + n)
             try:
@@ -227,6 +238,7 @@ def write_index(root: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", type=Path)
+    parser.add_argument("--group", choices=("calibration", "evaluation"), help="only one side")
     parser.add_argument("--only", nargs="*", help="folders of healthy trainings")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -234,6 +246,8 @@ def main() -> None:
     options.root.mkdir(parents=True, exist_ok=True)
     for case in cases():
         if options.only and case.folder not in options.only:
+            continue
+        if options.group not in (None, case.group):
             continue
         if not options.only and (options.root / case.folder / "case.json").exists():
             continue

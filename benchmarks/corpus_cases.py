@@ -11,8 +11,29 @@ from typing import Final, Literal
 
 Group = Literal["calibration", "evaluation"]
 CALIBRATED: Final = frozenset(
-    "llama llama_gqa llama_deep llama_tied qwen3 neox gpt2 opt mixtral deepseek mamba bert t5 vit whisper wav2vec2 nanogpt_tied "
-    "nanogpt_zero plain gan clip".split()
+    [
+        "llama",
+        "llama_gqa",
+        "llama_deep",
+        "llama_tied",
+        "qwen3",
+        "neox",
+        "gpt2",
+        "opt",
+        "mixtral",
+        "deepseek",
+        "mamba",
+        "bert",
+        "t5",
+        "vit",
+        "whisper",
+        "wav2vec2",
+        "nanogpt_tied",
+        "nanogpt_zero",
+        "plain",
+        "gan",
+        "clip",
+    ]
 )
 """Families that thresholds may be chosen with. All others are evaluated only."""
 
@@ -74,17 +95,64 @@ class Case:
 def _healthy() -> list[Case]:
     cases = [
         # The plain trainings of each family.
-        *(Case("plain", family) for family in ("llama", "llama_gqa", "qwen3", "neox", "gpt2", "opt", "mixtral", "deepseek", "bert")),
-        *(Case("plain", family) for family in ("t5", "vit", "whisper", "wav2vec2", "nanogpt_tied", "nanogpt_zero", "plain", "clip")),
+        *(
+            Case("plain", family)
+            for family in ("llama", "llama_gqa", "qwen3", "neox", "gpt2", "opt", "mixtral", "deepseek", "bert")
+        ),
+        *(
+            Case("plain", family)
+            for family in ("t5", "vit", "whisper", "wav2vec2", "nanogpt_tied", "nanogpt_zero", "plain", "clip")
+        ),
         Case("plain", "gan", eta=3e-4, schedule="constant"),
         Case("plain", "mamba", steps=300),
         Case("plain", "llama_deep", eta=1e-3),
-        *(Case("plain", family) for family in (
-            "olmo2", "qwen2", "lfm2", "qwen3_moe", "gemma3", "gemma2", "falcon", "bloom", "phi3", "gptj", "stablelm", "cohere", "mpt",
-            "starcoder2", "olmoe", "granite", "glm4", "mamba2", "smollm3", "nemotron", "gpt_oss", "jetmoe", "bamba", "roberta", "electra",
-            "deberta", "albert", "distilbert", "modernbert", "t5_gated", "bart", "marian", "swin", "dinov2", "beit", "segformer",
-            "convnext", "hubert", "patchtst", "nanogpt", "dit", "rl",
-        )),
+        *(
+            Case("plain", family)
+            for family in (
+                "olmo2",
+                "qwen2",
+                "lfm2",
+                "qwen3_moe",
+                "gemma3",
+                "gemma2",
+                "falcon",
+                "bloom",
+                "phi3",
+                "gptj",
+                "stablelm",
+                "cohere",
+                "mpt",
+                "starcoder2",
+                "olmoe",
+                "granite",
+                "glm4",
+                "mamba2",
+                "smollm3",
+                "nemotron",
+                "gpt_oss",
+                "jetmoe",
+                "bamba",
+                "roberta",
+                "electra",
+                "deberta",
+                "albert",
+                "distilbert",
+                "modernbert",
+                "t5_gated",
+                "bart",
+                "marian",
+                "swin",
+                "dinov2",
+                "beit",
+                "segformer",
+                "convnext",
+                "hubert",
+                "patchtst",
+                "nanogpt",
+                "dit",
+                "rl",
+            )
+        ),
         Case("fine-tuned", "minilm", eta=5e-5, schedule="linear", steps=120, batch=4, warmup=10, event="fine-tuning"),
         # Optimizers.
         Case("lion", "llama_tied", "lion", eta=3e-4, weight_decay=0.3),
@@ -182,38 +250,96 @@ def _healthy() -> list[Case]:
         Case("accumulation", "gemma2", event="accumulation"),
         Case("uniform", "glm4", event="uniform"),
         Case("strong decay", "qwen2", weight_decay=1.0, schedule="constant"),
-    ]  # fmt: skip
+    ]
     return cases
 
 
 OLD: Final = (
-    "η × 30 for q and k", "η × 30 for all", "W_q × 8", "W_k re-initialised", "block re-initialised", "head zeroed",
-    "frozen by rounding", "λ_wd × 100", "Inf in a gradient", "random bytes", "zero bytes", "optimizer state lost",
-    "gradient of q × 50", "LayerNorm gains × 10", "no gradient", "labels all one token", "label noise",
-)  # fmt: skip
+    "η × 30 for q and k",
+    "η × 30 for all",
+    "W_q × 8",
+    "W_k re-initialised",
+    "block re-initialised",
+    "head zeroed",
+    "frozen by rounding",
+    "λ_wd × 100",
+    "Inf in a gradient",
+    "random bytes",
+    "zero bytes",
+    "optimizer state lost",
+    "gradient of q × 50",
+    "LayerNorm gains × 10",
+    "no gradient",
+    "labels all one token",
+    "label noise",
+)
 """Faults that thresholds may be chosen with."""
 NEW: Final = (
-    "flipped exponent bit", "transposed", "η × 10 for a matrix", "momentum × 100", "rows zeroed", "feed-forward re-initialised",
-    "stale weights", "another layer's weights", "cast to fp8", "NaN in a matrix", "dead layer", "noise added", "summed over ranks",
-    "embedding corrupted", "matrix halved", "half of the columns × 3", "decay with the wrong sign", "one step at η × 100", "second moment lost",
-    "4-bit rounding", "adapter merged twice", "clamped", "uniform instead of normal", "η is 0", "scrambled tokens", "wrong shard",
-    "signs flipped", "rows permuted", "sparsified", "outliers in a matrix",
-)  # fmt: skip
+    "flipped exponent bit",
+    "transposed",
+    "η × 10 for a matrix",
+    "momentum × 100",
+    "rows zeroed",
+    "feed-forward re-initialised",
+    "stale weights",
+    "another layer's weights",
+    "cast to fp8",
+    "NaN in a matrix",
+    "dead layer",
+    "noise added",
+    "summed over ranks",
+    "embedding corrupted",
+    "matrix halved",
+    "half of the columns × 3",
+    "decay with the wrong sign",
+    "one step at η × 100",
+    "second moment lost",
+    "4-bit rounding",
+    "adapter merged twice",
+    "clamped",
+    "uniform instead of normal",
+    "η is 0",
+    "scrambled tokens",
+    "wrong shard",
+    "signs flipped",
+    "rows permuted",
+    "sparsified",
+    "outliers in a matrix",
+)
 """Faults that are evaluated only."""
+
+
+UNSEEN: Final = frozenset(("transposed", "signs flipped", "rows permuted"))
+"""Faults that leave the distribution of |w| exactly as it was."""
 
 
 def _faulty() -> list[Case]:
     calibrated = (
-        Case("faults", "llama", schedule="constant"), Case("faults", "gpt2"), Case("faults", "bert"), Case("faults", "t5"),
-        Case("faults", "vit"), Case("faults", "llama_gqa", weight_decay=0.0), Case("faults", "nanogpt_tied", schedule="constant"),
-        Case("faults, lion", "llama_gqa", "lion", eta=3e-4), Case("faults, moonlight", "opt", "moonlight"), Case("faults", "llama_deep", eta=1e-3),
-    )  # fmt: skip
+        Case("faults", "llama", schedule="constant"),
+        Case("faults", "gpt2"),
+        Case("faults", "bert"),
+        Case("faults", "t5"),
+        Case("faults", "vit"),
+        Case("faults", "llama_gqa", weight_decay=0.0),
+        Case("faults", "nanogpt_tied", schedule="constant"),
+        Case("faults, lion", "llama_gqa", "lion", eta=3e-4),
+        Case("faults, moonlight", "opt", "moonlight"),
+        Case("faults", "llama_deep", eta=1e-3),
+    )
     evaluated = (
-        Case("faults", "phi3"), Case("faults", "falcon", schedule="constant"), Case("faults", "roberta"), Case("faults", "bart"),
-        Case("faults", "swin"), Case("faults", "qwen3_moe", weight_decay=0.0), Case("faults", "gemma3", schedule="constant"),
-        Case("faults, lion", "smollm3", "lion", eta=3e-4), Case("faults, muon", "olmo2", "muon"), Case("faults", "dit"),
-        Case("faults", "mpt", eta=1e-3), Case("faults", "granite"),
-    )  # fmt: skip
+        Case("faults", "phi3"),
+        Case("faults", "falcon", schedule="constant"),
+        Case("faults", "roberta"),
+        Case("faults", "bart"),
+        Case("faults", "swin"),
+        Case("faults", "qwen3_moe", weight_decay=0.0),
+        Case("faults", "gemma3", schedule="constant"),
+        Case("faults, lion", "smollm3", "lion", eta=3e-4),
+        Case("faults, muon", "olmo2", "muon"),
+        Case("faults", "dit"),
+        Case("faults", "mpt", eta=1e-3),
+        Case("faults", "granite"),
+    )
     cases = []
     for n, case in enumerate(calibrated):
         chosen = tuple(OLD[(n * 7 + j) % len(OLD)] for j in range(7))
@@ -229,6 +355,9 @@ def cases() -> list[Case]:
     found = []
     for group in ("calibration", "evaluation"):
         healthy, faulty = ([c for c in made if c.group == group] for made in (_healthy(), _faulty()))
-        ranked = [*((n / len(healthy), c) for n, c in enumerate(healthy)), *((n / len(faulty), c) for n, c in enumerate(faulty))]
+        ranked = [
+            *((n / len(healthy), c) for n, c in enumerate(healthy)),
+            *((n / len(faulty), c) for n, c in enumerate(faulty)),
+        ]
         found += [c for _, c in sorted(ranked, key=lambda pair: pair[0])]
     return found

@@ -3,101 +3,19 @@
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import torch
-from torch import Tensor, nn
+from corpus_world import FORWARD, MATRICES, SELECTION, NotHere, Q, World
+from torch import Tensor
 
-from weibull_monitor import Component
 from weibull_monitor.model.components import discover
 
-Q: Final = ("attn_q", "attn_q_b")
-SELECTION: Final = (*Q, "attn_k")
-FORWARD: Final = ("ffn_gate", "ffn_up", "ffn_down", "ffn_in", "ffn_out")
-MATRICES: Final = (*SELECTION, "attn_v", "attn_o", *FORWARD)
 
-
-class NotHere(Exception):
-    """The model has nothing that this fault could strike."""
-
-
-@dataclass
-class World:
-    """What a fault may touch.
-
-    Attributes:
-        model: The model.
-        optimizers: Its optimizers.
-        chance: Random numbers.
-        earlier: The weights of 50 steps before, by name.
-        victims: Names of the components that were struck; empty if the fault is not in particular matrices.
-        factors: Factors of η, by optimizer and group.
-        before_step: Called before each optimizer step, when there are gradients.
-        after_step: Called after each.
-        on_batch: Called with each batch; changes it.
-    """
-
-    model: nn.Module
-    optimizers: list[torch.optim.Optimizer]
-    chance: random.Random
-    earlier: dict[str, Tensor]
-    victims: tuple[str, ...] = ()
-    factors: dict[tuple[int, int], float] = field(default_factory=dict)
-    before_step: list[Callable[[], object]] = field(default_factory=list)
-    after_step: list[Callable[[], object]] = field(default_factory=list)
-    on_batch: list[Callable[[dict[str, Tensor]], object]] = field(default_factory=list)
-
-    def components(self, *kinds: str, resolution: Any = "matrix") -> list[Component]:
-        """Components of these kinds in the blocks of the model."""
-        found = discover(self.model, resolution=resolution).components
-        return [c for c in found if c.kind in kinds and c.block is not None and c.trainable]
-
-    def one(self, *kinds: str, whole: bool = False) -> Component:
-        """One component of these kinds, by chance; with ``whole``, one that is not a part of a matrix."""
-        found = [c for c in self.components(*kinds) if not (whole and c.part)]
-        if not found:
-            raise NotHere(kinds)
-        return self.chance.choice(found)
-
-    def values(self, component: Component) -> Tensor:
-        """The elements of a component, in place."""
-        parameter = self.model.get_parameter(component.parameter).data
-        return component.part.select(parameter) if component.part else parameter
-
-    def strike(self, *struck: Component) -> None:
-        """Notes whom the fault strikes: these, and all others that share their parameters."""
-        parameters = {c.parameter for c in struck}
-        self.victims = tuple(c.name for c in discover(self.model).components if c.parameter in parameters)
-
-    def parameter(self, component: Component) -> nn.Parameter:
-        return self.model.get_parameter(component.parameter)
-
-    def state(self, component: Component, *names: str) -> Tensor:
-        """The state of the optimizer for a component's parameter, of the first of these names that it has."""
-        p = self.parameter(component)
-        for optimizer in self.optimizers:
-            for name in names:
-                if name in optimizer.state.get(p, {}):
-                    found: Tensor = optimizer.state[p][name]
-                    return found
-        raise NotHere(names)
-
-    def own_group(self, component: Component) -> tuple[int, int]:
-        """Gives the component's parameter a group of its own, and its place."""
-        p = self.parameter(component)
-        for n, optimizer in enumerate(self.optimizers):
-            for group in optimizer.param_groups:
-                if any(q is p for q in group["params"]):
-                    group["params"] = [q for q in group["params"] if q is not p]
-                    optimizer.param_groups.append({**group, "params": [p]})
-                    return n, len(optimizer.param_groups) - 1
-        raise NotHere(component.name)
-
-
-def _edit(*kinds: str, whole: bool = False) -> Callable[[Callable[[World, Tensor], Tensor | None]], Callable[[World], None]]:
+def _edit(
+    *kinds: str, whole: bool = False
+) -> Callable[[Callable[[World, Tensor], Tensor | None]], Callable[[World], None]]:
     """A fault that rewrites one component of some kinds: in place, or to what the function returns."""
 
     def made(change: Callable[[World, Tensor], Tensor | None]) -> Callable[[World], None]:
@@ -160,7 +78,13 @@ def _head(world: World) -> None:
         raise NotHere("heads")
     one = world.chance.choice(queries)
     number = one.part.label.split()[-1] if one.part else ""
-    members = [c for c in heads if (c.block, c.tower, c.cross) == (one.block, one.tower, one.cross) and c.part and c.part.label.split()[-1] == number]
+    members = [
+        c
+        for c in heads
+        if (c.block, c.tower, c.cross) == (one.block, one.tower, one.cross)
+        and c.part
+        and c.part.label.split()[-1] == number
+    ]
     for c in members:
         world.values(c).zero_()
     world.strike(*members)
@@ -191,7 +115,9 @@ def _bytes(world: World, at_random: bool) -> None:
     at = world.chance.randrange(0, max(1, flat.numel() - size), size)
     block = flat[at : at + size]
     if at_random:
-        noise = torch.tensor(list(world.chance.randbytes(block.numel() * flat.element_size())), dtype=torch.uint8).view(flat.dtype)
+        noise = torch.tensor(list(world.chance.randbytes(block.numel() * flat.element_size())), dtype=torch.uint8).view(
+            flat.dtype
+        )
         block.copy_(torch.nan_to_num(noise, nan=1.0, posinf=1e30, neginf=-1e30))
     else:
         block.zero_()
@@ -222,7 +148,11 @@ def _gradient(world: World, factor: float | None, *kinds: str) -> None:
 
 
 def _gains(world: World) -> None:
-    found = [m for n, m in world.model.named_modules() if "norm" in type(m).__name__.lower() and getattr(m, "weight", None) is not None]
+    found = [
+        m
+        for n, m in world.model.named_modules()
+        if "norm" in type(m).__name__.lower() and getattr(m, "weight", None) is not None
+    ]
     if not found:
         raise NotHere("norms")
     world.chance.choice(found).weight.data.mul_(10.0)  # type: ignore[union-attr, operator]
@@ -280,7 +210,12 @@ def _other_layer(world: World) -> None:
     world.chance.shuffle(chosen)
     for one in chosen:
         for other in chosen:
-            if (one.kind, one.tower, one.shape, one.cross) == (other.kind, other.tower, other.shape, other.cross) and one.block != other.block:
+            if (one.kind, one.tower, one.shape, one.cross) == (
+                other.kind,
+                other.tower,
+                other.shape,
+                other.cross,
+            ) and one.block != other.block:
                 world.values(one).copy_(world.values(other))
                 world.strike(one)
                 return
@@ -468,5 +403,3 @@ FAULTS: Final[dict[str, Callable[[World], None]]] = {
     "sparsified": _sparse,
     "outliers in a matrix": _outliers,
 }
-UNSEEN: Final = frozenset(("transposed", "signs flipped", "rows permuted"))
-"""Faults that leave the distribution of |w| exactly as it was."""

@@ -43,8 +43,17 @@ class Muon(torch.optim.Optimizer):
     """Muon as J. Liu et al. use it (arXiv:2502.16982): steps of 0.2·√max(A, B), and AdamW for what is not a matrix of a block."""
 
     def __init__(self, params: Any, lr: float, weight_decay: float, momentum: float = 0.95, ns_steps: int = 5) -> None:
-        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "ns_steps": ns_steps,
-                                  "nesterov": True, "use_muon": True})  # fmt: skip
+        super().__init__(
+            params,
+            {
+                "lr": lr,
+                "weight_decay": weight_decay,
+                "momentum": momentum,
+                "ns_steps": ns_steps,
+                "nesterov": True,
+                "use_muon": True,
+            },
+        )
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:
@@ -109,7 +118,9 @@ class AdEMAMix(torch.optim.Optimizer):
                 fast.lerp_(p.grad, 0.1)
                 slow.lerp_(p.grad, 0.01)
                 v.lerp_(p.grad**2, 0.001)
-                u = (fast / (1 - 0.9 ** state["step"]) + 2.0 * slow) / ((v / (1 - 0.999 ** state["step"])).sqrt() + 1e-8)
+                u = (fast / (1 - 0.9 ** state["step"]) + 2.0 * slow) / (
+                    (v / (1 - 0.999 ** state["step"])).sqrt() + 1e-8
+                )
                 p.sub_(group["lr"] * (u + group["weight_decay"] * p))
 
 
@@ -130,7 +141,11 @@ def _groups(model: nn.Module, eta: float, weight_decay: float, layout: str) -> l
             rate *= 0.6 ** (3 - int(block[1])) if block else 0.6**4 if "emb" in name else 1.0
         if layout == "embeddings apart" and re.search(r"emb|wte|shared", name):
             rate *= 5.0
-        decay = 0.0 if p.dim() < 2 or (layout == "embeddings apart" and re.search(r"emb|wte|shared", name)) else weight_decay
+        decay = (
+            0.0
+            if p.dim() < 2 or (layout == "embeddings apart" and re.search(r"emb|wte|shared", name))
+            else weight_decay
+        )
         sorted_into.setdefault((rate, decay), []).append(p)
     return [{"params": members, "lr": rate, "weight_decay": decay} for (rate, decay), members in sorted_into.items()]
 
@@ -148,7 +163,7 @@ def make(name: str, model: nn.Module, eta: float, weight_decay: float, layout: s
     if name == "transformers adafactor":
         from transformers.optimization import Adafactor
 
-        return [Adafactor([g["params"] for g in groups][0] + [p for g in groups[1:] for p in g["params"]])]
+        return [Adafactor([p for g in groups for p in g["params"]])]
     return [MADE[name](groups, given)]
 
 
@@ -167,10 +182,12 @@ MADE: Final[dict[str, Callable[[list[dict[str, Any]], dict[str, Any]], torch.opt
     "ademamix": lambda groups, given: AdEMAMix(groups, **given),
     "schedule-free": lambda groups, given: AdamWScheduleFree(groups, **given),
     "adafactor": lambda groups, given: torch.optim.Adafactor(groups, **given),
-    "sgd": lambda groups, given: torch.optim.SGD([{**g, "weight_decay": 1e-4} for g in groups], lr=given["lr"], momentum=0.9),
+    "sgd": lambda groups, given: torch.optim.SGD(
+        [{**g, "weight_decay": 1e-4} for g in groups], lr=given["lr"], momentum=0.9
+    ),
     "rmsprop": lambda groups, given: torch.optim.RMSprop([{**g, "weight_decay": 0.0} for g in groups], lr=given["lr"]),
     "adagrad": lambda groups, given: torch.optim.Adagrad([{**g, "weight_decay": 0.0} for g in groups], lr=given["lr"]),
-}  # fmt: skip
+}
 
 
 def rate(schedule: str, step: int, steps: int, warmup: int) -> float:
@@ -194,4 +211,4 @@ def rate(schedule: str, step: int, steps: int, warmup: int) -> float:
         "drops": lambda: 1.0 if phase < 0.4 else 0.1 if phase < 0.75 else 0.01,
         "cyclic": lambda: 0.1 + 0.9 * abs(1.0 - 2.0 * (4 * phase % 1.0)),
         "re-warmed": lambda: 0.5 * (1 + math.cos(math.pi * 2 * phase)) if phase < 0.5 else min(1.0, 8 * (phase - 0.5)),
-    }[schedule]()  # fmt: skip
+    }[schedule]()

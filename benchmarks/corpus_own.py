@@ -11,17 +11,37 @@ import torch
 from corpus_families import BYTES, WIDTH, Batch, Task, causal, images, own_loss, windows
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import CONFIG_MAPPING, AutoModelForCTC, CLIPModel, PatchTSTForPrediction, WhisperForConditionalGeneration
+from transformers import (
+    CONFIG_MAPPING,
+    AutoModelForCTC,
+    CLIPModel,
+    PatchTSTForPrediction,
+    WhisperForConditionalGeneration,
+)
 
 F: Final = functional
 
 
 def whisper() -> Task:
     config = CONFIG_MAPPING["whisper"](
-        vocab_size=BYTES + 1, d_model=WIDTH, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4, num_mel_bins=16,
-        decoder_attention_heads=4, encoder_ffn_dim=160, decoder_ffn_dim=160, max_source_positions=24, max_target_positions=32,
-        decoder_start_token_id=1, pad_token_id=0, bos_token_id=1, eos_token_id=2, suppress_tokens=None, begin_suppress_tokens=None,
-    )  # fmt: skip
+        vocab_size=BYTES + 1,
+        d_model=WIDTH,
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_attention_heads=4,
+        num_mel_bins=16,
+        decoder_attention_heads=4,
+        encoder_ffn_dim=160,
+        decoder_ffn_dim=160,
+        max_source_positions=24,
+        max_target_positions=32,
+        decoder_start_token_id=1,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        suppress_tokens=None,
+        begin_suppress_tokens=None,
+    )
     sounds = torch.randn(BYTES, 16, generator=torch.Generator().manual_seed(3))
 
     def batch(random: torch.Generator, size: int) -> Batch:
@@ -34,10 +54,22 @@ def whisper() -> Task:
 
 def wav2vec2(kind: str = "wav2vec2") -> Task:
     config = CONFIG_MAPPING[kind](
-        vocab_size=32, hidden_size=WIDTH, num_hidden_layers=3, num_attention_heads=4, intermediate_size=160, conv_dim=(32, 32, 32),
-        conv_stride=(5, 4, 4), conv_kernel=(10, 8, 4), num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=4, pad_token_id=0,
-        mask_time_prob=0.0, layerdrop=0.0, ctc_loss_reduction="mean", ctc_zero_infinity=True,
-    )  # fmt: skip
+        vocab_size=32,
+        hidden_size=WIDTH,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=160,
+        conv_dim=(32, 32, 32),
+        conv_stride=(5, 4, 4),
+        conv_kernel=(10, 8, 4),
+        num_conv_pos_embeddings=16,
+        num_conv_pos_embedding_groups=4,
+        pad_token_id=0,
+        mask_time_prob=0.0,
+        layerdrop=0.0,
+        ctc_loss_reduction="mean",
+        ctc_zero_infinity=True,
+    )
 
     def batch(random: torch.Generator, size: int) -> Batch:
         letters = torch.randint(1, 9, (size, 6), generator=random)
@@ -51,7 +83,14 @@ def wav2vec2(kind: str = "wav2vec2") -> Task:
 
 def clip() -> Task:
     sizes = {"hidden_size": WIDTH, "intermediate_size": 160, "num_hidden_layers": 2, "num_attention_heads": 4}
-    texts = {**sizes, "vocab_size": 64, "max_position_embeddings": 16, "eos_token_id": 63, "bos_token_id": 0, "pad_token_id": 1}
+    texts = {
+        **sizes,
+        "vocab_size": 64,
+        "max_position_embeddings": 16,
+        "eos_token_id": 63,
+        "bos_token_id": 0,
+        "pad_token_id": 1,
+    }
     config = CONFIG_MAPPING["clip"](
         text_config=texts, vision_config={**sizes, "image_size": 32, "patch_size": 8}, projection_dim=32
     )
@@ -71,12 +110,22 @@ def clip() -> Task:
 
 def patchtst() -> Task:
     config = CONFIG_MAPPING["patchtst"](
-        num_input_channels=3, context_length=64, prediction_length=16, patch_length=8, patch_stride=8, d_model=WIDTH,
-        num_hidden_layers=3, num_attention_heads=4, ffn_dim=160,
-    )  # fmt: skip
+        num_input_channels=3,
+        context_length=64,
+        prediction_length=16,
+        patch_length=8,
+        patch_stride=8,
+        d_model=WIDTH,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        ffn_dim=160,
+    )
 
     def batch(random: torch.Generator, size: int) -> Batch:
-        phase, rate = torch.rand(size, 1, 3, generator=random) * 6.3, 0.1 + 0.4 * torch.rand(size, 1, 3, generator=random)
+        phase, rate = (
+            torch.rand(size, 1, 3, generator=random) * 6.3,
+            0.1 + 0.4 * torch.rand(size, 1, 3, generator=random),
+        )
         series = torch.sin(phase + rate * torch.arange(80.0)[None, :, None])
         series = series + 0.1 * torch.randn(series.shape, generator=random)
         return {"past_values": series[:, :64], "future_values": series[:, 64:]}
@@ -116,7 +165,9 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """A stack of blocks between an embedding and a head."""
 
-    def __init__(self, inputs: int, outputs: int, causal: bool, tied: bool = False, tokens: bool = True, **of_block: Any) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, causal: bool, tied: bool = False, tokens: bool = True, **of_block: Any
+    ) -> None:
         super().__init__()
         self.wte: nn.Module = nn.Embedding(inputs, WIDTH) if tokens else nn.Linear(inputs, WIDTH)
         self.wpe = nn.Embedding(64, WIDTH)
@@ -151,7 +202,10 @@ class Diffusion(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.body = Transformer(48, 48, False, tokens=False, conditioned=True)
-        self.label, self.time = nn.Embedding(10, WIDTH), nn.Sequential(nn.Linear(32, WIDTH), nn.SiLU(), nn.Linear(WIDTH, WIDTH))
+        self.label, self.time = (
+            nn.Embedding(10, WIDTH),
+            nn.Sequential(nn.Linear(32, WIDTH), nn.SiLU(), nn.Linear(WIDTH, WIDTH)),
+        )
         nn.init.zeros_(self.body.lm_head.weight)
 
     def forward(self, x: Tensor, time: Tensor, label: Tensor) -> Tensor:
@@ -189,7 +243,9 @@ class Plain(nn.Module):
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
         mask = nn.Transformer.generate_square_subsequent_mask(target.shape[1])
         places = self.places.weight[: source.shape[1]]
-        hidden = self.body(self.embedding(source) + places, self.embedding(target) + places, tgt_mask=mask, tgt_is_causal=True)
+        hidden = self.body(
+            self.embedding(source) + places, self.embedding(target) + places, tgt_mask=mask, tgt_is_causal=True
+        )
         out: Tensor = self.head(hidden)
         return out
 
@@ -228,7 +284,10 @@ class _Reversed(torch.autograd.Function):
 def gan() -> Task:
     def batch(random: torch.Generator, size: int) -> Batch:
         phase = torch.rand(size, 1, 4, generator=random) * 6.3
-        return {"real": torch.sin(phase + 0.4 * torch.arange(16.0)[None, :, None]), "noise": torch.randn(size, 16, 8, generator=random)}
+        return {
+            "real": torch.sin(phase + 0.4 * torch.arange(16.0)[None, :, None]),
+            "noise": torch.randn(size, 16, 8, generator=random),
+        }
 
     def loss(model: nn.Module, given: Batch) -> Tensor:
         made = _Reversed.apply(model.generator(given["noise"]))  # type: ignore[operator, no-untyped-call]
@@ -248,7 +307,10 @@ def rl() -> Task:
         chances = model(given["x"]).log_softmax(-1)
         acts = (chances.exp().cumsum(-1) < given["dice"]).sum(-1).clamp(max=7)
         reward = (acts == given["x"]).float()
-        return -((reward - reward.mean()) * chances.gather(-1, acts[..., None])[..., 0]).mean() + 0.01 * (chances.exp() * chances).sum(-1).mean()
+        return (
+            -((reward - reward.mean()) * chances.gather(-1, acts[..., None])[..., 0]).mean()
+            + 0.01 * (chances.exp() * chances).sum(-1).mean()
+        )
 
     return Task(Transformer(8, 8, False), loss, batch)
 

@@ -56,7 +56,7 @@ def load(root: Path, folder: str) -> Run:
 def sampled_every(samples: Sequence[RecordedSnapshot], every: int) -> list[RecordedSnapshot]:
     """The samples that the monitor would have taken with ``every_n_steps=every``, of those of a multiple of it.
 
-    η, λ_wd and the bound belong to the step of the sample and Σ η is counted from the baseline, so that what an interval has spent
+    η, λ_wd and the bound belong to the step of the sample, and Σ η is counted from the baseline: what an interval has spent
     is the difference of two samples, whichever are left out.
     """
     due = Schedule(every)
@@ -77,8 +77,8 @@ def judged(run: Run, every: int, settings: AlertSettings) -> tuple[list[Alert], 
 def visibility(run: Run, twin: Run, every: int) -> float:
     """By how many of its own steps a fault has changed a distribution, at the second sample after it at the latest.
 
-    The change is the difference from the healthy twin at the same step, of k, ln λ, ln RMS and R², in the struck matrices (in all if
-    none was struck in particular). A step is the root mean square of the twin's movements between two samples up to then, of the
+    The change is the difference from the healthy twin at the same step, of k, ln λ, ln RMS and R², in the struck matrices (all if none
+    was struck in particular). A step is the root mean square of the twin's movements between two samples up to then, of the
     last eight, and of the standard error of the fit. Infinite where Inf, NaN or zeros appear.
     """
     struck = int(run.entry["struck"])
@@ -95,7 +95,9 @@ def visibility(run: Run, twin: Run, every: int) -> float:
             continue
         for column in ("nonfinite", "zeros"):
             now, then = (np.array([x.columns[column][i] or 0.0 for i in at], dtype=float) for x in (sample, other))
-            if (now - then > 0.02 * np.array([run.samples[-1].components[i].numel for i in at])).any() or (column == "nonfinite" and (now > then).any()):
+            if (now - then > 0.02 * np.array([run.samples[-1].components[i].numel for i in at])).any() or (
+                column == "nonfinite" and (now > then).any()
+            ):
                 return math.inf
         for column in ("k", "lambda", "rms", "r2"):
             rows = np.array([[x.columns[column][i] for i in at] for x in (*past[-9:], sample, other)], dtype=float)
@@ -191,11 +193,18 @@ def _published_run(name: str, steps: dict[int, dict[str, tuple[float, float]]], 
         k, rms = (np.array([steps[step].get(m, (math.nan, math.nan))[i] for m in matrices]) for i in (0, 1))
         n = np.array([c.numel for c in components], dtype=float)
         given = {
-            "k": k, "lambda": rms / np.sqrt([math.gamma(1 + 2 / x) for x in k]), "r2": np.full(len(k), 0.9977),
-            "k_se": 1.137 * k / np.sqrt(n), "rms": rms, "zeros": np.zeros(len(k)), "nonfinite": np.zeros(len(k)),
-            "eta": np.full(len(k), eta[step - 1] if step else math.nan), "weight_decay": np.full(len(k), decay if step else math.nan),
-            "eta_sum": np.full(len(k), eta[:step].sum() if step else math.nan), "update_max": np.full(len(k), 7.27 if step else math.nan),
-        }  # fmt: skip
+            "k": k,
+            "lambda": rms / np.sqrt([math.gamma(1 + 2 / x) for x in k]),
+            "r2": np.full(len(k), 0.9977),
+            "k_se": 1.137 * k / np.sqrt(n),
+            "rms": rms,
+            "zeros": np.zeros(len(k)),
+            "nonfinite": np.zeros(len(k)),
+            "eta": np.full(len(k), eta[step - 1] if step else math.nan),
+            "weight_decay": np.full(len(k), decay if step else math.nan),
+            "eta_sum": np.full(len(k), eta[:step].sum() if step else math.nan),
+            "update_max": np.full(len(k), 7.27 if step else math.nan),
+        }
         columns = {c: tuple(v if math.isfinite(v) else None for v in given[c].tolist()) for c in READ}
         samples.append(RecordedSnapshot(step, 0.0, components, columns))
     return Run({"folder": f"published/{name}", "group": "evaluation", "family": "published"}, tuple(samples), ())
@@ -204,10 +213,21 @@ def _published_run(name: str, steps: dict[int, dict[str, tuple[float, float]]], 
 def _component(matrix: str) -> Component:
     block = int(next(part for part in matrix.split(".") if part.isdigit()))
     kinds = {
-        "o_proj": "attn_o", "gate_proj": "ffn_gate", "up_proj": "ffn_up", "down_proj": "ffn_down", "dense_h_to_4h": "ffn_in",
-        "dense_4h_to_h": "ffn_out", "dense": "attn_o", "out_proj": "attn_o", "c_fc": "ffn_in", "fc1": "ffn_in", "fc2": "ffn_out",
-        "fc_in": "ffn_in", "fc_out": "ffn_out", "c_proj": "ffn_out",
-    }  # fmt: skip
+        "o_proj": "attn_o",
+        "gate_proj": "ffn_gate",
+        "up_proj": "ffn_up",
+        "down_proj": "ffn_down",
+        "dense_h_to_4h": "ffn_in",
+        "dense_4h_to_h": "ffn_out",
+        "dense": "attn_o",
+        "out_proj": "attn_o",
+        "c_fc": "ffn_in",
+        "fc1": "ffn_in",
+        "fc2": "ffn_out",
+        "fc_in": "ffn_in",
+        "fc_out": "ffn_out",
+        "c_proj": "ffn_out",
+    }
     kind: Any = kinds[matrix.split(".")[-2]]
     shape = (512, 512) if kind == "attn_o" else (2048, 512)
     return Component(matrix, kind, block, None, False, shape, torch.float32, True, matrix, tower="layers")

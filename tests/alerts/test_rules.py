@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -88,7 +89,7 @@ FAULTS = {
         K,
         "warning",
     ),
-    "transmission_exit": (lambda c: drifting(c, ("ffn_up",), 1.05), index(0, "ffn_up"), "warning"),
+    "transmission_exit": (lambda c: drifting(c, ("ffn_up",), 0.85), index(0, "ffn_up"), "warning"),
     "body_break": (lambda c: set_from(c, "r2", DOWN, 0.94), DOWN, "warning"),
     "unchanged": (lambda c: frozen(c, UP), UP, "warning"),
     "no_gradient": (lambda c: without_gradient(c, OUT), OUT, "warning"),

@@ -85,7 +85,7 @@ class UnlikeOthers(RuleSettings):
 class ScaleShift(UnlikeOthers):
     """ln λ moved by more than ``z`` times its usual size for this matrix, and by ``change`` or more.
 
-    A fall has to be ``fall`` or more beyond weight decay. Or ln λ moved otherwise than that of the other matrices (`UnlikeOthers`).
+    A fall has to be ``fall`` or more beyond weight decay. Or ln λ moved otherwise than that of the others (`UnlikeOthers`).
     """
 
     sure: float = 1.8
@@ -125,8 +125,12 @@ class SelectionRange(RuleSettings):
 
 @dataclass(frozen=True)
 class SelectionShift(UnlikeOthers):
-    """k of a W_q or W_k moved by more than ``z`` times its usual size, and by ``change`` or more; or otherwise than the others."""
+    """k of a W_q or W_k moved by more than ``z`` times its usual size, and by ``change`` or more.
 
+    Or otherwise than that of the other matrices (`UnlikeOthers`).
+    """
+
+    sure: float = 2.0
     z: float = 6.0
     change: float = 0.03
     lookback: int = 8
@@ -160,8 +164,8 @@ class LayerOutlier(RuleSettings):
 class TransmissionExit(RuleSettings):
     """The median k of a feed-forward or attention-output kind is outside the band.
 
-    Info if by more than ``z`` standard errors; warning if also more than ``margin`` below every published median, or above
-    the uniform distribution. The default band is the published range of per-model medians over feed-forward matrices.
+    Info if by more than ``z`` standard errors; warning if also more than ``margin`` below every published median. The default
+    band is the published range of per-model medians over feed-forward matrices.
     """
 
     persist: int = 2
@@ -177,6 +181,8 @@ class BodyBreak(UnlikeOthers):
 
     An R² that falls slowly is a warning from ``slowly`` on. Or a change of k that is unlike that of the others (`UnlikeOthers`).
     """
+
+    sure: float = 1.2
 
     r2: float = ONE_POPULATION
     slowly: float = 0.9

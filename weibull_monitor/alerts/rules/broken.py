@@ -112,11 +112,19 @@ def no_gradient(window: SampleWindow, settings: NoGradient) -> RuleResult | None
         moved = [np.abs(np.log(window.now(c) / window.before(c)) + spent) / tolerance for c in ("lambda", "rms")]
         moved.append(np.abs(window.now("k") - window.before("k")) / (0.05 * window.now("k_se")))
         most = np.max(moved, axis=0)
-        body = components.body & components.trainable  # experts and rows of embeddings may really get no gradient for a while
+        body = (
+            components.body & components.trainable
+        )  # experts and rows of embeddings may really get no gradient for a while
         learning = most[body]
         others = float(median_of(learning[:, None])[0]) if len(learning) >= MIN_OTHERS else 0.0
         since = np.abs(np.log(window.now("rms") / window.baseline["rms"]) + window.now("decay")) / tolerance
-        judged = window.moving & body & (components.numel >= MIN_ELEMENTS) & (spent > tolerance) & (others >= settings.others)
+        judged = (
+            window.moving
+            & body
+            & (components.numel >= MIN_ELEMENTS)
+            & (spent > tolerance)
+            & (others >= settings.others)
+        )
         strength = np.where(judged, 1.0 / np.maximum(most, 0.1), 0.0)
     return rule_result(
         strength=strength,

@@ -63,6 +63,9 @@ def usual_movement(window: SampleWindow, column: str, lookback: int) -> Movement
         # by the square root if it is shorter, as noise shrinks. Either is the larger movement of the two, so the safer one.
         ratio = work[-1] / work[:-1]
         past = moves[:-1] * np.where(ratio > 1.0, ratio, np.sqrt(ratio))  # (intervals, components)
+        # A matrix that was frozen, or got no gradient, says nothing of how it moves when it learns.
+        still = np.diff(window["eta_sum"][-lookback - 2 :][:-1], axis=0) == 0
+        past = np.where(still | (past == 0), np.nan, past)
         centre = median_of(past)
         size = np.sqrt(spread_of(past, centre) ** 2 + median_of(np.abs(past)) ** 2)
         enough = np.isfinite(past).sum(axis=0) >= _needed(window, lookback)

@@ -89,8 +89,8 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         least = noise**2 + settings.floor**2
         reach = np.where(components.body, BODY_REACH, OTHER_REACH) * window.now("work") / window.now("rms")
         unexplained = np.where(np.isfinite(window.now("update_max")), reach, OTHER_REACH) / (1.0 + move.alike) ** 2
-        together = np.where(window.jumped, 0.0, AS_OTHERS * move.others)
-        rise = np.sqrt(move.size**2 + least + unexplained**2 + together**2)
+        allowed = np.where(window.jumped, 0.0, unexplained**2 + (AS_OTHERS * move.others) ** 2)
+        rise = np.sqrt(move.size**2 + least + allowed)
         # A fall: what it is beyond weight decay, which does not touch what is no matrix.
         usual_decay = median_of(window["weight_decay"][-settings.lookback - 1 : -1])
         decay = np.nan_to_num(usual_decay * window.now("work"), nan=0.0)
@@ -103,7 +103,7 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         share = np.where(window.jumped, AFTER_JUMP, share)
         centre, usual = np.where(fallen, -decay, move.centre), np.where(fallen, fall, rise)
         change = np.where(fallen, settings.fall, settings.change) * np.where(window.jumped, 1.0, share)
-        besides = np.where(window.jumped | fallen, 0.0, unlike_others(window, move.last, move.others, noise, settings))
+        besides = np.where(fallen, 0.0, unlike_others(window, move.last, move.others, noise, settings))
     now, before = window.now("lambda"), window.before("lambda")
     return shift_result(
         window,
@@ -125,8 +125,8 @@ def scale_runaway(window: SampleWindow, settings: ScaleRunaway) -> RuleResult | 
     """λ is far above what the same learning rates give the other matrices.
 
     c = √(λ² - λ₀²·exp(-2S))/√I (`weibull_monitor.scaling.budget`) is similar in all matrices of a model whose steps have the
-    size η. A matrix whose c is ``ratio`` times the median was pushed in one direction, or rescaled. That λ is mostly what training
-    has made it is a premise: of trained weights that move a little, c says nothing.
+    size η. A matrix whose c is ``ratio`` times the median was pushed in one direction, or rescaled. The premise is that λ is mostly
+    what this training has made it: of trained weights that move a little, c says nothing.
     """
     components = window.components
     body = components.body & components.trainable

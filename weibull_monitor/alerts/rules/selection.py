@@ -50,7 +50,10 @@ def selection_range(window: SampleWindow, settings: SelectionRange) -> RuleResul
         high = float(np.nanmax([normal, start])) + settings.margin
         beyond = max(low - now, now - high) - RANGE_ERRORS * error
         warm = bool(window.warm[group.members].all())
-        far = max(min(lowest - settings.margin, low) - now, now - max(uniform + settings.margin, high)) > RANGE_ERRORS * error
+        far = (
+            max(min(lowest - settings.margin, low) - now, now - max(uniform + settings.margin, high))
+            > RANGE_ERRORS * error
+        )
         results.set(group, 2 if far else 1, 1.0 + beyond if warm and beyond > 0 else 0.0, now, low, high)
     return results.rule_result(
         "median k",

@@ -13,7 +13,6 @@ from weibull_monitor.alerts.settings import BodyBreak, LayerOutlier, Transmissio
 from weibull_monitor.alerts.statistics import Bools, Floats, median_of, quiet, spread_of
 from weibull_monitor.alerts.window import SampleWindow
 from weibull_monitor.analysis.published import FEED_FORWARD, LAST_SHALLOW_BLOCK, published_medians
-from weibull_monitor.measure.weibull import anchors
 
 LOOKBACK: Final = 8
 """Past intervals that `body_break` looks at."""
@@ -31,10 +30,8 @@ LOADED_SHARE: Final = 0.7
 """If the baseline had at least this share of a departure, the block was loaded with it."""
 TOLERATED_RATIO: Final = float(np.log(4.0))
 """ln of the factor by which λ of a loaded block may differ from all others; beyond it, it was probably loaded wrongly."""
-LOWEST_OUTPUT: Final = min(published_medians(("attn_o",)))
-"""Lowest per-model median over blocks of k of attention-output matrices, 20 models: 1.0409, OLMo-1 7B."""
-LOWEST_FEED_FORWARD: Final = min(published_medians(FEED_FORWARD))
-"""Lowest per-model median over blocks of k of one feed-forward kind, 20 models: 1.1688, Qwen2.5-1.5B."""
+LOWEST: Final = min(published_medians(("attn_o", *FEED_FORWARD)))
+"""Lowest per-model median over blocks of k of attention-output or feed-forward matrices, 20 models: 1.0409, OLMo-1 7B."""
 
 _OUTLIER: Final = (
     "k or λ of this block differs from the blocks beside it and from all others of its kind. Check for a layer that was loaded "
@@ -127,7 +124,6 @@ class _Layers:
         departs, spread, centre = departure(np.where(there, values[self.table], np.nan))
         return departs[there], spread[there], centre[there]
 
-
     def stepped_apart(self, window: SampleWindow) -> Bools:
         """Members whose Σ η is not that of the others of their kind: frozen for a while, or in a group with a rate of its own."""
         path = np.where(window.components.trainable, np.nan_to_num(window.now("eta_sum"), nan=0.0), 0.0)
@@ -174,20 +170,19 @@ def departure(values: Floats) -> tuple[Floats, Floats, Floats]:
 
 def transmission_exit(window: SampleWindow, settings: TransmissionExit) -> RuleResult:
     """The median k of a kind of the Transmission class left the band of healthy models."""
-    uniform = anchors()["uniform"].k
     results = GroupResults(len(window.components))
     for group in window.components.groups:
         if group.component_class != "transmission" or not window.warm[group.members].all():
             continue
         now, error = group_median(window.now("k"), group), group_error(window.now("k_se"), group)
         start = group_median(window.baseline["k"], group)
-        lowest = LOWEST_OUTPUT if group.label.removeprefix("cross_") == "attn_o" else LOWEST_FEED_FORWARD
         # The start is always inside: PyTorch's default initialisation is at 1.375, a fine-tuned model starts where it was left.
         low, high = float(np.nanmin([settings.low, start])), float(np.nanmax([settings.high, start]))
         beyond = max(low - now, now - high)
         if beyond > settings.z * error:
-            # Updates that are like signs lead towards a uniform distribution; no fault is known to go beyond that.
-            far = max(min(low, lowest) - settings.margin - now, now - max(high, uniform) - settings.margin)
+            # The published models are decoders, and updates that are like signs lead beyond a uniform distribution: only what is
+            # far below all of them is a warning.
+            far = min(low, LOWEST) - settings.margin - now
             severity = 2 if far > settings.z * error else 1
             results.set(group, severity, beyond / (settings.z * error), now, settings.low, settings.high)
     return results.rule_result(
