@@ -24,8 +24,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 import transformers
 from alert_simulation import RUNS, simulate
-from corpus_cases import CALIBRATED, NEW, OLD
-from corpus_faults import UNSEEN
+from corpus_cases import CALIBRATED, NEW, OLD, UNSEEN
 from corpus_replay import CADENCES, Judged, Run, Tally, grave, judge, judged, load, published, runs, sampled_every
 
 import weibull_monitor
@@ -64,6 +63,7 @@ class Side:
             self.healthy[every].add(alerts, samples)
             self.alarms.update({(a.finding.rule, every) for a in alerts})
             self.told += [f"{run.name}, every {every}: `{a.finding.rule}` at step {a.step}" for a in alerts]
+        for every in (CADENCES[0], CADENCES[-1]):
             for rule, value in strengths(run, every, settings).items():
                 if value > self.strongest[rule][0]:
                     self.strongest[rule] = value, f"{run.name}, every {every}"
@@ -82,11 +82,11 @@ def strengths(run: Run, every: int, settings: AlertSettings) -> dict[str, float]
     return highest
 
 
-def gather(root: Path) -> dict[str, Side]:
+def gather(root: Path, groups: Sequence[str] = GROUPS) -> dict[str, Side]:
     """Replays all runs of a corpus."""
-    settings, sides = AlertSettings(), {group: Side() for group in GROUPS}
+    settings, sides = AlertSettings(), {group: Side() for group in groups}
     twins: dict[str, Run] = {}
-    for run in runs(root):
+    for run in (run for group in groups for run in runs(root, group)):
         side = sides[run.entry["group"]]
         if run.entry["fault"] is None:
             side.add(run, settings)
@@ -99,9 +99,8 @@ def gather(root: Path) -> dict[str, Side]:
     return sides
 
 
-def tables(root: Path) -> Iterator[str]:
+def tables(sides: dict[str, Side]) -> Iterator[str]:
     """The page, without its head."""
-    sides = gather(root)
     yield from (
         "## False alarms",
         "",
@@ -111,7 +110,7 @@ def tables(root: Path) -> Iterator[str]:
     for group, side in sides.items():
         yield f"| {group} | {side.healthy[10].runs} | " + " | ".join(side.healthy[c].row() for c in CADENCES) + " |"
     for name, tally in others():
-        yield f"| {name} | {tally.runs} | " + " | ".join([tally.row(), *["–", "–"] * 1, "", ""][:1] + ["–"] * 4) + " |"
+        yield f"| {name} | {tally.runs} | " + " | ".join([tally.row(), *["–"] * (2 * len(CADENCES) - 2)]) + " |"
     yield ""
     for group, side in sides.items():
         yield from (f"- {group}: {line}" for line in side.told or ["no warning and no error."])
@@ -120,12 +119,16 @@ def tables(root: Path) -> Iterator[str]:
         "",
         "## Margins",
         "",
-        "| rule | " + " | ".join(f"highest in a healthy run, {g} | which" for g in GROUPS) + " |",
+        "| rule | sure from | " + " | ".join(f"highest in a healthy run, {g} | which" for g in GROUPS) + " |",
     )
-    yield "|---|" + "---|---|" * len(GROUPS)
+    yield "|---|---|" + "---|---|" * len(GROUPS)
     for rule in RULES:
         cells = [sides[group].strongest.get(rule, (0.0, "–")) for group in GROUPS]
-        yield f"| `{rule}` | " + " | ".join(f"{value:.2f} | {which}" for value, which in cells) + " |"
+        yield (
+            f"| `{rule}` | {getattr(AlertSettings(), rule).sure:.1f} | "
+            + " | ".join(f"{value:.2f} | {which}" for value, which in cells)
+            + " |"
+        )
 
 
 def others() -> Iterator[tuple[str, Tally]]:
@@ -146,6 +149,8 @@ def faults(sides: dict[str, Side]) -> Iterator[str]:
     yield "| fault | runs | " + " | ".join(f"visible, every {c} | found | right first" for c in CADENCES) + " | by |"
     yield "|---|---|" + "---|---|---|" * len(CADENCES) + "---|"
     for group, names in zip(GROUPS, (OLD, NEW), strict=True):
+        if group not in sides:
+            continue
         side = sides[group]
         for fault in names:
             if side.faults.get((fault, CADENCES[0])):
@@ -179,10 +184,12 @@ def main() -> None:
     parser.add_argument("--print", action="store_true", help="print it, and write no page")
     options = parser.parse_args()
     logging.disable(logging.CRITICAL)
-    text = "\n".join(tables(options.root)) + "\n"
+    text = "\n".join(tables(gather(options.root))) + "\n"
     print(text)
     if not options.print:
-        PAGE.write_text(HEAD.format(**about(options.root)) + text + TAIL, encoding="utf-8")
+        PAGE.write_text(
+            HEAD.format(**about(options.root)) + text + TAIL.format(**about(options.root)), encoding="utf-8"
+        )
         print(f"written to {PAGE}", file=sys.stderr)
 
 
@@ -223,12 +230,30 @@ TAIL = """
 
 - *Alarmed*: healthy runs with at least one warning or error. *Of 10⁴*: components in such alerts, of ten thousand
   component-samples.
-- *Visible*: faults that have changed a distribution by more than five of its own steps by the second sample after them: the largest
-  difference of k, ln λ, ln RMS or R² from the healthy twin at the same step, over the root mean square of the
+- *Visible*: faults that have changed a distribution by more than five of its own steps by the second sample after them: the
+  largest difference of k, ln λ, ln RMS or R² from the healthy twin at the same step, over the root mean square of the
   twin's last eight movements and the standard error of the fit. Inf, NaN and more than 2 % new zeros are visible, too.
 - *Found*: of these, by a warning or an error at the first or second sample after the fault. *Right first*: the first alert names
   a struck matrix as its worst; faults that are in no particular matrix do not count.
-- *Margins*: 1 is the threshold of a warning.
+- *Margins*: the strength that a rule reached in a healthy run (every 10 and 100), in units of its thresholds. Below 1 nothing
+  is raised, from *sure from* on it is a warning, between them an info. Rules that want a fault in several samples in a row
+  (`persist`) may reach more in one sample. Alerts that are infos in any case are left out.
+
+## What a distribution cannot show
+
+The monitor reads |w| of each matrix as a distribution. What leaves that as it was, it does not see; the table says what would.
+
+| fault | what would see it |
+|---|---|
+| a matrix transposed, its rows or columns permuted, its signs flipped | the loss; a checksum against the file it came from |
+| another layer's or another head's weights, where these have the same k and λ | comparing tensors with each other; a checksum |
+| a layer from 50 steps ago, or of another run at the same step | a checksum against the last step; the loss |
+| half of a matrix overwritten by the other half (a wrong shard) | comparing the shards; the loss |
+| gradients multiplied under Adam (q × 50), which does not change its steps | the gradient norm |
+| gains of norms, biases and other vectors; the temperature of a softmax | those parameters themselves; attention entropy |
+| labels that are all one token, noise in labels, scrambled inputs | the loss: k and λ move as they do when a model begins to learn |
+
+The rows {unseen} of the table above are there to show it.
 """
 
 

@@ -125,8 +125,8 @@ def scale_runaway(window: SampleWindow, settings: ScaleRunaway) -> RuleResult | 
     """λ is far above what the same learning rates give the other matrices.
 
     c = √(λ² - λ₀²·exp(-2S))/√I (`weibull_monitor.scaling.budget`) is similar in all matrices of a model whose steps have the
-    size η. A matrix whose c is ``ratio`` times the median was pushed in one direction, or rescaled. The premise is that λ is mostly
-    what this training has made it: of trained weights that move a little, c says nothing.
+    size η. A matrix whose c is ``ratio`` times the median was pushed in one direction, or rescaled. The premise is that λ is
+    mostly what this training has made it: of trained weights that move a little, c says nothing.
     """
     components = window.components
     body = components.body & components.trainable
