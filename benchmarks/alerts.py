@@ -251,7 +251,7 @@ The monitor reads |w| of each matrix as a distribution. What leaves that as it w
 | half of a matrix overwritten by the other half (a wrong shard) | comparing the shards; the loss |
 | gradients multiplied under Adam (q × 50), which does not change its steps | the gradient norm |
 | gains of norms, biases and other vectors; the temperature of a softmax | those parameters themselves; attention entropy |
-| labels that are all one token, noise in labels, scrambled inputs | the loss: k and λ move as they do when a model begins to learn |
+| labels all one token or noisy, scrambled inputs | the loss: k and λ move as they do when a model begins to learn |
 
 The rows {unseen} of the table above are there to show it.
 """
