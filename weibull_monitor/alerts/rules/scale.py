@@ -92,7 +92,8 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         allowed = np.where(window.jumped, 0.0, unexplained**2 + (AS_OTHERS * move.others) ** 2)
         rise = np.sqrt(move.size**2 + least + allowed)
         # A fall: what it is beyond weight decay, which does not touch what is no matrix.
-        usual_decay = median_of(window["weight_decay"][-settings.lookback - 1 : -1])
+        rates = window["weight_decay"][-settings.lookback - 1 :]
+        usual_decay = rates[-1] if (rates[0] == rates[-1]).all() else median_of(rates[:-1])
         decay = np.nan_to_num(usual_decay * window.now("work"), nan=0.0)
         past = np.minimum(move.past, 0.0)  # (intervals, components)
         fall = np.sqrt(median_of(past**2) + spread_of(past, median_of(past)) ** 2 + least)
