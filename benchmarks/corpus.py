@@ -244,9 +244,8 @@ def main() -> None:
     torch.set_num_threads(1)
     logging.disable(logging.CRITICAL)
     options.root.mkdir(parents=True, exist_ok=True)
-    for case in cases():
-        if options.only and case.folder not in options.only:
-            continue
+    chosen = {case.folder: case for case in cases()}
+    for case in (chosen[folder] for folder in options.only or chosen):
         if options.group not in (None, case.group):
             continue
         if not options.only and (options.root / case.folder / "case.json").exists():
@@ -255,8 +254,6 @@ def main() -> None:
         try:
             entries = train(case, options.root)
         except Exception as error:  # one family that fails must not end a long run
-            if options.only:
-                raise
             print(f"{case.folder}: {type(error).__name__}: {str(error)[:200]}", file=sys.stderr, flush=True)
             continue
         print(f"{case.folder}: {len(entries)} in {time.perf_counter() - begin:.0f} s", flush=True)
