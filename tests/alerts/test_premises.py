@@ -37,7 +37,7 @@ def grown(columns: list[Columns], members: list[int], share: float, start: int =
 def test_a_finding_that_is_not_sure_is_an_info() -> None:
     found = [a for a in all_alerts(lambda c: grown(c, [Q], 0.09)) if a.finding.rule == "scale_shift"]
     assert [a.finding.severity for a in found] == ["info"]
-    found = [a for a in all_alerts(lambda c: grown(c, [Q], 0.25)) if a.finding.rule == "scale_shift"]
+    found = [a for a in all_alerts(lambda c: grown(c, [Q], 0.3)) if a.finding.rule == "scale_shift"]
     assert [a.finding.severity for a in found] == ["warning"]
 
 

@@ -88,7 +88,7 @@ class ScaleShift(UnlikeOthers):
     A fall has to be ``fall`` or more beyond weight decay. Or ln λ moved otherwise than that of the others (`UnlikeOthers`).
     """
 
-    sure: float = 1.8
+    sure: float = 2.5
     others: float = 8.0
     far: float = 0.4
     z: float = 5.0
