@@ -92,12 +92,18 @@ FAULTS = {
     "transmission_exit": (lambda c: drifting(c, ("ffn_up",), 0.85), index(0, "ffn_up"), "warning"),
     "body_break": (lambda c: set_from(c, "r2", DOWN, 0.94), DOWN, "warning"),
     "unchanged": (lambda c: frozen(c, UP), UP, "warning"),
-    "no_gradient": (lambda c: without_gradient(c, OUT), OUT, "warning"),
 }
 
 
 def test_there_is_a_fault_for_every_rule() -> None:
-    assert set(FAULTS) | {"optimizer_reset"} == set(RULES)
+    assert set(FAULTS) | {"optimizer_reset", "no_gradient"} == set(RULES)
+
+
+def test_a_matrix_that_only_decay_moves_is_named_in_an_info() -> None:
+    columns = healthy()
+    without_gradient(columns, OUT)
+    found = [a for a in replay(samples_of(columns), None, [ATTENTION]) if a.finding.rule == "no_gradient"]
+    assert [(a.finding.severity, a.finding.component) for a in found] == [("info", components()[OUT].name)]
 
 
 def test_a_reset_of_the_optimizer_raises_one_alert_at_the_first_sample_after_it() -> None:

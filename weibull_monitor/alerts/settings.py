@@ -57,8 +57,12 @@ class Unchanged(RuleSettings):
 
 @dataclass(frozen=True)
 class NoGradient(RuleSettings):
-    """Weight decay alone moves a matrix, while the others move by ``others`` times what the fits can tell."""
+    """Weight decay alone moves a matrix, while the others move by ``others`` times what the fits can tell.
 
+    An info: attention that is still uniform gets next to no gradient, too.
+    """
+
+    at_most: Severity = "info"
     persist: int = 3
     others: float = 4.0
 
