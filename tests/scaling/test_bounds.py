@@ -115,3 +115,14 @@ def test_impossible_betas_give_none() -> None:
 def test_a_part_is_bounded_by_each_element_and_by_the_whole() -> None:
     assert UpdateBound(each=1.0, norm=8.0).rms(16) == 1.0
     assert UpdateBound(each=1.0, norm=8.0).rms(256) == 0.5
+
+
+def test_others_of_the_name_muon_have_no_bound() -> None:
+    """Moonlight's scales its steps by 0.2·√max(A, B) and steps embeddings by AdamW; its groups say neither."""
+
+    class Muon(torch.optim.Optimizer):
+        def __init__(self, params: list[torch.Tensor]) -> None:
+            super().__init__(params, {"lr": 1e-3, "weight_decay": 0.1, "momentum": 0.95, "ns_steps": 5})
+
+    optimizer = Muon([torch.zeros(8, 8)])
+    assert rule_of(optimizer).bound(optimizer.param_groups[0], (8, 8)) is None

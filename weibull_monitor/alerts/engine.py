@@ -105,17 +105,16 @@ class Engine:
             self._ignored[name] = np.array([any(p.search(n) for p in patterns) for n in names], dtype=bool)
 
     def _admitted(self, name: str, result: RuleResult, found: Mapping[str, RuleResult]) -> RuleResult:
-        """The result without components that are ignored or found by a stronger rule, at most at the allowed severity."""
+        """The result without components that are ignored or found by a stronger rule, as severe as it is sure and allowed."""
         if not (result.strength >= 1.0).any():
             return result
         out = self._ignored[name].copy()  # (components,)
         for stronger in STRONGER_RULES.get(name, ()):
             if stronger in found:
                 out |= found[stronger].strength >= 1.0
-        worst = rank(self._settings_of(name).at_most)
-        return replace(
-            result, strength=np.where(out, 0.0, result.strength), severity=np.minimum(result.severity, worst)
-        )
+        settings = self._settings_of(name)
+        severity = np.where(result.strength < settings.sure, 1, np.minimum(result.severity, rank(settings.at_most)))
+        return replace(result, strength=np.where(out, 0.0, result.strength), severity=severity.astype(np.int8))
 
 
 def replay(

@@ -27,6 +27,8 @@ class RuleSettings:
         ignore: Regular expressions; the rule skips components whose name matches one of them.
         persist: Samples in a row with the fault before an alert is raised.
         clear: Samples in a row without it before the alert is cleared.
+        sure: Strength from which a finding is a warning or an error; below it is an info. The strength is the measured value in
+            units of the thresholds, so 1 for what just reaches them; docs/alerts-evidence.md has what healthy runs reach.
     """
 
     enabled: bool = True
@@ -34,6 +36,7 @@ class RuleSettings:
     ignore: tuple[str, ...] = ()
     persist: int = 1
     clear: int = 3
+    sure: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,18 @@ class Unchanged(RuleSettings):
 
 
 @dataclass(frozen=True)
+class NoGradient(RuleSettings):
+    """Weight decay alone moves a matrix, while the others move by ``others`` times what the fits can tell.
+
+    An info: attention that is still uniform gets next to no gradient, too.
+    """
+
+    at_most: Severity = "info"
+    persist: int = 3
+    others: float = 4.0
+
+
+@dataclass(frozen=True)
 class ImpossibleChange(RuleSettings):
     """The RMS moved further than the optimizer can have moved it.
 
@@ -63,11 +78,26 @@ class ImpossibleChange(RuleSettings):
 
 
 @dataclass(frozen=True)
-class ScaleShift(RuleSettings):
-    """ln λ moved by more than ``z`` times its usual size for this matrix, and by ``change`` or more."""
+class UnlikeOthers(RuleSettings):
+    """A movement by ``far`` or more, and by ``others`` times what the other matrices moved in the same interval."""
 
-    z: float = 6.0
-    change: float = 0.05
+    others: float = 9.0
+    far: float = 0.12
+
+
+@dataclass(frozen=True)
+class ScaleShift(UnlikeOthers):
+    """ln λ moved by more than ``z`` times its usual size for this matrix, and by ``change`` or more.
+
+    A fall has to be ``fall`` or more beyond weight decay. Or ln λ moved otherwise than that of the others (`UnlikeOthers`).
+    """
+
+    sure: float = 2.5
+    others: float = 8.0
+    far: float = 0.4
+    z: float = 5.0
+    change: float = 0.07
+    fall: float = 0.055
     floor: float = 0.01
     lookback: int = 8
 
@@ -98,9 +128,13 @@ class SelectionRange(RuleSettings):
 
 
 @dataclass(frozen=True)
-class SelectionShift(RuleSettings):
-    """k of a W_q or W_k moved by more than ``z`` times its usual size, and by ``change`` or more."""
+class SelectionShift(UnlikeOthers):
+    """k of a W_q or W_k moved by more than ``z`` times its usual size, and by ``change`` or more.
 
+    Or otherwise than that of the other matrices (`UnlikeOthers`).
+    """
+
+    sure: float = 2.0
     z: float = 6.0
     change: float = 0.03
     lookback: int = 8
@@ -134,8 +168,8 @@ class LayerOutlier(RuleSettings):
 class TransmissionExit(RuleSettings):
     """The median k of a feed-forward or attention-output kind is outside the band.
 
-    Info if by more than ``z`` standard errors; warning if also more than ``margin`` below every published median, or above
-    the uniform distribution. The default band is the published range of per-model medians over feed-forward matrices.
+    Info if by more than ``z`` standard errors; warning if also more than ``margin`` below every published median. The default
+    band is the published range of per-model medians over feed-forward matrices.
     """
 
     persist: int = 2
@@ -165,10 +199,16 @@ class UpdateExcess(RuleSettings):
 
 
 @dataclass(frozen=True)
-class BodyBreak(RuleSettings):
-    """R² below ``r2``; or a sudden fall of R² by ``fall`` or change of k by ``change``, and ``z`` times the usual size."""
+class BodyBreak(UnlikeOthers):
+    """R² below ``r2``; or a sudden fall of R² by ``fall`` or change of k by ``change``, and ``z`` times the usual size.
+
+    An R² that falls slowly is a warning from ``slowly`` on. Or a change of k that is unlike that of the others (`UnlikeOthers`).
+    """
+
+    sure: float = 1.2
 
     r2: float = ONE_POPULATION
+    slowly: float = 0.9
     fall: float = 0.01
     change: float = 0.03
     z: float = 5.0
@@ -193,6 +233,7 @@ class AlertSettings:
     nonfinite: RuleSettings = RuleSettings()
     dead: Dead = Dead()
     unchanged: Unchanged = Unchanged()
+    no_gradient: NoGradient = NoGradient()
     optimizer_reset: RuleSettings = RuleSettings()
     impossible_change: ImpossibleChange = ImpossibleChange()
     scale_shift: ScaleShift = ScaleShift()

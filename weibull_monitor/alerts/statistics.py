@@ -14,6 +14,11 @@ Bools = npt.NDArray[np.bool_]
 SIGMA = 1.4826
 """Standard deviation of a normal distribution, in units of its median absolute deviation."""
 
+IN_BINS = 0.02
+"""Resolution of the RMS, times √n: values may lie anywhere in bins of 1 %, which is 0.0045 of noise between two samples."""
+ON_GRIDS = 2e-5
+"""Resolution of the RMS beside that: a few values on a grid that do not fill their bins are not noticed."""
+
 
 def median_of(values: Floats) -> Floats:
     """Median of each column of ``values`` (n, m), shape (m,); NaN where a column has no value.
@@ -35,6 +40,11 @@ def median_of(values: Floats) -> Floats:
     with quiet():
         middle = (ordered[lower, columns] + ordered[upper, columns]) / 2.0
     return np.where(count > 0, middle, np.nan)
+
+
+def resolution(elements: Floats) -> Floats:
+    """What bins cannot tell of the logarithm of an RMS between two samples, for matrices of so many elements."""
+    return ON_GRIDS + IN_BINS / np.sqrt(np.fmax(elements, 1.0))
 
 
 def spread_of(values: Floats, centre: Floats) -> Floats:

@@ -134,9 +134,14 @@ class SampleWindow:
 
     @property
     def jumped(self) -> Bools:
-        """Components past the warm-up whose η is now above twice all earlier values; shape (components,)."""
+        """Components past the warm-up whose η is now above twice all earlier values; shape (components,).
+
+        Or was, between the last two samples: the mean η of that interval is above twice those of the intervals before.
+        """
         with quiet():
-            return np.asarray(self.settled & (self.now("eta") > MAX_ETA_GROWTH * self.peak), dtype=bool)
+            rates = np.diff(self["eta_sum"], axis=0) / np.diff(self.steps)[:, None]  # (intervals, components)
+            between = rates[-1] > MAX_ETA_GROWTH * np.fmax.reduce(rates[:-1], axis=0) if len(rates) > 1 else False
+            return np.asarray(self.settled & ((self.now("eta") > MAX_ETA_GROWTH * self.peak) | between), dtype=bool)
 
     def _derive(self) -> None:
         """Fills the derived columns of the latest sample, and raises the peak to the sample before. All arrays (components,)."""

@@ -110,7 +110,8 @@ def _bound_adamax(group: Group, shape: Shape) -> UpdateBound | None:
 
 
 def _bound_muon(group: Group, shape: Shape) -> UpdateBound | None:
-    if "ns_steps" not in group or len(shape) != 2:  # others of this name
+    # Others of this name scale their steps in ways that their groups do not show, and step some parameters by another rule.
+    if "ns_steps" not in group or "adjust_lr_fn" not in group or len(shape) != 2:
         return None
     # u has min(A, B) singular values of at most MAX_SINGULAR_VALUE, times the factor of `adjust_lr_fn`.
     largest = MAX_SINGULAR_VALUE * _muon_factor(group, shape)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from weibull_monitor.alerts.rules.broken import dead, nonfinite, optimizer_reset, unchanged
+from weibull_monitor.alerts.rules.broken import dead, no_gradient, nonfinite, optimizer_reset, unchanged
 from weibull_monitor.alerts.rules.result import RuleResult as RuleResult
 from weibull_monitor.alerts.rules.result import finding_of as finding_of
 from weibull_monitor.alerts.rules.scale import impossible_change, scale_runaway, scale_shift, scale_stall
@@ -24,6 +24,7 @@ RULES: Final[dict[str, Rule]] = {
     "selection_shift": selection_shift,
     "body_break": body_break,
     "unchanged": unchanged,
+    "no_gradient": no_gradient,
     "optimizer_reset": optimizer_reset,
     "scale_stall": scale_stall,
     "scale_runaway": scale_runaway,

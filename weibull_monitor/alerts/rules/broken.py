@@ -1,4 +1,4 @@
-"""Faults that need no statistics: `nonfinite`, `dead`, `unchanged`, `optimizer_reset`."""
+"""Faults that need no statistics: `nonfinite`, `dead`, `unchanged`, `no_gradient`, `optimizer_reset`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from typing import Final
 
 import numpy as np
 
+from weibull_monitor.alerts.rules.movement import MIN_OTHERS
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result
-from weibull_monitor.alerts.settings import Dead, RuleSettings, Unchanged
-from weibull_monitor.alerts.statistics import Floats, quiet
+from weibull_monitor.alerts.settings import Dead, NoGradient, RuleSettings, Unchanged
+from weibull_monitor.alerts.statistics import Floats, median_of, quiet, resolution
 from weibull_monitor.alerts.window import SampleWindow
 
 MIN_ELEMENTS: Final = 1024
@@ -79,15 +80,59 @@ def unchanged(window: SampleWindow, settings: Unchanged) -> RuleResult | None:
     first = np.array(window.steps)[len(window.steps) - 1 - intervals]
     steps = np.where(intervals > 0, window.steps[-1] - first, 0)
     strength = np.minimum(intervals / settings.intervals, steps / settings.steps)
+    strength = np.where(window.moving & (window.components.numel >= MIN_ELEMENTS), strength, 0.0)
+    # What has never moved is perhaps not used, such as a pooler; unless nothing moves at all.
+    never = np.all([window.now(name) == window.baseline[name] for name in ("rms", "zeros")], axis=0)
+    body = window.components.body & window.components.trainable
+    still = bool(body.any()) and bool((strength[body] >= 1.0).mean() > 0.5)
     return rule_result(
-        strength=np.where(window.moving & (window.components.numel >= MIN_ELEMENTS), strength, 0.0),
-        severity=2,
+        strength=strength,
+        severity=np.where(never & (not still), 1, 2).astype(np.int8),
         quantity="steps without a change",
         value=steps.astype(float),
         meaning=lambda i: (
             f"No value has moved to another bin in {steps[i]} steps, although η is {window.now('eta')[i]:.3g}. Check whether "
             "the matrix gets a gradient, and whether its updates are lost in rounding (bf16 weights without a master copy)."
         ),
+    )
+
+
+def no_gradient(window: SampleWindow, settings: NoGradient) -> RuleResult | None:
+    """Weight decay alone moves a matrix: k stays, and ln λ and ln RMS fall by Σ ηλ_wd, while the other matrices are learning.
+
+    So it is with a gradient of zero, for AdamW after its momentum has faded. A matrix that has been so since the baseline is
+    perhaps not used at all, such as a pooler: an info. Without weight decay, `unchanged` finds both.
+    """
+    if len(window.steps) < 3:
+        return None
+    components = window.components
+    with quiet():
+        spent = window.now("decay") - window.before("decay")  # all arrays: (components,)
+        tolerance = 0.5 * resolution(components.numel) + 0.02 * spent
+        moved = [np.abs(np.log(window.now(c) / window.before(c)) + spent) / tolerance for c in ("lambda", "rms")]
+        moved.append(np.abs(window.now("k") - window.before("k")) / (0.05 * window.now("k_se")))
+        most = np.max(moved, axis=0)
+        body = (
+            components.body & components.trainable
+        )  # experts and rows of embeddings may really get no gradient for a while
+        learning = most[body]
+        others = float(median_of(learning[:, None])[0]) if len(learning) >= MIN_OTHERS else 0.0
+        since = np.abs(np.log(window.now("rms") / window.baseline["rms"]) + window.now("decay")) / tolerance
+        judged = (
+            window.moving
+            & body
+            & (components.numel >= MIN_ELEMENTS)
+            & (spent > tolerance)
+            & (others >= settings.others)
+        )
+        strength = np.where(judged, 1.0 / np.maximum(most, 0.1), 0.0)
+    return rule_result(
+        strength=strength,
+        severity=np.where(since > settings.others, 2, 1).astype(np.int8),
+        quantity="λ",
+        value=window.now("lambda"),
+        meaning="Only weight decay moves this matrix: its gradient is zero. Check whether the layer is used in the forward pass, "
+        "and whether something detaches it (torch.no_grad, .detach(), an activation that is always off).",
     )
 
 

@@ -9,11 +9,16 @@ from typing import Final
 import numpy as np
 
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result
+from weibull_monitor.alerts.settings import UnlikeOthers
 from weibull_monitor.alerts.statistics import Bools, Floats, median_of, quiet, spread_of
 from weibull_monitor.alerts.window import SampleWindow
 
 MIN_INTERVALS: Final = 3
 """Intervals between samples that a matrix needs in its past before a movement can be called unusual."""
+MIN_OTHERS: Final = 6
+"""Matrices that have to move for their median to say how the whole model moves."""
+AS_OTHERS: Final = 0.7
+"""Share of the movement of the other matrices in the same interval that counts as usual: the model begins to learn as a whole."""
 SIMILAR_RATIO: Final = 1.5
 """An interval is as long as another if its `work` is at most this many times as much."""
 
@@ -28,6 +33,7 @@ class Movement:
         centre: Their median, shape (components,); NaN with fewer than `MIN_INTERVALS`.
         size: Root sum of squares of their robust spread and their median size, shape (components,).
         alike: Number of past intervals that were about as long, shape (components,).
+        others: Median size of the last movement of the attention and feed-forward matrices; 0 if there are few.
     """
 
     last: Floats
@@ -35,6 +41,7 @@ class Movement:
     centre: Floats
     size: Floats
     alike: Floats
+    others: float
 
 
 def usual_movement(window: SampleWindow, column: str, lookback: int) -> Movement:
@@ -56,29 +63,64 @@ def usual_movement(window: SampleWindow, column: str, lookback: int) -> Movement
         # by the square root if it is shorter, as noise shrinks. Either is the larger movement of the two, so the safer one.
         ratio = work[-1] / work[:-1]
         past = moves[:-1] * np.where(ratio > 1.0, ratio, np.sqrt(ratio))  # (intervals, components)
+        # A matrix that was frozen, or got no gradient, says nothing of how it moves when it learns.
+        still = np.diff(window["eta_sum"][-lookback - 2 :][:-1], axis=0) == 0
+        past = np.where(still | (past == 0), np.nan, past)
         centre = median_of(past)
         size = np.sqrt(spread_of(past, centre) ** 2 + median_of(np.abs(past)) ** 2)
-        enough = np.isfinite(past).sum(axis=0) >= MIN_INTERVALS
+        enough = np.isfinite(past).sum(axis=0) >= _needed(window, lookback)
         alike = (ratio <= SIMILAR_RATIO).sum(axis=0).astype(float)
-    found = Movement(moves[-1], past, np.where(enough, centre, np.nan), size, alike)
+        body = np.abs(moves[-1][window.components.body & window.components.trainable])
+        others = float(median_of(body[:, None])[0]) if len(body) >= MIN_OTHERS else 0.0
+    found = Movement(moves[-1], past, np.where(enough, centre, np.nan), size, alike, float(np.nan_to_num(others)))
     window.memo[column, lookback] = found
     return found
 
 
-def suddenness(moved: Floats, usual: Floats, z: float | Floats, change: float) -> tuple[Floats, Floats]:
+def _needed(window: SampleWindow, lookback: int) -> Floats:
+    """Intervals that each matrix needs in its past, (components,).
+
+    One that begins at zero moves in its own way at first: after Adam's first step all its values have the same size.
+    """
+    start = np.isfinite(window.baseline["k"])
+    return np.where(start | (not start.any()), MIN_INTERVALS, lookback)
+
+
+def suddenness(moved: Floats, usual: Floats, z: float | Floats, change: float | Floats) -> tuple[Floats, Floats]:
     """z-scores of movements, and their strength: 1 if the movement is ``z`` times the usual size and ``change`` in itself."""
     score = moved / usual
     return score, np.minimum(np.abs(score) / z, np.abs(moved) / change)
+
+
+def unlike_others(window: SampleWindow, moved: Floats, others: float, noise: Floats, settings: UnlikeOthers) -> Floats:
+    """Strength of movements that are far larger than those of the other matrices in the same interval, shape (components,).
+
+    It needs no past, so it also holds where intervals between samples get longer. Only attention and feed-forward matrices have
+    others that they are like; embeddings move in their own way.
+
+    Args:
+        window: The window.
+        moved: The movements, shape (components,).
+        others: `Movement.others`; 0 if there are too few.
+        noise: Size of a movement that is noise, shape (components,).
+        settings: The thresholds.
+    """
+    if not others:
+        return np.zeros(len(moved))
+    usual = np.sqrt(others**2 + noise**2)
+    strength = np.minimum(np.abs(moved) / (settings.others * usual), np.abs(moved) / settings.far)
+    return np.where(window.components.body, np.nan_to_num(strength), 0.0)
 
 
 def shift_result(
     window: SampleWindow,
     column: str,
     moved: tuple[Floats, Floats, Floats],
-    thresholds: tuple[float | Floats, float],
+    thresholds: tuple[float | Floats, float | Floats],
     judged: Bools,
     quantity: str,
     meaning: Callable[[int], str],
+    besides: Floats | float = 0.0,
 ) -> RuleResult:
     """The result of a rule for sudden changes of a column: a warning, with the latest value and the expected range.
 
@@ -90,6 +132,7 @@ def shift_result(
         judged: Components that are judged, shape (components,).
         quantity: Name of the value.
         meaning: What to say of the component with this index.
+        besides: Strength for another reason, shape (components,).
     """
     last, centre, usual = moved
     name = column.removeprefix("log ")
@@ -98,4 +141,5 @@ def shift_result(
         z, strength = suddenness(last - centre, usual, *thresholds)
         ends = [centre + sign * thresholds[0] * usual for sign in (-1.0, 1.0)]
         low, high = (before * np.exp(end) if column.startswith("log ") else before + end for end in ends)
+    strength = np.fmax(strength, besides)
     return rule_result(np.where(judged, strength, 0.0), 2, quantity, window.now(name), meaning, low, high, z)

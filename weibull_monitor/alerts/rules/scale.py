@@ -7,24 +7,26 @@ from typing import Final
 
 import numpy as np
 
-from weibull_monitor.alerts.rules.movement import MIN_INTERVALS, shift_result, usual_movement
+from weibull_monitor.alerts.rules.movement import AS_OTHERS, MIN_INTERVALS, shift_result, unlike_others, usual_movement
 from weibull_monitor.alerts.rules.result import RuleResult, graded, rule_result
 from weibull_monitor.alerts.settings import ImpossibleChange, ScaleRunaway, ScaleShift, ScaleStall
-from weibull_monitor.alerts.statistics import median_of, quiet, spread_of
+from weibull_monitor.alerts.statistics import median_of, quiet, resolution, spread_of
 from weibull_monitor.alerts.window import SampleWindow
 
 SE_LAMBDA: Final = 0.761
 """se(ln λ) in units of se(k)/k, at the normal anchor: 0.862/1.132 (`weibull.anchors`)."""
-EARLY_PROGRESS: Final = 0.05
-"""Change of the RMS, as a share of Σ η, that counts as usual for a matrix with few past intervals."""
+BODY_REACH: Final = 0.1
+"""Change of the RMS, as a share of Σ η, that counts as usual for a matrix of a block with few past intervals."""
+OTHER_REACH: Final = 0.2
+"""The same for embeddings and heads, whose steps all go the same way at first: six times it is more than Σ η."""
+UNLIKE_BLOCKS: Final = 2.0
+"""Factor of the thresholds for what is in no block, or of no known kind: there are no others to say how such a matrix moves."""
 COMMON: Final = 0.5
-"""Share of ``z`` that is enough if half of all matrices move in the same direction, or if η has jumped."""
+"""Share of ``z`` that is enough if half of all matrices fall."""
+AFTER_JUMP: Final = 1 / 3
+"""Share of ``z`` that is enough if η has jumped beyond twice everything before."""
 COARSE: Final = 1e-4
 """Dtypes with a larger precision than this (bf16, fp16) may double a step by rounding."""
-IN_BINS: Final = 0.02
-"""Resolution of the RMS, times √n: values may lie anywhere in bins of 1 %, which is 0.0045 of noise between two samples."""
-ON_GRIDS: Final = 2e-5
-"""Resolution of the RMS beside that: a few values on a grid that do not fill their bins are not noticed."""
 SPEED_SAMPLES: Final = 15
 """Samples that `scale_stall` looks at."""
 
@@ -47,8 +49,7 @@ def impossible_change(window: SampleWindow, settings: ImpossibleChange) -> RuleR
         path = np.where(path > 0, path, np.nan)  # Σ η over the interval
         # The larger λ_wd and RMS of both ends bound those of every step between.
         decay = np.nan_to_num(np.fmax(window.now("weight_decay"), window.before("weight_decay")), nan=0.0)
-        resolution = ON_GRIDS + IN_BINS / np.sqrt(np.fmax(window.components.numel, 1.0))
-        rest = (path * decay + precision + resolution) * np.fmax(rms, before)
+        rest = (path * decay + precision + resolution(window.components.numel)) * np.fmax(rms, before)
         bound = np.fmax(window.now("update_max"), window.before("update_max"))
         rounding = np.where(precision > COARSE, 2.0, 1.0)
         certain = path * bound * rounding + rest
@@ -71,42 +72,45 @@ def impossible_change(window: SampleWindow, settings: ImpossibleChange) -> RuleR
 
 
 def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None:
-    """λ moved in a way that is unusual for this matrix, at a learning rate that is not higher than before.
+    """λ moved in a way that neither η, nor weight decay, nor the matrix's own past explains.
 
-    Half of ``z`` is enough if half of the attention and feed-forward matrices move in the same direction at the same sample,
-    which noise does not do, or if η has jumped. λ may grow quickly when a matrix begins to learn, but it falls no faster than
-    weight decay makes it: a fall is compared with past falls and Σ ηλ_wd alone, with the λ_wd of the sample before.
+    λ falls no faster than weight decay makes it: what a fall is beyond Σ ηλ_wd, with the usual λ_wd, is compared
+    with past falls alone. It may grow quickly when a matrix or a whole model begins to learn: a rise is compared with past rises,
+    with what the other matrices do in the same interval, and, where no interval in the past was as long, with what η can do.
+    Less is enough if η has jumped, or if half of the attention and feed-forward matrices fall.
     """
     if len(window.steps) < MIN_INTERVALS + 2:
         return None
     components = window.components
+    body = components.body & components.trainable
     with quiet():
         move = usual_movement(window, "log lambda", settings.lookback)
-        # The least usual size: noise of the fit, a floor, and the early progress of a matrix with few intervals of this length.
-        noise = SE_LAMBDA * window.now("k_se") / window.now("k")
-        bounded = np.isfinite(window.now("update_max"))
-        early = np.where(bounded, EARLY_PROGRESS * window.now("work") / window.now("rms"), EARLY_PROGRESS)
-        least = noise**2 + settings.floor**2 + (early / (1.0 + move.alike) ** 2) ** 2
-        usual = np.sqrt(move.size**2 + least)
-        z = (move.last - move.centre) / usual  # (components,)
-        # A fall has its own usual size, about 0: past falls and weight decay. The more unusual of the two counts.
-        falls = np.minimum(move.past, 0.0)  # (intervals, components)
-        decay = np.nan_to_num(window.before("weight_decay") * window.now("work"), nan=0.0)
-        usual_fall = np.sqrt(median_of(falls**2) + spread_of(falls, median_of(falls)) ** 2 + decay**2 + least)
-        fallen = np.isfinite(move.centre) & (move.last < 0.0) & (np.abs(move.last) / usual_fall > np.abs(z))
-        usual, centre = np.where(fallen, usual_fall, usual), np.where(fallen, 0.0, move.centre)
-        z = (move.last - centre) / usual
-        # A common movement of many matrices.
-        of_body = z[components.body & components.trainable]
-        common = float(median_of(of_body[:, None])[0]) if len(of_body) > MIN_INTERVALS else 0.0
-        together = (np.sign(z) * common >= COMMON * settings.z) & components.body
-        needed = settings.z * np.where(together | window.jumped, COMMON, 1.0)
+        noise = SE_LAMBDA * window.now("k_se") / window.now("k")  # all arrays: (components,)
+        least = noise**2 + settings.floor**2
+        reach = np.where(components.body, BODY_REACH, OTHER_REACH) * window.now("work") / window.now("rms")
+        unexplained = np.where(np.isfinite(window.now("update_max")), reach, OTHER_REACH) / (1.0 + move.alike) ** 2
+        allowed = np.where(window.jumped, 0.0, unexplained**2 + (AS_OTHERS * move.others) ** 2)
+        rise = np.sqrt(move.size**2 + least + allowed)
+        # A fall: what it is beyond weight decay, which does not touch what is no matrix.
+        rates = window["weight_decay"][-settings.lookback - 1 :]
+        usual_decay = rates[-1] if (rates[0] == rates[-1]).all() else median_of(rates[:-1])
+        decay = np.nan_to_num(usual_decay * window.now("work"), nan=0.0)
+        past = np.minimum(move.past, 0.0)  # (intervals, components)
+        fall = np.sqrt(median_of(past**2) + spread_of(past, median_of(past)) ** 2 + least)
+        fallen = np.isfinite(move.centre) & (move.last + decay < 0.0)
+        falling = fallen & ((move.last + decay) / fall <= -COMMON * settings.z)
+        common = bool(len(falling[body]) > MIN_INTERVALS and falling[body].mean() > 0.5)
+        share = np.where(falling & common, COMMON, np.where(components.body, 1.0, UNLIKE_BLOCKS))
+        share = np.where(window.jumped, AFTER_JUMP, share)
+        centre, usual = np.where(fallen, -decay, move.centre), np.where(fallen, fall, rise)
+        change = np.where(fallen, settings.fall, settings.change) * np.where(window.jumped, 1.0, share)
+        besides = np.where(fallen, 0.0, unlike_others(window, move.last, move.others, noise, settings))
     now, before = window.now("lambda"), window.before("lambda")
     return shift_result(
         window,
         "log lambda",
         (move.last, centre, usual),
-        (needed, settings.change),
+        (settings.z * share, change),
         components.trainable & window.warm,
         "λ",
         lambda i: (
@@ -114,6 +118,7 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
             f"{100 * centre[i]:+.1f} %. η is {_known(window, 'eta', i)} and λ_wd {_known(window, 'weight_decay', i)}: check "
             "that these are the values you set. If they are, check the last batches and, after a resumption, the checkpoint."
         ),
+        besides,
     )
 
 
@@ -121,21 +126,23 @@ def scale_runaway(window: SampleWindow, settings: ScaleRunaway) -> RuleResult | 
     """λ is far above what the same learning rates give the other matrices.
 
     c = √(λ² - λ₀²·exp(-2S))/√I (`weibull_monitor.scaling.budget`) is similar in all matrices of a model whose steps have the
-    size η. A matrix whose c is ``ratio`` times the median was pushed in one direction, or rescaled.
+    size η. A matrix whose c is ``ratio`` times the median was pushed in one direction, or rescaled. The premise is that λ is
+    mostly what this training has made it: of trained weights that move a little, c says nothing.
     """
     components = window.components
     body = components.body & components.trainable
     if len(window.steps) < MIN_INTERVALS + 2 or body.sum() <= MIN_INTERVALS:
         return None
     with quiet():
-        grown = window.now("lambda") ** 2 - window.baseline["lambda"] ** 2 * np.exp(-2.0 * window.now("decay"))
+        kept = window.baseline["lambda"] ** 2 * np.exp(-2.0 * window.now("decay"))
+        grown = window.now("lambda") ** 2 - kept
         c = np.where(
             np.isfinite(window.now("update_max")), np.sqrt(grown / window.now("budget")), np.nan
         )  # (components,)
         usual = float(median_of(c[body][:, None])[0])
         strength = c / (settings.ratio * usual)
     return rule_result(
-        strength=np.where(body & window.warm & (c > 1.0), strength, 0.0),
+        strength=np.where(body & window.warm & (c > 1.0) & (grown > kept), strength, 0.0),
         severity=2,
         quantity="budget ratio c",
         value=c,

@@ -9,7 +9,7 @@ import numpy as np
 
 from weibull_monitor.alerts.component_arrays import JudgedGroup
 from weibull_monitor.alerts.rules.groups import GroupResults, group_error, group_median
-from weibull_monitor.alerts.rules.movement import MIN_INTERVALS, shift_result, usual_movement
+from weibull_monitor.alerts.rules.movement import AS_OTHERS, MIN_INTERVALS, shift_result, unlike_others, usual_movement
 from weibull_monitor.alerts.rules.result import RuleResult
 from weibull_monitor.alerts.settings import SelectionDrift, SelectionRange, SelectionShift
 from weibull_monitor.alerts.statistics import quiet
@@ -35,9 +35,11 @@ def selection_range(window: SampleWindow, settings: SelectionRange) -> RuleResul
 
     The range goes from the lowest published median to the normal anchor, or to the run's own baseline if that is further out,
     and is wider by ``margin`` at both ends. For attention without published models (MLA, unknown) the lowest median of all
-    types is taken.
+    types is taken. The published models are decoders of 70 M and above: for others it is a warning only beyond all types of
+    attention, and beyond the uniform distribution that steps like signs lead to.
     """
-    normal = anchors()["normal"].k
+    normal, uniform = anchors()["normal"].k, anchors()["uniform"].k
+    lowest = min(LOWEST_PUBLISHED.values())
     results = GroupResults(len(window.components))
     for group in _selection(window):
         types = [group.attention] if group.attention else LOWEST_PUBLISHED
@@ -48,7 +50,11 @@ def selection_range(window: SampleWindow, settings: SelectionRange) -> RuleResul
         high = float(np.nanmax([normal, start])) + settings.margin
         beyond = max(low - now, now - high) - RANGE_ERRORS * error
         warm = bool(window.warm[group.members].all())
-        results.set(group, 2, 1.0 + beyond if warm and beyond > 0 else 0.0, now, low, high)
+        far = (
+            max(min(lowest - settings.margin, low) - now, now - max(uniform + settings.margin, high))
+            > RANGE_ERRORS * error
+        )
+        results.set(group, 2 if far else 1, 1.0 + beyond if warm and beyond > 0 else 0.0, now, low, high)
     return results.rule_result(
         "median k",
         "The median k of this kind of matrix is outside the range of trained models with this attention. Check the attention "
@@ -62,10 +68,13 @@ def selection_shift(window: SampleWindow, settings: SelectionShift) -> RuleResul
         return None
     move = usual_movement(window, "k", settings.lookback)
     before, now = window.before("k"), window.now("k")
+    with quiet():
+        usual = np.sqrt(move.size**2 + window.now("k_se") ** 2 + (AS_OTHERS * move.others) ** 2)
+        besides = unlike_others(window, move.last, move.others, window.now("k_se"), settings)
     return shift_result(
         window,
         "k",
-        (move.last, move.centre, np.sqrt(move.size**2 + window.now("k_se") ** 2)),
+        (move.last, move.centre, usual),
         (settings.z, settings.change),
         window.components.selection & window.components.trainable,
         "k",
@@ -74,6 +83,7 @@ def selection_shift(window: SampleWindow, settings: SelectionShift) -> RuleResul
             "usually moves: its attention is changing suddenly. Check the learning rate of this parameter group, the gradient "
             "norm and the attention logits."
         ),
+        besides,
     )
 
 

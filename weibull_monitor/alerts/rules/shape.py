@@ -7,13 +7,12 @@ from typing import Final
 import numpy as np
 
 from weibull_monitor.alerts.rules.groups import GroupResults, group_error, group_median
-from weibull_monitor.alerts.rules.movement import MIN_INTERVALS, suddenness, usual_movement
+from weibull_monitor.alerts.rules.movement import AS_OTHERS, MIN_INTERVALS, suddenness, unlike_others, usual_movement
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result
 from weibull_monitor.alerts.settings import BodyBreak, LayerOutlier, TransmissionExit
 from weibull_monitor.alerts.statistics import Bools, Floats, median_of, quiet, spread_of
 from weibull_monitor.alerts.window import SampleWindow
 from weibull_monitor.analysis.published import FEED_FORWARD, LAST_SHALLOW_BLOCK, published_medians
-from weibull_monitor.measure.weibull import anchors
 
 LOOKBACK: Final = 8
 """Past intervals that `body_break` looks at."""
@@ -23,14 +22,16 @@ R2_NOISE: Final = 0.06
 """sd(R²)·√n of a normal matrix."""
 LOG_NOISE: Final = 0.02
 """Differences of ln λ between blocks of a kind that are always usual."""
+FEW: Final = 4.0
+"""Blocks for which what is unusual is doubled."""
+OWN_RATE: Final = 1.3
+"""A matrix whose Σ η differs by this factor from that of the others of its kind has a rate of its own."""
 LOADED_SHARE: Final = 0.7
 """If the baseline had at least this share of a departure, the block was loaded with it."""
 TOLERATED_RATIO: Final = float(np.log(4.0))
 """ln of the factor by which λ of a loaded block may differ from all others; beyond it, it was probably loaded wrongly."""
-LOWEST_OUTPUT: Final = min(published_medians(("attn_o",)))
-"""Lowest per-model median over blocks of k of attention-output matrices, 20 models: 1.0409, OLMo-1 7B."""
-LOWEST_FEED_FORWARD: Final = min(published_medians(FEED_FORWARD))
-"""Lowest per-model median over blocks of k of one feed-forward kind, 20 models: 1.1688, Qwen2.5-1.5B."""
+LOWEST: Final = min(published_medians(("attn_o", *FEED_FORWARD)))
+"""Lowest per-model median over blocks of k of attention-output or feed-forward matrices, 20 models: 1.0409, OLMo-1 7B."""
 
 _OUTLIER: Final = (
     "k or λ of this block differs from the blocks beside it and from all others of its kind. Check for a layer that was loaded "
@@ -59,8 +60,9 @@ def layer_outlier(window: SampleWindow, settings: LayerOutlier) -> RuleResult:
         ):
             departs, spread, centre = layers.departures(now)
             usual = np.sqrt(spread**2 + noise**2)
-            strength = np.nan_to_num(np.minimum(np.abs(departs) / (settings.z * usual), np.abs(departs) / least))
-            reach = np.maximum(settings.z * usual, least)
+            z = settings.z * layers.caution
+            strength = np.nan_to_num(np.minimum(np.abs(departs) / (z * usual), np.abs(departs) / least))
+            reach = np.maximum(z * usual, least)
             measures.append((strength, departs, departs / usual, now[at], centre - reach, centre + reach))
         # Of k and λ, the one that departs more strongly is reported; λ as itself, not as its logarithm.
         by_scale = measures[1][0] > measures[0][0]
@@ -68,6 +70,7 @@ def layer_outlier(window: SampleWindow, settings: LayerOutlier) -> RuleResult:
         value, low, high = (np.where(by_scale, np.exp(values), values) for values in shown)
         as_loaded = np.abs(np.where(by_scale, layers.start[1], layers.start[0])) >= LOADED_SHARE * np.abs(departs)
         tolerated = as_loaded & (~by_scale | (np.abs(departs) < TOLERATED_RATIO))
+        tolerated |= layers.stepped_apart(window)
         shallow = layers.shallow & ~as_loaded & (departs < 0) & ~by_scale
 
     def full(values: Floats | Bools, fill: float = np.nan) -> Floats:
@@ -95,6 +98,7 @@ class _Layers:
         table: Indices, shape (kinds, blocks), -1 after the last block of a kind.
         members: The indices in the table, shape (members,).
         shallow: Whether each member is a feed-forward matrix of a shallow block, shape (members,).
+        caution: Factor of what is unusual, (members,): the spread of few blocks says little.
         start: Departures of k and of ln λ at the baseline, each of shape (members,).
     """
 
@@ -105,6 +109,8 @@ class _Layers:
         for row, group in zip(self.table, groups, strict=True):
             row[: len(group.members)] = group.members
         self.members = self.table[self.table >= 0]
+        blocks = np.broadcast_to((self.table >= 0).sum(axis=1)[:, None], self.table.shape)[self.table >= 0]
+        self.caution = 1.0 + FEW / np.maximum(blocks, 1)
         forward = np.array([label.startswith("ffn_") for label in components.labels], dtype=bool)
         self.shallow = forward[self.members] & (components.blocks[self.members] <= LAST_SHALLOW_BLOCK)
         if len(self.members):
@@ -117,6 +123,16 @@ class _Layers:
         there = self.table >= 0
         departs, spread, centre = departure(np.where(there, values[self.table], np.nan))
         return departs[there], spread[there], centre[there]
+
+    def stepped_apart(self, window: SampleWindow) -> Bools:
+        """Members whose Σ η is not that of the others of their kind: frozen for a while, or in a group with a rate of its own."""
+        path = np.where(window.components.trainable, np.nan_to_num(window.now("eta_sum"), nan=0.0), 0.0)
+        usual = median_of(np.where(self.table >= 0, path[self.table], np.nan).T)  # (kinds,)
+        of_kind = np.broadcast_to(usual[:, None], self.table.shape)[self.table >= 0]
+        mine = path[self.members]
+        with quiet():
+            apart: Bools = (np.abs(np.log(mine / of_kind)) > np.log(OWN_RATE)) & (mine != of_kind)
+        return apart
 
 
 def departure(values: Floats) -> tuple[Floats, Floats, Floats]:
@@ -154,20 +170,19 @@ def departure(values: Floats) -> tuple[Floats, Floats, Floats]:
 
 def transmission_exit(window: SampleWindow, settings: TransmissionExit) -> RuleResult:
     """The median k of a kind of the Transmission class left the band of healthy models."""
-    uniform = anchors()["uniform"].k
     results = GroupResults(len(window.components))
     for group in window.components.groups:
         if group.component_class != "transmission" or not window.warm[group.members].all():
             continue
         now, error = group_median(window.now("k"), group), group_error(window.now("k_se"), group)
         start = group_median(window.baseline["k"], group)
-        lowest = LOWEST_OUTPUT if group.label.removeprefix("cross_") == "attn_o" else LOWEST_FEED_FORWARD
         # The start is always inside: PyTorch's default initialisation is at 1.375, a fine-tuned model starts where it was left.
         low, high = float(np.nanmin([settings.low, start])), float(np.nanmax([settings.high, start]))
         beyond = max(low - now, now - high)
         if beyond > settings.z * error:
-            # Updates that are like signs lead towards a uniform distribution; no fault is known to go beyond that.
-            far = max(min(low, lowest) - settings.margin - now, now - max(high, uniform) - settings.margin)
+            # The published models are decoders, and updates that are like signs lead beyond a uniform distribution: only what is
+            # far below all of them is a warning.
+            far = min(low, LOWEST) - settings.margin - now
             severity = 2 if far > settings.z * error else 1
             results.set(group, severity, beyond / (settings.z * error), now, settings.low, settings.high)
     return results.rule_result(
@@ -200,17 +215,22 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
             strength = np.minimum(-z / settings.z, (move.centre - move.last) / settings.fall)
             # A change of k in either direction, if it is the stronger sign.
             move = usual_movement(window, "k", LOOKBACK)
-            usual = np.sqrt(move.size**2 + window.now("k_se") ** 2)
+            error = window.now("k_se")
+            usual = np.sqrt(move.size**2 + error**2 + (AS_OTHERS * move.others) ** 2)
             k_z, k_strength = suddenness(move.last - move.centre, usual, settings.z, settings.change)
+            k_strength = np.fmax(k_strength, unlike_others(window, move.last, move.others, error, settings))
             by_k = ~components.selection & window.warm & (k_strength > np.nan_to_num(strength))
             strength, z = np.where(by_k, k_strength, strength), np.where(by_k, k_z, z)
         # R² below its limit: strength 1 at the limit, whatever was usual.
         below = (1.0 - r2) / (1.0 - settings.r2)
         by_k &= ~(below > strength)
+        sudden = np.nan_to_num(strength) >= 1.0
         strength = np.fmax(below, strength)
     return rule_result(
         strength=np.where(components.body & (components.numel >= MIN_ELEMENTS), strength, 0.0),
-        severity=np.where(np.nan_to_num(start, nan=1.0) < settings.r2, 1, 2).astype(np.int8),
+        # What was no population at the baseline, such as zeros, has not broken. One that bends slowly is not broken, either:
+        # steps like signs do that. A sudden change is always a warning.
+        severity=np.where(sudden | ((r2 < settings.slowly) & (start >= settings.r2)), 2, 1).astype(np.int8),
         quantity=lambda i: "k" if by_k[i] else "R²",
         value=np.where(by_k, window.now("k"), r2),
         low=np.where(by_k, np.nan, settings.r2),

@@ -1,0 +1,264 @@
+"""Trains the corpus that alerts are tried on: small real trainings with their histories, healthy and broken on purpose.
+
+    python benchmarks/corpus.py DIR                     # trains what is not in DIR yet; two hours on one core
+    python benchmarks/corpus.py DIR --only llama--plain # these folders
+
+Every training is sampled at steps 1, 2, 4, … 64 and every 10, so its history can be replayed at any multiple of that
+(`corpus_replay.sampled_every`). Faulty trainings leave their healthy twin at one step. `index.json` says what each folder is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import logging
+import math
+import os
+import random
+import re
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TQDM_DISABLE", "1")
+
+import numpy as np
+import torch
+from corpus_cases import Case, cases
+from corpus_families import Task, build
+from corpus_faults import FAULTS
+from corpus_optimizers import make, rate
+from corpus_world import NotHere, World
+from torch import nn
+
+from weibull_monitor import WeibullMonitor
+from weibull_monitor.history.record import FILE
+from weibull_monitor.model.components import discover
+from weibull_monitor.monitor.schedule import Schedule
+
+EVERY = 10
+AFTER = 205
+"""Steps of a branch: two samples at a cadence of 100."""
+STALE = 50
+
+
+class Training:
+    """One training under way."""
+
+    def __init__(self, case: Case, task: Task, place: Path) -> None:
+        self.case, self.task, self.place = case, task, place
+        self.model, self.step, self.losses = task.model, 0, []  # type: ignore[var-annotated]
+        self.random = torch.Generator().manual_seed(1000 + case.seed)
+        self.optimizers = make(case.optimizer, self.model, case.eta, case.weight_decay, case.layout)
+        self.base = {key: group["lr"] for key, group in self.groups()}
+        self.world = World(self.model, self.optimizers, random.Random(case.seed), {})
+        if case.event == "unfreezing":
+            _freeze(self.model, 1.0)
+        self.largest: dict[int, list[float]] = {}
+        self.monitor = self._monitor(None)
+        self._due = Schedule(EVERY)
+        self._note_largest()
+
+    def groups(self) -> list[tuple[tuple[int, int], dict[str, Any]]]:
+        return [
+            ((n, g), group)
+            for n, optimizer in enumerate(self.optimizers)
+            for g, group in enumerate(optimizer.param_groups)
+        ]
+
+    def _monitor(self, resume: Mapping[str, Any] | None) -> WeibullMonitor:
+        return WeibullMonitor(
+            self.model, self.optimizers, every_n_steps=EVERY, output_dir=self.place, alerts=False, resume=resume,
+            total_steps=self.case.steps,
+        )  # fmt: skip
+
+    def branch(self, place: Path, seed: int) -> Training:
+        """A copy that goes on from here with a history of its own."""
+        state, monitor = self.monitor.state_dict(), self.monitor
+        self.monitor = None  # type: ignore[assignment]
+        twin = copy.deepcopy(self, {id(self.task): self.task})
+        self.monitor = monitor
+        twin.place = place
+        (place / FILE).parent.mkdir(parents=True)
+        shutil.copy(self.place / FILE, place / FILE)
+        twin.world = World(twin.model, twin.optimizers, random.Random(seed), self.world.earlier)
+        twin.monitor = twin._monitor(state)
+        return twin
+
+    def run(self, until: int) -> None:
+        case, world = self.case, self.world
+        while self.step < until:
+            self.step += 1
+            self._events()
+            for key, group in self.groups():
+                base = self.base.get(key)
+                if base is None:  # a group that a fault made
+                    base = self.base[key] = case.eta
+                if base is not None and not group.get("relative_step"):
+                    group["lr"] = (
+                        base * rate(case.schedule, self.step, case.steps, case.warmup) * world.factors.get(key, 1.0)
+                    )
+            batch = self.task.batch(self.random, case.batch)
+            if case.event == "curriculum" and self.step > case.steps // 2:
+                batch = {name: 255 - t for name, t in batch.items()}
+            for change in world.on_batch:
+                change(batch)
+            loss = self.task.loss(self.model, batch)
+            value = loss.item()
+            self.losses.append(value if math.isfinite(value) else None)
+            for optimizer in self.optimizers:
+                optimizer.zero_grad()
+            loss.backward()
+            if case.clip:
+                nn.utils.clip_grad_norm_(self.model.parameters(), case.clip)
+            for call in list(world.before_step):
+                call()
+            for optimizer in self.optimizers:
+                optimizer.step()
+            for call in list(world.after_step):
+                call()
+            if case.event != "accumulation" or self.step % 4 == 0:
+                self.monitor.step(last=self.step == case.steps)
+            if self._due(self.step):
+                self._note_largest()
+            if case.strikes and self.step == case.strikes - STALE:
+                world.earlier = {name: p.detach().clone() for name, p in self.model.named_parameters()}
+
+    def _events(self) -> None:
+        if self.case.event == "unfreezing" and self.step in (self.case.steps // 3, 2 * self.case.steps // 3):
+            _freeze(self.model, 0.5 if self.step < self.case.steps // 2 else 0.0)
+
+    def _note_largest(self) -> None:
+        """The largest |w| of each component, which the history did not hold when this was written."""
+        if not self.largest:
+            self.components = discover(self.model).components
+        parameters = dict(self.model.named_parameters(remove_duplicate=False))
+        values = []
+        for c in self.components:
+            p = parameters.get(c.parameter)
+            if p is None:  # the layer makes it of others
+                path, _, name = c.parameter.rpartition(".")
+                p = getattr(self.model.get_submodule(path), name)
+            p = p.detach()
+            values.append(float((c.part.select(p) if c.part else p).abs().max()))
+        self.largest[self.step] = values
+
+    def finish(self, **more: Any) -> dict[str, Any]:
+        self.monitor.close()
+        names = np.array([c.name for c in self.components])
+        np.savez_compressed(
+            self.place / "largest.npz",
+            names=names,
+            steps=list(self.largest),
+            largest=np.array(list(self.largest.values())),
+        )
+        case = self.case
+        entry = {"folder": self.place.name, "group": case.group, "steps": self.step, **asdict(case), **more}
+        entry.pop("faults")
+        (self.place / "case.json").write_text(json.dumps({**entry, "losses": self.losses}, ensure_ascii=False))
+        return entry
+
+
+def _freeze(model: nn.Module, share: float) -> None:
+    """Freezes the first share of the model's parameters, but the last ones."""
+    parameters = list(model.parameters())
+    for p in parameters:
+        p.requires_grad_(True)
+    for p in parameters[: int(share * (len(parameters) - 4))]:
+        p.requires_grad_(False)
+
+
+def prepared(case: Case) -> Task:
+    """The task of a case, with the model in the state that training begins from."""
+    torch.manual_seed(case.seed)
+    task = build(case.family)
+    model = task.model
+    if case.event == "uniform":
+        for module in model.modules():
+            if isinstance(module, nn.Linear):
+                module.reset_parameters()
+    if case.event == "frozen embeddings":
+        for name, p in model.named_parameters():
+            p.requires_grad_(not re.search(r"emb", name))
+    if case.event == "lora":
+        import peft
+
+        model = peft.get_peft_model(model, peft.LoraConfig(r=8, target_modules="all-linear", lora_dropout=0.0))
+    model = model.to(getattr(torch, case.dtype))
+    model.train(case.dropout)
+    return replace(task, model=model)
+
+
+def train(case: Case, root: Path) -> list[dict[str, Any]]:
+    """Trains a case and its faulty branches; returns their entries of the index."""
+    place = root / case.folder
+    shutil.rmtree(place, ignore_errors=True)
+    training = Training(case, prepared(case), place)
+    entries = []
+    if case.strikes:
+        training.run(case.strikes)
+        seen = torch.get_rng_state()
+        for n, fault in enumerate(case.faults):
+            torch.manual_seed(case.seed + n)
+            folder = (
+                root
+                / f"{case.folder}--{re.sub(r'[^0-9A-Za-z]+', '-', fault.replace('η', 'eta').replace('λ', 'lambda')).strip('-')}"
+            )
+            shutil.rmtree(folder, ignore_errors=True)
+            twin = training.branch(folder, case.seed + n)
+            try:
+                with torch.no_grad():
+                    FAULTS[fault](twin.world)
+                twin.run(case.strikes + AFTER)
+            except NotHere:
+                twin.monitor.close(sample_last=False)
+                shutil.rmtree(folder)
+                continue
+            entries.append(twin.finish(fault=fault, struck=case.strikes, victims=twin.world.victims, twin=case.folder))
+        torch.set_rng_state(seen)
+    training.run(case.steps)
+    return [training.finish(fault=None), *entries]
+
+
+def write_index(root: Path) -> None:
+    found = [json.loads(p.read_text()) for p in sorted(root.glob("*/case.json"))]
+    for entry in found:
+        entry.pop("losses")
+    (root / "index.json.part").write_text(json.dumps(found, indent=1, ensure_ascii=False))
+    (root / "index.json.part").rename(root / "index.json")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("root", type=Path)
+    parser.add_argument("--group", choices=("calibration", "evaluation"), help="only one side")
+    parser.add_argument("--only", nargs="*", help="folders of healthy trainings")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    logging.disable(logging.CRITICAL)
+    options.root.mkdir(parents=True, exist_ok=True)
+    chosen = {case.folder: case for case in cases()}
+    for case in (chosen[folder] for folder in options.only or chosen):
+        if options.group not in (None, case.group):
+            continue
+        if not options.only and (options.root / case.folder / "case.json").exists():
+            continue
+        begin = time.perf_counter()
+        try:
+            entries = train(case, options.root)
+        except Exception as error:  # one family that fails must not end a long run
+            print(f"{case.folder}: {type(error).__name__}: {str(error)[:200]}", file=sys.stderr, flush=True)
+            continue
+        print(f"{case.folder}: {len(entries)} in {time.perf_counter() - begin:.0f} s", flush=True)
+        write_index(options.root)
+
+
+if __name__ == "__main__":
+    main()

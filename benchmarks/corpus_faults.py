@@ -1,0 +1,405 @@
+"""The faults that branches of trainings are broken by, each at one step and to matrices that the branch's seed chooses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Final
+
+import torch
+from corpus_world import FORWARD, MATRICES, SELECTION, NotHere, Q, World
+from torch import Tensor
+
+from weibull_monitor.model.components import discover
+
+
+def _edit(
+    *kinds: str, whole: bool = False
+) -> Callable[[Callable[[World, Tensor], Tensor | None]], Callable[[World], None]]:
+    """A fault that rewrites one component of some kinds: in place, or to what the function returns."""
+
+    def made(change: Callable[[World, Tensor], Tensor | None]) -> Callable[[World], None]:
+        def fault(world: World) -> None:
+            component = world.one(*kinds, whole=whole)
+            values = world.values(component)
+            before = world.parameter(component).data.clone()
+            new = change(world, values)
+            if new is not None:
+                values.copy_(new)
+            if torch.equal(before, world.parameter(component).data):
+                raise NotHere(component.name)
+            world.strike(component)
+
+        return fault
+
+    return made
+
+
+def _faster_selection(world: World) -> None:
+    chosen = world.components(*SELECTION, "attn_qkv")
+    for p in {c.parameter: c for c in chosen}.values():
+        world.factors[world.own_group(p)] = 30.0
+    world.strike(*chosen)
+
+
+def _all_groups(world: World) -> list[tuple[int, int]]:
+    return [(n, g) for n, optimizer in enumerate(world.optimizers) for g in range(len(optimizer.param_groups))]
+
+
+def _factor_all(world: World, factor: float) -> None:
+    world.factors = dict.fromkeys(_all_groups(world), factor)
+
+
+def _one_step(world: World, factor: float) -> None:
+    _factor_all(world, factor)
+    world.after_step.append(world.factors.clear)
+
+
+def _factor_one(world: World, factor: float, *kinds: str) -> None:
+    component = world.one(*kinds)
+    world.factors[world.own_group(component)] = factor
+    world.strike(component)
+
+
+def _block(world: World) -> None:
+    chosen = world.components(*MATRICES)
+    first = world.chance.choice(chosen)
+    members = [c for c in chosen if (c.block, c.tower) == (first.block, first.tower)]
+    for c in members:
+        world.values(c).normal_(std=0.02)
+    world.strike(*members)
+
+
+def _head(world: World) -> None:
+    heads = world.components("attn_q", "attn_k", "attn_v", resolution="head")
+    heads = [c for c in heads if c.part and c.part.label.split()[-1].isdigit()]
+    queries = [c for c in heads if c.kind == "attn_q"]
+    if not queries:
+        raise NotHere("heads")
+    one = world.chance.choice(queries)
+    number = one.part.label.split()[-1] if one.part else ""
+    members = [
+        c
+        for c in heads
+        if (c.block, c.tower, c.cross) == (one.block, one.tower, one.cross)
+        and c.part
+        and c.part.label.split()[-1] == number
+    ]
+    for c in members:
+        world.values(c).zero_()
+    world.strike(*members)
+
+
+def _decay(world: World, factor: float) -> None:
+    if not any(group.get("weight_decay") for optimizer in world.optimizers for group in optimizer.param_groups):
+        raise NotHere("decay")
+    for optimizer in world.optimizers:
+        for group in optimizer.param_groups:
+            group["weight_decay"] *= factor
+
+
+def _infinite(world: World) -> None:
+    def poison() -> None:
+        grads = [p.grad for p in world.model.parameters() if p.grad is not None]
+        for grad in grads:
+            grad.fill_(math.inf)
+        world.before_step.clear()
+
+    world.before_step.append(poison)
+
+
+def _bytes(world: World, at_random: bool) -> None:
+    component = world.one(*MATRICES, "attn_qkv", whole=True)
+    flat = world.parameter(component).data.view(-1)
+    size = 4096 // flat.element_size()
+    at = world.chance.randrange(0, max(1, flat.numel() - size), size)
+    block = flat[at : at + size]
+    if at_random:
+        noise = torch.tensor(list(world.chance.randbytes(block.numel() * flat.element_size())), dtype=torch.uint8).view(
+            flat.dtype
+        )
+        block.copy_(torch.nan_to_num(noise, nan=1.0, posinf=1e30, neginf=-1e30))
+    else:
+        block.zero_()
+    world.strike(component)
+
+
+def _forgotten(world: World) -> None:
+    for optimizer in world.optimizers:
+        optimizer.state.clear()
+
+
+def _gradient(world: World, factor: float | None, *kinds: str) -> None:
+    chosen = world.components(*kinds) if factor else [world.one(*kinds)]
+    if not chosen:
+        raise NotHere(kinds)
+    parameters = {id(world.parameter(c)): world.parameter(c) for c in chosen}.values()
+
+    def change() -> None:
+        for p in parameters:
+            if p.grad is not None:
+                if factor:
+                    p.grad.mul_(factor)
+                else:  # the layer was cut off: its gradient is zero, and the optimizer still steps it
+                    p.grad.zero_()
+
+    world.before_step.append(change)
+    world.strike(*chosen)
+
+
+def _gains(world: World) -> None:
+    found = [
+        m
+        for n, m in world.model.named_modules()
+        if "norm" in type(m).__name__.lower() and getattr(m, "weight", None) is not None
+    ]
+    if not found:
+        raise NotHere("norms")
+    world.chance.choice(found).weight.data.mul_(10.0)  # type: ignore[union-attr, operator]
+
+
+def _labels(world: World, at_random: bool) -> None:
+    def change(batch: dict[str, Tensor]) -> None:
+        if "labels" not in batch:
+            raise NotHere("labels")
+        kept = batch["labels"] >= 0
+        new = torch.randint_like(batch["labels"], 1, 9) if at_random else torch.full_like(batch["labels"], 5)
+        batch["labels"] = torch.where(kept, new, batch["labels"])
+
+    world.on_batch.append(change)
+
+
+def _scrambled(world: World) -> None:
+    def change(batch: dict[str, Tensor]) -> None:
+        name = next((n for n in ("input_ids", "pixel_values", "x") if n in batch), None)
+        if name is None:
+            raise NotHere("inputs")
+        batch[name] = batch[name].flatten()[torch.randperm(batch[name].numel())].reshape(batch[name].shape)
+
+    world.on_batch.append(change)
+
+
+def _momentum(world: World) -> None:
+    for optimizer in world.optimizers:
+        for state in optimizer.state.values():
+            for name in ("exp_avg", "m", "momentum_buffer", "moment1"):
+                if name in state:
+                    state[name].mul_(100.0)
+
+
+def _second_moment(world: World) -> None:
+    found = False
+    for optimizer in world.optimizers:
+        for state in optimizer.state.values():
+            for name in ("exp_avg_sq", "moment2"):
+                if name in state:
+                    state[name].mul_(1e-4)
+                    found = True
+    if not found:
+        raise NotHere("second moment")
+
+
+def _stale(world: World) -> None:
+    component = world.one(*MATRICES, "attn_qkv", whole=True)
+    world.parameter(component).data.copy_(world.earlier[component.parameter])
+    world.strike(component)
+
+
+def _other_layer(world: World) -> None:
+    chosen = world.components(*MATRICES, "attn_qkv")
+    world.chance.shuffle(chosen)
+    for one in chosen:
+        for other in chosen:
+            if (one.kind, one.tower, one.shape, one.cross) == (
+                other.kind,
+                other.tower,
+                other.shape,
+                other.cross,
+            ) and one.block != other.block:
+                world.values(one).copy_(world.values(other))
+                world.strike(one)
+                return
+    raise NotHere("two layers")
+
+
+def _dead(world: World) -> None:
+    ends = world.components("attn_o", "ffn_down", "ffn_out")
+    if not ends:
+        raise NotHere("outputs")
+    block = world.chance.choice(ends)
+    members = [c for c in ends if (c.block, c.tower) == (block.block, block.tower)]
+    for c in members:
+        world.values(c).zero_()
+    world.strike(*members)
+
+
+def _embedding(world: World) -> None:
+    found = [c for c in discover(world.model).components if c.kind == "embedding" and c.trainable and c.numel > 4096]
+    if not found:
+        raise NotHere("embedding")
+    component = world.chance.choice(found)
+    values = world.values(component)
+    rows = torch.randperm(len(values))[: len(values) // 4]
+    values[rows] = 5.0 * values.std() * torch.randn(len(rows), *values.shape[1:])
+    world.strike(component)
+
+
+@_edit(*Q)
+def _blown_up(world: World, w: Tensor) -> None:
+    w.mul_(8.0)
+
+
+@_edit("attn_k", "attn_q_b", "attn_kv_b")
+def _reset_key(world: World, w: Tensor) -> None:
+    w.normal_(std=0.02)
+
+
+@_edit(*FORWARD)
+def _reset_forward(world: World, w: Tensor) -> None:
+    w.normal_(std=0.02)
+
+
+@_edit(*MATRICES, "attn_qkv", whole=True)
+def _bit(world: World, w: Tensor) -> None:
+    index = world.chance.randrange(w.numel())
+    w.view(-1)[index] *= 2.0**30  # one bit of the exponent
+
+
+@_edit(*MATRICES, whole=True)
+def _transposed(world: World, w: Tensor) -> Tensor:
+    return w.T.contiguous().view(w.shape) if w.shape[0] != w.shape[1] else w.T.clone()
+
+
+@_edit(*MATRICES)
+def _rows_zeroed(world: World, w: Tensor) -> None:
+    w[: max(1, len(w) // 8)] = 0.0
+
+
+@_edit(*MATRICES)
+def _cast(world: World, w: Tensor) -> Tensor:
+    return w.to(torch.float8_e5m2).to(w.dtype)
+
+
+@_edit(*MATRICES)
+def _nan(world: World, w: Tensor) -> None:
+    w[0, 0] = math.nan
+
+
+@_edit(*MATRICES)
+def _noise(world: World, w: Tensor) -> None:
+    w.add_(0.5 * w.std() * torch.randn(w.shape))
+
+
+@_edit(*MATRICES)
+def _summed(world: World, w: Tensor) -> None:
+    w.mul_(2.0)
+
+
+@_edit(*MATRICES)
+def _halved(world: World, w: Tensor) -> None:
+    w.mul_(0.5)
+
+
+@_edit(*MATRICES)
+def _columns(world: World, w: Tensor) -> None:
+    w[:, : w.shape[1] // 2] *= 3.0
+
+
+@_edit(*MATRICES)
+def _four_bits(world: World, w: Tensor) -> Tensor:
+    step = w.abs().amax() / 7
+    return (w / step).round() * step
+
+
+@_edit(*MATRICES)
+def _merged(world: World, w: Tensor) -> None:
+    a, b = torch.randn(w.shape[0], 4), torch.randn(4, w.shape[1])
+    w.add_(a @ b / 2.0 * w.std())
+
+
+@_edit(*MATRICES)
+def _clamped(world: World, w: Tensor) -> None:
+    w.clamp_(-0.8 * w.std(), 0.8 * w.std())
+
+
+@_edit(*MATRICES)
+def _uniform(world: World, w: Tensor) -> None:
+    limit = float(w.std()) * math.sqrt(3.0)
+    w.uniform_(-limit, limit)
+
+
+@_edit(*MATRICES)
+def _shard(world: World, w: Tensor) -> None:
+    half = len(w) // 2
+    w[half : 2 * half] = w[:half].clone()
+
+
+@_edit(*MATRICES)
+def _signs(world: World, w: Tensor) -> None:
+    w.neg_()
+
+
+@_edit(*MATRICES)
+def _permuted(world: World, w: Tensor) -> Tensor:
+    return w[torch.randperm(len(w))]
+
+
+@_edit(*MATRICES)
+def _sparse(world: World, w: Tensor) -> None:
+    w[w.abs() < 0.6 * w.std()] = 0.0
+
+
+@_edit(*MATRICES)
+def _outliers(world: World, w: Tensor) -> None:
+    w[torch.rand(w.shape) < 0.02] *= 10.0
+
+
+FAULTS: Final[dict[str, Callable[[World], None]]] = {
+    "η × 30 for q and k": _faster_selection,
+    "η × 30 for all": lambda world: _factor_all(world, 30.0),
+    "W_q × 8": _blown_up,
+    "W_k re-initialised": _reset_key,
+    "block re-initialised": _block,
+    "head zeroed": _head,
+    "frozen by rounding": lambda world: _factor_one(world, 1e-4, *MATRICES),
+    "λ_wd × 100": lambda world: _decay(world, 100.0),
+    "Inf in a gradient": _infinite,
+    "random bytes": lambda world: _bytes(world, True),
+    "zero bytes": lambda world: _bytes(world, False),
+    "optimizer state lost": _forgotten,
+    "gradient of q × 50": lambda world: _gradient(world, 50.0, *Q, "attn_qkv"),
+    "LayerNorm gains × 10": _gains,
+    "no gradient": lambda world: _gradient(world, None, *MATRICES, "attn_qkv"),
+    "labels all one token": lambda world: _labels(world, False),
+    "label noise": lambda world: _labels(world, True),
+    "flipped exponent bit": _bit,
+    "transposed": _transposed,
+    "η × 10 for a matrix": lambda world: _factor_one(world, 10.0, *MATRICES),
+    "momentum × 100": _momentum,
+    "rows zeroed": _rows_zeroed,
+    "feed-forward re-initialised": _reset_forward,
+    "stale weights": _stale,
+    "another layer's weights": _other_layer,
+    "cast to fp8": _cast,
+    "NaN in a matrix": _nan,
+    "dead layer": _dead,
+    "noise added": _noise,
+    "summed over ranks": _summed,
+    "embedding corrupted": _embedding,
+    "matrix halved": _halved,
+    "half of the columns × 3": _columns,
+    "decay with the wrong sign": lambda world: _decay(world, -10.0),
+    "one step at η × 100": lambda world: _one_step(world, 100.0),
+    "second moment lost": _second_moment,
+    "4-bit rounding": _four_bits,
+    "adapter merged twice": _merged,
+    "clamped": _clamped,
+    "uniform instead of normal": _uniform,
+    "η is 0": lambda world: _factor_all(world, 0.0),
+    "scrambled tokens": _scrambled,
+    "wrong shard": _shard,
+    "signs flipped": _signs,
+    "rows permuted": _permuted,
+    "sparsified": _sparse,
+    "outliers in a matrix": _outliers,
+}

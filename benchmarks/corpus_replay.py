@@ -1,0 +1,241 @@
+"""Replays of recorded runs at any cadence, and what a replay is judged by."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from weibull_monitor import read_history
+from weibull_monitor.alerts import AlertSettings, replay
+from weibull_monitor.alerts.window import READ
+from weibull_monitor.history.alert import Alert
+from weibull_monitor.history.record import RecordedSnapshot
+from weibull_monitor.model.components import Component
+from weibull_monitor.monitor.schedule import Schedule
+
+CADENCES: Final = (10, 50, 100)
+PUBLISHED: Final = Path("/work/shared/reference/published_layers.csv.gz")
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A recorded run.
+
+    Attributes:
+        entry: Its entry of the index.
+        samples: Its samples.
+        attention: The types of attention.
+    """
+
+    entry: dict[str, Any]
+    samples: tuple[RecordedSnapshot, ...]
+    attention: tuple[Any, ...]
+
+    @property
+    def name(self) -> str:
+        return str(self.entry["folder"])
+
+
+def load(root: Path, folder: str) -> Run:
+    history = read_history(root / folder)
+    entry = json.loads((root / folder / "case.json").read_text())
+    return Run(entry, history.snapshots, tuple(history.runs[-1].attention))
+
+
+def sampled_every(samples: Sequence[RecordedSnapshot], every: int) -> list[RecordedSnapshot]:
+    """The samples that the monitor would have taken with ``every_n_steps=every``, of those of a multiple of it.
+
+    η, λ_wd and the bound belong to the step of the sample, and Σ η is counted from the baseline: what an interval has spent
+    is the difference of two samples, whichever are left out.
+    """
+    due = Schedule(every)
+    return [s for s in samples if s.step == 0 or due(s.step) or s is samples[-1]]
+
+
+def grave(alerts: Sequence[Alert]) -> list[Alert]:
+    """Warnings and errors that begin or get worse."""
+    return [alert for alert in alerts if alert.phase != "ends" and alert.finding.severity != "info"]
+
+
+def judged(run: Run, every: int, settings: AlertSettings) -> tuple[list[Alert], list[RecordedSnapshot]]:
+    """The warnings and errors of a run at a cadence, and the samples that it has there."""
+    samples = sampled_every(run.samples, every)
+    return grave(replay(samples, settings, run.attention)), samples
+
+
+def visibility(run: Run, twin: Run, every: int) -> float:
+    """By how many of its own steps a fault has changed a distribution, at the second sample after it at the latest.
+
+    The change is the difference from the healthy twin at the same step, of k, ln λ, ln RMS and R², in the struck matrices (all if
+    none was struck in particular). A step is the root mean square of the twin's movements between two samples up to then, of the
+    last eight, and of the standard error of the fit. Infinite where Inf, NaN or zeros appear.
+    """
+    struck = int(run.entry["struck"])
+    mine, its = (sampled_every(r.samples, every) for r in (run, twin))
+    later = [s for s in mine if s.step > struck][:2]
+    by_step = {s.step: s for s in its}
+    past = [s for s in its if s.step <= (later[-1].step if later else 0)]
+    wanted = set(run.entry["victims"])
+    at = [i for i, c in enumerate(run.samples[-1].components) if not wanted or c.name in wanted]
+    best = 0.0
+    for sample in later:
+        other = by_step.get(sample.step)
+        if other is None:
+            continue
+        for column in ("nonfinite", "zeros"):
+            now, then = (np.array([x.columns[column][i] or 0.0 for i in at], dtype=float) for x in (sample, other))
+            if (now - then > 0.02 * np.array([run.samples[-1].components[i].numel for i in at])).any() or (
+                column == "nonfinite" and (now > then).any()
+            ):
+                return math.inf
+        for column in ("k", "lambda", "rms", "r2"):
+            rows = np.array([[x.columns[column][i] for i in at] for x in (*past[-9:], sample, other)], dtype=float)
+            if column in ("lambda", "rms"):
+                rows = np.log(rows)
+            error = np.array([sample.columns["k_se"][i] for i in at], dtype=float)
+            own = np.sqrt(np.nanmean(np.diff(rows[:-2], axis=0) ** 2, axis=0) + error**2)
+            with np.errstate(all="ignore"):
+                ratio = np.abs(rows[-2] - rows[-1]) / own
+            if np.isfinite(ratio).any():
+                best = max(best, float(np.nanmax(ratio)))
+    return best
+
+
+@dataclass
+class Tally:
+    """Of healthy runs at one cadence."""
+
+    runs: int = 0
+    alarmed: int = 0
+    component_samples: int = 0
+    components: int = 0
+
+    def add(self, alerts: Sequence[Alert], samples: Sequence[RecordedSnapshot]) -> None:
+        self.runs += 1
+        self.alarmed += bool(alerts)
+        self.component_samples += sum(len(s.components) for s in samples)
+        self.components += sum(a.finding.count for a in alerts)
+
+    def row(self) -> str:
+        return (
+            f"{self.alarmed} of {self.runs} ({100 * self.alarmed / max(1, self.runs):.1f} %) | "
+            f"{1e4 * self.components / max(1, self.component_samples):.2f}"
+        )
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What was made of one fault at one cadence.
+
+    Attributes:
+        within: Samples after the fault until an alert; None if there was none in two.
+        first: Whether the worst matrix of the first alert is a struck one; None if the fault is not in particular matrices.
+        rules: Rules of the alerts within two samples.
+        visible: `visibility`.
+        before: Alerts before the fault.
+    """
+
+    within: int | None
+    first: bool | None
+    rules: tuple[str, ...]
+    visible: float
+    before: int
+
+
+def judge(run: Run, twin: Run, every: int, settings: AlertSettings) -> Judged:
+    alerts, samples = judged(run, every, settings)
+    struck, wanted = int(run.entry["struck"]), set(run.entry["victims"])
+    later = [s.step for s in samples if s.step > struck]
+    soon = [a for a in alerts if a.step in later[:2]]
+    first = None
+    if wanted and soon:
+        at_once = [a for a in soon if a.step == soon[0].step]
+        first = any(a.finding.component in wanted for a in at_once)
+    return Judged(
+        within=later.index(soon[0].step) + 1 if soon else None,
+        first=first,
+        rules=tuple(dict.fromkeys(a.finding.rule for a in soon)),
+        visible=visibility(run, twin, every),
+        before=sum(a.step <= struck for a in alerts),
+    )
+
+
+@lru_cache
+def published() -> tuple[Run, ...]:
+    """The published trainings of 70 M models as histories: W_o and feed-forward matrices, at their 89 steps."""
+    rows: dict[str, dict[int, dict[str, tuple[float, float]]]] = defaultdict(lambda: defaultdict(dict))
+    settings: dict[str, tuple[float, float]] = {}
+    with gzip.open(PUBLISHED, "rt") as lines:
+        for row in csv.DictReader(lines):
+            rows[row["run"]][int(row["step"])][row["matrix"]] = float(row["k"]), float(row["rms"])
+            settings[row["run"]] = float(row["eta_peak"]), float(row["weight_decay"])
+    return tuple(_published_run(name, steps, *settings[name]) for name, steps in sorted(rows.items()))
+
+
+def _published_run(name: str, steps: dict[int, dict[str, tuple[float, float]]], peak: float, decay: float) -> Run:
+    matrices = sorted(next(iter(steps.values())))
+    components = tuple(_component(m) for m in matrices)
+    every = np.arange(1, 8001)
+    eta = peak * np.where(every <= 200, every / 200, 0.1 + 0.45 * (1 + np.cos(math.pi * (every - 200) / 7800)))
+    samples = []
+    for step in sorted(steps):
+        k, rms = (np.array([steps[step].get(m, (math.nan, math.nan))[i] for m in matrices]) for i in (0, 1))
+        n = np.array([c.numel for c in components], dtype=float)
+        given = {
+            "k": k,
+            "lambda": rms / np.sqrt([math.gamma(1 + 2 / x) for x in k]),
+            "r2": np.full(len(k), 0.9977),
+            "k_se": 1.137 * k / np.sqrt(n),
+            "rms": rms,
+            "zeros": np.zeros(len(k)),
+            "nonfinite": np.zeros(len(k)),
+            "eta": np.full(len(k), eta[step - 1] if step else math.nan),
+            "weight_decay": np.full(len(k), decay if step else math.nan),
+            "eta_sum": np.full(len(k), eta[:step].sum() if step else math.nan),
+            "update_max": np.full(len(k), 7.27 if step else math.nan),
+        }
+        columns = {c: tuple(v if math.isfinite(v) else None for v in given[c].tolist()) for c in READ}
+        samples.append(RecordedSnapshot(step, 0.0, components, columns))
+    return Run({"folder": f"published/{name}", "group": "evaluation", "family": "published"}, tuple(samples), ())
+
+
+def _component(matrix: str) -> Component:
+    block = int(next(part for part in matrix.split(".") if part.isdigit()))
+    kinds = {
+        "o_proj": "attn_o",
+        "gate_proj": "ffn_gate",
+        "up_proj": "ffn_up",
+        "down_proj": "ffn_down",
+        "dense_h_to_4h": "ffn_in",
+        "dense_4h_to_h": "ffn_out",
+        "dense": "attn_o",
+        "out_proj": "attn_o",
+        "c_fc": "ffn_in",
+        "fc1": "ffn_in",
+        "fc2": "ffn_out",
+        "fc_in": "ffn_in",
+        "fc_out": "ffn_out",
+        "c_proj": "ffn_out",
+    }
+    kind: Any = kinds[matrix.split(".")[-2]]
+    shape = (512, 512) if kind == "attn_o" else (2048, 512)
+    return Component(matrix, kind, block, None, False, shape, torch.float32, True, matrix, tower="layers")
+
+
+def runs(root: Path, group: str | None = None) -> Iterator[Run]:
+    """The runs of a corpus that are there."""
+    for case in sorted(root.glob("*/case.json")):
+        run = load(root, case.parent.name)
+        if group in (None, run.entry["group"]):
+            yield run
