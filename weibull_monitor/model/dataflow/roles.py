@@ -68,17 +68,20 @@ class Roles(BlockRoles):
                 why = "it is added to a stream as it is"
                 self.uses[event.parameter].append(Use("embedding", torch.zeros(0, dtype=torch.int64), why=why))
         rows = {self._pass.shapes[p][0] for p in embeddings}
-        streams = self._sums.keys() | self._stream_bases()
+        read = self._stream_bases()
+        streams = read | {base for base, sums in self._sums.items() if any(total in read for total, _ in sums)}
         for product in self._products:
             if graph.first_hand(product.base) and product.base in streams:
                 why = "it makes the stream of the model's input"
                 if product.base not in self._role:
                     self._add(product, Use("embedding", torch.zeros(0, dtype=torch.int64), why=why))
-                    if product.kernel == 1 and len(self._pass.shapes[product.parameter]) == 2:
-                        rows.add(product.width)
         for product in self._products:
-            last = product.base not in self._role and not self._readers.get(product.base) and self._pass.returned
-            if last and len(self._rows_of(product)) == max(rows, default=0):
+            last = (
+                product.base not in self._role
+                and not self._readers.get(product.base)
+                and product.base not in self._sums
+            )
+            if last and self._pass.returned and len(self._rows_of(product)) == max(rows, default=0):
                 self._add(product, Use("lm_head", self._rows_of(product), why="it makes the logits"))
         for mixed in graph.heads_mixed:
             event = events[mixed]
