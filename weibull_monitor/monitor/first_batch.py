@@ -9,7 +9,10 @@ from weakref import WeakMethod
 import torch
 from torch import nn
 
-Seen = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]
+from weibull_monitor.errors import Guard
+from weibull_monitor.model.dataflow import Called
+
+Seen = Callable[[nn.Module, Called], None]
 
 
 class FirstBatch:
@@ -21,15 +24,16 @@ class FirstBatch:
 
     Args:
         model: The model; None for nothing.
-        seen: A method, which is not kept alive: it gets the module and the arguments by position and by name.
+        seen: A method, which is not kept alive: it gets the module and its arguments.
+        guard: Reports what goes wrong in it.
     """
 
-    def __init__(self, model: nn.Module | None, seen: Seen) -> None:
+    def __init__(self, model: nn.Module | None, seen: Seen, guard: Guard) -> None:
         self._handles: dict[int, Any] = {}
         modules = [model] if model is not None else []
         modules += model.children() if model is not None and hasattr(model, "training_step") else []
         for module in modules:
-            hook = _Hook(self, seen)
+            hook = _Hook(self, seen, guard)
             self._handles[id(module)] = module.register_forward_pre_hook(hook, with_kwargs=True)
 
     def done(self, module: nn.Module | None = None) -> None:
@@ -39,8 +43,8 @@ class FirstBatch:
 
 
 class _Hook:
-    def __init__(self, owner: FirstBatch | None, seen: Seen | None) -> None:
-        self._owner, self._seen = owner, WeakMethod(seen) if seen is not None else None
+    def __init__(self, owner: FirstBatch | None, seen: Seen | None, guard: Guard | None) -> None:
+        self._guard, self._owner, self._seen = guard, owner, WeakMethod(seen) if seen is not None else None
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if torch.compiler.is_compiling() or self._owner is None:
@@ -48,8 +52,8 @@ class _Hook:
         owner, self._owner = self._owner, None
         owner.done(module)
         seen = self._seen() if self._seen is not None else None
-        if seen is not None:
-            seen(module, args, kwargs)
+        if seen is not None and self._guard is not None:
+            self._guard("following the first forward pass", seen, module, Called(args, kwargs))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _Hook, (None, None)  # in a copy of the model, or in a file
+        return _Hook, (None, None, None)  # in a copy of the model, or in a file

@@ -150,9 +150,8 @@ class WeibullMonitor(OptimizerFollower):
             self._guard("taking the baseline", self._take_baseline)
         if self._recorder is not None:
             self._recorder.take_over()
-        # Ranks have to agree on what there is to measure, and may not all come to a forward pass.
         wanted = self._ranks is None and given.example_inputs is None and not self._find.followed.verdicts
-        self._first = FirstBatch(model if wanted else None, self._learn)
+        self._first = FirstBatch(model if wanted else None, self._learn, self._guard)
 
     @property
     def discovery(self) -> Discovery:
@@ -338,17 +337,13 @@ class WeibullMonitor(OptimizerFollower):
             what = "reading the baseline of the resumed run"
             self._guard(what, self._recall_baseline, self._recorder, state.get("alerts") or {})
 
-    def _learn(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._guard("following the first forward pass", self._settle, module, Called(args, kwargs))
-
-    def _settle(self, module: nn.Module, inputs: Called) -> None:
+    def _learn(self, module: nn.Module, inputs: Called) -> None:
         """Finds the components anew, by what they do with the first batch. The weights are still those of the baseline."""
-        if self._ended is not None or self._called or not self._reader.relearn(self._find, module, inputs):
-            return
-        if self._resumed_from is None:
-            self._take_baseline()
-        if self._recorder is not None:
-            log_components(self.discovery, self._reader.different)
+        if self._ended is None and not self._called and self._reader.relearn(self._find, module, inputs):
+            if self._resumed_from is None:
+                self._take_baseline()
+            if self._recorder is not None:
+                log_components(self.discovery, self._reader.different)
 
     def _prepare_forces(self) -> None:
         if self._forces is not None and self._due(self._step + 1):
