@@ -20,7 +20,6 @@ from weibull_monitor.history.snapshot import Reference, Snapshot
 from weibull_monitor.measure.reader.reader import ModelReader
 from weibull_monitor.model.components import Component, Discovery, nothing_to_measure
 from weibull_monitor.model.components.finder import Finder
-from weibull_monitor.model.dataflow import Called
 from weibull_monitor.model.sharding import UNDER_JOIN, JoinWatch, Ranks
 from weibull_monitor.monitor.ended import Ended
 from weibull_monitor.monitor.first_batch import FirstBatch
@@ -93,7 +92,6 @@ class WeibullMonitor(OptimizerFollower):
             raise
 
     def _set_up(self, model: nn.Module, optimizer: Any, given: MonitorOptions) -> None:
-        # Imported here so that importing the package stays fast.
         from weibull_monitor.scaling.law import ScalingLaw
         from weibull_monitor.scaling.tracking import BudgetTracker
 
@@ -337,8 +335,7 @@ class WeibullMonitor(OptimizerFollower):
             what = "reading the baseline of the resumed run"
             self._guard(what, self._recall_baseline, self._recorder, state.get("alerts") or {})
 
-    def _learn(self, module: nn.Module, inputs: Called) -> None:
-        """Finds the components anew, by what they do with the first batch. The weights are still those of the baseline."""
+    def _learn(self, module: nn.Module, inputs: Any) -> None:
         if self._ended is None and not self._called and self._reader.relearn(self._find, module, inputs):
             if self._resumed_from is None:
                 self._take_baseline()
