@@ -25,11 +25,11 @@ import json, sys
 seen = []
 watched = ("socket.", "subprocess.", "os.system", "os.exec", "os.posix_spawn", "urllib.")
 from weibull_monitor.checkpoint.child import Described, _answered, _Request
-from weibull_monitor.model.components.finder import finder
+from weibull_monitor.model.components.finder import Finder
 import transformers
 sys.addaudithook(lambda event, arguments: seen.append(f"{event} {arguments}") if event.startswith(watched) else None)
 for name, config in json.load(sys.stdin).items():
-    found = _answered(_Request(config, None, finder(None, None, None, "auto")))
+    found = _answered(_Request(config, None, Finder(None, None, None, "auto")))
     print(json.dumps([name, isinstance(found, Described), seen[:3]]))
     seen.clear()
 """

@@ -19,9 +19,10 @@ from weibull_monitor.history.places import new_directory
 from weibull_monitor.history.snapshot import Reference, Snapshot
 from weibull_monitor.measure.reader.reader import ModelReader
 from weibull_monitor.model.components import Component, Discovery, nothing_to_measure
-from weibull_monitor.model.components.finder import finder
+from weibull_monitor.model.components.finder import Finder
 from weibull_monitor.model.sharding import UNDER_JOIN, JoinWatch, Ranks
 from weibull_monitor.monitor.ended import Ended
+from weibull_monitor.monitor.first_batch import FirstBatch
 from weibull_monitor.monitor.last_step import PASSED, LastStep
 from weibull_monitor.monitor.optimizers import OptimizerFollower, explain_step
 from weibull_monitor.monitor.options import MonitorArguments, MonitorOptions, takes_options
@@ -91,7 +92,6 @@ class WeibullMonitor(OptimizerFollower):
             raise
 
     def _set_up(self, model: nn.Module, optimizer: Any, given: MonitorOptions) -> None:
-        # Imported here so that importing the package stays fast.
         from weibull_monitor.scaling.law import ScalingLaw
         from weibull_monitor.scaling.tracking import BudgetTracker
 
@@ -99,8 +99,8 @@ class WeibullMonitor(OptimizerFollower):
         with self._ranks.joining(given.join_timeout) if self._ranks else nullcontext():
             given.check()
             self._due = given.schedule
-            find = finder(given.kinds, given.include, given.exclude, given.resolution)
-            self._reader = ModelReader(model, find, self._ranks, given.frozen)
+            self._find = Finder(given.kinds, given.include, given.exclude, given.resolution, given.example_inputs)
+            self._reader = ModelReader(model, self._find, self._ranks, given.frozen)
             if self._ranks is None and not self.discovery.components:
                 raise ConfigurationError(nothing_to_measure(model, self.discovery))
             self._budgets = BudgetTracker(optimizer)
@@ -148,6 +148,8 @@ class WeibullMonitor(OptimizerFollower):
             self._guard("taking the baseline", self._take_baseline)
         if self._recorder is not None:
             self._recorder.take_over()
+        wanted = self._ranks is None and given.example_inputs is None and not self._find.followed.verdicts
+        self._first = FirstBatch(model if wanted else None, self._learn, self._guard)
 
     @property
     def discovery(self) -> Discovery:
@@ -199,6 +201,7 @@ class WeibullMonitor(OptimizerFollower):
             if step <= self._step:
                 return
         self._called = True
+        self._first.done()
         missed = step is not None and step > self._step + 1
         self._step = self._step + 1 if step is None else step
         if self._advanced:
@@ -265,11 +268,12 @@ class WeibullMonitor(OptimizerFollower):
             self.finish()
         self._guard("receiving the last samples", self._receive_all)
         self._closed = True
+        self._first.done()
         if self._recorder is not None:
             self._guard("closing the recorder", self._recorder.close)
         self._ended = self._results()
         self._recorder = self._ranks = None
-        del self._reader, self._budgets, self._law, self._forces, self._sampler, self._last_step
+        del self._find, self._reader, self._budgets, self._law, self._forces, self._sampler, self._last_step
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy, or a pickled monitor, is closed: the training is that of the original. It has the results so far."""
@@ -330,6 +334,13 @@ class WeibullMonitor(OptimizerFollower):
         if self._recorder is not None:
             what = "reading the baseline of the resumed run"
             self._guard(what, self._recall_baseline, self._recorder, state.get("alerts") or {})
+
+    def _learn(self, module: nn.Module, inputs: Any) -> None:
+        if self._ended is None and not self._called and self._reader.relearn(self._find, module, inputs):
+            if self._resumed_from is None:
+                self._take_baseline()
+            if self._recorder is not None:
+                log_components(self.discovery, self._reader.different)
 
     def _prepare_forces(self) -> None:
         if self._forces is not None and self._due(self._step + 1):
