@@ -11,7 +11,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen3MoeConfig
 
 from weibull_monitor.measure.reader.reader import ModelReader
-from weibull_monitor.model.components.finder import finder
+from weibull_monitor.model.components.finder import Finder
 
 SMALL = "124 M"
 LARGE = "8 B"
@@ -102,7 +102,7 @@ def spec(name: str) -> Spec:
 
 def reader_of(model: nn.Module, resolution: str = "auto") -> ModelReader:
     """What reads a model as `WeibullMonitor` does with that resolution, ready to read."""
-    reader = ModelReader(model, finder(None, None, None, resolution))  # type: ignore[arg-type]
+    reader = ModelReader(model, Finder(None, None, None, resolution))  # type: ignore[arg-type]
     reader.agree()
     return reader
 

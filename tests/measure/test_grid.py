@@ -26,7 +26,7 @@ from weibull_monitor.measure.reader import counter
 from weibull_monitor.measure.reader.packing import sent_bins
 from weibull_monitor.measure.reader.reader import ModelReader
 from weibull_monitor.measure.reader.sums import count_components
-from weibull_monitor.model.components.finder import finder
+from weibull_monitor.model.components.finder import Finder
 from weibull_monitor.model.sharding.layout import Box, Flat, Grid, whole
 
 
@@ -226,7 +226,7 @@ def test_a_checkpoint_gives_the_fits_of_the_model(grid: str, tmp_path: Path) -> 
                 parameter.copy_(GRIDS[grid](values).view_as(parameter))
     save_file({name: p.detach() for name, p in model.named_parameters()}, tmp_path / "model.safetensors")
     scanned = scan_all(tmp_path).checkpoints[0].fits
-    reader = ModelReader(model, finder(None, None, None, "matrix"))
+    reader = ModelReader(model, Finder(None, None, None, "matrix"))
     reader.agree()
     live = reader.read().measurement().fits
     for name in ("attn.c_attn.weight", "attn.c_proj.weight", "big.weight"):
@@ -301,7 +301,7 @@ def test_a_device_is_looked_at_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     weight = model.q_proj.weight
     with torch.no_grad():
         weight.copy_(weight.bfloat16())
-    reader = ModelReader(model, finder(None, None, None, "matrix"))
+    reader = ModelReader(model, Finder(None, None, None, "matrix"))
     reader.agree()
     for _ in range(2):
         assert_exact(reader.read().measurement().fits["q_proj.weight"], weight.detach())

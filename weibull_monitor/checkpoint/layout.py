@@ -95,7 +95,9 @@ def lay_out(contents: Contents, model: nn.Module | None, find: Find) -> Checkpoi
         )
         here |= rest.stored
         guessed = rest.guessed
-    attention = attention_types(model, [c for c in discovery.components if c.parameter in mapped.parameters])
+    attention = attention_types(
+        model, [c for c in discovery.components if c.parameter in mapped.parameters], discovery.attention
+    )
     return CheckpointLayout(discovery, here, attention, tuple(notes), guessed)
 
 
@@ -121,7 +123,7 @@ def _by_names(tensors: Mapping[str, StoredTensor], find: Find) -> CheckpointLayo
         notes.append(
             f"{len(same)} tensors are stored under two names ({same[0]}{', …' * (len(same) > 1)}) and measured once"
         )
-    attention = attention_types(model, discovery.components)
+    attention = attention_types(model, discovery.components, discovery.attention)
     return CheckpointLayout(
         discovery, fine, attention, tuple(notes), frozenset(c.parameter for c in discovery.components)
     )

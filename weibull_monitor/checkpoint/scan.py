@@ -30,7 +30,7 @@ from weibull_monitor.measure.reader.sums import CountedRows
 from weibull_monitor.measure.transfer import to_host
 from weibull_monitor.model.architecture import facts_of
 from weibull_monitor.model.components import AttentionType, Component, Discovery, Resolution, coverage
-from weibull_monitor.model.components.finder import finder
+from weibull_monitor.model.components.finder import Finder
 from weibull_monitor.model.initialisation import initial_scales
 
 Progress = Callable[[str, int, int], None]
@@ -143,7 +143,7 @@ def scan_all(
 ) -> Scan:
     """Like `scan`, but returns everything that was found."""
     given = [Path(paths)] if isinstance(paths, (str, Path)) else [Path(path) for path in paths]
-    find = finder(kinds, include, exclude, resolution)
+    find = Finder(kinds, include, exclude, resolution)
     sources = all_sources(given)
     if not sources:
         raise ConfigurationError("no checkpoint is named; name one or several")

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from weibull_monitor.cli.common import OK, Commands, add_command, add_kind, kinds_of
+
+if TYPE_CHECKING:
+    from weibull_monitor.model.components import Discovery
 
 
 def add(commands: Commands) -> None:
@@ -18,11 +22,17 @@ def add(commands: Commands) -> None:
         examples=[
             ("llama", "the default Llama of transformers"),
             ("path/to/checkpoint --list", "the model of a checkpoint, from its config.json, with every matrix by name"),
+            ("llama --why layers.0.self_attn.q_proj", "what the kind of one matrix rests on"),
             (r"my_model/config.json --kind 'my_mixer\.w=mixer'", "with a kind for matrices that are not recognised"),
         ],
     )
     command.add_argument("source", help="a directory with a config.json, such a file, or a model type such as 'llama'")
     command.add_argument("--list", action="store_true", help="also list every matrix by name")
+    command.add_argument(
+        "--why",
+        metavar="NAME",
+        help="say of each matrix with NAME in its name what its kind rests on, and nothing else",
+    )
     command.add_argument(
         "--resolution",
         choices=("parameter", "matrix", "head"),
@@ -39,12 +49,33 @@ def _execute(options: argparse.Namespace) -> int:
     kinds = kinds_of(options)
     model = build(options.source)
     found = discover(model, kinds=kinds, resolution=options.resolution)
+    if options.why:
+        return _why(found, options.why)
     if options.list:
         for component in found.components:
             shape = "×".join(str(n) for n in component.shape)
             print(f"{component.label:18} {shape:>18}  {component.name}")
         print()
     print(render(found))
-    for one in attention_types(model, found.components):
+    for one in attention_types(model, found.components, found.attention):
         print(f"attention: {one.tower or 'outside of blocks'}: {one}")
+    return OK
+
+
+def _why(found: Discovery, name: str) -> int:
+    """Prints what the kinds of the matrices with a name rest on."""
+    from weibull_monitor.errors import ConfigurationError
+
+    chosen = [c for c in found.components if name in c.name]
+    if not chosen:
+        raise ConfigurationError(f"no matrix has {name!r} in its name; --list lists them all")
+    for component in chosen:
+        what = {
+            "use": f"by what it does: {component.because}" if component.because else "by what it does",
+            "name": "by its name and what is beside it" + (f": {component.why}" if component.why else ""),
+            "you": "by the option --kind",
+        }[component.evidence]
+        print(f"{component.name} is {component.label}, {what}")
+    if found.problem:
+        print(f"no forward pass could be followed to its end: {found.problem}")
     return OK

@@ -19,9 +19,11 @@ from weibull_monitor.history.places import new_directory
 from weibull_monitor.history.snapshot import Reference, Snapshot
 from weibull_monitor.measure.reader.reader import ModelReader
 from weibull_monitor.model.components import Component, Discovery, nothing_to_measure
-from weibull_monitor.model.components.finder import finder
+from weibull_monitor.model.components.finder import Finder
+from weibull_monitor.model.dataflow import Called
 from weibull_monitor.model.sharding import UNDER_JOIN, JoinWatch, Ranks
 from weibull_monitor.monitor.ended import Ended
+from weibull_monitor.monitor.first_batch import FirstBatch
 from weibull_monitor.monitor.last_step import PASSED, LastStep
 from weibull_monitor.monitor.optimizers import OptimizerFollower, explain_step
 from weibull_monitor.monitor.options import MonitorArguments, MonitorOptions, takes_options
@@ -99,8 +101,8 @@ class WeibullMonitor(OptimizerFollower):
         with self._ranks.joining(given.join_timeout) if self._ranks else nullcontext():
             given.check()
             self._due = given.schedule
-            find = finder(given.kinds, given.include, given.exclude, given.resolution)
-            self._reader = ModelReader(model, find, self._ranks, given.frozen)
+            self._find = Finder(given.kinds, given.include, given.exclude, given.resolution, given.example_inputs)
+            self._reader = ModelReader(model, self._find, self._ranks, given.frozen)
             if self._ranks is None and not self.discovery.components:
                 raise ConfigurationError(nothing_to_measure(model, self.discovery))
             self._budgets = BudgetTracker(optimizer)
@@ -124,6 +126,7 @@ class WeibullMonitor(OptimizerFollower):
         self._sampler.name = given.name
         self._last_step = LastStep(self._reader, self._ranks)
         self._join = JoinWatch(model)
+        self._first: FirstBatch | None = None
         self._step, self._sampled = 0, -1
         self._baseline: dict[str, Reference] = {}
         self._resumed_from: int | None = None
@@ -141,6 +144,9 @@ class WeibullMonitor(OptimizerFollower):
             self._guard("taking the baseline", self._take_baseline)
         if self._recorder is not None:
             self._recorder.take_over()
+        # Ranks have to agree on what there is to measure, and may not all come to a forward pass.
+        if self._ranks is None and given.example_inputs is None and not self._find.followed.verdicts:
+            self._first = FirstBatch(model, self._learn)
 
     @property
     def discovery(self) -> Discovery:
@@ -191,6 +197,9 @@ class WeibullMonitor(OptimizerFollower):
             if step <= self._step:
                 return
         self._called = True
+        if self._first is not None:
+            self._first.done()
+            self._first = None
         missed = step is not None and step > self._step + 1
         self._step = self._step + 1 if step is None else step
         if self._advanced:
@@ -256,11 +265,14 @@ class WeibullMonitor(OptimizerFollower):
             self.finish()
         self._receive_all()
         self._closed = True
+        if self._first is not None:
+            self._first.done()
         if self._recorder is not None:
             self._recorder.close()
         self._ended = self._results()
         self._recorder = self._ranks = None
-        del self._reader, self._budgets, self._law, self._forces, self._sampler, self._last_step
+        self._first = None
+        del self._find, self._reader, self._budgets, self._law, self._forces, self._sampler, self._last_step
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy, or a pickled monitor, is closed: the training is that of the original. It has the results so far."""
@@ -272,6 +284,7 @@ class WeibullMonitor(OptimizerFollower):
             "_recorder": None,
             "_ranks": None,
             "_join": None,
+            "_first": None,
             "_pending": deque(),
         }
         return kept | closed | {"_ended": self._ended or self._results(), "_guard": Guard()}
@@ -320,6 +333,18 @@ class WeibullMonitor(OptimizerFollower):
         if self._recorder is not None:
             what = "reading the baseline of the resumed run"
             self._guard(what, self._recall_baseline, self._recorder, state.get("alerts") or {})
+
+    def _learn(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._guard("following the first forward pass", self._settle, module, Called(args, kwargs))
+
+    def _settle(self, module: nn.Module, inputs: Called) -> None:
+        """Finds the components anew, by what they do with the first batch. The weights are still those of the baseline."""
+        if self._ended is not None or self._called or not self._reader.relearn(self._find, module, inputs):
+            return
+        if self._resumed_from is None:
+            self._take_baseline()
+        if self._recorder is not None:
+            log_components(self.discovery, self._reader.different)
 
     def _prepare_forces(self) -> None:
         if self._forces is not None and self._due(self._step + 1):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Final, Literal, ParamSpec, g
 from weibull_monitor.errors import ConfigurationError
 from weibull_monitor.history.snapshot import Detail
 from weibull_monitor.measure.reader.reader import Frozen
-from weibull_monitor.model.components import Resolution
+from weibull_monitor.model.components import ExampleInputs, Resolution
 from weibull_monitor.model.sharding.ranks import JOIN_TIMEOUT
 from weibull_monitor.monitor.schedule import Schedule
 from weibull_monitor.trackers import Tracker, check_trackers
@@ -59,6 +59,9 @@ class MonitorOptions:
         resolution: ``"parameter"`` measures stored matrices only; ``"matrix"`` also the parts of fused matrices (q, k and v; gate
             and up; each expert); ``"head"`` also each attention head. ``"auto"`` is ``"matrix"``, without single experts if they
             would make more than 2,000 components.
+        example_inputs: Arguments of the model's ``forward``, a tuple or a dictionary, to follow a forward pass with when the
+            monitor is made: what a matrix does in it outweighs its name. Default: what a model of transformers or Lightning says
+            that it takes, else the shapes of the first batch. False follows no pass: names decide.
         frozen: ``"read"`` reads matrices that need no gradient at every sample, since they may move all the same (the
             discriminator of a GAN, an EMA teacher, merged adapters). ``"once"`` reads them once, and again if their version or
             a few of their elements have changed: for a large frozen base.
@@ -96,6 +99,7 @@ class MonitorOptions:
     include: str | Iterable[str] | None = None
     exclude: str | Iterable[str] | None = None
     resolution: Resolution | Literal["auto"] = "auto"
+    example_inputs: ExampleInputs = field(default=None, repr=False)
     frozen: Frozen = "read"
     scheduler: Any = field(default=None, metadata=FROM_HOST)
     total_steps: int | None = field(default=None, metadata=FROM_HOST)

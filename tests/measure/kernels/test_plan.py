@@ -22,7 +22,7 @@ from weibull_monitor.measure.reader import counter as planning
 from weibull_monitor.measure.reader.reader import ModelReader
 from weibull_monitor.measure.reader.sums import Sums, count_components
 from weibull_monitor.model.components import Component
-from weibull_monitor.model.components.finder import finder
+from weibull_monitor.model.components.finder import Finder
 
 
 class Quick(Kernels):
@@ -146,7 +146,7 @@ def on_kernels(quick: Kernels, monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
 
 
 def measured(model: nn.Module) -> Any:
-    reader = ModelReader(model, finder(None, None, None, "matrix"))
+    reader = ModelReader(model, Finder(None, None, None, "matrix"))
     reader.agree()
     return reader
 

@@ -44,7 +44,7 @@ def inventory_of(
     found = find(model)
     return Inventory(
         discovery=found,
-        attention=attention_types(model, found.components),
+        attention=attention_types(model, found.components, found.attention),
         sizes=tuple((h.name, h.elements, len(h.shape) > 1) for h in held.values()),
     )
 

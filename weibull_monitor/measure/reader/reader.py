@@ -20,6 +20,8 @@ from weibull_monitor.measure.reader.inventory import Inventory, inventory_of
 from weibull_monitor.measure.reader.local_weights import LocalWeights
 from weibull_monitor.measure.transfer import PendingResult, to_host
 from weibull_monitor.model.components import Component, Discovery
+from weibull_monitor.model.components.finder import Finder
+from weibull_monitor.model.dataflow import Inputs
 from weibull_monitor.model.sharding import Ranks
 
 logger = logging.getLogger("weibull_monitor")
@@ -150,6 +152,20 @@ class ModelReader:
                 return self._reading(due, counted)
             self._find_anew()
         raise RuntimeError("the parameters of the model change while they are read")
+
+    def relearn(self, find: Finder, module: nn.Module, inputs: Inputs) -> bool:
+        """Finds the components again after a forward pass was followed; returns whether any of them is now another.
+
+        Args:
+            find: The finder of this reader.
+            module: The model, or a module in it.
+            inputs: The arguments of the module's ``forward``.
+        """
+        before = self.discovery.components
+        if not find.learn(self._model, module, inputs):
+            return False
+        self._find_anew()
+        return self.discovery.components != before
 
     def trainable(self) -> frozenset[str]:
         """Names of the components that are being trained."""

@@ -7,6 +7,7 @@ which parameters cannot be measured. `experts`, `attention`, `grid`, `table` and
 
 from weibull_monitor.model.components.attention import AttentionType as AttentionType
 from weibull_monitor.model.components.attention import attention_types as attention_types
+from weibull_monitor.model.components.by_use import ExampleInputs as ExampleInputs
 from weibull_monitor.model.components.component import CLASS_OF_KIND as CLASS_OF_KIND
 from weibull_monitor.model.components.component import Component as Component
 from weibull_monitor.model.components.component import Discovery as Discovery

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from torch import nn
 
 from weibull_monitor.model.components.component import Component
 from weibull_monitor.model.components.heads import heads_of
+from weibull_monitor.model.dataflow.reading import AttentionUse
 
 Sharing = Literal["MHA", "GQA", "MQA", "MLA", "unknown"]
 _QK_NORM: Final = r"(?:^|_)(?:q|k|qk|query|key)_?(?:layer)?_?norm|^norm_[qk]$|^[qk]_layernorm$|^ln_[qk]$"
@@ -32,6 +33,7 @@ class AttentionType:
         cross: Whether it is cross-attention.
         gated: Whether its output passes a gate.
         blocks: How many blocks have it.
+        causal: Whether later keys are hidden from each query, as a forward pass shows it; None without one.
     """
 
     tower: str
@@ -44,6 +46,7 @@ class AttentionType:
     cross: bool
     gated: bool
     blocks: int
+    causal: bool | None = None
 
     def __str__(self) -> str:
         heads = f" {self.query_heads}/{self.key_value_heads} heads" if self.query_heads else ""
@@ -53,12 +56,15 @@ class AttentionType:
         return f"{cross}{self.sharing}{heads}{size}{''.join(', ' + e for e in extras)} ({self.blocks} blocks)"
 
 
-def attention_types(model: nn.Module, components: Iterable[Component]) -> tuple[AttentionType, ...]:
-    """Every kind of attention in a model, from the shapes of its matrices, its modules and its configuration.
+def attention_types(
+    model: nn.Module, components: Iterable[Component], seen: Mapping[str, AttentionUse] | None = None
+) -> tuple[AttentionType, ...]:
+    """Every kind of attention in a model: as a forward pass shows it, else from its matrices, modules and configuration.
 
     Args:
         model: The model that the components were found in.
         components: Its components.
+        seen: What a forward pass says about the attention that a parameter belongs to: `Discovery.attention`.
 
     >>> from weibull_monitor.model.components import discover_components
     >>> layer = nn.TransformerEncoderLayer(64, 4)
@@ -74,9 +80,29 @@ def attention_types(model: nn.Module, components: Iterable[Component]) -> tuple[
     counted: dict[AttentionType, int] = {}
     for path, by_kind in groups.items():
         if by_kind.keys() & {"attn_q", "attn_qkv", "attn_q_b", "attn_qk"}:
+            use = next((seen[c.parameter] for c in by_kind.values() if seen and c.parameter in seen), None)
             one = _type(path, by_kind, modules, model)
+            one = one if use is None else _as_seen(one, use)
             counted[one] = counted.get(one, 0) + 1
     return tuple(AttentionType(**{**vars(one), "blocks": n}) for one, n in counted.items())
+
+
+def _as_seen(one: AttentionType, use: AttentionUse) -> AttentionType:
+    """A kind of attention, with what a forward pass says about it."""
+    queries, keys = use.query_heads, use.key_value_heads
+    if one.sharing == "MLA" or not queries or not keys:
+        return replace(one, qk_norm=use.qk_norm, cross=use.cross, causal=use.causal)
+    sharing: Sharing = "MHA" if keys == queries else "MQA" if keys == 1 else "GQA"
+    return replace(
+        one,
+        sharing=sharing,
+        query_heads=queries,
+        key_value_heads=keys,
+        head_size=use.head_size,
+        qk_norm=use.qk_norm,
+        cross=use.cross,
+        causal=use.causal,
+    )
 
 
 def _attention_path(parameter: str, modules: dict[str, nn.Module]) -> str:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 import torch
 
 from weibull_monitor.model.components.part import Part
+from weibull_monitor.model.dataflow.reading import AttentionUse
 
 ComponentClass = Literal["selection", "transmission", "mixed", "none"]
+Evidence = Literal["use", "name", "you"]
 
 CLASS_OF_KIND: Final[dict[str, ComponentClass]] = {
     # W_q and W_k: k leaves the band; more specialised layers move further.
@@ -65,6 +68,9 @@ class Component:
         part: The elements of that parameter that belong to it; None for all of them.
         tower: Path of the list of blocks that it belongs to, such as ``vision_tower.encoder.layers``; empty outside of blocks.
         why: For the kind ``other``: why it is not one of the named kinds.
+        evidence: What its kind rests on: ``use`` (what it does in a forward pass), ``name`` (its name, and the modules and
+            matrices beside it) or ``you`` (the option ``kinds``).
+        because: For the evidence ``use``: what it does, in words.
     """
 
     name: str
@@ -79,6 +85,8 @@ class Component:
     part: Part | None = None
     tower: str = ""
     why: str = ""
+    evidence: Evidence = "name"
+    because: str = field(default="", compare=False)
 
     @property
     def component_class(self) -> ComponentClass:
@@ -114,9 +122,13 @@ class Discovery:
         skipped: The matrices that cannot be measured.
         elements: Number of elements of all parameters, each counted once.
         vectors: Number of elements of parameters with fewer than two dimensions.
+        attention: What a forward pass says about the attention that a parameter belongs to, by the parameter's name.
+        problem: Why no forward pass could be followed; empty if one was, or if there were no inputs for one.
     """
 
     components: tuple[Component, ...]
     skipped: tuple[Skipped, ...]
     elements: int = 0
     vectors: int = 0
+    attention: Mapping[str, AttentionUse] = field(default_factory=dict)
+    problem: str = ""

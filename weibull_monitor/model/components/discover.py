@@ -12,14 +12,24 @@ from torch import Tensor, nn
 
 from weibull_monitor.errors import ConfigurationError
 from weibull_monitor.model.components.blocks import blocks_of, expert_of
+from weibull_monitor.model.components.by_use import (
+    ExampleInputs,
+    Followed,
+    follow_model,
+    fragments_by_use,
+    outweighs,
+    second_witness,
+    with_peers,
+)
 from weibull_monitor.model.components.component import CLASS_OF_KIND, Component, Discovery, Skipped
 from weibull_monitor.model.components.heads import Heads, heads_of
 from weibull_monitor.model.components.identify import is_cross
 from weibull_monitor.model.components.identify import kinds as kinds_of
 from weibull_monitor.model.components.names import clean_name
-from weibull_monitor.model.components.split import fragments
+from weibull_monitor.model.components.split import Fragment, fragments
 from weibull_monitor.model.components.storage import packed_buffers, storage_problem, unreadable
 from weibull_monitor.model.components.tree import Leaf, leaves
+from weibull_monitor.model.dataflow import Verdict
 from weibull_monitor.model.sharding import LocalParameter, local_parameters
 
 Resolution = Literal["parameter", "matrix", "head"]
@@ -31,6 +41,7 @@ def discover_components(
     include: str | Iterable[str] | None = None,
     exclude: str | Iterable[str] | None = None,
     resolution: Resolution = "matrix",
+    example_inputs: ExampleInputs = None,
 ) -> tuple[Component, ...]:
     """Every weight matrix of a model that can be measured, in the order of ``model.named_parameters()``.
 
@@ -42,6 +53,9 @@ def discover_components(
         exclude: One or several regular expressions; names that one of them matches are left out.
         resolution: ``matrix``: every stored matrix, and the parts of fused ones (q, k and v; gate and up; experts).
             ``head``: also every attention head of q, k, v and o. ``parameter``: stored matrices only.
+        example_inputs: Arguments of ``model.forward``, a tuple or a dictionary, to follow a forward pass with: what a matrix does
+            there outweighs its name. The pass is followed without data, on a copy of the modules that has no weights. Default:
+            what a model of transformers or Lightning says that it takes; False follows no pass.
 
     Returns:
         One `Component` per matrix. A matrix that is not recognised has the kind ``other`` and a reason. A parameter that
@@ -56,7 +70,7 @@ def discover_components(
     >>> component.name, component.kind, component.component_class, component.block
     ('layers.0.self_attn.q_proj.weight', 'attn_q', 'selection', 0)
     """
-    return discover(model, kinds, include, exclude, resolution).components
+    return discover(model, kinds, include, exclude, resolution, example_inputs).components
 
 
 def discover(
@@ -65,8 +79,15 @@ def discover(
     include: str | Iterable[str] | None = None,
     exclude: str | Iterable[str] | None = None,
     resolution: Resolution = "matrix",
+    example_inputs: ExampleInputs = None,
+    followed: Followed | None = None,
 ) -> Discovery:
-    """Like `discover_components`, but also returns the matrices that cannot be measured, each with the reason."""
+    """Like `discover_components`, but also returns the matrices that cannot be measured, each with the reason.
+
+    Args:
+        model: See `discover_components`, as for the other arguments.
+        followed: What a forward pass said, if one was followed already.
+    """
     if resolution not in get_args(Resolution):
         raise ConfigurationError(f"resolution is {resolution!r}; it is one of {', '.join(get_args(Resolution))}")
     overrides = [(_compiled(pattern), _known(kind)) for pattern, kind in (kinds or {}).items()]
@@ -75,11 +96,21 @@ def discover(
     def wanted(name: str) -> bool:
         return (not kept or any(p.search(name) for p in kept)) and not any(p.search(name) for p in left_out)
 
-    matrices, skipped, elements, vectors = _sort_parameters(model)
+    held = local_parameters(model)
+    matrices, skipped, elements, vectors = _sort_parameters(model, held)
     found = list(leaves(model, matrices))
+    followed = follow_model(model, held, example_inputs, resolution == "head") if followed is None else followed
+    used = with_peers(found, followed.verdicts)
+    named = second_witness(found, kinds_of(found, _output_embeddings(model)), followed, used)
     identified = [
         (next((kind for pattern, kind in overrides if pattern.search(leaf.name)), ""), *kind)
-        for leaf, kind in zip(found, kinds_of(found, _output_embeddings(model)), strict=True)
+        for leaf, kind in zip(found, named, strict=True)
+    ]
+    identified = [
+        (override, used[leaf.parameter].kind, used[leaf.parameter].why)
+        if outweighs(leaf, kind, used.get(leaf.parameter))
+        else (override, kind, why)
+        for leaf, (override, kind, why) in zip(found, identified, strict=True)
     ]
     siblings: dict[str, dict[str, Leaf]] = {}
     for leaf, (override, kind, _) in zip(found, identified, strict=True):
@@ -89,42 +120,86 @@ def discover(
     for leaf, (override, kind, why), (block, tower) in zip(found, identified, blocks_of(found), strict=True):
         kind = override or kind
         beside = siblings[leaf.unit]
+        verdict = used.get(leaf.parameter)
+        if verdict is not None and (override or not outweighs(leaf, kind, verdict)):
+            verdict = None
         whole = Component(
             name=leaf.name,
             kind=kind,
             block=block,
             expert=expert_of(leaf.name),
-            cross=kind.startswith("attn_") and is_cross(leaf, beside),
+            cross=kind.startswith("attn_") and (verdict.cross if verdict is not None else is_cross(leaf, beside)),
             shape=tuple(leaf.tensor.shape),
             dtype=leaf.tensor.dtype,
             trainable=leaf.tensor.requires_grad,
             parameter=leaf.parameter,
             tower=tower,
-            why="" if override else why,
+            why="" if override or kind != "other" else why,
+            evidence="you" if override else "use" if verdict is not None else "name",
+            because=verdict.why if verdict is not None else "",
         )
         if wanted(whole.name):
             components.append(whole)
         if resolution == "parameter":
             continue
-        if kind.startswith("attn_") and leaf.unit not in heads:
-            heads[leaf.unit] = heads_of(leaf.unit_module, _configs(model, leaf))
-        for fragment in fragments(leaf, kind, beside, heads.get(leaf.unit), resolution):
+        for fragment in _fragments(model, leaf, kind, verdict, beside, heads, resolution):
             name = f"{leaf.name}[{fragment.part.label}]"
             if wanted(name):
-                part_kind = next((k for p, k in overrides if p.search(name) and not p.search(leaf.name)), fragment.kind)
-                expert = whole.expert if fragment.expert is None else fragment.expert
+                given = next((k for p, k in overrides if p.search(name) and not p.search(leaf.name)), "")
                 components.append(
-                    replace(whole, name=name, kind=part_kind, expert=expert, shape=fragment.shape, part=fragment.part)
+                    replace(
+                        whole,
+                        name=name,
+                        kind=given or fragment.kind,
+                        expert=whole.expert if fragment.expert is None else fragment.expert,
+                        shape=fragment.shape,
+                        part=fragment.part,
+                        evidence="you" if given else whole.evidence,
+                    )
                 )
-    return Discovery(tuple(components), tuple(skipped), elements, vectors)
+    seen = {leaf.parameter: used[leaf.parameter].attention for leaf in found if leaf.parameter in used}
+    attention = {parameter: one for parameter, one in seen.items() if one is not None}
+    return Discovery(tuple(components), tuple(skipped), elements, vectors, attention, followed.problem)
 
 
-def _sort_parameters(model: nn.Module) -> tuple[dict[str, Tensor], list[Skipped], int, int]:
+def _fragments(
+    model: nn.Module,
+    leaf: Leaf,
+    kind: str,
+    verdict: Verdict | None,
+    beside: Mapping[str, Leaf],
+    heads: dict[str, Heads | None],
+    resolution: Resolution,
+) -> list[Fragment]:
+    """The parts of a matrix, as a forward pass shows them; without one, from the table of layouts.
+
+    Args:
+        model: The model.
+        leaf: The matrix.
+        kind: Its kind.
+        verdict: What the pass says about it; None if that does not count.
+        beside: The matrices of the same unit, by kind.
+        heads: The heads of each attention, by its path, as far as they were looked for.
+        resolution: See `discover_components`.
+    """
+    if verdict is not None and (verdict.pieces or verdict.stacked or kind != "attn_o"):
+        return fragments_by_use(leaf, verdict, resolution)
+    if verdict is not None and verdict.attention is not None and verdict.attention.query_heads:
+        count = verdict.attention.query_heads
+        return fragments(leaf, kind, beside, Heads(count, count), resolution)
+    if kind.startswith("attn_") and leaf.unit not in heads:
+        heads[leaf.unit] = heads_of(leaf.unit_module, _configs(model, leaf))
+    return fragments(leaf, kind, beside, heads.get(leaf.unit), resolution)
+
+
+def _sort_parameters(
+    model: nn.Module, held_parameters: Mapping[str, LocalParameter]
+) -> tuple[dict[str, Tensor], list[Skipped], int, int]:
     """The matrices by name, those that cannot be measured, and how many elements all parameters and all vectors have."""
     matrices: dict[str, Tensor] = {}
     skipped: list[Skipped] = []
     elements = vectors = 0
-    for parameter, held in local_parameters(model).items():
+    for parameter, held in held_parameters.items():
         numel, matrix = math.prod(held.shape), len(held.shape) > 1
         elements += held.elements
         if problem := _problem(held):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 
 from weibull_monitor.model.components.component import CLASS_OF_KIND, Component, Discovery
+from weibull_monitor.model.components.identify import WHY
 
 EXAMPLES = 6
 """How many reasons are listed; the rest are counted together."""
@@ -22,14 +24,14 @@ def render(discovery: Discovery) -> str:
     >>> from torch import nn
     >>> from weibull_monitor.model.components import discover
     >>> print(render(discover(nn.TransformerEncoderLayer(64, 4, 256))))
-    kind      class         matrices  parts  elements
-    attn_qkv  mixed                1      -    12,288
-    attn_q    selection            -      1     4,096
-    attn_k    selection            -      1     4,096
-    attn_v    none                 -      1     4,096
-    attn_o    transmission         1      -     4,096
-    ffn_in    transmission         1      -    16,384
-    ffn_out   transmission         1      -    16,384
+    kind      class         matrices  parts  elements  known by
+    attn_qkv  mixed                1      -    12,288  name
+    attn_q    selection            -      1     4,096  name
+    attn_k    selection            -      1     4,096  name
+    attn_v    none                 -      1     4,096  name
+    attn_o    transmission         1      -     4,096  name
+    ffn_in    transmission         1      -    16,384  name
+    ffn_out   transmission         1      -    16,384  name
     4 matrices hold 98.3 % of the model's 49,984 elements; 1.7 % are in vectors (biases, norms)
     """
     stored = _stored(discovery)
@@ -45,7 +47,23 @@ def render(discovery: Discovery) -> str:
         "other", [(c.why or "so named by the user", c.name, c.numel) for c in stored if c.kind == "other"]
     )
     lines += _reasons("skipped", [(s.reason, s.name, s.numel) for s in discovery.skipped])
+    if discovery.problem:
+        lines.append(f"no forward pass could be followed ({discovery.problem}): names decide where it did not come")
+    lines += _advice(stored)
     return "\n".join(lines)
+
+
+def _advice(stored: list[Component]) -> list[str]:
+    """One line about matrices of attention and feed-forward blocks that nothing settled, with the option that would."""
+    lost = [c for c in stored if c.kind == "other" and c.why in (WHY["attention"], WHY["ffn"])]
+    if not lost:
+        return []
+    pattern = re.sub(r"\d+", r"\\d+", re.escape(lost[0].name)) + "$"
+    more = f" and {len(lost) - 1} more" * (len(lost) > 1)
+    return [
+        f"not recognised in attention or feed-forward blocks: {lost[0].name}{more}; example_inputs= may settle it, and "
+        f'kinds={{r"{pattern}": "attn_q"}}, with the right kind, will'
+    ]
 
 
 def _kinds(discovery: Discovery) -> list[str]:
@@ -54,23 +72,28 @@ def _kinds(discovery: Discovery) -> list[str]:
     parts: Counter[str] = Counter()
     elements: Counter[str] = Counter()
     kinds: dict[str, str] = {}
+    known: dict[str, Counter[str]] = {}
     for c in discovery.components:
         kinds[c.label] = c.kind
+        known.setdefault(c.label, Counter())[c.evidence] += 1
         (matrices if c.part is None else parts)[c.label] += 1
         if c.part is None:
             elements[c.label] += c.numel
     for c in discovery.components:
         if c.part is not None and not matrices[c.label]:
             elements[c.label] += c.numel
-    rows = [["kind", "class", "matrices", "parts", "elements"]]
+    rows = [["kind", "class", "matrices", "parts", "elements", "known by"]]
     for label in sorted(kinds, key=lambda label: (order[kinds[label]], label)):
         counts = [f"{n:,}" if n else "-" for n in (matrices[label], parts[label], elements[label])]
-        rows.append([label, CLASS_OF_KIND[kinds[label]], *counts])
-    widths = [max(len(row[i]) for row in rows) for i in range(5)]
+        evidence = known[label]
+        one = len(evidence) == 1
+        shown = next(iter(evidence)) if one else ", ".join(f"{e} {n:,}" for e, n in evidence.most_common())
+        rows.append([label, CLASS_OF_KIND[kinds[label]], *counts, shown])
+    widths = [max(len(row[i]) for row in rows) for i in range(6)]
     return [
         "  ".join(
-            cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
+            cell.rjust(w) if 1 < i < 5 else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
         for row in rows
     ]
 

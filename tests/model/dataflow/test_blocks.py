@@ -1,0 +1,121 @@
+"""Feed-forward blocks, experts and what looks like them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from dataflow_models import INPUT, WIDE, WIDTH, Block, found, kinds, linear
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from weibull_monitor.model.components import discover
+
+
+def gated(block: nn.Module, x: Tensor) -> Tensor:
+    return block.q(F.silu(block.v(x)) * block.k(x))
+
+
+@pytest.mark.parametrize(
+    "activation", [F.gelu, torch.relu, lambda x: x * torch.sigmoid(1.7 * x), lambda x: F.relu(x).square()]
+)
+def test_in_and_out(activation: object) -> None:
+    model = Block(lambda b, x: b.k(activation(b.o(x))), o=linear(WIDE), k=linear(WIDTH, WIDE))  # type: ignore[operator]
+    assert kinds(model) == {"o": "ffn_in", "k": "ffn_out"}
+
+
+def test_gate_up_and_down_whatever_they_are_called() -> None:
+    assert kinds(Block(gated, k=linear(WIDE), q=linear(WIDTH, WIDE), v=linear(WIDE))) == {
+        "k": "ffn_up",
+        "q": "ffn_down",
+        "v": "ffn_gate",
+    }
+
+
+@pytest.mark.parametrize("first", ["gate", "up"])
+@pytest.mark.parametrize("alternating", [False, True])
+def test_which_half_is_the_gate(first: str, alternating: bool) -> None:
+    def run(block: nn.Module, x: Tensor) -> Tensor:
+        both = block.c(x)
+        a, b = (both[..., ::2], both[..., 1::2]) if alternating else both.chunk(2, -1)
+        return block.d(F.gelu(a) * b if first == "gate" else a * F.gelu(b))
+
+    model = Block(run, c=linear(2 * WIDE), d=linear(WIDTH, WIDE))
+    components = found(model)
+    assert components["c"].kind == "ffn_gate_up"
+    part = components["c[gate]"].part
+    assert part is not None
+    with torch.no_grad():
+        part.select(model.c.weight).zero_()
+    assert torch.equal(model(*INPUT), INPUT[0])  # without its gate the block gives nothing
+
+
+class Mixture(nn.Module):
+    """Experts in one parameter of three dimensions, and a router."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.value = linear(3)
+        self.query = nn.Parameter(torch.randn(3, 2 * WIDE, WIDTH))
+        self.key = nn.Parameter(torch.randn(3, WIDTH, WIDE))
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.reshape(-1, WIDTH)
+        weights, chosen = self.value(flat).softmax(-1).topk(2)
+        out = torch.zeros_like(flat)
+        for expert in range(3):
+            token, slot = torch.where(chosen == expert)
+            gate, up = F.linear(flat[token], self.query[expert]).chunk(2, -1)
+            y = F.linear(F.silu(gate) * up, self.key[expert])
+            out.index_add_(0, token, y * weights[token, slot, None])
+        return x + out.view_as(x)
+
+
+def test_experts_and_their_router() -> None:
+    components = found(Mixture())
+    assert components["value"].kind == "router"
+    assert (components["query"].kind, components["key"].kind) == ("ffn_gate_up", "ffn_down")
+    part = components["query[expert 2, up]"]
+    assert (part.kind, part.expert, part.shape) == ("ffn_up", 2, (WIDE, WIDTH))
+    weight = torch.arange(3 * 2 * WIDE * WIDTH).view(3, 2 * WIDE, WIDTH)
+    assert part.part is not None
+    assert torch.equal(part.part.select(weight).flatten(), weight[2, WIDE:].flatten())
+
+
+def test_squeeze_and_excite_is_no_feed_forward_block() -> None:
+    def run(block: nn.Module, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(block.mlp["fc2"](F.relu(block.mlp["fc1"](x.mean(1, keepdim=True)))))
+
+    model = Block(run, mlp=nn.ModuleDict({"fc1": linear(4), "fc2": linear(WIDTH, 4)}))
+    assert set(kinds(model).values()) == {"other"}
+
+
+def test_parallel_attention_and_block_in_one_matrix() -> None:
+    def run(block: nn.Module, x: Tensor) -> Tensor:
+        q, k, v, hidden = block.a(x).split([WIDTH, WIDTH, WIDTH, WIDE], -1)
+        y = F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
+        return block.b(torch.cat([y, F.gelu(hidden)], -1))
+
+    seen = kinds(Block(run, a=linear(3 * WIDTH + WIDE), b=linear(WIDTH, WIDTH + WIDE)))
+    assert (seen["a[q]"], seen["a[v]"], seen["a[in]"]) == ("attn_q", "attn_v", "ffn_in")
+    assert (seen["b[o]"], seen["b[out]"]) == ("attn_o", "ffn_out")
+
+
+def test_an_adapter_leaves_the_kind_of_its_base() -> None:
+    class Adapted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.base, self.one, self.two = linear(WIDE), linear(2), linear(WIDE, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.base(x) + 0.5 * self.two(self.one(x))
+
+    model = Block(lambda b, x: b.b(F.gelu(b.a(x))), a=Adapted(), b=linear(WIDTH, WIDE))
+    assert kinds(model) == {"a.base": "ffn_in", "a.one": "adapter_a", "a.two": "adapter_b", "b": "ffn_out"}
+
+
+def test_names_do_not_make_attention_of_what_a_pass_sees_as_none() -> None:
+    attention = nn.ModuleDict({"q_proj": linear(WIDTH)})
+    block = Block(lambda b, x: b.self_attn["q_proj"](x).tanh(), self_attn=attention)
+    (component,) = discover(nn.Sequential(block), example_inputs=INPUT).components
+    assert component.kind == "other"
+    assert "attn_q" in component.why

@@ -1,0 +1,115 @@
+"""Following a pass leaves nothing behind, and fails quietly."""
+
+from __future__ import annotations
+
+import copy
+import random
+
+import pytest
+import torch
+from dataflow_models import INPUT, LIES, WIDTH, Attention, kinds, linear
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from weibull_monitor.model.components import discover, discover_components, render
+
+
+def by_hand(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return (q @ k.mT).softmax(-1) @ v
+
+
+def state(model: nn.Module) -> list[object]:
+    hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()]
+    return [hooks, [m.training for m in model.modules()], [id(p) for p in model.parameters()]]
+
+
+def test_nothing_is_left_in_the_model_and_no_random_number_is_used() -> None:
+    class Busy(Attention):
+        def __init__(self) -> None:
+            super().__init__(F.scaled_dot_product_attention)
+            self.norm, self.drop, self.calls = nn.BatchNorm1d(WIDTH), nn.Dropout(0.5), [0]
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls.append(1)
+            self.last = x
+            random.random()
+            return super().forward(self.drop(self.norm(x.mT).mT) + torch.rand(WIDTH))
+
+    model = Busy()
+    ran: list[int] = []
+    model.register_forward_hook(lambda *_: ran.append(1))
+    before, buffers = state(model), copy.deepcopy(dict(model.named_buffers()))
+    attributes = set(vars(model))
+    numbers = torch.get_rng_state(), random.getstate()
+    assert kinds(model) == LIES
+    assert torch.equal(torch.get_rng_state(), numbers[0])
+    assert random.getstate() == numbers[1]
+    assert state(model) == before
+    assert (ran, model.calls, set(vars(model))) == ([], [0], attributes)
+    assert all(torch.equal(b, buffers[n]) for n, b in model.named_buffers())
+
+
+def test_where_a_pass_fails_names_decide_and_the_table_says_so() -> None:
+    class Broken(Attention):
+        def forward(self, x: Tensor) -> Tensor:
+            raise ValueError("needs a graph")
+
+    model = nn.ModuleDict(
+        {"self_attn": nn.ModuleDict({"q_proj": linear(WIDTH)}), "broken": Broken(F.scaled_dot_product_attention)}
+    )
+    model.forward = lambda x: model["broken"](x)  # type: ignore[method-assign]
+    seen = discover(model, example_inputs=INPUT)
+    assert {c.name: c.evidence for c in seen.components}["self_attn.q_proj.weight"] == "name"
+    assert "ValueError: needs a graph" in render(seen)
+
+
+def test_a_tensor_without_memory_is_not_read() -> None:
+    class Viewless(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = linear(WIDTH)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out = torch.empty(1)
+            out.data = self.a(x).data
+            return out + out * torch.ones(1)
+
+    assert len(discover_components(Viewless(), example_inputs=INPUT)) == 1
+
+
+def test_what_the_user_says_outweighs_what_is_seen() -> None:
+    (first, *_) = discover_components(
+        Attention(F.scaled_dot_product_attention), kinds={"up": "mixer"}, example_inputs=INPUT
+    )
+    assert (first.kind, first.evidence) == ("mixer", "you")
+
+
+def test_no_pass_is_followed_if_the_user_says_so() -> None:
+    assert {
+        c.evidence for c in discover_components(Attention(F.scaled_dot_product_attention), example_inputs=False)
+    } == {"name"}
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile, copy.deepcopy])
+def test_wrappers_are_looked_through(wrap: object) -> None:
+    model = Attention(by_hand)
+    components = discover_components(wrap(model), example_inputs=INPUT)  # type: ignore[operator]
+    assert {c.name.removesuffix(".weight"): c.kind for c in components} == LIES
+
+
+def test_control_flow_that_depends_on_weights() -> None:
+    class Careful(Attention):
+        def forward(self, x: Tensor) -> Tensor:
+            y = super().forward(x)
+            if torch.isnan(y).any() or y.abs().max().item() > 1e6:
+                raise FloatingPointError("not finite")
+            return y if len(y.sum((1, 2)).tolist()) else x
+
+    assert kinds(Careful(by_hand)) == LIES
+
+
+def test_a_pass_over_real_weights_gives_the_same_loss_afterwards() -> None:
+    model = Attention(F.scaled_dot_product_attention)
+    before = model(*INPUT)
+    kinds(model)
+    assert torch.equal(model(*INPUT), before)

@@ -1,0 +1,214 @@
+"""What a forward pass says about the matrices of a model: their kinds, and the parts of fused ones."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from torch import nn
+
+from weibull_monitor.model.components.names import ADAPTER
+from weibull_monitor.model.components.part import Part
+from weibull_monitor.model.components.split import Fragment
+from weibull_monitor.model.components.tree import Leaf
+from weibull_monitor.model.dataflow import (
+    SECONDS,
+    Called,
+    Inputs,
+    Verdict,
+    example_inputs_of,
+    follow,
+    parts_of,
+    verdicts,
+)
+from weibull_monitor.model.dataflow.boxes import Box
+from weibull_monitor.model.dataflow.clone import unwrapped
+from weibull_monitor.model.sharding import LocalParameter
+
+logger = logging.getLogger("weibull_monitor")
+
+ExampleInputs = Inputs | Literal[False] | None
+"""Arguments of ``forward``, by position or by name; None for those that the model names itself; False for no pass."""
+
+
+@dataclass(frozen=True)
+class Followed:
+    """What a followed forward pass settled.
+
+    Attributes:
+        verdicts: What it says about parameters, by their names in ``model.named_parameters()``.
+        seen: The parameters that took part in a pass that came to its end.
+        problem: Why no pass was followed to its end; empty if one was, or if there was nothing to follow one with.
+        tried: Whether there were inputs.
+        seconds: How long it took.
+    """
+
+    verdicts: Mapping[str, Verdict] = field(default_factory=dict)
+    seen: frozenset[str] = frozenset()
+    problem: str = ""
+    tried: bool = False
+    seconds: float = 0.0
+
+
+def follow_model(
+    model: nn.Module, held: Mapping[str, LocalParameter], example_inputs: ExampleInputs = None, heads: bool = False
+) -> Followed:
+    """Follows a forward pass of a model, if there are inputs for one. Nothing that goes wrong in it is raised.
+
+    Args:
+        model: The model.
+        held: What this rank holds of its parameters, whose whole shapes are needed.
+        example_inputs: The arguments of ``forward``.
+        heads: Whether the elements of every head are asked for.
+    """
+    if example_inputs is False:
+        return Followed()
+    try:
+        inner = unwrapped(model)
+        inputs: Any = example_inputs if example_inputs is not None else example_inputs_of(inner)
+        if inputs is None:
+            return Followed()
+        if not isinstance(inputs, (Mapping, list, tuple, Called)) or (
+            isinstance(inputs, tuple) and hasattr(inputs, "_fields")
+        ):
+            inputs = (inputs,)
+        shapes = {id(h.optimized): h.shape for h in held.values() if not h.problem and not h.sources}
+        made = {id(h.optimized): name for name, h in held.items()}
+        total = _one_pass(inner, inputs, shapes, made, heads)
+        if example_inputs is not None:
+            return total
+        for part in parts_of(inner):  # towers that the model's own inputs do not reach
+            left = any(made.get(id(p)) not in total.seen and p.dim() > 1 for p in part.parameters(recurse=True))
+            own = example_inputs_of(part) if left and total.seconds < SECONDS else None
+            if own is not None:
+                more = _one_pass(part, own, shapes, made, heads)
+                total = Followed(
+                    {**more.verdicts, **total.verdicts},
+                    total.seen | more.seen,
+                    total.problem,
+                    True,
+                    total.seconds + more.seconds,
+                )
+        return total
+    except Exception as error:
+        logger.debug("weibull_monitor: following a forward pass", exc_info=True)
+        return Followed(problem=f"{type(error).__name__}: {error}"[:300], tried=True)
+
+
+def _one_pass(
+    module: nn.Module, inputs: Inputs, shapes: dict[int, tuple[int, ...]], made: Mapping[int, str], heads: bool
+) -> Followed:
+    """What one pass of a module says, by the names of its parameters in the model, which ``made`` has by their ``id``."""
+    done = follow(module, inputs, shapes)
+    settled = verdicts(done, heads)
+    names = [(made[id(p)], name) for name, p in module.named_parameters() if id(p) in made]
+    found = {outer: settled[name] for outer, name in names if name in settled}
+    number = {name: n for n, name in enumerate(done.names)}
+    took_part = {e.parameter for e in done.graph.events if e.type in ("product", "parameter", "embedding")}
+    seen = {outer for outer, name in names if number[name] in took_part} if done.returned else set()
+    return Followed(found, frozenset(seen), done.problem, True, done.seconds)
+
+
+def with_peers(leaves: Sequence[Leaf], found: Mapping[str, Verdict]) -> dict[str, Verdict]:
+    """Verdicts also for matrices that the pass did not reach, if all like them in other blocks or experts have the same.
+
+    Alike are matrices whose names differ in numbers only, of one shape, held by modules of one class.
+    """
+    groups: dict[tuple[object, ...], list[Leaf]] = {}
+    for leaf in leaves:
+        key = (re.sub(r"\d+", "#", leaf.name), tuple(leaf.tensor.shape), type(leaf.owner))
+        groups.setdefault(key, []).append(leaf)
+    out = dict(found)
+    for group in groups.values():
+        known = [found[leaf.parameter] for leaf in group if leaf.parameter in found]
+        if known and len(known) < len(group):
+            first = known[0]
+            if all((v.kind, v.cross, v.pieces) == (first.kind, first.cross, first.pieces) for v in known):
+                for leaf in group:
+                    out.setdefault(leaf.parameter, first)
+    return out
+
+
+def outweighs(leaf: Leaf, by_name: str, verdict: Verdict | None) -> bool:
+    """Whether what a matrix does says what it is. The matrices of PEFT's adapters are known by its names for them."""
+    if verdict is None:
+        return False
+    adapter = by_name.startswith("adapter") and re.search(ADAPTER, leaf.name) is not None
+    return not (adapter and any(type(module).__module__.startswith("peft.") for _, module in leaf.above))
+
+
+_SETTLED: Final = ("attn_", "ffn_", "router")
+MISLEADING: Final = 0.1
+"""If names say something else than a pass about a larger share of the matrices that both know, names are not asked at all."""
+
+
+def second_witness(
+    leaves: Sequence[Leaf], named: Sequence[tuple[str, str]], followed: Followed, used: Mapping[str, Verdict]
+) -> list[tuple[str, str]]:
+    """What the names of matrices say, as far as a pass does not contradict it.
+
+    Args:
+        leaves: The matrices.
+        named: By their names: their kinds, and the reasons for ``other``.
+        followed: The pass.
+        used: What it says of each matrix, with `with_peers`.
+
+    Returns:
+        Kinds and reasons. A matrix that took part in a pass, and neither in an attention nor in a feed-forward block, is none of
+        theirs whatever it is called.
+    """
+    both = [
+        (kind, used[leaf.parameter].kind)
+        for leaf, (kind, _) in zip(leaves, named, strict=True)
+        if leaf.parameter in used
+    ]
+    known = [(a, b) for a, b in both if "other" not in (a, b)]
+    misleading = sum(a != b for a, b in known) > MISLEADING * len(known) if known else False
+    out = []
+    for leaf, (kind, why) in zip(leaves, named, strict=True):
+        if leaf.parameter not in used and leaf.parameter in followed.seen:
+            if kind.startswith(_SETTLED) or (misleading and kind not in ("other", "embedding", "lm_head")):
+                kind, why = "other", f"called {kind}, which a forward pass does not show"
+        elif misleading and leaf.parameter not in used:
+            kind, why = "other", "the names of this model's matrices mislead"
+        out.append((kind, why))
+    return out
+
+
+def fragments_by_use(leaf: Leaf, verdict: Verdict, resolution: str) -> list[Fragment]:
+    """The parts of one parameter that a pass found, each followed by its heads."""
+    shape = tuple(leaf.tensor.shape)
+    out: list[Fragment] = []
+    if verdict.stacked:
+        pieces = [(p.kind, f", {p.label}", p.box) for p in verdict.pieces]
+        whole = Box(shape, tuple((0, n) for n in shape), (1, *shape[1:]))
+        for expert in range(shape[0]):
+            for kind, label, box in pieces or [(verdict.kind, "", whole)]:
+                out.append(_fragment(kind, f"expert {expert}{label}", shape, box, "", expert))
+        return out
+    for piece in verdict.pieces:
+        out.append(_fragment(piece.kind, piece.label, shape, piece.box))
+        if resolution == "head":
+            for n, box in enumerate(piece.heads):
+                out.append(_fragment(piece.kind, f"{piece.label}, head {n}", shape, box, piece.label))
+    if not verdict.pieces and resolution == "head":
+        for n, box in enumerate(verdict.heads):
+            out.append(_fragment(verdict.kind, f"head {n}", shape, box))
+    return out
+
+
+def _fragment(
+    kind: str, label: str, shape: tuple[int, ...], box: Box, within: str = "", expert: int | None = None
+) -> Fragment:
+    ranges = box.ranges if expert is None else ((expert, expert + 1), *box.ranges[1:])
+    # An axis of which the part has one element only is none of the part's.
+    made = tuple(n for n, size in zip(box.shape, shape, strict=True) if n > 1 or size == 1 or len(shape) < 3)
+    return Fragment(kind, Part(label, box.view, ranges, within), made, expert)
+
+
+def unsettled(names: Iterator[str]) -> list[str]:
+    """Patterns that name matrices whatever their block, for an advice."""
+    return list(dict.fromkeys(re.sub(r"\d+", r"\\d+", re.escape(name)) for name in names))

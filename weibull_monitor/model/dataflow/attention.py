@@ -1,0 +1,193 @@
+"""The roles of matrices in attentions: queries, keys, values, outputs, and the latents that they are made of."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from weibull_monitor.model.dataflow.graph import LOW_MASK, Event, compact, event_of, events_in
+from weibull_monitor.model.dataflow.reading import AttentionUse, Reading, Use
+
+
+class AttentionRoles(Reading):
+    """Adds the roles of attentions to what is read off a pass."""
+
+    def attention_roles(self) -> None:
+        """Queries, keys, values and outputs."""
+        attentions = [e for e in self._events if e.type == "attention" and e.base == e.id]
+        users: Counter[int] = Counter()  # attentions that use a key of relative positions
+        for attention in attentions:
+            keys = [self._events[more].second for more in attention.also]
+            users.update({self._events[e].base for codes in keys for e in events_in(codes)})
+        for attention in attentions:
+            self._of_attention(attention, users)
+        self._outputs()
+
+    def _of_attention(self, attention: Event, users: Mapping[int, int]) -> None:
+        sides = [("q", attention.first), ("k", attention.second), ("v", attention.third)]
+        for more in attention.also:  # queries and keys of relative positions
+            sides += [("q", self._events[more].first), ("k", self._events[more].second)]
+        reads: dict[str, set[int]] = {"q": set(), "k": set(), "v": set()}
+        heads = {"q": 0, "k": 0, "v": 0}
+        size, normed = 0, {"q": False, "k": False}
+        for number, (role, codes) in enumerate(sides):
+            if codes is None:
+                continue
+            grouped = self._expanded(self._by_product(codes))
+            for event, (places, by_head) in grouped.items():
+                base = self._graph.base(event)
+                if number < 3:
+                    reads[role] |= self._read_by(base)
+                    if role in normed:
+                        normed[role] |= "norm" in self._events[event].flags
+                if (
+                    number > 2 and role == "k" and users[base.base] > 1
+                ):  # of positions in all attentions: it belongs to none
+                    continue
+                if base.type == "product":
+                    self._add(base, Use(role, places, None, by_head, attention.id, why=_WHY[role]))
+            if number < 3:
+                per = [len(by_head) for _, by_head in grouped.values()]
+                heads[role] = max(per, default=0)
+                if role == "q" and codes.dim():
+                    size = codes.shape[-1]
+        cross = bool(reads["q"]) and bool(reads["k"]) and not self._same_stream(reads["q"], reads["k"])
+        self.attentions[attention.id] = AttentionUse(
+            attention.id, heads["q"], heads["k"], size, normed["q"] and normed["k"], cross, attention.causal
+        )
+
+    def _by_product(self, codes: Tensor) -> dict[int, tuple[Tensor, list[Tensor]]]:
+        """The places of the rows in codes (…, positions, features), for each event, with those of each head."""
+        few = compact(codes)
+        lines = few.reshape(-1, few.shape[-1]) if few.dim() > 1 else few.reshape(1, -1)
+        firsts, inverse = torch.unique(lines[:, 0], return_inverse=True)
+        order = torch.empty_like(firsts).scatter_(0, inverse, torch.arange(len(inverse)))
+        rows = lines[order]  # (heads, features), each head once
+        out: dict[int, tuple[Tensor, list[Tensor]]] = {}
+        for event in events_in(rows):
+            mine = event_of(rows) == event
+            by_head = [torch.unique(row[here] & LOW_MASK) for row, here in zip(rows, mine, strict=True) if here.any()]
+            places = torch.unique(rows[mine] & LOW_MASK)
+            if few.dim() < 2 or sum(len(h) for h in by_head) != len(places):  # one for all heads
+                by_head = [places] if few.dim() > 1 and len({tuple(h.tolist()) for h in by_head}) == 1 else []
+            out[event] = places, by_head
+        return out
+
+    def _expanded(
+        self, grouped: dict[int, tuple[Tensor, list[Tensor]]], depth: int = 3
+    ) -> dict[int, tuple[Tensor, list[Tensor]]]:
+        """With sums of projections that no other matrix reads (a query plus a bias of each head) replaced by these."""
+        out: dict[int, tuple[Tensor, list[Tensor]]] = {}
+        for number, (places, heads) in grouped.items():
+            event = self._graph.base(number)
+            if event.type != "stream" or event.base in self._sums or self._readers.get(event.base) or not depth:
+                out[number] = places, heads
+                continue
+            parts: dict[int, tuple[Tensor, list[Tensor]]] = {}
+            for codes in (event.first, event.second):
+                for inner in events_in(codes):
+                    base = self._graph.base(inner)
+                    if base.type in ("product", "stream") and codes is not None:
+                        rows = torch.unique(codes[event_of(codes) == inner] & LOW_MASK)
+                        parts[inner] = rows, heads if torch.equal(rows, places) else []
+            flat = self._expanded(parts, depth - 1)
+            if flat and all(self._graph.base(e).type == "product" for e in flat):
+                out |= flat
+            else:
+                out[number] = places, heads
+        return out
+
+    def _same_stream(self, a: set[int], b: set[int]) -> bool:
+        """Whether what keys read is what queries read, or an earlier or later state of it."""
+        for other in b:
+            lineage = self._lineage(other)
+            if not any(
+                other == one or other in self._lineage(one) or one in lineage or self._shared(one, other) for one in a
+            ):
+                return False
+        return True
+
+    def _shared(self, one: int, other: int) -> bool:
+        """Whether two states of a stream have a summand in common that is no parameter (x + positions, x)."""
+        common = self._lineage(one) & self._lineage(other)
+        return any(self._events[c].type not in ("parameter", "embedding") or len(common) > 2 for c in common)
+
+    def _outputs(self) -> None:
+        for product in self._products:
+            columns = self._column_types(product)
+            if "attention" in columns:
+                share = columns["attention"]
+                attention = self._events[int(share[1])].base
+                everything = len(columns) == 1
+                use = Use("o", self._rows_of(product), None if everything else share[0], attention=attention)
+                use.why = "it reads the output of an attention"
+                self._add(product, use)
+        for product in self._products:  # an output in two steps
+            for source in product.sources:
+                inner = self._graph.base(source)
+                if (
+                    inner.type == "product"
+                    and self._role.get(inner.base) == "o"
+                    and "act" not in self._events[source].flags
+                    and inner.base not in self._sums
+                    and product.base in self._sums
+                    and product.base not in self._role
+                ):
+                    self._add(product, Use("o", self._rows_of(product), why="it follows an output of an attention"))
+
+    def latent_roles(self) -> None:
+        """Products that a query, a key or a value is made of, and that nothing else reads."""
+        for product in list(self._products):
+            readers = self._readers.get(product.base, [])
+            if not readers or product.base in self._sums or not product.sources or product.kernel != 1:
+                continue
+            roles = {self._role.get(r.base) for r in readers}
+            beside = [r for r in readers if r.base not in self._role]  # an indexer, which chooses what is attended to
+            if not roles - {None} or not roles <= {"q", "k", "v", None} or any(r.base in self._sums for r in beside):
+                continue
+            readers = [r for r in readers if r.base in self._role]
+            if any(
+                "act" in self._events[s].flags
+                for r in readers
+                for s in r.sources
+                if self._events[s].base == product.base
+            ):
+                continue
+            uses = [u for r in readers for u in self.uses[r.parameter] if u.event == r.base]
+            attentions = {u.attention for u in uses}
+            places = torch.unique(torch.cat([self._columns_from(r, product) for r in readers]))
+            if len(attentions) != 1 or len(places) >= product.width or self.attentions[next(iter(attentions))].cross:
+                continue
+            made = {u.role for u in uses}
+            for use in uses:
+                use.latent = True
+            role = "q_a" if made <= {"q", "attn_gate"} else "kv_a" if made <= {"k", "v"} else "qkv_a"
+            self._add(
+                product,
+                Use(
+                    role,
+                    places,
+                    attention=next(iter(attentions)),
+                    why="a latent that queries, keys or values are made of",
+                ),
+            )
+
+    def _columns_from(self, reader: Event, product: Event) -> Tensor:
+        if reader.columns is None:
+            return self._rows_of(product)
+        found = event_of(reader.columns)
+        mine = torch.zeros_like(found, dtype=torch.bool)
+        for source in reader.sources:
+            if self._events[source].base == product.base:
+                mine |= found == source
+        return reader.columns[mine] & LOW_MASK
+
+
+_WHY = {
+    "q": "its product meets keys in the scores of an attention",
+    "k": "its product meets queries in the scores of an attention",
+    "v": "an attention weighs its product",
+}

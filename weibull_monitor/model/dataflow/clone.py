@@ -1,0 +1,117 @@
+"""A copy of the modules of a model, without its weights and hooks, to follow a forward pass with."""
+
+from __future__ import annotations
+
+import types
+from functools import partial
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from weibull_monitor.model.dataflow.traced import Traced
+from weibull_monitor.model.dataflow.weights import Weights
+
+LARGEST_BUFFER: Final = 1 << 22
+_HOOKS: Final = (
+    "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_forward_hooks_with_kwargs",
+    "_forward_pre_hooks_with_kwargs", "_forward_hooks_always_called",
+)  # fmt: skip
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module in wrappers such as DDP and `torch.compile`."""
+    for _ in range(8):
+        inner = model._modules.get("_orig_mod") or (
+            model._modules.get("module") if len(model._modules) == 1 and _wraps(model) else None
+        )
+        if inner is None:
+            return model
+        model = inner
+    return model
+
+
+def _wraps(model: nn.Module) -> bool:
+    name = type(model).__name__
+    return "DataParallel" in name or "FullyShard" in name or name.endswith(("Engine", "Wrapper", "Join"))
+
+
+class Clone:
+    """A model whose parameters have no values, and whose modules share nothing that a forward pass changes.
+
+    Args:
+        model: The model.
+        shapes: The whole shape of each parameter by its ``id``, where the model holds only a part of it.
+
+    Attributes:
+        module: The copy of the model.
+        twins: For each parameter by its ``id``: what stands for it.
+        names: The names of the parameters; their places are their numbers.
+        weights: Where they lie.
+    """
+
+    def __init__(self, model: nn.Module, shapes: dict[int, tuple[int, ...]] | None = None) -> None:
+        self.weights = Weights()
+        self.twins: dict[int, Traced] = {}
+        self.names: list[str] = []
+        shapes = shapes or {}
+        for name, parameter in model.named_parameters():
+            shape = shapes.get(id(parameter), tuple(parameter.shape))
+            dtype = (
+                parameter.dtype if parameter.dtype.is_floating_point and parameter.element_size() > 1 else torch.float32
+            )
+            elem = torch.empty(shape, dtype=dtype, device="meta")
+            if len(shape) > 1 and elem.numel():
+                self.weights.add(elem, len(self.names))
+            self.twins[id(parameter)] = Traced(elem, None, weight=len(shape) > 1 and elem.numel() > 0)
+            self.twins[id(parameter)]._is_param = True  # what `isinstance(…, nn.Parameter)` looks at
+            self.names.append(name)
+        self._modules: dict[int, nn.Module] = {}
+        self._buffers: dict[int, Any] = {}
+        for inner in model.modules():
+            self._modules[id(inner)] = object.__new__(type(inner))
+        for inner in model.modules():
+            self._fill(inner, self._modules[id(inner)])
+        self.module = self._modules[id(model)]
+
+    def _fill(self, old: nn.Module, new: nn.Module) -> None:
+        state = {}
+        for name, value in old.__dict__.items():
+            if name in _HOOKS:
+                state[name] = type(value)()
+            elif name == "_parameters":
+                state[name] = {n: None if p is None else self._parameter(p) for n, p in value.items()}
+            elif name == "_buffers":
+                state[name] = {n: None if b is None else self._buffer(b) for n, b in value.items()}
+            elif name == "_modules":
+                state[name] = {n: None if m is None else self._modules[id(m)] for n, m in value.items()}
+            else:
+                state[name] = self._attribute(value, 3)
+        state["training"] = False
+        new.__dict__.update(state)
+
+    def _parameter(self, parameter: Tensor) -> Any:
+        return self.twins.get(id(parameter), parameter)
+
+    def _buffer(self, buffer: Tensor) -> Any:
+        if id(buffer) not in self._buffers:
+            small = buffer.numel() <= LARGEST_BUFFER and buffer.device.type != "meta" and type(buffer) is Tensor
+            stand = buffer.detach().cpu().clone() if small else torch.zeros((), dtype=buffer.dtype).expand(buffer.shape)
+            self._buffers[id(buffer)] = stand
+        return self._buffers[id(buffer)]
+
+    def _attribute(self, value: Any, depth: int) -> Any:
+        """An attribute with the modules, parameters and methods of the copy, and containers of its own."""
+        if isinstance(value, nn.Module):
+            return self._modules.get(id(value), value)
+        if isinstance(value, Tensor):
+            return self.twins.get(id(value), value)
+        if isinstance(value, types.MethodType) and id(value.__self__) in self._modules:
+            return types.MethodType(value.__func__, self._modules[id(value.__self__)])
+        if isinstance(value, partial) and depth:
+            return partial(self._attribute(value.func, depth - 1), *value.args, **value.keywords)
+        if depth and type(value) in (list, tuple, set):
+            return type(value)(self._attribute(v, depth - 1) for v in value)
+        if depth and type(value) is dict:
+            return {k: self._attribute(v, depth - 1) for k, v in value.items()}
+        return value

@@ -1,0 +1,336 @@
+"""What becomes of codes where elements are combined one by one: sums, products of elements, nonlinearities, means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from weibull_monitor.model.dataflow.graph import LOW_MASK, Event, Graph, compact, event_of, events_in, folded, varies
+from weibull_monitor.model.dataflow.traced import spread
+
+
+def changed(graph: Graph, codes: Tensor | None, change: Callable[[int], int]) -> Tensor | None:
+    """Codes with every event replaced by what a function makes of it."""
+    if codes is None:
+        return None
+    shape, few = codes.shape, compact(codes)
+    found = event_of(few)
+    out = few
+    for event in events_in(few):
+        now = change(event)
+        if now != event:
+            out = (
+                torch.where(found == event, (few & LOW_MASK) | (now << 40), out)
+                if now >= 0
+                else torch.where(found == event, -1, out)
+            )
+    return spread(out, shape)
+
+
+def flagged(graph: Graph, codes: Tensor | None, flag: str) -> Tensor | None:
+    """Codes of elements that passed a nonlinearity, a norm, … without meeting other features."""
+    return changed(graph, codes, lambda event: graph.derive(event, flag))
+
+
+def merged(
+    graph: Graph, operation: str, a: Tensor | None, b: Tensor | None, shape: torch.Size, call: int
+) -> Tensor | None:
+    """Codes of the sum or the product, element by element, of two tensors.
+
+    Args:
+        graph: The events so far.
+        operation: ``add``, or ``mul``.
+        a: Codes of the first operand, not broadcast.
+        b: Codes of the second.
+        shape: Shape of the result.
+        call: Number of the operation, so that sums of the same two events in two operations are two sums.
+    """
+    if a is None or b is None:
+        return spread(a if b is None else b, shape)
+    a, b = _of_rank(a, len(shape)), _of_rank(b, len(shape))
+    wide_a, wide_b = spread(a, shape), spread(b, shape)
+    if wide_a is None or wide_b is None:
+        return wide_a if wide_b is None else wide_b
+    few_a, few_b = compact(a), compact(b)
+    scale = _scale(a, b, shape) if operation == "mul" else 0
+    smaller = {1: a, 2: b}.get(scale)
+    narrow = smaller is not None and len(shape) > 0 and smaller.shape[-1] == 1 and shape[-1] > 1
+    few_a, few_b = torch.broadcast_tensors(few_a, few_b)  # type: ignore[no-untyped-call]
+    event_a, event_b = event_of(few_a), event_of(few_b)
+    out = torch.where(event_b < 0, few_a, few_b)
+    both = (event_a >= 0) & (event_b >= 0)
+    crossed = operation == "add" and _crossed(a, b)
+    pairs = event_a[:0].flatten()
+    if bool(both.any()):
+        pairs = ((event_a << 31) | event_b)[both]
+        same = bool((pairs == pairs[0]).all())
+        for pair in [int(pairs[0])] if same else torch.unique(pairs).tolist():
+            first, second = pair >> 31, pair & 0x7FFFFFFF
+            here = both & (event_a == first) & (event_b == second)
+            decide = _add if operation == "add" else _mul
+            if crossed and _both_products(graph, first, second):
+                made = graph.new("pair", (first, second), first=a, second=b)
+                out = torch.where(here, (few_a & LOW_MASK) | (made.id << 40), out)
+                continue
+            event, from_first = decide(graph, first, second, few_a[here], few_b[here], scale, call, narrow)
+            low = few_a if from_first else few_b
+            if event >= 0 and graph.events[event].type == "stream" and out.dim() and out.shape[-1] == shape[-1] > 1:
+                low = torch.arange(shape[-1])
+            out = torch.where(here, (low & LOW_MASK) | (event << 40), out)
+    wide = spread(out, shape)
+    return folded(wide) if wide is not None and len(pairs) > 1 else wide
+
+
+def _crossed(a: Tensor, b: Tensor) -> bool:
+    """Whether each of two operands is broadcast along a dimension of the other."""
+    only_a = any(x > 1 and y == 1 for x, y in zip(a.shape, b.shape, strict=True))
+    return only_a and any(y > 1 and x == 1 for x, y in zip(a.shape, b.shape, strict=True))
+
+
+def _both_products(graph: Graph, a: int, b: int) -> bool:
+    return graph.events[a].type == graph.events[b].type == "product" and graph.events[a].base != graph.events[b].base
+
+
+def _of_rank(codes: Tensor, rank: int) -> Tensor:
+    return codes.reshape((1,) * (rank - codes.dim()) + tuple(codes.shape)) if codes.dim() < rank else codes
+
+
+def _scale(a: Tensor, b: Tensor, shape: torch.Size) -> int:
+    """1 if the first of two operands is broadcast along a dimension to multiply the second, 2 for the other way round."""
+    wide_a = sum(n > 1 for n in a.shape)
+    wide_b = sum(n > 1 for n in b.shape)
+    if a.numel() < b.numel() and wide_a < wide_b:
+        return 1
+    return 2 if b.numel() < a.numel() and wide_b < wide_a else 0
+
+
+def _add(
+    graph: Graph, a: int, b: int, first: Tensor, second: Tensor, scale: int, call: int, one_for_all: bool = False
+) -> tuple[int, bool]:
+    """The event of a sum of two tracked elements, and whether their place is that of the first."""
+    ea, eb = graph.events[a], graph.events[b]
+    if ea.base == eb.base:
+        if "stat" in eb.flags or "stat" in ea.flags:
+            return (a, True) if "stat" in eb.flags else (b, False)
+        return (a, True) if len(ea.flags) >= len(eb.flags) else (b, True)
+    for one, other, is_first in ((ea, eb, True), (eb, ea, False)):
+        if one.type == "scores":
+            if other.type == "scores":
+                graph.base(one.id).also.append(other.base)
+            else:
+                graph.biases.add(other.base)
+            return one.id, is_first
+    for one, other, is_first in ((ea, eb, True), (eb, ea, False)):
+        if one.type in ("attention", "weighted") and other.type != "stream" and not _reads(graph, one.id, other.id):
+            return one.id, is_first
+    for one, other, is_first in ((ea, eb, True), (eb, ea, False)):
+        if "stat" in other.flags and "stat" not in one.flags:
+            return one.id, is_first
+    for one, other, is_first in ((ea, eb, True), (eb, ea, False)):
+        if _adapts(graph, other, one):
+            graph.adapters.append((other.base, one.base))
+            return one.id, is_first
+    for one, other, is_first in ((ea, eb, True), (eb, ea, False)):
+        if (
+            one.type == "product" and other.type == "parameter" and not graph.first_hand(one.base)
+        ):  # a bias for each head or expert
+            return one.id, is_first
+    # One event for the whole operation, whatever its parts are made of (a class token beside patches, several experts).
+    key = (-1, -1, call)
+    if key not in graph._sums:
+        graph._sums[key] = graph.new("stream").id
+    total = graph.events[graph._sums[key]]
+    total.sources = tuple(dict.fromkeys((*total.sources, a, b)))
+    few = first.flatten(), second.flatten()
+    total.first = few[0] if total.first is None else torch.cat([total.first, few[0]])
+    total.second = few[1] if total.second is None else torch.cat([total.second, few[1]])
+    graph.added.append((total.id, (a, b)))
+    return total.id, ea.type != "product" or eb.type == "product"
+
+
+def _reads(graph: Graph, attention: int, other: int) -> bool:
+    """Whether an attention without an output matrix is added to what its queries read, as a branch is to the residual."""
+    base = graph.base(attention)
+    for codes in (base.first, base.second):
+        for event in events_in(codes):
+            source = graph.base(event)
+            if graph.events[other].base in {graph.events[s].base for s in source.sources}:
+                return True
+    return False
+
+
+def _adapts(graph: Graph, other: Event, one: Event) -> bool:
+    """Whether a product is that of a low-rank adapter beside another product: it reads a narrower product of the same input."""
+    if other.type != "product" or one.type != "product" or "act" in one.flags:
+        return False
+    for source in other.sources:
+        inner = graph.base(source)
+        alike = set(_bases(graph, inner)) & set(_bases(graph, graph.base(one.id)))
+        if inner.type == "product" and inner.base != one.base and alike and inner.parameter != one.parameter:
+            return graph.base(other.id).width <= graph.base(one.id).width
+    return False
+
+
+def _bases(graph: Graph, event: Event) -> list[int]:
+    return [graph.events[s].base for s in event.sources]
+
+
+def _mul(
+    graph: Graph, a: int, b: int, first: Tensor, second: Tensor, scale: int, call: int, one_for_all: bool = False
+) -> tuple[int, bool]:
+    """The event of a product of two tracked elements, and whether their place is that of the first."""
+    ea, eb = graph.events[a], graph.events[b]
+    if ea.base == eb.base:
+        if ("stat" in ea.flags) != ("stat" in eb.flags):  # x / rms(x)
+            keep, whole_first = (a, True) if "stat" in eb.flags else (b, False)
+            return graph.derive(keep, "norm"), whole_first
+        if "stat" in ea.flags:
+            return a, True
+        if scale:  # x / sqrt(sum(x²))
+            return graph.derive(b if scale == 1 else a, "norm"), scale == 2
+        more = a if len(ea.flags) >= len(eb.flags) else b
+        if ea.type != "product":
+            return more, more == a
+        if first.shape == second.shape and bool(((first ^ second) & LOW_MASK == 0).all()):
+            return graph.derive(more, "act"), True  # x·sigmoid(x), x·x
+        if scale == 0 and _halves(first, second):
+            return _gated(graph, ea, eb, first, second, call)
+        return a, True
+    for one, other, is_first in ((ea, eb, True), (eb, ea, False)):
+        if "stat" in other.flags:
+            return one.id, is_first
+        if one.type == "scores" and other.type == "scores":
+            return one.id, is_first
+    for one, other, is_first in ((ea, eb, True), (eb, ea, False)):
+        # A probability that multiplies a value and is broadcast over features: an attention written out.
+        if one.type == "scores" and scale == (1 if is_first else 2):
+            event = _once(graph, "weighted", one.id, other.id, call)
+            graph.events[event].third = second if is_first else first
+            return event, not is_first
+        if one.type == "scores":
+            return one.id, is_first
+    for smaller, larger, is_first in ((ea, eb, True), (eb, ea, False)):
+        if scale == (1 if is_first else 2):
+            graph.scales.setdefault(smaller.base, set()).add(larger.base)
+            low = first if is_first else second
+            if larger.type == "attention" and smaller.type == "product":
+                graph.gates.setdefault(smaller.base, []).append(low)
+            elif one_for_all:
+                whole, codes = graph.weighs.setdefault(smaller.base, (set(), []))
+                whole.add(larger.base)
+                codes.append(low)
+            return larger.id, not is_first
+    for one, other, is_first in ((ea, eb, True), (eb, ea, False)):
+        if one.type == "attention" and other.type == "product":
+            graph.gates.setdefault(other.base, []).append(second if is_first else first)
+            return one.id, is_first
+    for one, other, is_first in ((ea, eb, True), (eb, ea, False)):
+        if one.type == "gated" and "unclear" in one.flags and "act" in other.flags and other.type == "product":
+            halves = [graph.events[s].base for s in one.sources]  # (up · gate) · sigmoid(gate)
+            if other.base in halves:
+                return _clear(graph, one, other, second if is_first else first, call), is_first
+    if ea.type == eb.type == "product":
+        return _gated(graph, ea, eb, first, second, call)
+    for one, is_first in ((ea, True), (eb, False)):
+        if one.type == "stream":
+            graph.scales.setdefault((eb if is_first else ea).base, set()).add(one.base)
+            return one.id, is_first
+    return _once(graph, "mixed", a, b, call), True
+
+
+def _halves(first: Tensor, second: Tensor) -> bool:
+    """Whether two operands are different rows of one matrix, not the same rows in another order (as in a rotation)."""
+    a, b = torch.unique(first & LOW_MASK), torch.unique(second & LOW_MASK)
+    return not bool(torch.isin(a, b).any())
+
+
+def _once(graph: Graph, type: str, a: int, b: int, call: int) -> int:
+    key = (a, b, -1 - call)
+    if key not in graph._sums:
+        graph._sums[key] = graph.new(type, (a, b)).id
+    return graph._sums[key]
+
+
+def _gated(graph: Graph, ea: Event, eb: Event, first: Tensor, second: Tensor, call: int) -> tuple[int, bool]:
+    """The product of two projections: the one that passed a nonlinearity is the gate."""
+    gate_first = "act" in ea.flags
+    clear = gate_first != ("act" in eb.flags)
+    key = (ea.id, eb.id, -1 - call)
+    if key not in graph._sums:
+        made = graph.new("gated", (ea.id, eb.id))
+        gate, up = (first, second) if gate_first else (second, first)
+        made.first, made.second = gate, up
+        if not clear:
+            made.flags = frozenset({"unclear"})
+        graph._sums[key] = made.id
+    else:  # the same product for other features or experts
+        made = graph.events[graph._sums[key]]
+    return graph._sums[key], not gate_first
+
+
+def _clear(graph: Graph, gated: Event, act: Event, codes: Tensor, call: int) -> int:
+    """The product of two projections after it was multiplied with the activation of one of them."""
+    key = (gated.id, act.id, -1 - call)
+    if key not in graph._sums:
+        base = graph.base(gated.id)
+        first, second = base.first, base.second
+        lows = torch.unique(codes & LOW_MASK)
+        if first is not None and second is not None and torch.equal(torch.unique(second & LOW_MASK), lows):
+            first, second = second, first
+        graph._sums[key] = graph.new("gated", base.sources, first=first, second=second).id
+    return graph._sums[key]
+
+
+def summed(graph: Graph, codes: Tensor | None, dims: Sequence[int], keep: bool, mean: bool) -> Tensor | None:
+    """Codes of a sum or a mean over dimensions, or of any other figure of the elements along them."""
+    if codes is None:
+        return None
+    over_features = any(varies(codes, dim) for dim in dims)
+    rest = [d for d in range(codes.dim()) if d not in {x % codes.dim() for x in dims}]
+    if over_features and not mean and codes.dim() - 1 in rest and any(varies(codes, d) for d in rest):
+        return _added_up(graph, codes, sorted(d % codes.dim() for d in dims), keep)
+    out = codes
+    for dim in sorted({d % codes.dim() for d in dims}, reverse=True):
+        if out.shape[dim] == 0:
+            return None
+        out = out.narrow(dim, 0, 1)
+        if not keep:
+            out = out.squeeze(dim)
+    if over_features:
+        pairs = [graph.base(e) for e in events_in(out)]
+        if not mean and len(pairs) == 1 and pairs[0].type == "gated" and len(dims) == 1:
+            return out  # (q * k).sum(-1): handled by the caller
+        return flagged(graph, out, "stat")
+    weighted = {e for e in events_in(out) if graph.events[e].type == "weighted"}
+    if weighted:
+        return changed(graph, out, lambda e: _attended(graph, e) if e in weighted else e)
+    return flagged(graph, out, "pool") if mean else out
+
+
+def _added_up(graph: Graph, codes: Tensor, dims: list[int], keep: bool) -> Tensor:
+    """Codes of a sum over heads or experts, whose rows differ: of the first of them, or a sum of all if they are products."""
+    out = codes
+    for dim in reversed(dims):
+        slices = [out.narrow(dim, n, 1) for n in range(min(out.shape[dim], 64))]
+        total = slices[0]
+        for n, one in enumerate(slices[1:]):
+            if set(events_in(one)) - set(events_in(total)) and len(graph.events) < 1 << 20:
+                made = merged(graph, "add", total, one, total.shape, -len(graph.events) - n)
+                total = made if made is not None else total
+        out = total if keep else total.squeeze(dim)
+    return out
+
+
+def _attended(graph: Graph, weighted: int) -> int:
+    """The attention that a sum over positions of weighted values is."""
+    a, b = graph.base(weighted).sources
+    scores, value = (a, b) if graph.events[a].type == "scores" else (b, a)
+    base = graph.base(scores)
+    key = (scores, value, -2)
+    if key not in graph._sums:
+        made = graph.new("attention", (scores, value), first=base.first, second=base.second, also=base.also)
+        made.third = graph.base(weighted).third
+        graph._sums[key] = made.id
+    return graph._sums[key]

@@ -1,0 +1,107 @@
+"""The rules of products: with weights, of two tensors, and convolutions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from weibull_monitor.model.dataflow import contract, elementwise
+from weibull_monitor.model.dataflow.graph import LOW_BITS, events_in
+from weibull_monitor.model.dataflow.mode import Follow
+from weibull_monitor.model.dataflow.results import is_weight, result_of
+from weibull_monitor.model.dataflow.traced import Traced, spread
+
+
+def product_rule(follow: Follow, func: Any, name: str, args: Any, kwargs: Any) -> Any:
+    """Products of matrices."""
+    plain = name.rstrip("_")
+    bias = args[0] if plain in ("addmm", "baddbmm", "addmv") else None
+    a, b = args[1:3] if bias is not None else args[:2]
+    if plain == "_grouped_mm":  # its check of dtypes is for the values of a GPU
+        out = torch.empty((*a.shape[:-1], b.shape[-1]), dtype=a.dtype, device="meta")
+    else:
+        out = follow.run(func, args, kwargs)
+    codes = _contracted(follow, a, b, out, plain)
+    if bias is not None and isinstance(bias, Traced) and bias.dim() > 1 and codes is not None:
+        codes = elementwise.merged(follow.graph, "add", codes, follow.activation(bias), out.shape, follow.calls)
+    return result_of(follow, name, args, out, codes)
+
+
+def _contracted(follow: Follow, a: Any, b: Any, out: Tensor, name: str) -> Tensor | None:
+    """Codes of a @ b."""
+    graph, weights = follow.graph, follow.weights
+    if (pair := _pair(follow, a.codes if isinstance(a, Traced) else None)) is not None:
+        return contract.scores(graph, *pair, out.shape)
+    if is_weight(a) and is_weight(b) and a.dim() > 1 and b.dim() > 1 and (b.elem.stride(-2) == 1 or a.dim() > 2):
+        a = Traced(a.elem, follow.activation(a))  # learned queries, say, through a linear layer
+    wide = isinstance(b, Traced) and b.dim() > 1
+    if is_weight(b) and not is_weight(a) and b.codes is None and wide:
+        x = a.codes if isinstance(a, Traced) else None
+        mixing = _mixes_scores(follow, x)
+        stacked = name == "_grouped_mm" and b.dim() == 3  # (E, D, I): what is said of the first expert holds for all
+        elem = b.elem[0] if stacked else b.elem
+        rows = contract.product(graph, weights, x, elem, -1, elem.dim() - 2)
+        if mixing and x is not None:
+            graph.heads_mixed += events_in(rows)
+            return spread(x.narrow(-1, 0, 1), out.shape)
+        return spread(rows, out.shape)
+    if is_weight(a) and not is_weight(b) and a.codes is None and isinstance(a, Tensor) and a.dim() > 1:
+        x = b.codes if isinstance(b, Traced) else None
+        if isinstance(b, Tensor) and b.dim() == 1:
+            rows = contract.product(graph, weights, x, a.elem, -1, 1)
+            return spread(rows.squeeze(1), out.shape)
+        mixing = _mixes_scores(follow, x)
+        rows = contract.product(graph, weights, x, a.elem, -2, a.dim() - 1)
+        if mixing and x is not None:
+            graph.heads_mixed += events_in(rows)
+            return spread(x.narrow(-2, 0, 1), out.shape)
+        return spread(rows, out.shape)
+    if isinstance(a, Tensor) and isinstance(b, Tensor) and a.dim() > 1 and b.dim() > 1:
+        return contract.matmul(graph, follow.activation(a), follow.activation(b), out.shape)
+    return contract.mixed(graph, [follow.activation(a), follow.activation(b)], out.shape)
+
+
+def _pair(follow: Follow, codes: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    """The codes of queries and keys whose sums a vector makes scores of (additive attention)."""
+    found = events_in(codes)
+    if len(found) != 1 or follow.graph.events[found[0]].type != "pair":
+        return None
+    base = follow.graph.base(found[0])
+    return (base.first, base.second) if base.first is not None and base.second is not None else None
+
+
+def _mixes_scores(follow: Follow, codes: Tensor | None) -> bool:
+    """Whether what a weight is multiplied with are scores, which it mixes over heads."""
+    found = events_in(codes)
+    return bool(found) and all(follow.graph.events[e].type == "scores" for e in found)
+
+
+def convolution_rule(follow: Follow, func: Any, name: str, args: Any, kwargs: Any) -> Any:
+    """Convolutions: with one position and one group these are products, channel by channel they leave features apart."""
+    out = follow.run(func, args, kwargs)
+    x, w = args[0], args[1]
+    transposed, groups = (args[6], args[8]) if len(args) > 8 else (False, 1)
+    codes = follow.activation(x)
+    if not is_weight(w):
+        return follow.wrap(out, contract.mixed(follow.graph, [codes, follow.activation(w)], out.shape))
+    kernel = 1
+    for n in w.shape[2:]:
+        kernel *= n
+    if groups > 1 and groups == w.shape[0] and w.shape[1] == 1 and not transposed:
+        number = int(follow.weights.rows(w.elem, 1)[0].flatten()[0] >> LOW_BITS)
+        graph = follow.graph
+        graph.depthwise.append((number, events_in(codes)[0] if codes is not None and events_in(codes) else -1))
+        if codes is None or out.shape[1] != codes.shape[1]:
+            return follow.wrap(out, contract.mixed(graph, [codes], out.shape))
+        few = codes[(slice(None), slice(None), *(slice(0, 1) for _ in w.shape[2:]))]
+        expanded = any("act" in graph.events[e].flags for e in events_in(few))
+        flag = "expanded" if expanded else "depthwise"
+        return follow.wrap(out, spread(elementwise.flagged(graph, few, flag), out.shape))
+    rows = contract.product(follow.graph, follow.weights, codes, w.elem, 1, 0 if transposed else 1, kernel)
+    rows = rows[(slice(None), slice(None), *(slice(0, 1) for _ in w.shape[2:]))]
+    line = rows.flatten() if groups == 1 or not transposed else None
+    if line is None or len(line) != out.shape[1]:
+        return follow.wrap(out, contract.mixed(follow.graph, [rows], out.shape))
+    return follow.wrap(out, spread(line.view(1, -1, *([1] * (out.dim() - 2))), out.shape))

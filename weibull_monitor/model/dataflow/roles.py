@@ -1,0 +1,148 @@
+"""What each parameter did in a forward pass: the roles of its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+
+from weibull_monitor.model.dataflow.blocks import BlockRoles
+from weibull_monitor.model.dataflow.follow import Pass
+from weibull_monitor.model.dataflow.graph import LOW_MASK, Event
+from weibull_monitor.model.dataflow.reading import Use
+
+
+class Roles(BlockRoles):
+    """Reads the roles of all parameters off a pass: see `Reading` for its attributes."""
+
+    def __init__(self, found: Pass) -> None:
+        super().__init__(found)
+        self.attention_roles()
+        self.block_roles()
+        self.latent_roles()
+        self._others()
+
+    def _others(self) -> None:
+        graph, events = self._graph, self._events
+        for gate, found in graph.gates.items():
+            event = events[gate]
+            if event.type == "product" and self._role.get(gate) in (None, "q", "k", "v"):
+                places = torch.unique(torch.cat([codes.flatten() for codes in found]) & LOW_MASK)
+                self._add(event, Use("attn_gate", places, why="it multiplies the output of an attention"))
+        outs = {p for p, role in self._role.items() if role in ("out", "down")}
+        outs |= {e.base for e in events if e.type == "gated"}
+        for base, (larger, found) in graph.weighs.items():
+            event = events[base]
+            if event.type == "product" and larger & outs and self._role.get(base) in (None, "gate", "up", "in"):
+                places = torch.unique(torch.cat([codes.flatten() for codes in found]) & LOW_MASK)
+                if base not in self._role and (base in graph.routed or len(places) > 1):
+                    places = self._rows_of(event)
+                self._add(event, Use("router", places, why="it weighs feed-forward blocks"))
+        for base in graph.routed:
+            if base not in self._role and graph.scales.get(base, set()) & outs:
+                self._add(
+                    events[base],
+                    Use("router", self._rows_of(events[base]), why="it chooses and weighs feed-forward blocks"),
+                )
+        for second, _ in graph.adapters:
+            b = events[second]
+            inner = [graph.base(s) for s in b.sources if graph.base(s).type == "product"]
+            if second in self._role or not inner or inner[0].base in self._role:
+                continue
+            self._add(b, Use("adapter_b", self._rows_of(b), why="the second matrix of an adapter"))
+            for a in inner:
+                self._add(a, Use("adapter_a", self._rows_of(a), why="the first matrix of an adapter"))
+        self._excited()
+        self._mixers()
+        embeddings = {e.parameter for e in events if e.type == "embedding"}
+        for parameter in embeddings:
+            self.uses[parameter].append(
+                Use("embedding", torch.zeros(0, dtype=torch.int64), why="its rows are looked up")
+            )
+        for event in events:
+            if event.type != "parameter" or event.base != event.id:
+                continue
+            others = {self._events[other].type for _, other in self._sums.get(event.base, ())}
+            begins = any(graph.first_hand(o) for _, o in self._sums.get(event.base, ()))
+            if begins or others & {"stream", "embedding"}:
+                why = "it is added to a stream as it is"
+                self.uses[event.parameter].append(Use("embedding", torch.zeros(0, dtype=torch.int64), why=why))
+        rows = {self._pass.shapes[p][0] for p in embeddings}
+        streams = self._sums.keys() | self._stream_bases()
+        for product in self._products:
+            if graph.first_hand(product.base) and product.base in streams:
+                why = "it makes the stream of the model's input"
+                if product.base not in self._role:
+                    self._add(product, Use("embedding", torch.zeros(0, dtype=torch.int64), why=why))
+                    if product.kernel == 1 and len(self._pass.shapes[product.parameter]) == 2:
+                        rows.add(product.width)
+        for product in self._products:
+            last = product.base not in self._role and not self._readers.get(product.base) and self._pass.returned
+            if last and len(self._rows_of(product)) == max(rows, default=0):
+                self._add(product, Use("lm_head", self._rows_of(product), why="it makes the logits"))
+        for mixed in graph.heads_mixed:
+            event = events[mixed]
+            self._add(event, Use("other", self._rows_of(event), why="it mixes the scores of heads"))
+        for bias in graph.biases:
+            if events[bias].type == "parameter":
+                why = "it is added to the scores of an attention"
+                self.uses[events[bias].parameter].append(Use("embedding", torch.zeros(0, dtype=torch.int64), why=why))
+
+    def _stream_bases(self) -> set[int]:
+        """Bases of the events that queries, keys and first feed-forward matrices read."""
+        firsts = [p for p in self._products if self._role.get(p.base) in ("q", "k", "v", "in", "gate", "up")]
+        return {self._events[s].base for p in firsts for s in p.sources}
+
+    def _excited(self) -> None:
+        """Squeeze-and-excite, and networks that make a position bias: they look like feed-forward blocks and are none."""
+        for product in self._products:
+            if product.base in self._role:
+                continue
+            pooled = any("pool" in self._events[s].flags for s in product.sources)
+            readers = self._readers.get(product.base, [])
+            if pooled and any(r.base in self._graph.scales for r in readers):
+                for one in (product, *readers):
+                    why = "it scales channels by their mean (squeeze and excite)"
+                    self._add(one, Use("other", self._rows_of(one), why=why))
+            inner = [self._graph.base(s) for s in product.sources if self._graph.base(s).type == "product"]
+            if product.base in self._graph.biases and not any(one.sources for one in inner or [product]):
+                for one in (product, *inner):
+                    if one.base not in self._role:
+                        self._add(
+                            one, Use("other", self._rows_of(one), why="it makes a bias of the attention's scores")
+                        )
+
+    def _mixers(self) -> None:
+        """Products whose outputs meet along positions otherwise than in an attention, and those that read the result."""
+        below: set[int] = set()
+        for mix in self._graph.mixes:
+            for product in self._nearest(mix):
+                if product.base not in self._role:
+                    self._add(
+                        product,
+                        Use("mixer", self._rows_of(product), why="it takes part in a recurrence or linear attention"),
+                    )
+            below.add(mix)
+        for event in self._events:
+            if event.type in ("mixed", "gated", "weighted") and any(
+                self._events[s].base in below for s in event.sources
+            ):
+                below.add(event.base)
+        for product in self._products:
+            if product.base in self._role or not product.sources:
+                continue
+            if all(self._events[source].base in below for source in product.sources):
+                use = Use("mixer", self._rows_of(product), why="it reads a recurrence or linear attention")
+                self._add(product, use)
+
+    def _nearest(self, event: int) -> Iterable[Event]:
+        seen, todo = set(), [event]
+        while todo:
+            here = self._graph.base(todo.pop())
+            if here.base in seen:
+                continue
+            seen.add(here.base)
+            if here.type == "product":
+                yield here
+            elif here.type in ("mixed", "gated", "weighted", "scores"):
+                todo += here.sources

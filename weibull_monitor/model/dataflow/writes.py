@@ -1,0 +1,78 @@
+"""The rule of operations that write into a tensor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from weibull_monitor.model.dataflow import contract, elementwise
+from weibull_monitor.model.dataflow.graph import Graph
+from weibull_monitor.model.dataflow.mode import Follow
+from weibull_monitor.model.dataflow.results import is_weight
+from weibull_monitor.model.dataflow.traced import Traced, spread, untracked
+
+
+def write_rule(follow: Follow, func: Any, name: str, args: Any, kwargs: Any) -> Any:
+    """Writes into a tensor, all of it or some elements."""
+    target = args[0]
+    target_codes = follow.activation(target) if isinstance(target, Traced) else None
+    values = [
+        a for a in (*args[1:], *kwargs.values()) if isinstance(a, Tensor) and (a.is_floating_point() or a.is_complex())
+    ]
+    value = values[-1] if values else None
+    codes = follow.activation(value) if value is not None else None
+    plain = name.strip("_").removesuffix("_")
+    if plain == "copy":
+        new = spread(codes, target.shape)
+        if is_weight(value) and not isinstance(target, Traced):
+            new = codes
+    elif isinstance(target, Tensor):
+        try:
+            before = target_codes if target_codes is not None else untracked(target.shape)
+            new = _shadow_write(
+                follow.graph,
+                follow.calls,
+                plain,
+                before.clone(memory_format=torch.contiguous_format),
+                args,
+                value,
+                codes,
+            )
+        except Exception:
+            new = contract.mixed(follow.graph, [target_codes, codes], target.shape)
+    if name.endswith("_"):
+        follow.write(target, new)
+        return target
+    out = follow.run(func, args, kwargs)
+    return follow.wrap(out, spread(new, out.shape))
+
+
+def _shadow_write(
+    graph: Graph, calls: int, plain: str, before: Tensor, args: Any, value: Any, codes: Tensor | None
+) -> Tensor:
+    source = codes if codes is not None else untracked(value.shape if value is not None else ())
+    if plain in ("index_put", "index_put_impl"):
+        indices = tuple(slice(None) if i is None else i for i in args[1])
+        before[indices] = source
+    elif plain == "index_add":
+        rows = before.index_select(args[1], args[2])
+        total = elementwise.merged(graph, "add", rows, source, rows.shape, -1 - calls) if codes is not None else rows
+        before.index_copy_(args[1], args[2], total if total is not None else rows)
+    elif plain == "index_copy":
+        before.index_copy_(args[1], args[2], source)
+    elif plain in ("scatter", "scatter_add", "scatter_reduce"):
+        before.scatter_(args[1], args[2], source)
+    elif plain == "masked_scatter":
+        before.masked_scatter_(args[1].expand(before.shape), source.contiguous())
+    elif plain == "slice_scatter":
+        given = [*args[2:], None, None, None, None]
+        index = [slice(None)] * before.dim()
+        index[given[0] or 0] = slice(given[1], given[2], given[3])
+        before[tuple(index)] = source
+    elif plain == "select_scatter":
+        before.select(args[2], args[3]).copy_(source)
+    else:
+        raise NotImplementedError(plain)
+    return before

@@ -1,0 +1,54 @@
+"""Sees the first batch that a model gets, so that a forward pass can be followed with inputs of its shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakMethod
+
+import torch
+from torch import nn
+
+Seen = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]
+
+
+class FirstBatch:
+    """Calls a method with the arguments of the first call of a model, before the model runs, and never again.
+
+    In a model that is never called itself (a Lightning module whose ``training_step`` calls its children) the first call of each
+    child counts. Nothing is changed, and nothing stays behind in the model; a copy of the model has nothing of it either. While
+    `torch.compile` looks at the model nothing happens.
+
+    Args:
+        model: The model.
+        seen: A method, which is not kept alive: it gets the module and the arguments by position and by name.
+    """
+
+    def __init__(self, model: nn.Module, seen: Seen) -> None:
+        self._handles: dict[int, Any] = {}
+        modules = [model, *model.children()] if hasattr(model, "training_step") else [model]
+        for module in modules:
+            hook = _Hook(self, seen)
+            self._handles[id(module)] = module.register_forward_pre_hook(hook, with_kwargs=True)
+
+    def done(self, module: nn.Module | None = None) -> None:
+        """Takes the hooks out of a module and the modules in it; by default out of all."""
+        for key in list(self._handles) if module is None else {id(m) for m in module.modules()} & self._handles.keys():
+            self._handles.pop(key).remove()
+
+
+class _Hook:
+    def __init__(self, owner: FirstBatch | None, seen: Seen | None) -> None:
+        self._owner, self._seen = owner, WeakMethod(seen) if seen is not None else None
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if torch.compiler.is_compiling() or self._owner is None:
+            return
+        owner, self._owner = self._owner, None
+        owner.done(module)
+        seen = self._seen() if self._seen is not None else None
+        if seen is not None:
+            seen(module, args, kwargs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Hook, (None, None)  # in a copy of the model, or in a file
