@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -213,20 +214,28 @@ def open_clip(folder: Path) -> Iterator[Case]:
     yield Case("CoCa", model, (pictures, ids), table(entries))
 
 
+THREE, NOT_THREE = (
+    re.compile(r"\.(?:qkv|self_attn\.kv)\."),
+    re.compile(r"qkv\.(?:dw|bn|conv)|qkvs|factoratt|xca|lambda"),
+)
+
+
 def _timm_qkv(model: nn.Module) -> Any:
     """Rows of ``qkv`` by the module that holds it."""
 
     def label(name: str, shape: Any) -> Any:
-        module = model.get_submodule(name.split(".qkv")[0])
-        kind = type(module).__name__
-        if kind in ("Attention", "AttentionDownsample") and "levit" in type(module).__module__:
+        module = model.get_submodule(re.split(r"\.q?kv\.", name)[0])
+        kind, pair = type(module).__name__, ".kv." in name
+        if hasattr(module, "dim_head_qk") and pair:  # halo attention: each head's key, then its value
+            return [(K, module.dim_head_qk), (V, module.dim_head_v)], module.num_heads
+        if hasattr(module, "key_dim") and hasattr(module, "val_dim"):  # LeViT and its kin: three of each head
             return [(Q, module.key_dim), (K, module.key_dim), (V, module.val_dim)], module.num_heads
         if kind in ("Attention2d", "AttentionCl") and getattr(module, "head_first", False):
-            return [(Q, module.dim_head), (K, module.dim_head), (V, module.dim_head)], module.num_heads
-        if shape[0] == 3 * shape[1]:
-            return [(r, shape[0] // 3) for r in QKV], 1
-        if kind == "WindowAttentionGlobal":
-            return ([(K, shape[1]), (V, shape[1])], 1) if module.use_global else ([(r, shape[0] // 3) for r in QKV], 1)
+            return [(r, module.dim_head) for r in QKV], module.num_heads
+        if kind == "ChannelAttention":  # DaViT: softmax(k v), then times q: by what they do, v, q and k
+            return [(r, shape[0] // 3) for r in (V, Q, K)], 1
+        if pair or getattr(module, "use_global", False):
+            return [(r, shape[0] // 2) for r in (K, V)], 1
         return [(r, shape[0] // 3) for r in QKV], 1
 
     return label
@@ -254,11 +263,13 @@ def timm(folder: Path) -> Iterator[Case]:
             ("resnet", "seresnet", "ese_", "efficientnet", "convnext", "convformer", "poolformer")
         )
 
-        plain_label = table(_timm_table(convolutional))
+        packed = {f"{n}.fc1.weight": m.gate_last for n, m in model.named_modules() if type(m).__name__ == "GluMlp"}
+        odd = name.startswith(("lambda", "swiftformer", "volo", "mobilevitv2"))
+        plain_label = table(_timm_table(convolutional, packed, odd))
 
         def label(parameter: str, tensor: Any, rows_of: Any = rows_of, plain_label: Any = plain_label) -> Any:
             shape = tuple(tensor.shape)
-            if ".qkv." in parameter and not any(word in parameter for word in ("qkv.dw", "qkvs", "qkv.bn", "qkv.conv")):
+            if THREE.search(parameter) and not NOT_THREE.search(parameter):
                 order, repeats = rows_of(parameter, shape)
                 kinds = [kind for _ in range(repeats) for kind, n in order for _ in range(n)]
                 if len(kinds) == shape[0]:
@@ -271,7 +282,7 @@ def timm(folder: Path) -> Iterator[Case]:
         yield Case(name, model.eval(), inputs, label)
 
 
-def _timm_table(convolutional: bool) -> list[tuple[str, Any]]:
+def _timm_table(convolutional: bool, packed: Mapping[str, bool], odd: bool) -> list[tuple[str, Any]]:
     ffn_in = (IN, "other", "mixer") if convolutional else IN
     ffn_out = (OUT, "other", "mixer") if convolutional else OUT
     return [
@@ -280,6 +291,8 @@ def _timm_table(convolutional: bool) -> list[tuple[str, Any]]:
             NONE,
         ),
         (r"\.se\d?\.|_se\.|attention_biases|\.gate\.", NONE),
+        (r"factoratt|xca|meta_mlp|linear_attn", (*NONE, Q, K, V, WO)),  # linear attention, and biases of positions
+        (r"attn\.(?:v|proj)\.weight(?=.*outlook)", ("mixer", "other", V, WO)),
         (r"mlp_tokens", ("other", "mixer", IN, OUT)),
         (r"attn\w*\.q(?:_proj|uery)?\.weight|self_attn\.q_proj", Q),
         (r"attn\w*\.k(?:_proj|ey)?\.weight", K),
