@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import lying.attention_more  # noqa: F401 (fills the table)
 from lying.attention import ATTENTION, HEADS, INNER, WIDTH, Sdpa, causal, heads, together
 from lying.base import Lying, Names, Role, linear, weight
 from lying.feed_forward import FEED_FORWARD, Gated, InAndOut
@@ -384,8 +384,8 @@ def frozen_half(names: Names) -> tuple[nn.Module, Any]:
 
 def builders() -> dict[str, Callable[[Names], tuple[nn.Module, Any]]]:
     """All builders by name."""
-    import lying.odd  # noqa: F401 (fills the tables)
-
+    for module in ("attention_more", "fused", "experts", "odd", "odd_whole"):  # these fill the tables
+        importlib.import_module(f"lying.{module}")
     found = {f"attention {name}": with_attention(name) for name in ATTENTION}
     found |= {f"feed-forward {name}": with_feed_forward(name) for name in FEED_FORWARD}
     return found | {f"whole {name}": builder for name, builder in WHOLE.items()}
