@@ -14,7 +14,7 @@ import shutil
 import sys
 from functools import partial
 
-from pictures import concepts, faults
+from pictures import concepts, faults, passes
 from pictures.training import RUNS
 
 PICTURES = {
@@ -26,6 +26,7 @@ PICTURES = {
     "classes": concepts.classes,
     "classes-wider": partial(concepts.classes, "classes-wider", width=128, blocks=4),
     "noise": concepts.noise,
+    "forward-pass": passes.forward_pass,
 } | faults.FAULTS
 """Every picture, by the name of its file."""
 BY_OTHERS = {"sweep.png": "weibull-monitor sweep runs/sweep/* --plot docs/figures/sweep.png"} | {

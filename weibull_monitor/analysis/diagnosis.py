@@ -30,7 +30,7 @@ from weibull_monitor.measure import WeibullFit
 from weibull_monitor.measure.reader.reader import ModelReader
 from weibull_monitor.measure.weibull import anchors
 from weibull_monitor.model.architecture import facts_of
-from weibull_monitor.model.components import Component, attention_types, discover
+from weibull_monitor.model.components import Component, discover
 
 Verdict = Literal[
     "as initialised",
@@ -170,7 +170,7 @@ def _measure(model: nn.Module, attention: KnownAttention) -> tuple[Snapshot, Kno
     reader.agree()
     fits = reader.read().measurement().fits
     components = reader.discovery.components
-    known = attention if attention is not None else attention_types(model, components)
+    known = attention if attention is not None else reader.table.attention
     facts = {**facts_of(model), "parameters": reader.discovery.elements}
     return Snapshot(step=0, time=0.0, components=components, fits=fits, model=facts), known
 

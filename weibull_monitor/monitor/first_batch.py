@@ -20,13 +20,14 @@ class FirstBatch:
     `torch.compile` looks at the model nothing happens.
 
     Args:
-        model: The model.
+        model: The model; None for nothing.
         seen: A method, which is not kept alive: it gets the module and the arguments by position and by name.
     """
 
-    def __init__(self, model: nn.Module, seen: Seen) -> None:
+    def __init__(self, model: nn.Module | None, seen: Seen) -> None:
         self._handles: dict[int, Any] = {}
-        modules = [model, *model.children()] if hasattr(model, "training_step") else [model]
+        modules = [model] if model is not None else []
+        modules += model.children() if model is not None and hasattr(model, "training_step") else []
         for module in modules:
             hook = _Hook(self, seen)
             self._handles[id(module)] = module.register_forward_pre_hook(hook, with_kwargs=True)

@@ -126,7 +126,6 @@ class WeibullMonitor(OptimizerFollower):
         self._sampler.name = given.name
         self._last_step = LastStep(self._reader, self._ranks)
         self._join = JoinWatch(model)
-        self._first: FirstBatch | None = None
         self._step, self._sampled = 0, -1
         self._baseline: dict[str, Reference] = {}
         self._resumed_from: int | None = None
@@ -145,8 +144,8 @@ class WeibullMonitor(OptimizerFollower):
         if self._recorder is not None:
             self._recorder.take_over()
         # Ranks have to agree on what there is to measure, and may not all come to a forward pass.
-        if self._ranks is None and given.example_inputs is None and not self._find.followed.verdicts:
-            self._first = FirstBatch(model, self._learn)
+        wanted = self._ranks is None and given.example_inputs is None and not self._find.followed.verdicts
+        self._first = FirstBatch(model if wanted else None, self._learn)
 
     @property
     def discovery(self) -> Discovery:
@@ -197,9 +196,7 @@ class WeibullMonitor(OptimizerFollower):
             if step <= self._step:
                 return
         self._called = True
-        if self._first is not None:
-            self._first.done()
-            self._first = None
+        self._first.done()
         missed = step is not None and step > self._step + 1
         self._step = self._step + 1 if step is None else step
         if self._advanced:
@@ -265,13 +262,11 @@ class WeibullMonitor(OptimizerFollower):
             self.finish()
         self._receive_all()
         self._closed = True
-        if self._first is not None:
-            self._first.done()
+        self._first.done()
         if self._recorder is not None:
             self._recorder.close()
         self._ended = self._results()
         self._recorder = self._ranks = None
-        self._first = None
         del self._find, self._reader, self._budgets, self._law, self._forces, self._sampler, self._last_step
 
     def __getstate__(self) -> dict[str, Any]:
@@ -284,7 +279,6 @@ class WeibullMonitor(OptimizerFollower):
             "_recorder": None,
             "_ranks": None,
             "_join": None,
-            "_first": None,
             "_pending": deque(),
         }
         return kept | closed | {"_ended": self._ended or self._results(), "_guard": Guard()}

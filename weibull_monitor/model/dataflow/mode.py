@@ -248,7 +248,7 @@ def _set_data(setter: Any, target: Tensor, value: Traced) -> None:
     if getattr(getattr(setter, "__self__", None), "__name__", "") != "data":
         raise RuntimeError("an attribute of a tensor was set to a tensor of a followed pass")
     with _disable_current_modes():
-        torch.utils.swap_tensors(target, Traced(value.elem, value.codes, value.weight))
+        torch.utils.swap_tensors(target, Traced(value.elem, value.codes, value.weight))  # type: ignore[no-untyped-call]
 
 
 def attend(
