@@ -140,6 +140,8 @@ def _one(name: str, tensor: Tensor, mine: Sequence[Component], label: Label, ver
 
 def _whole(whole: Component, parts: Sequence[Component], label: Label) -> tuple[str, str, str]:
     kinds = {c.kind for c in parts if c.expert is None or c.expert == 0} or {whole.kind}
+    if label.kinds[0] == "attn_kv_a" and kinds == {"attn_k"}:  # the rows with positions are also found as a part
+        kinds = {whole.kind}
     allowed = {a for kind in label.kinds for a in SAME.get(kind, {kind})}
     called = "+".join(sorted(kinds))
     if kinds <= allowed:

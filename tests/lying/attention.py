@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-
 from lying.base import Lying, Names, Role, linear, weight
 
 WIDTH, HEADS, SIZE, GROUPS = 40, 4, 6, 2

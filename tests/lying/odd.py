@@ -344,3 +344,21 @@ class FusedWithPairs(FusedWithRope):
 
         scores = torch.einsum("bhid,bhjd->bhij", turn(found["q"]), turn(found["k"]))
         return self["o"](together(scores.softmax(-1) @ found["v"]))
+
+
+@attention
+class FusedWithComplex(FusedWithRope):
+    """The same by complex numbers."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        shape = (HEADS, 3, SIZE) if self.inside else (3, HEADS, SIZE)
+        three = self["qkv"](x).unflatten(-1, shape).unbind(3 if self.inside else 2)
+        found = dict(zip(self.order, (y.transpose(1, 2) for y in three), strict=True))
+        turn = torch.polar(torch.ones(x.shape[1], 3), torch.arange(3.0 * x.shape[1]).view(-1, 3))
+        q, k = (
+            torch.view_as_real(
+                torch.view_as_complex(found[role].reshape(*found[role].shape[:-1], -1, 2)) * turn
+            ).flatten(-2)
+            for role in "qk"
+        )
+        return self["o"](together(F.scaled_dot_product_attention(q, k, found["v"])))
