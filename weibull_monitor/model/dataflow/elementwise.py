@@ -75,12 +75,28 @@ def merged(
                 out = torch.where(here, (few_a & LOW_MASK) | (made.id << 40), out)
                 continue
             event, from_first = decide(graph, first, second, few_a[here], few_b[here], scale, call, narrow)
+            if operation == "add" and graph.events[first].base == graph.events[second].base:
+                from_first = _other_half(graph, event, few_a[here], few_b[here], call, from_first)
             low = few_a if from_first else few_b
             if event >= 0 and graph.events[event].type == "stream" and out.dim() and out.shape[-1] == shape[-1] > 1:
                 low = torch.arange(shape[-1])
             out = torch.where(here, (low & LOW_MASK) | (event << 40), out)
     wide = spread(out, shape)
     return folded(wide) if wide is not None and len(pairs) > 1 else wide
+
+
+def _other_half(graph: Graph, event: int, a: Tensor, b: Tensor, call: int, from_first: bool) -> bool:
+    """Whether the sum of two pieces of one product stands for the first of them.
+
+    A rotary embedding by halves adds the same two pieces twice: ``a cos + b sin`` and ``b cos - a sin``. An element of a sum has
+    one place, so the second sum stands for the piece that the first one did not stand for, and no row is lost.
+    """
+    one, two = int(a.flatten()[0]) & LOW_MASK, int(b.flatten()[0]) & LOW_MASK
+    if one == two:
+        return from_first
+    key = (graph.events[event].base, min(one, two), max(one, two))
+    before, place = graph.halves.setdefault(key, (call, one if from_first else two))
+    return from_first if before == call else place != one
 
 
 def _crossed(a: Tensor, b: Tensor) -> bool:

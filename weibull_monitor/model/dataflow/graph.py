@@ -87,6 +87,7 @@ class Graph:
         outputs: Events in what the model returned.
         mixes: Events in which positions met otherwise than in an attention.
         depthwise: (parameter, event it was applied to) of convolutions channel by channel.
+        halves: The operation that first added two pieces of a product, and the piece that its sum stands for.
     """
 
     def __init__(self) -> None:
@@ -103,6 +104,7 @@ class Graph:
         self.mixes: list[int] = []
         self.depthwise: list[tuple[int, int]] = []
         self._derived: dict[tuple[int, frozenset[str]], int] = {}
+        self.halves: dict[tuple[int, int, int], tuple[int, int]] = {}
         self._sums: dict[tuple[int, int, int], int] = {}
 
     def new(self, type: str, sources: Iterable[int] = (), **details: object) -> Event:
