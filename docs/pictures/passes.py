@@ -57,7 +57,12 @@ def forward_pass() -> None:
             kind = kinds.get(node.parameter, "") if node.parameter >= 0 else ""
             color = palette.of(CLASS_OF_KIND[kind]) if kind else palette.ink
             text = kind or SHOWN.get(node.type, node.type)
-            box = {"boxstyle": "round" if kind else "circle", "facecolor": palette.ground, "edgecolor": color}
-            axes.text(x, y, text, ha="center", va="center", fontsize=8, color=color, bbox=box)
+            box = {
+                "boxstyle": "round",
+                "facecolor": palette.ground,
+                "edgecolor": color,
+                "linestyle": "-" if kind else ":",
+            }
+            axes.text(x, y, text, ha="center", va="center", fontsize=8, color=color, bbox=box, zorder=3)
 
     save("forward-pass", (10.0, 3.2), draw)
