@@ -36,7 +36,8 @@ class BlockRoles(AttentionRoles):
         if kind == "gated":
             made = self._graph.base(sources[0].id)
             halves = [self._events[e] for codes in (made.first, made.second) for e in events_in(codes)[:1]]
-            if len(halves) != 2 or any(self._graph.base(h.id).kernel != 1 or "depthwise" in h.flags for h in halves):
+            moved = {"depthwise", "expanded", "pool"}  # over positions
+            if len(halves) != 2 or any(self._graph.base(h.id).kernel != 1 or h.flags & moved for h in halves):
                 return
             reads = [self._read_now(h) for h in halves]
             if not reads[0] or reads[0] != reads[1] or not self._reaches(product.base, reads[0]):

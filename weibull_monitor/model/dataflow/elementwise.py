@@ -185,7 +185,8 @@ def _adapts(graph: Graph, other: Event, one: Event) -> bool:
         inner = graph.base(source)
         alike = set(_bases(graph, inner)) & set(_bases(graph, graph.base(one.id)))
         if inner.type == "product" and inner.base != one.base and alike and inner.parameter != one.parameter:
-            return graph.base(other.id).width <= graph.base(one.id).width
+            rank, rows = graph.base(other.id).width, graph.base(other.id).places
+            return rank < graph.base(one.id).width and (rows is None or rank < len(rows))
     return False
 
 
@@ -322,7 +323,10 @@ def summed(graph: Graph, codes: Tensor | None, dims: Sequence[int], keep: bool, 
     weighted = {e for e in events_in(out) if graph.events[e].type == "weighted"}
     if weighted:
         return changed(graph, out, lambda e: _attended(graph, e) if e in weighted else e)
-    return flagged(graph, out, "pool") if mean else out
+    products = {e for e in events_in(out) if graph.events[e].type == "product"}
+    if mean:
+        return flagged(graph, out, "pool")
+    return changed(graph, out, lambda e: graph.derive(e, "pool") if e in products else e)
 
 
 def _added_up(graph: Graph, codes: Tensor, dims: list[int], keep: bool) -> Tensor:

@@ -60,9 +60,9 @@ def follow(
         model: The model; its wrappers are looked through.
         inputs: The arguments of ``forward``, by position or by name. Only their shapes and, for integers, values matter.
         shapes: The whole shape of each parameter by its ``id``, where the model holds only a part of it.
-        seconds: When to give up.
+        seconds: When to give up, in seconds of this thread.
     """
-    started = time.monotonic()
+    started = time.thread_time()
     inner = unwrapped(model)
     clone = Clone(inner, shapes)
     mode = Follow(clone.weights, clone.twins, rule_of, started + seconds)
@@ -84,7 +84,7 @@ def follow(
     except Exception as error:
         line = next((x for x in str(error).splitlines() if x.strip()), "")
         found.problem = f"{type(error).__name__}: {line}"[:300]
-    found.seconds = time.monotonic() - started
+    found.seconds = time.thread_time() - started
     return found
 
 

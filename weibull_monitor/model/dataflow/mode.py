@@ -35,7 +35,7 @@ class Follow(TorchDispatchMode):  # type: ignore[no-untyped-call]
     Args:
         twins: For each parameter of the model by its ``id``: what stands for it.
         rule_of: Gives the rule of an operation by its name.
-        deadline: When to give up, on the clock of `time.monotonic`.
+        deadline: When to give up, on the clock of `time.thread_time`.
 
     Attributes:
         graph: What happened.
@@ -73,7 +73,7 @@ class Follow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.calls += 1
         if not hasattr(func, "_schema"):
             return self._higher(func, args, kwargs or {})
-        if time.monotonic() > self.deadline:
+        if time.thread_time() > self.deadline:
             raise OutOfTime
         name = func._schema.name.partition("::")[2]
         kwargs = dict(kwargs or {})

@@ -97,7 +97,8 @@ def convolution_rule(follow: Follow, func: Any, name: str, args: Any, kwargs: An
             return follow.wrap(out, contract.mixed(graph, [codes], out.shape))
         few = codes[(slice(None), slice(None), *(slice(0, 1) for _ in w.shape[2:]))]
         expanded = any("act" in graph.events[e].flags for e in events_in(few))
-        flag = "expanded" if expanded else "depthwise"
+        # Over pictures it leaves a feed-forward block one (SegFormer); along time it is part of a recurrence or a convolution.
+        flag = "expanded" if expanded or w.dim() != 4 else "depthwise"
         return follow.wrap(out, spread(elementwise.flagged(graph, few, flag), out.shape))
     rows = contract.product(follow.graph, follow.weights, codes, w.elem, 1, 0 if transposed else 1, kernel)
     rows = rows[(slice(None), slice(None), *(slice(0, 1) for _ in w.shape[2:]))]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from weibull_monitor.model.dataflow import contract, elementwise
-from weibull_monitor.model.dataflow.graph import LOW_BITS, coded, event_of, events_in, folded
+from weibull_monitor.model.dataflow.graph import LOW_BITS, coded, event_of, events_in, folded, varies
 from weibull_monitor.model.dataflow.mode import Follow, attend, flat, hides_later, tree
 from weibull_monitor.model.dataflow.operations import (
     ACTIVATIONS,
@@ -63,6 +63,8 @@ def rule_of(name: str) -> Rule:
         return _activated
     if plain in ("topk", "argmax", "argsort", "sort", "argmin", "multinomial", "max_pool2d_with_indices"):
         return _chosen
+    if plain in ("avg_pool1d", "avg_pool2d", "avg_pool3d", "max_pool1d", "max_pool2d", "max_pool3d"):
+        return _pooled
     if plain in ("_cdist_forward", "cdist", "_euclidean_dist"):
         return _distance
     if plain in ("view_as_complex", "view_as_real", "real", "imag", "complex", "polar"):
@@ -346,6 +348,17 @@ def _note_imaginary(follow: Follow, codes: Tensor) -> None:
             follow.graph.imaginary[follow.graph.events[event].base] = int(steps[0])
 
 
+def _pooled(follow: Follow, func: Any, name: str, args: Any, kwargs: Any) -> Any:
+    """A pool over neighbouring positions, which are the last dimensions."""
+    out = follow.run(func, args, kwargs)
+    codes = follow.activation(args[0])
+    positions = int(name[-2])
+    if codes is None or any(varies(codes, -1 - n) for n in range(positions)):
+        return follow.wrap(out, contract.mixed(follow.graph, [codes], out.shape))
+    few = codes[(..., *(slice(0, 1) for _ in range(positions)))]
+    return follow.wrap(out, spread(few, out.shape))
+
+
 def _distance(follow: Follow, func: Any, name: str, args: Any, kwargs: Any) -> Any:
     """Distances of queries and keys, which some attentions use as scores."""
     out = follow.run(func, args, kwargs)
@@ -376,7 +389,7 @@ def _unknown(follow: Follow, func: Any, name: str, args: Any, kwargs: Any) -> An
         follow.activation(t) for t in flat((args, tuple(kwargs.values()))) if not (is_weight(t) and t.dim() < 2)
     ]
     if not isinstance(first, Tensor) or not first.is_floating_point():
-        return _comparison(name, follow, out)
+        return _comparison(name, follow, out, args)
     same = [c for c in operands if c is not None and c.shape == first.shape]
     tracked = [c for c in operands if c is not None]
     codes = same[0] if len(tracked) == 1 and same else contract.mixed(follow.graph, tracked, first.shape)
@@ -389,10 +402,12 @@ def _mixed(follow: Follow, name: str, args: Any, kwargs: Any, out: Any) -> Any:
     return result_of(follow, name, args, out, contract.mixed(follow.graph, operands, first.shape))
 
 
-def _comparison(name: str, follow: Follow, out: Any) -> Any:
+def _comparison(name: str, follow: Follow, out: Any, args: Any) -> Any:
     made = follow.wrap(out, None)
     if isinstance(made, Tensor) and made.dtype == torch.bool:
         follow.mark(made)
+        if len(args) > 1 and args[0] is args[1]:  # x == x: no value is missing
+            return follow.mark(torch.full_like(made, name == "eq"))
     if name.rstrip("_") in COMPARISONS and isinstance(made, Tensor) and made.dtype == torch.bool:
         return follow.mark(torch.ones_like(made))
     return made

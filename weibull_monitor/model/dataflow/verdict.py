@@ -144,6 +144,8 @@ def _verdict(shape: tuple[int, ...], uses: list[Use], roles: Roles) -> Verdict |
         if any(r != o and named[r][0].columns is None and torch.equal(places[r], places[o]) for o in named)
     ]
     pieces = [] if same or kind == "attn_kv_a" else list(_pieces(shape, named, kind, roles))
+    if len(pieces) > 1 and len({(p.box.view, p.box.ranges) for p in pieces}) == 1:  # all of it does several things
+        return Verdict(pieces[0].kind if kind == "other" else kind, why, cross, (), attention, stacked)
     if kind == "other":
         why = "it holds several matrices: " + ", ".join(_LABEL.get(r, r) for r in (*ORDER, "router") if r in named)
         if same or not pieces:
