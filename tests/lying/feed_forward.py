@@ -85,10 +85,11 @@ class WithConvolution(Lying):
 
     def __init__(self, names: Names):
         super().__init__(names, ffn_out=linear(WIDE, WIDTH), **{"in": linear(WIDTH, WIDE)})
-        self.put(any1=(nn.Conv1d(WIDE, WIDE, 3, padding=1, groups=WIDE), Role("mixer")))
+        self.put(any1=(nn.Conv2d(WIDE, WIDE, 3, padding=1, groups=WIDE), Role("mixer")))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self["ffn_out"](F.gelu(self["any1"](self["in"](x).mT).mT))
+        hidden = self["any1"](self["in"](x).mT.unsqueeze(-1)).squeeze(-1)  # a picture of one column
+        return self["ffn_out"](F.gelu(hidden.mT))
 
 
 @feed_forward

@@ -18,13 +18,10 @@ NOT_YET = {
     "attention Additive": "scores that are no product of a query and a key",
     "attention ChunkedKeys": "a softmax in pieces, with a running sum",
     "attention ByElements": "scores and outputs without a matrix product",
-    "attention PooledKeys": "keys and values that are averaged over positions",
     "attention NormalisedWeights": "weights that are normalised and rounded in the forward pass",
     "attention MergedAdapters": "adapters that are added to the weight before it is used",
     "attention Parametrized": "weights that a layer makes of parameters",
     "attention StateSpace": "a selective scan written as a loop",
-    "feed-forward SharedTransposed": "one matrix that is both the first and the second",
-    "whole asks_numpy": "code that checks the values of activations",
 }
 """What could be known, and is not."""
 
@@ -41,7 +38,8 @@ def test_every_matrix_is_known_by_use(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.xfail(strict=True, reason=why)) for n, why in {**CANNOT, **NOT_YET}.items()]
+    "name",
+    [pytest.param(n, marks=pytest.mark.xfail(strict=True, reason=why)) for n, why in {**CANNOT, **NOT_YET}.items()],
 )
 def test_what_is_not_known(name: str) -> None:
     assert found_faults(name, 0) == []

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from weibull_monitor.model.dataflow import contract, elementwise
-from weibull_monitor.model.dataflow.graph import LOW_BITS, coded, event_of, events_in, folded, varies
+from weibull_monitor.model.dataflow.graph import LOW_BITS, coded, events_in, folded, varies
 from weibull_monitor.model.dataflow.mode import Follow, attend, flat, hides_later, tree
 from weibull_monitor.model.dataflow.operations import (
     ACTIVATIONS,
@@ -328,24 +328,11 @@ def _complex(follow: Follow, func: Any, name: str, args: Any, kwargs: Any) -> An
     if codes is None:
         return follow.wrap(out, None)
     if name == "view_as_complex":
-        _note_imaginary(follow, codes)
+        elementwise.note_imaginary(follow.graph, codes)
         codes = codes[..., 0]
     elif name == "view_as_real":
-        found = events_in(codes)
-        steps = {follow.graph.imaginary.get(follow.graph.events[event].base, 0) for event in found}
-        step = steps.pop() if len(steps) == 1 else 0
-        codes = torch.stack([codes, torch.where(event_of(codes) >= 0, codes + step, codes)], dim=-1)
+        codes = torch.stack([codes, elementwise.imaginary(follow.graph, codes)], dim=-1)
     return follow.wrap(out, codes)
-
-
-def _note_imaginary(follow: Follow, codes: Tensor) -> None:
-    """Notes how far the places of imaginary parts are from those of real ones: a complex number has one code."""
-    real, imaginary = codes[..., 0], codes[..., 1]
-    kept = event_of(real) >= 0
-    steps = torch.unique((imaginary - real)[kept])
-    if steps.numel() == 1 and bool((event_of(real) == event_of(imaginary)).all()):
-        for event in events_in(codes):
-            follow.graph.imaginary[follow.graph.events[event].base] = int(steps[0])
 
 
 def _pooled(follow: Follow, func: Any, name: str, args: Any, kwargs: Any) -> Any:
@@ -355,8 +342,9 @@ def _pooled(follow: Follow, func: Any, name: str, args: Any, kwargs: Any) -> Any
     positions = int(name[-2])
     if codes is None or any(varies(codes, -1 - n) for n in range(positions)):
         return follow.wrap(out, contract.mixed(follow.graph, [codes], out.shape))
-    few = codes[(..., *(slice(0, 1) for _ in range(positions)))]
-    return follow.wrap(out, spread(few, out.shape))
+    for n in range(positions):
+        codes = codes.narrow(-1 - n, 0, 1)
+    return follow.wrap(out, spread(codes, out.shape))
 
 
 def _distance(follow: Follow, func: Any, name: str, args: Any, kwargs: Any) -> Any:
