@@ -22,7 +22,7 @@ BY_CLASS: Final = (
 )
 ATTENTION: Final = ("attn_q", "attn_k", "attn_v", "attn_o")
 NOT_THESE: Final = re.compile(
-    r"(?i)pool|classif|(?<!multi)head|embed|adapter|projector|merger|router|gate$|conv\w*module"
+    r"(?i)pool|classif|(?<!multi)head|embed|adapter|projector|merger|router|gate$|delta_?net|mamba|recurrent|conv\w*module"
 )
 """Classes of which the source says ``in``, ``out`` and so on, but which are not blocks of a transformer."""
 
