@@ -86,7 +86,7 @@ def test_no_step_waits_for_a_device_that_is_a_few_samples_behind(
             waits.append(clock.waits)
 
     tracker = Tracker()
-    trained(tmp_path, clock, train, steps=20, every_n_steps=1, trackers=[tracker])
+    trained(tmp_path, clock, train, steps=20, every_n_steps=1, trackers=[tracker], example_inputs=False)
     baseline = waits[0]
     assert baseline == 1  # it is taken when the monitor is made, before there is anything to hold up
     assert waits[: 20 - IN_FLIGHT] == [baseline] * (20 - IN_FLIGHT)

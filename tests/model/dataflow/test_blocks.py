@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from dataflow_models import INPUT, WIDE, WIDTH, Block, found, kinds, linear
+from dataflow_models import INPUT, WIDE, WIDTH, Attention, Block, found, kinds, linear
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -116,6 +116,7 @@ def test_an_adapter_leaves_the_kind_of_its_base() -> None:
 def test_names_do_not_make_attention_of_what_a_pass_sees_as_none() -> None:
     attention = nn.ModuleDict({"q_proj": linear(WIDTH)})
     block = Block(lambda b, x: b.self_attn["q_proj"](x).tanh(), self_attn=attention)
-    (component,) = discover(nn.Sequential(block), example_inputs=INPUT).components
+    model = nn.Sequential(Attention(F.scaled_dot_product_attention), block)
+    component = discover(model, example_inputs=INPUT).components[-1]
     assert component.kind == "other"
     assert "attn_q" in component.why

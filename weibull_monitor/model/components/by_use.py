@@ -140,7 +140,6 @@ def outweighs(leaf: Leaf, by_name: str, verdict: Verdict | None) -> bool:
     return not (adapter and any(type(module).__module__.startswith("peft.") for _, module in leaf.above))
 
 
-_SETTLED: Final = ("attn_", "ffn_", "router")
 MISLEADING: Final = 0.1
 """If names say something else than a pass about a larger share of the matrices that both know, names are not asked at all."""
 
@@ -167,10 +166,14 @@ def second_witness(
     ]
     known = [(a, b) for a, b in both if "other" not in (a, b)]
     misleading = sum(a != b for a, b in known) > MISLEADING * len(known) if known else False
+    shown = tuple(family for family in ("attn_", "ffn_") if any(v.kind.startswith(family) for v in used.values()))
+    shown += (
+        ("router",) if "ffn_" in shown else ()
+    )  # without any attention in sight, a kernel may have hidden all of it
     out = []
     for leaf, (kind, why) in zip(leaves, named, strict=True):
         if leaf.parameter not in used and leaf.parameter in followed.seen:
-            if kind.startswith(_SETTLED) or (misleading and kind not in ("other", "embedding", "lm_head")):
+            if kind.startswith(shown) or (misleading and kind not in ("other", "embedding", "lm_head")):
                 kind, why = "other", f"called {kind}, which a forward pass does not show"
         elif misleading and leaf.parameter not in used:
             kind, why = "other", "the names of this model's matrices mislead"
