@@ -99,13 +99,14 @@ def _other_half(graph: Graph, event: int, a: Tensor, b: Tensor, call: int, from_
     return from_first if before == call else place != one
 
 
-def note_imaginary(graph: Graph, codes: Tensor) -> None:
-    """Notes how far the places of imaginary parts are from those of real ones: a complex number has one code."""
+def real(graph: Graph, codes: Tensor) -> Tensor:
+    """Codes of the real parts; notes how far the places of imaginary parts are from these: a complex number has one code."""
     real, imaginary = codes[..., 0], codes[..., 1]
     steps = torch.unique((imaginary - real)[event_of(real) >= 0])
     if steps.numel() == 1 and bool((event_of(real) == event_of(imaginary)).all()):
         for event in events_in(codes):
             graph.imaginary[graph.events[event].base] = int(steps[0])
+    return real
 
 
 def imaginary(graph: Graph, codes: Tensor) -> Tensor:

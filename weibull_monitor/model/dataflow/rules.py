@@ -328,8 +328,7 @@ def _complex(follow: Follow, func: Any, name: str, args: Any, kwargs: Any) -> An
     if codes is None:
         return follow.wrap(out, None)
     if name == "view_as_complex":
-        elementwise.note_imaginary(follow.graph, codes)
-        codes = codes[..., 0]
+        codes = elementwise.real(follow.graph, codes)
     elif name == "view_as_real":
         codes = torch.stack([codes, elementwise.imaginary(follow.graph, codes)], dim=-1)
     return follow.wrap(out, codes)
