@@ -341,8 +341,9 @@ def _pooled(follow: Follow, func: Any, name: str, args: Any, kwargs: Any) -> Any
     positions = int(name[-2])
     if codes is None or any(varies(codes, -1 - n) for n in range(positions)):
         return follow.wrap(out, contract.mixed(follow.graph, [codes], out.shape))
-    few = codes[(..., *(slice(0, 1) for _ in range(positions)))]
-    return follow.wrap(out, spread(few, out.shape))
+    for n in range(positions):
+        codes = codes.narrow(-1 - n, 0, 1)
+    return follow.wrap(out, spread(codes, out.shape))
 
 
 def _distance(follow: Follow, func: Any, name: str, args: Any, kwargs: Any) -> Any:
