@@ -38,7 +38,7 @@ class Block(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         a = self.self_attn
-        x = x + a["o_proj"](torch.tanh(a["q_proj"](x)) * a["k_proj"](x))
+        x = x + a["o_proj"](torch.tanh(a["q_proj"](x)) + a["k_proj"](x))
         return x + self.mlp["fc2"](torch.relu(self.mlp["fc1"](x)))
 
 

@@ -98,7 +98,8 @@ class Roles(BlockRoles):
         for product in self._products:
             if product.base in self._role:
                 continue
-            pooled = any("pool" in self._events[s].flags for s in product.sources)
+            sources = [self._events[s] for s in product.sources]
+            pooled = any("pool" in s.flags or (s.type == "input" and "stat" in s.flags) for s in sources)
             readers = self._readers.get(product.base, [])
             if pooled and any(r.base in self._graph.scales for r in readers):
                 for one in (product, *readers):
