@@ -99,6 +99,23 @@ def _other_half(graph: Graph, event: int, a: Tensor, b: Tensor, call: int, from_
     return from_first if before == call else place != one
 
 
+def real(graph: Graph, codes: Tensor) -> Tensor:
+    """Codes of the real parts; notes how far the places of imaginary parts are from these: a complex number has one code."""
+    real, imaginary = codes[..., 0], codes[..., 1]
+    steps = torch.unique((imaginary - real)[event_of(real) >= 0])
+    if steps.numel() == 1 and bool((event_of(real) == event_of(imaginary)).all()):
+        for event in events_in(codes):
+            graph.imaginary[graph.events[event].base] = int(steps[0])
+    return real
+
+
+def imaginary(graph: Graph, codes: Tensor) -> Tensor:
+    """Codes of the imaginary parts of complex numbers that have these."""
+    steps = {graph.imaginary.get(graph.events[event].base, 0) for event in events_in(codes)}
+    step = steps.pop() if len(steps) == 1 else 0
+    return torch.where(event_of(codes) >= 0, codes + step, codes)
+
+
 def _crossed(a: Tensor, b: Tensor) -> bool:
     """Whether each of two operands is broadcast along a dimension of the other."""
     only_a = any(x > 1 and y == 1 for x, y in zip(a.shape, b.shape, strict=True))

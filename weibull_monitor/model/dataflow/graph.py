@@ -87,6 +87,7 @@ class Graph:
         outputs: Events in what the model returned.
         mixes: Events in which positions met otherwise than in an attention.
         depthwise: (parameter, event it was applied to) of convolutions channel by channel.
+        imaginary: Bases of events that complex numbers were made of, and how far imaginary parts are from real ones.
         halves: The operation that first added two pieces of a product, and the piece that its sum stands for.
     """
 
@@ -104,6 +105,7 @@ class Graph:
         self.mixes: list[int] = []
         self.depthwise: list[tuple[int, int]] = []
         self._derived: dict[tuple[int, frozenset[str]], int] = {}
+        self.imaginary: dict[int, int] = {}
         self.halves: dict[tuple[int, int, int], tuple[int, int]] = {}
         self._sums: dict[tuple[int, int, int], int] = {}
 

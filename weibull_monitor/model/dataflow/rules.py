@@ -328,9 +328,9 @@ def _complex(follow: Follow, func: Any, name: str, args: Any, kwargs: Any) -> An
     if codes is None:
         return follow.wrap(out, None)
     if name == "view_as_complex":
-        codes = codes[..., 0]
+        codes = elementwise.real(follow.graph, codes)
     elif name == "view_as_real":
-        codes = torch.stack([codes, codes], dim=-1)
+        codes = torch.stack([codes, elementwise.imaginary(follow.graph, codes)], dim=-1)
     return follow.wrap(out, codes)
 
 

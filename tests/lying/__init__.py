@@ -1,0 +1,1 @@
+"""Home-made models whose names lie, with what each matrix is."""
