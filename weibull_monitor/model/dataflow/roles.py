@@ -75,6 +75,8 @@ class Roles(BlockRoles):
                 why = "it makes the stream of the model's input"
                 if product.base not in self._role:
                     self._add(product, Use("embedding", torch.zeros(0, dtype=torch.int64), why=why))
+                    if product.kernel == 1 and len(self._pass.shapes[product.parameter]) == 2:
+                        rows.add(product.width)
         for product in self._products:
             last = (
                 product.base not in self._role
