@@ -65,7 +65,16 @@ def slowed(columns: list[Columns], i: int) -> None:
             now[name][i] = columns[AT - 1][name][i] * (1 + 1e-8 * n)
 
 
+def too_fast(columns: list[Columns], *members: int) -> None:
+    """These matrices take steps of ten times the size from sample AT on."""
+    for n, now in enumerate(columns[AT:], 1):
+        for i in members:
+            for name in ("lambda", "rms", "largest"):
+                now[name][i] *= 1.0 + 0.3 * n
+
+
 FAULTS = {
+    "attention_scale": (lambda c: too_fast(c, Q, K), Q, "warning"),
     "nonfinite": (lambda c: set_from(c, "nonfinite", UP, 3.0), UP, "error"),
     "dead": (lambda c: set_from(c, "zeros", OUT, 16384.0), OUT, "warning"),
     "impossible_change": (lambda c: scaled(c, Q, 8.0), Q, "error"),
@@ -89,7 +98,7 @@ FAULTS = {
 
 
 def test_there_is_a_fault_for_every_rule() -> None:
-    assert set(FAULTS) | {"optimizer_reset"} == set(RULES)
+    assert set(FAULTS) | {"optimizer_reset", "initialised_anew"} == set(RULES)
 
 
 def test_a_reset_of_the_optimizer_raises_one_alert_at_the_first_sample_after_it() -> None:
@@ -139,6 +148,7 @@ def test_what_is_not_there_is_never_found(rule: str) -> None:
         "eta_sum",
         "update_max",
         "update_ratio",
+        "largest",
     )
     for column in every:
         columns = healthy()

@@ -41,6 +41,26 @@ def explain_step(guard: Guard, step: int, before: int, first: bool) -> None:
         )
 
 
+def notice_earlier_steps(guard: Guard, optimizers: Sequence[Any]) -> None:
+    """Says in one line that an optimizer has taken steps before the baseline: the run goes on from an earlier one.
+
+    Args:
+        guard: Logs the message.
+        optimizers: The optimizers themselves, without wrappers.
+    """
+    from weibull_monitor.scaling.optimizers import steps_taken
+
+    for optimizer in optimizers:
+        held = ((p, group) for group in optimizer.param_groups for p in group["params"])
+        taken = next((n for p, group in held if (n := steps_taken(optimizer, p, group))), 0)
+        if taken:
+            guard.once(
+                f"{type(optimizer).__name__} has taken {taken} steps already, and this run begins at step 0, with a baseline of "
+                "its own. To continue the history of the earlier run, pass its monitor's state_dict() as resume=",
+                key="earlier steps",
+            )
+
+
 class OptimizerFollower:
     """The methods of `WeibullMonitor` about its optimizers."""
 
