@@ -57,7 +57,9 @@ def done(job: tuple[Case, str]) -> Outcome:
 def replayed(place: str | Path) -> tuple[list[Alert], int, list[int]]:
     """Warnings and errors that begin or get worse in a run, how many component-samples it has, and the steps of its samples."""
     history = read_history(place)
-    alerts = replay(history.snapshots, AlertSettings(), history.runs[-1].attention)
+    alerts = replay(
+        history.snapshots, AlertSettings(), history.runs[-1].attention, history.runs[-1].model.get("initializer_range")
+    )
     steps = [snapshot.step for snapshot in history.snapshots]
     return grave(alerts), sum(len(s.components) for s in history.snapshots), steps
 
