@@ -308,7 +308,7 @@ class Snapshot:
             known = [(now, start) for now, start in pairs if start is not None and math.isfinite(now)]
             if known:
                 now, start = chosen([now for now, _ in known]), chosen([start for _, start in known])
-                out[f"weibull_tail/{key}/{kind}"] = float(now) if abs(np.log(now / start)) >= TAIL_MOVED else None
+                out[f"weibull_tail/{key}/{kind}"] = float(now) if abs(np.log(now / start)) >= TAIL_MOVED[key] else None
         return out
 
     def _health_metrics(self, fits: Mapping[str, WeibullFit]) -> dict[str, float | None]:
@@ -325,7 +325,7 @@ class Snapshot:
 
 
 ATTENTION_SCALE: Final = "weibull_selection/attention_scale"
-TAIL_MOVED: Final = math.log(1.25)
+TAIL_MOVED: Final = {"p999_p50": math.log(1.1), "max_over_rms": math.log(1.25)}
 """|ln| of the ratio to the baseline from which the tail of a kind is logged; noise of the largest of 10⁴ values is 0.08."""
 OUTSIDE_OF_BLOCKS: Final = frozenset({"embedding", "lm_head"})
 """Kinds of which a model has one matrix: its λ is the highest."""
