@@ -29,7 +29,7 @@ def apart(first: float, second: float) -> tuple[str, str]:
     """Two numbers with as many digits as tell them apart.
 
     >>> apart(0.050481, 0.050483)
-    ('0.05048', '0.050483')
+    ('0.050481', '0.050483')
     """
     digits = digits_apart(first, second)
     return f"{first:.{digits}g}", f"{second:.{digits}g}"

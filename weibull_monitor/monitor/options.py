@@ -44,9 +44,9 @@ class MonitorOptions:
     Attributes:
         every_n_steps: Number of optimizer steps between samples, or a function of the step that returns whether to sample. With a
             number, steps 1, 2, 4, … 64 are sampled too. The baseline and the last step are always sampled.
-        adaptive: Whether to sample ten times as densely for a while after an alert of any severity, a jump of η, unfreezing, or a
-            resumption: eight samples each time. A run takes at most 16 samples more than twice its regular ones. It needs a
-            number in ``every_n_steps``.
+        adaptive: Whether to take eight samples that are ten times as dense after an alert of any severity, a jump of η,
+            unfreezing or a resumption. A run takes at most 16 samples more than twice its regular ones. It needs a number in
+            ``every_n_steps``.
         output_dir: Directory of the run; the history is ``<output_dir>/weibull/history.jsonl``. Default: a new ``runs/<time>``,
             and in a callback the Trainer's own directory.
         name: Name of the model, where a run has several (``"student"`` and ``"teacher"``): its history is

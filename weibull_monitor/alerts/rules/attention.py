@@ -17,6 +17,8 @@ LAGS: Final = (1, 2, 4, 8)
 """The intervals, in samples, that growth is looked at over, beside that since the baseline."""
 MIN_BODY: Final = 2
 """Other matrices that a block needs, for q and k to be compared with them; else those of the whole model are taken."""
+CLEAR: Final = 0.8
+"""Strength below which an alert may clear, so that nothing has to be computed."""
 NOISE: Final = 4e-4
 """Change of the square of an RMS, as a share, that its resolution can make."""
 
@@ -94,22 +96,23 @@ def attention_scale(window: SampleWindow, settings: AttentionScale) -> RuleResul
     best, usual, ratio, since = (np.full(len(now), np.nan) for _ in range(4))
     with quiet():
         for before, spent, step in starts:
+            start = pairs.factor * before[pairs.query] * before[pairs.key]
+            grown = np.minimum((now - start) / settings.added, np.log(now / start) / np.log(settings.growth))
+            if not (grown >= CLEAR).any():
+                continue  # nearly always
             left = before**2 * np.exp(-2.0 * (decay[-1] - spent))  # what decay has left of the start, (components,)
             moved = np.maximum(rms[-1] ** 2 - left, 0.0) + NOISE * rms[-1] ** 2
             of_pair = np.sqrt(moved[pairs.query] * moved[pairs.key])
             of_others = median_of(np.where(pairs.others >= 0, moved[pairs.others], np.nan))
             apart = np.sqrt(of_pair / of_others)
-            start = pairs.factor * before[pairs.query] * before[pairs.key]
-            strength = np.minimum.reduce(
-                [
-                    (now - start) / settings.added,
-                    np.log(now / start) / np.log(settings.growth),
-                    apart / settings.ratio,
-                ]
-            )
+            strength = np.minimum(grown, apart / settings.ratio)
             better = np.isfinite(strength) & ~(best >= strength)
             best, usual = np.where(better, strength, best), np.where(better, start, usual)
             ratio, since = np.where(better, apart, ratio), np.where(better, step if step == step else 0, since)
+    if not (best > 0.0).any():
+        return rule_result(
+            np.zeros(len(window.components)), 2, "attention scale", np.full(len(window.components), np.nan), ""
+        )
     size = len(window.components)
     owner = np.full(size, -1, dtype=np.int64)
     strength, value, low = np.zeros(size), np.full(size, np.nan), np.full(size, np.nan)

@@ -26,6 +26,8 @@ def impossible_change(window: SampleWindow, settings: ImpossibleChange) -> RuleR
     if not found:
         return None
     levels = [np.stack([read("rms"), read("largest")]) for read in (window.now, window.before)]
+    if len(found) == 2 and not found[1].strength.any():
+        found = found[:1]  # nearly always
     return strongest(found, levels=levels[0], before=levels[1], level_names=("RMS", "largest |w|"), lasting=True)
 
 

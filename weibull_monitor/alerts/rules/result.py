@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -51,6 +51,8 @@ class RuleResult:
 
 def strongest(found: Sequence[RuleResult], **more: Any) -> RuleResult:
     """For each component the strongest of several results; ``more`` are attributes of `RuleResult` to set."""
+    if len(found) == 1:
+        return replace(found[0], **more)
     chosen = np.argmax([result.strength for result in found], axis=0)  # (components,)
 
     def pick(name: str) -> Any:
