@@ -28,7 +28,7 @@ def loaded(blocks: int = 6, seed: int = 0, trained: bool = True) -> list[Columns
     if trained:
         scale = scale * 1.5 * np.exp(0.05 * chance.standard_normal(size))
     full = np.ones(size)
-    one = dict.fromkeys(("eta", "weight_decay", "eta_sum", "update_max", "element_max"), np.nan * full)
+    one = dict.fromkeys(("eta", "weight_decay", "eta_sum", "update_max", "update_ratio", "element_max"), np.nan * full)
     one |= {"k": k, "lambda": scale, "r2": 0.9977 * full, "k_se": ERROR * full, "rms": scale / 0.887487}
     one |= {"zeros": 0.0 * full, "nonfinite": 0.0 * full, "largest": 5.0 * scale}
     return [{name: values.copy() for name, values in one.items()} for _ in range(4)]

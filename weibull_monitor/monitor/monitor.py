@@ -166,11 +166,6 @@ class WeibullMonitor(OptimizerFollower):
         return self._ranks is None or self._ranks.is_main
 
     @property
-    def sampled_step(self) -> int:
-        """The last step that was sampled, on every process; -1 before the baseline."""
-        return self._sampled
-
-    @property
     def over(self) -> bool:
         """Whether nothing more is sampled: this monitor is closed, replaced by another one, or other processes are gone."""
         if self._ended is not None or self._closed:
@@ -344,13 +339,6 @@ class WeibullMonitor(OptimizerFollower):
         if self._recorder is not None:
             what = "reading the baseline of the resumed run"
             self._guard(what, self._recall_baseline, self._recorder, state.get("alerts") or {})
-
-    def _is_extra(self, adaptive: Adaptive) -> bool:
-        """Whether this step is sampled beside the schedule; every rank decides alike."""
-        if not adaptive.asks(self._step):
-            return False
-        self._receive_all()
-        return adaptive.due(self._step, self._budgets.optimizers, self._recorder.raised if self._recorder else 0)
 
     def _prepare_forces(self) -> None:
         if self._forces is not None and self._due(self._step + 1):

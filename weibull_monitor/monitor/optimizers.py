@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,7 +10,9 @@ import torch
 from weibull_monitor.errors import Guard
 
 if TYPE_CHECKING:
+    from weibull_monitor.monitor.adaptive import Adaptive
     from weibull_monitor.monitor.ended import Ended
+    from weibull_monitor.monitor.recorder import Recorder
     from weibull_monitor.scaling.law import ScalingLaw
     from weibull_monitor.scaling.tracking import BudgetTracker
 
@@ -69,7 +71,15 @@ class OptimizerFollower:
     _budgets: BudgetTracker
     _law: ScalingLaw
     _step: int
+    _sampled: int
     _advanced: bool
+    _recorder: Recorder | None
+    _receive_all: Callable[[], None]
+
+    @property
+    def sampled_step(self) -> int:
+        """The last step that was sampled, on every process; -1 before the baseline."""
+        return self._sampled
 
     def optimizer_stepped(self, optimizer: torch.optim.Optimizer) -> None:
         """Says that one of several optimizers has stepped. Without this call, `step` assumes that all have.
@@ -108,3 +118,10 @@ class OptimizerFollower:
             return
         if self._guard("following other optimizers", self._budgets.follow, optimizers):
             self._guard("reading the schedule", self._law.set_scheduler, scheduler)
+
+    def _is_extra(self, adaptive: Adaptive) -> bool:
+        """Whether this step is sampled beside the schedule; every rank decides alike."""
+        if not adaptive.asks(self._step):
+            return False
+        self._receive_all()
+        return adaptive.due(self._step, self._budgets.optimizers, self._recorder.raised if self._recorder else 0)
