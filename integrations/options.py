@@ -69,7 +69,10 @@ class CallbackOptions:
             step: Number of optimizer steps, as every process counts them; several processes agree at the sampled steps.
             world_size: Number of processes.
         """
-        if not self._stops or (world_size > 1 and not self._guard("asking the schedule", self._due, step)):
+        sampled = self.monitor is not None and self.monitor.sampled_step == step
+        if not self._stops or (
+            world_size > 1 and not sampled and not self._guard("asking the schedule", self._due, step)
+        ):
             return StopRequest.CONTINUE
         mine = self.monitor.stop_requested if self.monitor is not None else StopRequest.CONTINUE
         return self._guard("agreeing whether to stop", agreed, mine) or StopRequest.CONTINUE

@@ -77,6 +77,8 @@ def healthy(samples: int = 24, blocks: int = 4, every: int = 10, seed: int = 0, 
                 "eta_sum": eta * every * n * full if n else np.nan * full,
                 "update_max": 7.27 * full,
                 "update_ratio": 0.25 * eta / (scale / 0.887) if n else np.nan * full,
+                "element_max": 7.27 * full,
+                "largest": 4.4 * scale / 0.887,
             }
         )
     return out

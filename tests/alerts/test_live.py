@@ -20,11 +20,11 @@ from weibull_monitor.history.alert import Alert
 
 Train = Callable[..., list[float]]
 Q = "layers.1.self_attn.q_proj.weight"
-STEPS, FAULT, CHECKPOINT = 40, 22, 26
+STEPS, FAULT, CHECKPOINT, UNDONE = 40, 22, 26, 30
 
 
 class Run:
-    """A training whose W_q is scaled by 8 after step 22, sampled every second step."""
+    """A training whose W_q is scaled by 8 after step 22, and back after step 30, sampled every second step."""
 
     def __init__(self, place: Path, state: dict[str, Any] | None = None, fault: bool = True, **options: Any) -> None:
         torch.manual_seed(3)
@@ -43,9 +43,9 @@ class Run:
     def after(self) -> None:
         self.steps += 1
         self.monitor.step()
-        if self.fault and self.steps == FAULT:
+        if self.fault and self.steps in (FAULT, UNDONE):
             with torch.no_grad():
-                self.model.get_parameter(Q).mul_(8.0)
+                self.model.get_parameter(Q).mul_(8.0 if self.steps == FAULT else 1.0 / 8.0)
 
     def state(self) -> dict[str, Any]:
         return {

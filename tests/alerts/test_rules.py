@@ -74,7 +74,16 @@ def without_gradient(columns: list[Columns], i: int) -> None:
             now[name][i] = columns[AT - 1][name][i] * np.exp(-1e-3 * n)
 
 
+def too_fast(columns: list[Columns], *members: int) -> None:
+    """These matrices take steps of ten times the size from sample AT on."""
+    for n, now in enumerate(columns[AT:], 1):
+        for i in members:
+            for name in ("lambda", "rms", "largest"):
+                now[name][i] *= 1.0 + 0.3 * n
+
+
 FAULTS = {
+    "attention_scale": (lambda c: too_fast(c, Q, K), Q, "warning"),
     "nonfinite": (lambda c: set_from(c, "nonfinite", UP, 3.0), UP, "error"),
     "dead": (lambda c: set_from(c, "zeros", OUT, 16384.0), OUT, "warning"),
     "impossible_change": (lambda c: scaled(c, Q, 8.0), Q, "error"),
@@ -98,7 +107,7 @@ FAULTS = {
 
 
 def test_there_is_a_fault_for_every_rule() -> None:
-    assert set(FAULTS) | {"optimizer_reset", "no_gradient"} == set(RULES)
+    assert set(FAULTS) | {"optimizer_reset", "no_gradient", "initialised_anew"} == set(RULES)
 
 
 def test_a_matrix_that_only_decay_moves_is_named_in_an_info() -> None:
@@ -155,6 +164,7 @@ def test_what_is_not_there_is_never_found(rule: str) -> None:
         "eta_sum",
         "update_max",
         "update_ratio",
+        "largest",
     )
     for column in every:
         columns = healthy()

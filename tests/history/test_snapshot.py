@@ -5,10 +5,12 @@ from statistics import median
 
 import pytest
 import torch
+from torch import nn
 
 from weibull_monitor import fit_weibull
-from weibull_monitor.history.snapshot import Reference, Scaling, Snapshot
-from weibull_monitor.model.components import discover
+from weibull_monitor.history.snapshot import Reference, Scaling, Snapshot, reference_of
+from weibull_monitor.measure import WeibullFit
+from weibull_monitor.model.components import attention_pairs, attention_types, discover
 
 
 @pytest.fixture
@@ -92,3 +94,34 @@ def test_a_default_run_of_a_llama_has_about_sixty_keys_whatever_its_depth() -> N
         )
         counts.append(len(full.metrics()))
     assert counts[0] == counts[1] <= 80 - 7  # the forecast adds one for each of seven kinds
+
+
+def test_the_scale_of_attention_and_tails_that_have_moved_are_metrics() -> None:
+    layer = nn.TransformerEncoderLayer(64, 4)
+    components = discover(layer).components
+    parameters = dict(layer.named_parameters())
+    chance = torch.Generator().manual_seed(0)
+
+    def fits() -> dict[str, WeibullFit]:
+        chosen = {
+            c.name: c.part.select(parameters[c.parameter]) if c.part else parameters[c.parameter] for c in components
+        }
+        return {name: fit_weibull(weight.detach()) for name, weight in chosen.items()}
+
+    with torch.no_grad():
+        for parameter in parameters.values():
+            parameter.normal_(std=0.02, generator=chance)
+    start = fits()
+    pairs = attention_pairs(components, attention_types(layer, components))
+    given = {"time": 0.0, "components": components, "pairs": pairs}
+    given["baseline"] = {name: reference_of(fit) for name, fit in start.items()}
+    metrics = Snapshot(step=1, fits=start, **given).metrics()  # type: ignore[arg-type]
+    assert metrics["weibull_selection/attention_scale"] == pytest.approx(0.02**2 * 64, rel=0.1)
+    assert metrics["weibull_selection/attention_scale_max"] == metrics["weibull_selection/attention_scale"]
+    assert not any("weibull_tail" in key for key in metrics)
+    with torch.no_grad():
+        layer.linear1.weight[0, 0] = 0.3  # one value: nothing else moves
+    metrics = Snapshot(step=2, fits=fits(), **given).metrics()  # type: ignore[arg-type]
+    tails = {key: value for key, value in metrics.items() if "weibull_tail" in key}
+    assert list(tails) == ["weibull_tail/max_over_rms/ffn_in"]
+    assert tails["weibull_tail/max_over_rms/ffn_in"] == pytest.approx(0.3 / 0.02, rel=0.05)

@@ -48,7 +48,7 @@ def test_a_stopped_run_can_be_resumed_and_knows_what_stands(tmp_path: Path) -> N
     history = read_history(tmp_path)
     begun = [a for a in history.alerts if a.finding.rule == "impossible_change" and a.phase == "begins"]
     assert [a.step for a in begun] == [4]  # raised once, before
-    assert [a.phase for a in told if a.finding.rule == "impossible_change"] == ["ends"]
+    assert not [a for a in told if a.finding.rule == "impossible_change"]  # it stands: nothing was undone
 
 
 def lightning_run(where: Path, logger: Any = False, **options: Any) -> Any:

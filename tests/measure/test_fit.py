@@ -106,3 +106,16 @@ def test_parameters_with_gradients_and_inference_mode() -> None:
         inside = fit_weibull(w)
     assert fit_weibull(w) == inside
     assert w.grad is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_the_largest_value_is_in_the_last_occupied_bin(dtype: torch.dtype) -> None:
+    weights = (torch.randn(64, 64, generator=torch.Generator().manual_seed(1)) * 0.02).to(dtype)
+    for value in (None, 3.0, 65000.0):
+        if value is not None:
+            weights[3, 5] = -value
+        most = float(weights.abs().max())
+        largest = fit_weibull(weights).largest
+        assert most <= largest * (1 + 1e-12)
+        assert largest <= most * (1 + 1 / 64 + torch.finfo(dtype).eps)
+    assert math.isnan(fit_weibull(torch.zeros(64, 64, dtype=dtype)).largest)

@@ -48,6 +48,7 @@ class ComponentArrays:
         precision: Distance between 1 and the next number in the stored dtype.
         blocks: Index of the block; -1 outside of blocks.
         labels: Kinds, as metric keys spell them.
+        towers: Paths of the lists of blocks.
         groups: The groups that are judged together.
     """
 
@@ -59,6 +60,7 @@ class ComponentArrays:
     precision: Floats
     blocks: Ints
     labels: tuple[str, ...]
+    towers: tuple[str, ...]
     groups: tuple[JudgedGroup, ...]
 
     def __len__(self) -> int:
@@ -93,6 +95,7 @@ class ComponentArrays:
             precision=array(lambda c: _precision(c.dtype), float),
             blocks=array(lambda c: -1 if c.block is None else c.block, int),
             labels=tuple(c.label for c in components),
+            towers=tuple(c.tower for c in components),
             groups=_groups(components, np.flatnonzero(body), types),
         )
 

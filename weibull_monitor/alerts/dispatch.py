@@ -89,10 +89,10 @@ class Dispatcher:
         self._state: dict[str, Any] | None = {}
         self.stop_request = StopRequest.CONTINUE
 
-    def begin(self, attention: Iterable[Mapping[str, Any]]) -> None:
-        """Starts the rules, which depend on the kinds of attention in the model. No sample is judged before."""
+    def begin(self, attention: Iterable[Mapping[str, Any]], initial: float | None = None) -> None:
+        """Starts the rules, which depend on the model's kinds of attention and initialisation. No sample is judged before."""
         if self._options.settings is not None and self._engine is None:
-            self._engine = Engine(self._options.settings, attention)
+            self._engine = Engine(self._options.settings, attention, initial)
 
     def observe(self, sample: Sample) -> list[Alert]:
         """Judges one more sample and returns the new alerts."""

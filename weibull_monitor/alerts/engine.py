@@ -11,12 +11,15 @@ import numpy as np
 
 from weibull_monitor.alerts.rule_state import RuleState
 from weibull_monitor.alerts.rules import RULES, RuleResult
+from weibull_monitor.alerts.rules.attention import with_partners
 from weibull_monitor.alerts.settings import AlertSettings, RuleSettings
 from weibull_monitor.alerts.window import Sample, SampleWindow
 from weibull_monitor.history.alert import Alert, rank
 
 STRONGER_RULES: Final = {"scale_shift": ("impossible_change", "nonfinite"), "unchanged": ("nonfinite",)}
 """A rule skips a component where one of these stronger rules found the same fault at the same sample."""
+EXPLAINED_BY: Final = {"attention_scale": ("impossible_change",), "layer_outlier": ("initialised_anew",)}
+"""A rule skips a component while an alert of one of these rules stands, whose jump it would find again and again."""
 
 
 class Engine:
@@ -27,15 +30,19 @@ class Engine:
     Args:
         settings: Thresholds.
         attention: The model's types of attention, as in the history's ``run`` line.
+        initial: The standard deviation that the model's configuration initialises matrices with, if known: in the history, the
+            ``initializer_range`` of the model.
 
     >>> engine = Engine(AlertSettings())
     >>> engine.standing
     ()
     """
 
-    def __init__(self, settings: AlertSettings, attention: Iterable[Mapping[str, Any]] = ()) -> None:
+    def __init__(
+        self, settings: AlertSettings, attention: Iterable[Mapping[str, Any]] = (), initial: float | None = None
+    ) -> None:
         self._settings = settings
-        self._window = SampleWindow(attention)
+        self._window = SampleWindow(attention, initial)
         self._states = {name: RuleState(name) for name in RULES if self._settings_of(name).enabled}
         self._names: tuple[str, ...] = ()
         self._ignored: dict[str, Any] = {}  # by rule, bool, (components,)
@@ -112,13 +119,21 @@ class Engine:
         for stronger in STRONGER_RULES.get(name, ()):
             if stronger in found:
                 out |= found[stronger].strength >= 1.0
+        for other in EXPLAINED_BY.get(name, ()):
+            if other in self._states:
+                out |= self._states[other].active
+        if name == "attention_scale":
+            out = with_partners(self._window, out)
         settings = self._settings_of(name)
         severity = np.where(result.strength < settings.sure, 1, np.minimum(result.severity, rank(settings.at_most)))
         return replace(result, strength=np.where(out, 0.0, result.strength), severity=severity.astype(np.int8))
 
 
 def replay(
-    samples: Iterable[Sample], settings: AlertSettings | None = None, attention: Iterable[Mapping[str, Any]] = ()
+    samples: Iterable[Sample],
+    settings: AlertSettings | None = None,
+    attention: Iterable[Mapping[str, Any]] = (),
+    initial: float | None = None,
 ) -> list[Alert]:
     """The alerts of a recorded run, in order; with the same settings, those that the run itself raised.
 
@@ -126,6 +141,7 @@ def replay(
         samples: Its samples, by rising step: ``read_history(path).snapshots``.
         settings: Thresholds; the defaults if not given.
         attention: ``read_history(path).runs[-1].attention``. Without it, ranges that depend on attention are wide.
+        initial: ``read_history(path).runs[-1].model.get("initializer_range")``.
     """
-    engine = Engine(settings or AlertSettings(), attention)
+    engine = Engine(settings or AlertSettings(), attention, initial)
     return [alert for sample in samples for alert in engine.observe(sample)]

@@ -11,11 +11,15 @@ import numpy as np
 from weibull_monitor.alerts.component_arrays import Ints
 from weibull_monitor.alerts.rules import RuleResult, finding_of
 from weibull_monitor.alerts.settings import RuleSettings
-from weibull_monitor.alerts.statistics import Bools
-from weibull_monitor.history.alert import Alert, alert_from_json, rank
+from weibull_monitor.alerts.statistics import Bools, Floats, quiet
+from weibull_monitor.history.alert import Alert, alert_from_json, apart, rank
 
 CLEARING_STRENGTH: Final = 0.8
 """An alert can clear only below this strength, so that a value which trembles about its threshold raises one alert."""
+
+SMALL_JUMP: Final = 0.02
+"""|Δ ln| of a level below which nothing is said of its coming back: training moves levels by as much."""
+TINY: Final = 1e-300
 
 
 class RuleState:
@@ -36,11 +40,18 @@ class RuleState:
         self._waiting = self._active
         self._hits: Ints = np.zeros(0, dtype=np.int64)
         self._misses = self._hits
+        # Of active ones, where the levels of the rule were before the alert and at it, each (levels, components).
+        self._jumps: tuple[Floats, Floats] | None = None
 
     @property
     def standing(self) -> list[Alert]:
         """Alerts that were raised and are not cleared."""
         return [alert for alert, _ in self._standing]
+
+    @property
+    def active(self) -> Bools:
+        """Components that are in an alert, or wait for one, bool, shape (components,)."""
+        return self._active
 
     def adopt(self, names: tuple[str, ...]) -> None:
         """Sets the components' names; alerts of other components are dropped."""
@@ -63,12 +74,14 @@ class RuleState:
             return []  # nearly always
         self._hits = np.where(hit, np.minimum(self._hits + 1, settings.persist), 0)
         started = (self._hits >= settings.persist) & ~self._active
-        self._misses = np.where(self._active & (found.strength < CLEARING_STRENGTH), self._misses + 1, 0)
+        self._follow(found, started)
+        calm = (found.strength < CLEARING_STRENGTH) & ~(self._displaced(found) & found.lasting)
+        self._misses = np.where(self._active & calm, self._misses + 1, 0)
         over = self._active & (self._misses >= settings.clear)
         self._active = (self._active | started) & ~over
         self._waiting = (self._waiting | started) & ~over
         return [
-            *self._cleared(step),
+            *self._cleared(step, found),
             *self._worsened(found, hit, step),
             *self._raised(found, self._waiting & hit, step, cool_down),
         ]
@@ -85,6 +98,7 @@ class RuleState:
             "quiet": {str(i): int(self._misses[i]) for i in np.flatnonzero(self._misses)},
             "since_told": self._since_alert,
             "rank_told": self._last_rank,
+            "jumps": self._jumps_by_component(),
             "standing": [{"alert": alert.to_json(), "members": _packed(members)} for alert, members in self._standing],
         }
 
@@ -97,16 +111,69 @@ class RuleState:
             for index, count in state[name].items():
                 counts[int(index)] = count
         self._since_alert, self._last_rank = state["since_told"], state["rank_told"]
+        for index, (before, at) in state.get("jumps", {}).items():
+            self._jumps = self._jumps or (np.full((len(at), size), np.nan), np.full((len(at), size), np.nan))
+            for kept, values in zip(self._jumps, (before, at), strict=True):
+                kept[:, int(index)] = [np.nan if value is None else value for value in values]
         self._standing = [(alert_from_json(s["alert"]), _unpacked(s["members"], size)) for s in state["standing"]]
 
     def _make_room(self, size: int) -> None:
         self._active, self._waiting = np.zeros(size, dtype=bool), np.zeros(size, dtype=bool)
         self._hits, self._misses = np.zeros(size, dtype=np.int64), np.zeros(size, dtype=np.int64)
+        self._jumps = None
 
-    def _cleared(self, step: int) -> list[Alert]:
-        left = [(alert, members & self._active) for alert, members in self._standing]
-        self._standing = [(alert, members) for alert, members in left if members.any()]
-        return [replace(alert, phase="ends", step=step) for alert, members in left if not members.any()]
+    def _follow(self, found: RuleResult, started: Bools) -> None:
+        """Keeps where the levels of components that became active were before, and are now."""
+        if found.levels is None or found.before is None or not started.any():
+            return
+        if self._jumps is None:
+            self._jumps = np.full(found.levels.shape, np.nan), np.full(found.levels.shape, np.nan)
+        for kept, values in zip(self._jumps, (found.before, found.levels), strict=True):
+            kept[:, started] = values[:, started]
+
+    def _displaced(self, found: RuleResult) -> Bools:
+        """Whether a level is still nearer to where the alert found it than to where it was before, (components,)."""
+        if self._jumps is None or found.levels is None:
+            return np.zeros(len(self._names), dtype=bool)
+        with quiet():
+            before, at, now = (np.log(np.fmax(values, TINY)) for values in (*self._jumps, found.levels))
+            jumped = np.abs(at - before)
+            away = np.sign(at - before) * (now - before) > 0.5 * jumped
+            displaced: Bools = (away & (jumped >= SMALL_JUMP)).any(axis=0)
+        return displaced
+
+    def _jumps_by_component(self) -> dict[str, Any]:
+        if self._jumps is None:
+            return {}
+        held = ((int(i), self._jumps[0][:, i], self._jumps[1][:, i]) for i in np.flatnonzero(self._active))
+        return {
+            str(i): [[float(v) if np.isfinite(v) else None for v in values] for values in (before, at)]
+            for i, before, at in held
+        }
+
+    def _cleared(self, step: int, found: RuleResult) -> list[Alert]:
+        left = [(alert, members, members & self._active) for alert, members in self._standing]
+        self._standing = [(alert, active) for alert, _, active in left if active.any()]
+        return [
+            replace(alert, phase="ends", step=step, ending=self._ending(alert, found))
+            for alert, _, active in left
+            if not active.any()
+        ]
+
+    def _ending(self, alert: Alert, found: RuleResult) -> str:
+        """How the worst component of a cleared alert stands; empty for rules that find states."""
+        if self._jumps is None or found.levels is None or alert.finding.component not in self._names:
+            return ""
+        i = self._names.index(alert.finding.component)
+        moved = np.abs(np.log(np.fmax(self._jumps[1][:, i], TINY) / np.fmax(self._jumps[0][:, i], TINY)))
+        if not np.isfinite(moved).any():
+            return ""
+        level = int(np.nanargmax(moved))
+        name, before, now = found.level_names[level], self._jumps[0][level, i], found.levels[level, i]
+        was, is_now = apart(before, now)
+        if self._displaced(found)[i]:
+            return f"no further jump, but {name} has not come back: it is {is_now}, and was {was} before step {alert.since}."
+        return f"undone: {name} is {is_now}, and was {was} before step {alert.since}."
 
     def _worsened(self, found: RuleResult, hit: Bools, step: int) -> list[Alert]:
         alerts = []

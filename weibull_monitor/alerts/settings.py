@@ -151,6 +151,30 @@ class SelectionDrift(RuleSettings):
 
 
 @dataclass(frozen=True)
+class InitialisedAnew(RuleSettings):
+    """A matrix that sits at its initialisation at step 0 of a run that goes on from trained weights.
+
+    ln λ departs by ``log_lambda`` and ``z`` times the spread of the others, or by ``alone`` if nothing else tells.
+    """
+
+    z: float = 6.0
+    log_lambda: float = 0.15
+    alone: float = 0.5
+
+
+@dataclass(frozen=True)
+class AttentionScale(RuleSettings):
+    """The scale of attention grew by ``added`` and by the factor ``growth``.
+
+    And W_q and W_k moved ``ratio`` times as far as the other matrices of their block.
+    """
+
+    added: float = 0.1
+    growth: float = 1.25
+    ratio: float = 7.0
+
+
+@dataclass(frozen=True)
 class LayerOutlier(RuleSettings):
     """k or ln λ of a block departs from its neighbours and from all others of its kind.
 
@@ -242,6 +266,8 @@ class AlertSettings:
     selection_range: SelectionRange = SelectionRange()
     selection_shift: SelectionShift = SelectionShift()
     selection_drift: SelectionDrift = SelectionDrift()
+    initialised_anew: InitialisedAnew = InitialisedAnew()
+    attention_scale: AttentionScale = AttentionScale()
     layer_outlier: LayerOutlier = LayerOutlier()
     transmission_exit: TransmissionExit = TransmissionExit()
     body_break: BodyBreak = BodyBreak()

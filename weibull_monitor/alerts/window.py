@@ -12,7 +12,7 @@ from weibull_monitor.alerts.component_arrays import ComponentArrays
 from weibull_monitor.alerts.statistics import Bools, Floats, quiet
 from weibull_monitor.history.record import RecordedSnapshot, as_array
 from weibull_monitor.history.snapshot import NO_SCALING, Snapshot
-from weibull_monitor.model.components import Component
+from weibull_monitor.model.components import AttentionPair, Component, attention_pairs
 
 Sample = Snapshot | RecordedSnapshot
 """A sample: live, or of a history."""
@@ -20,6 +20,7 @@ Sample = Snapshot | RecordedSnapshot
 READ: Final = (
     *("k", "lambda", "r2", "k_se", "rms", "zeros", "nonfinite"),
     *("eta", "weight_decay", "eta_sum", "update_max", "update_ratio"),
+    *("element_max", "largest"),
 )
 """The recorded columns that rules read."""
 _NO_FIT: Final = (math.nan,) * 7
@@ -40,9 +41,11 @@ class SampleWindow:
 
     Args:
         attention: The model's types of attention, as in the history's ``run`` line.
+        initial: The standard deviation that the model's configuration initialises matrices with, if known.
 
     Attributes:
         components: The properties of the components.
+        pairs: Which W_q meets which W_k.
         baseline: The columns of the sample at step 0, each of shape (components,); NaN if there was none.
         peak: Highest η of each component before the latest sample, shape (components,); 0 before the first. A jump raises it
             by a factor of two per sample at most.
@@ -55,13 +58,14 @@ class SampleWindow:
         kept: Results about the components and the baseline; emptied when these change.
     """
 
-    def __init__(self, attention: Iterable[Mapping[str, Any]] = ()) -> None:
-        self._attention = tuple(attention)
+    def __init__(self, attention: Iterable[Mapping[str, Any]] = (), initial: float | None = None) -> None:
+        self._attention, self.initial = tuple(attention), initial
         self._buffer: dict[str, Floats] = {}
         self.steps: list[int] = []
         self._end = 0
         self._components: tuple[Component, ...] = ()
         self.components = ComponentArrays.of(())
+        self.pairs: tuple[AttentionPair, ...] = ()
         self.baseline: dict[str, Floats] = {}
         self.peak: Floats = np.zeros(0)
         self.settled: Bools = np.zeros(0, dtype=bool)
@@ -194,6 +198,7 @@ class SampleWindow:
         self.plateau = carried(self.plateau, (size,), np.nan)
         self._components = components
         self.components = ComponentArrays.of(components, self._attention)
+        self.pairs = attention_pairs(components, self._attention)
         self.kept.clear()
 
 
@@ -209,10 +214,11 @@ def columns_of(sample: Sample) -> dict[str, Floats]:
         rows = []
         for component in sample.components:
             fit, s = sample.fits.get(component.name), sample.scaling.get(component.name, NO_SCALING)
-            measured = (fit.k, fit.lambda_, fit.r2, fit.k_se, fit.rms, fit.zeros, fit.nonfinite) if fit else _NO_FIT
+            fitted = (fit.k, fit.lambda_, fit.r2, fit.k_se, fit.rms, fit.zeros, fit.nonfinite) if fit else _NO_FIT
             update = sample.updates.get(component.name)
             ratio = update.ratio if update else None
-            rows.append((*measured, s.eta, s.weight_decay, s.eta_sum, s.update_max, ratio))
+            stepped = (s.eta, s.weight_decay, s.eta_sum, s.update_max, ratio, s.element_max)
+            rows.append((*fitted, *stepped, fit.largest if fit else math.nan))
         values = np.array(rows, dtype=float).reshape(len(rows), len(READ)).T  # (columns, components); None becomes NaN
     else:
         values = as_array(sample.columns, READ)

@@ -47,7 +47,8 @@ def _execute(options: argparse.Namespace) -> int:
     settings = AlertSettings.of(options.config) if options.config else AlertSettings()
     history = open_run(options.run)
     attention = history.runs[-1].attention if history.runs else ()
-    alerts = history.alerts if options.recorded else replay(history.snapshots, settings, attention)
+    initial = history.runs[-1].model.get("initializer_range") if history.runs else None
+    alerts = history.alerts if options.recorded else replay(history.snapshots, settings, attention, initial)
     print(as_text([alert for alert in alerts if rank(alert.finding.severity) >= rank(options.severity)]))
     print(
         f"{len(history.snapshots)} samples of {len(history.components)} matrices and parts in {visible(str(history.path))}"

@@ -16,6 +16,25 @@ MAX_NAMES: Final = 20
 """Components that an alert names; the rest are only counted."""
 
 
+def digits_apart(first: float, second: float) -> int:
+    """How many digits tell two numbers apart: at least four, at most nine.
+
+    >>> digits_apart(0.0342, 0.2746), digits_apart(0.050481, 0.050483)
+    (4, 5)
+    """
+    return next((n for n in range(4, 9) if f"{first:.{n}g}" != f"{second:.{n}g}"), 9)
+
+
+def apart(first: float, second: float) -> tuple[str, str]:
+    """Two numbers with as many digits as tell them apart.
+
+    >>> apart(0.050481, 0.050483)
+    ('0.050481', '0.050483')
+    """
+    digits = digits_apart(first, second)
+    return f"{first:.{digits}g}", f"{second:.{digits}g}"
+
+
 def rank(severity: Severity) -> int:
     """1 for info, 2 for warning, 3 for error."""
     return SEVERITIES.index(severity) + 1
@@ -62,6 +81,7 @@ class Alert:
         step: Optimizer step of the sample that this message is about.
         finding: The finding when the alert was raised or last got worse.
         name: Name of the model among several in one run; None if there is only one.
+        ending: For a cleared alert: how things stand now.
 
     >>> finding = Finding(
     ...     "nonfinite", "error", 40, "a.weight", ("a.weight",), 1, "Inf and NaN", 3.0, (0.0, 0.0), None, "Look at the loss."
@@ -78,6 +98,7 @@ class Alert:
     step: int
     finding: Finding
     name: str | None = None
+    ending: str = ""
 
     @property
     def title(self) -> str:
@@ -92,7 +113,8 @@ class Alert:
         finding = self.finding
         more = f" and {finding.count - 1} more" if finding.count > 1 else ""
         if self.phase == "ends":
-            return f"step {self.step}: {finding.component}{more}: no longer found; it began at step {self.since}."
+            how = self.ending or f"no longer found; it began at step {self.since}."
+            return f"step {self.step}: {finding.component}{more}: {how}"
         return f"step {self.step}: {finding.component}{more}{self._numbers()}. {finding.meaning}"
 
     def _numbers(self) -> str:
@@ -100,23 +122,25 @@ class Alert:
         if finding.value is None:
             return ""
         z = f", z {finding.z:.1f}" if finding.z is not None and math.isfinite(finding.z) else ""
-        return f": {finding.quantity} {finding.value:.4g}{expectation(finding.expected)}{z}"
+        edges = [edge for edge in finding.expected if edge is not None and edge != finding.value]
+        digits = max((digits_apart(finding.value, edge) for edge in edges), default=4)
+        return f": {finding.quantity} {finding.value:.{digits}g}{expectation(finding.expected, digits)}{z}"
 
     def to_json(self) -> dict[str, Any]:
         """The ``alert`` line of the history."""
-        return {"step": self.step, "phase": self.phase, "since": self.since, "found": self.finding.step} | {
-            name: value for name, value in asdict(self.finding).items() if name != "step"
-        }
+        line = {"step": self.step, "phase": self.phase, "since": self.since, "found": self.finding.step}
+        line |= {name: value for name, value in asdict(self.finding).items() if name != "step"}
+        return line | ({"ending": self.ending} if self.ending else {})
 
 
-def expectation(expected: tuple[float | None, float | None]) -> str:
+def expectation(expected: tuple[float | None, float | None], digits: int = 4) -> str:
     """The expected range in words; empty if it is open at both ends."""
-    low, high = expected
+    low, high = (None if edge is None else f"{edge:.{digits}g}" for edge in expected)
     if low is not None and high is not None:
-        return f", expected {low:.4g}" if low == high else f", expected {low:.4g} to {high:.4g}"
+        return f", expected {low}" if low == high else f", expected {low} to {high}"
     if low is not None:
-        return f", expected at least {low:.4g}"
-    return f", expected at most {high:.4g}" if high is not None else ""
+        return f", expected at least {low}"
+    return f", expected at most {high}" if high is not None else ""
 
 
 def alert_from_json(line: Mapping[str, Any]) -> Alert:
@@ -129,4 +153,4 @@ def alert_from_json(line: Mapping[str, Any]) -> Alert:
     known = {name: line[name] for name in Finding.__dataclass_fields__ if name != "step"}
     low, high = known["expected"]
     known |= {"step": line["found"], "components": tuple(known["components"]), "expected": (low, high)}
-    return Alert(line["phase"], line["since"], line["step"], Finding(**known))
+    return Alert(line["phase"], line["since"], line["step"], Finding(**known), ending=line.get("ending", ""))

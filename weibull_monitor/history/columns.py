@@ -26,13 +26,21 @@ _SCALING: Final = {
     "lambda_equilibrium": "equilibrium.value",
     "eta_sum": "eta_sum",
     "update_max": "update_max",
+    "element_max": "element_max",
 }
+_TAIL: Final = {"largest": "largest", "p999_p50": "p999_p50"}
 _FORCES: Final = {f"force_{name}": name for name in ("alignment", "injection", "decay", "net", "closure")}
 _UPDATES: Final = {f"update_{name.strip('_')}": name for name in ("k", "lambda_", "rms", "ratio")}
 
 SOURCES: Final[dict[str, tuple[str, str]]] = {
     column: (source, path)
-    for source, columns in (("fits", _FIT), ("scaling", _SCALING), ("forces", _FORCES), ("updates", _UPDATES))
+    for source, columns in (
+        ("fits", _FIT),
+        ("scaling", _SCALING),
+        ("fits", _TAIL),
+        ("forces", _FORCES),
+        ("updates", _UPDATES),
+    )
     for column, path in columns.items()
 }
 """For each column the mapping of `Snapshot` that holds it, and the attribute of its values."""

@@ -17,7 +17,7 @@ from weibull_monitor.history.lines import MAX_LINE, parsed
 from weibull_monitor.history.places import last_trial
 from weibull_monitor.history.reader import find_history
 from weibull_monitor.history.record import FILE, History, RecordedSnapshot, RunRecord, as_array
-from weibull_monitor.model.components import Component, distinct, representatives
+from weibull_monitor.model.components import AttentionPair, Component, attention_pairs, distinct, representatives
 
 CLASSES = ("selection", "transmission")
 HEAD = 64
@@ -34,6 +34,7 @@ class FollowedSample:
         seconds: Wall time of the measurement, in seconds; None if it was not recorded.
         classes: Median k of each class that the model has.
         kinds: Median k of each kind.
+        attention: Median and highest scale of attention over the blocks; None if no block has one.
         place: Offset of its line in the file, in bytes.
         run: Index of its record in `HistoryTail.runs`.
     """
@@ -43,6 +44,7 @@ class FollowedSample:
     seconds: float | None
     classes: Mapping[str, float]
     kinds: Mapping[str, float]
+    attention: tuple[float, float] | None
     place: int
     run: int
 
@@ -166,11 +168,16 @@ class HistoryTail:
 
     def _point(self, snapshot: RecordedSnapshot, place: int, run: int) -> FollowedSample:
         if run not in self._groups:
-            self._groups[run] = _Groups.of(snapshot.components)
+            self._groups[run] = _Groups.of(
+                snapshot.components, attention_pairs(snapshot.components, self.runs[run].attention)
+            )
         k = as_array(snapshot.columns, ("k",))[0]  # (components,)
         groups = self._groups[run]
         classes, kinds = _medians(k, groups.classes), _medians(k, groups.kinds)
-        return FollowedSample(snapshot.step, snapshot.time, snapshot.seconds, classes, kinds, place, run)
+        rms = snapshot.columns["rms"]
+        scales = [f * rms[q] * rms[k] for q, k, f in groups.pairs if rms[q] is not None and rms[k] is not None]  # type: ignore[operator]
+        attention = (float(np.median(scales)), max(scales)) if scales else None
+        return FollowedSample(snapshot.step, snapshot.time, snapshot.seconds, classes, kinds, attention, place, run)
 
     def _full(self, point: FollowedSample) -> RecordedSnapshot | None:
         if self.file is None:
@@ -186,18 +193,23 @@ class HistoryTail:
 
 @dataclass(frozen=True)
 class _Groups:
-    """Indices into the columns for each class and kind; the same components as in the flat metrics."""
+    """Indices into the columns for each class and kind; the same components as in the flat metrics.
+
+    ``pairs`` has the indices of W_q and W_k, and the factor of their scale.
+    """
 
     classes: Mapping[str, list[int]]
     kinds: Mapping[str, list[int]]
+    pairs: tuple[tuple[int, int, float], ...]
 
     @staticmethod
-    def of(components: tuple[Component, ...]) -> _Groups:
+    def of(components: tuple[Component, ...], pairs: tuple[AttentionPair, ...]) -> _Groups:
         place = {c.name: i for i, c in enumerate(components)}
         once, shown = distinct(components), representatives(components)
         return _Groups(
             {name: [place[c.name] for c in once if c.component_class == name] for name in CLASSES},
             {kind: [place[c.name] for c in shown if c.label == kind] for kind in dict.fromkeys(c.label for c in shown)},
+            tuple((place[p.query], place[p.key], p.factor) for p in pairs if p.head is None),
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple, cast
 
@@ -13,7 +13,7 @@ import numpy as np
 from weibull_monitor.history.columns import SOURCES, unknown
 from weibull_monitor.history.reasons import Reason
 from weibull_monitor.measure import WeibullFit
-from weibull_monitor.model.components import Component, distinct, representatives
+from weibull_monitor.model.components import AttentionPair, Component, distinct, representatives
 
 Detail = Literal["kind", "component"]
 
@@ -59,6 +59,7 @@ class Scaling:
         reason: Why there is no forecast; a key of `weibull_monitor.history.reasons.EXPLANATION`. None if there is one.
         eta_sum: Σ η over the steps taken.
         update_max: Upper bound of the RMS of one update of the optimizer, in units of η (`weibull_monitor.scaling.optimizers`).
+        element_max: Upper bound of every single value of it.
     """
 
     eta: float | None = None
@@ -73,6 +74,7 @@ class Scaling:
     reason: Reason | None = None
     eta_sum: float | None = None
     update_max: float | None = None
+    element_max: float | None = None
 
 
 NO_SCALING = Scaling()
@@ -80,10 +82,24 @@ NO_SCALING = Scaling()
 
 @dataclass(frozen=True)
 class Reference:
-    """k and λ of one component before the first step: drift is measured against them."""
+    """One component before the first step: drift is measured against it.
+
+    Attributes:
+        k: Its k.
+        lambda_: Its λ.
+        p999_p50: Its P99.9/P50; None if not known.
+        largest: The largest |w| over the RMS; None if not known.
+    """
 
     k: float
     lambda_: float
+    p999_p50: float | None = None
+    largest: float | None = None
+
+
+def reference_of(fit: WeibullFit) -> Reference:
+    """The reference of a component, from its fit before the first step."""
+    return Reference(fit.k, fit.lambda_, _finite(fit.p999_p50), _finite(fit.largest / fit.rms))
 
 
 class ForceShares(NamedTuple):
@@ -159,6 +175,7 @@ class Snapshot:
         seconds: Wall time of the measurement, in seconds.
         name: Name of the model among several in one run; the keys of its metrics begin with it.
         model: What is known of the model beside its matrices: class, architecture, number of parameters.
+        pairs: Which W_q meets which W_k, for the scale of attention.
     """
 
     step: int
@@ -173,6 +190,7 @@ class Snapshot:
     seconds: float = 0.0
     name: str | None = None
     model: Mapping[str, Any] = field(default_factory=dict)
+    pairs: tuple[AttentionPair, ...] = ()
 
     @property
     def withheld(self) -> dict[Reason, int]:
@@ -204,7 +222,7 @@ class Snapshot:
         """The flat metrics of this sample: finite floats by key. A value that does not exist has no key.
 
         Args:
-            detail: ``"kind"`` for at most 80 keys whatever the model's depth; ``"component"`` for three more per component,
+            detail: ``"kind"`` for some 80 keys whatever the model's depth; ``"component"`` for three more per component,
                 except experts.
         """
         # Only fits that exist count: a matrix without one must not hide the others of its kind.
@@ -214,7 +232,7 @@ class Snapshot:
         for component in representatives(self.components):
             if component.name in fits:
                 by_kind[component.label].append(component.name)
-        out = self._class_metrics(fits) | self._health_metrics(fits)
+        out = self._class_metrics(fits) | self._attention_metrics(fits) | self._health_metrics(fits)
         for kind, names in by_kind.items():
             for key, (source, path) in _MEDIANS.items():
                 out[f"{key}/{kind}"] = self._median_of(source, path, names)
@@ -224,6 +242,7 @@ class Snapshot:
             # A median hides one bad matrix, the extreme shows it.
             out[f"weibull_k_min/{kind}"] = min(fits[name].k for name in names)
             out[f"weibull_r2_min/{kind}"] = min(fits[name].r2 for name in names)
+            out |= self._tail_metrics(kind, [name for name in names if name in self.baseline])
             if kind in OUTSIDE_OF_BLOCKS:
                 del out[f"weibull_scaling/lambda_ratio/{kind}"]  # the law fails there
             else:
@@ -270,6 +289,28 @@ class Snapshot:
         out["weibull_scaling/t_over_tau"] = self._median_of("scaling", "t_over_tau", both)
         return out
 
+    def _attention_metrics(self, fits: Mapping[str, WeibullFit]) -> dict[str, float | None]:
+        """The scale of attention: median and highest over the blocks."""
+        scales = [
+            pair.scale(fits[pair.query].rms, fits[pair.key].rms)
+            for pair in self.pairs
+            if pair.head is None and pair.query in fits and pair.key in fits
+        ]
+        return {ATTENTION_SCALE: _median(scales), f"{ATTENTION_SCALE}_max": max(scales, default=None)}
+
+    def _tail_metrics(self, kind: str, names: Sequence[str]) -> dict[str, float | None]:
+        """The extreme tail of a kind, where it has moved since the baseline: elsewhere it is what the sizes make it."""
+        out: dict[str, float | None] = {}
+        fits, starts = [self.fits[name] for name in names], [self.baseline[name] for name in names]
+        ratios = [(fit.p999_p50, start.p999_p50) for fit, start in zip(fits, starts, strict=True)]
+        peaks = [(fit.largest / fit.rms, start.largest) for fit, start in zip(fits, starts, strict=True)]
+        for key, pairs, chosen in (("p999_p50", ratios, np.median), ("max_over_rms", peaks, np.max)):
+            known = [(now, start) for now, start in pairs if start is not None and math.isfinite(now)]
+            if known:
+                now, start = chosen([now for now, _ in known]), chosen([start for _, start in known])
+                out[f"weibull_tail/{key}/{kind}"] = float(now) if abs(np.log(now / start)) >= TAIL_MOVED[key] else None
+        return out
+
     def _health_metrics(self, fits: Mapping[str, WeibullFit]) -> dict[str, float | None]:
         """What was read, and the cost of reading it."""
         once = (self.fits[c.name] for c in distinct(self.components) if c.name in self.fits)
@@ -283,6 +324,9 @@ class Snapshot:
         }
 
 
+ATTENTION_SCALE: Final = "weibull_selection/attention_scale"
+TAIL_MOVED: Final = {"p999_p50": math.log(1.1), "max_over_rms": math.log(1.25)}
+"""|ln| of the ratio to the baseline from which the tail of a kind is logged; noise of the largest of 10⁴ values is 0.08."""
 OUTSIDE_OF_BLOCKS: Final = frozenset({"embedding", "lm_head"})
 """Kinds of which a model has one matrix: its λ is the highest."""
 _MEDIANS: Final = {

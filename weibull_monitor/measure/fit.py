@@ -46,6 +46,8 @@ class WeibullFit:
         aic_gamma: The same of a gamma distribution.
         occupied_bins: Occupied bins between the 10 % and the 90 % quantile: the resolution of the plot.
         checksum: Fingerprint of the counts: equal for matrices with equal counts.
+        largest: Upper edge of the bin with the largest |w|: no value is above it, and one is at most 1.6 % below it (in dtypes
+            with fewer than six mantissa bits, one unit in the last place).
         quantiles: ln|w| of the fitted values at the shares `weibull_monitor.measure.LEVELS`: against ln(-ln(1-F)) they are the
             probability plot, whose line is k·(ln|w| - ln λ). Empty if there are no values.
         problem: Why the values could not be read; empty if they could.
@@ -69,6 +71,7 @@ class WeibullFit:
     aic_gamma: float
     occupied_bins: int
     checksum: int
+    largest: float = math.nan
     quantiles: tuple[float, ...] = field(default=(), repr=False)
     problem: str = field(default="", repr=False)
 

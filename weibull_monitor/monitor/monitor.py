@@ -16,15 +16,16 @@ from torch import nn
 
 from weibull_monitor.errors import ConfigurationError, Guard, shielded
 from weibull_monitor.history.places import new_directory
-from weibull_monitor.history.snapshot import Reference, Snapshot
+from weibull_monitor.history.snapshot import Reference, Snapshot, reference_of
 from weibull_monitor.measure.reader.reader import ModelReader
 from weibull_monitor.model.components import Component, Discovery, nothing_to_measure
 from weibull_monitor.model.components.finder import Finder
 from weibull_monitor.model.sharding import UNDER_JOIN, JoinWatch, Ranks
+from weibull_monitor.monitor.adaptive import Adaptive
 from weibull_monitor.monitor.ended import Ended
 from weibull_monitor.monitor.first_batch import FirstBatch
 from weibull_monitor.monitor.last_step import PASSED, LastStep
-from weibull_monitor.monitor.optimizers import OptimizerFollower, explain_step
+from weibull_monitor.monitor.optimizers import OptimizerFollower, explain_step, notice_earlier_steps
 from weibull_monitor.monitor.options import MonitorArguments, MonitorOptions, takes_options
 from weibull_monitor.monitor.recorder import Recorder, log_components
 from weibull_monitor.monitor.sampling import QueuedSample, Sampler
@@ -130,6 +131,7 @@ class WeibullMonitor(OptimizerFollower):
         )
         self._sampler.name = given.name
         self._last_step = LastStep(self._reader, self._ranks)
+        self._adaptive = Adaptive(given.every_n_steps, model, self._ranks) if given.adaptive else None
         self._join = JoinWatch(model)
         self._step, self._sampled = 0, -1
         self._baseline: dict[str, Reference] = {}
@@ -139,13 +141,15 @@ class WeibullMonitor(OptimizerFollower):
         self._pending: deque[QueuedSample] = deque()
         self.last: Snapshot | None = None
         if self._recorder is not None:
-            self._recorder.prepare_alerts(self._sampler.attention())
+            self._recorder.prepare_alerts(self._sampler.attention(), self._sampler.initial())
             log_components(self.discovery, self._reader.different)
         if given.resume is not None:
             self.load_state_dict(given.resume)
             self._guard("preparing to measure", self._reader.prepare)
         else:
             self._guard("taking the baseline", self._take_baseline)
+            if self.is_main:
+                self._guard("looking for earlier steps", notice_earlier_steps, self._guard, self._budgets.optimizers)
         if self._recorder is not None:
             self._recorder.take_over()
         wanted = self._ranks is None and given.example_inputs is None and not self._find.followed.verdicts
@@ -174,7 +178,7 @@ class WeibullMonitor(OptimizerFollower):
 
     @property
     def stop_requested(self) -> StopRequest:
-        """Whether an alert of severity ``stop_on`` was raised; true if training should stop.
+        """Whether an alert of severity ``stop_on`` was raised.
 
         0 (CONTINUE), 1 (STOP), or 2 (SAVE_AND_STOP: the weights are worth a checkpoint). Always 0 on other processes than the
         main one.
@@ -211,7 +215,9 @@ class WeibullMonitor(OptimizerFollower):
         if self._ranks is not None and not self.over and self._guard("looking for Join", self._join.active):
             self._ranks.broken = True
             self._guard.once(UNDER_JOIN)
-        if (last or self._guard("asking the schedule", self._due, self._step)) and not self.over:
+        followed = self._adaptive if not self.over else None
+        extra = followed is not None and self._guard("following events", self._is_extra, followed)
+        if (last or extra or self._guard("asking the schedule", self._due, self._step)) and not self.over:
             self._guard("sampling", self._sample_and_log)
         elif self._pending:
             self._guard("receiving a sample", self._receive)
@@ -273,7 +279,16 @@ class WeibullMonitor(OptimizerFollower):
             self._guard("closing the recorder", self._recorder.close)
         self._ended = self._results()
         self._recorder = self._ranks = None
-        del self._find, self._reader, self._budgets, self._law, self._forces, self._sampler, self._last_step
+        del (
+            self._find,
+            self._reader,
+            self._budgets,
+            self._law,
+            self._forces,
+            self._sampler,
+            self._last_step,
+            self._adaptive,
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy, or a pickled monitor, is closed: the training is that of the original. It has the results so far."""
@@ -314,7 +329,8 @@ class WeibullMonitor(OptimizerFollower):
             self._receive_all()
         state = {"step": self._step, "budgets": self._budgets.state(wait), "watched": self._budgets.watched()}
         alerts = self._recorder.alerts() if self._recorder is not None else None
-        return state | ({"alerts": alerts} if alerts else {})
+        adaptive = self._adaptive.state() if self._adaptive is not None else None
+        return state | {name: one for name, one in (("alerts", alerts), ("adaptive", adaptive)) if one}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continues from `state_dict`, with the history, the baseline and the budgets. Call it before the first `step`.
@@ -330,6 +346,8 @@ class WeibullMonitor(OptimizerFollower):
             raise ConfigurationError("the monitor is closed; make another one, with resume=")
         self._step = self._sampled = self._resumed_from = int(state["step"])
         self._guard("restoring the budgets", self._budgets.restore, state.get("budgets"), state.get("watched"))
+        if self._adaptive is not None:
+            self._adaptive.resume(state.get("adaptive"))
         self.last = None
         if self._recorder is not None:
             what = "reading the baseline of the resumed run"
@@ -350,7 +368,7 @@ class WeibullMonitor(OptimizerFollower):
         self._sampled = self._step
         self.last = self._finished(self._sampler.queue(self._step))
         if self.last is not None:
-            self._baseline = {n: Reference(fit.k, fit.lambda_) for n, fit in self.last.fits.items() if fit.available}
+            self._baseline = {n: reference_of(fit) for n, fit in self.last.fits.items() if fit.available}
 
     def _recall_baseline(self, recorder: Recorder, alerts: Mapping[str, Any]) -> None:
         self._baseline = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,7 +10,9 @@ import torch
 from weibull_monitor.errors import Guard
 
 if TYPE_CHECKING:
+    from weibull_monitor.monitor.adaptive import Adaptive
     from weibull_monitor.monitor.ended import Ended
+    from weibull_monitor.monitor.recorder import Recorder
     from weibull_monitor.scaling.law import ScalingLaw
     from weibull_monitor.scaling.tracking import BudgetTracker
 
@@ -41,6 +43,26 @@ def explain_step(guard: Guard, step: int, before: int, first: bool) -> None:
         )
 
 
+def notice_earlier_steps(guard: Guard, optimizers: Sequence[Any]) -> None:
+    """Says in one line that an optimizer has taken steps before the baseline: the run goes on from an earlier one.
+
+    Args:
+        guard: Logs the message.
+        optimizers: The optimizers themselves, without wrappers.
+    """
+    from weibull_monitor.scaling.optimizers import steps_taken
+
+    for optimizer in optimizers:
+        held = ((p, group) for group in optimizer.param_groups for p in group["params"])
+        taken = next((n for p, group in held if (n := steps_taken(optimizer, p, group))), 0)
+        if taken:
+            guard.once(
+                f"{type(optimizer).__name__} has taken {taken} steps already, and this run begins at step 0, with a baseline of "
+                "its own. To continue the history of the earlier run, pass its monitor's state_dict() as resume=",
+                key="earlier steps",
+            )
+
+
 class OptimizerFollower:
     """The methods of `WeibullMonitor` about its optimizers."""
 
@@ -49,7 +71,15 @@ class OptimizerFollower:
     _budgets: BudgetTracker
     _law: ScalingLaw
     _step: int
+    _sampled: int
     _advanced: bool
+    _recorder: Recorder | None
+    _receive_all: Callable[[], None]
+
+    @property
+    def sampled_step(self) -> int:
+        """The last step that was sampled, on every process; -1 before the baseline."""
+        return self._sampled
 
     def optimizer_stepped(self, optimizer: torch.optim.Optimizer) -> None:
         """Says that one of several optimizers has stepped. Without this call, `step` assumes that all have.
@@ -88,3 +118,10 @@ class OptimizerFollower:
             return
         if self._guard("following other optimizers", self._budgets.follow, optimizers):
             self._guard("reading the schedule", self._law.set_scheduler, scheduler)
+
+    def _is_extra(self, adaptive: Adaptive) -> bool:
+        """Whether this step is sampled beside the schedule; every rank decides alike."""
+        if not adaptive.asks(self._step):
+            return False
+        self._receive_all()
+        return adaptive.due(self._step, self._budgets.optimizers, self._recorder.raised if self._recorder else 0)

@@ -44,6 +44,9 @@ class MonitorOptions:
     Attributes:
         every_n_steps: Number of optimizer steps between samples, or a function of the step that returns whether to sample. With a
             number, steps 1, 2, 4, … 64 are sampled too. The baseline and the last step are always sampled.
+        adaptive: Whether to take eight samples that are ten times as dense after an alert of any severity, a jump of η,
+            unfreezing or a resumption. A run takes at most 16 samples more than twice its regular ones. It needs a number in
+            ``every_n_steps``.
         output_dir: Directory of the run; the history is ``<output_dir>/weibull/history.jsonl``. Default: a new ``runs/<time>``,
             and in a callback the Trainer's own directory.
         name: Name of the model, where a run has several (``"student"`` and ``"teacher"``): its history is
@@ -52,7 +55,7 @@ class MonitorOptions:
             ``close()``. In a callback also ``"auto"``, the default there: the trackers or loggers of the Trainer.
         pictures_every: Number of samples between two heatmaps and tables, for trackers that show them; the last sample is always
             drawn. 0 for no pictures.
-        detail: ``"kind"`` logs at most 80 metrics whatever the depth of the model; ``"component"`` adds three per matrix.
+        detail: ``"kind"`` logs some 80 metrics whatever the depth of the model; ``"component"`` adds three per matrix.
         kinds: Maps regular expressions on parameter names to the kinds of the matching matrices; overrides recognition.
         include: Regular expressions on parameter names; only matching parameters are measured.
         exclude: Regular expressions on parameter names; matching parameters are not measured.
@@ -92,6 +95,7 @@ class MonitorOptions:
     """
 
     every_n_steps: int | Callable[[int], bool] = 100
+    adaptive: bool = False
     output_dir: str | Path | None = None
     name: str | None = None
     trackers: Iterable[str | Tracker] = ()
@@ -137,6 +141,10 @@ class MonitorOptions:
             raise ConfigurationError(f'trial is {self.trial!r}; it must be the name of a folder, such as "run-0"')
         if self.frozen not in get_args(Frozen):
             raise ConfigurationError(f'frozen is {self.frozen!r}; it must be "read" or "once"')
+        if self.adaptive and not isinstance(self.schedule, Schedule):
+            raise ConfigurationError(
+                "adaptive is True, but every_n_steps is a function; pass a number of steps, or let the function follow"
+            )
         check_trackers(self.trackers)
         check_every(self.pictures_every)
 

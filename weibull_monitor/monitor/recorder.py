@@ -42,6 +42,7 @@ class Recorder:
     Attributes:
         path: The file of the history.
         closed: Whether it is closed; later samples are dropped.
+        raised: Number of alerts that were raised or got worse.
 
     Raises:
         ConfigurationError: If the history cannot be written there.
@@ -71,6 +72,7 @@ class Recorder:
         self._alerts = Dispatcher(options.alert_options, self._history, self._trackers, str(output_dir), guard)
         self.path = self._history.path
         self.closed = False
+        self.raised = 0
 
     def take_over(self) -> None:
         """Closes another open recorder of this history: the monitor was attached twice, or a notebook cell was run again."""
@@ -88,9 +90,9 @@ class Recorder:
             self._guard(f"closing {type(tracker).__name__}", tracker.close)
         self._guard("closing the history", self._history.close)
 
-    def prepare_alerts(self, attention: Iterable[Mapping[str, Any]]) -> None:
-        """Starts the alert rules, which depend on the kinds of attention in the model."""
-        self._guard("preparing the alerts", self._alerts.begin, attention)
+    def prepare_alerts(self, attention: Iterable[Mapping[str, Any]], initial: float | None) -> None:
+        """Starts the alert rules, which depend on the model's kinds of attention and on its initialisation."""
+        self._guard("preparing the alerts", self._alerts.begin, attention, initial)
 
     def recall(self, alerts: Mapping[str, Any], until: int) -> tuple[Sequence[RecordedSnapshot], dict[str, Reference]]:
         """Continues from ``alerts``, taken at step ``until`` of the run in the history.
@@ -106,8 +108,11 @@ class Recorder:
         self._alerts.resume(alerts, [sample for sample in history.snapshots if sample.step <= until])
         if history.baseline is None:
             raise LookupError(f"{history.path} holds no sample of step 0: there will be no drift and no budget ratio")
-        scales = history.baseline.values("lambda")
-        return history.snapshots, {n: Reference(k, scales[n]) for n, k in history.baseline.values("k").items()}
+        scales, tails, largest, rms = map(history.baseline.values, ("lambda", "p999_p50", "largest", "rms"))
+        return history.snapshots, {
+            n: Reference(k, scales[n], tails.get(n), largest[n] / rms[n] if n in largest and rms.get(n) else None)
+            for n, k in history.baseline.values("k").items()
+        }
 
     def alerts(self) -> dict[str, Any] | None:
         """What the alert rules of a resumed run need besides the history."""
@@ -138,6 +143,7 @@ class Recorder:
         if self._plotted is None or snapshot.step >= 2 * self._plotted:
             self._plot(snapshot)
         alerts = [replace(alert, name=self._name) for alert in self._alerts.observe(snapshot)]
+        self.raised += sum(alert.phase != "ends" for alert in alerts)
         metrics = snapshot.metrics(self._detail) | prefixed(self._alerts.metrics(), snapshot.name)
         for tracker in self._trackers:
             self._guard(f"logging to {type(tracker).__name__}", tracker.log, metrics, snapshot.step)

@@ -18,7 +18,7 @@ from weibull_monitor.measure import WeibullFit
 from weibull_monitor.measure.bins import MANTISSA_BITS
 from weibull_monitor.measure.reader.reader import ModelReader, PendingMeasurement
 from weibull_monitor.model.architecture import facts_of
-from weibull_monitor.model.components import Component, by_reason, moved
+from weibull_monitor.model.components import AttentionPair, Component, attention_pairs, by_reason, moved
 from weibull_monitor.model.sharding import Ranks
 
 if TYPE_CHECKING:
@@ -92,6 +92,7 @@ class Sampler:
         self._model, self._reader, self._budgets, self._law = model, reader, budgets, law
         self._forces, self._updates, self._ranks, self._guard = forces, updates, ranks, guard
         self._begun: set[str] = set()
+        self._paired: tuple[tuple[Component, ...], tuple[AttentionPair, ...]] | None = None
 
     def queue(self, step: int) -> QueuedSample:
         """Reads everything that belongs to the step just taken. Work on an accelerator is queued and not waited for."""
@@ -158,7 +159,15 @@ class Sampler:
             seconds=queued.seconds + time.perf_counter() - started,
             name=self.name,
             model=self._facts(),
+            pairs=self._pairs_of(components),
         )
+
+    def _pairs_of(self, components: tuple[Component, ...]) -> tuple[AttentionPair, ...]:
+        """Which W_q meets which W_k; found once for the same components."""
+        if self._paired is None or self._paired[0] is not components:
+            found = self._guard("pairing queries and keys", attention_pairs, components, self._reader.table.attention)
+            self._paired = components, found or ()
+        return self._paired[1]
 
     def count_unchanged(self, fits: Mapping[str, WeibullFit], scaling: Mapping[str, Scaling], last: Snapshot) -> int:
         """Number of trainable components with η > 0 that were stepped since the sample ``last`` and have not changed."""
@@ -174,6 +183,11 @@ class Sampler:
     def attention(self) -> list[dict[str, Any]]:
         """The kinds of attention in the model, as JSON can hold them."""
         return [asdict(kind) for kind in self._reader.table.attention]
+
+    def initial(self) -> float | None:
+        """The standard deviation that the model's configuration initialises matrices with, if it says."""
+        sigma: float | None = (self._guard("reading the configuration", self._facts) or {}).get("initializer_range")
+        return sigma
 
     def run_record(self, components: tuple[Component, ...], resumed_from: int | None) -> RunRecord:
         """Describes the run for the history.

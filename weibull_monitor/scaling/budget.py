@@ -96,12 +96,15 @@ def scaling_of(
         return Scaling(reason="no_optimizer")
     used, budget = stepped.used, stepped.budget
     path, update_max = budget.path if budget else None, stepped.bound.rms(numel, rms) if stepped.bound else None
+    element_max = stepped.bound.element if stepped.bound else None
     if used.reason == "own_learning_rate":
         return Scaling(weight_decay=used.weight_decay, reason=used.reason)
     if used.reason is not None:
         eta = used.eta if math.isfinite(used.eta) else None
         wd, reason = used.weight_decay, used.reason
-        return Scaling(eta=eta, weight_decay=wd, reason=reason, eta_sum=path, update_max=update_max)
+        return Scaling(
+            eta=eta, weight_decay=wd, reason=reason, eta_sum=path, update_max=update_max, element_max=element_max
+        )
     # Muon's steps are not of AdamW's size: both roots are in units of AdamW's.
     plain = stepped.scale * math.sqrt(used.eta / used.weight_decay) if used.weight_decay > 0 and used.eta > 0 else None
     # λ belongs to the schedule as a whole, so it is held against the largest η: one that goes to 0 at the end says nothing of λ.
@@ -122,6 +125,7 @@ def scaling_of(
         reason=_why_not_beyond(stepped, lambda_0),
         eta_sum=path,
         update_max=update_max,
+        element_max=element_max,
     )
 
 

@@ -60,6 +60,11 @@ class UpdateBound:
     norm: float = math.inf
     relative: bool = False
 
+    @property
+    def element(self) -> float | None:
+        """Bound of the magnitude of every element, whatever the weights are; None if there is none."""
+        return self.each if math.isfinite(self.each) and not self.relative else None
+
     def rms(self, elements: int, weight: float = 1.0) -> float:
         """Bound of the root mean square of u over any ``elements`` of the parameter.
 

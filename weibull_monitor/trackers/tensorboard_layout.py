@@ -45,6 +45,7 @@ def layout_of(bands: Mapping[str, float], prefix: str = "") -> Layout:
         else:
             classes[f"{group}: k"] = ["Multiline", [f"weibull_class/{group}_k$"]]
     classes["drift since the start, %"] = ["Multiline", ["weibull_class/.*_drift_pct"]]
+    classes["scale of attention, median and highest"] = ["Multiline", ["weibull_selection/attention_scale"]]
     layout: Layout = {
         "Weibull: classes": classes,
         "Weibull: shape k per kind": {
@@ -60,6 +61,7 @@ def layout_of(bands: Mapping[str, float], prefix: str = "") -> Layout:
         },
         "Weibull: fit and alerts": {
             "R² of the worst block": ["Multiline", ["weibull_r2_min/"]],
+            "extreme tails that have moved": ["Multiline", ["weibull_tail/"]],
             "alerts": ["Multiline", ["weibull_alerts/"]],
         },
     }

@@ -25,6 +25,7 @@ SUMMARIES: Final = {
     "weibull_k_min/*": "min,last",
     "weibull_lambda_max/*": "max,last",
     "weibull_r2_min/*": "min,last",
+    "weibull_selection/attention_scale_max": "max,last",
     "weibull_health/nonfinite": "max",
     "weibull_health/zero_fraction_max": "max",
     "weibull_health/seconds": "mean",
@@ -33,7 +34,19 @@ SUMMARIES: Final = {
 """What the table of runs shows of these keys; of all others, the last value."""
 HIDDEN: Final = ("weibull_band/*", "weibull_health/components", "weibull_health/unchanged")
 """Keys that get no chart of their own."""
-GROUPS: Final = ("k", "lambda", "class", "scaling", "force", "health", "component", "pictures", "tables")
+GROUPS: Final = (
+    "k",
+    "lambda",
+    "class",
+    "selection",
+    "tail",
+    "scaling",
+    "force",
+    "health",
+    "component",
+    "pictures",
+    "tables",
+)
 """Keys that have nothing but the x-axis in common."""
 STEP: Final = "weibull_step"
 """The optimizer step. Every row from here has it, whatever the step metric of the run is."""

@@ -11,6 +11,7 @@ from weibull_monitor.report.html import write
 DRAWN = (
     "class-selection",
     "class-transmission",
+    "attention",
     "heat",
     "probability",
     "kinds",

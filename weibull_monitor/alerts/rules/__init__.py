@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from weibull_monitor.alerts.rules.attention import attention_scale
 from weibull_monitor.alerts.rules.broken import dead, no_gradient, nonfinite, optimizer_reset, unchanged
+from weibull_monitor.alerts.rules.loaded import initialised_anew
+from weibull_monitor.alerts.rules.maximum import impossible_change
 from weibull_monitor.alerts.rules.result import RuleResult as RuleResult
 from weibull_monitor.alerts.rules.result import finding_of as finding_of
-from weibull_monitor.alerts.rules.scale import impossible_change, scale_runaway, scale_shift, scale_stall
+from weibull_monitor.alerts.rules.scale import scale_runaway, scale_shift, scale_stall
 from weibull_monitor.alerts.rules.selection import selection_drift, selection_range, selection_shift
 from weibull_monitor.alerts.rules.shape import body_break, layer_outlier, transmission_exit
 from weibull_monitor.alerts.rules.update import update_excess, update_growth
@@ -22,6 +25,8 @@ RULES: Final[dict[str, Rule]] = {
     "impossible_change": impossible_change,
     "scale_shift": scale_shift,
     "selection_shift": selection_shift,
+    "initialised_anew": initialised_anew,
+    "attention_scale": attention_scale,
     "body_break": body_break,
     "unchanged": unchanged,
     "no_gradient": no_gradient,

@@ -8,6 +8,7 @@ import numpy as np
 
 from weibull_monitor.alerts.rules.movement import MIN_OTHERS
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result
+from weibull_monitor.alerts.rules.words import last_clean
 from weibull_monitor.alerts.settings import Dead, NoGradient, RuleSettings, Unchanged
 from weibull_monitor.alerts.statistics import Floats, median_of, quiet, resolution
 from weibull_monitor.alerts.window import SampleWindow
@@ -30,8 +31,10 @@ def nonfinite(window: SampleWindow, settings: RuleSettings) -> RuleResult:
         value=count,
         low=0.0,
         high=0.0,
-        meaning="The matrix holds Inf or NaN, which the next forward pass will spread. Stop, go back to an earlier checkpoint, "
-        "and check the batches and the gradient norm since the previous sample.",
+        meaning=lambda i: (
+            f"The matrix holds Inf or NaN, which the next forward pass will spread; {last_clean(window, i)}. Stop, and go "
+            "back to a checkpoint from then or before."
+        ),
     )
 
 

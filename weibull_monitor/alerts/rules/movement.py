@@ -142,4 +142,5 @@ def shift_result(
         ends = [centre + sign * thresholds[0] * usual for sign in (-1.0, 1.0)]
         low, high = (before * np.exp(end) if column.startswith("log ") else before + end for end in ends)
     strength = np.fmax(strength, besides)
-    return rule_result(np.where(judged, strength, 0.0), 2, quantity, window.now(name), meaning, low, high, z)
+    levels = {"levels": window.now(name)[None], "before": before[None], "level_names": (quantity,)}
+    return rule_result(np.where(judged, strength, 0.0), 2, quantity, window.now(name), meaning, low, high, z, **levels)

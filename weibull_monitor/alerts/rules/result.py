@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,11 @@ class RuleResult:
         z: Distance from the usual value, in units of its usual size; NaN where there is none.
         meaning: What happened to the component with this index, and what to check.
         quantity: Name of the value of the component with this index.
+        levels: Values now whose jump is what the rule finds, shape (levels, components); None for rules that find states. When
+            an alert clears, it says where they are.
+        before: The same at the sample before.
+        level_names: Names of the levels.
+        lasting: Whether an alert stands until the levels are back, and not only until nothing more jumps.
     """
 
     strength: Floats
@@ -37,6 +43,32 @@ class RuleResult:
     z: Floats
     meaning: Callable[[int], str]
     quantity: Callable[[int], str]
+    levels: Floats | None = None
+    before: Floats | None = None
+    level_names: tuple[str, ...] = ()
+    lasting: bool = False
+
+
+def strongest(found: Sequence[RuleResult], **more: Any) -> RuleResult:
+    """For each component the strongest of several results; ``more`` are attributes of `RuleResult` to set."""
+    if len(found) == 1:
+        return replace(found[0], **more)
+    chosen = np.argmax([result.strength for result in found], axis=0)  # (components,)
+
+    def pick(name: str) -> Any:
+        return np.choose(chosen, [getattr(result, name) for result in found])
+
+    return RuleResult(
+        strength=pick("strength"),
+        severity=pick("severity"),
+        value=pick("value"),
+        low=pick("low"),
+        high=pick("high"),
+        z=pick("z"),
+        meaning=lambda i: found[int(chosen[i])].meaning(i),
+        quantity=lambda i: found[int(chosen[i])].quantity(i),
+        **more,
+    )
 
 
 def rule_result(
@@ -48,6 +80,7 @@ def rule_result(
     low: float | Floats = np.nan,
     high: float | Floats = np.nan,
     z: float | Floats = np.nan,
+    **more: Any,
 ) -> RuleResult:
     """A `RuleResult` from arrays and single numbers. A strength of NaN becomes 0, so what is not known is not found."""
 
@@ -65,6 +98,7 @@ def rule_result(
         z=full(z),
         meaning=(lambda _: meaning) if isinstance(meaning, str) else meaning,
         quantity=(lambda _: quantity) if isinstance(quantity, str) else quantity,
+        **more,
     )
 
 
@@ -104,4 +138,4 @@ def graded(strength: Floats, levels: tuple[Floats | float, ...]) -> Ranks:
 
 
 def _number(value: float) -> float | None:
-    return float(f"{value:.6g}") if np.isfinite(value) else None
+    return float(f"{value:.9g}") if np.isfinite(value) else None

@@ -9,12 +9,11 @@ import numpy as np
 
 from weibull_monitor.alerts.rules.movement import AS_OTHERS, MIN_INTERVALS, shift_result, unlike_others, usual_movement
 from weibull_monitor.alerts.rules.result import RuleResult, graded, rule_result
+from weibull_monitor.alerts.rules.words import SE_LAMBDA, apart, cause_of
 from weibull_monitor.alerts.settings import ImpossibleChange, ScaleRunaway, ScaleShift, ScaleStall
 from weibull_monitor.alerts.statistics import median_of, quiet, resolution, spread_of
 from weibull_monitor.alerts.window import SampleWindow
 
-SE_LAMBDA: Final = 0.761
-"""se(ln λ) in units of se(k)/k, at the normal anchor: 0.862/1.132 (`weibull.anchors`)."""
 BODY_REACH: Final = 0.1
 """Change of the RMS, as a share of Σ η, that counts as usual for a matrix of a block with few past intervals."""
 OTHER_REACH: Final = 0.2
@@ -64,9 +63,10 @@ def impossible_change(window: SampleWindow, settings: ImpossibleChange) -> RuleR
         low=np.maximum(0.0, before - likely),
         high=before + likely,
         meaning=lambda i: (
-            f"The RMS went from {before[i]:.4g} to {rms[i]:.4g} since step {window.steps[-2]}, further than the optimizer can "
-            "move it with this η: something else changed the matrix. Check for a layer that was loaded wrongly, initialised "
-            "again or rescaled, and for corrupted memory."
+            f"The RMS went from {' to '.join(apart(before[i], rms[i]))} since step {window.steps[-2]}; "
+            + ("no optimizer step" if moved[i] > certain[i] else "optimizer steps with gradients of a steady size")
+            + f" at this η can move it by more than {(certain if moved[i] > certain[i] else likely)[i]:.2g}. "
+            + cause_of(window, i, strength >= 1.0)
         ),
     )
 

@@ -283,6 +283,7 @@ def solve_kernel(
     whole_k = zero
     whole_l = zero
     ks = zero
+    largest = _f64(-1e300)
     log_var = zero
     lorenz_sum = zero
     lorenz = zero
@@ -296,6 +297,7 @@ def solve_kernel(
         fitted1 = 1.0 - tl.exp(-tl.exp(k * (x1 - log_lambda)))
         apart = tl.maximum(tl.abs(f0 - fitted0), tl.abs(f1 - fitted1))
         ks = tl.maximum(ks, tl.max(tl.where(valid, apart, 0.0), 0))
+        largest = tl.maximum(largest, tl.max(tl.where(valid & (count > 0), x1, -1e300), 0))
         share = count.to(tl.float64) / n
         u = (x0 + x1) / 2.0 - q50
         d = u - log_mean
@@ -366,6 +368,7 @@ def solve_kernel(
     tl.store(out + 15, _or_nan(4.0 - 2.0 * n * (aic_gamma - q50), usable))
     tl.store(out + 16, occupied.to(tl.float64))
     tl.store(out + 17, (checksum & ((1 << 52) - 1)).to(tl.float64))
+    tl.store(out + 18, tl.where(values == 0, nan, tl.exp(largest)))
 
     if clear:
         tl.debug_barrier()  # every thread has read the row before any empties it

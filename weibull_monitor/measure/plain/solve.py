@@ -11,6 +11,7 @@ Values on a grid do not fill their bins. Of such rows mean and variance of |w| w
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
@@ -60,6 +61,7 @@ class Column(IntEnum):
     AIC_GAMMA = 15
     OCCUPIED = 16
     CHECKSUM = 17
+    LARGEST = 18
 
 
 RESULT_COLUMNS = len(Column) + len(LEVELS)
@@ -252,6 +254,8 @@ def _statistics(count: Tensor, x: Tensor, f: Tensor, k: Tensor, within: _Positio
         out: (rows, RESULT_COLUMNS).
     """
     n = count.sum(1, keepdim=True)  # (rows, 1)
+    # The upper edge of the last bin that holds a value: no value is above it.
+    out[:, Column.LARGEST] = torch.where(count > 0, x[1:], -math.inf).amax(1).exp().where(n[:, 0] > 0, torch.nan)
     share = count / n  # (rows, bins)
     middle, width = (x[:-1] + x[1:]) / 2.0, x[1:] - x[:-1]  # (bins,) each
     p = torch.tensor(LEVELS, dtype=f.dtype, device="cpu").to(f.device, non_blocking=True)

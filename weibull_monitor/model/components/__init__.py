@@ -7,6 +7,8 @@ which parameters cannot be measured. `experts`, `attention`, `grid`, `table` and
 
 from weibull_monitor.model.components.attention import AttentionType as AttentionType
 from weibull_monitor.model.components.attention import attention_types as attention_types
+from weibull_monitor.model.components.attention_pairs import AttentionPair as AttentionPair
+from weibull_monitor.model.components.attention_pairs import attention_pairs as attention_pairs
 from weibull_monitor.model.components.by_use import ExampleInputs as ExampleInputs
 from weibull_monitor.model.components.component import CLASS_OF_KIND as CLASS_OF_KIND
 from weibull_monitor.model.components.component import Component as Component

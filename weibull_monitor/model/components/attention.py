@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -15,6 +16,11 @@ from weibull_monitor.model.dataflow.reading import AttentionUse
 
 Sharing = Literal["MHA", "GQA", "MQA", "MLA", "unknown"]
 _QK_NORM: Final = r"(?:^|_)(?:q|k|qk|query|key)_?(?:layer)?_?norm|^norm_[qk]$|^[qk]_layernorm$|^ln_[qk]$"
+
+_SCALING: Final = ("scaling", "scale", "softmax_scale", "sm_scale", "inv_norm_factor")
+"""Attributes that hold what an attention multiplies its products by."""
+_UNSCALED: Final = r"^\w*T5\w*Attention$|^GPTNeoSelfAttention$"
+"""Classes of attention that do not scale their products."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,9 @@ class AttentionType:
         gated: Whether its output passes a gate.
         blocks: How many blocks have it.
         causal: Whether later keys are hidden from each query, as a forward pass shows it; None without one.
+        logit_scale: What a product of a query and a key is multiplied by, times √(features of a head): 1 for the usual
+            1/√(features of a head).
+        in_blocks: Indices of these blocks.
     """
 
     tower: str
@@ -47,6 +56,8 @@ class AttentionType:
     gated: bool
     blocks: int
     causal: bool | None = None
+    logit_scale: float = 1.0
+    in_blocks: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         heads = f" {self.query_heads}/{self.key_value_heads} heads" if self.query_heads else ""
@@ -77,14 +88,17 @@ def attention_types(
         if component.kind.startswith("attn_") and (component.part is None or component.kind == "attn_gate"):
             path = _attention_path(component.parameter, modules)
             groups.setdefault(path, {}).setdefault(component.kind, component)
-    counted: dict[AttentionType, int] = {}
+    counted: dict[AttentionType, list[int | None]] = {}
     for path, by_kind in groups.items():
         if by_kind.keys() & {"attn_q", "attn_qkv", "attn_q_b", "attn_qk"}:
             use = next((seen[c.parameter] for c in by_kind.values() if seen and c.parameter in seen), None)
             one = _type(path, by_kind, modules, model)
-            one = one if use is None else _as_seen(one, use)
-            counted[one] = counted.get(one, 0) + 1
-    return tuple(AttentionType(**{**vars(one), "blocks": n}) for one, n in counted.items())
+            block = next(c.block for kind, c in by_kind.items() if kind != "attn_gate")
+            counted.setdefault(one if use is None else _as_seen(one, use), []).append(block)
+    return tuple(
+        replace(one, blocks=len(found), in_blocks=tuple(b for b in found if b is not None))
+        for one, found in counted.items()
+    )
 
 
 def _as_seen(one: AttentionType, use: AttentionUse) -> AttentionType:
@@ -153,4 +167,30 @@ def _type(path: str, by_kind: dict[str, Component], modules: dict[str, nn.Module
         cross=any_one.cross,
         gated="attn_gate" in by_kind,
         blocks=0,
+        logit_scale=_logit_scale(unit, size or (heads.size if heads is not None else None)),
     )
+
+
+def _logit_scale(unit: nn.Module, size: int | None) -> float:
+    """What products of queries and keys are multiplied by, times √(features of a head); 1 if the module does not say.
+
+    Args:
+        unit: The attention module.
+        size: Features of the query of one head, or None.
+    """
+    own = [unit, *unit.children()]
+    unscaled = any(re.search(_UNSCALED, type(module).__name__) for module in own)
+    unscaled |= any(getattr(module, "scale_attn_weights", True) is False for module in own)
+    factor: float | None = 1.0 if unscaled else None
+    for module in own if factor is None else ():
+        stated = (getattr(module, name, None) for name in _SCALING)
+        factor = next((v for v in stated if isinstance(v, float) and math.isfinite(v) and v > 0), None)
+        if factor is not None:
+            break
+    if factor is None or size is None:
+        return 1.0
+    factor = 1.0 / factor if factor > 1.0 else factor  # some modules divide by what they keep
+    layer = next((getattr(module, "layer_idx", None) for module in own), None)
+    if isinstance(layer, int) and any(getattr(m, "scale_attn_by_inverse_layer_idx", False) is True for m in own):
+        factor /= layer + 1
+    return float(f"{factor * math.sqrt(size):.6g}")

@@ -10,7 +10,7 @@ import numpy as np
 from weibull_monitor.analysis import initialisation_of
 from weibull_monitor.analysis.diagnosis import Diagnosis
 from weibull_monitor.measure.weibull import anchors
-from weibull_monitor.model.components import Component, distinct
+from weibull_monitor.model.components import Component, attention_pairs, distinct
 from weibull_monitor.report.html.encoding import Array, Columns, error_of_median, floats, highest, lowest, median
 from weibull_monitor.report.kinds import by_kind
 
@@ -34,6 +34,21 @@ def classes(columns: Columns, diagnosis: Diagnosis | None) -> list[dict[str, Any
             entry |= {"drift": floats(drift), "start": anchor(columns, at)}
             found.append(entry | _published(name, diagnosis))
     return found
+
+
+def attention(columns: Columns) -> dict[str, Any] | None:
+    """The scale of attention over the samples: median, lowest and highest over the blocks; None if no block has one."""
+    history = columns.history
+    place = {component.name: i for i, component in enumerate(columns.components)}
+    pairs = [p for p in attention_pairs(columns.components, history.runs[-1].attention) if p.head is None]
+    pairs = [p for p in pairs if p.query in place and p.key in place]
+    if not pairs:
+        return None
+    rms, factor = columns["rms"], np.array([pair.factor for pair in pairs])
+    scale = factor * rms[:, [place[p.query] for p in pairs]] * rms[:, [place[p.key] for p in pairs]]  # (samples, pairs)
+    if not np.isfinite(scale).any():
+        return None
+    return {"median": floats(median(scale)), "low": floats(lowest(scale)), "high": floats(highest(scale))}
 
 
 def kinds(columns: Columns, diagnosis: Diagnosis | None) -> list[dict[str, Any]]:

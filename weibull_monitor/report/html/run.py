@@ -15,7 +15,7 @@ from weibull_monitor.model.components import summarise_experts
 from weibull_monitor.model.components.grid import grid_of
 from weibull_monitor.report.html import run_facts as facts
 from weibull_monitor.report.html.alerts import intervals
-from weibull_monitor.report.html.curves import classes, kinds
+from weibull_monitor.report.html.curves import attention, classes, kinds
 from weibull_monitor.report.html.encoding import Columns, integers
 
 FRAMES: Final = 160
@@ -57,6 +57,7 @@ def run_data(name: str, history: History, share: float = 1.0) -> dict[str, Any]:
     frames = _frames(history, data["steps"], plots["steps"], share)
     return data | {
         "classes": classes(columns, diagnosis),
+        "attention": attention(columns),
         "kinds": curves,
         "tiles": facts.tiles(columns, diagnosis, curves, alerts),
         "headline": facts.headline(diagnosis, alerts),

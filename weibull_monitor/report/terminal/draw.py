@@ -99,6 +99,8 @@ def _head(view: View, width: int, now: float) -> list[Any]:
         facts.append(f"{view.cost:.2g} s each{share}")
     if view.t_over_tau is not None:
         facts.append(f"S = Σηλ_wd {view.t_over_tau:.3g}")
+    if view.attention is not None:
+        facts.append(f"scale of attention {view.attention[0]:.3g}, highest {view.attention[1]:.3g}")
     step = Text(f"step {view.step:,}", style="bold", no_wrap=True)
     if view.total_steps:
         done = min(1.0, view.step / view.total_steps)

@@ -72,6 +72,7 @@ class View:
         time: When the last one was taken (Unix time, in seconds).
         cost: Seconds that the last sample took; None if not recorded.
         share: Share of the time since the first sample that samples took; None if not recorded.
+        attention: Median and highest scale of attention over the blocks, now; None if no block has one.
         t_over_tau: Training time in units of τ; None if not known.
         classes: The classes.
         kinds: The kinds, in the model's order.
@@ -89,6 +90,7 @@ class View:
     time: float
     cost: float | None
     share: float | None
+    attention: tuple[float, float] | None
     t_over_tau: float | None
     classes: tuple[ClassLine, ...]
     kinds: tuple[KindLine, ...]
@@ -120,6 +122,7 @@ def view_of(tail: HistoryTail) -> View | None:
         time=last.time,
         cost=last.seconds,
         share=_share(points),
+        attention=points[-1].attention,
         t_over_tau=median(spent) if spent else None,
         classes=_classes(points, sample),
         kinds=_kinds(points, first, last),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from weibull_monitor.errors import ConfigurationError, MissingDependencyError
+from weibull_monitor.history.snapshot import ATTENTION_SCALE
 from weibull_monitor.trackers.bands import PREFIX
 from weibull_monitor.trackers.wandb import HEATMAP, STEP, TABLE
 from weibull_monitor.trackers.wandb_workspace.subject import Subject
@@ -93,6 +94,7 @@ def sections_of(subject: Subject) -> dict[str, list[Panel]]:
         ],
         "Fit quality": [
             _per_kind(subject, "R² of the worst block", "r2_min", "R²"),
+            *(() if subject.kinds else (_lines("extreme tails that have moved", pattern="^weibull_tail/.*$"),)),
             _lines("share of zeros, worst matrix", "weibull_health/zero_fraction_max"),
             _lines("Inf and NaN", "weibull_health/nonfinite", y="values"),
         ],
@@ -118,6 +120,8 @@ def _classes(subject: Subject) -> list[Panel]:
         title = f"{name}: k" + (" and the published band" if band else "")
         panels.append(_lines(title, f"weibull_class/{name}_k", *band, y="k"))
     drifts = [f"weibull_class/{name}_drift_pct" for name in subject.classes]
+    if "selection" in subject.classes:
+        panels.append(_lines("scale of attention", ATTENTION_SCALE, f"{ATTENTION_SCALE}_max"))
     return [*panels, _lines("drift since the start", *drifts, y="%")] if drifts else []
 
 

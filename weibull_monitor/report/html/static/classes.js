@@ -110,7 +110,43 @@
     };
   };
 
+  // The size of attention logits for inputs of unit size: median and highest over the blocks.
+  const attention = () => {
+    const title = "Scale of attention";
+    const runs = WM.runs.filter((run) => !run.empty && run.attention);
+    const chosen = runs.includes(WM.run()) ? WM.run() : runs[0];
+    if (!chosen)
+      return { title, message: "Not known: queries and keys are normalised, or there is no W_q and W_k with a fit." };
+    const several = WM.runs.length > 1;
+    const colourOf = (run) => (several ? WM.series(run.place) : WM.colour("c0"));
+    const [low, high] = ["low", "high"].map((end) => WM.floats(chosen.attention, end));
+    const data = WM.band(chosen.steps, low, high, WM.faint(colourOf(chosen), 0.13), `${chosen.name}: blocks`);
+    for (const run of runs) {
+      const [middle, most] = ["median", "high"].map((name) => WM.floats(run.attention, name));
+      const text = Array.from(
+        middle,
+        (value, i) =>
+          `${several ? `<b>${WM.plain(run.name)}</b><br>` : ""}step ${WM.whole(run.steps[i])}<br>median ${WM.fixed(value, 3)}, highest ${WM.fixed(most[i], 3)}`,
+      );
+      data.push(WM.line(run.steps, middle, run.name, colourOf(run), text, { showlegend: several }));
+    }
+    const alerts = chosen.alerts.filter((alert) => alert.rule === "attention_scale");
+    return {
+      title,
+      data,
+      height: 330,
+      label: `Scale of attention over the steps: median ${WM.fixed(WM.floats(chosen.attention, "median").at(-1), 3)}, highest ${WM.fixed(high.at(-1), 3)} at step ${WM.whole(chosen.steps.at(-1))}.`,
+      layout: {
+        shapes: WM.alertLines(alerts),
+        showlegend: several,
+        xaxis: WM.stepAxis(chosen.steps),
+        yaxis: { title: { text: "RMS_q·RMS_k·d_in", standoff: 8 }, type: "log", nticks: 7 },
+      },
+    };
+  };
+
   WM.startClasses = () => {
     for (const name of Object.keys(NAMES)) WM.chart(`class-${name}`, build(name));
+    WM.chart("attention", attention);
   };
 })();

@@ -1,0 +1,78 @@
+"""Whether `attention_scale` comes before attention collapses: trains, replays at three cadences, and prints a table.
+
+``python benchmarks/collapse.py FOLDER [--held-out]``: the architectures that thresholds were chosen with, or the others. Some
+30 s per training on one core; trainings whose folder exists are not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from pathlib import Path
+
+from collapse_runs import Training, train
+
+from weibull_monitor import read_history
+from weibull_monitor.alerts import AlertSettings, replay
+
+CHOSEN_WITH = ("opt", "vit", "llama", "bert", "nano")
+HELD_OUT = ("t5", "whisper", "neox", "gemma", "bart", "deepseek", "qwen3")
+FAULTS = ("none", "x10", "x30", "late x30", "late x10", "ramp")
+CADENCES = (10, 50, 100)
+
+
+def trainings(architectures: tuple[str, ...]) -> list[Training]:
+    """Twins and faults of each architecture; warm-ups, fine-tunings and other optimizers that are healthy."""
+    found = [Training(arch, fault=fault) for arch in architectures for fault in FAULTS]
+    for arch in architectures:
+        found += [Training(arch, init="trained", eta=3e-4), Training(arch, init="uniform")]
+        found += [Training(arch, warmup=200, eta=2e-3), Training(arch, eta=6e-3)]
+        found += [Training(arch, optimizer="lion", eta=2e-4), Training(arch, "x10", init="uniform")]
+    return found
+
+
+def judge(folder: Path, every: int) -> int | None:
+    """The step of the first alert at a cadence; None if there is none."""
+    history = read_history(folder)
+    last = history.snapshots[-1].step
+    chosen = [
+        s
+        for s in history.snapshots
+        if s.step % every == 0 or s.step == last or (s.step <= 64 and not s.step & (s.step - 1))
+    ]
+    alerts = replay(chosen, AlertSettings(), history.runs[-1].attention)
+    return next((a.step for a in alerts if a.finding.rule == "attention_scale" and a.phase == "begins"), None)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--held-out", action="store_true")
+    parser.add_argument("--only-existing", action="store_true", help="judge the trainings that are there")
+    options = parser.parse_args()
+    counted: Counter[tuple[str, int, str]] = Counter()
+    architectures = HELD_OUT if options.held_out else CHOSEN_WITH
+    if options.only_existing:
+        folders = [
+            p.parent for p in options.folder.glob("*/outcome.json") if p.parent.name.split("_")[0] in architectures
+        ]
+    else:
+        folders = [train(training, options.folder) for training in trainings(architectures)]
+    for folder in sorted(folders):
+        outcome = json.loads((folder / "outcome.json").read_text())
+        start = min(outcome["entropy"][0][1:])
+        gone = next((row[0] for row in outcome["entropy"] if min(row[1:]) < 0.1 * start), None)
+        first = {every: judge(folder, every) for every in CADENCES}
+        print(f"| {folder.name} | {gone or '–'} | " + " | ".join(str(first[every] or "–") for every in CADENCES) + " |")
+        for every, step in first.items():
+            group = "healthy" if outcome["training"]["fault"] == "none" else "collapsed" if gone else "not collapsed"
+            counted[group, every, "runs"] += 1
+            counted[group, every, "alerted"] += step is not None and (gone is None or step < gone)
+    for group, every, what in sorted(counted):
+        if what == "runs":
+            print(f"{group}, every {every}: {counted[group, every, 'alerted']} of {counted[group, every, 'runs']}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""`initialised_anew`: what sits at its initialisation in a run that goes on from trained weights is named at step 0."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from alerts.simulated import ATTENTION, KINDS, Columns, component, components, index, samples_of
+from weibull_monitor import WeibullMonitor, read_history
+from weibull_monitor.alerts import replay
+from weibull_monitor.history.alert import Alert
+from weibull_monitor.model.components import Component
+
+NORMAL, ERROR = 1.205434, 1.137 * 1.2054 / 256
+
+
+def loaded(blocks: int = 6, seed: int = 0, trained: bool = True) -> list[Columns]:
+    """One sample at step 0 and three that follow, of trained or of fresh matrices of 256 x 256."""
+    chance, size = np.random.default_rng(seed), blocks * len(KINDS)
+    k = NORMAL + ERROR * chance.standard_normal(size) - (0.05 if trained else 0.0)
+    scale = 0.02 * 0.887487 * np.exp(0.863 / 256 * chance.standard_normal(size))
+    if trained:
+        scale = scale * 1.5 * np.exp(0.05 * chance.standard_normal(size))
+    full = np.ones(size)
+    one = dict.fromkeys(("eta", "weight_decay", "eta_sum", "update_max", "update_ratio", "element_max"), np.nan * full)
+    one |= {"k": k, "lambda": scale, "r2": 0.9977 * full, "k_se": ERROR * full, "rms": scale / 0.887487}
+    one |= {"zeros": 0.0 * full, "nonfinite": 0.0 * full, "largest": 5.0 * scale}
+    return [{name: values.copy() for name, values in one.items()} for _ in range(4)]
+
+
+def begin_anew(columns: list[Columns], *members: int, seed: int = 9) -> None:
+    chance = np.random.default_rng(seed)
+    for i in members:
+        k, scale = NORMAL + ERROR * chance.normal(), 0.02 * 0.887487 * np.exp(0.863 / 256 * chance.normal())
+        for now in columns:
+            now["k"][i], now["lambda"][i], now["rms"][i] = k, scale, scale / 0.887487
+
+
+def named(columns: list[Columns], of: Sequence[Component] | None = None, initial: float | None = None) -> list[Alert]:
+    blocks = len(columns[0]["k"]) // len(KINDS)
+    found = replay(samples_of(columns, of=of or components(blocks)), None, [ATTENTION], initial)
+    return [a for a in found if a.finding.rule == "initialised_anew"]
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("initial", [None, 0.02])
+def test_nothing_is_named_in_trained_and_in_fresh_models(seed: int, initial: float | None) -> None:
+    for trained in (True, False):
+        assert named(loaded(seed=seed, trained=trained), initial=initial) == []
+
+
+@pytest.mark.parametrize("kind", ["attn_q", "ffn_down"])
+@pytest.mark.parametrize("block", [0, 3, 5])
+def test_a_matrix_is_named_at_step_0(block: int, kind: str) -> None:
+    columns = loaded()
+    begin_anew(columns, index(block, kind))
+    (alert,) = named(columns)
+    assert (alert.step, alert.finding.severity) == (0, "warning")
+    assert alert.finding.components == (component(block, kind).name,)
+    assert "was as initialised with a standard deviation of 0.02" in alert.text
+
+
+def test_a_whole_block_is_named_in_one_alert() -> None:
+    columns = loaded()
+    begin_anew(columns, *(index(3, kind) for kind in KINDS))
+    (alert,) = named(columns)
+    assert alert.finding.count == len(KINDS)
+    assert f"as are {len(KINDS) - 1} more of block 3" in alert.text
+
+
+def test_small_matrices_whose_k_tells_nothing_are_named_by_their_scale() -> None:
+    columns = loaded()
+    for now in columns:  # matrices of 64 x 64: k of trained ones is within its error of the anchor
+        now["k"] = NORMAL + (now["k"] - NORMAL) * 0.2
+        now["k_se"] *= 4.0
+    begin_anew(columns, index(3, "ffn_up"), index(3, "ffn_down"), index(3, "attn_v"))
+    assert [a.finding.count for a in named(columns)] == [3]
+
+
+def test_the_configuration_tells_where_the_scale_of_the_others_is_near() -> None:
+    columns = loaded()
+    for now in columns:
+        now["lambda"] /= 1.5  # as large as at the start, by chance
+    begin_anew(columns, index(3, "ffn_up"), index(3, "ffn_down"))
+    assert named(columns) == []
+    assert [a.finding.count for a in named(columns, initial=0.02)] == [2]
+
+
+@pytest.mark.parametrize("kind", ["lm_head", "other", "embedding", "adapter_a"])
+def test_heads_embeddings_and_adapters_are_ordinary(kind: str) -> None:
+    columns = loaded()
+    begin_anew(columns, index(3, "ffn_up"))
+    of = list(components(6))
+    of[index(3, "ffn_up")] = replace(of[index(3, "ffn_up")], kind=kind)
+    assert named(columns, of) == []
+
+
+def test_a_kind_that_is_new_as_a_whole_is_ordinary() -> None:
+    columns = loaded()
+    begin_anew(columns, *(index(block, "attn_o") for block in range(6)))
+    assert named(columns) == []
+
+
+def test_it_stands_until_the_matrix_has_come_half_of_the_way() -> None:
+    columns = [*loaded(), *loaded()]
+    i = index(3, "ffn_up")
+    begin_anew(columns, i)
+    for now in columns[4:]:
+        now["lambda"][i] *= 1.4
+    assert [(a.phase, a.step) for a in named(columns)] == [("begins", 0), ("ends", 60)]
+
+
+class Blocks(nn.Module):
+    """Five blocks with Llama's names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            nn.ModuleDict({"mlp": nn.ModuleDict({n: nn.Linear(96, 96, bias=False) for n in ("up_proj", "down_proj")})})
+            for _ in range(5)
+        )
+
+
+def test_a_real_model_whose_block_was_loaded_anew(tmp_path: Path) -> None:
+    chance = torch.Generator().manual_seed(0)
+    model = Blocks()
+
+    def fill(anew: Callable[[str], bool]) -> None:
+        with torch.no_grad():
+            for name, weight in model.named_parameters():
+                weight.normal_(std=0.02, generator=chance)
+                if not anew(name):  # a trained matrix: heavier tails, another size each
+                    weight.mul_(1.0 + 0.4 * weight.abs() / 0.02)
+                    weight.mul_(1.4 + 0.1 * torch.rand(1, generator=chance).item())
+
+    for place, anew, expected in (
+        ("fresh", lambda name: True, 0),
+        ("trained", lambda name: False, 0),
+        ("block", lambda name: "layers.3." in name, 2),
+    ):
+        fill(anew)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+        with WeibullMonitor(model, optimizer, output_dir=tmp_path / place) as monitor:
+            monitor.step()
+        found = [a for a in read_history(tmp_path / place).alerts if a.finding.rule == "initialised_anew"]
+        assert [(a.step, a.finding.count) for a in found] == ([(0, expected)] if expected else [])
+        assert all("layers.3." in name for a in found for name in a.finding.components)

@@ -1,0 +1,161 @@
+"""`impossible_change` of single values, and alerts that stand until what they found is undone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import TinyModel
+
+from alerts.simulated import Columns, alerts_of, healthy, index, samples_of, window_of
+from weibull_monitor import WeibullMonitor, read_history
+from weibull_monitor.alerts.rules.maximum import impossible_maximum
+from weibull_monitor.alerts.settings import ImpossibleChange
+from weibull_monitor.history.alert import Alert
+
+K = "layers.1.self_attn.k_proj.weight"
+Train = Callable[..., list[float]]
+
+
+def flip(weight: torch.Tensor, bit: int) -> float:
+    """Flips a bit of the exponent of a middling value; returns what came of it."""
+    flat = weight.detach().view(-1)
+    i = int((flat.abs() - flat.abs().median()).abs().argmin())
+    if weight.dtype == torch.bfloat16:
+        flat.view(torch.int16)[i] ^= 1 << (bit - 16)
+    else:
+        flat.view(torch.int32)[i] ^= 1 << bit
+    return float(flat[i])
+
+
+def run(place: Path, train: Train, break_it: Callable[[torch.Tensor], object], **options: Any) -> list[Alert]:
+    torch.manual_seed(3)
+    model = TinyModel(width=32).to(options.pop("dtype", torch.float32))
+    make = options.pop("optimizer", lambda p: torch.optim.AdamW(p, lr=1e-3, weight_decay=0.1))
+    if options.pop("frozen", False):
+        model.get_parameter(K).requires_grad_(False)
+    steps = [0]
+    optimizer = make([p for p in model.parameters() if p.requires_grad])
+    with WeibullMonitor(model, optimizer, every_n_steps=5, output_dir=place) as m:
+
+        def after() -> None:
+            steps[0] += 1
+            m.step()
+            if steps[0] == 22:
+                with torch.no_grad():
+                    break_it(model.get_parameter(K))
+
+        train(model, optimizer, 40, after)
+    return [a for a in read_history(place).alerts if a.finding.rule == "impossible_change"]
+
+
+@pytest.mark.parametrize("bit", [25])
+def test_a_flipped_bit_of_an_exponent_is_found_at_the_next_sample_and_stands(
+    tmp_path: Path, train: Train, bit: int
+) -> None:
+    values: list[float] = []
+    found = run(tmp_path, train, lambda w: values.append(flip(w, bit)))
+    assert abs(values[0]) > 0.3  # the bit was not set before, so that the value has grown
+    assert [(a.phase, a.step) for a in found] == [("begins", 25)]  # it does not end: nothing was undone
+    assert found[0].finding.component == K
+    assert found[0].finding.severity == "error"
+    assert "k and λ stayed, so few values changed" in found[0].text
+
+
+def test_a_value_that_steps_can_reach_is_not_found(tmp_path: Path, train: Train) -> None:
+    assert run(tmp_path, train, lambda w: None) == []
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"optimizer": lambda p: torch.optim.SGD(p, lr=1e-2)},
+        {"frozen": True},
+    ],
+    ids=["no bound", "frozen"],
+)
+def test_what_has_no_bound_is_not_judged(tmp_path: Path, train: Train, options: dict[str, Any]) -> None:
+    assert run(tmp_path, train, lambda w: w.view(-1)[3].fill_(2.0), **options) == []
+
+
+def largest_set(to: float) -> Callable[[list[Columns]], None]:
+    def set_(columns: list[Columns]) -> None:
+        for now in columns[15:]:
+            now["largest"][index(1, "attn_v")] = to
+
+    return set_
+
+
+def test_the_bound_is_that_of_single_values_and_bins_are_no_change() -> None:
+    columns = healthy()
+    before = columns[14]["largest"][index(1, "attn_v")]
+    allowed = before + 7.27 * 1e-3 * 10  # ‖u‖_max · η · steps
+    for factor, expected in ((1.0, 0.0), (64.9 / 64.0, 0.0), (65.1 / 64.0 * 1.01, 1.0)):
+        changed = healthy()
+        largest_set(allowed * factor)(changed)
+        result = impossible_maximum(window_of(samples_of(changed)[:16]), ImpossibleChange())
+        assert result is not None
+        strength = result.strength[index(1, "attn_v")]
+        assert (strength >= 1.0) == bool(expected), (factor, strength)
+    columns[15]["element_max"][:] = columns[14]["element_max"][:] = np.nan
+    result = impossible_maximum(window_of(samples_of(columns)[:16]), ImpossibleChange())
+    assert result is not None
+    assert not result.strength.any()
+
+
+def test_an_alert_about_a_jump_ends_when_it_is_undone() -> None:
+    i = index(1, "attn_v")
+
+    def there_and_back(columns: list[Columns]) -> None:
+        for now in columns[15:30]:
+            now["largest"][i] = 8.0
+
+    found = [a for a in alerts_of(there_and_back, samples=40) if a.finding.rule == "impossible_change"]
+    assert [(a.phase, a.step) for a in found] == [("begins", 150), ("ends", 320)]
+    assert "undone: largest |w| is 0.1" in found[1].text
+    stays = [a for a in alerts_of(largest_set(8.0), samples=60) if a.finding.rule == "impossible_change"]
+    assert [a.phase for a in stays] == ["begins"]
+
+
+def test_a_blow_up_of_all_matrices_is_not_called_a_layer() -> None:
+    def all_grow(columns: list[Columns]) -> None:
+        for now in columns[15:]:
+            for name in ("lambda", "rms", "largest"):
+                now[name] *= 6.0
+
+    (first, *_) = [a for a in alerts_of(all_grow) if a.finding.rule == "impossible_change"]
+    assert first.finding.count == 28
+    assert "Most matrices changed at once, so this is not one layer" in first.text
+
+
+def test_a_matrix_that_is_back_at_its_start_is_said_to_be_initialised_anew() -> None:
+    i = index(1, "attn_v")
+
+    def anew(columns: list[Columns]) -> None:
+        for n, now in enumerate(columns):  # it has trained a long way
+            for name in ("lambda", "rms", "largest"):
+                now[name][i] *= 1.0 + 0.35 * n
+        for now in columns[15:]:
+            for name in ("k", "lambda", "rms", "largest"):
+                now[name][i] = columns[0][name][i]
+
+    found = [a for a in alerts_of(anew) if a.finding.rule == "impossible_change" and a.step == 150]
+    assert found
+    assert "this matrix was initialised anew" in found[0].text
+
+
+def test_numbers_differ_in_the_digits_that_are_shown() -> None:
+    i = index(1, "attn_v")
+
+    def slightly(columns: list[Columns]) -> None:
+        for n, now in enumerate(columns):
+            now["eta_sum"][i] = 1e-9 * 10 * n if n else np.nan
+            now["rms"][i] = 0.0504455 if n < 15 else 0.0504545
+
+    (first, *_) = [a for a in alerts_of(slightly) if a.finding.rule == "impossible_change"]
+    assert "RMS 0.050454, expected 0.050441 to 0.05045" in first.text
+    assert "The RMS went from 0.050445 to 0.050454 since step 140" in first.text

@@ -1,0 +1,150 @@
+"""A cadence that follows: dense samples after events, alike in every run, bounded in number."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import TinyModel
+
+from weibull_monitor import ConfigurationError, WeibullMonitor, read_history
+
+Train = Callable[..., list[float]]
+REGULAR = [0, 1, 2, 4, 8, 16, 20, 32, 40, 60, 64]
+
+
+class Run:
+    """A training that is sampled every 20 steps, and something happens to it after step 90."""
+
+    def __init__(self, place: Path, event: Callable[[Run], object] = lambda run: None, **options: Any) -> None:
+        torch.manual_seed(3)
+        self.model, self.event, self.steps = TinyModel(width=32), event, 0
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, weight_decay=0.1)
+        given = {"every_n_steps": 20, "adaptive": True, "output_dir": place}
+        self.make = lambda **more: WeibullMonitor(self.model, self.optimizer, **given | options | more)
+        self.monitor = self.make()
+
+    def after(self) -> None:
+        self.steps += 1
+        self.monitor.step()
+        if self.steps == 90:
+            self.event(self)
+
+
+def jump(run: Run) -> None:
+    for group in run.optimizer.param_groups:
+        group["lr"] *= 5.0
+
+
+def scale(run: Run) -> None:
+    with torch.no_grad():
+        run.model.get_parameter("layers.1.self_attn.q_proj.weight").mul_(8.0)
+
+
+def unfreeze(run: Run) -> None:
+    run.model.layers[0].requires_grad_(True)
+
+
+def steps_of(place: Path) -> list[int]:
+    return [sample.step for sample in read_history(place).snapshots]
+
+
+def test_without_an_event_the_schedule_is_the_regular_one(tmp_path: Path, train: Train) -> None:
+    run = Run(tmp_path, alerts=False)
+    train(run.model, run.optimizer, 160, run.after)
+    run.monitor.close()
+    assert steps_of(tmp_path) == [*REGULAR, 80, 100, 120, 140, 160]
+
+
+@pytest.mark.parametrize(
+    ("event", "first"),
+    [(jump, 92), (unfreeze, 92), (scale, 102)],  # a fault shows at the regular sample of step 100
+    ids=["jump of η", "unfreezing", "alert"],
+)
+def test_eight_dense_samples_follow_an_event(
+    tmp_path: Path, train: Train, event: Callable[[Run], object], first: int
+) -> None:
+    run = Run(tmp_path, event, alerts=event is scale)
+    if event is unfreeze:
+        run.model.layers[0].requires_grad_(False)
+    train(run.model, run.optimizer, 160, run.after)
+    run.monitor.close()
+    extra = [step for step in steps_of(tmp_path) if step % 20 and step > 64]
+    assert extra[:8] == [s for s in range(first, first + 20, 2) if s % 20][:8]
+    if event is not scale:  # alerts of dense samples make more of them
+        assert len(extra) == 8
+
+
+def test_a_warm_up_is_no_jump(tmp_path: Path, train: Train) -> None:
+    run = Run(tmp_path, alerts=False)
+
+    def warm_up() -> None:
+        run.after()
+        for group in run.optimizer.param_groups:
+            group["lr"] = 1e-5 * (run.steps + 1)
+
+    train(run.model, run.optimizer, 120, warm_up)
+    run.monitor.close()
+    assert steps_of(tmp_path) == [*REGULAR, 80, 100, 120]
+
+
+def test_dense_samples_are_bounded(tmp_path: Path, train: Train) -> None:
+    run = Run(tmp_path, alerts=False)
+
+    def always() -> None:
+        run.after()
+        for group in run.optimizer.param_groups:
+            group["lr"] = 1e-4 if run.steps % 8 < 4 else 1e-3
+
+    train(run.model, run.optimizer, 600, always)
+    run.monitor.close()
+    steps = [step for step in steps_of(tmp_path) if step > 64]
+    regular = sum(step % 20 == 0 for step in steps)
+    assert 16 < len(steps) - regular <= 16 + regular
+
+
+def test_a_run_is_reproduced_and_a_resumption_is_an_event(tmp_path: Path, train: Train) -> None:
+    for name in ("a", "b"):
+        run = Run(tmp_path / name, scale)
+        train(run.model, run.optimizer, 130, run.after)
+        run.monitor.close()
+    assert steps_of(tmp_path / "a") == steps_of(tmp_path / "b")
+
+    run = Run(tmp_path / "c", alerts=False)
+    train(run.model, run.optimizer, 100, run.after)
+    state = json.loads(json.dumps(run.monitor.state_dict()))
+    assert state["adaptive"] == {"credit": 22, "left": 0}  # 32, 40, 60, 64, 80 and 100
+    run.monitor.close(sample_last=False)
+    run.monitor = run.make(resume=copy.deepcopy(state))
+    train(run.model, run.optimizer, 40, run.after)
+    run.monitor.close()
+    assert [s for s in steps_of(tmp_path / "c") if s > 100] == [102, 104, 106, 108, 110, 112, 114, 116, 120, 140]
+
+
+def test_a_function_as_schedule_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="every_n_steps is a function"):
+        Run(tmp_path, every_n_steps=lambda step: True)
+
+
+def test_a_run_that_goes_on_without_resume_is_noticed_in_one_line(
+    tmp_path: Path, train: Train, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = Run(tmp_path / "first")
+    train(run.model, run.optimizer, 12, run.after)
+    state = run.monitor.state_dict()
+    run.monitor.close()
+    assert "already" not in caplog.text
+    caplog.set_level(logging.WARNING, logger="weibull_monitor")
+    WeibullMonitor(run.model, run.optimizer, output_dir=tmp_path / "second").close()
+    lines = [r.getMessage() for r in caplog.records if "has taken 12 steps already" in r.getMessage()]
+    assert len(lines) == 1
+    assert "resume=" in lines[0]
+    caplog.clear()
+    WeibullMonitor(run.model, run.optimizer, output_dir=tmp_path / "first", resume=state).close()
+    assert "already" not in caplog.text

@@ -1,0 +1,253 @@
+"""What was loaded: matrices that sit at their initialisation in a run that goes on from trained weights, `initialised_anew`."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from weibull_monitor.alerts.component_arrays import Ints
+from weibull_monitor.alerts.rules.result import RuleResult, rule_result
+from weibull_monitor.alerts.rules.shape import departure
+from weibull_monitor.alerts.rules.words import SAME_ERRORS, SE_LAMBDA
+from weibull_monitor.alerts.settings import InitialisedAnew
+from weibull_monitor.alerts.statistics import Bools, Floats, quiet
+from weibull_monitor.alerts.window import SampleWindow
+from weibull_monitor.measure.weibull import anchors
+
+LEAST: Final = 3
+"""Matrices of a kind (or heads of a matrix) that are needed besides one, for it to be unlike the others."""
+TRAINED_ERRORS: Final = 6.0
+"""Standard errors from every initialisation beyond which k is that of a trained matrix."""
+TRAINED_SHARE: Final = 0.25
+"""Share of such matrices from which on a run goes on from trained weights."""
+ROUGH: Final = 3.0
+"""Or this many standard errors, by the median, between ln λ of a matrix and of those beside it: training leaves no two alike."""
+MOVED: Final = 0.1
+"""|ln| of the ratio of two standard deviations from which on one of them was trained, if the other is the initial one."""
+FAR: Final = 8.0
+"""The same in standard errors."""
+APART: Final = 0.05
+"""Departure of ln λ that a matrix needs whose k and λ are those of the initialisation, if it is the only one in its block."""
+CERTAIN: Final = 11.8
+"""Bound of the squared errors of k and ln λ together, for both to be those of an initialisation: 99.7 % of them are within."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Loaded:
+    """The matrices that were found at the baseline.
+
+    Attributes:
+        found: Their indices, shape (found,).
+        group: The indices of each one's group, and its place in it.
+        sigma: The standard deviation that each would have been initialised with, shape (found,).
+        usual: λ of the others, shape (found,).
+        z: Departure of ln λ, in units of the usual one, shape (found,).
+    """
+
+    found: Ints
+    group: list[tuple[Ints, int]]
+    sigma: Floats
+    usual: Floats
+    z: Floats
+
+
+def initialised_anew(window: SampleWindow, settings: InitialisedAnew) -> RuleResult | None:
+    """A matrix, a head or a block sits at its initialisation though the others of its kind were trained.
+
+    Judged at the baseline (step 0) of runs that go on from trained weights, among attention and feed-forward matrices in blocks.
+    So new heads for classification, new rows of embeddings and adapters are never judged, nor is a kind that is new as a whole.
+    A matrix is found if its k is that of an initialisation (normal, uniform) within four standard errors, and
+
+    - its λ departs from the blocks beside it and from all others by ``log_lambda`` and by ``z`` times their spread, or lies
+      outside of all others by ``log_lambda`` and as far as they lie apart, and either
+      the others are known to be trained by their k, or its standard deviation is the configuration's ``initializer_range``, or
+      that of other such matrices of its block; or
+    - its λ departs by ``alone``; or
+    - its standard deviation is the ``initializer_range``, and that of each of the others is 10 % away from it; or
+    - k of the others is that of trained matrices, its own k and λ are those of the ``initializer_range``, and λ departs a
+      little or another matrix of its block is so, too.
+
+    An alert stands until λ has come half of the way to the others.
+    """
+    if window.samples == 0 or not np.isfinite(window.baseline["k"]).any():
+        return None
+    if "loaded" not in window.kept:
+        window.kept["loaded"] = _look(window, settings)
+    loaded: _Loaded = window.kept["loaded"]
+    if not len(loaded.found):
+        return None
+    size = len(window.components)
+    strength, value, usual, z = np.zeros(size), window.baseline["lambda"], np.full(size, np.nan), np.full(size, np.nan)
+    with quiet():
+        for n, i in enumerate(loaded.found.tolist()):
+            members, place = loaded.group[n]
+            start = np.log(window.baseline["lambda"][i] / loaded.usual[n])
+            others = np.delete(window.now("lambda")[members], place)
+            now = np.log(window.now("lambda")[i] / _middle(others)) if np.isfinite(others).any() else np.nan
+            moved = abs(np.log(window.now("lambda")[i] / window.baseline["lambda"][i]))
+            stands = abs(now) > 0.5 * abs(start) if abs(start) > settings.log_lambda else moved < settings.log_lambda
+            strength[i] = 1.0 + abs(start) if stands else 0.0
+            usual[i], z[i] = loaded.usual[n], loaded.z[n]
+    place_of = {int(i): n for n, i in enumerate(loaded.found)}
+    blocks = window.components.blocks
+    in_block = {b: int((blocks[loaded.found] == b).sum()) for b in set(blocks[loaded.found].tolist())}
+
+    def meaning(i: int) -> str:
+        n, many = place_of[i], in_block[int(blocks[i])]
+        where = f"as are {many - 1} more of block {blocks[i]}, " if many > 1 else ""
+        return (
+            f"At step 0 this matrix was as initialised with a standard deviation of {loaded.sigma[n]:.3g}, {where}while the "
+            f"others of its kind were trained (k {window.baseline['k'][i]:.4f}; λ {value[i]:.4g}, theirs {usual[i]:.4g}). It was "
+            "not in the checkpoint, or under another name: read the messages about missing keys from loading it."
+        )
+
+    return rule_result(strength, 2, "λ at step 0", value, meaning, low=usual, high=usual, z=z)
+
+
+def _look(window: SampleWindow, settings: InitialisedAnew) -> _Loaded:
+    components, start = window.components, window.baseline
+    k, scale, error = start["k"], start["lambda"], start["k_se"]  # (components,) each, as all that follows
+    with quiet():
+        noise = SE_LAMBDA * error / k
+        away, ratio = _from_anchors(k, error)
+        sigma = scale / ratio
+    groups = _groups(window)
+    body = np.array(sorted({i for group in groups for i in group.tolist()}), dtype=np.int64)
+    known = body[np.isfinite(away[body])]
+    trained = len(known) > 0 and float((away[known] > TRAINED_ERRORS).mean()) >= TRAINED_SHARE
+    trained = trained or (len(known) > 0 and _roughness(scale, noise, groups) > ROUGH)
+    empty = _Loaded(np.zeros(0, dtype=np.int64), [], np.zeros(0), np.zeros(0), np.zeros(0))
+    if not trained:
+        return empty
+    unlike: dict[
+        int, tuple[Ints, int, float, float, bool]
+    ] = {}  # by component: group, place, departure, z, others trained
+    for group in groups:
+        for place, i in enumerate(group.tolist()):
+            others = np.delete(away[group], place)
+            others = others[np.isfinite(others)]
+            if not away[i] <= SAME_ERRORS or len(others) < LEAST:
+                continue
+            departs, spread = _departure(np.log(scale[group]), place)
+            z = departs / float(np.hypot(spread, noise[i]))
+            unlike[i] = (group, place, departs, z, bool((others > TRAINED_ERRORS).mean() >= 0.5))
+    normal = anchors()["normal"].k
+    far = {i for i, (_, _, d, z, _) in unlike.items() if abs(d) >= settings.log_lambda and abs(z) >= settings.z}
+    departed = far | {
+        i for i, (group, place, *_) in unlike.items() if _outside(scale[group], place, settings.log_lambda)
+    }
+    initial = window.initial or np.nan
+    exactly = {i for i in unlike if _is_exact(sigma[i], initial, noise[i], (k[i] - normal) / error[i])}
+
+    def beside(i: int, these: Iterable[int]) -> list[int]:
+        """Those in the same block."""
+        there = components.towers[i], components.blocks[i]
+        return [j for j in these if j != i and (components.towers[j], components.blocks[j]) == there]
+
+    found: list[int] = []
+    for i, (group, place, d, _, by_shape) in unlike.items():
+        exact, peers = i in exactly, beside(i, departed)
+        shared = sum(_close(sigma[i], float(sigma[j]), float(np.hypot(noise[i], noise[j]))) for j in peers) >= 2
+        others = np.log(np.delete(sigma[group], place) / sigma[i])
+        only = exact and bool((np.abs(others[np.isfinite(others)]) >= max(MOVED, FAR * noise[i])).all())
+        unlikely = by_shape and exact and (abs(d) >= APART or bool(beside(i, exactly)))
+        alone = i in (far if components.body[i] else departed) and abs(d) >= settings.alone
+        known_so = i in departed and (by_shape or exact or shared)
+        # A head has few values and few others: only its scale counts.
+        if alone or (components.body[i] and (only or unlikely or known_so)):
+            found.append(i)
+    if len(found) > 0.5 * len(body):  # then these are not the exception
+        return empty
+    # The rest of a block that was found in part: matrices whose spread is wider, with the same standard deviation.
+    for i, (_, _, d, _, _) in unlike.items():
+        alike = sum(_close(sigma[i], float(sigma[j]), float(np.hypot(noise[i], noise[j]))) for j in beside(i, found))
+        if i not in found and alike >= 2 and abs(d) >= settings.log_lambda:
+            found.append(i)
+    typical = np.array([_middle(np.delete(scale[unlike[i][0]], unlike[i][1])) for i in found])
+    scores = np.array([unlike[i][3] for i in found])
+    places = [(unlike[i][0], unlike[i][1]) for i in found]
+    return _Loaded(np.array(found, dtype=np.int64), places, sigma[found], typical, scores)
+
+
+def _groups(window: SampleWindow) -> list[Ints]:
+    """Matrices of one kind by rising block, and heads of one matrix: indices (members,), each of more than `LEAST`."""
+    components = window.components
+    heads: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for i, name in enumerate(components.names):
+        if "head " in name and components.labels[i].startswith(("attn_", "cross_attn_")):
+            heads[name.rpartition("[")[0], components.labels[i]].append(i)
+    groups = [group.members for group in components.groups] + [np.array(members) for members in heads.values()]
+    return [group for group in groups if len(group) > LEAST]
+
+
+def _departure(values: Floats, place: int) -> tuple[float, float]:
+    """How far a member's value departs from those beside it and from all others, and how far the others do without it.
+
+    As `weibull_monitor.alerts.rules.shape.departure`, but in small groups one value must not widen the spread it is held
+    against.
+
+    Args:
+        values: By rising block, shape (members,).
+        place: Index of the member.
+    """
+    others = np.delete(values, place)
+    near = others[max(0, place - 2) : place + 2]
+    with quiet():
+        local, whole = values[place] - _middle(near), values[place] - _middle(others)
+        spread = float(departure(others[None])[1][0, 0])
+    departs = float(np.sign(local) * min(abs(local), abs(whole))) if local * whole > 0 else 0.0
+    return departs, spread
+
+
+def _outside(scale: Floats, place: int, least: float) -> bool:
+    """Whether ln λ of a member lies outside those of all others, by ``least`` and by as much as they differ."""
+    others = np.log(np.delete(scale, place))
+    others = others[np.isfinite(others)]
+    value = np.log(scale[place])
+    gap = max(others.min() - value, value - others.max())
+    return bool(gap >= max(least, others.max() - others.min()))
+
+
+def _middle(values: Floats) -> float:
+    """The median of the values that exist; NaN if there is none."""
+    known = values[np.isfinite(values)]
+    return float(np.median(known)) if len(known) else np.nan
+
+
+def _roughness(scale: Floats, noise: Floats, groups: list[Ints]) -> float:
+    """The median difference of ln λ between a matrix and those beside it, in standard errors; about 0.8 before training."""
+    found = []
+    for group in groups:
+        values = np.log(scale[group])
+        for place in range(len(group)):
+            others = np.delete(values, place)
+            near = others[max(0, place - 2) : place + 2]
+            found.append(abs(values[place] - _middle(near)) / noise[group[place]])
+    known = np.array(found)[np.isfinite(found)]
+    return float(np.median(known)) if len(known) else 0.0
+
+
+def _from_anchors(k: Floats, error: Floats) -> tuple[Floats, Floats]:
+    """Standard errors to the nearest initialisation, and its λ over its standard deviation; shape (components,) each."""
+    known = anchors()
+    # λ in units of the standard deviation. Truncated normal distributions are cut at ±2, far from all values, in most libraries.
+    ratios = [(known["normal"].k, known["normal"].lambda_), (known["uniform"].k, known["uniform"].lambda_ * 3.0**0.5)]
+    away = np.stack([np.abs(k - at) / error for at, _ in ratios])  # (anchors, components)
+    # The first that fits, since most matrices are initialised so; else the nearest.
+    order = np.where(away <= SAME_ERRORS, np.arange(len(ratios))[:, None] - len(ratios), away)
+    nearest = np.argmin(np.where(np.isfinite(order), order, np.inf), axis=0)
+    chosen: Bools = np.array([ratio for _, ratio in ratios])[nearest]
+    return np.take_along_axis(away, nearest[None], axis=0)[0], np.asarray(chosen, dtype=float)
+
+
+def _close(sigma: float, other: float, noise: float) -> bool:
+    return bool(abs(np.log(sigma / other)) <= SAME_ERRORS * noise)
+
+
+def _is_exact(sigma: float, initial: float, noise: float, away: float) -> bool:
+    """Whether k and λ are those of a normal distribution with the standard deviation ``initial``."""
+    return bool((np.log(sigma / initial) / noise) ** 2 + away**2 <= CERTAIN)

@@ -1,0 +1,87 @@
+"""Words that rules share: numbers whose difference can be seen, and the cause that the data support."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from weibull_monitor.alerts.statistics import Bools, quiet
+from weibull_monitor.alerts.window import SampleWindow
+from weibull_monitor.history.alert import apart as apart
+
+MOST: Final = 0.5
+"""From this share of the attention and feed-forward matrices on, a fault is one of all of them."""
+SAME_ERRORS: Final = 4.0
+"""Standard errors within which two values of k or ln λ are the same."""
+SAME_SCALE: Final = 0.01
+"""|Δ ln λ| within which a scale is the same, whatever its standard error."""
+SE_LAMBDA: Final = 0.761
+"""se(ln λ) in units of se(k)/k, at the normal anchor: 0.862/1.132 (`weibull.anchors`)."""
+
+
+def share_of_body(window: SampleWindow, found: Bools) -> float:
+    """Share of the trainable attention and feed-forward matrices among the ``found`` ones (components,); 0 if there are few."""
+    body = window.components.body & window.components.trainable
+    return float(found[body].mean()) if body.sum() >= 4 else 0.0
+
+
+def cause_of(window: SampleWindow, i: int, found: Bools) -> str:
+    """What may have changed a matrix in a way that its optimizer cannot, and one thing to do, as the data support it.
+
+    Args:
+        window: The window.
+        i: Index of the component.
+        found: The components that changed so at this sample, bool, shape (components,).
+    """
+    if share_of_body(window, found) >= MOST:
+        return (
+            "Most matrices changed at once, so this is not one layer: the optimizer's moments or the learning rate blew up "
+            "between the two samples, or other weights were loaded. Look at the gradient norm and at η of every step since then."
+        )
+    if _same(window, i, "baseline"):
+        return (
+            "k and λ are back where they began at step 0: this matrix was initialised anew. Load its weights from the last "
+            "checkpoint."
+        )
+    if _same(window, i, "before"):
+        return (
+            "k and λ stayed, so few values changed, as after a flipped bit or a bad copy. Look at `weight.abs().argmax()`; if "
+            "you did not set it, go back to the last checkpoint."
+        )
+    with quiet():
+        factor = window.now("lambda")[i] / window.before("lambda")[i]
+        shift = abs(window.now("k")[i] - window.before("k")[i])
+        alike = shift <= SAME_ERRORS * np.hypot(window.now("k_se")[i], window.before("k_se")[i])
+    if alike and np.isfinite(factor):
+        return (
+            f"k stayed, so its values were multiplied by {factor:.3g}, or replaced by others of the same shape. If you did not "
+            "set them, go back to the last checkpoint."
+        )
+    return (
+        "Something else than the optimizer wrote to this matrix: weights that were loaded, or memory that was corrupted. If it "
+        "was not you, go back to the last checkpoint."
+    )
+
+
+def last_clean(window: SampleWindow, i: int) -> str:
+    """When the matrix was last sampled without Inf and NaN, in words."""
+    counts = window["nonfinite"][:, i]  # (samples,)
+    clean = [step for step, count in zip(window.steps, counts.tolist(), strict=True) if count == 0]
+    if not clean:
+        return "none of the last samples was without" if len(window.steps) > 1 else "it was so from the start"
+    return f"step {clean[-1]} was the last sample without"
+
+
+def _same(window: SampleWindow, i: int, when: str) -> bool:
+    """Whether k and λ are those of the baseline, or of the sample before, though λ was another one in between."""
+    then = {c: window.baseline[c] if when == "baseline" else window.before(c) for c in ("k", "lambda", "k_se")}
+    with quiet():
+        noise = np.hypot(window.now("k_se")[i], then["k_se"][i])
+        steady = abs(window.now("k")[i] - then["k"][i]) <= SAME_ERRORS * noise
+        moved = abs(np.log(window.now("lambda")[i] / then["lambda"][i]))
+        close = moved <= max(SAME_SCALE, SAME_ERRORS * SE_LAMBDA * noise / max(then["k"][i], 1e-3))
+        away = (
+            when == "before" or abs(np.log(window.before("lambda")[i] / then["lambda"][i])) > 3.0 * moved + SAME_SCALE
+        )
+    return bool(steady and close and away)
