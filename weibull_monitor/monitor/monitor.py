@@ -28,7 +28,7 @@ from weibull_monitor.monitor.last_step import PASSED, LastStep
 from weibull_monitor.monitor.optimizers import OptimizerFollower, explain_step, notice_earlier_steps
 from weibull_monitor.monitor.options import MonitorArguments, MonitorOptions, takes_options
 from weibull_monitor.monitor.recorder import Recorder, log_components
-from weibull_monitor.monitor.sampling import QueuedSample, Sampler
+from weibull_monitor.monitor.sampling import QueuedSample, Sampler, state_readers
 
 if TYPE_CHECKING:
     from weibull_monitor.alerts.stop import StopRequest
@@ -116,16 +116,7 @@ class WeibullMonitor(OptimizerFollower):
         if not self.discovery.components:
             raise ConfigurationError(nothing_to_measure(model, self.discovery))
         self._law = ScalingLaw(self._budgets, given.scheduler, given.total_steps)
-        self._forces = None
-        if given.forces:
-            from weibull_monitor.scaling.force_reader import ForceReader
-
-            self._forces = ForceReader(self._reader, self._budgets, self._ranks)
-        updates = None
-        if given.updates:
-            from weibull_monitor.scaling.update_reader import UpdateReader
-
-            updates = UpdateReader(self._reader, self._budgets, self._ranks)
+        self._forces, updates = state_readers(given, self._reader, self._budgets, self._ranks)
         self._sampler = Sampler(
             model, self._reader, self._budgets, self._law, self._forces, updates, self._ranks, self._guard
         )
@@ -279,16 +270,8 @@ class WeibullMonitor(OptimizerFollower):
             self._guard("closing the recorder", self._recorder.close)
         self._ended = self._results()
         self._recorder = self._ranks = None
-        del (
-            self._find,
-            self._reader,
-            self._budgets,
-            self._law,
-            self._forces,
-            self._sampler,
-            self._last_step,
-            self._adaptive,
-        )
+        for name in ("find", "reader", "budgets", "law", "forces", "sampler", "last_step", "adaptive"):
+            delattr(self, f"_{name}")
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy, or a pickled monitor, is closed: the training is that of the original. It has the results so far."""
@@ -412,7 +395,6 @@ class WeibullMonitor(OptimizerFollower):
                 self._recorder.log(replace(self.last, baseline=self._baseline))
 
     def _record_run(self, components: tuple[Component, ...], resumed_from: int | None) -> None:
-        """Records that a run starts or resumes, or measures other components from now on."""
         self._recorded = components
         if self._recorder is not None:
             self._recorder.begin(self._sampler.run_record(components, resumed_from))

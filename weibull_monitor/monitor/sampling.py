@@ -20,6 +20,7 @@ from weibull_monitor.measure.reader.reader import ModelReader, PendingMeasuremen
 from weibull_monitor.model.architecture import facts_of
 from weibull_monitor.model.components import AttentionPair, Component, attention_pairs, by_reason, moved
 from weibull_monitor.model.sharding import Ranks
+from weibull_monitor.monitor.options import MonitorOptions
 
 if TYPE_CHECKING:
     from weibull_monitor.scaling.budget import StepInfo
@@ -57,6 +58,22 @@ class QueuedSample:
     forces: PendingForces | None
     updates: PendingUpdates | None
     seconds: float
+
+
+def state_readers(
+    given: MonitorOptions, reader: ModelReader, budgets: BudgetTracker, ranks: Ranks | None
+) -> tuple[ForceReader | None, UpdateReader | None]:
+    """What reads the optimizer's state for ``forces`` and ``updates``; None for what is not asked for."""
+    forces = updates = None
+    if given.forces:
+        from weibull_monitor.scaling.force_reader import ForceReader
+
+        forces = ForceReader(reader, budgets, ranks)
+    if given.updates:
+        from weibull_monitor.scaling.update_reader import UpdateReader
+
+        updates = UpdateReader(reader, budgets, ranks)
+    return forces, updates
 
 
 class Sampler:

@@ -4,8 +4,8 @@ The law needs two things of an optimizer: its steps have the size of a constant 
 are; and weight decay multiplies the weights by 1 - ηλ_wd beside the step. An optimizer that has no row is taken for one that
 has neither, because a wrong number is worse than none.
 
-An update is w ← w - η(u + λ_wd·w). For optimizers that normalise, |u| has a bound, and so does the change of a matrix over some
-steps: a larger change was not made by the optimizer.
+An update is w ← w - η(u + λ_wd·w). If |u| has a bound, so has the change of a matrix over some steps: a larger one was not made
+by the optimizer.
 """
 
 from __future__ import annotations
@@ -85,8 +85,7 @@ def adam_bound(beta1: float, beta2: float) -> float:
 
     Both are sums over past gradients, m with weights (1 - β₁)β₁ʲ, v with weights (1 - β₂)β₂ʲ. By the Cauchy-Schwarz inequality
     |m|/√v ≤ (1 - β₁)/√(1 - β₂) · √(Σⱼ(β₁²/β₂)ʲ), with equality for gradients that grow by β₂/β₁ per step. The bias
-    corrections only lower it (at the first step it is 1). D. P. Kingma and J. Ba, "Adam" (ICLR 2015), §2.1, give
-    (1 - β₁)/√(1 - β₂), for a gradient that is zero at all steps but one; a gradient that grows goes beyond.
+    corrections only lower it. D. P. Kingma and J. Ba, "Adam" (ICLR 2015), §2.1, give (1 - β₁)/√(1 - β₂), for one gradient.
 
     Returns:
         The bound; infinite if β₁² ≥ β₂, where there is none.
