@@ -20,7 +20,7 @@ import pytest
 import torch
 from monitor.test_parts import mixtral
 from oracle import exact_fit, samples
-from published_like import give_shapes, llama, neox
+from published_like import give_shapes, llama, neox, small_models_are_compared  # noqa: F401
 
 from weibull_monitor import fit_weibull
 from weibull_monitor.analysis import PUBLISHED, classify, drift_severity, published, regime, training_state
@@ -175,11 +175,11 @@ def test_severities_agree() -> None:
 
 
 def test_training_time_agrees_and_its_states_are_coarser_than_the_published_ones() -> None:
-    models = [m for m in PUBLISHED if m.t_over_tau is not None]
+    models = [m for m in PUBLISHED if m.peak_time is not None]
     for model in models:
         theirs = npm_weibull.compute_T_tau(model.eta_peak, model.weight_decay, model.steps)
-        assert model.t_over_tau == pytest.approx(theirs["T_tau"])
-    state = {m.name: training_state(m.t_over_tau or 0.0) for m in models if m.family == "Pythia"}
+        assert model.peak_time == pytest.approx(theirs["T_tau"])
+    state = {m.name: training_state(m.peak_time or 0.0) for m in models if m.family == "Pythia"}
     assert state == {  # the column Physical_State of DATABASE_v9_1
         "pythia-70m": "saturated",
         "pythia-160m": "near saturated",
@@ -229,6 +229,7 @@ def its_diagnosis(model: torch.nn.Module, directory: Path, heads: int, shared: i
     return npm_weibull.diagnose_model("a model", histograms_dir=directory, arch_config=arch)
 
 
+@pytest.mark.usefixtures("small_models_are_compared")
 def test_whole_model_diagnoses_agree_on_medians_and_differ_on_alarm(tmp_path: Path) -> None:
     model = give_shapes(llama(), published("mistral-7b").k)
     theirs, ours = its_diagnosis(model, tmp_path, 8, 2), {k.median.kind: k for k in diagnose(model).kinds}
@@ -249,6 +250,7 @@ def test_it_takes_a_router_for_a_feed_forward_gate(tmp_path: Path) -> None:
     assert theirs["per_component_summary"].keys() == {"gate"}
 
 
+@pytest.mark.usefixtures("small_models_are_compared")
 def test_the_nearest_model_is_found_where_it_cannot_tell() -> None:
     """Each of its twelve models is asked for by its own published medians."""
     theirs, ours = [], []

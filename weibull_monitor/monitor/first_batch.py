@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 from weakref import WeakMethod
 
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from weibull_monitor.errors import Guard
+from weibull_monitor.history.snapshot import Snapshot
 from weibull_monitor.model.dataflow import Called
 
 Seen = Callable[[nn.Module, Called], None]
@@ -40,6 +42,15 @@ class FirstBatch:
         """Takes the hooks out of a module and the modules in it; by default out of all."""
         for key in list(self._handles) if module is None else {id(m) for m in module.modules()} & self._handles.keys():
             self._handles.pop(key).remove()
+
+
+def with_earlier_fits(baseline: Snapshot | None, earlier: Snapshot | None) -> Snapshot | None:
+    """A baseline that was taken again, with the fits of matrices that an earlier one had, since these are of an earlier moment."""
+    if baseline is None or earlier is None:
+        return baseline
+    before = {c.name: (c.parameter, c.part) for c in earlier.components}
+    same = [c.name for c in baseline.components if before.get(c.name) == (c.parameter, c.part)]
+    return replace(baseline, fits={**baseline.fits, **{n: earlier.fits[n] for n in same if n in earlier.fits}})
 
 
 class _Hook:

@@ -23,7 +23,7 @@ from weibull_monitor.model.components.finder import Finder
 from weibull_monitor.model.sharding import UNDER_JOIN, JoinWatch, Ranks
 from weibull_monitor.monitor.adaptive import Adaptive
 from weibull_monitor.monitor.ended import Ended
-from weibull_monitor.monitor.first_batch import FirstBatch
+from weibull_monitor.monitor.first_batch import FirstBatch, with_earlier_fits
 from weibull_monitor.monitor.last_step import PASSED, LastStep
 from weibull_monitor.monitor.optimizers import OptimizerFollower, explain_step, notice_earlier_steps
 from weibull_monitor.monitor.options import MonitorArguments, MonitorOptions, takes_options
@@ -349,7 +349,7 @@ class WeibullMonitor(OptimizerFollower):
 
     def _take_baseline(self) -> None:
         self._sampled = self._step
-        self.last = self._finished(self._sampler.queue(self._step))
+        self.last = with_earlier_fits(self._finished(self._sampler.queue(self._step)), self.last)
         if self.last is not None:
             self._baseline = {n: reference_of(fit) for n, fit in self.last.fits.items() if fit.available}
 
