@@ -45,7 +45,7 @@ class FirstBatch:
 
 
 def with_earlier_fits(baseline: Snapshot | None, earlier: Snapshot | None) -> Snapshot | None:
-    """A baseline that was taken again, with the fits of matrices that an earlier one had, since these are of an earlier moment."""
+    """A baseline that was taken again, with the fits of an earlier one for the matrices that both have."""
     if baseline is None or earlier is None:
         return baseline
     before = {c.name: (c.parameter, c.part) for c in earlier.components}
