@@ -55,7 +55,7 @@ def test_a_trained_model_is_diagnosed_from_its_history(run: tuple[nn.Module, Pat
     result = diagnose(history)
     found = kinds(result)
     assert found.keys() >= {"attn_q", "attn_k", "attn_v", "attn_o", "ffn_gate", "ffn_up", "ffn_down", "selection"}
-    assert result.sample.attention == Attention("MHA", fused=False, qk_norm=False)
+    assert result.sample.attention == Attention("MHA", fused=False, qk_norm=False, causal=True)
     assert result.sample.t_over_tau == result.sample.peak_time == pytest.approx(60 * 2e-3 * 0.1)
     assert result.training == "transition"
     first, last = history.snapshots[0], history.snapshots[-1]

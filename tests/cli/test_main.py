@@ -54,7 +54,7 @@ def test_what_is_wrong_is_one_line_on_standard_error(
 def test_a_broken_configuration_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "config.json").write_text("{", encoding="utf-8")
     assert main(["components", str(tmp_path)]) == 1
-    assert "cannot be read as a configuration" in capsys.readouterr().err
+    assert "cannot be used as a configuration" in capsys.readouterr().err
 
 
 def test_a_wrong_command_line_exits_with_two() -> None:
