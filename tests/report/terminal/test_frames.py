@@ -34,7 +34,7 @@ def recorded(where: Path, blocks: int = 4, samples: int = 24) -> Path:
         now["lambda_forecast_low"], now["lambda_forecast_high"] = 1.4 * now["lambda"], 1.6 * now["lambda"]
         now["t_over_tau"] = np.full(size, 0.01 * n)
     many = components(blocks)
-    model = {"class": "Small", "parameters": 12_345_678}
+    model = {"class": "Small", "architecture": "decoder", "parameters": 12_345_678}
     writer = HistoryWriter(where)
     writer.write_run(
         RunRecord(0.0, None, model, 1, {}, many, {}, "0", attention=[ATTENTION | {"blocks": blocks}], total_steps=460)
