@@ -80,6 +80,7 @@ class WeibullCallback(CallbackOptions, TrainerCallback):
         )
         self._followed = id(optimizer)
 
+    @shielded("following the optimizer")
     def on_pre_optimizer_step(
         self,
         args: TrainingArguments,
@@ -126,3 +127,4 @@ class WeibullCallback(CallbackOptions, TrainerCallback):
         """Closes the history and the trackers."""
         if self.monitor is not None:
             self.monitor.close(sample_last=not args.load_best_model_at_end)
+        self.__dict__.pop("_followed", None)

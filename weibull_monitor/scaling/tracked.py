@@ -155,8 +155,10 @@ class TrackedOptimizer:
                     payers.account.known = False
                 steps.append(int(not skipped) if one is None else one)
             taken.append(steps)
-        if self.rates:
-            self.rates.clear()
+        hooked = bool(
+            self.rates
+        )  # DeepSpeed sets the next learning rate before a call: that of the step was noted by a hook
+        self.rates.clear()
         self.calls += 1
         if late:
             self._late.append((rates, taken, unseen))
@@ -164,7 +166,7 @@ class TrackedOptimizer:
         else:
             for of_group, rate, steps in zip(self.groups, rates, taken, strict=True):
                 of_group.call(rate, steps, unseen)  # type: ignore[arg-type]  # all rates are here
-        certain = not (late or unseen or missed) and self.engine is None and self.optimizer is self.innermost
+        certain = not (late or unseen or missed or hooked) and self.engine is None and self.optimizer is self.innermost
         self._quick = QuickCalls.of(self.optimizer, self.groups) if certain else None
 
     def settle(self, wait: bool = True) -> None:
