@@ -19,9 +19,17 @@ _GROUP_LISTS = ("bit16_groups", "bf16_groups", "fp16_groups")
 
 
 class Rates(dict[int, dict[str, Any]]):
-    """The entries of each parameter group at the step just taken, by the group's `id`."""
+    """The entries of each parameter group at the step just taken, by the group's `id`.
 
-    __slots__ = ("__weakref__",)
+    Attributes:
+        hooked: Whether a hook notes them at each step.
+    """
+
+    __slots__ = ("__weakref__", "hooked")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hooked = False
 
 
 def parameters_of(optimizer: Any, group: int) -> Sequence[Tensor]:
@@ -67,6 +75,7 @@ def rates_of(optimizer: Any) -> Rates:
                 here.update((id(g), {k: v for k, v in g.items() if k != "params"}) for g in stepping.param_groups)
 
         weakref.finalize(rates, inner.register_step_pre_hook(note).remove)
+        rates.hooked = True
     return rates
 
 

@@ -166,7 +166,8 @@ class TrackedOptimizer:
         else:
             for of_group, rate, steps in zip(self.groups, rates, taken, strict=True):
                 of_group.call(rate, steps, unseen)  # type: ignore[arg-type]  # all rates are here
-        certain = not (late or unseen or missed or hooked) and self.engine is None and self.optimizer is self.innermost
+        certain = not (late or unseen or missed) and self.engine is None and self.optimizer is self.innermost
+        certain &= not self.rates.hooked  # DeepSpeed sets the next learning rate before a call
         self._quick = QuickCalls.of(self.optimizer, self.groups) if certain else None
 
     def settle(self, wait: bool = True) -> None:
