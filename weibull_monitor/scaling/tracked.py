@@ -155,9 +155,6 @@ class TrackedOptimizer:
                     payers.account.known = False
                 steps.append(int(not skipped) if one is None else one)
             taken.append(steps)
-        hooked = bool(
-            self.rates
-        )  # DeepSpeed sets the next learning rate before a call: that of the step was noted by a hook
         self.rates.clear()
         self.calls += 1
         if late:
