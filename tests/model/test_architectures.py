@@ -16,8 +16,6 @@ SAMPLE = (
     "falcon",
     "gpt2",
     "gpt_oss",
-    "deepseek_v3",
-    "qwen3_next",
     "t5",
     "whisper",
     "vit",
