@@ -53,6 +53,7 @@ def forward_pass() -> None:
                         "shrinkB": 24,
                         "connectionstyle": bend,
                     },
+                    zorder=1,
                 )
             kind = kinds.get(node.parameter, "") if node.parameter >= 0 else ""
             color = palette.of(CLASS_OF_KIND[kind]) if kind else palette.ink
