@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from corpus_optimizers import Lion
 from torch import nn
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForMaskedLM
 
@@ -155,24 +156,6 @@ class Text:
             tokens = tokens.masked_fill(hidden, MASK)
             labels = labels.masked_fill(~hidden, -100)
         return {"input_ids": tokens, "labels": labels}
-
-
-class Lion(torch.optim.Optimizer):
-    """X. Chen et al., "Symbolic discovery of optimization algorithms" (2023), algorithm 2."""
-
-    def __init__(self, params: Any, lr: float, weight_decay: float) -> None:
-        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "betas": (0.9, 0.99)})
-
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
-        for group in self.param_groups:
-            beta1, beta2 = group["betas"]
-            for p in group["params"]:
-                if p.grad is not None:
-                    m = self.state[p].setdefault("m", torch.zeros_like(p))
-                    p.mul_(1 - group["lr"] * group["weight_decay"])
-                    p.sub_(group["lr"] * (beta1 * m + (1 - beta1) * p.grad).sign())
-                    m.lerp_(p.grad, 1 - beta2)
 
 
 def optimizers(case: Case, model: nn.Module) -> list[torch.optim.Optimizer]:

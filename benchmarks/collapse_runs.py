@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 import transformers
+from corpus_optimizers import Lion
 from torch import nn
 
 from weibull_monitor import WeibullMonitor
@@ -252,24 +253,6 @@ def batch_of(arch: str, generator: torch.Generator) -> dict[str, torch.Tensor]:
     wave = x[None] * angle.cos()[:, None, None] + y[None] * angle.sin()[:, None, None]
     image = (wave * frequency[:, None, None] + phase[:, None, None]).sin()[:, None].repeat(1, 3, 1, 1)
     return {"pixel_values": image + torch.randn(image.shape, generator=generator), "labels": label}
-
-
-class Lion(torch.optim.Optimizer):
-    """X. Chen et al., "Symbolic discovery of optimization algorithms" (2023), algorithm 2."""
-
-    def __init__(self, params: Any, lr: float, weight_decay: float) -> None:
-        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "betas": (0.9, 0.99)})
-
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
-        for group in self.param_groups:
-            beta1, beta2 = group["betas"]
-            for p in group["params"]:
-                if p.grad is not None:
-                    m = self.state[p].setdefault("m", torch.zeros_like(p))
-                    p.mul_(1 - group["lr"] * group["weight_decay"])
-                    p.sub_(group["lr"] * (beta1 * m + (1 - beta1) * p.grad).sign())
-                    m.lerp_(p.grad, 1 - beta2)
 
 
 def entropies(model: nn.Module, batch: dict[str, torch.Tensor]) -> list[float]:

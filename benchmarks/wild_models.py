@@ -18,6 +18,7 @@ import re
 import resource
 import select
 import signal
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -25,9 +26,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from oracle import exact_fit
 
 from weibull_monitor import WeibullMonitor, read_history
 from weibull_monitor.measure.plain.solve import MIN_VALUES
@@ -182,7 +186,7 @@ def measure(model: nn.Module, directory: Path, steps: int = 3) -> Measured:
             if values.numel() >= MIN_VALUES and int(values.count_nonzero()) >= MIN_VALUES:
                 missing[component.name] = "not read" if fit is None else fit.reason
             continue
-        k, lambda_ = exact(values)
+        k, lambda_, _ = exact_fit(values)
         allowed = tolerance(values.numel())
         worst_k = max(worst_k, abs(fit.k - k) / allowed)
         worst_lambda = max(worst_lambda, abs(fit.lambda_ / lambda_ - 1) / allowed)
@@ -193,18 +197,6 @@ def measure(model: nn.Module, directory: Path, steps: int = 3) -> Measured:
 def tolerance(n: int) -> float:
     """How far a fit of n values may be from the exact sort: 1e-4 for 65,536 values and more, and more for fewer."""
     return 1e-4 * max(1.0, 65_536 / n)
-
-
-def exact(weights: Tensor) -> tuple[float, float]:
-    """k and λ of the middle-80 % probability plot by a full sort in float64."""
-    a = np.sort(np.abs(weights.double().numpy().ravel()))
-    a = a[(a > 0) & np.isfinite(a)]
-    f = (np.arange(1, len(a) + 1) - 0.5) / len(a)
-    kept = (f >= 0.1) & (f <= 0.9)
-    x, y = np.log(a[kept]), np.log(-np.log1p(-f[kept]))
-    dx, dy = x - x.mean(), y - y.mean()
-    k = (dx @ dy) / (dx @ dx)
-    return float(k), float(np.exp(x.mean() - y.mean() / k))
 
 
 def line(model_type: str) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from checkpoint.files import save_dcp, small
+from hostile.mutations import mutated_bytes
 from safetensors.torch import save_file
 from torch import nn
 
@@ -85,37 +86,6 @@ FORMATS: dict[str, Callable[[Path], list[str]]] = {
 }
 
 
-def mutated(data: bytes, random_: random.Random) -> bytes:
-    """A copy with one or a few faults: mostly near the beginning and the end, where tables are."""
-    out = bytearray(data)
-    for _ in range(random_.choice((1, 1, 1, 2, 5))):
-        size = len(out)
-        if not size:
-            break
-        where = random_.choice(
-            (random_.randrange(size), random_.randrange(min(size, 600)), size - 1 - random_.randrange(min(size, 600)))
-        )
-        kind = random_.randrange(8)
-        if kind == 0:
-            del out[where:]
-        elif kind == 1:
-            del out[where : where + random_.randrange(1, 40)]
-        elif kind == 2:
-            out[where:where] = random_.randbytes(random_.randrange(1, 40))
-        elif kind == 3:
-            out[where : where + 8] = random_.choice(
-                (b"\xff" * 8, b"\0" * 8, (1 << 62).to_bytes(8, "little"), b"99999999")
-            )
-        elif kind == 4:
-            other = random_.randrange(size)
-            out[where : where + 16] = out[other : other + 16]
-        elif kind == 5:
-            out[where] = random_.choice(b'[]{}",:0123456789-.eE\x80cR(tb.}uQX\x8c')
-        else:
-            out[where] ^= 1 << random_.randrange(8)
-    return bytes(out)
-
-
 def resident() -> int:
     return int(Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0]) * 1024
 
@@ -132,7 +102,7 @@ def test_corrupted_files_are_errors_or_scans(format_: str, tmp_path: Path) -> No
     for seed in range(ROUNDS):
         generator = random.Random(f"{format_} {seed}")
         name = names[seed % len(names)]
-        (broken / name).write_bytes(mutated((whole / name).read_bytes(), generator))
+        (broken / name).write_bytes(mutated_bytes((whole / name).read_bytes(), generator))
         try:
             scan(broken)
             read += 1

@@ -178,9 +178,8 @@ def _measure(model: nn.Module, attention: KnownAttention) -> tuple[Snapshot, Kno
 
 
 def _matrices(sample: ComparedSample) -> dict[str, Classification]:
-    published = (
-        set() if sample.outside else {c.name for c in sample.comparable}
-    )  # no values are published for heads, experts and other towers
+    # Nothing is published for heads, experts and other towers.
+    published = set() if sample.outside else {c.name for c in sample.comparable}
     initialisation = sample.initialisation
     return {
         c.name: classify(

@@ -6,7 +6,6 @@ of attention, which comes from the fits, with what the matrices can really do to
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from typing import Final
 
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from weibull_monitor.model.components import Component, discover
+from weibull_monitor.model.components.attention_pairs import head_of
 
 ITERATIONS: Final = 40
 """Power iterations, on matrices of the size of a head. The value is then within 1 % for random matrices, whose largest singular
@@ -90,7 +90,7 @@ def attention_singular_values(model: nn.Module, iterations: int = ITERATIONS) ->
     heads: dict[tuple[str, int | None, bool, str], list[Component]] = defaultdict(list)
     for c in found:
         key = (c.tower, c.block, c.cross, c.kind)
-        if c.part is not None and re.search(r"\bhead \d+$", c.part.label):
+        if head_of(c) is not None:
             heads[key].append(c)
         else:
             wholes[key] = c

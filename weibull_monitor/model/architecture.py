@@ -53,18 +53,21 @@ def architecture_of(model: nn.Module) -> Architecture | None:
 def innermost_model(model: nn.Module) -> nn.Module:
     """The model inside of wrappers that hold it as ``module``, ``base_model`` or ``_orig_mod`` (DDP, PEFT, torch.compile)."""
     for _ in range(5):
-        for name in ("module", "_orig_mod"):
-            inner = model._modules.get(name)
-            if isinstance(inner, nn.Module) and len(model._modules) == 1:
-                model = inner
-                break
-        else:
+        inner = held_by(model)
+        if inner is None:
             get = getattr(model, "get_base_model", None)
             inner = get() if callable(get) else None
-            if not isinstance(inner, nn.Module) or inner is model:
-                return model
-            model = inner
+        if not isinstance(inner, nn.Module) or inner is model:
+            return model
+        model = inner
     return model
+
+
+def held_by(model: nn.Module) -> nn.Module | None:
+    """The only child of a module, if it has the name that wrappers such as DDP and `torch.compile` give it."""
+    if len(model._modules) != 1:
+        return None
+    return model._modules.get("_orig_mod") or model._modules.get("module")
 
 
 def facts_of(model: nn.Module) -> dict[str, Any]:

@@ -106,8 +106,9 @@ class Sampler:
         ranks: Ranks | None,
         guard: Guard,
     ) -> None:
-        self._model, self._reader, self._budgets, self._law = model, reader, budgets, law
+        self._reader, self._budgets, self._law = reader, budgets, law
         self._forces, self._updates, self._ranks, self._guard = forces, updates, ranks, guard
+        self._facts_of_model = guard("reading the configuration", facts_of, model) or {"class": type(model).__name__}
         self._begun: set[str] = set()
         self._paired: tuple[tuple[Component, ...], tuple[AttentionPair, ...]] | None = None
 
@@ -203,7 +204,7 @@ class Sampler:
 
     def initial(self) -> float | None:
         """The standard deviation that the model's configuration initialises matrices with, if it says."""
-        sigma: float | None = (self._guard("reading the configuration", self._facts) or {}).get("initializer_range")
+        sigma: float | None = self._facts_of_model.get("initializer_range")
         return sigma
 
     def run_record(self, components: tuple[Component, ...], resumed_from: int | None) -> RunRecord:
@@ -232,7 +233,7 @@ class Sampler:
         )
 
     def _facts(self) -> dict[str, Any]:
-        return {**facts_of(self._model), "parameters": self._reader.discovery.elements}
+        return {**self._facts_of_model, "parameters": self._reader.discovery.elements}
 
     def _stepped(self) -> dict[str, StepInfo]:
         return self._budgets.by_parameter(self._reader.optimized())

@@ -124,17 +124,18 @@ def _pairs(
 
 def _whole(members: Sequence[Component]) -> Component | None:
     """The one of these that is a whole W_q or W_k; None if there are several."""
-    whole = [c for c in members if _head_of(c) is None]
+    whole = [c for c in members if head_of(c) is None]
     parts = [c for c in whole if c.part is not None]  # q beside a gate, in a matrix that holds both
     whole = parts or whole
     return whole[0] if len(whole) == 1 else None
 
 
 def _by_head(members: Sequence[Component]) -> dict[int, Component]:
-    return {head: c for c in members if (head := _head_of(c)) is not None}
+    return {head: c for c in members if (head := head_of(c)) is not None}
 
 
-def _head_of(component: Component) -> int | None:
+def head_of(component: Component) -> int | None:
+    """The index of the attention head that a part is; None for anything else."""
     found = re.search(r"\bhead (\d+)$", component.part.label) if component.part is not None else None
     return int(found[1]) if found else None
 

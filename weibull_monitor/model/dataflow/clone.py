@@ -9,6 +9,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from weibull_monitor.model.architecture import held_by
 from weibull_monitor.model.dataflow.traced import Traced
 from weibull_monitor.model.dataflow.weights import Weights
 
@@ -22,10 +23,8 @@ _HOOKS: Final = (
 def unwrapped(model: nn.Module) -> nn.Module:
     """The module in wrappers such as DDP and `torch.compile`."""
     for _ in range(8):
-        inner = model._modules.get("_orig_mod") or (
-            model._modules.get("module") if len(model._modules) == 1 and _wraps(model) else None
-        )
-        if inner is None:
+        inner = held_by(model)
+        if inner is None or not ("_orig_mod" in model._modules or _wraps(model)):
             return model
         model = inner
     return model
