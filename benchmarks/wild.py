@@ -74,6 +74,8 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, metavar="DIR", help="work there, and leave everything in place")
     parser.add_argument("--python", default=sys.executable, help="the Python that has what the code bases need")
     options = parser.parse_args()
+    if problem := installed(options.python):
+        parser.error(problem)
     folders = {f.name: f for given in options.folders for f in (given, *given.iterdir()) if f.is_dir()}
     found = []
     for script in SCRIPTS:
@@ -83,6 +85,16 @@ def main() -> None:
             print(line(found[-1]), flush=True)
             if options.markdown:
                 write(options.markdown, found[-1])
+
+
+def installed(python: str) -> str:
+    """Why a Python would not run the package of this tree: the scripts import what is installed there."""
+    asked = [python, "-c", "import weibull_monitor.integrations as found; print(found.__path__[0])"]
+    answer = subprocess.run(asked, capture_output=True, text=True, check=False, cwd=tempfile.gettempdir()).stdout.strip()
+    if answer == str(HERE.parent / "integrations"):
+        return ""
+    there = f"has the one of {Path(answer).parent}" if answer else "has none"
+    return f"{python} needs weibull_monitor of this tree, and {there}: {python} -m pip install -e {HERE.parent}"
 
 
 def tried(script: Script, folder: Path, options: argparse.Namespace) -> Found:
@@ -183,7 +195,7 @@ def run(script: Script, root: Path, python: str, whole: bool) -> dict[str, Any]:
         "TOKENIZERS_PARALLELISM": "false",
         "CUDA_VISIBLE_DEVICES": "",
         "TORCHDYNAMO_DISABLE": "1",
-        "PYTHONPATH": os.pathsep.join([*path, str(HERE.parent)]),
+        "PYTHONPATH": os.pathsep.join(path),
         **script.environment,
     }
     command = [python, str(HERE / "wild_parts" / "launch.py"), str(report), *script.run, *arguments]

@@ -34,11 +34,17 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from oracle import exact_fit
 
 from weibull_monitor import WeibullMonitor, read_history
+from weibull_monitor.errors import ConfigurationError
 from weibull_monitor.measure.plain.solve import MIN_VALUES
 from weibull_monitor.model.meta_device import build_from, configuration, model_types
 
 MAX_ELEMENTS: Final = 6_000_000
 """Models above this are made smaller, if they can be."""
+MOST_ELEMENTS: Final = 120_000_000
+"""Models that cannot be made smaller than this are not measured."""
+SMALL_VOCABULARY: Final = 512
+MISSING: Final = {"vocab_size": 512, "prediction_length": 8, "n_routed_experts": 4}
+"""What some default configurations leave to the user."""
 LAYERS: Final = ("layers", "layer", "depth", "blocks", "depths")
 COUNTS: Final = (
     "expert",
@@ -90,6 +96,8 @@ def small(model_type: str) -> nn.Module:
             break
     if best is None:
         best = build_from(configuration(model_type))
+    if _elements(best) > MOST_ELEMENTS:
+        raise ConfigurationError(f"it cannot be made smaller than {_elements(best):,} elements")
     _materialise(best)
     return best
 
@@ -103,6 +111,10 @@ def _shrink(config: Any, divisor: int) -> None:
     for name, value in list(vars(config).items()):
         if hasattr(value, "to_dict") and hasattr(value, "model_type"):
             _shrink(value, divisor)
+        elif value is None and name in MISSING:
+            vars(config)[name] = MISSING[name]
+        elif name.endswith("pad_token_id") and isinstance(value, int):
+            vars(config)[name] = value % SMALL_VOCABULARY  # the padding of an embedding has to be one of its rows
         elif isinstance(value, bool) or name.startswith("_") or name.endswith(("_id", "_ids", "_index")):
             continue
         elif isinstance(value, int):
@@ -122,7 +134,7 @@ def _smaller(name: str, value: int, divisor: int) -> int:
     if any(word in name.split("_") for word in LAYERS):
         return min(value, 2)
     if any(word in name for word in COUNTS):
-        return min(value, 4 if "expert" in name and "size" not in name and "dim" not in name else 512)
+        return min(value, 4 if "expert" in name and "size" not in name and "dim" not in name else SMALL_VOCABULARY)
     if (
         value >= 64
         and value % divisor == 0

@@ -168,3 +168,20 @@ def test_experts_may_get_no_gradient() -> None:
 
     rules = {a.finding.rule for a in all_alerts(idle, of=tuple(made))}
     assert "no_gradient" not in rules
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_a_scheduler_that_steps_before_the_monitor_shows_the_next_rate(every: int, tmp_path: Path) -> None:
+    """η falls to a hundredth at step 4: the step before was taken at the rate of before, though only the new one is seen."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 128, bias=False), nn.ReLU(), nn.Linear(128, 32, bias=False))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [4], 0.01)
+    with WeibullMonitor(model, optimizer, every_n_steps=every, output_dir=tmp_path) as monitor:
+        for _ in range(8):
+            model(torch.randn(16, 64)).square().mean().backward()
+            optimizer.step()
+            scheduler.step()
+            optimizer.zero_grad()
+            monitor.step()
+    assert not read_history(tmp_path).alerts

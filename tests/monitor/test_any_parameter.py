@@ -58,7 +58,7 @@ def test_a_matrix_that_cannot_be_read_is_named_and_costs_only_itself(
 ) -> None:
     model = TinyModel()
     model.layers[0].mlp["fc1"].weight = unreadable(kind)
-    optimizer = torch.optim.AdamW(model.layers[1].parameters())
+    optimizer = torch.optim.AdamW([*model.layers[1].parameters(), model.layers[0].mlp["fc1"].weight])
     with caplog.at_level(logging.WARNING):
         monitor = WeibullMonitor(model, optimizer, every_n_steps=1, output_dir=tmp_path, forces=True)
         monitor.step()
@@ -67,6 +67,20 @@ def test_a_matrix_that_cannot_be_read_is_named_and_costs_only_itself(
     assert [len(sample.values("k")) for sample in samples] == [9, 9]
     assert "layers.0.mlp.fc1.weight" not in samples[-1].values("k")
     assert "layers.0.mlp.fc1.weight" in caplog.text
+
+
+def test_a_lazy_module_is_measured_from_its_first_step_on(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(16, 32), nn.LazyLinear(24))
+    optimizer = torch.optim.AdamW(model.parameters())
+    with WeibullMonitor(model, optimizer, every_n_steps=1, output_dir=tmp_path) as monitor:
+        for _ in range(2):
+            model(torch.randn(8, 16)).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            monitor.step()
+    last = read_history(tmp_path).snapshots[-1]
+    assert last.values("k").keys() == {"0.weight", "1.weight"}
+    assert last.values("eta").keys() == {"0.weight", "1.weight"}
 
 
 def test_a_tensor_of_a_sequence_that_cannot_be_read_costs_only_itself() -> None:

@@ -117,6 +117,18 @@ class SampleWindow:
         return values
 
     @property
+    def path(self) -> Floats:
+        """Largest Σ η that the last interval can have had, shape (components,); NaN where no step is known.
+
+        A script that steps its scheduler before the monitor shows, at each step, the η of the next one. The sum of an interval
+        is then too low by η before it less η after it: all between is only moved by one step.
+        """
+        with quiet():
+            seen = self.now("eta_sum") - np.nan_to_num(self.before("eta_sum"), nan=0.0)
+            late = np.nan_to_num(np.fmax(self.before("eta") - self.now("eta"), 0.0), nan=0.0)
+            return np.where(seen >= 0, np.where(seen + late > 0, seen + late, np.nan), np.nan)
+
+    @property
     def moving(self) -> Bools:
         """Components that should move, shape (components,): η is above 0, and the run is not at the end of its schedule.
 

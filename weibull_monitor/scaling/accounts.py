@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final, TypeAlias
 
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 from torch.utils.weak import WeakIdKeyDictionary
 
 from weibull_monitor.scaling.budget import Budget
@@ -142,7 +143,7 @@ class GroupAccounts:
             held = {id(p) for p in counts.held()}
             # What another rank steps, or holds all of, has no count here: it follows the others of its group.
             for p in self.members:
-                if id(p) in held and p.numel() and id(p) not in counted:
+                if id(p) in held and not is_lazy(p) and p.numel() and id(p) not in counted:
                     counted[id(p)] = ParameterSteps(counts, p, group, seen)
         fresh = Account(known=known)
         for p in self.members:

@@ -47,8 +47,7 @@ def impossible_maximum(window: SampleWindow, settings: ImpossibleChange) -> Rule
     components = window.components
     now, before = window.now("largest"), window.before("largest")  # (components,), as all that follows
     with quiet():
-        path = window.now("eta_sum") - np.nan_to_num(window.before("eta_sum"), nan=0.0)
-        path = np.where(path > 0, path, np.nan)  # Σ η over the interval
+        path = window.path
         bound = np.fmax(window.now("element_max"), window.before("element_max"))
         coarse = components.precision > ROUNDED
         steps = float(window.steps[-1] - window.steps[-2])

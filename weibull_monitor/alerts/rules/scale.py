@@ -44,8 +44,7 @@ def impossible_change(window: SampleWindow, settings: ImpossibleChange) -> RuleR
     rms, before = window.now("rms"), window.before("rms")  # all arrays: (components,)
     precision = window.components.precision
     with quiet():
-        path = window.now("eta_sum") - np.nan_to_num(window.before("eta_sum"), nan=0.0)
-        path = np.where(path > 0, path, np.nan)  # Σ η over the interval
+        path = window.path
         # The larger λ_wd and RMS of both ends bound those of every step between.
         decay = np.nan_to_num(np.fmax(window.now("weight_decay"), window.before("weight_decay")), nan=0.0)
         rest = (path * decay + precision + resolution(window.components.numel)) * np.fmax(rms, before)
