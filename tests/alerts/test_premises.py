@@ -185,3 +185,20 @@ def test_a_scheduler_that_steps_before_the_monitor_shows_the_next_rate(every: in
             optimizer.zero_grad()
             monitor.step()
     assert not read_history(tmp_path).alerts
+
+
+@pytest.mark.parametrize("size", [32, 400])
+def test_equal_values_that_leave_their_bin_together_have_not_moved_further(size: int, tmp_path: Path) -> None:
+    """A scale of ones has no fit, and its RMS is known to half a bin."""
+    model = nn.Sequential(nn.Linear(64, 64, bias=False))
+    model.scale = nn.Parameter(torch.ones(1, size))  # type: ignore[assignment]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    with WeibullMonitor(model, optimizer, every_n_steps=1, output_dir=tmp_path) as monitor:
+        for _ in range(4):
+            (model(torch.ones(8, 64)).square().mean() - model.scale.square().sum()).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            monitor.step()
+    history = read_history(tmp_path)
+    assert "scale" in {c.name for c in history.components}
+    assert not history.alerts

@@ -45,9 +45,11 @@ def impossible_change(window: SampleWindow, settings: ImpossibleChange) -> RuleR
     precision = window.components.precision
     with quiet():
         path = window.path
+        # Values that have no fit may all lie in one bin, and then their errors do not average out.
+        apart_in_bins = np.where(np.isfinite(window.now("k") + window.before("k")), window.components.numel, 1.0)
         # The larger λ_wd and RMS of both ends bound those of every step between.
         decay = np.nan_to_num(np.fmax(window.now("weight_decay"), window.before("weight_decay")), nan=0.0)
-        rest = (path * decay + precision + resolution(window.components.numel)) * np.fmax(rms, before)
+        rest = (path * decay + precision + resolution(apart_in_bins)) * np.fmax(rms, before)
         bound = np.fmax(window.now("update_max"), window.before("update_max"))
         rounding = np.where(precision > COARSE, 2.0, 1.0)
         certain = path * bound * rounding + rest
