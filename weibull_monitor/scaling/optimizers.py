@@ -159,13 +159,21 @@ def _adafactor_step(group: Group) -> Reason | None:
     return "step_scaled_by_weight" if group.get("scale_parameter", True) else None
 
 
+DISTANCES: Final = frozenset({"growth_rate", "d0", "d_coef", "fixed_decay"})
+"""What stands beside ``d`` in the groups of optimizers that estimate the distance to the solution (D-Adaptation, Prodigy). The
+``d`` of torch's Adafactor stands alone: it is a threshold."""
+
+
 def chooses_rate(group: Group) -> bool:
     """Whether an optimizer chooses the learning rate of a group by itself; what stands in the group's ``lr`` is not used then.
 
     >>> chooses_rate({"lr": 0.0, "relative_step": True})  # Adafactor, beside its AdafactorSchedule
     True
+    >>> chooses_rate({"lr": 1.0, "d": 1e-6, "growth_rate": math.inf})  # D-Adaptation and Prodigy step by d·lr
+    True
     """
-    return group.get("lr") is None or bool(group.get("relative_step"))
+    by_distance = "d" in group and not group.keys().isdisjoint(DISTANCES)
+    return group.get("lr") is None or bool(group.get("relative_step")) or by_distance
 
 
 @dataclass(frozen=True)
