@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from weibull_monitor.model.dataflow import contract
 from weibull_monitor.model.dataflow.graph import LOW_BITS, Graph, coded, events_in
 from weibull_monitor.model.dataflow.traced import Traced, spread, untracked
-from weibull_monitor.model.dataflow.weights import Weights
+from weibull_monitor.model.dataflow.weights import Weights, key_of
 
 LARGEST: Final = 1 << 24
 """The largest number of elements of a real tensor that is copied, or followed."""
@@ -59,6 +59,7 @@ class Follow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.failed: set[str] = set()
         self.calls = 0
         self._masks: dict[int, Tensor] = {}
+        self._parameters: dict[object, int] = {}
         self._tainted: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __enter__(self) -> Any:
@@ -188,13 +189,14 @@ class Follow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """The codes of an operand of an operation that is not a product with a weight."""
         if not isinstance(value, Traced):
             return None
-        if value.codes is None and value.weight:
+        if value.codes is not None or not value.weight:
+            return value.codes
+        key = (key_of(value.elem), value.elem.storage_offset(), value.shape)
+        if key not in self._parameters:
             number = int(self.weights.locate(value.elem, torch.zeros(1, value.dim(), dtype=torch.int64))[0] >> LOW_BITS)
-            if number < 0:
-                return None
-            event = self.graph.new("parameter", parameter=number)
-            value.codes = coded(event.id, torch.arange(value.shape[-1])).expand(value.shape)
-        return value.codes
+            self._parameters[key] = self.graph.new("parameter", parameter=number).id if number >= 0 else -1
+        event = self._parameters[key]
+        return coded(event, torch.arange(value.shape[-1])).expand(value.shape) if event >= 0 else None
 
     def run(self, func: Any, args: Any, kwargs: Any) -> Any:
         """The result of an operation, on the meta device."""

@@ -52,6 +52,10 @@ class Roles(BlockRoles):
             self._add(b, Use("adapter_b", self._rows_of(b), why="the second matrix of an adapter"))
             for a in inner:
                 self._add(a, Use("adapter_a", self._rows_of(a), why="the first matrix of an adapter"))
+        for pair in graph.merged:
+            for parameter, role, which in zip(pair, ("adapter_b", "adapter_a"), ("second", "first"), strict=True):
+                why = f"the {which} matrix of an adapter, which is added to a weight"
+                self.uses[parameter].append(Use(role, torch.zeros(0, dtype=torch.int64), why=why))
         self._excited()
         self._mixers()
         embeddings = {e.parameter for e in events if e.type == "embedding"}
