@@ -170,6 +170,7 @@ def second_witness(
     shown += (
         ("router",) if "ffn_" in shown else ()
     )  # without any attention in sight, a kernel may have hidden all of it
+    shown += ("lm_head",) if any(v.head for v in used.values()) else ()
     out = []
     for leaf, (kind, why) in zip(leaves, named, strict=True):
         if leaf.parameter not in used and leaf.parameter in followed.seen:

@@ -261,7 +261,8 @@ def _mul(
                 whole, codes = graph.weighs.setdefault(smaller.base, (set(), []))
                 whole.add(larger.base)
                 codes.append(low)
-            return larger.id, not is_first
+            scaled = larger.type == "stream" and not one_for_all
+            return graph.derive(larger.id, "scaled") if scaled else larger.id, not is_first
     for one, other, is_first in ((ea, eb, True), (eb, ea, False)):
         if one.type == "attention" and other.type == "product":
             graph.gates.setdefault(other.base, []).append(second if is_first else first)

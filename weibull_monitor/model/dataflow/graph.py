@@ -33,8 +33,8 @@ class Event:
         sources: The events that its operands came from.
         base: The event that it is a variant of; itself if it is none.
         flags: What was done to the elements of the base: ``act`` (a nonlinearity), ``norm``, ``stat`` (a mean or a norm of
-            features), ``pool`` (a mean over positions), ``depthwise`` (a convolution channel by channel), ``expanded`` (the same in
-            a hidden layer, or a running sum over positions), ``scaled`` (multiplied with something else).
+            features), ``pool`` (a mean over positions), ``depthwise`` (a convolution channel by channel), ``expanded`` (the
+            same in a hidden layer, or a running sum over positions), ``scaled`` (multiplied with something else).
         parameter: Number of the parameter, for products, embeddings and parameters.
         step: Distance in the flat parameter between the elements of one row.
         width: Number of elements of a row.
@@ -87,7 +87,7 @@ class Graph:
         weighs: Bases of events with one number for each position that scaled something: the bases of that, and the codes.
         gates: Bases of events that were multiplied with the output of an attention, and the codes.
         heads_mixed: Products that mixed the scores of heads.
-        outputs: Events in what the model returned.
+        outputs: Events in what the model returned, or what a loss was made of.
         mixes: Events in which positions met otherwise than in an attention.
         depthwise: (parameter, event it was applied to) of convolutions channel by channel.
         imaginary: Bases of events that complex numbers were made of, and how far imaginary parts are from real ones.

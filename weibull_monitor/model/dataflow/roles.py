@@ -8,7 +8,7 @@ import torch
 
 from weibull_monitor.model.dataflow.blocks import BlockRoles
 from weibull_monitor.model.dataflow.follow import Pass
-from weibull_monitor.model.dataflow.graph import LOW_MASK, Event
+from weibull_monitor.model.dataflow.graph import LOW_MASK, Event, events_in
 from weibull_monitor.model.dataflow.reading import Use
 
 
@@ -81,14 +81,7 @@ class Roles(BlockRoles):
                     self._add(product, Use("embedding", torch.zeros(0, dtype=torch.int64), why=why))
                     if product.kernel == 1 and len(self._pass.shapes[product.parameter]) == 2:
                         rows.add(product.width)
-        for product in self._products:
-            last = (
-                product.base not in self._role
-                and not self._readers.get(product.base)
-                and product.base not in self._sums
-            )
-            if last and self._pass.returned and len(self._rows_of(product)) == max(rows, default=0):
-                self._add(product, Use("lm_head", self._rows_of(product), why="it makes the logits"))
+        self._heads(max(rows, default=0))
         for mixed in graph.heads_mixed:
             event = events[mixed]
             self._add(event, Use("other", self._rows_of(event), why="it mixes the scores of heads"))
@@ -96,6 +89,46 @@ class Roles(BlockRoles):
             if events[bias].type == "parameter":
                 why = "it is added to the scores of an attention"
                 self.uses[events[bias].parameter].append(Use("embedding", torch.zeros(0, dtype=torch.int64), why=why))
+
+    def _heads(self, vocabulary: int) -> None:
+        """The last matrices: nothing reads their products, which are what the model returns, or what its loss is made of."""
+        graph = self._graph
+        ends: set[int] = set()
+        for output in graph.outputs:
+            base = graph.base(output)
+            ends.add(base.base)
+            if base.type == "scores":  # of pictures with texts, say
+                ends.update(graph.events[e].base for codes in (base.first, base.second) for e in events_in(codes))
+        inner = self._role.keys() | graph.routed | graph.scales.keys() | graph.weighs.keys() | graph.gates.keys()
+        last = [
+            p
+            for p in self._products
+            if p.base not in inner | graph.biases and not self._readers.get(p.base) and p.base not in self._sums
+        ]
+        heads = [p for p in last if p.base in ends and p.kernel == 1 and self._follows_a_stream(p)]
+        if not heads and self._pass.returned:  # what it returns came out of an operation that is not known
+            alike = [p for p in last if len(self._rows_of(p)) == vocabulary and self._follows_a_stream(p)]
+            heads = alike if len({p.parameter for p in alike}) == 1 else []
+        for head in heads:
+            logits = len(self._rows_of(head)) == vocabulary
+            why = (
+                "it makes the logits"
+                if logits
+                else "its product is what the model returns, or what its loss is made of"
+            )
+            self._add(head, Use("lm_head", self._rows_of(head), why=why))
+
+    def _follows_a_stream(self, product: Event) -> bool:
+        """Whether a product reads, if indirectly, what blocks or an embedding made, not only what the model was given."""
+        seen, todo = set(), list(product.sources)
+        while todo:
+            here = self._graph.base(todo.pop())
+            if here.type in ("stream", "attention", "embedding"):
+                return True
+            if here.base not in seen and here.type in ("product", "gated", "mixed", "weighted"):
+                seen.add(here.base)
+                todo += here.sources
+        return False
 
     def _stream_bases(self) -> set[int]:
         """Bases of the events that queries, keys and first feed-forward matrices read."""

@@ -294,6 +294,8 @@ def _unknown(follow: Follow, func: Any, name: str, args: Any, kwargs: Any) -> An
     ]
     if not isinstance(first, Tensor) or not first.is_floating_point():
         return _comparison(name, follow, out, args)
+    if "loss" in name or "entropy" in name:
+        follow.graph.outputs.update(event for codes in operands for event in events_in(codes))
     same = [c for c in operands if c is not None and c.shape == first.shape]
     tracked = [c for c in operands if c is not None]
     codes = same[0] if len(tracked) == 1 and same else contract.mixed(follow.graph, tracked, first.shape)

@@ -79,6 +79,7 @@ class Verdict:
         pieces: The parts of fused storage; empty for other matrices, and where the rows of a part make no box.
         attention: The attention that it belongs to.
         stacked: Whether its first axis numbers experts.
+        head: Whether its product is what the model returns: also of an embedding that is tied to the output.
     """
 
     kind: str
@@ -88,6 +89,7 @@ class Verdict:
     attention: AttentionUse | None = None
     stacked: bool = False
     heads: tuple[Box, ...] = field(default=(), compare=False)
+    head: bool = False
 
 
 def verdicts(found: Pass, heads: bool = False) -> dict[str, Verdict]:
@@ -118,7 +120,8 @@ def _verdict(shape: tuple[int, ...], uses: list[Use], roles: Roles) -> Verdict |
     for use in uses:
         by_role.setdefault(use.role, []).append(use)
     if "embedding" in by_role:
-        return Verdict("embedding", by_role["embedding"][0].why)
+        tied = "lm_head" in by_role
+        return Verdict("embedding", by_role["embedding"][0].why + ", and it makes the logits" * tied, head=tied)
     named = {role: use for role, use in by_role.items() if role not in ("lm_head", "other")} or by_role
     places = {role: _merged(use) for role, use in named.items()}
     attention = next((roles.attentions[u.attention] for us in named.values() for u in us if u.attention >= 0), None)
@@ -137,7 +140,8 @@ def _verdict(shape: tuple[int, ...], uses: list[Use], roles: Roles) -> Verdict |
             if kind in ("attn_q", "attn_q_b", "attn_k", "attn_v")
             else ()
         )
-        return Verdict(kind, why, cross, (), attention, stacked, heads if len(heads) > 1 else ())
+        heads = heads if len(heads) > 1 else ()
+        return Verdict(kind, why, cross, (), attention, stacked, heads, head="lm_head" in named)
     same = [
         r
         for r in named
