@@ -108,6 +108,7 @@ def _one_pass(
     found = {outer: settled[name] for outer, name in names if name in settled}
     number = {name: n for n, name in enumerate(done.names)}
     took_part = {e.parameter for e in done.graph.events if e.type in ("product", "parameter", "embedding")}
+    took_part |= {number for number, _ in done.graph.depthwise}
     seen = {outer for outer, name in names if number[name] in took_part} if done.returned else set()
     return Followed(found, frozenset(seen), done.problem, True, done.seconds)
 

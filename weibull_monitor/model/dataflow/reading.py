@@ -138,6 +138,8 @@ class Reading:
             lineage = self._lineage(other)
             if any(r == other or r in lineage or other in self._lineage(r) for r in read):
                 return True
+            if any(self._events[c].type == "stream" for r in read for c in lineage & self._lineage(r)):
+                return True  # both begin with one stream: what the branch reads was modulated
             if depth and self._reaches(total, read, depth - 1):
                 return True
         return False

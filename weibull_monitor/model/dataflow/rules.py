@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from weibull_monitor.model.dataflow import contract, elementwise
+from weibull_monitor.model.dataflow import contract, elementwise, sums
 from weibull_monitor.model.dataflow.graph import LOW_BITS, coded, events_in, varies
 from weibull_monitor.model.dataflow.making import turned, weights_first
 from weibull_monitor.model.dataflow.mode import Follow, attend, flat, hides_later, tree
@@ -194,7 +194,7 @@ def _reduced(follow: Follow, func: Any, name: str, args: Any, kwargs: Any) -> An
     dims = kwargs.get("dim", dims)
     dims = [dims] if isinstance(dims, int) else list(dims) if dims else list(range(codes.dim()))
     keep = first_of(out).dim() == codes.dim()
-    made = elementwise.summed(follow.graph, codes, dims, keep, name not in SUMS)
+    made = sums.summed(follow.graph, codes, dims, keep, name not in SUMS)
     made = spread(made, first_of(out).shape)
     return follow.wrap(out, made)
 

@@ -150,6 +150,8 @@ def _verdict(shape: tuple[int, ...], uses: list[Use], roles: Roles) -> Verdict |
     pieces = [] if same or kind == "attn_kv_a" else list(_pieces(shape, named, kind, roles))
     if len(pieces) > 1 and len({(p.box.view, p.box.ranges) for p in pieces}) == 1:  # all of it does several things
         return Verdict(pieces[0].kind if kind == "other" else kind, why, cross, (), attention, stacked)
+    if len(pieces) > 1 and not stacked:
+        pieces += _rest(shape, places, [use for uses in named.values() for use in uses], roles)
     if kind == "other":
         why = "it holds several matrices: " + ", ".join(_LABEL.get(r, r) for r in (*ORDER, "router") if r in named)
         if same or not pieces:
@@ -194,6 +196,20 @@ def _pieces(shape: tuple[int, ...], named: Mapping[str, list[Use]], kind: str, r
             continue
         part = "attn_q_b" if kind == "attn_q_b" and role == "q" else _OF_ROLE.get(role, "other")
         yield Piece(_LABEL.get(role, role), part, box, _heads(shape, uses, roles))
+
+
+def _rest(shape: tuple[int, ...], places: Mapping[str, Tensor], uses: list[Use], roles: Roles) -> list[Piece]:
+    """What is left of a matrix of which some rows have a role: rows that do something else, such as to weigh a position."""
+    events = {use.event: roles.event(use) for use in uses}
+    if len(events) != 1 or any(use.columns is not None for use in uses):
+        return []
+    (product,) = events.values()
+    if product.places is None or len(product.summed) != 1:
+        return []
+    rows = torch.unique(product.places)
+    left = rows[~torch.isin(rows, torch.cat(list(places.values())))]
+    box = box_of(shape, left, product.summed)
+    return [Piece("rest", "other", box)] if box is not None else []
 
 
 def _heads(shape: tuple[int, ...], uses: list[Use], roles: Roles) -> tuple[Box, ...]:
