@@ -25,6 +25,46 @@ class AttentionRoles(Reading):
         for attention in attentions:
             self._of_attention(attention, users)
         self._outputs()
+        for attention in attentions:
+            self._absorbed(attention)
+
+    def _absorbed(self, attention: Event) -> None:
+        """Latent attention as it is decoded: the keys' matrix is applied to the query, the values' to what was attended to."""
+        mine = [(p, u) for p, uses in self.uses.items() for u in uses if u.attention == attention.id]
+        queries, keys, values, outs = ([(p, u) for p, u in mine if u.role == role] for role in "qkvo")
+        shared = {u.event for _, u in values} & {u.event for _, u in keys}
+        if len(shared) != 1 or {u.event for _, u in values} != shared or not outs:
+            return
+        before = [
+            (parameter, use, inner)
+            for parameter, use in queries
+            for inner in {self._graph.base(s) for s in self._events[use.event].sources}
+            if inner.type == "product" and inner.base not in self._sums and self._readers[inner.base]
+        ]
+        after = [r for _, use in outs for r in self._readers[use.event] if use.event not in self._sums]
+        if not before or not after or any(use.event in self._sums for _, use in outs):
+            return
+        for _, use, inner in before:
+            use.role, use.latent, use.why = (
+                "k",
+                True,
+                "it is applied to the query instead of the latents that keys are made of",
+            )
+            self._role[use.event] = "k"
+            self._add(inner, Use("q", self._rows_of(inner), attention=attention.id, why=_WHY["q"]))
+        for _, use in (*keys, *values):
+            if use.event in shared:
+                use.role, use.why = "kv_a", "a latent that an attention reads as its keys and its values"
+                self._role[use.event] = "kv_a"
+        for _, use in outs:
+            use.role, use.latent, use.why = "v", True, "it makes values of the latents that were attended to"
+            self._role[use.event] = "v"
+        for product in after:
+            if product.base not in self._role:
+                use = Use(
+                    "o", self._rows_of(product), attention=attention.id, why="it reads the output of an attention"
+                )
+                self._add(product, use)
 
     def _of_attention(self, attention: Event, users: Mapping[int, int]) -> None:
         sides = [("q", attention.first), ("k", attention.second), ("v", attention.third)]
@@ -143,6 +183,8 @@ class AttentionRoles(Reading):
         for product in list(self._products):
             readers = self._readers.get(product.base, [])
             if not readers or product.base in self._sums or not product.sources or product.kernel != 1:
+                continue
+            if self._role.get(product.base) == "q":
                 continue
             roles = {self._role.get(r.base) for r in readers}
             beside = [r for r in readers if r.base not in self._role]  # an indexer, which chooses what is attended to

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
@@ -60,6 +61,8 @@ class Follow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.calls = 0
         self._masks: dict[int, Tensor] = {}
         self._parameters: dict[object, int] = {}
+        self._whole: weakref.WeakValueDictionary[int, Traced] = weakref.WeakValueDictionary()
+        self._rewritten: dict[int, tuple[Tensor, Tensor]] = {}
         self._tainted: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __enter__(self) -> Any:
@@ -165,7 +168,7 @@ class Follow(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if target.shared and target.codes is not None:
                 target.codes.copy_(codes)
             else:
-                target.codes = codes
+                self._rewrite(target, codes)
             return
         if codes is None or target.untyped_storage().nbytes() > LARGEST * target.element_size():
             return
@@ -174,6 +177,22 @@ class Follow(TorchDispatchMode):  # type: ignore[no-untyped-call]
             numel = target.untyped_storage().nbytes() // max(target.element_size(), 1)
             self._tainted[key] = (target, torch.full((numel,), -1, dtype=torch.int64))
         self._tainted[key][1].as_strided(target.size(), target.stride(), target.storage_offset()).copy_(codes)
+
+    def _rewrite(self, target: Traced, codes: Tensor) -> None:
+        """Notes that a part of what stands for a tensor was overwritten, for all that share its memory."""
+        elem, key = target.elem, key_of(target.elem)
+        whole = self._whole.get(key)
+        numel = elem.untyped_storage().nbytes() // max(elem.element_size(), 1)
+        if key not in self._rewritten:
+            if whole is None or whole.numel() == target.numel() or numel > LARGEST // 4:
+                target.codes = codes
+                return
+            flat = torch.full((numel,), -1, dtype=torch.int64)
+            before = self.activation(whole)
+            if before is not None:
+                _strided(flat, whole.elem).copy_(before)
+            self._rewritten[key] = (elem, flat)
+        _strided(self._rewritten[key][1], elem).copy_(codes)
 
     def entering(self, value: Tensor) -> Traced:
         """What stands for an input of the model, each of whose elements is another."""
@@ -189,6 +208,8 @@ class Follow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """The codes of an operand of an operation that is not a product with a weight."""
         if not isinstance(value, Traced):
             return None
+        if self._rewritten and (found := self._rewritten.get(key_of(value.elem))) is not None:
+            value.codes = _strided(found[1], value.elem).clone()
         if value.codes is not None or not value.weight:
             return value.codes
         key = (key_of(value.elem), value.elem.storage_offset(), value.shape)
@@ -217,7 +238,10 @@ class Follow(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 return value
             if not (value.is_floating_point() or value.is_complex()):
                 return made_up(value)
-            return Traced(value, codes if codes is not None and codes.shape == value.shape else None)
+            made = Traced(value, codes if codes is not None and codes.shape == value.shape else None)
+            if value.numel() * value.element_size() == value.untyped_storage().nbytes():
+                self._whole[key_of(value)] = made
+            return made
 
         return tree(out, one)
 
@@ -243,6 +267,11 @@ class FollowFunctions(TorchFunctionMode):
                 stand = torch.zeros(args[0].shape, dtype=args[0].dtype)
                 return getattr(stand, name)(*args[1:], **kwargs)
         return func(*args, **kwargs)
+
+
+def _strided(flat: Tensor, like: Tensor) -> Tensor:
+    """A flat tensor, one element for each of a storage, seen as a tensor in that storage is."""
+    return flat.as_strided(like.size(), like.stride(), like.storage_offset())
 
 
 def _set_data(setter: Any, target: Tensor, value: Traced) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -11,8 +11,12 @@ from weibull_monitor.model.dataflow import contract
 from weibull_monitor.model.dataflow.graph import folded
 from weibull_monitor.model.dataflow.making import turned
 from weibull_monitor.model.dataflow.mode import Follow, flat, tree
+from weibull_monitor.model.dataflow.operations import names
 from weibull_monitor.model.dataflow.results import copy_of, first_of, is_weight, result_of
 from weibull_monitor.model.dataflow.traced import Traced, untracked
+
+VIEWS: Final = names("view select slice transpose permute t unsqueeze squeeze expand narrow as_strided alias")
+"""Operations whose results share the memory of their argument."""
 
 
 def move_rule(follow: Follow, func: Any, name: str, args: Any, kwargs: Any) -> Any:
@@ -34,6 +38,10 @@ def move_rule(follow: Follow, func: Any, name: str, args: Any, kwargs: Any) -> A
         return made
     if isinstance(out, (list, tuple)):
         return type(out)(follow.wrap(o, c) for o, c in zip(out, codes, strict=True))
+    if name in VIEWS and tensors[0].shared and isinstance(codes, Tensor):
+        result = follow.wrap(out, codes)  # what is written into a view is written into the real tensor
+        result.shared = codes.untyped_storage()._cdata == tensors[0].codes.untyped_storage()._cdata  # type: ignore[union-attr]
+        return result
     result = result_of(follow, name, args, out, folded(codes))
     turned(tensors[0], result)
     return result

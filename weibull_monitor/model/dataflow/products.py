@@ -37,9 +37,14 @@ def product_rule(follow: Follow, func: Any, name: str, args: Any, kwargs: Any) -
 
 def _contracted(follow: Follow, a: Any, b: Any, out: Tensor, name: str) -> Tensor | None:
     """Codes of a @ b."""
-    if isinstance(a, Traced) and a.codes is not None and out.shape[a.dim() - 1 :].numel() < a.shape[-1]:
+    if (
+        isinstance(a, Traced)
+        and not a.weight
+        and (codes := follow.activation(a)) is not None
+        and out.shape[a.dim() - 1 :].numel() < a.shape[-1]
+    ):
         scores = scores_of(
-            follow.graph, a.codes.narrow(-1, 0, 1)
+            follow.graph, codes.narrow(-1, 0, 1)
         )  # additive attention: a vector makes one number of sums
         if scores is not None:
             return spread(scores if out.dim() == a.dim() else scores.squeeze(-1), out.shape)
@@ -55,7 +60,7 @@ def _contracted(follow: Follow, a: Any, b: Any, out: Tensor, name: str) -> Tenso
         return _by_weight(follow, a, b, name, out.shape)
     if is_weight(a) and not is_weight(b) and isinstance(a, Tensor) and a.dim() > 1:
         if isinstance(b, Tensor) and b.dim() == 1:
-            x = b.codes if isinstance(b, Traced) else None
+            x = follow.activation(b)
             rows = contract.product(follow.graph, follow.weights, x, a.elem, -1, 1)
             return spread(rows.squeeze(1), out.shape)
         return _of_weight(follow, a, b, out.shape)
@@ -66,7 +71,7 @@ def _contracted(follow: Follow, a: Any, b: Any, out: Tensor, name: str) -> Tenso
 
 def _by_weight(follow: Follow, a: Any, weight: Traced, name: str, shape: torch.Size | None = None) -> Any:
     """Codes of a @ weight in a shape, or what stands for that product."""
-    x = a.codes if isinstance(a, Traced) else None
+    x = follow.activation(a)
     if shape is None:
         made = _by_weight(follow, a, weight, name, shape := torch.Size((*a.shape[:-1], weight.shape[-1])))
         return Traced(torch.empty(shape, device="meta"), made)
@@ -82,7 +87,7 @@ def _by_weight(follow: Follow, a: Any, weight: Traced, name: str, shape: torch.S
 
 def _of_weight(follow: Follow, weight: Traced, b: Any, shape: torch.Size | None = None) -> Any:
     """Codes of weight @ b in a shape, or what stands for that product."""
-    x = b.codes if isinstance(b, Traced) else None
+    x = follow.activation(b)
     if shape is None:
         made = _of_weight(follow, weight, b, shape := torch.Size((*b.shape[:-2], weight.shape[-2], b.shape[-1])))
         return Traced(torch.empty(shape, device="meta"), made)

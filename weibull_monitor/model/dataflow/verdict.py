@@ -190,8 +190,8 @@ def _pieces(shape: tuple[int, ...], named: Mapping[str, list[Use]], kind: str, r
     """The parts of a matrix, in the usual order."""
     for role in sorted(named, key=lambda r: ORDER.index(r) if r in ORDER else len(ORDER)):
         uses = named[role]
-        summed, columns = roles.event(uses[0]).summed, uses[0].columns
-        box = box_of(shape, _merged(uses), summed, columns)
+        event = roles.event(uses[0])
+        box = box_of(shape, _merged(uses), event.summed, uses[0].columns, event.width, event.step)
         if box is None:
             continue
         part = "attn_q_b" if kind == "attn_q_b" and role == "q" else _OF_ROLE.get(role, "other")
@@ -215,6 +215,9 @@ def _rest(shape: tuple[int, ...], places: Mapping[str, Tensor], uses: list[Use],
 def _heads(shape: tuple[int, ...], uses: list[Use], roles: Roles) -> tuple[Box, ...]:
     """The boxes of the heads of a part, in the order of their rows in storage."""
     heads = max((u.heads for u in uses), key=len, default=[])
-    summed = roles.event(uses[0]).summed
-    boxes = [box_of(shape, head, summed) for head in sorted(heads, key=lambda h: int(h[0]))]
+    event = roles.event(uses[0])
+    boxes = [
+        box_of(shape, head, event.summed, None, event.width, event.step)
+        for head in sorted(heads, key=lambda h: int(h[0]))
+    ]
     return tuple(b for b in boxes if b is not None) if all(b is not None for b in boxes) else ()
