@@ -201,7 +201,9 @@ class AttentionRoles(Reading):
             uses = [u for r in readers for u in self.uses[r.parameter] if u.event == r.base]
             attentions = {u.attention for u in uses}
             places = torch.unique(torch.cat([self._columns_from(r, product) for r in readers]))
-            if len(attentions) != 1 or len(places) >= product.width or self.attentions[next(iter(attentions))].cross:
+            if len(attentions) != 1 or self.attentions[next(iter(attentions))].cross:
+                continue
+            if len(places) >= product.width and not self._normed(product, readers):
                 continue
             made = {u.role for u in uses}
             for use in uses:
@@ -216,6 +218,11 @@ class AttentionRoles(Reading):
                     why="a latent that queries, keys or values are made of",
                 ),
             )
+
+    def _normed(self, product: Event, readers: list[Event]) -> bool:
+        """Whether a product is normalised before others read it."""
+        read = [self._events[s] for r in readers for s in r.sources]
+        return any("norm" in e.flags for e in read if e.base == product.base)
 
     def _columns_from(self, reader: Event, product: Event) -> Tensor:
         if reader.columns is None:

@@ -6,7 +6,9 @@ depends on weights (which experts are chosen, whether a value is finite), a plau
 
 from __future__ import annotations
 
+import contextlib
 import math
+import sys
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
@@ -96,6 +98,12 @@ class Follow(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return made_up_number(args[0].dtype)
         if name.endswith("_like") or name.startswith("new_"):
             return self._fresh(func, name, args, kwargs)
+        written = written_in_python(func)
+        if written is not None:
+            try:
+                return written(*args, **kwargs)
+            except Exception:
+                self.failed.add(str(func))  # it may need a GPU
         return self._rule_of(name)(self, func, name, args, kwargs)
 
     def _higher(self, func: Any, args: Any, kwargs: Any) -> Any:
@@ -224,6 +232,8 @@ class Follow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         try:
             return func(*(meta(a) for a in args), **{k: meta(v) for k, v in kwargs.items()})
         except Exception:
+            with contextlib.suppress(Exception):  # dtypes may differ here that do not on a GPU
+                return func(*(meta(a, True) for a in args), **{k: meta(v, True) for k, v in kwargs.items()})
             tensors = list(flat((args, tuple(kwargs.values()))))
             if sum(t.numel() for t in tensors) > LARGEST:
                 raise
@@ -322,6 +332,14 @@ def hides_later(mask: Any, hidden: bool = False) -> bool:
     return bool(hides[later].all()) and not bool(hides.diagonal().all())
 
 
+def written_in_python(func: Any) -> Callable[..., Any] | None:
+    """What an operation of `torch.library.custom_op` does, if it is one: its own operations are followed."""
+    if func.namespace in ("aten", "prims"):
+        return None
+    known = getattr(sys.modules.get("torch._library.custom_ops"), "OPDEFS", {})
+    return getattr(known.get(func._schema.name), "_init_fn", None)
+
+
 def flat(value: Any) -> Iterable[Tensor]:
     """All tensors in nested arguments."""
     if isinstance(value, Tensor):
@@ -338,14 +356,13 @@ def tree(value: Any, change: Callable[[Any], Any]) -> Any:
     return change(value)
 
 
-def meta(value: Any) -> Any:
-    """An argument as an operation on the meta device takes it."""
-    if isinstance(value, Traced):
-        return value.elem
+def meta(value: Any, alike: bool = False) -> Any:
+    """An argument as an operation on the meta device takes it; with ``alike``, all numbers have one dtype."""
     if isinstance(value, Tensor):
-        return _empty_like(value)
+        elem = value.elem if isinstance(value, Traced) else _empty_like(value)
+        return elem.float() if alike and elem.is_floating_point() else elem
     if isinstance(value, (list, tuple)):
-        return type(value)(meta(v) for v in value)
+        return type(value)(meta(v, alike) for v in value)
     return torch.device("meta") if isinstance(value, torch.device) else value
 
 
