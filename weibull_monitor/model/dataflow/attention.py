@@ -87,7 +87,8 @@ class AttentionRoles(Reading):
                     number > 2 and role == "k" and users[base.base] > 1
                 ):  # of positions in all attentions: it belongs to none
                     continue
-                if base.type == "product":
+                elsewhere = base.kernel != 1 and (self._readers.get(base.base) or base.base in self._sums)
+                if base.type == "product" and not elsewhere:  # a convolution makes the stream, not only the query
                     self._add(base, Use(role, places, None, by_head, attention.id, why=_WHY[role]))
             if number < 3:
                 per = [len(by_head) for _, by_head in grouped.values()]
@@ -133,8 +134,12 @@ class AttentionRoles(Reading):
                     if base.type in ("product", "stream") and codes is not None:
                         rows = torch.unique(codes[event_of(codes) == inner] & LOW_MASK)
                         parts[inner] = rows, heads if torch.equal(rows, places) else []
+            for codes in self._graph.operands.get(event.base, ()):  # as the two lay when they were added
+                whole = self._by_product(codes)
+                parts |= {e: it for e, it in whole.items() if e in parts and len(it[0]) == len(parts[e][0])}
             flat = self._expanded(parts, depth - 1)
-            if flat and all(self._graph.base(e).type == "product" for e in flat):
+            products = [self._graph.base(e) for e in flat]
+            if flat and all(p.type == "product" and not self._readers.get(p.base) for p in products):
                 out |= flat
             else:
                 out[number] = places, heads

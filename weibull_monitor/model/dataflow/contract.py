@@ -85,7 +85,8 @@ def matmul(graph: Graph, a: Tensor | None, b: Tensor | None, shape: torch.Size) 
     if kinds_b == {"scores"} and "scores" not in kinds_a:
         flipped = _weighted(graph, in_b, b.mT, a.mT, torch.Size((*shape[:-2], shape[-1], shape[-2])))
         return flipped.mT if flipped is not None else None
-    if a.shape[-1] > 1 and varies(a, -1) and varies(b, -2):
+    state = 1 in shape[-2:] and not kinds_a.isdisjoint({"mixed", "stream"})  # of a recurrence, with what reads it
+    if not state and a.shape[-1] > 1 and varies(a, -1) and varies(b, -2):
         return scores(graph, a, b.mT, shape)
     for one, other, summed in ((a, b, -2), (b, a, -1)):  # positions weighed by single numbers, as of a router
         if not varies(one, -1) and not varies(one, -2) and varies(other, -3 - summed):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -18,6 +19,9 @@ from weibull_monitor.model.dataflow.graph import (
     folded,
 )
 from weibull_monitor.model.dataflow.traced import spread
+
+KEPT: Final = 1 << 16
+"""Number of elements up to which operands are kept as they lay."""
 
 
 def changed(graph: Graph, codes: Tensor | None, change: Callable[[int], int]) -> Tensor | None:
@@ -85,7 +89,7 @@ def merged(
             here = both & (event_a == first) & (event_b == second)
             decide = _add if operation == "add" else _mul
             event, from_first = decide(graph, first, second, few_a[here], few_b[here], scale, call, narrow)
-            if event >= 0 and graph.events[event].type == "gated":
+            if event >= 0 and graph.events[event].type in ("gated", "stream") and few_a.numel() < KEPT:
                 graph.operands.setdefault(graph.events[event].base, (a, b))
             if operation == "add" and graph.events[first].base == graph.events[second].base:
                 from_first = _other_half(graph, event, few_a[here], few_b[here], call, from_first)

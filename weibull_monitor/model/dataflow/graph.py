@@ -79,7 +79,7 @@ class Graph:
         events: All of them; an event's ``id`` is its index.
         added: Sums of two or more branches: (event, its summands).
         adapters: Pairs of (product of the second matrix of an adapter, event that it is added to).
-        operands: Bases of ``gated`` events, and the codes of the two tensors that were multiplied.
+        operands: Bases of ``gated`` and ``stream`` events, and the codes of the two tensors that were multiplied or added.
         merged: Numbers of the parameters whose product was added to another parameter: (second matrix of an adapter, first).
         scales: Bases of events that scaled something larger, and the bases of that.
         biases: Bases of events that were added to scores without being scores.
@@ -88,6 +88,7 @@ class Graph:
         gates: Bases of events that were multiplied with the output of an attention, and the codes.
         heads_mixed: Products that mixed the scores of heads.
         outputs: Events in what the model returned, or what a loss was made of.
+        idle: Products of weights with zeros.
         mixes: Events in which positions met otherwise than in an attention.
         depthwise: (parameter, event it was applied to) of convolutions channel by channel.
         imaginary: Bases of events that complex numbers were made of, and how far imaginary parts are from real ones.
@@ -107,6 +108,7 @@ class Graph:
         self.gates: dict[int, list[Tensor]] = {}
         self.heads_mixed: list[int] = []
         self.outputs: set[int] = set()
+        self.idle: set[int] = set()
         self.mixes: list[int] = []
         self.depthwise: list[tuple[int, int]] = []
         self._derived: dict[tuple[int, frozenset[str]], int] = {}

@@ -79,6 +79,8 @@ def _by_weight(follow: Follow, a: Any, weight: Traced, name: str, shape: torch.S
     elem = weight.elem[0] if stacked else weight.elem
     mixing = _mixes_scores(follow, x)
     rows = contract.product(follow.graph, follow.weights, x, elem, -1, elem.dim() - 2)
+    if not isinstance(a, Traced) and not bool(a.any()):  # the output of an attention that needs a kernel, say
+        follow.graph.idle.update(events_in(rows))
     if mixing and x is not None:
         follow.graph.heads_mixed += events_in(rows)
         return spread(x.narrow(-1, 0, 1), shape)

@@ -75,7 +75,7 @@ class Roles(BlockRoles):
         read = self._stream_bases()
         streams = read | {base for base, sums in self._sums.items() if any(total in read for total, _ in sums)}
         for product in self._products:
-            if graph.first_hand(product.base) and product.base in streams:
+            if graph.first_hand(product.base) and product.base in streams and product.base not in graph.idle:
                 why = "it makes the stream of the model's input"
                 if product.base not in self._role:
                     self._add(product, Use("embedding", torch.zeros(0, dtype=torch.int64), why=why))
@@ -94,18 +94,25 @@ class Roles(BlockRoles):
         """The last matrices: nothing reads their products, which are what the model returns, or what its loss is made of."""
         graph = self._graph
         ends: set[int] = set()
+        sums: set[int] = set()
         for output in graph.outputs:
             base = graph.base(output)
             ends.add(base.base)
             if base.type == "scores":  # of pictures with texts, say
                 ends.update(graph.events[e].base for codes in (base.first, base.second) for e in events_in(codes))
+            added = {graph.base(source).base for source in base.sources if base.type == "stream"}
+            if all(graph.events[e].type == "product" for e in added):  # the mean of two heads
+                ends |= added
+                sums |= added
         inner = self._role.keys() | graph.routed | graph.scales.keys() | graph.weighs.keys() | graph.gates.keys()
         last = [
             p
             for p in self._products
-            if p.base not in inner | graph.biases and not self._readers.get(p.base) and p.base not in self._sums
+            if p.base not in inner | graph.biases
+            and not self._readers.get(p.base)
+            and (p.base not in self._sums or p.base in sums)
         ]
-        heads = [p for p in last if p.base in ends and p.kernel == 1 and self._follows_a_stream(p)]
+        heads = [p for p in last if p.base in ends and len(self._pass.shapes[p.parameter]) == 2 and self._follows_a_stream(p)]
         if not heads and self._pass.returned:  # what it returns came out of an operation that is not known
             alike = [p for p in last if len(self._rows_of(p)) == vocabulary and self._follows_a_stream(p)]
             heads = alike if len({p.parameter for p in alike}) == 1 else []

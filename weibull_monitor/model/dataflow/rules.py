@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -65,9 +66,9 @@ def rule_of(name: str) -> Rule:
         return _activated
     if plain in ("cumsum", "cumprod", "logcumsumexp", "cummax", "cummin"):
         return _run_along
-    if plain in ("topk", "argmax", "argsort", "sort", "argmin", "multinomial", "max_pool2d_with_indices"):
+    if plain in ("topk", "argmax", "argsort", "sort", "argmin", "multinomial"):
         return _chosen
-    if plain in ("avg_pool1d", "avg_pool2d", "avg_pool3d", "max_pool1d", "max_pool2d", "max_pool3d"):
+    if re.fullmatch(r"(avg|max)_pool[123]d(_with_indices)?", plain):
         return _pooled
     if plain in ("_cdist_forward", "cdist", "_euclidean_dist"):
         return _distance
@@ -254,12 +255,12 @@ def _pooled(follow: Follow, func: Any, name: str, args: Any, kwargs: Any) -> Any
     """A pool over neighbouring positions, which are the last dimensions."""
     out = follow.run(func, args, kwargs)
     codes = follow.activation(args[0])
-    positions = int(name[-2])
+    positions = int(name.partition("pool")[2][0])
     if codes is None or any(varies(codes, -1 - n) for n in range(positions)):
-        return follow.wrap(out, contract.mixed(follow.graph, [codes], out.shape))
+        return follow.wrap(out, contract.mixed(follow.graph, [codes], first_of(out).shape))
     for n in range(positions):
         codes = codes.narrow(-1 - n, 0, 1)
-    return follow.wrap(out, spread(codes, out.shape))
+    return follow.wrap(out, spread(codes, first_of(out).shape))
 
 
 def _distance(follow: Follow, func: Any, name: str, args: Any, kwargs: Any) -> Any:
