@@ -85,8 +85,9 @@ def follow_model(
             own = example_inputs_of(part) if left and total.seconds < SECONDS else None
             if own is not None:
                 more = _one_pass(part, own, shapes, made, heads)
+                inner_verdicts = {n: v for n, v in more.verdicts.items() if v.kind != "lm_head"}  # another part reads it
                 total = Followed(
-                    {**more.verdicts, **total.verdicts},
+                    {**inner_verdicts, **total.verdicts},
                     total.seen | more.seen,
                     total.problem,
                     True,
