@@ -34,6 +34,10 @@ ExampleInputs = Inputs | Literal[False] | None
 """Arguments of ``forward``, by position or by name; None for those that the model names itself; False for no pass."""
 
 
+INNER: Final = ("stream", "embedding", "attention", "gated")
+"""What the matrices within a model read, as `weibull_monitor.model.dataflow.graph.Event` calls it."""
+
+
 @dataclass(frozen=True)
 class Followed:
     """What a followed forward pass settled.
@@ -41,6 +45,7 @@ class Followed:
     Attributes:
         verdicts: What it says about parameters, by their names in ``model.named_parameters()``.
         seen: The parameters that took part in a pass that came to its end.
+        inner: Those that were multiplied with what an embedding or a block had made, so that they are no tables.
         problem: Why no pass was followed to its end; empty if one was, or if there was nothing to follow one with.
         tried: Whether there were inputs.
         seconds: How long it took.
@@ -48,6 +53,7 @@ class Followed:
 
     verdicts: Mapping[str, Verdict] = field(default_factory=dict)
     seen: frozenset[str] = frozenset()
+    inner: frozenset[str] = frozenset()
     problem: str = ""
     tried: bool = False
     seconds: float = 0.0
@@ -85,10 +91,13 @@ def follow_model(
             own = example_inputs_of(part) if left and total.seconds < SECONDS else None
             if own is not None:
                 more = _one_pass(part, own, shapes, made, heads)
-                inner_verdicts = {n: v for n, v in more.verdicts.items() if v.kind != "lm_head"}  # another part reads it
+                inner_verdicts = {
+                    n: v for n, v in more.verdicts.items() if v.kind != "lm_head"
+                }  # another part reads it
                 total = Followed(
                     {**inner_verdicts, **total.verdicts},
                     total.seen | more.seen,
+                    total.inner | more.inner,
                     total.problem,
                     True,
                     total.seconds + more.seconds,
@@ -111,7 +120,12 @@ def _one_pass(
     took_part = {e.parameter for e in done.graph.events if e.type in ("product", "parameter", "embedding")}
     took_part |= {number for number, _ in done.graph.depthwise}
     seen = {outer for outer, name in names if number[name] in took_part} if done.returned else set()
-    return Followed(found, frozenset(seen), done.problem, True, done.seconds)
+    events = done.graph.events
+    reading = {
+        e.parameter for e in events if e.type == "product" and any(events[source].type in INNER for source in e.sources)
+    }
+    inner = {outer for outer, name in names if number[name] in reading}
+    return Followed(found, frozenset(seen), frozenset(inner & seen), done.problem, True, done.seconds)
 
 
 def with_peers(leaves: Sequence[Leaf], found: Mapping[str, Verdict]) -> dict[str, Verdict]:
@@ -176,7 +190,8 @@ def second_witness(
     out = []
     for leaf, (kind, why) in zip(leaves, named, strict=True):
         if leaf.parameter not in used and leaf.parameter in followed.seen:
-            if kind.startswith(shown) or (misleading and kind not in ("other", "embedding", "lm_head")):
+            table = kind != "embedding" or leaf.parameter not in followed.inner
+            if kind.startswith(shown) or not table or (misleading and kind not in ("other", "embedding", "lm_head")):
                 kind, why = "other", f"called {kind}, which a forward pass does not show"
         elif misleading and leaf.parameter not in used:
             kind, why = "other", "the names of this model's matrices mislead"

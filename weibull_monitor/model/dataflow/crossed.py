@@ -27,8 +27,8 @@ def crossed(graph: Graph, operation: str, a: Tensor, b: Tensor, shape: torch.Siz
     only_b = [d for d in range(len(shape)) if b.shape[d] > 1 and a.shape[d] == 1]
     if not only_a or not only_b:
         return None
-    events = {graph.events[e].type for x in (a, b) for e in events_in(x)}
-    if not events or not events <= _OPERANDS:
+    types = {graph.events[e].type for x in (a, b) for e in events_in(x)}
+    if not types or not types <= _OPERANDS:
         return None
     at_a, at_b = ([d for d in only if not varies(x, d)] for x, only in ((a, only_a), (b, only_b)))
     features = [d for d in range(len(shape)) if varies(a, d) and varies(b, d)]

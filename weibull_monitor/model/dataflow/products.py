@@ -37,31 +37,28 @@ def product_rule(follow: Follow, func: Any, name: str, args: Any, kwargs: Any) -
 
 def _contracted(follow: Follow, a: Any, b: Any, out: Tensor, name: str) -> Tensor | None:
     """Codes of a @ b."""
-    if (
-        isinstance(a, Traced)
-        and not a.weight
-        and (codes := follow.activation(a)) is not None
-        and out.shape[a.dim() - 1 :].numel() < a.shape[-1]
-    ):
-        scores = scores_of(
-            follow.graph, codes.narrow(-1, 0, 1)
-        )  # additive attention: a vector makes one number of sums
+    codes = follow.activation(a) if not is_weight(a) else None
+    if codes is not None and out.shape[a.dim() - 1 :].numel() < a.shape[-1]:  # additive attention, by a vector
+        scores = scores_of(follow.graph, codes.narrow(-1, 0, 1))
         if scores is not None:
             return spread(scores if out.dim() == a.dim() else scores.squeeze(-1), out.shape)
     if isinstance(b, Traced) and b.factors is not None and not is_weight(a) and isinstance(a, Tensor):
         first, second = b.factors  # x @ (p @ q) is (x @ p) @ q
-        return _by_weight(follow, _by_weight(follow, a, first, name), second, name, out.shape)
+        between = torch.Size((*a.shape[:-1], first.shape[-1]))
+        x = Traced(torch.empty(between, device="meta"), _by_weight(follow, a, first, name, between))
+        return _by_weight(follow, x, second, name, out.shape)
     if isinstance(a, Traced) and a.factors is not None and not is_weight(b) and isinstance(b, Tensor) and b.dim() > 1:
         first, second = a.factors
-        return _of_weight(follow, first, _of_weight(follow, second, b), out.shape)
+        between = torch.Size((*b.shape[:-2], second.shape[-2], b.shape[-1]))
+        x = Traced(torch.empty(between, device="meta"), _of_weight(follow, second, b, between))
+        return _of_weight(follow, first, x, out.shape)
     if is_weight(a) and is_weight(b) and a.dim() > 1 and b.dim() > 1:
         a = Traced(a.elem, follow.activation(a))  # learned queries, say, through a linear layer
     if is_weight(b) and not is_weight(a) and b.dim() > 1:
         return _by_weight(follow, a, b, name, out.shape)
     if is_weight(a) and not is_weight(b) and isinstance(a, Tensor) and a.dim() > 1:
         if isinstance(b, Tensor) and b.dim() == 1:
-            x = follow.activation(b)
-            rows = contract.product(follow.graph, follow.weights, x, a.elem, -1, 1)
+            rows = contract.product(follow.graph, follow.weights, follow.activation(b), a.elem, -1, 1)
             return spread(rows.squeeze(1), out.shape)
         return _of_weight(follow, a, b, out.shape)
     if isinstance(a, Tensor) and isinstance(b, Tensor) and a.dim() > 1 and b.dim() > 1:
@@ -69,12 +66,9 @@ def _contracted(follow: Follow, a: Any, b: Any, out: Tensor, name: str) -> Tenso
     return contract.mixed(follow.graph, [follow.activation(a), follow.activation(b)], out.shape)
 
 
-def _by_weight(follow: Follow, a: Any, weight: Traced, name: str, shape: torch.Size | None = None) -> Any:
-    """Codes of a @ weight in a shape, or what stands for that product."""
+def _by_weight(follow: Follow, a: Any, weight: Traced, name: str, shape: torch.Size) -> Tensor | None:
+    """Codes of a @ weight, in a shape."""
     x = follow.activation(a)
-    if shape is None:
-        made = _by_weight(follow, a, weight, name, shape := torch.Size((*a.shape[:-1], weight.shape[-1])))
-        return Traced(torch.empty(shape, device="meta"), made)
     stacked = name == "_grouped_mm" and weight.dim() == 3  # (E, D, I): what is said of the first expert holds for all
     elem = weight.elem[0] if stacked else weight.elem
     mixing = _mixes_scores(follow, x)
@@ -87,12 +81,9 @@ def _by_weight(follow: Follow, a: Any, weight: Traced, name: str, shape: torch.S
     return spread(rows, shape)
 
 
-def _of_weight(follow: Follow, weight: Traced, b: Any, shape: torch.Size | None = None) -> Any:
-    """Codes of weight @ b in a shape, or what stands for that product."""
+def _of_weight(follow: Follow, weight: Traced, b: Any, shape: torch.Size) -> Tensor | None:
+    """Codes of weight @ b, in a shape."""
     x = follow.activation(b)
-    if shape is None:
-        made = _of_weight(follow, weight, b, shape := torch.Size((*b.shape[:-2], weight.shape[-2], b.shape[-1])))
-        return Traced(torch.empty(shape, device="meta"), made)
     mixing = _mixes_scores(follow, x)
     rows = contract.product(follow.graph, follow.weights, x, weight.elem, -2, weight.dim() - 1)
     if mixing and x is not None:

@@ -112,7 +112,9 @@ class Roles(BlockRoles):
             and not self._readers.get(p.base)
             and (p.base not in self._sums or p.base in sums)
         ]
-        heads = [p for p in last if p.base in ends and len(self._pass.shapes[p.parameter]) == 2 and self._follows_a_stream(p)]
+        heads = [
+            p for p in last if p.base in ends and len(self._pass.shapes[p.parameter]) == 2 and self._follows_a_stream(p)
+        ]
         if not heads and self._pass.returned:  # what it returns came out of an operation that is not known
             alike = [p for p in last if len(self._rows_of(p)) == vocabulary and self._follows_a_stream(p)]
             heads = alike if len({p.parameter for p in alike}) == 1 else []
