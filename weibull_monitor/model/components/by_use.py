@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -128,10 +128,13 @@ def _one_pass(
     return Followed(found, frozenset(seen), frozenset(inner & seen), done.problem, True, done.seconds)
 
 
-def with_peers(leaves: Sequence[Leaf], found: Mapping[str, Verdict]) -> dict[str, Verdict]:
+def with_peers(
+    leaves: Sequence[Leaf], found: Mapping[str, Verdict], seen: Set[str] = frozenset()
+) -> dict[str, Verdict]:
     """Verdicts also for matrices that the pass did not reach, if all like them in other blocks or experts have the same.
 
-    Alike are matrices whose names differ in numbers only, of one shape, held by modules of one class.
+    Alike are matrices whose names differ in numbers only, of one shape, held by modules of one class. What took part in the
+    pass (``seen``) is none of them: the steps of one network are numbered, too.
     """
     groups: dict[tuple[object, ...], list[Leaf]] = {}
     for leaf in leaves:
@@ -144,7 +147,8 @@ def with_peers(leaves: Sequence[Leaf], found: Mapping[str, Verdict]) -> dict[str
             first = known[0]
             if all((v.kind, v.cross, v.pieces) == (first.kind, first.cross, first.pieces) for v in known):
                 for leaf in group:
-                    out.setdefault(leaf.parameter, first)
+                    if leaf.parameter not in seen:
+                        out.setdefault(leaf.parameter, first)
     return out
 
 
