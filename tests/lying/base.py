@@ -67,6 +67,10 @@ KINDS: dict[str, set[str]] = {
     "scan_c": {"mixer", "other"},
     "scan_f": {"mixer", "other"},
     "scan_all": {"mixer", "other"},
+    "head_gate": {"attn_gate", "router", "other"},
+    "outs": {"ffn_down", "ffn_out", "other"},
+    "middle": {"ffn_in", "ffn_out", "other"},
+    "factor": {"ffn_in", "other", "adapter_a", "adapter_b"},
     "scale": {"other"},  # of a weight
     "both": {"ffn_in", "ffn_out", "other"},
     "receptance": {"ffn_gate", "other", "mixer"},

@@ -384,7 +384,15 @@ def frozen_half(names: Names) -> tuple[nn.Module, Any]:
 
 def builders() -> dict[str, Callable[[Names], tuple[nn.Module, Any]]]:
     """All builders by name."""
-    for module in ("attention_more", "fused", "experts", "odd", "odd_whole"):  # these fill the tables
+    for module in (
+        "attention_more",
+        "fused",
+        "experts",
+        "odd",
+        "odd_whole",
+        "sly",
+        "sly_more",
+    ):  # these fill the tables
         importlib.import_module(f"lying.{module}")
     found = {f"attention {name}": with_attention(name) for name in ATTENTION}
     found |= {f"feed-forward {name}": with_feed_forward(name) for name in FEED_FORWARD}

@@ -10,20 +10,6 @@ from lying.whole import builders
 from weibull_monitor import discover_components
 
 BUILDERS = builders()
-CANNOT = {
-    "feed-forward PackedWithBoth": "rows that weight a token and no feature have no kind of their own",
-}
-"""What cannot be known by use, and why."""
-NOT_YET = {
-    "attention Additive": "scores that are no product of a query and a key",
-    "attention ChunkedKeys": "a softmax in pieces, with a running sum",
-    "attention ByElements": "scores and outputs without a matrix product",
-    "attention NormalisedWeights": "weights that are normalised and rounded in the forward pass",
-    "attention MergedAdapters": "adapters that are added to the weight before it is used",
-    "attention Parametrized": "weights that a layer makes of parameters",
-    "attention StateSpace": "a selective scan written as a loop",
-}
-"""What could be known, and is not."""
 
 
 def found_faults(name: str, seed: int) -> list[str]:
@@ -32,16 +18,8 @@ def found_faults(name: str, seed: int) -> list[str]:
     return faults(model, discover_components(model, example_inputs=inputs))
 
 
-@pytest.mark.parametrize("name", [name for name in BUILDERS if name not in {**CANNOT, **NOT_YET}])
+@pytest.mark.parametrize("name", BUILDERS)
 def test_every_matrix_is_known_by_use(name: str) -> None:
-    assert found_faults(name, 0) == []
-
-
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=pytest.mark.xfail(strict=True, reason=why)) for n, why in {**CANNOT, **NOT_YET}.items()],
-)
-def test_what_is_not_known(name: str) -> None:
     assert found_faults(name, 0) == []
 
 

@@ -11,12 +11,13 @@ import torch.nn.functional as F
 from lying.attention import ATTENTION, HEADS, SIZE
 from lying.base import Lying, Names
 from lying.feed_forward import FEED_FORWARD, InAndOut
-from lying.whole import Model, ids
+from lying.whole import Model, builders, ids
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from weibull_monitor import Component, discover_components
 
+builders()  # fills the tables of blocks
 FUSED = (
     "FusedOneAfterTheOther",  # [q, k, v] of nanoGPT and Phi-3 in any order, so also [k, q, v]
     "FusedInEachHead",  # GPT-NeoX and BLOOM: each head's q, k, v
@@ -31,6 +32,9 @@ FUSED = (
     "WithBlocks",  # PaLM
     "StackedParameter",
     "MatrixOfEachHead",
+    "SlicesOfOne",  # F.linear on slices
+    "InterleavedHeads",  # features outside, heads inside
+    "ParallelInOne",  # with gate and up of a block
 )
 GATED = (
     "Gated",
@@ -42,6 +46,8 @@ GATED = (
     "AllExperts",
     "MaskedExperts",
     "SortedExperts",
+    "KeyBeforeGate",
+    "ClampedGate",
 )
 HEADED = ("FusedOneAfterTheOther", "FusedInEachHead", "FusedHeadsInside", "FusedGroups", "FusedTransposed")
 PLACES = {"attn_q": 0, "attn_k": 1, "attn_v": 2}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -34,6 +34,10 @@ ExampleInputs = Inputs | Literal[False] | None
 """Arguments of ``forward``, by position or by name; None for those that the model names itself; False for no pass."""
 
 
+INNER: Final = ("stream", "embedding", "attention", "gated")
+"""What the matrices within a model read, as `weibull_monitor.model.dataflow.graph.Event` calls it."""
+
+
 @dataclass(frozen=True)
 class Followed:
     """What a followed forward pass settled.
@@ -41,6 +45,7 @@ class Followed:
     Attributes:
         verdicts: What it says about parameters, by their names in ``model.named_parameters()``.
         seen: The parameters that took part in a pass that came to its end.
+        inner: Those that were multiplied with what an embedding or a block had made, so that they are no tables.
         problem: Why no pass was followed to its end; empty if one was, or if there was nothing to follow one with.
         tried: Whether there were inputs.
         seconds: How long it took.
@@ -48,6 +53,7 @@ class Followed:
 
     verdicts: Mapping[str, Verdict] = field(default_factory=dict)
     seen: frozenset[str] = frozenset()
+    inner: frozenset[str] = frozenset()
     problem: str = ""
     tried: bool = False
     seconds: float = 0.0
@@ -85,9 +91,13 @@ def follow_model(
             own = example_inputs_of(part) if left and total.seconds < SECONDS else None
             if own is not None:
                 more = _one_pass(part, own, shapes, made, heads)
+                inner_verdicts = {
+                    n: v for n, v in more.verdicts.items() if v.kind != "lm_head"
+                }  # another part reads it
                 total = Followed(
-                    {**more.verdicts, **total.verdicts},
+                    {**inner_verdicts, **total.verdicts},
                     total.seen | more.seen,
+                    total.inner | more.inner,
                     total.problem,
                     True,
                     total.seconds + more.seconds,
@@ -108,14 +118,23 @@ def _one_pass(
     found = {outer: settled[name] for outer, name in names if name in settled}
     number = {name: n for n, name in enumerate(done.names)}
     took_part = {e.parameter for e in done.graph.events if e.type in ("product", "parameter", "embedding")}
+    took_part |= {number for number, _ in done.graph.depthwise}
     seen = {outer for outer, name in names if number[name] in took_part} if done.returned else set()
-    return Followed(found, frozenset(seen), done.problem, True, done.seconds)
+    events = done.graph.events
+    reading = {
+        e.parameter for e in events if e.type == "product" and any(events[source].type in INNER for source in e.sources)
+    }
+    inner = {outer for outer, name in names if number[name] in reading}
+    return Followed(found, frozenset(seen), frozenset(inner & seen), done.problem, True, done.seconds)
 
 
-def with_peers(leaves: Sequence[Leaf], found: Mapping[str, Verdict]) -> dict[str, Verdict]:
+def with_peers(
+    leaves: Sequence[Leaf], found: Mapping[str, Verdict], seen: Set[str] = frozenset()
+) -> dict[str, Verdict]:
     """Verdicts also for matrices that the pass did not reach, if all like them in other blocks or experts have the same.
 
-    Alike are matrices whose names differ in numbers only, of one shape, held by modules of one class.
+    Alike are matrices whose names differ in numbers only, of one shape, held by modules of one class. What took part in the
+    pass (``seen``) is none of them: the steps of one network are numbered, too.
     """
     groups: dict[tuple[object, ...], list[Leaf]] = {}
     for leaf in leaves:
@@ -128,7 +147,8 @@ def with_peers(leaves: Sequence[Leaf], found: Mapping[str, Verdict]) -> dict[str
             first = known[0]
             if all((v.kind, v.cross, v.pieces) == (first.kind, first.cross, first.pieces) for v in known):
                 for leaf in group:
-                    out.setdefault(leaf.parameter, first)
+                    if leaf.parameter not in seen:
+                        out.setdefault(leaf.parameter, first)
     return out
 
 
@@ -170,10 +190,12 @@ def second_witness(
     shown += (
         ("router",) if "ffn_" in shown else ()
     )  # without any attention in sight, a kernel may have hidden all of it
+    shown += ("lm_head",) if any(v.head for v in used.values()) else ()
     out = []
     for leaf, (kind, why) in zip(leaves, named, strict=True):
         if leaf.parameter not in used and leaf.parameter in followed.seen:
-            if kind.startswith(shown) or (misleading and kind not in ("other", "embedding", "lm_head")):
+            table = kind != "embedding" or leaf.parameter not in followed.inner
+            if kind.startswith(shown) or not table or (misleading and kind not in ("other", "embedding", "lm_head")):
                 kind, why = "other", f"called {kind}, which a forward pass does not show"
         elif misleading and leaf.parameter not in used:
             kind, why = "other", "the names of this model's matrices mislead"

@@ -1,8 +1,9 @@
 """What matrices do in a forward pass, which is followed without data and without weights.
 
 In the order of the data: `clone` copies a model's modules without its weights, `inputs` finds something to run it with, `follow`
-runs it with `mode` and `rules` (with `elementwise`, `contract` and `weights`), which note in a `graph` where every element of
-every tensor came from; `roles` reads off what the rows of each parameter did, and `verdict` their kinds and parts, as `boxes`.
+runs it with `mode` and `rules` (with `moves`, `elementwise`, `sums`, `crossed`, `contract`, `products`, `writes`, `making` and
+`weights`), which note in a `graph` where every element of every tensor came from; `roles` reads off what the rows of each
+parameter did, and `verdict` their kinds and parts, as `boxes`.
 """
 
 from weibull_monitor.model.dataflow.follow import SECONDS as SECONDS

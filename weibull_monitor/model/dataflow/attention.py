@@ -25,6 +25,46 @@ class AttentionRoles(Reading):
         for attention in attentions:
             self._of_attention(attention, users)
         self._outputs()
+        for attention in attentions:
+            self._absorbed(attention)
+
+    def _absorbed(self, attention: Event) -> None:
+        """Latent attention as it is decoded: the keys' matrix is applied to the query, the values' to what was attended to."""
+        mine = [(p, u) for p, uses in self.uses.items() for u in uses if u.attention == attention.id]
+        queries, keys, values, outs = ([(p, u) for p, u in mine if u.role == role] for role in "qkvo")
+        shared = {u.event for _, u in values} & {u.event for _, u in keys}
+        if len(shared) != 1 or {u.event for _, u in values} != shared or not outs:
+            return
+        before = [
+            (parameter, use, inner)
+            for parameter, use in queries
+            for inner in {self._graph.base(s) for s in self._events[use.event].sources}
+            if inner.type == "product" and inner.base not in self._sums and self._readers[inner.base]
+        ]
+        after = [r for _, use in outs for r in self._readers[use.event] if use.event not in self._sums]
+        if not before or not after or any(use.event in self._sums for _, use in outs):
+            return
+        for _, use, inner in before:
+            use.role, use.latent, use.why = (
+                "k",
+                True,
+                "it is applied to the query instead of the latents that keys are made of",
+            )
+            self._role[use.event] = "k"
+            self._add(inner, Use("q", self._rows_of(inner), attention=attention.id, why=_WHY["q"]))
+        for _, use in (*keys, *values):
+            if use.event in shared:
+                use.role, use.why = "kv_a", "a latent that an attention reads as its keys and its values"
+                self._role[use.event] = "kv_a"
+        for _, use in outs:
+            use.role, use.latent, use.why = "v", True, "it makes values of the latents that were attended to"
+            self._role[use.event] = "v"
+        for product in after:
+            if product.base not in self._role:
+                use = Use(
+                    "o", self._rows_of(product), attention=attention.id, why="it reads the output of an attention"
+                )
+                self._add(product, use)
 
     def _of_attention(self, attention: Event, users: Mapping[int, int]) -> None:
         sides = [("q", attention.first), ("k", attention.second), ("v", attention.third)]
@@ -47,7 +87,8 @@ class AttentionRoles(Reading):
                     number > 2 and role == "k" and users[base.base] > 1
                 ):  # of positions in all attentions: it belongs to none
                     continue
-                if base.type == "product":
+                elsewhere = base.kernel != 1 and (self._readers.get(base.base) or base.base in self._sums)
+                if base.type == "product" and not elsewhere:  # a convolution makes the stream, not only the query
                     self._add(base, Use(role, places, None, by_head, attention.id, why=_WHY[role]))
             if number < 3:
                 per = [len(by_head) for _, by_head in grouped.values()]
@@ -93,8 +134,12 @@ class AttentionRoles(Reading):
                     if base.type in ("product", "stream") and codes is not None:
                         rows = torch.unique(codes[event_of(codes) == inner] & LOW_MASK)
                         parts[inner] = rows, heads if torch.equal(rows, places) else []
+            for codes in self._graph.operands.get(event.base, ()):  # as the two lay when they were added
+                whole = self._by_product(codes)
+                parts |= {e: it for e, it in whole.items() if e in parts and len(it[0]) == len(parts[e][0])}
             flat = self._expanded(parts, depth - 1)
-            if flat and all(self._graph.base(e).type == "product" for e in flat):
+            products = [self._graph.base(e) for e in flat]
+            if flat and all(p.type == "product" and not self._readers.get(p.base) for p in products):
                 out |= flat
             else:
                 out[number] = places, heads
@@ -144,6 +189,8 @@ class AttentionRoles(Reading):
             readers = self._readers.get(product.base, [])
             if not readers or product.base in self._sums or not product.sources or product.kernel != 1:
                 continue
+            if self._role.get(product.base) == "q":
+                continue
             roles = {self._role.get(r.base) for r in readers}
             beside = [r for r in readers if r.base not in self._role]  # an indexer, which chooses what is attended to
             if not roles - {None} or not roles <= {"q", "k", "v", None} or any(r.base in self._sums for r in beside):
@@ -159,7 +206,9 @@ class AttentionRoles(Reading):
             uses = [u for r in readers for u in self.uses[r.parameter] if u.event == r.base]
             attentions = {u.attention for u in uses}
             places = torch.unique(torch.cat([self._columns_from(r, product) for r in readers]))
-            if len(attentions) != 1 or len(places) >= product.width or self.attentions[next(iter(attentions))].cross:
+            if len(attentions) != 1 or self.attentions[next(iter(attentions))].cross:
+                continue
+            if len(places) >= product.width and not self._normed(product, readers):
                 continue
             made = {u.role for u in uses}
             for use in uses:
@@ -174,6 +223,11 @@ class AttentionRoles(Reading):
                     why="a latent that queries, keys or values are made of",
                 ),
             )
+
+    def _normed(self, product: Event, readers: list[Event]) -> bool:
+        """Whether a product is normalised before others read it."""
+        read = [self._events[s] for r in readers for s in r.sources]
+        return any("norm" in e.flags for e in read if e.base == product.base)
 
     def _columns_from(self, reader: Event, product: Event) -> Tensor:
         if reader.columns is None:

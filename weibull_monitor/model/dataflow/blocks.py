@@ -62,8 +62,14 @@ class BlockRoles(AttentionRoles):
         if not read or not self._reaches(product.base, read):
             return
         for first, source in zip(firsts, sources, strict=True):
-            places = self._used(product, source)
-            self._add(first, Use("in", places, why="its output goes through an activation into a second matrix"))
+            before = [self._events[s] for s in first.sources if self._events[s].type == "product"]
+            hidden = [b for b in before if "act" in b.flags]
+            for one, places in (
+                [(self._graph.base(b.id), self._used(first, b)) for b in hidden]  # two hidden layers, or more
+                if hidden
+                else [(first, self._used(product, source))]
+            ):
+                self._add(one, Use("in", places, why="its output goes through an activation into a second matrix"))
         use = Use("out", self._rows_of(product), None if everything else columns)
         use.why = "it reads the activation of a feed-forward block"
         self._add(product, use)

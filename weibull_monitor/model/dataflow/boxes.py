@@ -28,7 +28,12 @@ class Box:
 
 
 def box_of(
-    shape: tuple[int, ...], places: Tensor, summed: Sequence[int] = (1,), columns: Tensor | None = None
+    shape: tuple[int, ...],
+    places: Tensor,
+    summed: Sequence[int] = (1,),
+    columns: Tensor | None = None,
+    width: int = 0,
+    step: int = 1,
 ) -> Box | None:
     """The box of the rows that begin at some places of a flat parameter; None if they make no box.
 
@@ -37,6 +42,8 @@ def box_of(
         places: (m,): the place of one element of each row.
         summed: The axes that a product sums over: along these a row has all elements.
         columns: Of these, the elements along the first of those axes that belong to the part; None for all.
+        width: The number of elements of a row; 0 for all along these axes.
+        step: The distance of its elements.
 
     >>> box_of((12, 4), torch.tensor([0, 4, 24, 28]))  # rows 0, 1, 6 and 7: of two heads of q, k and v, two features each
     Box(view=(2, 6, 4), ranges=((0, 2), (0, 2), (0, 4)), shape=(4, 4))
@@ -44,6 +51,11 @@ def box_of(
     if not len(places):
         return None
     coordinates = torch.unravel_index(places, shape)
+    if columns is None and len(summed) == 1 and 0 < width < shape[summed[0]]:  # a slice of what a row could have
+        jump = max(step // math.prod(shape[summed[0] + 1 :]), 1)
+        columns = int(coordinates[summed[0]][0]) + jump * torch.arange(width)
+        if int(columns[-1]) >= shape[summed[0]]:
+            return None
     view: list[int] = []
     ranges: list[Span] = []
     made: list[int] = []

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from weibull_monitor.model.dataflow.graph import LOW_BITS, LOW_MASK, Graph, coded, compact, events_in, varies
+from weibull_monitor.model.dataflow.graph import LOW_BITS, LOW_MASK, Graph, coded, compact, event_of, events_in, varies
 from weibull_monitor.model.dataflow.traced import spread, untracked
 from weibull_monitor.model.dataflow.weights import Weights
 
@@ -85,7 +85,8 @@ def matmul(graph: Graph, a: Tensor | None, b: Tensor | None, shape: torch.Size) 
     if kinds_b == {"scores"} and "scores" not in kinds_a:
         flipped = _weighted(graph, in_b, b.mT, a.mT, torch.Size((*shape[:-2], shape[-1], shape[-2])))
         return flipped.mT if flipped is not None else None
-    if a.shape[-1] > 1 and varies(a, -1) and varies(b, -2):
+    state = 1 in shape[-2:] and not kinds_a.isdisjoint({"mixed", "stream"})  # of a recurrence, with what reads it
+    if not state and a.shape[-1] > 1 and varies(a, -1) and varies(b, -2):
         return scores(graph, a, b.mT, shape)
     for one, other, summed in ((a, b, -2), (b, a, -1)):  # positions weighed by single numbers, as of a router
         if not varies(one, -1) and not varies(one, -2) and varies(other, -3 - summed):
@@ -134,7 +135,7 @@ def _weighted(
     if heads or probabilities.shape[-1] != (queries if transposed else keys):
         return _mixed(graph, (probabilities, value), shape)
     if (
-        varies(value, -2) and not transposed and not base.channels
+        features_of(value) and not transposed and not base.channels
     ):  # scores that are contracted with features: not an attention
         return _mixed(graph, (probabilities, value), shape)
     query, key = (base.second, base.first) if transposed else (base.first, base.second)
@@ -145,6 +146,15 @@ def _weighted(
     made = _attention(query=query, key=key, value=value, also=base.also, shape=shape, graph=graph)
     graph.events[events_in(made)[0]].causal = base.causal
     return made
+
+
+def features_of(codes: Tensor) -> bool:
+    """Whether neighbours along the last dimension but one are different features of one event, not different positions."""
+    few = compact(codes)
+    if few.shape[-2] < 2:
+        return False
+    a, b = few.narrow(-2, 0, few.shape[-2] - 1), few.narrow(-2, 1, few.shape[-2] - 1)
+    return bool(((event_of(a) == event_of(b)) & (a != b)).any())
 
 
 def attention(graph: Graph, query: Tensor, key: Tensor, value: Tensor, shape: torch.Size) -> Tensor:

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import Final
 
 import torch
 from torch import Tensor
 
-from weibull_monitor.model.dataflow.graph import LOW_MASK, Event, Graph, compact, event_of, events_in, folded, varies
+from weibull_monitor.model.dataflow.crossed import crossed
+from weibull_monitor.model.dataflow.graph import (
+    LOW_MASK,
+    Event,
+    Graph,
+    compact,
+    event_of,
+    events_in,
+    folded,
+)
 from weibull_monitor.model.dataflow.traced import spread
+
+KEPT: Final = 1 << 16
+"""Number of elements up to which operands are kept as they lay."""
 
 
 def changed(graph: Graph, codes: Tensor | None, change: Callable[[int], int]) -> Tensor | None:
@@ -48,11 +61,17 @@ def merged(
         call: Number of the operation, so that sums of the same two events in two operations are two sums.
     """
     if a is None or b is None:
-        return spread(a if b is None else b, shape)
+        known = a if b is None else b
+        if operation == "mul" and _only_figures_of_scores(graph, known):
+            return None  # a constant times a maximum or a sum of scores: no scores
+        return spread(known, shape)
     a, b = _of_rank(a, len(shape)), _of_rank(b, len(shape))
     wide_a, wide_b = spread(a, shape), spread(b, shape)
     if wide_a is None or wide_b is None:
         return wide_a if wide_b is None else wide_b
+    met = crossed(graph, operation, a, b, shape) if len(shape) > 1 else None
+    if met is not None:
+        return met
     few_a, few_b = compact(a), compact(b)
     scale = _scale(a, b, shape) if operation == "mul" else 0
     smaller = {1: a, 2: b}.get(scale)
@@ -61,7 +80,6 @@ def merged(
     event_a, event_b = event_of(few_a), event_of(few_b)
     out = torch.where(event_b < 0, few_a, few_b)
     both = (event_a >= 0) & (event_b >= 0)
-    crossed = operation == "add" and _crossed(a, b)
     pairs = event_a[:0].flatten()
     if bool(both.any()):
         pairs = ((event_a << 31) | event_b)[both]
@@ -70,11 +88,9 @@ def merged(
             first, second = pair >> 31, pair & 0x7FFFFFFF
             here = both & (event_a == first) & (event_b == second)
             decide = _add if operation == "add" else _mul
-            if crossed and _both_products(graph, first, second):
-                made = graph.new("pair", (first, second), first=a, second=b)
-                out = torch.where(here, (few_a & LOW_MASK) | (made.id << 40), out)
-                continue
             event, from_first = decide(graph, first, second, few_a[here], few_b[here], scale, call, narrow)
+            if event >= 0 and graph.events[event].type in ("gated", "stream") and few_a.numel() < KEPT:
+                graph.operands.setdefault(graph.events[event].base, (a, b))
             if operation == "add" and graph.events[first].base == graph.events[second].base:
                 from_first = _other_half(graph, event, few_a[here], few_b[here], call, from_first)
             low = few_a if from_first else few_b
@@ -83,6 +99,11 @@ def merged(
             out = torch.where(here, (low & LOW_MASK) | (event << 40), out)
     wide = spread(out, shape)
     return folded(wide) if wide is not None and len(pairs) > 1 else wide
+
+
+def _only_figures_of_scores(graph: Graph, codes: Tensor | None) -> bool:
+    found = [graph.events[e] for e in events_in(codes)]
+    return bool(found) and all(e.type == "scores" and "stat" in e.flags for e in found)
 
 
 def _other_half(graph: Graph, event: int, a: Tensor, b: Tensor, call: int, from_first: bool) -> bool:
@@ -116,16 +137,6 @@ def imaginary(graph: Graph, codes: Tensor) -> Tensor:
     return torch.where(event_of(codes) >= 0, codes + step, codes)
 
 
-def _crossed(a: Tensor, b: Tensor) -> bool:
-    """Whether each of two operands is broadcast along a dimension of the other."""
-    only_a = any(x > 1 and y == 1 for x, y in zip(a.shape, b.shape, strict=True))
-    return only_a and any(y > 1 and x == 1 for x, y in zip(a.shape, b.shape, strict=True))
-
-
-def _both_products(graph: Graph, a: int, b: int) -> bool:
-    return graph.events[a].type == graph.events[b].type == "product" and graph.events[a].base != graph.events[b].base
-
-
 def _of_rank(codes: Tensor, rank: int) -> Tensor:
     return codes.reshape((1,) * (rank - codes.dim()) + tuple(codes.shape)) if codes.dim() < rank else codes
 
@@ -147,7 +158,10 @@ def _add(
     if ea.base == eb.base:
         if "stat" in eb.flags or "stat" in ea.flags:
             return (a, True) if "stat" in eb.flags else (b, False)
-        return (a, True) if len(ea.flags) >= len(eb.flags) else (b, True)
+        return (a if _more(ea, eb) else b), True
+    for one, other, is_first in ((ea, eb, True), (eb, ea, False)):
+        if "stat" in other.flags and "stat" not in one.flags:
+            return one.id, is_first
     for one, other, is_first in ((ea, eb, True), (eb, ea, False)):
         if one.type == "scores":
             if other.type == "scores":
@@ -156,10 +170,9 @@ def _add(
                 graph.biases.add(other.base)
             return one.id, is_first
     for one, other, is_first in ((ea, eb, True), (eb, ea, False)):
-        if one.type in ("attention", "weighted") and other.type != "stream" and not _reads(graph, one.id, other.id):
+        if one.type == "pair":
             return one.id, is_first
-    for one, other, is_first in ((ea, eb, True), (eb, ea, False)):
-        if "stat" in other.flags and "stat" not in one.flags:
+        if one.type in ("attention", "weighted") and other.type != "stream" and not _reads(graph, one.id, other.id):
             return one.id, is_first
     for one, other, is_first in ((ea, eb, True), (eb, ea, False)):
         if _adapts(graph, other, one):
@@ -224,7 +237,7 @@ def _mul(
             return a, True
         if scale:  # x / sqrt(sum(x²))
             return graph.derive(b if scale == 1 else a, "norm"), scale == 2
-        more = a if len(ea.flags) >= len(eb.flags) else b
+        more = a if _more(ea, eb) else b
         if ea.type != "product":
             return more, more == a
         if first.shape == second.shape and bool(((first ^ second) & LOW_MASK == 0).all()):
@@ -233,18 +246,13 @@ def _mul(
             return _gated(graph, ea, eb, first, second, call)
         return a, True
     for one, other, is_first in ((ea, eb, True), (eb, ea, False)):
-        if "stat" in other.flags:
+        if "stat" in other.flags or one.type == "pair":
             return one.id, is_first
-        if one.type == "scores" and other.type == "scores":
-            return one.id, is_first
-    for one, other, is_first in ((ea, eb, True), (eb, ea, False)):
-        # A probability that multiplies a value and is broadcast over features: an attention written out.
-        if one.type == "scores" and scale == (1 if is_first else 2):
-            event = _once(graph, "weighted", one.id, other.id, call)
-            graph.events[event].third = second if is_first else first
-            return event, not is_first
         if one.type == "scores":
-            return one.id, is_first
+            narrow = (
+                scale == (1 if is_first else 2) and "act" not in one.flags
+            )  # a number for each query, not for a key
+            return (other.id, not is_first) if narrow else (one.id, is_first)
     for smaller, larger, is_first in ((ea, eb, True), (eb, ea, False)):
         if scale == (1 if is_first else 2):
             graph.scales.setdefault(smaller.base, set()).add(larger.base)
@@ -255,7 +263,8 @@ def _mul(
                 whole, codes = graph.weighs.setdefault(smaller.base, (set(), []))
                 whole.add(larger.base)
                 codes.append(low)
-            return larger.id, not is_first
+            scaled = larger.type == "stream" and not one_for_all
+            return graph.derive(larger.id, "scaled") if scaled else larger.id, not is_first
     for one, other, is_first in ((ea, eb, True), (eb, ea, False)):
         if one.type == "attention" and other.type == "product":
             graph.gates.setdefault(other.base, []).append(second if is_first else first)
@@ -270,8 +279,13 @@ def _mul(
     for one, is_first in ((ea, True), (eb, False)):
         if one.type == "stream":
             graph.scales.setdefault((eb if is_first else ea).base, set()).add(one.base)
-            return one.id, is_first
+            return graph.derive(one.id, "scaled"), is_first
     return _once(graph, "mixed", a, b, call), True
+
+
+def _more(one: Event, other: Event) -> bool:
+    """Whether of two variants of one event the first says more; a mean over positions beside the thing itself says less."""
+    return ("pool" not in one.flags, len(one.flags)) >= ("pool" not in other.flags, len(other.flags))
 
 
 def _halves(first: Tensor, second: Tensor) -> bool:
@@ -314,60 +328,4 @@ def _clear(graph: Graph, gated: Event, act: Event, codes: Tensor, call: int) -> 
         if first is not None and second is not None and torch.equal(torch.unique(second & LOW_MASK), lows):
             first, second = second, first
         graph._sums[key] = graph.new("gated", base.sources, first=first, second=second).id
-    return graph._sums[key]
-
-
-def summed(graph: Graph, codes: Tensor | None, dims: Sequence[int], keep: bool, mean: bool) -> Tensor | None:
-    """Codes of a sum or a mean over dimensions, or of any other figure of the elements along them."""
-    if codes is None:
-        return None
-    over_features = any(varies(codes, dim) for dim in dims)
-    rest = [d for d in range(codes.dim()) if d not in {x % codes.dim() for x in dims}]
-    if over_features and not mean and codes.dim() - 1 in rest and any(varies(codes, d) for d in rest):
-        return _added_up(graph, codes, sorted(d % codes.dim() for d in dims), keep)
-    out = codes
-    for dim in sorted({d % codes.dim() for d in dims}, reverse=True):
-        if out.shape[dim] == 0:
-            return None
-        out = out.narrow(dim, 0, 1)
-        if not keep:
-            out = out.squeeze(dim)
-    if over_features:
-        pairs = [graph.base(e) for e in events_in(out)]
-        if not mean and len(pairs) == 1 and pairs[0].type == "gated" and len(dims) == 1:
-            return out  # (q * k).sum(-1): handled by the caller
-        return flagged(graph, out, "stat")
-    weighted = {e for e in events_in(out) if graph.events[e].type == "weighted"}
-    if weighted:
-        return changed(graph, out, lambda e: _attended(graph, e) if e in weighted else e)
-    products = {e for e in events_in(out) if graph.events[e].type == "product"}
-    if mean:
-        return flagged(graph, out, "pool")
-    return changed(graph, out, lambda e: graph.derive(e, "pool") if e in products else e)
-
-
-def _added_up(graph: Graph, codes: Tensor, dims: list[int], keep: bool) -> Tensor:
-    """Codes of a sum over heads or experts, whose rows differ: of the first of them, or a sum of all if they are products."""
-    out = codes
-    for dim in reversed(dims):
-        slices = [out.narrow(dim, n, 1) for n in range(min(out.shape[dim], 64))]
-        total = slices[0]
-        for n, one in enumerate(slices[1:]):
-            if set(events_in(one)) - set(events_in(total)) and len(graph.events) < 1 << 20:
-                made = merged(graph, "add", total, one, total.shape, -len(graph.events) - n)
-                total = made if made is not None else total
-        out = total if keep else total.squeeze(dim)
-    return out
-
-
-def _attended(graph: Graph, weighted: int) -> int:
-    """The attention that a sum over positions of weighted values is."""
-    a, b = graph.base(weighted).sources
-    scores, value = (a, b) if graph.events[a].type == "scores" else (b, a)
-    base = graph.base(scores)
-    key = (scores, value, -2)
-    if key not in graph._sums:
-        made = graph.new("attention", (scores, value), first=base.first, second=base.second, also=base.also)
-        made.third = graph.base(weighted).third
-        graph._sums[key] = made.id
     return graph._sums[key]

@@ -33,7 +33,8 @@ class Event:
         sources: The events that its operands came from.
         base: The event that it is a variant of; itself if it is none.
         flags: What was done to the elements of the base: ``act`` (a nonlinearity), ``norm``, ``stat`` (a mean or a norm of
-            features), ``pool`` (a mean over positions), ``depthwise`` (a convolution channel by channel).
+            features), ``pool`` (a mean over positions), ``depthwise`` (a convolution channel by channel), ``expanded`` (the
+            same in a hidden layer, or a running sum over positions), ``scaled`` (multiplied with something else).
         parameter: Number of the parameter, for products, embeddings and parameters.
         step: Distance in the flat parameter between the elements of one row.
         width: Number of elements of a row.
@@ -78,13 +79,16 @@ class Graph:
         events: All of them; an event's ``id`` is its index.
         added: Sums of two or more branches: (event, its summands).
         adapters: Pairs of (product of the second matrix of an adapter, event that it is added to).
+        operands: Bases of ``gated`` and ``stream`` events, and the codes of the two tensors that were multiplied or added.
+        merged: Numbers of the parameters whose product was added to another parameter: (second matrix of an adapter, first).
         scales: Bases of events that scaled something larger, and the bases of that.
         biases: Bases of events that were added to scores without being scores.
         routed: Bases of events whose largest elements were chosen.
         weighs: Bases of events with one number for each position that scaled something: the bases of that, and the codes.
         gates: Bases of events that were multiplied with the output of an attention, and the codes.
         heads_mixed: Products that mixed the scores of heads.
-        outputs: Events in what the model returned.
+        outputs: Events in what the model returned, or what a loss was made of.
+        idle: Products of weights with zeros.
         mixes: Events in which positions met otherwise than in an attention.
         depthwise: (parameter, event it was applied to) of convolutions channel by channel.
         imaginary: Bases of events that complex numbers were made of, and how far imaginary parts are from real ones.
@@ -95,6 +99,8 @@ class Graph:
         self.events: list[Event] = []
         self.added: list[tuple[int, tuple[int, ...]]] = []
         self.adapters: list[tuple[int, int]] = []
+        self.operands: dict[int, tuple[Tensor, Tensor]] = {}
+        self.merged: set[tuple[int, int]] = set()
         self.scales: dict[int, set[int]] = {}
         self.biases: set[int] = set()
         self.routed: set[int] = set()
@@ -102,10 +108,12 @@ class Graph:
         self.gates: dict[int, list[Tensor]] = {}
         self.heads_mixed: list[int] = []
         self.outputs: set[int] = set()
+        self.idle: set[int] = set()
         self.mixes: list[int] = []
         self.depthwise: list[tuple[int, int]] = []
         self._derived: dict[tuple[int, frozenset[str]], int] = {}
         self.imaginary: dict[int, int] = {}
+        self._constant: dict[int, bool] = {}
         self.halves: dict[tuple[int, int, int], tuple[int, int]] = {}
         self._sums: dict[tuple[int, int, int], int] = {}
 
@@ -144,6 +152,14 @@ class Graph:
     def first_hand(self, event: int) -> bool:
         """Whether an event depends on inputs of the model and on no other event."""
         return all(self.events[source].type == "input" for source in self.events[event].sources)
+
+    def constant(self, event: int) -> bool:
+        """Whether an event depends on parameters only, and on no input of the model."""
+        base = self.base(event)
+        if base.id not in self._constant:
+            alone = base.type not in ("input", "embedding")
+            self._constant[base.id] = alone and all(self.constant(source) for source in base.sources)
+        return self._constant[base.id]
 
     def base(self, event: int) -> Event:
         """The event that an event is a variant of."""

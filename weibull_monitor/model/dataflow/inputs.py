@@ -55,7 +55,7 @@ def _of_transformers(model: Any, config: Any) -> dict[str, Any] | None:
     vocabulary = _number(text, ("vocab_size",)) or 100
     tokens = 2 + torch.arange(13)[None] % max(min(vocabulary - 3, 50), 1)
     if main == "input_ids" and "input_ids" in takes:
-        out["input_ids"] = tokens
+        out["input_ids"] = tokens[None] if type(model).__name__.endswith("MultipleChoice") else tokens
     elif main != "input_ids":
         made = _media(main, config)
         if made is None:

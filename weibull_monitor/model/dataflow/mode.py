@@ -6,8 +6,11 @@ depends on weights (which experts are chosen, whether a value is finite), a plau
 
 from __future__ import annotations
 
+import contextlib
 import math
+import sys
 import time
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
@@ -19,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from weibull_monitor.model.dataflow import contract
 from weibull_monitor.model.dataflow.graph import LOW_BITS, Graph, coded, events_in
 from weibull_monitor.model.dataflow.traced import Traced, spread, untracked
-from weibull_monitor.model.dataflow.weights import Weights
+from weibull_monitor.model.dataflow.weights import Weights, key_of
 
 LARGEST: Final = 1 << 24
 """The largest number of elements of a real tensor that is copied, or followed."""
@@ -59,6 +62,9 @@ class Follow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.failed: set[str] = set()
         self.calls = 0
         self._masks: dict[int, Tensor] = {}
+        self._parameters: dict[object, int] = {}
+        self._whole: weakref.WeakValueDictionary[int, Traced] = weakref.WeakValueDictionary()
+        self._rewritten: dict[int, tuple[Tensor, Tensor]] = {}
         self._tainted: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __enter__(self) -> Any:
@@ -92,6 +98,12 @@ class Follow(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return made_up_number(args[0].dtype)
         if name.endswith("_like") or name.startswith("new_"):
             return self._fresh(func, name, args, kwargs)
+        written = written_in_python(func)
+        if written is not None:
+            try:
+                return written(*args, **kwargs)
+            except Exception:
+                self.failed.add(str(func))  # it may need a GPU
         return self._rule_of(name)(self, func, name, args, kwargs)
 
     def _higher(self, func: Any, args: Any, kwargs: Any) -> Any:
@@ -164,7 +176,7 @@ class Follow(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if target.shared and target.codes is not None:
                 target.codes.copy_(codes)
             else:
-                target.codes = codes
+                self._rewrite(target, codes)
             return
         if codes is None or target.untyped_storage().nbytes() > LARGEST * target.element_size():
             return
@@ -173,6 +185,22 @@ class Follow(TorchDispatchMode):  # type: ignore[no-untyped-call]
             numel = target.untyped_storage().nbytes() // max(target.element_size(), 1)
             self._tainted[key] = (target, torch.full((numel,), -1, dtype=torch.int64))
         self._tainted[key][1].as_strided(target.size(), target.stride(), target.storage_offset()).copy_(codes)
+
+    def _rewrite(self, target: Traced, codes: Tensor) -> None:
+        """Notes that a part of what stands for a tensor was overwritten, for all that share its memory."""
+        elem, key = target.elem, key_of(target.elem)
+        whole = self._whole.get(key)
+        numel = elem.untyped_storage().nbytes() // max(elem.element_size(), 1)
+        if key not in self._rewritten:
+            if whole is None or whole.numel() == target.numel() or numel > LARGEST // 4:
+                target.codes = codes
+                return
+            flat = torch.full((numel,), -1, dtype=torch.int64)
+            before = self.activation(whole)
+            if before is not None:
+                _strided(flat, whole.elem).copy_(before)
+            self._rewritten[key] = (elem, flat)
+        _strided(self._rewritten[key][1], elem).copy_(codes)
 
     def entering(self, value: Tensor) -> Traced:
         """What stands for an input of the model, each of whose elements is another."""
@@ -188,19 +216,24 @@ class Follow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """The codes of an operand of an operation that is not a product with a weight."""
         if not isinstance(value, Traced):
             return None
-        if value.codes is None and value.weight:
+        if self._rewritten and (found := self._rewritten.get(key_of(value.elem))) is not None:
+            value.codes = _strided(found[1], value.elem).clone()
+        if value.codes is not None or not value.weight:
+            return value.codes
+        key = (key_of(value.elem), value.elem.storage_offset(), value.shape)
+        if key not in self._parameters:
             number = int(self.weights.locate(value.elem, torch.zeros(1, value.dim(), dtype=torch.int64))[0] >> LOW_BITS)
-            if number < 0:
-                return None
-            event = self.graph.new("parameter", parameter=number)
-            value.codes = coded(event.id, torch.arange(value.shape[-1])).expand(value.shape)
-        return value.codes
+            self._parameters[key] = self.graph.new("parameter", parameter=number).id if number >= 0 else -1
+        event = self._parameters[key]
+        return coded(event, torch.arange(value.shape[-1])).expand(value.shape) if event >= 0 else None
 
     def run(self, func: Any, args: Any, kwargs: Any) -> Any:
         """The result of an operation, on the meta device."""
         try:
             return func(*(meta(a) for a in args), **{k: meta(v) for k, v in kwargs.items()})
         except Exception:
+            with contextlib.suppress(Exception):  # dtypes may differ here that do not on a GPU
+                return func(*(meta(a, True) for a in args), **{k: meta(v, True) for k, v in kwargs.items()})
             tensors = list(flat((args, tuple(kwargs.values()))))
             if sum(t.numel() for t in tensors) > LARGEST:
                 raise
@@ -215,7 +248,10 @@ class Follow(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 return value
             if not (value.is_floating_point() or value.is_complex()):
                 return made_up(value)
-            return Traced(value, codes if codes is not None and codes.shape == value.shape else None)
+            made = Traced(value, codes if codes is not None and codes.shape == value.shape else None)
+            if value.numel() * value.element_size() == value.untyped_storage().nbytes():
+                self._whole[key_of(value)] = made
+            return made
 
         return tree(out, one)
 
@@ -241,6 +277,11 @@ class FollowFunctions(TorchFunctionMode):
                 stand = torch.zeros(args[0].shape, dtype=args[0].dtype)
                 return getattr(stand, name)(*args[1:], **kwargs)
         return func(*args, **kwargs)
+
+
+def _strided(flat: Tensor, like: Tensor) -> Tensor:
+    """A flat tensor, one element for each of a storage, seen as a tensor in that storage is."""
+    return flat.as_strided(like.size(), like.stride(), like.storage_offset())
 
 
 def _set_data(setter: Any, target: Tensor, value: Traced) -> None:
@@ -291,6 +332,14 @@ def hides_later(mask: Any, hidden: bool = False) -> bool:
     return bool(hides[later].all()) and not bool(hides.diagonal().all())
 
 
+def written_in_python(func: Any) -> Callable[..., Any] | None:
+    """What an operation of `torch.library.custom_op` does, if it is one: its own operations are followed."""
+    if func.namespace in ("aten", "prims"):
+        return None
+    known = getattr(sys.modules.get("torch._library.custom_ops"), "OPDEFS", {})
+    return getattr(known.get(func._schema.name), "_init_fn", None)
+
+
 def flat(value: Any) -> Iterable[Tensor]:
     """All tensors in nested arguments."""
     if isinstance(value, Tensor):
@@ -307,14 +356,13 @@ def tree(value: Any, change: Callable[[Any], Any]) -> Any:
     return change(value)
 
 
-def meta(value: Any) -> Any:
-    """An argument as an operation on the meta device takes it."""
-    if isinstance(value, Traced):
-        return value.elem
+def meta(value: Any, alike: bool = False) -> Any:
+    """An argument as an operation on the meta device takes it; with ``alike``, all numbers have one dtype."""
     if isinstance(value, Tensor):
-        return _empty_like(value)
+        elem = value.elem if isinstance(value, Traced) else _empty_like(value)
+        return elem.float() if alike and elem.is_floating_point() else elem
     if isinstance(value, (list, tuple)):
-        return type(value)(meta(v) for v in value)
+        return type(value)(meta(v, alike) for v in value)
     return torch.device("meta") if isinstance(value, torch.device) else value
 
 

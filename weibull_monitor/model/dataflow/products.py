@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from weibull_monitor.model.dataflow import contract, elementwise
+from weibull_monitor.model.dataflow.crossed import scores_of
 from weibull_monitor.model.dataflow.graph import LOW_BITS, events_in
+from weibull_monitor.model.dataflow.making import product_of, with_adapter
 from weibull_monitor.model.dataflow.mode import Follow
 from weibull_monitor.model.dataflow.results import is_weight, result_of
 from weibull_monitor.model.dataflow.traced import Traced, spread
@@ -23,53 +25,71 @@ def product_rule(follow: Follow, func: Any, name: str, args: Any, kwargs: Any) -
         out = torch.empty((*a.shape[:-1], b.shape[-1]), dtype=a.dtype, device="meta")
     else:
         out = follow.run(func, args, kwargs)
+    if bias is not None and (merged := with_adapter(follow, bias, a, b, out)) is not None:
+        return merged
     codes = _contracted(follow, a, b, out, plain)
     if bias is not None and isinstance(bias, Traced) and bias.dim() > 1 and codes is not None:
         codes = elementwise.merged(follow.graph, "add", codes, follow.activation(bias), out.shape, follow.calls)
-    return result_of(follow, name, args, out, codes)
+    made = result_of(follow, name, args, out, codes)
+    product_of(follow, a, b, made)
+    return made
 
 
 def _contracted(follow: Follow, a: Any, b: Any, out: Tensor, name: str) -> Tensor | None:
     """Codes of a @ b."""
-    graph, weights = follow.graph, follow.weights
-    if (pair := _pair(follow, a.codes if isinstance(a, Traced) else None)) is not None:
-        return contract.scores(graph, *pair, out.shape)
-    if is_weight(a) and is_weight(b) and a.dim() > 1 and b.dim() > 1 and (b.elem.stride(-2) == 1 or a.dim() > 2):
+    codes = follow.activation(a) if not is_weight(a) else None
+    if codes is not None and out.shape[a.dim() - 1 :].numel() < a.shape[-1]:  # additive attention, by a vector
+        scores = scores_of(follow.graph, codes.narrow(-1, 0, 1))
+        if scores is not None:
+            return spread(scores if out.dim() == a.dim() else scores.squeeze(-1), out.shape)
+    if isinstance(b, Traced) and b.factors is not None and not is_weight(a) and isinstance(a, Tensor):
+        first, second = b.factors  # x @ (p @ q) is (x @ p) @ q
+        between = torch.Size((*a.shape[:-1], first.shape[-1]))
+        x = Traced(torch.empty(between, device="meta"), _by_weight(follow, a, first, name, between))
+        return _by_weight(follow, x, second, name, out.shape)
+    if isinstance(a, Traced) and a.factors is not None and not is_weight(b) and isinstance(b, Tensor) and b.dim() > 1:
+        first, second = a.factors
+        between = torch.Size((*b.shape[:-2], second.shape[-2], b.shape[-1]))
+        x = Traced(torch.empty(between, device="meta"), _of_weight(follow, second, b, between))
+        return _of_weight(follow, first, x, out.shape)
+    if is_weight(a) and is_weight(b) and a.dim() > 1 and b.dim() > 1:
         a = Traced(a.elem, follow.activation(a))  # learned queries, say, through a linear layer
-    wide = isinstance(b, Traced) and b.dim() > 1
-    if is_weight(b) and not is_weight(a) and b.codes is None and wide:
-        x = a.codes if isinstance(a, Traced) else None
-        mixing = _mixes_scores(follow, x)
-        stacked = name == "_grouped_mm" and b.dim() == 3  # (E, D, I): what is said of the first expert holds for all
-        elem = b.elem[0] if stacked else b.elem
-        rows = contract.product(graph, weights, x, elem, -1, elem.dim() - 2)
-        if mixing and x is not None:
-            graph.heads_mixed += events_in(rows)
-            return spread(x.narrow(-1, 0, 1), out.shape)
-        return spread(rows, out.shape)
-    if is_weight(a) and not is_weight(b) and a.codes is None and isinstance(a, Tensor) and a.dim() > 1:
-        x = b.codes if isinstance(b, Traced) else None
+    if is_weight(b) and not is_weight(a) and b.dim() > 1:
+        return _by_weight(follow, a, b, name, out.shape)
+    if is_weight(a) and not is_weight(b) and isinstance(a, Tensor) and a.dim() > 1:
         if isinstance(b, Tensor) and b.dim() == 1:
-            rows = contract.product(graph, weights, x, a.elem, -1, 1)
+            rows = contract.product(follow.graph, follow.weights, follow.activation(b), a.elem, -1, 1)
             return spread(rows.squeeze(1), out.shape)
-        mixing = _mixes_scores(follow, x)
-        rows = contract.product(graph, weights, x, a.elem, -2, a.dim() - 1)
-        if mixing and x is not None:
-            graph.heads_mixed += events_in(rows)
-            return spread(x.narrow(-2, 0, 1), out.shape)
-        return spread(rows, out.shape)
+        return _of_weight(follow, a, b, out.shape)
     if isinstance(a, Tensor) and isinstance(b, Tensor) and a.dim() > 1 and b.dim() > 1:
-        return contract.matmul(graph, follow.activation(a), follow.activation(b), out.shape)
-    return contract.mixed(graph, [follow.activation(a), follow.activation(b)], out.shape)
+        return contract.matmul(follow.graph, follow.activation(a), follow.activation(b), out.shape)
+    return contract.mixed(follow.graph, [follow.activation(a), follow.activation(b)], out.shape)
 
 
-def _pair(follow: Follow, codes: Tensor | None) -> tuple[Tensor, Tensor] | None:
-    """The codes of queries and keys whose sums a vector makes scores of (additive attention)."""
-    found = events_in(codes)
-    if len(found) != 1 or follow.graph.events[found[0]].type != "pair":
-        return None
-    base = follow.graph.base(found[0])
-    return (base.first, base.second) if base.first is not None and base.second is not None else None
+def _by_weight(follow: Follow, a: Any, weight: Traced, name: str, shape: torch.Size) -> Tensor | None:
+    """Codes of a @ weight, in a shape."""
+    x = follow.activation(a)
+    stacked = name == "_grouped_mm" and weight.dim() == 3  # (E, D, I): what is said of the first expert holds for all
+    elem = weight.elem[0] if stacked else weight.elem
+    mixing = _mixes_scores(follow, x)
+    rows = contract.product(follow.graph, follow.weights, x, elem, -1, elem.dim() - 2)
+    if not isinstance(a, Traced) and not bool(a.any()):  # the output of an attention that needs a kernel, say
+        follow.graph.idle.update(events_in(rows))
+    if mixing and x is not None:
+        follow.graph.heads_mixed += events_in(rows)
+        return spread(x.narrow(-1, 0, 1), shape)
+    return spread(rows, shape)
+
+
+def _of_weight(follow: Follow, weight: Traced, b: Any, shape: torch.Size) -> Tensor | None:
+    """Codes of weight @ b, in a shape."""
+    x = follow.activation(b)
+    mixing = _mixes_scores(follow, x)
+    rows = contract.product(follow.graph, follow.weights, x, weight.elem, -2, weight.dim() - 1)
+    if mixing and x is not None:
+        follow.graph.heads_mixed += events_in(rows)
+        return spread(x.narrow(-2, 0, 1), shape)
+    return spread(rows, shape)
 
 
 def _mixes_scores(follow: Follow, codes: Tensor | None) -> bool:

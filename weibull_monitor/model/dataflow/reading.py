@@ -138,21 +138,29 @@ class Reading:
             lineage = self._lineage(other)
             if any(r == other or r in lineage or other in self._lineage(r) for r in read):
                 return True
+            if any(self._events[c].type == "stream" for r in read for c in lineage & self._lineage(r)):
+                return True  # both begin with one stream: what the branch reads was modulated
             if depth and self._reaches(total, read, depth - 1):
                 return True
         return False
 
-    def _read_now(self, event: Event) -> set[int]:
-        """Bases of what a product reads, if it reads a stream."""
+    def _read_now(self, event: Event, depth: int = 2) -> set[int]:
+        """Bases of what a product reads, if it reads a stream: itself, or through other matrices of its block."""
         base = self._graph.base(event.id)
         if base.type != "product" or base.tokens:
             return set()
         found = set()
         for source in base.sources:
             one = self._events[source]
-            if one.flags & {"pool", "stat"} or ("act" in one.flags and one.type == "product"):
+            if one.flags & {"pool", "stat"}:
                 return set()
-            found.add(one.base)
+            if one.type == "product" and ("act" in one.flags or (one.base not in self._sums and one.sources)):
+                below = self._read_now(one, depth - 1) if depth and self._graph.base(one.id).kernel == 1 else set()
+                if not below and "act" in one.flags:
+                    return set()
+                found |= below or {one.base}
+            else:
+                found.add(one.base)
         return found
 
     def _column_types(self, product: Event) -> dict[str, tuple[Tensor, int]]:

@@ -8,7 +8,7 @@ import torch
 
 from weibull_monitor.model.dataflow.blocks import BlockRoles
 from weibull_monitor.model.dataflow.follow import Pass
-from weibull_monitor.model.dataflow.graph import LOW_MASK, Event
+from weibull_monitor.model.dataflow.graph import LOW_MASK, Event, events_in
 from weibull_monitor.model.dataflow.reading import Use
 
 
@@ -52,6 +52,10 @@ class Roles(BlockRoles):
             self._add(b, Use("adapter_b", self._rows_of(b), why="the second matrix of an adapter"))
             for a in inner:
                 self._add(a, Use("adapter_a", self._rows_of(a), why="the first matrix of an adapter"))
+        for pair in graph.merged:
+            for parameter, role, which in zip(pair, ("adapter_b", "adapter_a"), ("second", "first"), strict=True):
+                why = f"the {which} matrix of an adapter, which is added to a weight"
+                self.uses[parameter].append(Use(role, torch.zeros(0, dtype=torch.int64), why=why))
         self._excited()
         self._mixers()
         embeddings = {e.parameter for e in events if e.type == "embedding"}
@@ -71,20 +75,13 @@ class Roles(BlockRoles):
         read = self._stream_bases()
         streams = read | {base for base, sums in self._sums.items() if any(total in read for total, _ in sums)}
         for product in self._products:
-            if graph.first_hand(product.base) and product.base in streams:
+            if graph.first_hand(product.base) and product.base in streams and product.base not in graph.idle:
                 why = "it makes the stream of the model's input"
                 if product.base not in self._role:
                     self._add(product, Use("embedding", torch.zeros(0, dtype=torch.int64), why=why))
                     if product.kernel == 1 and len(self._pass.shapes[product.parameter]) == 2:
                         rows.add(product.width)
-        for product in self._products:
-            last = (
-                product.base not in self._role
-                and not self._readers.get(product.base)
-                and product.base not in self._sums
-            )
-            if last and self._pass.returned and len(self._rows_of(product)) == max(rows, default=0):
-                self._add(product, Use("lm_head", self._rows_of(product), why="it makes the logits"))
+        self._heads(max(rows, default=0))
         for mixed in graph.heads_mixed:
             event = events[mixed]
             self._add(event, Use("other", self._rows_of(event), why="it mixes the scores of heads"))
@@ -92,6 +89,55 @@ class Roles(BlockRoles):
             if events[bias].type == "parameter":
                 why = "it is added to the scores of an attention"
                 self.uses[events[bias].parameter].append(Use("embedding", torch.zeros(0, dtype=torch.int64), why=why))
+
+    def _heads(self, vocabulary: int) -> None:
+        """The last matrices: nothing reads their products, which are what the model returns, or what its loss is made of."""
+        graph = self._graph
+        ends: set[int] = set()
+        sums: set[int] = set()
+        for output in graph.outputs:
+            base = graph.base(output)
+            ends.add(base.base)
+            if base.type == "scores":  # of pictures with texts, say
+                ends.update(graph.events[e].base for codes in (base.first, base.second) for e in events_in(codes))
+            added = {graph.base(source).base for source in base.sources if base.type == "stream"}
+            if all(graph.events[e].type == "product" for e in added):  # the mean of two heads
+                ends |= added
+                sums |= added
+        inner = self._role.keys() | graph.routed | graph.scales.keys() | graph.weighs.keys() | graph.gates.keys()
+        last = [
+            p
+            for p in self._products
+            if p.base not in inner | graph.biases
+            and not self._readers.get(p.base)
+            and (p.base not in self._sums or p.base in sums)
+        ]
+        heads = [
+            p for p in last if p.base in ends and len(self._pass.shapes[p.parameter]) == 2 and self._follows_a_stream(p)
+        ]
+        if not heads and self._pass.returned:  # what it returns came out of an operation that is not known
+            alike = [p for p in last if len(self._rows_of(p)) == vocabulary and self._follows_a_stream(p)]
+            heads = alike if len({p.parameter for p in alike}) == 1 else []
+        for head in heads:
+            logits = len(self._rows_of(head)) == vocabulary
+            why = (
+                "it makes the logits"
+                if logits
+                else "its product is what the model returns, or what its loss is made of"
+            )
+            self._add(head, Use("lm_head", self._rows_of(head), why=why))
+
+    def _follows_a_stream(self, product: Event) -> bool:
+        """Whether a product reads, if indirectly, what blocks or an embedding made, not only what the model was given."""
+        seen, todo = set(), list(product.sources)
+        while todo:
+            here = self._graph.base(todo.pop())
+            if here.type in ("stream", "attention", "embedding"):
+                return True
+            if here.base not in seen and here.type in ("product", "gated", "mixed", "weighted"):
+                seen.add(here.base)
+                todo += here.sources
+        return False
 
     def _stream_bases(self) -> set[int]:
         """Bases of the events that queries, keys and first feed-forward matrices read."""

@@ -15,9 +15,11 @@ class Traced(torch.Tensor):
 
     Attributes:
         elem: A tensor of the same shape, strides and dtype on the meta device.
-        codes: The code of every element (see `graph`), or None if no element is tracked.
-        weight: Whether it is a parameter of the model, or a view or a copy of one.
+        codes: The code of every element (see `graph`), or None if no element is tracked. A weight has codes if it was made
+            with the products of others: for where it is used as a tensor of its own.
+        weight: Whether it is a parameter of the model, or a view, a copy or an elementwise function of one.
         shared: Whether its codes are a view of those of a real tensor that was written into.
+        factors: The two weights that it is the product of, if it is one; its codes say what it is if it is no weight itself.
         follow: The mode that follows the pass in progress; None outside of passes.
     """
 
@@ -25,6 +27,7 @@ class Traced(torch.Tensor):
     codes: Tensor | None
     weight: bool
     shared: bool
+    factors: tuple[Traced, Traced] | None
     follow: ClassVar[Any] = None
     _is_param: bool
 
@@ -41,7 +44,7 @@ class Traced(torch.Tensor):
             device=torch.device("cpu"),
             requires_grad=False,
         )
-        made.elem, made.codes, made.weight, made.shared = elem, codes, weight, False
+        made.elem, made.codes, made.weight, made.shared, made.factors = elem, codes, weight, False, None
         return made
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]

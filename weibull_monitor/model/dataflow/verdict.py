@@ -79,6 +79,7 @@ class Verdict:
         pieces: The parts of fused storage; empty for other matrices, and where the rows of a part make no box.
         attention: The attention that it belongs to.
         stacked: Whether its first axis numbers experts.
+        head: Whether its product is what the model returns: also of an embedding that is tied to the output.
     """
 
     kind: str
@@ -88,6 +89,7 @@ class Verdict:
     attention: AttentionUse | None = None
     stacked: bool = False
     heads: tuple[Box, ...] = field(default=(), compare=False)
+    head: bool = False
 
 
 def verdicts(found: Pass, heads: bool = False) -> dict[str, Verdict]:
@@ -118,7 +120,8 @@ def _verdict(shape: tuple[int, ...], uses: list[Use], roles: Roles) -> Verdict |
     for use in uses:
         by_role.setdefault(use.role, []).append(use)
     if "embedding" in by_role:
-        return Verdict("embedding", by_role["embedding"][0].why)
+        tied = "lm_head" in by_role
+        return Verdict("embedding", by_role["embedding"][0].why + ", and it makes the logits" * tied, head=tied)
     named = {role: use for role, use in by_role.items() if role not in ("lm_head", "other")} or by_role
     places = {role: _merged(use) for role, use in named.items()}
     attention = next((roles.attentions[u.attention] for us in named.values() for u in us if u.attention >= 0), None)
@@ -137,7 +140,8 @@ def _verdict(shape: tuple[int, ...], uses: list[Use], roles: Roles) -> Verdict |
             if kind in ("attn_q", "attn_q_b", "attn_k", "attn_v")
             else ()
         )
-        return Verdict(kind, why, cross, (), attention, stacked, heads if len(heads) > 1 else ())
+        heads = heads if len(heads) > 1 else ()
+        return Verdict(kind, why, cross, (), attention, stacked, heads, head="lm_head" in named)
     same = [
         r
         for r in named
@@ -146,6 +150,8 @@ def _verdict(shape: tuple[int, ...], uses: list[Use], roles: Roles) -> Verdict |
     pieces = [] if same or kind == "attn_kv_a" else list(_pieces(shape, named, kind, roles))
     if len(pieces) > 1 and len({(p.box.view, p.box.ranges) for p in pieces}) == 1:  # all of it does several things
         return Verdict(pieces[0].kind if kind == "other" else kind, why, cross, (), attention, stacked)
+    if len(pieces) > 1 and not stacked:
+        pieces += _rest(shape, places, [use for uses in named.values() for use in uses], roles)
     if kind == "other":
         why = "it holds several matrices: " + ", ".join(_LABEL.get(r, r) for r in (*ORDER, "router") if r in named)
         if same or not pieces:
@@ -184,17 +190,34 @@ def _pieces(shape: tuple[int, ...], named: Mapping[str, list[Use]], kind: str, r
     """The parts of a matrix, in the usual order."""
     for role in sorted(named, key=lambda r: ORDER.index(r) if r in ORDER else len(ORDER)):
         uses = named[role]
-        summed, columns = roles.event(uses[0]).summed, uses[0].columns
-        box = box_of(shape, _merged(uses), summed, columns)
+        event = roles.event(uses[0])
+        box = box_of(shape, _merged(uses), event.summed, uses[0].columns, event.width, event.step)
         if box is None:
             continue
         part = "attn_q_b" if kind == "attn_q_b" and role == "q" else _OF_ROLE.get(role, "other")
         yield Piece(_LABEL.get(role, role), part, box, _heads(shape, uses, roles))
 
 
+def _rest(shape: tuple[int, ...], places: Mapping[str, Tensor], uses: list[Use], roles: Roles) -> list[Piece]:
+    """What is left of a matrix of which some rows have a role: rows that do something else, such as to weigh a position."""
+    events = {use.event: roles.event(use) for use in uses}
+    if len(events) != 1 or any(use.columns is not None for use in uses):
+        return []
+    (product,) = events.values()
+    if product.places is None or len(product.summed) != 1:
+        return []
+    rows = torch.unique(product.places)
+    left = rows[~torch.isin(rows, torch.cat(list(places.values())))]
+    box = box_of(shape, left, product.summed)
+    return [Piece("rest", "other", box)] if box is not None else []
+
+
 def _heads(shape: tuple[int, ...], uses: list[Use], roles: Roles) -> tuple[Box, ...]:
     """The boxes of the heads of a part, in the order of their rows in storage."""
     heads = max((u.heads for u in uses), key=len, default=[])
-    summed = roles.event(uses[0]).summed
-    boxes = [box_of(shape, head, summed) for head in sorted(heads, key=lambda h: int(h[0]))]
+    event = roles.event(uses[0])
+    boxes = [
+        box_of(shape, head, event.summed, None, event.width, event.step)
+        for head in sorted(heads, key=lambda h: int(h[0]))
+    ]
     return tuple(b for b in boxes if b is not None) if all(b is not None for b in boxes) else ()

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
 from weibull_monitor.model.dataflow import contract, elementwise
-from weibull_monitor.model.dataflow.graph import Graph
+from weibull_monitor.model.dataflow.graph import UNTRACKED, Graph, event_of, events_in
 from weibull_monitor.model.dataflow.mode import Follow
 from weibull_monitor.model.dataflow.results import is_weight
 from weibull_monitor.model.dataflow.traced import Traced, spread, untracked
+
+MOST_EXPERTS: Final = 512
+"""How many different things one operation may add up."""
 
 
 def write_rule(follow: Follow, func: Any, name: str, args: Any, kwargs: Any) -> Any:
@@ -57,12 +60,14 @@ def _shadow_write(
         indices = tuple(slice(None) if i is None else i for i in args[1])
         before[indices] = source
     elif plain == "index_add":
-        rows = before.index_select(args[1], args[2])
-        total = elementwise.merged(graph, "add", rows, source, rows.shape, -1 - calls) if codes is not None else rows
-        before.index_copy_(args[1], args[2], total if total is not None else rows)
+        index = args[2].view([-1 if d == args[1] % before.dim() else 1 for d in range(before.dim())])
+        return _added(graph, calls, before, args[1], index.expand(source.shape), source)
     elif plain == "index_copy":
         before.index_copy_(args[1], args[2], source)
-    elif plain in ("scatter", "scatter_add", "scatter_reduce"):
+    elif plain == "scatter_add":
+        index = args[2]
+        return _added(graph, calls, before, args[1], index, source[tuple(slice(0, n) for n in index.shape)])
+    elif plain in ("scatter", "scatter_reduce"):
         before.scatter_(args[1], args[2], source)
     elif plain == "masked_scatter":
         before.masked_scatter_(args[1].expand(before.shape), source.contiguous())
@@ -76,3 +81,14 @@ def _shadow_write(
     else:
         raise NotImplementedError(plain)
     return before
+
+
+def _added(graph: Graph, calls: int, before: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
+    """Codes of a tensor to which elements were added, several at one place: those of several experts, say."""
+    total = before
+    for n, event in enumerate(events_in(source)[:MOST_EXPERTS]):
+        mine = torch.where(event_of(source) == event, source, UNTRACKED)
+        part = torch.full_like(before, UNTRACKED).scatter_reduce_(dim, index, mine, "amax")
+        made = elementwise.merged(graph, "add", total, part, total.shape, -1 - (calls << 10) - n)
+        total = total if made is None else made
+    return total
