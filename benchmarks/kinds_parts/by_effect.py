@@ -1,0 +1,493 @@
+"""Labels from effects: runs a model with real numbers, and sees by derivatives which matrix has which effect. Reads no names.
+
+Every product with a parameter is cut from what comes before and after it. What is then left between two products is a small
+function, and its derivatives say what each of them does: the operand of the scores that the softmax goes along belongs to the
+keys; what the weights of an attention multiply are values; a product of which the next input is a linear function is an
+up-projection if another one is there of which it is not. Norms are taken out (they become divisions by a constant), and
+activations with a kink are replaced by smooth ones, of which second derivatives exist.
+
+It follows no storage, has no tables and shares no code with `weibull_monitor.model.dataflow`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from kinds_parts.judge import Label
+
+WITH_WEIGHT: Final = {"linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "embedding"}
+"""Functions whose second argument is a weight (the first one, of `embedding`'s dispatched form)."""
+CONTRACTS: Final = {
+    "matmul",
+    "__matmul__",
+    "__rmatmul__",
+    "mm",
+    "bmm",
+    "addmm",
+    "baddbmm",
+    "einsum",
+    "_grouped_mm",
+    "grouped_mm",
+}
+KINKED: Final = {
+    "relu",
+    "relu_",
+    "relu6",
+    "leaky_relu",
+    "leaky_relu_",
+    "clamp",
+    "clamp_min",
+    "hardswish",
+    "hardtanh",
+    "elu",
+}
+NORMS: Final = {"layer_norm", "rms_norm", "group_norm", "batch_norm", "normalize", "instance_norm"}
+NORM: Final = re.compile(r"norm", re.IGNORECASE)
+PROBES: Final = 16
+FEW: Final = 2
+"""A feed-forward input is made of at most so many products."""
+
+
+@dataclass(eq=False)
+class Event:
+    """A place where the graph was cut, and the leaf that goes on from it."""
+
+    type: str  # product, scores, weights (of an attention), attended
+    leaf: Tensor
+    made: Tensor | None = None  # for a product: its result, which depends on its weight
+    reads: tuple[Tensor, ...] = ()  # the operands, not cut
+    name: str = ""  # for a product: the function
+    dims: tuple[int, ...] = ()  # for scores: of each of the two last dimensions, the operand that has it
+
+
+@dataclass
+class Effects:
+    """What was seen in a run."""
+
+    events: list[Event] = field(default_factory=list)
+    outputs: list[Tensor] = field(default_factory=list)
+    roles: dict[int, dict[str, Tensor]] = field(
+        default_factory=lambda: defaultdict(dict)
+    )  # id of parameter: role: mask
+
+
+class _Cutting(TorchFunctionMode):
+    """Cuts the graph at every product, and notes it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.weights = {p.untyped_storage().data_ptr() for p in model.parameters() if p.dim() > 1}
+        self.seen = Effects()
+        self.by_leaf: dict[int, Event] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        name = getattr(func, "__name__", "").removesuffix(".default")
+        if func is F.scaled_dot_product_attention:
+            return self.cut(Event("attended", func(*args, **kwargs), reads=tuple(args[:3])))
+        if name in NORMS and args and isinstance(args[0], Tensor):
+            return scaled(args[0])
+        if name in KINKED and args and isinstance(args[0], Tensor) and self.is_activation(name, args, kwargs):
+            return F.silu(args[0])
+        if name in WITH_WEIGHT or name in CONTRACTS:
+            return self.contract(func, name, list(args), kwargs)
+        if name == "multi_head_attention_forward":
+            return self.multi_head(func, args, kwargs)
+        out = func(*args, **kwargs)
+        if name == "softmax" and isinstance(out, Tensor) and out.requires_grad:
+            found = args[0] if args else kwargs["input"]
+            dim = kwargs.get("dim", args[1] if len(args) > 1 else -1)
+            if any(event.type == "scores" for event in self.reach(found)):
+                return self.cut(Event("weights", out, reads=(found,), dims=(int(dim),)))
+        return out
+
+    @staticmethod
+    def is_activation(name: str, args: Any, kwargs: Any) -> bool:
+        if not name.startswith("clamp"):
+            return bool(args[0].is_floating_point())
+        low = kwargs.get("min", args[1] if len(args) > 1 else None)
+        return low == 0 and kwargs.get("max", args[2] if len(args) > 2 else None) is None
+
+    def is_weight(self, value: Any) -> bool:
+        return isinstance(value, Tensor) and value.dim() > 1 and value.untyped_storage().data_ptr() in self.weights
+
+    def contract(self, func: Any, name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        named = ("input", "weight", "mat2", "other")  # by position, whichever way they came
+        args += [kwargs.pop(key) for key in named if isinstance(kwargs.get(key), Tensor)]
+        places = [i for i, a in enumerate(args) if isinstance(a, Tensor) and a.is_floating_point()]
+        if name == "einsum" and len(args) == 2 and isinstance(args[1], (list, tuple)):
+            args = [args[0], *args[1]]
+            places = list(range(1, len(args)))
+        if name in ("addmm", "baddbmm"):
+            places = places[-2:]
+        if name == "embedding":
+            given = [args[0]]
+            args[0] = args[0].clamp(0, args[1].shape[0] - 1)  # sizes that were made smaller may not go together
+        elif name in WITH_WEIGHT:
+            given = [args[0]]
+            args[0] = args[0].detach()
+        elif any(self.is_weight(args[i]) for i in places):
+            given = [args[i] for i in places if not self.is_weight(args[i])][:1]
+            for i in places:
+                args[i] = args[i] if self.is_weight(args[i]) else args[i].detach()
+        else:
+            return self.between(func, name, args, kwargs, places)
+        out = func(*args, **kwargs)
+        if not out.requires_grad:
+            return out
+        return self.cut(Event("product", out, made=out, reads=tuple(given), name=self.sort(name, args)))
+
+    @staticmethod
+    def sort(name: str, args: list[Any]) -> str:
+        kernel = name.startswith("conv") and max(args[1].shape[2:]) > 1
+        return "wide" if kernel else name
+
+    def between(self, func: Any, name: str, args: list[Any], kwargs: dict[str, Any], places: list[int]) -> Any:
+        """A product of two tensors that are no parameters."""
+        out = func(*args, **kwargs)
+        operands = [args[i] for i in places]
+        if len(operands) != 2 or not all(o.requires_grad for o in operands):
+            return out
+        weighing = [any(event.type == "weights" for event in self.reach(o)) for o in operands]
+        if sum(weighing) == 1:
+            weights, value = operands if weighing[0] else operands[::-1]
+            return self.cut(Event("attended", out, reads=(weights, value)))
+        dims: tuple[int, ...] = (0, 1)
+        if name == "einsum":
+            left, _, right = args[0].replace(" ", "").partition("->")
+            one, two = left.split(",")
+            dims = tuple(0 if c in one and c not in two else 1 if c in two and c not in one else -1 for c in right[-2:])
+        return self.cut(Event("scores", out, reads=tuple(operands), dims=dims))
+
+    def multi_head(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """`nn.MultiheadAttention`, of which torch says the layout."""
+        out = func(*args, **kwargs)
+        inner, outer = args[5], args[11]
+        parts = inner.chunk(3) if inner is not None else [kwargs[f"{n}_proj_weight"] for n in "qkv"]
+        for role, part in zip(("attn_q", "attn_k", "attn_v"), parts, strict=True):
+            whole = part._base if part._base is not None else part
+            mask = torch.zeros(whole.numel(), dtype=torch.bool)
+            start = part.storage_offset() if whole is inner else 0
+            mask[start : start + part.numel()] = True
+            self.seen.roles[id(whole)][role] = mask.view(whole.shape)
+        self.seen.roles[id(outer)]["attn_o"] = torch.ones(outer.shape, dtype=torch.bool)
+        return (self.cut(Event("product", out[0], made=out[0], reads=tuple(args[:1]), name="heads")), *out[1:])
+
+    def cut(self, event: Event) -> Tensor:
+        event.leaf = event.leaf.detach().requires_grad_()
+        self.by_leaf[id(event.leaf)] = event
+        self.seen.events.append(event)
+        return event.leaf.clone()
+
+    def reach(self, tensor: Any) -> list[Event]:
+        """The cuts that a tensor is made from, without another one between."""
+        return [self.by_leaf[i] for i in variables(tensor) if i in self.by_leaf]
+
+
+def variables(tensor: Any) -> list[int]:
+    """The ids of the leaves of the graph of a tensor."""
+    if not isinstance(tensor, Tensor) or not tensor.requires_grad:
+        return []
+    if tensor.grad_fn is None:
+        return [id(tensor)]
+    found: dict[int, None] = {}
+    seen, todo = set(), [tensor.grad_fn]
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            found[id(node.variable)] = None
+        todo.extend(following for following, _ in node.next_functions)
+    return list(found)
+
+
+def scaled(x: Tensor) -> Tensor:
+    """A tensor divided by its size, as a constant: what is left of a norm."""
+    return x / (x.detach().float().square().mean().sqrt().to(x.dtype) + 1e-6)
+
+
+@contextmanager
+def without_norms(model: nn.Module) -> Iterator[None]:
+    changed = []
+    for module in model.modules():
+        small = all(p.dim() < 2 for p in module.parameters())
+        if small and NORM.search(type(module).__name__) and not list(module.children()):
+            module.forward = lambda x, *args, **kwargs: scaled(x)
+            changed.append(module)
+    try:
+        yield
+    finally:
+        for module in changed:
+            del module.forward
+
+
+def labels(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Label]:
+    """The label of every matrix whose effect in a run shows what it is, by its name.
+
+    Args:
+        model: The model, with real weights.
+        inputs: The arguments of its ``forward``, by name.
+    """
+    torch.manual_seed(0)
+    for p in model.parameters():
+        p.requires_grad_(p.is_floating_point())
+    cutting = _Cutting(model)
+    with torch.enable_grad(), without_norms(model), cutting:
+        out = model(**inputs)
+    seen = cutting.seen
+    seen.outputs = [t for t in _tensors(out) if t.requires_grad]
+    _Reader(model, cutting).read()
+    names: dict[int, list[str]] = defaultdict(list)
+    for name, p in model.named_parameters(remove_duplicate=False):
+        names[id(p)].append(name)
+    of = {id(p): p for p in model.parameters()}
+    made = {i: _label(of[i], roles) for i, roles in seen.roles.items() if i in of}
+    return {name: label for i, label in made.items() if label is not None for name in names[i]}
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for v in value.values():
+            yield from _tensors(v)
+    elif isinstance(value, (list, tuple)):
+        for v in value:
+            yield from _tensors(v)
+
+
+def _label(parameter: Tensor, roles: Mapping[str, Tensor]) -> Label | None:
+    """The label of a parameter, or None where its roles are at odds."""
+    masks = {}
+    for role, mask in roles.items():
+        if parameter.dim() == 3:  # experts that no token came to are as the others are
+            mask = mask.any(0).expand_as(mask) if not mask.all() else mask
+        masks[role] = mask
+    total = sum(mask.long() for mask in masks.values())
+    assert isinstance(total, Tensor)
+    if bool((total > 1).any()) or not masks:
+        return None
+    if len(masks) == 1:
+        return Label(tuple(masks)) if bool((total == 1).all()) else None
+    numbers = torch.arange(parameter.numel())
+    return Label(tuple(masks), {role: numbers[mask.flatten()] for role, mask in masks.items()})
+
+
+class _Reader:
+    """Reads the roles of parameters off the cuts."""
+
+    def __init__(self, model: nn.Module, cutting: _Cutting) -> None:
+        self.seen, self.cutting = cutting.seen, cutting
+        self.parameters = [p for p in model.parameters() if p.dim() > 1]
+        self.reached = {id(e): [self.cutting.reach(t) for t in e.reads] for e in self.seen.events}
+        self.ends = [self.cutting.reach(t) for t in self.seen.outputs]
+        self.users: dict[int, list[Event]] = defaultdict(list)
+        for event in self.seen.events:
+            for source in self.reached[id(event)]:
+                for s in source:
+                    self.users[id(s)].append(event)
+
+    def read(self) -> None:
+        attended = [e for e in self.seen.events if e.type == "attended"]
+        for event in attended:
+            self.attention(event)
+        for event in self.seen.events:
+            if event.type == "product" and event.name not in ("embedding", "wide"):
+                self.product(event)
+        self.latents()
+
+    def attention(self, event: Event) -> None:
+        if len(event.reads) == 3:
+            roles = list(zip(event.reads, ("attn_q", "attn_k", "attn_v"), strict=True))
+        else:
+            roles = [(event.reads[1], "attn_v")]
+            for weights in self.reached[id(event)][0]:
+                for scores in self.cutting.reach(weights.reads[0]) if weights.type == "weights" else ():
+                    key = self.key_of(scores, weights)
+                    if scores.type == "scores" and key is not None:
+                        roles += [(scores.reads[key], "attn_k"), (scores.reads[1 - key], "attn_q")]
+        for operand, role in roles:
+            sources = self.cutting.reach(operand)
+            if any(s.type != "product" or s.name in ("embedding", "wide") for s in sources) or len(sources) > FEW:
+                continue  # the stream itself
+            for source in sources:
+                self.say(source, role, self.touches(operand, source))
+
+    def key_of(self, scores: Event, weights: Event) -> int | None:
+        """Which operand of scores the softmax goes along: it has the dimension of which one index touches one slice."""
+        if scores.type != "scores":
+            return None
+        given = weights.reads[0]
+        one = given.select(weights.dims[0], 0)  # the last may be a sink
+        grad = self.gradient(one, scores.leaf)
+        if grad is None:
+            return None
+        hit = (grad != 0).double()  # a maximum that is subtracted touches some elements elsewhere
+        touched = {dim: float(hit.select(dim, 0).mean()) for dim in (-1, -2) if hit.shape[dim] > 1}
+        dim = max(touched, key=touched.__getitem__, default=-1)
+        if touched.get(dim, 0.0) < 0.9 or list(touched.values()).count(touched[dim]) > 1 or scores.dims[dim] < 0:
+            return None
+        return scores.dims[dim]
+
+    def touches(self, tensor: Tensor, source: Event) -> Tensor | None:
+        grad = self.gradient(tensor, source.leaf)
+        return None if grad is None else grad != 0
+
+    @staticmethod
+    def gradient(tensor: Tensor, leaf: Tensor) -> Tensor | None:
+        weighing = torch.rand_like(tensor) + 0.5
+        (grad,) = torch.autograd.grad((tensor * weighing).sum(), leaf, retain_graph=True, allow_unused=True)
+        return grad if grad is not None and bool(grad.isfinite().all()) else None
+
+    def say(self, source: Event, role: str, mask: Tensor | None) -> None:
+        """Gives a role to the elements of parameters that elements of a product come from."""
+        if mask is None or not bool(mask.any()):
+            return
+        assert source.made is not None
+        wanted = (mask * (torch.rand_like(source.leaf) + 0.5)).sum_to_size(mask.shape)
+        grads = torch.autograd.grad((source.made * wanted).sum(), self.parameters, retain_graph=True, allow_unused=True)
+        for parameter, grad in zip(self.parameters, grads, strict=True):
+            if grad is not None:
+                before = self.seen.roles[id(parameter)].get(role)
+                now = grad != 0
+                self.seen.roles[id(parameter)][role] = now if before is None else before | now
+
+    def product(self, event: Event) -> None:
+        (sources,) = self.reached[id(event)] or [[]]
+        attended = [s for s in sources if s.type == "attended"]
+        products = [s for s in sources if s.type == "product"]
+        if any(s.type in ("scores", "weights") for s in sources) or not sources or len(products) > FEW:
+            return
+        if attended:
+            gates = [self.multiplies(event.reads[0], attended[0], p) for p in products]
+            if all(g is not None for g in gates):
+                self.say(event, "attn_o", torch.ones(event.leaf.shape, dtype=torch.bool))
+                for source, mask in zip(products, gates, strict=True):
+                    self.say(source, "attn_gate", mask)
+            return
+        if any(p.name in ("embedding", "wide", "heads") for p in products) or not self.in_stream(event, products):
+            return
+        self.feed_forward(event, products)
+
+    def multiplies(self, tensor: Tensor, one: Event, two: Event) -> Tensor | None:
+        """The elements of ``two`` that a tensor's slope in ``one`` depends on; None if it does not depend on them."""
+        weighing = torch.rand_like(tensor) + 0.5
+        (first,) = torch.autograd.grad((tensor * weighing).sum(), one.leaf, create_graph=True, allow_unused=True)
+        if first is None or not first.requires_grad:
+            return None
+        grad = self.gradient(first, two.leaf)
+        return None if grad is None or not bool((grad != 0).any()) else grad != 0
+
+    def in_stream(self, event: Event, products: list[Event]) -> bool:
+        """Whether a product is added to what the products before it read: the block stands in a residual stream."""
+        read = [{id(s) for source in self.reached[id(p)] for s in source} for p in products]
+        if any(r != read[0] for r in read) or not read[0]:
+            return False
+        after = [{id(s) for s in source} for e in self.seen.events for source in self.reached[id(e)]]
+        after += [{id(s) for s in source} for source in self.ends]
+        return any(id(event) in a and a & read[0] for a in after)
+
+    def feed_forward(self, event: Event, products: list[Event]) -> None:
+        bent: list[Tensor] = []
+        linear: list[Tensor] = []
+        for source in products:
+            found = self.curvature(event.reads[0], source, products)
+            if found is None:
+                return
+            bent.append(found[0])
+            linear.append(found[1])
+        gated = any(bool(mask.any()) for mask in linear)
+        if not any(bool(mask.any()) for mask in bent):
+            return  # a product of products without an activation, or none of both
+        for source, act, plain in zip(products, bent, linear, strict=True):
+            self.say(source, "ffn_gate" if gated else "ffn_in", act)
+            self.say(source, "ffn_up", plain)
+        self.say(event, "ffn_down" if gated else "ffn_out", torch.ones(event.leaf.shape, dtype=torch.bool))
+
+    def curvature(self, tensor: Tensor, source: Event, products: list[Event]) -> tuple[Tensor, Tensor] | None:
+        """The elements of a product that a tensor bends with, and those it is linear in while others change the slope."""
+        leaf = source.leaf
+        weighing = torch.rand_like(tensor) + 0.5
+        (slope,) = torch.autograd.grad((tensor * weighing).sum(), leaf, create_graph=True, allow_unused=True)
+        if slope is None or not slope.requires_grad:
+            return None
+        bends = torch.ones(leaf.shape, dtype=torch.bool)
+        coupled = torch.zeros(leaf.shape, dtype=torch.bool)
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(PROBES):
+            mine = torch.rand(leaf.shape, generator=generator) < 0.5
+            grads = torch.autograd.grad(
+                (slope * mine * (torch.rand_like(slope) + 0.5)).sum(),
+                [p.leaf for p in products],
+                retain_graph=True,
+                allow_unused=True,
+            )
+            for product, grad in zip(products, grads, strict=True):
+                if grad is None:
+                    if product is source:
+                        bends &= ~mine
+                    continue
+                if not bool(grad.isfinite().all()):
+                    return None
+                if product is source:
+                    bends &= ~mine | (grad != 0)
+                    coupled |= grad != 0
+                elif bool((grad != 0).any()):
+                    coupled |= torch.ones_like(coupled)
+        # One number for each feature: what most of the positions say.
+        axis = next((d for d in range(leaf.dim()) if self._features(source, d)), leaf.dim() - 1)
+        others = [d for d in range(leaf.dim()) if d != axis]
+        share = (bends & coupled).double().mean(others, keepdim=True) if others else (bends & coupled).double()
+        some = coupled.double().mean(others, keepdim=True) if others else coupled.double()
+        act = (share > 0.5).expand(leaf.shape)
+        plain = ((some > 0) & (share <= 0.5)).expand(leaf.shape)
+        return act & coupled.any().expand(leaf.shape), plain
+
+    @staticmethod
+    def _features(source: Event, dim: int) -> bool:
+        return source.name.startswith("conv") and dim == 1
+
+    def latents(self) -> None:
+        """Products that only queries, keys and values are made of."""
+        made = {"attn_q": "attn_q_a", "attn_k": "attn_kv_a", "attn_v": "attn_kv_a"}
+        role_of = {id(e): self.role_of(e) for e in self.seen.events if e.type == "product"}
+        for event in self.seen.events:
+            if event.type != "product" or event.name in ("embedding", "wide", "heads"):
+                continue
+            users = self.users[id(event)]
+            found = {role for u in users if u.type == "product" for role in role_of[id(u)]}
+            alone = all(len(source) == 1 for u in users for source in self.reached[id(u)] if u.type == "product")
+            if not found or not found <= set(made) or not alone or any(id(event) in map(id, end) for end in self.ends):
+                continue
+            latent = {made[role] for role in found}
+            if len(latent) == 1:
+                whole = torch.ones(event.leaf.shape, dtype=torch.bool)
+                for parameter in self.made_of(event):
+                    self.seen.roles[id(parameter)].clear()
+                self.say(event, latent.pop(), whole)
+
+    def made_of(self, event: Event) -> list[Tensor]:
+        own = set(variables(event.made))
+        return [p for p in self.parameters if id(p) in own]
+
+    def role_of(self, event: Event) -> set[str]:
+        found = {role for p in self.made_of(event) for role in self.seen.roles.get(id(p), {})}
+        return found or {""}
+
+
+def labelling(model: nn.Module, inputs: Mapping[str, Any]) -> Callable[[str, Tensor], Label | None]:
+    """The labels of a model's parameters by their effects."""
+    found = labels(model, inputs)
+    return lambda name, tensor: found.get(name)
