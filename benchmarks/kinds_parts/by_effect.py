@@ -1,8 +1,8 @@
 """Labels from effects: runs a model with real numbers, and sees by derivatives which matrix has which effect. Reads no names.
 
 Every product with a parameter is cut from what comes before and after it. What is then left between two products is a small
-function, and its derivatives say what each of them does: the operand of the scores that the softmax goes along belongs to the
-keys; what the weights of an attention multiply are values; a product of which the next input is a linear function is an
+function, and its derivatives say what each of them does: what the weights of an attention multiply are values, and the operand
+of the scores along which they are summed belongs to the keys; a product of which the next input is a linear function is an
 up-projection if another one is there of which it is not. Norms are taken out (they become divisions by a constant), and
 activations with a kink are replaced by smooth ones, of which second derivatives exist.
 
@@ -67,7 +67,7 @@ class Event:
     made: Tensor | None = None  # for a product: its result, which depends on its weight
     reads: tuple[Tensor, ...] = ()  # the operands, not cut
     name: str = ""  # for a product: the function
-    dims: tuple[int, ...] = ()  # for scores: of each of the two last dimensions, the operand that has it
+    dims: tuple[int, ...] = ()  # scores: the operands that have the last two; attended: along which weights are summed
 
 
 @dataclass
@@ -106,9 +106,8 @@ class _Cutting(TorchFunctionMode):
         out = func(*args, **kwargs)
         if name == "softmax" and isinstance(out, Tensor) and out.requires_grad:
             found = args[0] if args else kwargs["input"]
-            dim = kwargs.get("dim", args[1] if len(args) > 1 else -1)
             if any(event.type == "scores" for event in self.reach(found)):
-                return self.cut(Event("weights", out, reads=(found,), dims=(int(dim),)))
+                return self.cut(Event("weights", out, reads=(found,)))
         return out
 
     @staticmethod
@@ -158,16 +157,20 @@ class _Cutting(TorchFunctionMode):
         operands = [args[i] for i in places]
         if len(operands) != 2 or not all(o.requires_grad for o in operands):
             return out
-        weighing = [any(event.type == "weights" for event in self.reach(o)) for o in operands]
-        if sum(weighing) == 1:
-            weights, value = operands if weighing[0] else operands[::-1]
-            return self.cut(Event("attended", out, reads=(weights, value)))
-        dims: tuple[int, ...] = (0, 1)
+        inner, outer = (-1, -2), (0, 1)  # of a matmul: the dimension that is summed over; whose the last two are
         if name == "einsum":
             left, _, right = args[0].replace(" ", "").partition("->")
             one, two = left.split(",")
-            dims = tuple(0 if c in one and c not in two else 1 if c in two and c not in one else -1 for c in right[-2:])
-        return self.cut(Event("scores", out, reads=tuple(operands), dims=dims))
+            summed = next((c for c in one if c in two and c not in right), "")
+            inner = (one.index(summed) - len(one), two.index(summed) - len(two)) if summed else (-1, -2)
+            outer = tuple(
+                0 if c in one and c not in two else 1 if c in two and c not in one else -1 for c in right[-2:]
+            )
+        weighing = [any(event.type == "weights" for event in self.reach(o)) for o in operands]
+        if sum(weighing) == 1:
+            first = weighing.index(True)
+            return self.cut(Event("attended", out, reads=(operands[first], operands[1 - first]), dims=(inner[first],)))
+        return self.cut(Event("scores", out, reads=tuple(operands), dims=outer))
 
     def multi_head(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """`nn.MultiheadAttention`, of which torch says the layout."""
@@ -277,7 +280,7 @@ def _label(parameter: Tensor, roles: Mapping[str, Tensor]) -> Label | None:
         masks[role] = mask
     total = sum(mask.long() for mask in masks.values())
     assert isinstance(total, Tensor)
-    if bool((total > 1).any()) or not masks:
+    if bool((total > 1).any()) or not all(bool(mask.any()) for mask in masks.values()):
         return None
     if len(masks) == 1:
         return Label(tuple(masks)) if bool((total == 1).all()) else None
@@ -315,8 +318,8 @@ class _Reader:
             roles = [(event.reads[1], "attn_v")]
             for weights in self.reached[id(event)][0]:
                 for scores in self.cutting.reach(weights.reads[0]) if weights.type == "weights" else ():
-                    key = self.key_of(scores, weights)
-                    if scores.type == "scores" and key is not None:
+                    key = self.key_of(event, weights, scores)
+                    if key is not None:
                         roles += [(scores.reads[key], "attn_k"), (scores.reads[1 - key], "attn_q")]
         for operand, role in roles:
             sources = self.cutting.reach(operand)
@@ -325,21 +328,26 @@ class _Reader:
             for source in sources:
                 self.say(source, role, self.touches(operand, source))
 
-    def key_of(self, scores: Event, weights: Event) -> int | None:
-        """Which operand of scores the softmax goes along: it has the dimension of which one index touches one slice."""
-        if scores.type != "scores":
+    def key_of(self, event: Event, weights: Event, scores: Event) -> int | None:
+        """Which operand of scores belongs to the keys: it has the dimension along which values are summed."""
+        if weights.type != "weights" or scores.type != "scores":
             return None
-        given = weights.reads[0]
-        one = given.select(weights.dims[0], 0)  # the last may be a sink
-        grad = self.gradient(one, scores.leaf)
+        first = self.dimension(event.reads[0], event.dims[0], weights.leaf)
+        if first is None:
+            return None
+        second = self.dimension(weights.reads[0], first, scores.leaf)
+        return None if second is None or scores.dims[second] < 0 else scores.dims[second]
+
+    def dimension(self, tensor: Tensor, dim: int, leaf: Tensor) -> int | None:
+        """Which of the last two dimensions of a leaf is a dimension of a tensor: one index there touches one slice."""
+        grad = self.gradient(tensor.select(dim, 0), leaf)
         if grad is None:
             return None
         hit = (grad != 0).double()  # a maximum that is subtracted touches some elements elsewhere
-        touched = {dim: float(hit.select(dim, 0).mean()) for dim in (-1, -2) if hit.shape[dim] > 1}
-        dim = max(touched, key=touched.__getitem__, default=-1)
-        if touched.get(dim, 0.0) < 0.9 or list(touched.values()).count(touched[dim]) > 1 or scores.dims[dim] < 0:
-            return None
-        return scores.dims[dim]
+        touched = {d: float(hit.select(d, 0).mean()) for d in (-1, -2) if hit.shape[d] > 1}
+        best = max(touched, key=touched.__getitem__, default=-1)
+        most = touched.get(best, 0.0)
+        return best if most > 0.4 and sum(share > most / 2 for share in touched.values()) == 1 else None
 
     def touches(self, tensor: Tensor, source: Event) -> Tensor | None:
         grad = self.gradient(tensor, source.leaf)

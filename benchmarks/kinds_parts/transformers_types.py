@@ -130,7 +130,7 @@ def all_types(types: Sequence[str], into: Path, seconds: int, minutes: float) ->
             if model_type in known:
                 yield known[model_type]
             elif time.monotonic() < deadline:
-                came, why = wild_models.in_child(lambda t: json.dumps(judged(t)), model_type, seconds, 12.0)
+                came, why = wild_models.in_child(lambda t: json.dumps(judged(t)), model_type, seconds, 5.0)
                 found = json.loads(came) if came else {"type": model_type, "problem": why}
                 print(json.dumps(found), file=file, flush=True)
                 yield found

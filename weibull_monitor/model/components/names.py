@@ -112,7 +112,7 @@ def place_by_name(name: str, cls: str) -> Place | None:
 
 CROSS: Final = (
     r"(?i)cross_?(?:modal_?)?att|crossattn|xattn|encdecattention|enc(?:oder)?_(?:decoder_)?att|multi_?head_?cross|"
-    r"^multihead_attn$|(?:src|source|context|memory)_attn|encoder_attention|co_attention|^x_attn$|"
+    r"(?:src|source|context|memory)_attn|encoder_attention|co_attention|^x_attn$|"
     r"bi_?multi_?head_?att|assign_?attention|image_to_token|token_to_image|cross_attend"
 )
 """Pattern in the name or class of a cross-attention module."""
@@ -260,11 +260,24 @@ def _rows(place: Place) -> list[tuple[str, re.Pattern[str]]]:
     return [(row.kind, re.compile(rf"(?:^|\.)(?:{row.names})$")) for row in TABLE if row.place == place]
 
 
+_FUSED: Final = ("attn_qkv", "attn_kv", "attn_qk", "attn_kv_b", "ffn_gate_up")
+
+
 @cache
 def kind_by_name(path: str, place: Place) -> str | None:
     """The kind that the end of a module's path stands for at a place, or None.
 
+    What is in a module that is named after one matrix is no other matrix, whatever it is called.
+
     >>> kind_by_name("attention.output", "attention"), kind_by_name("layer.3.output", "block")
     ('attn_o', 'ffn_out')
+    >>> kind_by_name("q_proj.in_proj", "attention"), kind_by_name("qkv.key", "attention")
+    (None, 'attn_k')
     """
-    return next((kind for kind, pattern in _rows(place) if pattern.search(path)), None)
+    kind, matched = next(((kind, m[0]) for kind, pattern in _rows(place) if (m := pattern.search(path))), (None, ""))
+    above = path.rpartition(".")[0]
+    if kind and kind != "attn_gate" and "." not in matched.strip(".") and place in ("attention", "ffn"):
+        if place_by_name(above.rpartition(".")[2], "") is None and telling(above, place):
+            named = kind_by_name(above, place)
+            return kind if named == kind or named in _FUSED else None
+    return kind
