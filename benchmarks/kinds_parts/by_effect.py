@@ -169,6 +169,8 @@ class _Cutting(TorchFunctionMode):
         weighing = [any(event.type == "weights" for event in self.reach(o)) for o in operands]
         if sum(weighing) == 1:
             first = weighing.index(True)
+            if any(s.type != "product" or s.name == "embedding" for s in self.reach(operands[1 - first])):
+                return out  # the stream itself is weighed, not a value
             return self.cut(Event("attended", out, reads=(operands[first], operands[1 - first]), dims=(inner[first],)))
         return self.cut(Event("scores", out, reads=tuple(operands), dims=outer))
 
@@ -325,6 +327,8 @@ class _Reader:
             sources = self.cutting.reach(operand)
             if any(s.type != "product" or s.name in ("embedding", "wide") for s in sources) or len(sources) > FEW:
                 continue  # the stream itself
+            if any(self.multiplies(operand, a, b) is not None for a in sources for b in sources if a is not b):
+                continue  # one of them only weighs the other
             for source in sources:
                 self.say(source, role, self.touches(operand, source))
 
@@ -380,7 +384,7 @@ class _Reader:
             return
         if attended:
             gates = [self.multiplies(event.reads[0], attended[0], p) for p in products]
-            if all(g is not None for g in gates):
+            if all(g is not None for g in gates) and self.vanishes(event.reads[0], attended):
                 self.say(event, "attn_o", torch.ones(event.leaf.shape, dtype=torch.bool))
                 for source, mask in zip(products, gates, strict=True):
                     self.say(source, "attn_gate", mask)
@@ -398,31 +402,62 @@ class _Reader:
         grad = self.gradient(first, two.leaf)
         return None if grad is None or not bool((grad != 0).any()) else grad != 0
 
+    @staticmethod
+    def vanishes(tensor: Tensor, sources: list[Event]) -> bool:
+        """Whether a tensor is a linear function of its sources: nothing is left of it without them (Euler's theorem)."""
+        weighing = torch.rand_like(tensor) + 0.5
+        leaves = [s.leaf for s in sources]
+        grads = torch.autograd.grad((tensor * weighing).sum(), leaves, retain_graph=True, allow_unused=True)
+        by_parts = sum(float((g * leaf).sum()) for g, leaf in zip(grads, leaves, strict=True) if g is not None)
+        whole = float((tensor * weighing).sum())
+        return abs(by_parts - whole) <= 1e-3 * float((tensor * weighing).abs().sum())
+
     def in_stream(self, event: Event, products: list[Event]) -> bool:
         """Whether a product is added to what the products before it read: the block stands in a residual stream."""
         read = [{id(s) for source in self.reached[id(p)] for s in source} for p in products]
         if any(r != read[0] for r in read) or not read[0]:
             return False
-        after = [{id(s) for s in source} for e in self.seen.events for source in self.reached[id(e)]]
-        after += [{id(s) for s in source} for source in self.ends]
-        return any(id(event) in a and a & read[0] for a in after)
+        tensors = [
+            (t, source) for e in self.seen.events for t, source in zip(e.reads, self.reached[id(e)], strict=True)
+        ]
+        tensors += list(zip(self.seen.outputs, self.ends, strict=True))
+        for tensor, sources in tensors:
+            beside = [s for s in sources if id(s) in read[0]]
+            if event in sources and beside:  # added to it; squeeze-and-excite is multiplied with it
+                return any(self.multiplies(tensor, event, s) is None for s in beside)
+        return False
 
     def feed_forward(self, event: Event, products: list[Event]) -> None:
         bent: list[Tensor] = []
         linear: list[Tensor] = []
         for source in products:
-            found = self.curvature(event.reads[0], source, products)
-            if found is None:
+            found = self.by_position(event, source) and self.curvature(event.reads[0], source, products)
+            if not found:
                 return
             bent.append(found[0])
             linear.append(found[1])
         gated = any(bool(mask.any()) for mask in linear)
         if not any(bool(mask.any()) for mask in bent):
             return  # a product of products without an activation, or none of both
+        features = self.lines(event, event.reads[0]).shape[1]
+        for masks in (bent, linear) if gated else (bent,):
+            if sum(int(self.lines(p, m)[0].sum()) for p, m in zip(products, masks, strict=True)) != features:
+                return  # two features that bend together: neither is the gate
         for source, act, plain in zip(products, bent, linear, strict=True):
             self.say(source, "ffn_gate" if gated else "ffn_in", act)
             self.say(source, "ffn_up", plain)
         self.say(event, "ffn_down" if gated else "ffn_out", torch.ones(event.leaf.shape, dtype=torch.bool))
+
+    def by_position(self, event: Event, source: Event) -> bool:
+        """Whether what a product reads at one position comes from one position of another."""
+        read = self.lines(event, event.reads[0])
+        touched = self.touches(read[0], source)
+        return touched is not None and int(self.lines(source, touched).any(-1).sum()) <= 1
+
+    def lines(self, event: Event, tensor: Tensor) -> Tensor:
+        """A tensor of a product as (positions, features)."""
+        axis = next((d for d in range(tensor.dim()) if self._features(event, d)), tensor.dim() - 1)
+        return tensor.movedim(axis, -1).reshape(-1, tensor.shape[axis])
 
     def curvature(self, tensor: Tensor, source: Event, products: list[Event]) -> tuple[Tensor, Tensor] | None:
         """The elements of a product that a tensor bends with, and those it is linear in while others change the slope."""

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from weibull_monitor.model.components import Component, discover
+from weibull_monitor.model.components import Component, Discovery, discover
 
 Rows = Mapping[str, Tensor]
 """Kind -> numbers of the elements of a flattened parameter."""
@@ -83,7 +83,13 @@ SAME = {"attn_q": {"attn_q_b", "attn_q"}, "attn_q_b": {"attn_q_b", "attn_q"}}
 """Kinds that are as good as another."""
 
 
-def judge(name: str, model: nn.Module, inputs: Any, label: Callable[[str, Tensor], Label | None]) -> Verdict:
+def judge(
+    name: str,
+    model: nn.Module,
+    inputs: Any,
+    label: Callable[[str, Tensor], Label | None],
+    found_all: Discovery | None = None,
+) -> Verdict:
     """Finds the kinds of a model's matrices, by use where inputs are given, and compares them with labels.
 
     Args:
@@ -91,10 +97,11 @@ def judge(name: str, model: nn.Module, inputs: Any, label: Callable[[str, Tensor
         model: The model.
         inputs: Example inputs; None for those that the model says it takes, False for kinds by name.
         label: Gives the label of a parameter by its name, or None for one that it does not know.
+        found_all: What was found with these inputs, if it was looked for already.
     """
     started = time.perf_counter()
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    found_all = discover(model, resolution="head", example_inputs=inputs)
+    found_all = found_all or discover(model, resolution="head", example_inputs=inputs)
     components = found_all.components
     verdict = Verdict(models=1, seconds=time.perf_counter() - started)
     if problem := found_all.problem:

@@ -17,12 +17,14 @@ from torch import nn
 
 from kinds_parts import by_effect
 from kinds_parts.judge import Label, Verdict, judge, verdict_of
-from weibull_monitor.model.components import discover_components
+from weibull_monitor.model.components import Discovery, discover
 from weibull_monitor.model.dataflow import example_inputs_of, parts_of
 from weibull_monitor.model.meta_device import build_from, configuration, model_types
 
 MOST: Final = 40_000_000
 """Elements of a model that is still run."""
+SORTS: Final = {"use": None, "name": False}
+"""Evidence, and the example inputs that ask for it."""
 
 
 def judged(model_type: str) -> dict[str, Any]:
@@ -33,11 +35,12 @@ def judged(model_type: str) -> dict[str, Any]:
             model, labels, problem = _labelled(model_type)
         except Exception as error:  # a constructor may fail in any way
             return {"type": model_type, "problem": f"not built: {_said(error)}"}
+        found = {sort: discover(model, resolution="head", example_inputs=given) for sort, given in SORTS.items()}
         verdicts = {
-            sort: vars(judge(model_type, model, inputs, lambda name, _: labels.get(name)))
-            for sort, inputs in (("use", None), ("name", False))
+            sort: vars(judge(model_type, model, SORTS[sort], lambda name, _: labels.get(name), found[sort]))
+            for sort in found
         }
-        return {"type": model_type, "problem": problem, **verdicts, "apart": _apart(model_type, model, labels)}
+        return {"type": model_type, "problem": problem, **verdicts, "apart": _apart(model_type, labels, **found)}
 
 
 def _labelled(model_type: str) -> tuple[nn.Module, dict[str, Label], str]:
@@ -89,13 +92,13 @@ def _labels(model: nn.Module) -> tuple[dict[str, Label], str]:
     return found, (problems or [""])[0]
 
 
-def _apart(model_type: str, model: nn.Module, labels: dict[str, Label]) -> list[str]:
+def _apart(model_type: str, labels: dict[str, Label], use: Discovery, name: Discovery) -> list[str]:
     """The matrices without a label that names and use know as different things."""
-    by_name = {c.name: c for c in discover_components(model, example_inputs=False)}
+    by_name = {c.name: c for c in name.components}
     out = []
-    for c in discover_components(model):
+    for c in use.components:
         other = by_name.get(c.name)
-        if c.evidence != "use" or other is None or c.parameter in labels or c.kind == other.kind:
+        if c.evidence != "use" or other is None or c.parameter in labels or c.kind == other.kind or "head " in c.name:
             continue
         if any(kind.startswith(("attn_", "ffn_")) for kind in (c.kind, other.kind)):
             out.append(f"{model_type}: {c.name} {c.shape} is {c.kind} by use, {other.kind} by name")

@@ -151,6 +151,8 @@ def _named(leaf: Leaf, place: Place) -> tuple[str, str] | None:
     """The kind that a matrix's name stands for at a place, by the first of its paths that has one."""
     for path in _telling_first(leaf):
         kind = kind_by_name(path, place)
+        if place == "attention" and _says_little(leaf, path):
+            continue
         if kind == "lm_head" and path is not leaf.paths[-1]:
             continue  # BERT's prediction head: its other matrix is the one that is tied to the embedding
         if (
@@ -167,6 +169,16 @@ def _named(leaf: Leaf, place: Place) -> tuple[str, str] | None:
 def _telling_first(leaf: Leaf) -> list[str]:
     """The paths that stand for a matrix, outermost first; those that end in a name that says little come last."""
     return sorted(leaf.paths, key=lambda path: path.rpartition(".")[2] in GENERAL)
+
+
+def _says_little(leaf: Leaf, path: str) -> bool:
+    """Whether a path ends in a general name below one that is neither general nor the attention: what that means is not known."""
+    above, _, last = path.rpartition(".")
+    while last in GENERAL or last.isdigit():
+        if above == leaf.unit or not above:
+            return False
+        above, _, last = above.rpartition(".")
+    return path.rpartition(".")[2] in GENERAL and kind_by_name(f"{above}.{last}", "attention") is None
 
 
 def _is_vector(leaf: Leaf) -> bool:
