@@ -239,8 +239,8 @@ def is_cross(leaf: Leaf, siblings: Mapping[str, Leaf]) -> bool:
         if all(len(width) == 2 for width in widths) and widths[0][1] != widths[1][1]:
             return True
     found: bool | None = None
-    holders = (None, *(module for _, module in leaf.above[:-1]))
-    for (name, module), holder in zip(reversed(leaf.above), reversed(holders), strict=True):
+    for depth in range(len(leaf.above) - 1, -1, -1):
+        name, module = leaf.above[depth]
         block = is_block(name, module)
         if block and found is not None:
             break
@@ -249,7 +249,7 @@ def is_cross(leaf: Leaf, siblings: Mapping[str, Leaf]) -> bool:
         elif re.search(CROSS, name) or re.search(CROSS, type(module).__name__):
             found = True
         elif name == "multihead_attn":  # of `nn.TransformerDecoderLayer`, which has a `self_attn` as well
-            found = holder is None or hasattr(holder, "self_attn") or found
+            found = not depth or hasattr(leaf.above[depth - 1][1], "self_attn") or found
         if block:
             break
     return found is True
