@@ -94,6 +94,7 @@ class _Cutting(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         name = getattr(func, "__name__", "").removesuffix(".default")
         if func is F.scaled_dot_product_attention:
+            _several(args[0].shape[-1])
             return self.cut(Event("attended", func(*args, **kwargs), reads=tuple(args[:3])))
         if name in NORMS and args and isinstance(args[0], Tensor):
             return scaled(args[0])
@@ -157,6 +158,8 @@ class _Cutting(TorchFunctionMode):
         operands = [args[i] for i in places]
         if len(operands) != 2 or not all(o.requires_grad for o in operands):
             return out
+        if name == "baddbmm" or (name != "einsum" and operands[0].dim() > 3):
+            _several(operands[0].shape[-1])
         inner, outer = (-1, -2), (0, 1)  # of a matmul: the dimension that is summed over; whose the last two are
         if name == "einsum":
             left, _, right = args[0].replace(" ", "").partition("->")
@@ -197,6 +200,11 @@ class _Cutting(TorchFunctionMode):
     def reach(self, tensor: Any) -> list[Event]:
         """The cuts that a tensor is made from, without another one between."""
         return [self.by_leaf[i] for i in variables(tensor) if i in self.by_leaf]
+
+
+def _several(features: int) -> None:
+    if features < 2:
+        raise ValueError("a head has one feature: the model was made too small")
 
 
 def variables(tensor: Any) -> list[int]:

@@ -294,7 +294,7 @@ def _timm_table(convolutional: bool, packed: Mapping[str, bool], odd: bool) -> l
         ),
         (r"\.se\d?\.|_se\.|attention_biases|\.gate\.", NONE),
         (r"factoratt|xca|meta_mlp|linear_attn", (*NONE, Q, K, V, WO)),  # linear attention, and biases of positions
-        *([(r"attn", (*NONE, Q, K, V, WO))] if odd else []),  # no scores of queries and keys
+        *([(r"attn", (*NONE, Q, K, V, WO, "attn_qkv"))] if odd else []),  # no scores of queries and keys
         *((rf"^{re.escape(fc1)}$", halves(UP, GATE) if last else halves(GATE, UP)) for fc1, last in packed.items()),
         *((rf"^{re.escape(fc1.replace('fc1', 'fc2'))}$", DOWN) for fc1 in packed),
         (r"mlp_tokens", ("other", "mixer", IN, OUT)),

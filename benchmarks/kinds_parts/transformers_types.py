@@ -59,7 +59,7 @@ def _labelled(model_type: str) -> tuple[nn.Module, dict[str, Label], str]:
             break
         wild_models.materialise(model)
         labels, problem = _labels(model.eval())
-        again = kept is not None and problem == kept[2]
+        again = kept is not None and problem == kept[2] and "made too small" not in problem
         if kept is None or len(labels) > len(kept[1]):
             kept = (model, labels, problem)
         if (labels and not problem) or again:
