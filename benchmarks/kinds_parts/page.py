@@ -117,14 +117,15 @@ def page(verdicts: Mapping[str, tuple[str, Verdict]], types: Sequence[Mapping[st
 def _types(types: Sequence[Mapping[str, Any]]) -> list[str]:
     """Names against use, over the model types of transformers."""
     from kinds_parts.transformers_types import total
+    from weibull_monitor.model.meta_device import model_types
 
     run = [one for one in types if "use" in one]
     labelled = [one for one in run if one["use"]["matrices"]]
     by_use, by_name = total(run, "use"), total(run, "name")
     out = [
         "\n## Names and use, over the types of transformers\n\n",
-        f"{len(types)} model types were tried, {len(run)} could be built, {len(labelled)} have labels by effect. ",
-        "The same matrices, known with a forward pass and without one:\n\n",
+        f"{len(types)} of {len(model_types())} model types were tried, {len(run)} could be built, ",
+        f"{len(labelled)} have labels by effect. The same matrices, known with a forward pass and without one:\n\n",
         "| kinds | right | other | wrong |\n|---|--:|--:|--:|\n",
         f"| with a forward pass | {by_use.right:,} | {by_use.other} | {len(by_use.wrong)} |\n",
         f"| by names alone | {by_name.right:,} | {by_name.other} | {len(by_name.wrong)} |\n",

@@ -127,7 +127,8 @@ def all_types(types: Sequence[str], into: Path, seconds: int, minutes: float) ->
     every = list(types) or random.Random(0).sample(model_types(), len(model_types()))
     deadline = time.monotonic() + 60 * minutes
     torch.set_num_threads(1)
-    judged("blip")  # imports what many models need, before processes are forked
+    if not known.keys() >= set(every) and minutes:
+        judged("blip")  # imports what many models need, before processes are forked
     with into.open("a") as file:
         for model_type in every:
             if model_type in known:
