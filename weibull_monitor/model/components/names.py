@@ -202,7 +202,7 @@ TABLE: Final[tuple[Row, ...]] = (
     Row(
         "ffn_gate", "ffn", r"gate_proj|wi_0|w1|w_0|proj_up_gate|fc1_g|gate|linear_gate|receptance|c_fc2|fc_gate|ff_gate"
     ),
-    Row("ffn_up", "ffn", r"up_proj|wi_1|w3|v1|w_1|proj_up|fc1_x|up|linear_v|linear_up|c_fc_1"),
+    Row("ffn_up", "ffn", r"up_proj|wi_1|w3|v1|w_1|proj_up|fc1_x|up|linear_v|linear_up|linear_?3|c_fc_1"),
     Row("ffn_down", "ffn", r"down_proj|w2|[Ww]o|w_out|proj_down|down|linear_down"),
     Row(
         "ffn_in",
