@@ -2,12 +2,13 @@
 
     python benchmarks/kinds.py --foreign DIR                # every code base whose checkout lies in DIR or that is installed
     python benchmarks/kinds.py --foreign DIR litgpt timm    # these, with every fault
-    python benchmarks/kinds.py transformers                 # every model type of the installed transformers
+    python benchmarks/kinds.py transformers --into FILE     # every model type of transformers; goes on where it was cut
     python benchmarks/kinds.py transformers bert llama      # these types
-    python benchmarks/kinds.py --foreign DIR --markdown docs/kinds.md
+    python benchmarks/kinds.py --foreign DIR --into FILE --keep FILE --markdown docs/kinds.md
 
-A code base is judged in a process of its own. Labels: by hand for code bases (`kinds_parts/codebases.py`), from the source of
-`forward` for transformers (`kinds_parts/by_source.py`). Nothing is downloaded: clone what you want to judge into DIR yourself.
+A code base is judged in a process of its own, and so is a model type of transformers. Labels: by hand for code bases
+(`kinds_parts/codebases.py`), by the effect of each matrix for transformers (`kinds_parts/by_effect.py`). Nothing is downloaded:
+clone what you want to judge into DIR yourself.
 """
 
 from __future__ import annotations
@@ -15,23 +16,20 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import random
 import subprocess
 import sys
-import time
+import tempfile
 import traceback
 import warnings
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]  # the package of this tree, whatever else is installed
+# The package of this tree, whatever else is installed.
+sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parent / "tests")]
 
 LIMIT = 1500
 """Seconds that one code base may take."""
-AT_ONCE = 20
-"""Model types of transformers in one process: some models leave memory or settings behind."""
 
 
 def main() -> int:
@@ -39,16 +37,18 @@ def main() -> int:
     options = _options()
     if options.child:
         return _child(options)
-    from kinds_parts import page
+    from kinds_parts import page, transformers_types
 
     names = [n for n in options.names if n in page.SOURCES] or list(page.SOURCES)
     types = [n for n in options.names if n not in page.SOURCES]
     kept: dict[str, Any] = json.loads(options.keep.read_text()) if options.keep and options.keep.is_file() else {}
+    every: list[dict[str, Any]] = []
     for name in names:
         if name == "transformers":
-            verdict, version = _transformers(options, types)
+            every = _types(options, types)
+            verdict, version = transformers_types.total(every, "use"), page.version(name, options.foreign)
         else:
-            verdict, version = _judged(name, options.foreign, types)
+            verdict, version = _judged(name, options.foreign)
         if verdict is None:
             print(f"{name}: {version}", file=sys.stderr)
             continue
@@ -62,7 +62,7 @@ def main() -> int:
                     print(f"    {what}: {fault}")
     if options.markdown:
         verdicts = {name: _verdict(kept[name]) for name in page.SOURCES if name in kept}
-        options.markdown.write_text(page.page(verdicts))
+        options.markdown.write_text(page.page(verdicts, every))
     return 0
 
 
@@ -74,6 +74,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--keep", type=Path, help="a file for the results; the page has also those of earlier runs in it"
     )
+    parser.add_argument("--into", type=Path, help="a file for what each type of transformers gave, to go on from")
+    parser.add_argument("--seconds", type=int, default=120, help="limit for one model type, of one core (default: 120)")
     parser.add_argument("--faults", action="store_true", help="print every fault")
     parser.add_argument("--most", type=int, default=40, help="at most so many of each sort (default: 40)")
     parser.add_argument(
@@ -84,39 +86,27 @@ def _options() -> argparse.Namespace:
 
 
 def _verdict(found: dict[str, Any]) -> tuple[str, Any]:
-    from kinds_parts.judge import Verdict
+    from kinds_parts.judge import verdict_of
 
-    values = {k: v for k, v in found.items() if k != "version"}
-    return found["version"], Verdict(**{**values, "evidence": Counter(found["evidence"])})
-
-
-def _transformers(options: argparse.Namespace, types: list[str]) -> tuple[Any, str]:
-    """All model types, some at a time, in an order that is random but the same each time."""
-    from kinds_parts.judge import Verdict
-
-    from weibull_monitor.model.meta_device import model_types
-
-    types = types or random.Random(0).sample(model_types(), len(model_types()))
-    total, version, started = Verdict(), "", time.monotonic()
-    for start in range(0, len(types), AT_ONCE):
-        if time.monotonic() - started > 60 * options.minutes:
-            break
-        batch = types[start : start + AT_ONCE]
-        verdict, said = _judged("transformers", options.foreign, batch)
-        if verdict is None:
-            total.problems.append(f"{', '.join(batch)}: {said}")
-            continue
-        version = said
-        total.add(verdict)
-        if options.faults:
-            for fault in (*verdict.wrong, *verdict.problems):
-                print(f"    {fault}", flush=True)
-            print(f"after {start + len(batch)} types: {total.matrices} matrices, {total.right} right", flush=True)
-    return total, version
+    return found["version"], verdict_of({k: v for k, v in found.items() if k != "version"})
 
 
-def _judged(name: str, foreign: Path, types: list[str]) -> tuple[Any, str]:
-    command = [sys.executable, str(HERE / "kinds.py"), "--foreign", str(foreign), "--child", name, *types]
+def _types(options: argparse.Namespace, types: list[str]) -> list[dict[str, Any]]:
+    """What the model types of transformers gave."""
+    from kinds_parts import transformers_types
+
+    with tempfile.TemporaryDirectory() as folder:
+        into = options.into or Path(folder, "types.jsonl")
+        found = []
+        for one in transformers_types.all_types(types, into, options.seconds, options.minutes):
+            found.append(one)
+            if options.faults:
+                print(transformers_types.line(one), flush=True)
+    return found
+
+
+def _judged(name: str, foreign: Path) -> tuple[Any, str]:
+    command = [sys.executable, str(HERE / "kinds.py"), "--foreign", str(foreign), "--child", name]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TRANSFORMERS_VERBOSITY": "error"}
     try:
         run = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, env=environment, check=False)
@@ -139,24 +129,20 @@ def _child(options: argparse.Namespace) -> int:
         codebases_parallel,
         codebases_vision,
         page,
-        transformers_types,
     )
     from kinds_parts.judge import Verdict, judge
 
     torch.set_num_threads(1)
     name = options.child
     total = Verdict()
-    if name == "transformers":
-        cases = transformers_types.cases(options.names)
-    else:
-        folder, builder = codebases.CODEBASES[name]
-        if folder:
-            path = options.foreign / folder
-            if not path.is_dir():
-                print(f"{path} is not there", file=sys.stderr)
-                return 1
-            sys.path.insert(0, str(path.resolve()))
-        cases = builder(options.foreign / folder)
+    folder, builder = codebases.CODEBASES[name]
+    if folder:
+        path = options.foreign / folder
+        if not path.is_dir():
+            print(f"{path} is not there", file=sys.stderr)
+            return 1
+        sys.path.insert(0, str(path.resolve()))
+    cases = builder(options.foreign / folder)
     while True:
         try:
             case = next(cases, None)

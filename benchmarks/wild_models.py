@@ -21,7 +21,7 @@ import signal
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -85,7 +85,7 @@ def small(model_type: str) -> nn.Module:
     best: nn.Module | None = None
     for divisor in (16, 8, 4, 2, 1):
         config = configuration(model_type)
-        _shrink(config, divisor)
+        shrink(config, divisor)
         try:
             model = build_from(config)
         except Exception:  # a size that does not go with another
@@ -98,7 +98,7 @@ def small(model_type: str) -> nn.Module:
         best = build_from(configuration(model_type))
     if _elements(best) > MOST_ELEMENTS:
         raise ConfigurationError(f"it cannot be made smaller than {_elements(best):,} elements")
-    _materialise(best)
+    materialise(best)
     return best
 
 
@@ -106,11 +106,11 @@ def _elements(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _shrink(config: Any, divisor: int) -> None:
+def shrink(config: Any, divisor: int) -> None:
     """Makes a configuration and those in it small."""
     for name, value in list(vars(config).items()):
         if hasattr(value, "to_dict") and hasattr(value, "model_type"):
-            _shrink(value, divisor)
+            shrink(value, divisor)
         elif value is None and name in MISSING:
             vars(config)[name] = MISSING[name]
         elif name.endswith("pad_token_id") and isinstance(value, int):
@@ -124,6 +124,9 @@ def _shrink(config: Any, divisor: int) -> None:
                 vars(config)[name] = type(value)(min(v, 1) for v in value)
             elif any(v >= 64 for v in value) and "size" not in name.replace("hidden_size", ""):
                 vars(config)[name] = type(value)(_smaller("dim", v, divisor) for v in value)
+    heads, groups = (getattr(config, f"num_{name}_heads", None) for name in ("attention", "key_value"))
+    if isinstance(heads, int) and isinstance(groups, int) and 0 < heads < groups:
+        vars(config)["num_key_value_heads"] = heads
     types = getattr(config, "layer_types", None)
     layers = getattr(config, "num_hidden_layers", None)
     if isinstance(types, list) and isinstance(layers, int):
@@ -138,13 +141,13 @@ def _smaller(name: str, value: int, divisor: int) -> int:
     if (
         value >= 64
         and value % divisor == 0
-        and not any(word in name for word in ("image", "patch", "position", "length"))
+        and not any(word in name for word in ("image", "patch", "position", "length", "distance"))
     ):
         return value // divisor
     return value
 
 
-def _materialise(model: nn.Module) -> None:
+def materialise(model: nn.Module) -> None:
     """Gives the parameters of a model that was built on the meta device normal weights; tied ones stay tied.
 
     Those made as ``torch.FloatTensor(n, m)`` (the codebooks of wav2vec2) are on no device but the host, and hold whatever was in
@@ -231,8 +234,18 @@ def line(model_type: str) -> str:
     )
 
 
-def _in_child(model_type: str, seconds: int, gigabytes: float) -> str:
-    """`line` in a process of its own, forked from this one, which has imported what every model needs."""
+def in_child(make: Callable[[str], str], argument: str, seconds: int, gigabytes: float) -> tuple[str, str]:
+    """What a function makes in a process of its own, forked from this one, which has imported what every model needs.
+
+    Args:
+        make: The function.
+        argument: Its argument.
+        seconds: Limit of one core.
+        gigabytes: Limit of address space.
+
+    Returns:
+        Its result, and why there is none.
+    """
     receiving, sending = os.pipe()
     child = os.fork()
     if not child:
@@ -240,7 +253,8 @@ def _in_child(model_type: str, seconds: int, gigabytes: float) -> str:
             os.close(receiving)
             resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
             resource.setrlimit(resource.RLIMIT_AS, (int(gigabytes * 2**30),) * 2)
-            os.write(sending, line(model_type).encode())
+            with os.fdopen(sending, "wb") as pipe:
+                pipe.write(make(argument).encode())
         finally:
             os._exit(0)
     os.close(sending)
@@ -251,11 +265,9 @@ def _in_child(model_type: str, seconds: int, gigabytes: float) -> str:
         else:
             os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
-    if came:
-        return came.decode()
     slow = os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGKILL, signal.SIGXCPU)
     why = f"more than {seconds} s of one core" if slow else f"the process ended with status {status}"
-    return f"FAILED\t{model_type}\t{why}"
+    return came.decode(), "" if came else why
 
 
 def _all(into: Path, seconds: int, gigabytes: float) -> Iterator[str]:
@@ -266,7 +278,8 @@ def _all(into: Path, seconds: int, gigabytes: float) -> Iterator[str]:
     with into.open("a") as file:
         for model_type in model_types():
             if model_type not in seen:
-                out = _in_child(model_type, seconds, gigabytes)
+                came, why = in_child(line, model_type, seconds, gigabytes)
+                out = came or f"FAILED\t{model_type}\t{why}"
                 print(out, file=file, flush=True)
                 yield out
 

@@ -267,9 +267,11 @@ def timm(folder: Path) -> Iterator[Case]:
         odd = name.startswith(("lambda", "swiftformer", "volo", "mobilevitv2"))
         plain_label = table(_timm_table(convolutional, packed, odd))
 
-        def label(parameter: str, tensor: Any, rows_of: Any = rows_of, plain_label: Any = plain_label) -> Any:
+        def label(
+            parameter: str, tensor: Any, rows_of: Any = rows_of, plain_label: Any = plain_label, odd: bool = odd
+        ) -> Any:
             shape = tuple(tensor.shape)
-            if THREE.search(parameter) and not NOT_THREE.search(parameter):
+            if THREE.search(parameter) and not NOT_THREE.search(parameter) and not odd:
                 order, repeats = rows_of(parameter, shape)
                 kinds = [kind for _ in range(repeats) for kind, n in order for _ in range(n)]
                 if len(kinds) == shape[0]:
@@ -292,7 +294,9 @@ def _timm_table(convolutional: bool, packed: Mapping[str, bool], odd: bool) -> l
         ),
         (r"\.se\d?\.|_se\.|attention_biases|\.gate\.", NONE),
         (r"factoratt|xca|meta_mlp|linear_attn", (*NONE, Q, K, V, WO)),  # linear attention, and biases of positions
-        (r"attn\.(?:v|proj)\.weight(?=.*outlook)", ("mixer", "other", V, WO)),
+        *([(r"attn", (*NONE, Q, K, V, WO, "attn_qkv"))] if odd else []),  # no scores of queries and keys
+        *((rf"^{re.escape(fc1)}$", halves(UP, GATE) if last else halves(GATE, UP)) for fc1, last in packed.items()),
+        *((rf"^{re.escape(fc1.replace('fc1', 'fc2'))}$", DOWN) for fc1 in packed),
         (r"mlp_tokens", ("other", "mixer", IN, OUT)),
         (r"attn\w*\.q(?:_proj|uery)?\.weight|self_attn\.q_proj", Q),
         (r"attn\w*\.k(?:_proj|ey)?\.weight", K),

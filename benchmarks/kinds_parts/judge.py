@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from weibull_monitor.model.components import Component, discover, discover_components
+from weibull_monitor.model.components import Component, Discovery, discover
 
 Rows = Mapping[str, Tensor]
 """Kind -> numbers of the elements of a flattened parameter."""
@@ -71,6 +71,11 @@ class Verdict:
         self.evidence.update(other.evidence)
 
 
+def verdict_of(found: Mapping[str, Any]) -> Verdict:
+    """A verdict that was written as JSON."""
+    return Verdict(**{**found, "evidence": Counter(found["evidence"])})
+
+
 TRANSFORMER = ("attn_", "ffn_")
 WHOLE = {"attn_qkv", "attn_kv", "attn_qk", "ffn_gate_up", "attn_kv_b", "other"}
 """Kinds of storage that holds several matrices: to be cut."""
@@ -78,19 +83,25 @@ SAME = {"attn_q": {"attn_q_b", "attn_q"}, "attn_q_b": {"attn_q_b", "attn_q"}}
 """Kinds that are as good as another."""
 
 
-def judge(name: str, model: nn.Module, inputs: Any, label: Callable[[str, Tensor], Label | None]) -> Verdict:
+def judge(
+    name: str,
+    model: nn.Module,
+    inputs: Any,
+    label: Callable[[str, Tensor], Label | None],
+    found_all: Discovery | None = None,
+) -> Verdict:
     """Finds the kinds of a model's matrices, by use where inputs are given, and compares them with labels.
 
     Args:
         name: What lines about it begin with.
         model: The model.
-        inputs: Example inputs, or None.
+        inputs: Example inputs; None for those that the model says it takes, False for kinds by name.
         label: Gives the label of a parameter by its name, or None for one that it does not know.
+        found_all: What was found with these inputs, if it was looked for already.
     """
     started = time.perf_counter()
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    given = {"example_inputs": inputs} if inputs is not None and _takes_inputs() else {}
-    found_all = discover(model, resolution="head", **given)
+    found_all = found_all or discover(model, resolution="head", example_inputs=inputs)
     components = found_all.components
     verdict = Verdict(models=1, seconds=time.perf_counter() - started)
     if problem := found_all.problem:
@@ -176,12 +187,6 @@ def _part(
 
 def _is_head(component: Component) -> bool:
     return component.part is not None and re.search(r"\bhead \d", component.part.label) is not None
-
-
-def _takes_inputs() -> bool:
-    import inspect
-
-    return "example_inputs" in inspect.signature(discover_components).parameters
 
 
 def rows(shape: Sequence[int], axis: int, kinds: Sequence[str], view: Sequence[int] | None = None) -> Rows:

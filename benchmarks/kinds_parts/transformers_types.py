@@ -1,86 +1,161 @@
-"""Every model type of the installed transformers, small, with labels from the source of its modules."""
+"""Every model type of the installed transformers, small: its kinds by use and by name, against labels by effect."""
 
 from __future__ import annotations
 
-import re
-import sys
-from collections.abc import Iterator, Sequence
+import contextlib
+import json
+import random
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from torch import Tensor, nn
+import torch
+import wild_models
+from torch import nn
 
-from kinds_parts import by_source
-from kinds_parts.codebases import Case
-from kinds_parts.judge import Label
+from kinds_parts import by_effect
+from kinds_parts.judge import Label, Verdict, judge, verdict_of
+from weibull_monitor.model.components import Discovery, discover
+from weibull_monitor.model.dataflow import example_inputs_of, parts_of
+from weibull_monitor.model.meta_device import build_from, configuration, model_types
 
-BY_CLASS: Final = (
-    # Blocks in the manner of BERT: a class for each step. Read in their code.
-    (r"(?:Self|Attention)Output$|SelfAttentionOutput$", r"^dense$", "attn_o"),
-    (r"Intermediate$", r"^dense$", "ffn_in"),
-    (r"(?<!Self)(?<!Attention)Output$", r"^dense$", "ffn_out"),
-)
-ATTENTION: Final = ("attn_q", "attn_k", "attn_v", "attn_o")
-NOT_THESE: Final = re.compile(
-    r"(?i)pool|classif|(?<!multi)head|embed|adapter|projector|merger|router|gate$|delta_?net|mamba|recurrent|conv\w*module"
-)
-"""Classes of which the source says ``in``, ``out`` and so on, but which are not blocks of a transformer."""
+MOST: Final = 40_000_000
+"""Elements of a model that is still run."""
+SORTS: Final = {"use": None, "name": False}
+"""Evidence, and the example inputs that ask for it."""
 
 
-def cases(types: Sequence[str]) -> Iterator[Case | str]:
-    """A case for each model type, or a line that says why there is none."""
-    sys.path.insert(0, str(Path(__file__).parents[1]))
-    import wild_models
-
-    from weibull_monitor.model.dataflow import example_inputs_of
-    from weibull_monitor.model.meta_device import model_types
-
-    for model_type in types or model_types():
+def judged(model_type: str) -> dict[str, Any]:
+    """What one model type gave: the verdicts ``use`` and ``name``, where both are ``apart``, and a ``problem``."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         try:
-            model = wild_models.small(model_type).eval()
-            inputs: Any = example_inputs_of(model)
-            label = labelling(model)
-        except Exception as error:
-            yield f"{model_type}: not built: {type(error).__name__}: {' '.join(str(error).split())[:120]}"
+            model, labels, problem = _labelled(model_type)
+        except Exception as error:  # a constructor may fail in any way
+            return {"type": model_type, "problem": f"not built: {_said(error)}"}
+        found = {sort: discover(model, resolution="head", example_inputs=given) for sort, given in SORTS.items()}
+        verdicts = {
+            sort: vars(judge(model_type, model, SORTS[sort], lambda name, _: labels.get(name), found[sort]))
+            for sort in found
+        }
+        return {"type": model_type, "problem": problem, **verdicts, "apart": _apart(model_type, labels, **found)}
+
+
+def _labelled(model_type: str) -> tuple[nn.Module, dict[str, Label], str]:
+    """A model of a type, as small as runs, and its labels; or the smallest, and why it does not run."""
+    kept: tuple[nn.Module, dict[str, Label], str] | None = None
+    failed: Exception | None = None
+    for divisor in (16, 8, 4, 2, 1):
+        config = configuration(model_type)
+        wild_models.shrink(config, divisor)
+        try:
+            model = build_from(config)
+        except Exception as error:  # a size that does not go with another
+            failed = error
             continue
-        yield Case(model_type, model, inputs, label)
+        if sum(p.numel() for p in model.parameters()) > MOST:
+            break
+        wild_models.materialise(model)
+        labels, problem = _labels(model.eval())
+        again = kept is not None and problem == kept[2] and "made too small" not in problem
+        if kept is None or len(labels) > len(kept[1]):
+            kept = (model, labels, problem)
+        if (labels and not problem) or again:
+            break
+    if kept is None:
+        raise failed or ValueError("it is large at any size")
+    return kept
 
 
-def labelling(model: nn.Module) -> Any:
-    """The labels of a model's parameters by the source of the modules that hold them."""
-    said: dict[str, set[str]] = {}
-    cache: dict[tuple[Any, ...], dict[str, set[str]]] = {}
-    for path, module in model.named_modules():
-        key = (type(module), tuple(sorted((n, type(m).__name__) for n, m in module.named_children())))
-        if key not in cache:
-            cache[key] = _of_class(module)
-        for attribute, kinds in cache[key].items():
-            at = f"{path}.{attribute}" if path else attribute
-            below = getattr(module, attribute, None)
-            if isinstance(below, nn.modules.conv._ConvNd) and max(below.kernel_size) > 1 and not kinds & set(ATTENTION):
-                continue  # a convolution over time or space, of which the source says in and out too
-            said[at] = kinds
-            said[f"{at}.weight"] = kinds
-
-    def label(name: str, tensor: Tensor) -> Label | None:
-        kinds = said.get(name)
-        if not kinds:
-            return None
-        also = {"attn_kv_a", "attn_kv_b"} if {"attn_k", "attn_v"} <= kinds else set()
-        return Label((*sorted(kinds), *sorted(also)))
-
-    return label
+def _labels(model: nn.Module) -> tuple[dict[str, Label], str]:
+    """The labels of a model and of the models in it, and why there are none of the whole."""
+    found: dict[str, Label] = {}
+    problems = []
+    names = {id(module): name for name, module in model.named_modules()}
+    for module in (model, *parts_of(model)):
+        inputs = example_inputs_of(module)
+        if inputs is None:
+            problems.append("it does not say what it takes")
+            continue
+        try:
+            own = by_effect.labels(module, inputs)
+        except Exception as error:
+            problems.append(_said(error))
+            continue
+        at = names[id(module)]
+        for name, label in own.items():
+            found.setdefault(f"{at}.{name}" if at else name, label)
+        if module is model:
+            break
+    return found, (problems or [""])[0]
 
 
-def _of_class(module: nn.Module) -> dict[str, set[str]]:
-    cls = type(module)
-    if cls.__module__.startswith("torch."):
-        return {}
-    found = by_source.labels(module)
-    for pattern, attribute, kind in BY_CLASS:
-        for name, _ in module.named_children():
-            if re.search(pattern, cls.__name__) and re.search(attribute, name):
-                found[name] = {kind}
-    if NOT_THESE.search(cls.__name__):
-        return {n: k for n, k in found.items() if k & {"attn_q", "attn_k", "attn_v"}}
-    return found
+def _apart(model_type: str, labels: dict[str, Label], use: Discovery, name: Discovery) -> list[str]:
+    """The matrices without a label that names and use know as different things."""
+    by_name = {c.name: c for c in name.components}
+    out = []
+    for c in use.components:
+        other = by_name.get(c.name)
+        if c.evidence != "use" or other is None or c.parameter in labels or c.kind == other.kind or "head " in c.name:
+            continue
+        if any(kind.startswith(("attn_", "ffn_")) for kind in (c.kind, other.kind)):
+            out.append(f"{model_type}: {c.name} {c.shape} is {c.kind} by use, {other.kind} by name")
+    return out
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:150]}"
+
+
+def all_types(types: Sequence[str], into: Path, seconds: int, minutes: float) -> Iterator[dict[str, Any]]:
+    """What every type gave; those that ``into`` has already are not judged again.
+
+    Args:
+        types: Model types; all, in a random order that is the same each time, if there are none.
+        into: A file of a line of JSON for each type, which is added to.
+        seconds: Limit for one type, of one core.
+        minutes: No type is begun after this time.
+    """
+    known: dict[str, dict[str, Any]] = {}
+    if into.is_file():
+        for line in into.read_text().splitlines():
+            with contextlib.suppress(ValueError):  # a line that was cut
+                one = json.loads(line)
+                known[one["type"]] = one
+    every = list(types) or random.Random(0).sample(model_types(), len(model_types()))
+    deadline = time.monotonic() + 60 * minutes
+    torch.set_num_threads(1)
+    if not known.keys() >= set(every) and minutes:
+        judged("blip")  # imports what many models need, before processes are forked
+    with into.open("a") as file:
+        for model_type in every:
+            if model_type in known:
+                yield known[model_type]
+            elif time.monotonic() < deadline:
+                came, why = wild_models.in_child(lambda t: json.dumps(judged(t)), model_type, seconds, 5.0)
+                found = json.loads(came) if came else {"type": model_type, "problem": why}
+                print(json.dumps(found), file=file, flush=True)
+                yield found
+
+
+def line(one: Mapping[str, Any]) -> str:
+    """One line of plain text about a model type."""
+    said = [f"{one['type']}:"]
+    for sort in ("use", "name"):
+        if sort in one:
+            v = one[sort]
+            said.append(
+                f"{v['matrices']} matrices, by {sort} {v['right']} right, {v['other']} other, {len(v['wrong'])} WRONG;"
+            )
+    return " ".join((*said, one["problem"]))
+
+
+def total(found: Sequence[dict[str, Any]], sort: str) -> Verdict:
+    """The sum of the verdicts by use or by name."""
+    out = Verdict()
+    for one in found:
+        if sort in one:
+            out.add(verdict_of(one[sort]))
+    return out

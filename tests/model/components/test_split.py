@@ -256,28 +256,31 @@ def test_an_output_gate_that_is_stored_with_the_queries() -> None:
         assert torch.allclose(attention(model, tokens(1)), attention(model, tokens(2)), atol=1e-6)
 
 
-def test_groups_of_queries_with_their_key_and_value() -> None:
-    """The layout of ``wqkv`` (InternLM2 and others): for each KV head its queries, its key, its value."""
-
-    class Attention(nn.Module):
-        num_heads, num_key_value_heads, head_dim = 4, 2, 8
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.wqkv, self.wo = nn.Linear(32, 64, bias=False), nn.Linear(32, 32, bias=False)
-
-        def forward(self, x: Tensor) -> Tensor:
-            groups = self.wqkv(x).view(*x.shape[:2], 2, 4, 8)
-            q = groups[..., :2, :].flatten(2, 3).transpose(1, 2)
-            k, v = (groups[..., i, :].repeat_interleave(2, dim=2).transpose(1, 2) for i in (2, 3))
-            weights = (q @ k.transpose(-1, -2)).softmax(-1)
-            return self.wo((weights @ v).transpose(1, 2).flatten(2))
-
-    model = randomised(nn.ModuleDict({"layers": nn.ModuleList([nn.ModuleDict({"attention": Attention()})])}))
-    generator = torch.Generator().manual_seed(0)
-    inputs = [torch.randn(1, 8, 32, generator=generator) for _ in range(2)]
-    runs = [lambda m, x=x: m["layers"][0]["attention"](x) for x in inputs]
-    assert_roles(model, runs, parts(model))
+def test_what_names_do_not_show_stays_whole() -> None:
+    """Rows by heads or groups, and a gate and up-projection whose name does not say which is first."""
+    layout: list[dict[str, dict[str, tuple[int, int]]]] = [
+        {"attention": {"query_key_value": (32, 96), "dense": (32, 32)}, "mlp": {"Wi": (32, 96), "Wo": (48, 32)}},
+        {"attention": {"wqkv": (32, 64), "wo": (32, 32)}, "mlp": {"gate_up_proj": (32, 96), "down_proj": (48, 32)}},
+        {"attention": {"qkv": (32, 96), "proj": (32, 32)}, "mlp": {"up_gate_proj": (32, 96), "down_proj": (48, 32)}},
+    ]
+    blocks = [
+        nn.ModuleDict(
+            {u: nn.ModuleDict({n: nn.Linear(*size) for n, size in unit.items()}) for u, unit in block.items()}
+        )
+        for block in layout
+    ]
+    found = discover_components(nn.ModuleDict({"layers": nn.ModuleList(blocks)}), example_inputs=False)
+    fused = [c for c in found if c.kind in ("attn_qkv", "ffn_gate_up")]
+    assert len(fused) == 6
+    parts = {c.parameter: [p.part.label for p in found if p.part and p.parameter == c.parameter] for c in fused}
+    assert parts == {
+        "layers.0.attention.query_key_value.weight": [],
+        "layers.0.mlp.Wi.weight": [],
+        "layers.1.attention.wqkv.weight": [],
+        "layers.1.mlp.gate_up_proj.weight": ["gate", "up"],
+        "layers.2.attention.qkv.weight": ["q", "k", "v"],
+        "layers.2.mlp.up_gate_proj.weight": ["up", "gate"],
+    }
 
 
 @pytest.mark.parametrize("name", ["gpt_neox", "falcon groups", "falcon one key", "gpt2", "phi3 unequal", "codegen"])

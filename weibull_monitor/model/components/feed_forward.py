@@ -33,12 +33,18 @@ def roles(siblings: Sequence[Sibling], place: str = "ffn") -> list[str | None]:
     ['ffn_in', 'ffn_out']
     >>> roles([Sibling("Wi", 512, 64), Sibling("Wo", 64, 256)])  # twice as wide as what is read: a gate and an up-projection
     ['ffn_gate_up', 'ffn_down']
+    >>> roles([Sibling("linear_1", 256, 64), Sibling("linear_2", 64, 256), Sibling("linear_3", 256, 64)])
+    ['ffn_gate', 'ffn_down', 'ffn_up']
     >>> roles([Sibling("0", 256, 64), Sibling("2", 64, 256)])  # no names at all
     ['ffn_in', 'ffn_out']
     """
     found = [kind_by_name(s.path, "block" if place == "block" else "ffn") for s in siblings]
     if place != "block" and not any(found) and len(siblings) == 2 and _chained(*siblings):
         found = ["ffn_in", "ffn_out"]
+    if found.count("ffn_in") == found.count("ffn_up") == 1 and "ffn_gate" not in found:  # two that read the same
+        first, third = (siblings[found.index(kind)] for kind in ("ffn_in", "ffn_up"))
+        if first[1:] == third[1:]:
+            found[found.index("ffn_in")] = "ffn_gate"
     kinds = set(found)
     gated = "ffn_gate" in kinds and bool(kinds & {"ffn_up", "ffn_in"}) and not _gates_the_output(siblings, found)
     if not gated:

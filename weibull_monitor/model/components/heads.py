@@ -30,15 +30,11 @@ class Heads:
         query: Number of query heads.
         key_value: Number of heads of keys and values.
         size: Features of one head's query and key, or None if they follow from the shapes.
-        nope: Features of one head's key that have no position (multi-head latent attention), or None.
-        value: Features of one head's value if they differ from ``size``, else None.
     """
 
     query: int
     key_value: int
     size: int | None = None
-    nope: int | None = None
-    value: int | None = None
 
 
 def heads_of(unit: nn.Module, configs: Iterable[Any] = ()) -> Heads | None:
@@ -49,10 +45,9 @@ def heads_of(unit: nn.Module, configs: Iterable[Any] = ()) -> Heads | None:
         configs: Configurations of the modules above, nearest first.
 
     >>> heads_of(nn.MultiheadAttention(64, 4))
-    Heads(query=4, key_value=4, size=16, nope=None, value=None)
+    Heads(query=4, key_value=4, size=16)
     """
     own = [unit, *unit.children()]
-    everywhere = [*own, *configs]
     query = _first(own, _QUERY) or _first(configs, _QUERY)
     if query is None:
         return None
@@ -64,13 +59,7 @@ def heads_of(unit: nn.Module, configs: Iterable[Any] = ()) -> Heads | None:
     if key_value is None:
         groups = _first(own, ("num_key_value_groups",))
         key_value = query // groups if groups else query
-    return Heads(
-        query,
-        key_value,
-        _first(own, _SIZE) or _first(configs, ("head_dim",)),
-        _first(everywhere, ("qk_nope_head_dim",)),
-        _first(everywhere, ("v_head_dim",)),
-    )
+    return Heads(query, key_value, _first(own, _SIZE) or _first(configs, ("head_dim",)))
 
 
 def _first(holders: Iterable[Any], names: Iterable[str], kind: type[int] = int) -> int | None:

@@ -32,6 +32,7 @@ WHY: Final[Mapping[str, str]] = {
     "anywhere": "outside of attention, feed-forward blocks and mixers",
     "bias": "a bias or scale of several dimensions, not a matrix",
     "parametrization": "a parameter of a parametrization: what the layer makes with it is measured",
+    "beside": "beside the matrix that the module around it is named after",
     "conv": "convolution, of a stem or of a convolutional network",
 }
 """Why a matrix is ``other``, by its place."""
@@ -69,6 +70,8 @@ def _alone(leaf: Leaf, lm_head: nn.Module | None) -> tuple[str, str] | None:
         return "other", WHY["parametrization"]
     if isinstance(leaf.owner, nn.Embedding):
         return "embedding", ""
+    if leaf.beside and not _depthwise(leaf):
+        return "other", WHY["beside"]
     if lm_head is not None and leaf.owner is lm_head:
         return "lm_head", ""
     if leaf.paths[-1].endswith(_SHARED_GATE):
@@ -148,6 +151,8 @@ def _named(leaf: Leaf, place: Place) -> tuple[str, str] | None:
     """The kind that a matrix's name stands for at a place, by the first of its paths that has one."""
     for path in _telling_first(leaf):
         kind = kind_by_name(path, place)
+        if place == "attention" and _says_little(leaf, path):
+            continue
         if kind == "lm_head" and path is not leaf.paths[-1]:
             continue  # BERT's prediction head: its other matrix is the one that is tied to the embedding
         if (
@@ -164,6 +169,16 @@ def _named(leaf: Leaf, place: Place) -> tuple[str, str] | None:
 def _telling_first(leaf: Leaf) -> list[str]:
     """The paths that stand for a matrix, outermost first; those that end in a name that says little come last."""
     return sorted(leaf.paths, key=lambda path: path.rpartition(".")[2] in GENERAL)
+
+
+def _says_little(leaf: Leaf, path: str) -> bool:
+    """Whether a path ends in a general name below one that is neither general nor the attention: what that means is not known."""
+    above, _, last = path.rpartition(".")
+    while last in GENERAL or last.isdigit():
+        if above == leaf.unit or not above:
+            return False
+        above, _, last = above.rpartition(".")
+    return path.rpartition(".")[2] in GENERAL and kind_by_name(f"{above}.{last}", "attention") is None
 
 
 def _is_vector(leaf: Leaf) -> bool:
@@ -213,7 +228,8 @@ def input_first(owner: nn.Module, shapes: Sequence[tuple[int, ...]] = ()) -> boo
 def is_cross(leaf: Leaf, siblings: Mapping[str, Leaf]) -> bool:
     """Whether an attention matrix belongs to cross-attention, where keys come from another sequence than queries.
 
-    The attention's own attribute decides, then keys that read another width than queries do, then the names of modules above.
+    The attention's own attribute decides, then keys that read another width than queries do, then the names of modules above,
+    of which the outer outweigh the inner within a block.
     """
     if getattr(leaf.unit_module, "is_cross_attention", False) is True:
         return True
@@ -222,11 +238,18 @@ def is_cross(leaf: Leaf, siblings: Mapping[str, Leaf]) -> bool:
         widths = query.tensor.shape, key.tensor.shape
         if all(len(width) == 2 for width in widths) and widths[0][1] != widths[1][1]:
             return True
-    for name, module in reversed(leaf.above):
+    found: bool | None = None
+    for depth in range(len(leaf.above) - 1, -1, -1):
+        name, module = leaf.above[depth]
+        block = is_block(name, module)
+        if block and found is not None:
+            break
         if re.search(SELF, name):
-            return False
-        if re.search(CROSS, name) or re.search(CROSS, type(module).__name__):
-            return True
-        if is_block(name, module):
-            return False
-    return False
+            found = False
+        elif re.search(CROSS, name) or re.search(CROSS, type(module).__name__):
+            found = True
+        elif name == "multihead_attn":  # of `nn.TransformerDecoderLayer`, which has a `self_attn` as well
+            found = not depth or hasattr(leaf.above[depth - 1][1], "self_attn") or found
+        if block:
+            break
+    return found is True

@@ -52,19 +52,17 @@ PLACES: Final[tuple[Surroundings, ...]] = (
     Surroundings(
         "norm",
         r"norm|_hc$",
-        r"(?<!dropoutlayer)norm\d*$|attention_?residual|hyper_?connection|ada_?ln|ada_?(?:layer|rms)?_?norm|"
-        r"residual_?scal",
+        r"(?<!dropoutlayer)norm\d*$|attention_?residual|hyper_?connection|ada_?(?:layer|rms)?_?norm",
     ),
     Surroundings("indexer", r"indexer", r"indexer"),
-    Surroundings("router", r"router|^gate$|^gating$", r"router|topkgat|moegate|^gate$"),
+    Surroundings("router", r"router|^gate$|^gating$", r"router|topkgat"),
     # Recurrences and convolutions that do the work of attention.
     Surroundings(
         "mixer",
-        r"linear_attn|lightning|mamba|^ssm$|mlstm|slstm|rglru|sconv|conv_module|convolution_module|^lconv1d$|"
-        r"token_?mix|post_\w+_convolution|^patch_mixer$|^mlp_inter$|^local_representation$",
-        r"delta_?net|delta_?attention|lightning|mamba|mlstm|slstm|xlstmlayer|rg_?lru|recurrent_?block|short_?conv|"
-        r"conformer\w*conv\w*module|convolution_?module|audio_?conv_?module|lightconv|rwkv\w*attention|token_?mix|"
-        r"fsmn|focal\w*modulation",
+        r"linear_attn|mamba|^ssm$|mlstm|sconv|conv_module|^lconv1d$|token_?mix|post_\w+_convolution|^patch_mixer$|"
+        r"^mlp_inter$|^local_representation$",
+        r"delta_?net|lightning|mamba|rg_?lru|short_?conv|conformer\w*conv\w*module|convolution_?module|"
+        r"audio_?conv_?module|lightconv|rwkv\w*attention|fsmn|focal\w*modulation",
     ),
     Surroundings(
         "outside",
@@ -72,8 +70,7 @@ PLACES: Final[tuple[Surroundings, ...]] = (
         r"position_bias_mlp|^time_mlp|hypernetwork|vision_adapter|"
         r"(?:text|audio|image|visual|vision|video|pointer|language)_proj(?:ection)?$|_generator$|^final_layer$|"
         r"^reg_conf$",
-        r"projector|merger|connector|pooler|aligner|classif|prediction_?head|decoder_?head|projection_?head|"
-        r"hyper_?network|position_?bias|bbox|adaptor$",
+        r"projector|merger|connector|pooler|aligner|classif|prediction_?head|position_?bias",
     ),
     Surroundings(
         "attention",
@@ -82,9 +79,8 @@ PLACES: Final[tuple[Surroundings, ...]] = (
     ),
     Surroundings(
         "ffn",
-        r"mlp|ffn|feed_?forward|(?:^|_)ffs?\d*$|moe|experts?$|densereludense|positionwise",
-        r"mlp|ffn|feed_?forward|dense_?act|dense_?gated|(?:^|[a-z0-9])FF$|moe|experts?$|swiglu|positionwise|"
-        r"pointwise_?ff",
+        r"mlp|ffn|feed_?forward|(?:^|_)ffs?\d*$|moe|experts?$|densereludense",
+        r"mlp|ffn|feed_?forward|dense_?act|dense_?gated|(?:^|[a-z0-9])FF$|moe|experts?$|swiglu|positionwise",
     ),
 )
 
@@ -112,7 +108,7 @@ def place_by_name(name: str, cls: str) -> Place | None:
 
 CROSS: Final = (
     r"(?i)cross_?(?:modal_?)?att|crossattn|xattn|encdecattention|enc(?:oder)?_(?:decoder_)?att|multi_?head_?cross|"
-    r"^multihead_attn$|(?:src|source|context|memory)_attn|encoder_attention|co_attention|^x_attn$|"
+    r"(?:src|source|context|memory)_attn|encoder_attention|co_attention|^x_attn$|"
     r"bi_?multi_?head_?att|assign_?attention|image_to_token|token_to_image|cross_attend"
 )
 """Pattern in the name or class of a cross-attention module."""
@@ -170,72 +166,64 @@ TABLE: Final[tuple[Row, ...]] = (
     Row(
         "attn_qkv",
         "attention",
-        r"qkv_proj|qkv|query_key_value|c_attn|att_proj|Wqkv|wqkv|qkv_linear|in_proj(?:_weight)?|to_qkv|"
-        r"queries_keys_values",
+        r"(?:to_)?qkv(?:_proj|_linear)?|query_key_value|c_attn|att_proj|[Ww]qkv|in_proj(?:_weight)?",
     ),
-    Row("attn_kv", "attention", r"kv_proj|kv|to_kv|key_value|Wkv|keys_values"),
-    Row("attn_qk", "attention", r"query_key|qk_proj|qk|to_qk"),
+    Row("attn_kv", "attention", r"(?:to_)?kv(?:_proj)?|key_value|Wkv"),
+    Row("attn_qk", "attention", r"(?:to_)?qk(?:_proj)?|query_key"),
     # Stored apart.
     Row(
         "attn_q",
         "attention",
-        r"q_proj(?:_weight)?|quer(?:y|ies)|\w+_query|query_\w+|q|wq|Wq|to_q(?:uery)?|\w*q_lin|q_attn|q_head|project_q|"
-        r"linear_q|projection_query|pos_q_proj|input_linear|q_\w+_proj|\w+_query_\w+_proj|vision_proj|r_proj|"
-        r"to_queries|proj_q",
+        r"q_proj(?:_weight)?|(?:\w+_)?query(?:_\w+)?|queries|q|[Ww]q|to_q(?:uery)?|\w*q_lin|q_attn|q_head|project_q|"
+        r"linear_q|input_linear|q_\w+_proj|r_proj",
     ),
     Row(
         "attn_k",
         "attention",
-        r"k_proj(?:_weight)?|keys?|\w+_key|key_\w+|k|wk|Wk|to_k(?:ey|eys)?|k_lin|k_attn|k_head|project_k|linear_k|"
-        r"projection_key|relative_k_proj|k_\w+_proj|\w+_key_\w+_proj|linear_pos|pos_proj|pos_key_proj|r|r_kernel|"
-        r"r_net|text_proj|proj_k",
+        r"k_proj(?:_weight)?|(?:\w+_)?key(?:_\w+)?|keys|[Ww]?k|to_k(?:ey)?|k_lin|k_head|project_k|linear_k|"
+        r"relative_k_proj|k_\w+_proj|linear_pos|pos_proj|r|r_kernel|r_net",
     ),
     Row(
         "attn_v",
         "attention",
-        r"v_proj(?:_weight|_\w+)?|(?:\w+_)?value_proj|values?|\w+_value|values?_\w+|v|wv|Wv|to_v(?:alue|alues)?|v_lin|"
-        r"v_attn|v_head|project_v|linear_v|projection_value|proj_v",
+        r"v_proj(?:_weight|_\w+)?|(?:\w+_)?values?(?:_\w+)?|[Ww]?v|to_v(?:alue)?|v_lin|v_head|"
+        r"project_v|linear_v",
     ),
     Row("attn_gate", "attention", r"gate_proj|g_proj|g_a_proj|g_b_proj|output_gate|gate|to_gates?|attn_gate"),
     Row(
         "attn_o",
         "attention",
-        r"o_proj|out_proj|post_attention\.\w+|o|wo|Wo|to_out|out_lin|c_proj|dense|output|proj|projection|"
-        r"projection_layer|output_proj|out|proj_out|linear_out|post|post_proj|attention_out|layout_output|"
-        r"out_\w+_proj|o_a_proj|o_b_proj|final|fc_out|output_projection|linear|output_linear",
+        r"o_proj|out_proj|post_attention\.\w+|[Ww]?o|to_out|out_lin|c_proj|dense|output|proj|projection|projection_layer|"
+        r"output_proj|out|proj_out|linear_out|post|post_proj|attention_out|layout_output|o_[ab]_proj|final|fc_out|output_projection|"
+        r"linear|output_linear",
     ),
     # Feed-forward blocks; siblings and shapes decide the final kinds, see `feed_forward`.
-    Row("ffn_gate_up", "ffn", r"gate_up_proj|gate_and_up_proj|gate_up|wi_fused|w12|up_gate_proj|weights_in"),
+    Row("ffn_gate_up", "ffn", r"gate_(?:and_)?up(?:_proj)?|up_gate_proj|wi_fused|w12"),
     Row(
-        "ffn_gate", "ffn", r"gate_proj|wi_0|w1|w_0|proj_up_gate|fc1_g|gate|linear_gate|fc_gate|receptance|c_fc2|ff_gate"
+        "ffn_gate", "ffn", r"gate_proj|wi_0|w1|w_0|proj_up_gate|fc1_g|gate|linear_gate|receptance|c_fc2|fc_gate|ff_gate"
     ),
-    Row("ffn_up", "ffn", r"up_proj|wi_1|w3|v1|w_1|proj_up|fc1_x|up|linear_v|linear_up|c_fc_1"),
-    Row("ffn_down", "ffn", r"down_proj|w2|wo|Wo|w_out|proj_down|down|linear_down|weights_out|down"),
+    Row("ffn_up", "ffn", r"up_proj|wi_1|w3|v1|w_1|proj_up|fc1_x|up|linear_v|linear_up|linear_?3|c_fc_1"),
+    Row("ffn_down", "ffn", r"down_proj|w2|[Ww]o|w_out|proj_down|down|linear_down"),
     Row(
         "ffn_in",
         "ffn",
-        r"dense_h_to_4h|c_fc|fc1|fc_in|lin1|wi|Wi|intermediate(?:[._]dense)?|linear_?1|linear_fc1|dense_?1|layer_?1|"
-        r"ffn|ffn_in|w_in|in_proj|input_linear|proj_in|conv1|pwconv1|pointwise_conv1|key|pre_expert_proj|"
-        r"fc1_latent_proj|dense_in|dense|conv_1",
+        r"dense_h_to_4h|c_fc|fc1|fc_in|lin1|[Ww]i|intermediate(?:[._]dense)?|linear_?1|linear_fc1|dense_?1|layer_?1|ffn|"
+        r"w_in|in_proj|input_linear|proj_in|conv1|pwconv1|pointwise_conv1|key|pre_expert_proj|dense",
     ),
     Row(
         "ffn_out",
         "ffn",
         r"dense_4h_to_h|c_proj|fc2|fc_out|lin2|output(?:[._]dense)?|linear_?2|linear_fc2|dense_?2|layer_?2|"
-        r"ffn_out(?:put)?|out_proj|output_linear|proj_out|conv2|pwconv2|pointwise_conv2|value|post_expert_proj|"
-        r"fc2_latent_proj|dense_out|out|conv_2",
+        r"ffn_out(?:put)?|out_proj|output_linear|proj_out|conv2|pwconv2|pointwise_conv2|value|post_expert_proj",
     ),
     # A block that holds its feed-forward matrices itself.
     Row(
-        "ffn_in",
-        "block",
-        r"\w*intermediate\w*(?:\.dense)?|\w+_inter|fc1|lin1|linear_?1|ffn|pwconv1|point_?wise_conv1|dense_h_to_4h",
+        "ffn_in", "block", r"\w*intermediate\w*(?:\.dense)?|\w+_inter|fc1|lin1|linear_?1|ffn|pwconv1|point_?wise_conv1"
     ),
     Row(
         "ffn_out",
         "block",
-        r"(?:layout_|lang_|visn_)?output(?:_query)?(?:\.dense)?|fc2|lin2|linear_?2|ffn_output|pwconv2|"
-        r"point_?wise_conv2|dense_4h_to_h",
+        r"(?:layout_|lang_|visn_)?output(?:_query)?(?:\.dense)?|fc2|lin2|linear_?2|ffn_output|pwconv2|point_?wise_conv2",
     ),
     Row("attn_gate", "block", r"attn_gate"),
     # Outside of blocks.
@@ -248,8 +236,7 @@ TABLE: Final[tuple[Row, ...]] = (
         "embedding",
         "anywhere",
         r"patch_embed\w*(?:\.proj\w*)?|patch_conv|\w*pos(?:ition\w*)?_emb\w*|\w*embeddings?|\w*_tokens?|\w*_embeds?|"
-        r"embed(?!ding)\w*|relative_(?:position|attention)_bias\w*|rel_pos_\w+|\w*_queries|queries|latents|probe|"
-        r"emb_\w+|latents_\w+|\w+_emb|pos_embed\w*|query_tokens",
+        r"embed(?!ding)\w*|relative_(?:position|attention)_bias\w*|rel_pos_\w+|(?:\w*_)?queries|latents(?:_\w+)?|probe|emb_\w+|\w+_emb",
     ),
 )
 
@@ -260,11 +247,25 @@ def _rows(place: Place) -> list[tuple[str, re.Pattern[str]]]:
     return [(row.kind, re.compile(rf"(?:^|\.)(?:{row.names})$")) for row in TABLE if row.place == place]
 
 
+_FUSED: Final = ("attn_qkv", "attn_kv", "attn_qk", "attn_kv_b", "ffn_gate_up")
+
+
 @cache
 def kind_by_name(path: str, place: Place) -> str | None:
     """The kind that the end of a module's path stands for at a place, or None.
 
+    What is in a module that is named after one matrix is no other matrix, whatever it is called.
+
     >>> kind_by_name("attention.output", "attention"), kind_by_name("layer.3.output", "block")
     ('attn_o', 'ffn_out')
+    >>> kind_by_name("q_proj.in_proj", "attention"), kind_by_name("qkv.key", "attention")
+    (None, 'attn_k')
     """
-    return next((kind for kind, pattern in _rows(place) if pattern.search(path)), None)
+    kind, matched = next(((kind, m[0]) for kind, pattern in _rows(place) if (m := pattern.search(path))), (None, ""))
+    above = path.rpartition(".")[0]
+    if place != "attention" or kind in (None, "attn_gate") or "." in matched.strip("."):
+        return kind
+    if place_by_name(above.rpartition(".")[2], "") is None and telling(above, place):
+        named = kind_by_name(above, place)
+        return kind if named == kind or named in _FUSED else None
+    return kind

@@ -1,7 +1,8 @@
-"""Fused storage and where its parts are: q, k and v; gate and up; keys and values of a latent; experts; heads.
+"""Fused storage that no forward pass was followed through, and where its parts are as far as names and shapes show it.
 
-The layout cannot be read off a shape: three thirds may follow one another, or alternate head by head. The tables at the top name
-the exceptions; everything else is concatenated, as almost all code stores it.
+The layout cannot be read off a shape: three thirds may follow one another, or alternate head by head, and a gate may come before
+its up-projection or after it. What is usually stored one part after the other is cut so; what is known to be stored otherwise,
+and a gate and up-projection of which the name does not say the order, stay whole. A followed pass shows every layout.
 
 Letters in comments: D the width of the input, H query heads, G heads of keys and values, d features of a head, I hidden features
 of a feed-forward block, E experts. Shapes are those of a Linear, (out, in); for a Conv1D the axes are swapped.
@@ -22,16 +23,13 @@ from weibull_monitor.model.components.identify import input_first
 from weibull_monitor.model.components.part import Part
 from weibull_monitor.model.components.tree import Leaf
 
-HEAD_BY_HEAD: Final = r"\.query_key_value\b|DisentangledSelfAttention|LevitAttention|GPTBigCodeAttention"
-"""Path or class of an attention that stores q, k and v of each head together (unless it says that it has one KV head)."""
-GROUP_BY_GROUP: Final = r"\.wqkv\b|InternLM2"
-"""The same for an attention that stores the queries of a KV head with its key and its value; Falcon says so itself."""
-FOUR_BLOCKS: Final = r"CodeGenAttention"
-"""CodeGen: four blocks of (q, v, k), one for each accelerator it was trained on."""
-SHARED_KEY_VALUE: Final = r"DeepseekV4|\.compressor\."
-"""An attention with one projection for key and value alike, so that there is nothing to divide (DeepSeek-V4)."""
-UP_BEFORE_GATE: Final = r"Phi4MultimodalAudioMLP|GatedLinearUnit|GEGLU|MoonshineDecoderMLP|MoonshineStreamingDecoderMLP"
-"""Classes whose first half is the up-projection, and whose second half goes through the activation."""
+KEPT_WHOLE: Final = re.compile(
+    r"\.(?:query_key_value|wqkv|linear_qkv|compressor)\b|InternLM2|Disentangled|LevitAttention|GPTBigCode|CodeGen|DeepseekV4|"
+    r"Phi4MultimodalAudio"
+)
+"""In the path or class of what is stored by heads or groups, or is key and value in one."""
+SAYS_THE_ORDER: Final = re.compile(r"gate_(?:and_)?up|up_gate")
+"""In the name of a gate and up-projection that are stored in this order."""
 
 Span = tuple[int, int]
 
@@ -119,12 +117,12 @@ class _AttentionMatrix:
 
     def parts(self) -> Iterator[Fragment]:
         """The parts of a fused matrix."""
+        if KEPT_WHOLE.search(self.where):
+            return iter(())
         if self.kind == "attn_qkv":
-            return self._query_key_value()
+            return self._concatenated(("q", "k", "v"), self._sizes())
         if self.kind == "attn_kv":
-            return self._key_value()
-        if self.kind == "attn_kv_b":
-            return self._latent_key_value()
+            return self._concatenated(("k", "v"), (self.rows // 2,) * 2 if self.rows % 2 == 0 else ())
         return self._query_and_gate()
 
     def heads_alone(self) -> Iterator[Fragment]:
@@ -141,37 +139,6 @@ class _AttentionMatrix:
         for head in range(count):
             yield view.fragment(self.kind, f"head {head}", {0: (head, head + 1)})
 
-    def _query_key_value(self) -> Iterator[Fragment]:
-        rows, heads = self.rows, self.heads
-        if re.search(FOUR_BLOCKS, self.where) and rows % 12 == 0:
-            # (4, 3, H/4·d, D)
-            return self._divided((4, 3, rows // 12), 1, {"q": (0, 1), "v": (1, 2), "k": (2, 3)})
-        says_grouped = getattr(self.leaf.unit_module, "new_decoder_architecture", False) is True
-        grouped = says_grouped or re.search(GROUP_BY_GROUP, self.where)
-        if grouped and heads and rows % (heads.query + 2 * heads.key_value) == 0:
-            # (G, H/G + 2, d, D): the queries of a group, its key, its value
-            n = heads.query // heads.key_value
-            divided = (heads.key_value, n + 2, rows // (heads.query + 2 * heads.key_value))
-            return self._divided(divided, 1, {"q": (0, n), "k": (n, n + 1), "v": (n + 1, n + 2)})
-        if self._head_by_head():
-            return self._by_head("q", "k", "v")
-        return self._concatenated(("q", "k", "v"), self._sizes())
-
-    def _key_value(self) -> Iterator[Fragment]:
-        if re.search(SHARED_KEY_VALUE, f"{self.leaf.name} {type(self.leaf.unit_module).__name__}"):
-            return iter(())
-        if self._head_by_head():
-            return self._by_head("k", "v")
-        return self._concatenated(("k", "v"), (self.rows // 2,) * 2 if self.rows % 2 == 0 else ())
-
-    def _latent_key_value(self) -> Iterator[Fragment]:
-        """The matrix that makes keys without position and values from a latent: (H, nope + value, latent)."""
-        heads = self.heads
-        if not heads or not heads.nope or not heads.value or self.rows != heads.query * (heads.nope + heads.value):
-            return iter(())
-        each = heads.nope + heads.value
-        return self._divided((heads.query, each), 1, {"k": (0, heads.nope), "v": (heads.nope, each)})
-
     def _query_and_gate(self) -> Iterator[Fragment]:
         """Queries that are stored with the output gate of their head: (H, d + gate, D)."""
         gate = self._gate_size()
@@ -183,20 +150,14 @@ class _AttentionMatrix:
     def _gate_size(self) -> int:
         """Features per head of the output gate that is stored with the queries, or 0.
 
-        Shapes show it: there are twice as many rows as the output projection reads (while keys and values are equally wide), or
-        ``q_gate_proj`` of latent attention has as many more per head as a value has.
+        Shapes show it: there are twice as many rows as the output projection reads, while keys and values are equally wide.
         """
         heads = self.heads
-        if self.kind not in ("attn_q", "attn_q_b") or heads is None or self.rows % heads.query:
+        if self.kind != "attn_q" or heads is None or self.rows % heads.query:
             return 0
         read, size = self._read_by_output(), self.rows // heads.query
-        if not read:
-            return 0
-        if self.kind == "attn_q_b":
-            fused = self.leaf.paths[-1].endswith("q_gate_proj") and heads.value is not None and heads.value < size
-            return heads.value or 0 if fused else 0
         key, value = self.siblings.get("attn_k"), self.siblings.get("attn_v")
-        if key is None or value is None or key.tensor.shape != value.tensor.shape:
+        if not read or key is None or value is None or key.tensor.shape != value.tensor.shape:
             return 0
         return size // 2 if self.rows == 2 * read and size % 2 == 0 and heads.size in (None, size // 2) else 0
 
@@ -206,39 +167,15 @@ class _AttentionMatrix:
         return output.tensor.shape[0 if input_first(output.owner) else 1] if output is not None else 0
 
     def _sizes(self) -> tuple[int, ...]:
-        """How many rows are q, k and v: from the heads, the width of the input, or what the output projection reads."""
-        rows, heads = self.rows, self.heads
+        """How many rows are q, k and v: from what the output projection reads, the heads, or the width of the input."""
+        rows, heads, read = self.rows, self.heads, self._read_by_output()
+        if read and rows > read and (rows - read) % 2 == 0:
+            return read, (rows - read) // 2, (rows - read) // 2
         if heads is not None and rows % (heads.query + 2 * heads.key_value) == 0:
             size = rows // (heads.query + 2 * heads.key_value)
             if heads.size in (None, size):
                 return heads.query * size, heads.key_value * size, heads.key_value * size
-        width = self.shape[1 - self.axis]
-        if rows == 3 * width:
-            return width, width, width
-        if rows == 2 * width + 1:  # separable attention: one score for each position
-            return 1, width, width
-        read = self._read_by_output()
-        if read and rows > read and (rows - read) % 2 == 0:
-            return read, (rows - read) // 2, (rows - read) // 2
-        return (rows // 3,) * 3 if rows % 3 == 0 else ()
-
-    def _head_by_head(self) -> bool:
-        one_key = getattr(self.leaf.unit_module, "multi_query", False) is True
-        return not one_key and re.search(HEAD_BY_HEAD, self.where) is not None
-
-    def _by_head(self, *labels: str) -> Iterator[Fragment]:
-        """q, k and v of each head together, (H, 3·d, D); v may be wider than q and k (LeViT)."""
-        if self.heads is None or self.rows % self.heads.query:
-            return iter(())
-        each = self.rows // self.heads.query
-        size = each // len(labels) if each % len(labels) == 0 else 0
-        stated = getattr(self.leaf.unit_module, "key_dim", None)
-        size = stated if isinstance(stated, int) else size
-        if not 0 < size * (len(labels) - 1) < each:
-            return iter(())
-        spans = {label: (n * size, (n + 1) * size) for n, label in enumerate(labels)}
-        spans["v"] = (size * (len(labels) - 1), each)
-        return self._divided((self.heads.query, each), 1, spans)
+        return (rows // 3,) * 3 if rows == 3 * self.shape[1 - self.axis] else ()
 
     def _concatenated(self, labels: tuple[str, ...], sizes: tuple[int, ...]) -> Iterator[Fragment]:
         """Parts one after the other: (q + k + v, D)."""
@@ -251,7 +188,7 @@ class _AttentionMatrix:
         """Parts side by side along factor ``dim`` of the divided axis, again and again along the factors before it."""
         view = _DividedView(self.shape, self.axis, divided)
         for label, span in spans.items():
-            kind = self.kind if label == "q" and self.kind == "attn_q_b" else f"attn_{label}"
+            kind = f"attn_{label}"
             yield view.fragment(kind, label, {dim: span})
             for head, at in enumerate(self._head_ranges(label, divided, dim, span)):
                 yield view.fragment(kind, f"{label}, head {head}", at, label)
@@ -260,25 +197,12 @@ class _AttentionMatrix:
         """The ranges of every head of a part; empty where they are not asked for or not known."""
         if not self.per_head or self.heads is None:
             return []
-        count = self.heads.query if label in ("q", "gate") else self.heads.key_value
+        if dim:  # one head in each repetition
+            return [{0: (head, head + 1), dim: span} for head in range(divided[0])]
+        count = self.heads.query if label == "q" else self.heads.key_value
         start, stop = span
-        if dim == 0:  # concatenated: the heads follow one another
-            step, rest = divmod(stop - start, count) if count else (0, 1)
-            return [] if rest else [{0: (start + h * step, start + (h + 1) * step)} for h in range(count)]
-        repeats, each = divided[0], stop - start
-        if label not in ("q", "gate"):
-            count = max(count, repeats)  # keys and values that are stored once for each query head
-        if repeats == count:  # one head in each repetition
-            return [{0: (h, h + 1), dim: span} for h in range(count)]
-        if len(divided) == 3 and repeats * each == count:  # several query heads for each group
-            starts = [(g, start + j) for g in range(repeats) for j in range(each)]
-            return [{0: (g, g + 1), dim: (at, at + 1)} for g, at in starts]
-        inner = count // repeats
-        if len(divided) == 3 and each == 1 and count % repeats == 0 and divided[2] % inner == 0:
-            size = divided[2] // inner  # several heads in each block (CodeGen)
-            starts = [(b, j * size) for b in range(repeats) for j in range(inner)]
-            return [{0: (b, b + 1), dim: span, 2: (at, at + size)} for b, at in starts]
-        return []
+        step, rest = divmod(stop - start, count)
+        return [] if rest else [{0: (start + h * step, start + (h + 1) * step)} for h in range(count)]
 
 
 def _feed_forward(leaf: Leaf, kind: str, siblings: Mapping[str, Leaf]) -> Iterator[Fragment]:
@@ -304,16 +228,18 @@ def _feed_forward(leaf: Leaf, kind: str, siblings: Mapping[str, Leaf]) -> Iterat
 
 
 def _gate_and_up(leaf: Leaf, shape: tuple[int, ...], axis: int, expert: int | None = None) -> Iterator[Fragment]:
-    """Two halves, (2, I, D), or alternating rows, (I, 2, D), as gpt-oss stores them."""
+    """Two halves, (2, I, D), or alternating rows, (I, 2, D), as gpt-oss stores them; none if nothing says which is first."""
     n = shape[axis]
-    if n % 2:
+    order = SAYS_THE_ORDER.search(leaf.name)
+    stated = getattr(leaf.owner, "is_concatenated", None)
+    biased = hasattr(leaf.owner, f"{leaf.attribute}_bias")  # gpt-oss, whose experts are the only ones that have biases
+    if n % 2 or order is None or KEPT_WHOLE.search(type(leaf.owner).__name__ + type(leaf.unit_module).__name__):
         return
-    alternating = getattr(leaf.owner, "is_concatenated", True) is False
-    view = _DividedView(shape, axis, (n // 2, 2) if alternating else (2, n // 2))
-    modules = [leaf.owner, leaf.unit_module, *(module for _, module in leaf.above[-2:])]
-    owners = " ".join(type(module).__name__ for module in modules)
+    if biased and stated is None:
+        return
+    view = _DividedView(shape, axis, (n // 2, 2) if stated is False else (2, n // 2))
     prefix = "" if expert is None else f"expert {expert}, "
-    for index, label in enumerate(("up", "gate") if re.search(UP_BEFORE_GATE, owners) else ("gate", "up")):
+    for index, label in enumerate(("up", "gate") if order[0].startswith("up") else ("gate", "up")):
         yield view.fragment(
-            f"ffn_{label}", prefix + label, {1 if alternating else 0: (index, index + 1)}, expert=expert
+            f"ffn_{label}", prefix + label, {1 if stated is False else 0: (index, index + 1)}, expert=expert
         )

@@ -45,6 +45,7 @@ class Leaf:
         place: The kind of module that it belongs to.
         unit: Path of that module; matrices of one unit are siblings.
         unit_module: That module.
+        beside: Whether it lies beside the matrix that the module around both is named after.
     """
 
     parameter: str
@@ -57,6 +58,7 @@ class Leaf:
     place: Place
     unit: str
     unit_module: nn.Module
+    beside: bool = False
 
 
 def leaves(model: nn.Module, parameters: Mapping[str, Tensor]) -> Iterator[Leaf]:
@@ -65,14 +67,15 @@ def leaves(model: nn.Module, parameters: Mapping[str, Tensor]) -> Iterator[Leaf]
     peft = any(name.endswith("base_layer") or ".lora_" in name for name in modules)
     names = {parameter: clean_name(parameter, peft) for parameter in parameters}
     held: Counter[str] = Counter()  # matrices at or below each path; adapters do not count, they sit beside any matrix
-    general: Counter[str] = Counter()  # matrices directly in a module whose names say little (``q_proj.linear``)
+    general: Counter[str] = Counter()  # matrices that are below a path by names that say little (``q_proj.linear``)
     for name in names.values():
         if not re.search(ADAPTER, name) and PARAMETRIZATION not in name:
             segments = name.split(".")
             held.update(".".join(segments[:depth]) for depth in range(len(segments)))
             own = segments[:-1] if segments[-1] == "weight" else segments
-            if own and own[-1] in GENERAL:
-                general[".".join(own[:-1])] += 1
+            while own and own[-1] in GENERAL:
+                own = own[:-1]
+                general[".".join(own)] += 1
     known: dict[tuple[str, int], tuple[Place, str, nn.Module]] = {}
     chains: dict[str, tuple[Chain, str]] = {}
     for parameter, tensor in parameters.items():
@@ -91,11 +94,14 @@ def leaves(model: nn.Module, parameters: Mapping[str, Tensor]) -> Iterator[Leaf]
             if held[parent] == 1:
                 moves = 0 < named < level or not _is_place(chain[level - 2])
             else:
-                moves = last in GENERAL and general[parent] == 1 and names_a_matrix(chain[level - 2][0])
+                moves = last in GENERAL and general[parent] == 1 and _under_a_named(chain, level)
             if not moves:
                 break
             paths.append(parent)
             level -= 1
+        above = paths[-1].rpartition(".")[0]
+        beside = level > 1 and general[above] == 1 and held[above] > 1 and _under_a_named(chain, level)
+        beside = beside and not telling(paths[-1], "attention")
         key = (clean_owner, level)
         if key not in known:
             known[key] = _place(model, chain, level)
@@ -111,6 +117,7 @@ def leaves(model: nn.Module, parameters: Mapping[str, Tensor]) -> Iterator[Leaf]
             place=place,
             unit=unit,
             unit_module=module,
+            beside=beside,
         )
 
 
@@ -118,13 +125,22 @@ def _path(chain: Chain, depth: int) -> str:
     return ".".join(name for name, _ in chain[:depth])
 
 
+def _under_a_named(chain: Chain, level: int) -> bool:
+    """Whether the module above a level is named after a matrix, or one above it and those between say little."""
+    depth = level - 1
+    while depth > 0 and chain[depth - 1][0] in GENERAL:
+        depth -= 1
+    return depth > 0 and names_a_matrix(chain[depth - 1][0])
+
+
 def names_a_matrix(name: str) -> bool:
     """Whether the name of a module says which matrix it is, not where or that it is one.
 
-    >>> names_a_matrix("q_proj"), names_a_matrix("self_attn"), names_a_matrix("linear")
-    (True, False, False)
+    >>> names_a_matrix("q_proj"), names_a_matrix("c_attn"), names_a_matrix("self_attn"), names_a_matrix("linear")
+    (True, True, False, False)
     """
-    return place_by_name(name, "") is None and (telling(name, "attention") or telling(name, "ffn"))
+    place = place_by_name(name, "")
+    return (place in (None, "attention") and telling(name, "attention")) or (place is None and telling(name, "ffn"))
 
 
 def _chain(owner_path: str, modules: Mapping[str, nn.Module], peft: bool) -> tuple[Chain, str]:
