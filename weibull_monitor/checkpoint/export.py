@@ -31,7 +31,10 @@ def as_json(scan: Scan) -> str:
             "notes": list(one.notes),
             "skipped": dict(one.skipped),
             "findings": [vars(finding) for finding in one.findings],
-            "components": [_describe(c) | _figures(one.fits.get(c.name)) for c in one.components],
+            "components": [
+                _describe(c) | _figures(one.fits.get(c.name)) | {"remarks": list(one.remarks.get(c.name, ()))}
+                for c in one.components
+            ],
         }
         for number, one in enumerate(scan.checkpoints, start=1)
     ]
@@ -42,13 +45,14 @@ def as_json(scan: Scan) -> str:
 def as_csv(scan: Scan) -> str:
     """The scan as a table with one row per checkpoint and component."""
     out = io.StringIO(newline="")
-    columns = ["checkpoint", "step", "name", "kind", "class", "block", "expert", "shape", "dtype", *FIGURES]
+    columns = ["checkpoint", "step", "name", "kind", "class", "block", "expert", "shape", "dtype", *FIGURES, "remarks"]
     table = csv.DictWriter(out, columns, lineterminator="\n")
     table.writeheader()
     for one in scan.checkpoints:
         for c in one.components:
             row = _describe(c) | _figures(one.fits.get(c.name))
             row |= {"checkpoint": str(one.source), "step": one.step, "shape": "x".join(map(str, c.shape))}
+            row["remarks"] = "; ".join(one.remarks.get(c.name, ()))
             table.writerow({column: _as_text(value) for column, value in row.items()})
     return out.getvalue()
 

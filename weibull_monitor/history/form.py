@@ -41,6 +41,7 @@ class _Model(TypedDict, total=False):
     bytes: int
     checkpoints: list[dict[str, Any]]
     notes: list[str]
+    remarks: dict[str, list[str]]
     findings: list[dict[str, Any]]
 
 

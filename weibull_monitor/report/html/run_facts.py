@@ -40,6 +40,7 @@ def facts(history: History, columns: Columns | None = None) -> list[tuple[str, s
     found += [("Optimizer", "; ".join(map(_optimizer, run.optimizers)) or "not recorded")]
     found += [("Learning rate", rates)] if columns is not None and (rates := _rates(columns)) else []
     found += [("Measured", _coverage(history)), ("Not measured", _skipped(run))]
+    found += [("Remarks", remarks)] if (remarks := _remarks(run)) else []
     if samples:
         of = f" of {run.total_steps:,}" if run.total_steps else ""
         found += [("Steps", f"{samples[-1].step:,}{of}"), ("Samples", _samples(history))]
@@ -183,6 +184,14 @@ def _skipped(run: RunRecord) -> str:
         for reason, names in reasons.items()
     ]
     return "; ".join(texts) or "nothing but vectors (biases, norms)"
+
+
+def _remarks(run: RunRecord) -> str:
+    """What a scan says of single matrices, each sentence once."""
+    of: dict[str, list[str]] = {}
+    for name, texts in (run.model.get("remarks") or {}).items():
+        of.setdefault("; ".join(texts), []).append(name)
+    return "; ".join(f"{names[0]}{' and others' * (len(names) > 1)}: {text}" for text, names in of.items())
 
 
 def _samples(history: History) -> str:

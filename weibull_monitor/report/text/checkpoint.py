@@ -22,6 +22,8 @@ ROWS: Final = 40
 """Rows of the table of blocks; where there are more blocks, neighbours share one."""
 NEAR, FAR = 0.03, 0.10
 """Distances from the published range, as shares of its nearer end, at which the colour changes."""
+ODD: Final = 16
+"""Rows of the table of remarks."""
 TREND: Final = 8
 """Checkpoints of a trajectory that are shown side by side."""
 
@@ -44,7 +46,7 @@ def render(scan: Scan, neighbours: int = NEIGHBOURS) -> list[Line]:
         growth = scan.history.baseline is not None and len(scan.checkpoints) > 1
         parts.append(diagnosis_lines(diagnosis, neighbours, step=scan.steps_known, clock=False, growth=growth))
     odd = {matrix.name for matrix in diagnosis.odd} if diagnosis else set()
-    return joined([*parts, _findings(scan.checkpoints, odd), _skipped(last)])
+    return joined([*parts, _remarks(last), _findings(scan.checkpoints, odd), _skipped(last)])
 
 
 def styled(lines: Iterable[Line]) -> Any:
@@ -199,6 +201,26 @@ def _ratio(members: Sequence[Component], first: Mapping[str, float], last: Mappi
     """The median ratio of the values of matrices at the last and the first checkpoint."""
     both = [last[c.name] / first[c.name] for c in members if c.name in last and first.get(c.name)]
     return median(both) if both else None
+
+
+def _remarks(last: Checkpoint) -> list[Line]:
+    """What is odd about matrices; those of one kind with the same remarks share a row."""
+    groups: dict[tuple[str, tuple[str, ...]], list[Component]] = {}
+    for c in last.components:
+        if texts := last.remarks.get(c.name):
+            groups.setdefault((c.label, texts), []).append(c)
+    if not groups:
+        return []
+    count = sum(map(len, groups.values()))
+    lines: list[Line] = [[(f"remarks on {count:,} {'matrix' if count == 1 else 'matrices'}:", "bold")]]
+    for (kind, texts), members in list(groups.items())[:ODD]:
+        more = f" and {len(members) - 1:,} more" if len(members) > 1 else ""
+        folded = textwrap.wrap(f"{visible(members[0].name)}{more} ({kind}): {'; '.join(texts)}", WIDTH - 4)
+        lines += [[(("  " if n == 0 else "    ") + text, "")] for n, text in enumerate(folded)]
+    if len(groups) > ODD:
+        left = sum(len(members) for members in list(groups.values())[ODD:])
+        lines.append([(f"  and {left:,} more, which --csv has", "dim")])
+    return lines
 
 
 def _findings(checkpoints: Sequence[Checkpoint], odd: set[str]) -> list[Line]:
