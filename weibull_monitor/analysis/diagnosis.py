@@ -29,11 +29,13 @@ from weibull_monitor.history.snapshot import Snapshot
 from weibull_monitor.measure import WeibullFit
 from weibull_monitor.measure.reader.reader import ModelReader
 from weibull_monitor.measure.weibull import anchors
+from weibull_monitor.model.adapters import of_adapters
 from weibull_monitor.model.architecture import facts_of
 from weibull_monitor.model.components import Component, discover
 
 Verdict = Literal[
     "as initialised",
+    "frozen",
     "k shows no training",
     "unmoved",
     "moved",
@@ -60,7 +62,8 @@ class KindDiagnosis:
         median: Its medians over the blocks.
         result: The classification of the median k; the drift is the median over the matrices.
         movement: How many of its matrices have moved from their start.
-        verdict: The result in words. Of every model: ``as initialised``, ``moved``, or ``unmoved`` since a baseline that was
+        verdict: The result in words. Of every model: ``as initialised``, ``moved``, ``frozen`` (not trained beside others that
+            are, as the base of adapters), or ``unmoved`` since a baseline that was
             trained before. ``k shows no training``: k alone shows no movement, and λ at the start is not known. (Feed-forward k
             of trained models stays within about 3 % of the initialisation, so this k alone does not show that a matrix is
             not trained.) Of models that the published ones may be compared with (`ComparedSample.outside`): ``as
@@ -180,7 +183,6 @@ def _measure(model: nn.Module, attention: KnownAttention) -> tuple[Snapshot, Kno
 def _matrices(sample: ComparedSample) -> dict[str, Classification]:
     # Nothing is published for heads, experts and other towers.
     published = set() if sample.outside else {c.name for c in sample.comparable}
-    initialisation = sample.initialisation
     return {
         c.name: classify(
             sample.k[c.name],
@@ -189,7 +191,7 @@ def _matrices(sample: ComparedSample) -> dict[str, Classification]:
             r2=sample.r2[c.name],
             k_se=sample.k_se.get(c.name),
             baseline=sample.baseline.get(c.name),
-            initialisation=initialisation,
+            initialisation=_initialisation(c.kind, sample),
         )
         for c in sample.components
         if c.name in sample.k
@@ -213,7 +215,9 @@ def _kinds(kinds: Sequence[KindMedian], sample: ComparedSample) -> tuple[KindDia
             kind,
             result,
             movement,
-            _verdict(result, movement, fresh, _from_scratch(kind, sample)),
+            "frozen"
+            if not movement.any and sample.frozen.issuperset(kind.names)
+            else _verdict(result, movement, fresh, _from_scratch(kind, sample)),
             _growth(kind, sample),
         )
         for kind, result, movement in zip(kinds, results, moved, strict=True)
@@ -226,8 +230,19 @@ def _classified(kind: KindMedian, sample: ComparedSample) -> Classification:
     r2 = median(sample.r2[name] for name in kind.names)
     of = "" if sample.outside else "transmission" if kind.kind == "feed-forward" else kind.kind
     return classify(
-        kind.k, of, sample.attention, r2=r2, k_se=kind.se, baseline=baseline, initialisation=sample.initialisation
+        kind.k,
+        of,
+        sample.attention,
+        r2=r2,
+        k_se=kind.se,
+        baseline=baseline,
+        initialisation=_initialisation(kind.kind, sample),
     )
+
+
+def _initialisation(kind: str, sample: ComparedSample) -> str | None:
+    """The anchor of drift; adapters are initialised on their own, so theirs is the nearest one."""
+    return None if kind.startswith("adapter") else sample.initialisation
 
 
 def _from_scratch(kind: KindMedian, sample: ComparedSample) -> bool:
@@ -294,6 +309,8 @@ def _why_odd(component: Component, sample: ComparedSample, far: bool, centre: fl
 
 
 def _notes(sample: ComparedSample) -> list[str]:
+    if of_adapters(sample.components):
+        return ["only adapters are trained: the weights that they change are frozen, and ΔW says what they add to them"]
     if not sample.baseline:
         return [f"there is no baseline before this sample: drift is against the anchor of {_start(sample)}"]
     trained = [m.kind for m in sample.medians() if sample.expected(m.kind) and not _from_scratch(m, sample)]

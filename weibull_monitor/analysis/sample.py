@@ -93,6 +93,17 @@ class ComparedSample:
         }
 
     @cached_property
+    def from_zero(self) -> frozenset[str]:
+        """Names of the matrices that began at zero, as the B of an adapter does: with a fit, they have moved."""
+        return frozenset(c.name for c in self.components if c.kind == "adapter_b" and c.name not in self.baseline)
+
+    @cached_property
+    def frozen(self) -> frozenset[str]:
+        """Names of the matrices that are not trained, beside others that are."""
+        still = frozenset(c.name for c in self.components if not c.trainable)
+        return still if len(still) < len(self.components) else frozenset()
+
+    @cached_property
     def outside(self) -> str:
         """Why the model is outside of what is published; empty if it may be compared with the published models."""
         main = self.towers[:1]

@@ -9,8 +9,9 @@ import math
 from typing import Any, Final
 
 from weibull_monitor.analysis.diagnosis import diagnose
-from weibull_monitor.checkpoint.scan import Scan
+from weibull_monitor.checkpoint.scan import Checkpoint, Scan
 from weibull_monitor.errors import ConfigurationError, visible
+from weibull_monitor.history.columns import DELTAS
 from weibull_monitor.measure import WeibullFit
 from weibull_monitor.model.components import Component
 
@@ -32,7 +33,10 @@ def as_json(scan: Scan) -> str:
             "skipped": dict(one.skipped),
             "findings": [vars(finding) for finding in one.findings],
             "components": [
-                _describe(c) | _figures(one.fits.get(c.name)) | {"remarks": list(one.remarks.get(c.name, ()))}
+                _describe(c)
+                | _figures(one.fits.get(c.name))
+                | {"remarks": list(one.remarks.get(c.name, ()))}
+                | _delta(one, c)
                 for c in one.components
             ],
         }
@@ -45,13 +49,27 @@ def as_json(scan: Scan) -> str:
 def as_csv(scan: Scan) -> str:
     """The scan as a table with one row per checkpoint and component."""
     out = io.StringIO(newline="")
-    columns = ["checkpoint", "step", "name", "kind", "class", "block", "expert", "shape", "dtype", *FIGURES, "remarks"]
+    columns = [
+        "checkpoint",
+        "step",
+        "name",
+        "kind",
+        "class",
+        "block",
+        "expert",
+        "shape",
+        "dtype",
+        *FIGURES,
+        *DELTAS,
+        "remarks",
+    ]
     table = csv.DictWriter(out, columns, lineterminator="\n")
     table.writeheader()
     for one in scan.checkpoints:
         for c in one.components:
             row = _describe(c) | _figures(one.fits.get(c.name))
             row |= {"checkpoint": str(one.source), "step": one.step, "shape": "x".join(map(str, c.shape))}
+            row |= _delta(one, c)
             row["remarks"] = "; ".join(one.remarks.get(c.name, ()))
             table.writerow({column: _as_text(value) for column, value in row.items()})
     return out.getvalue()
@@ -74,6 +92,12 @@ def _describe(c: Component) -> dict[str, Any]:
         "shape": list(c.shape),
         "dtype": str(c.dtype).removeprefix("torch."),
     }
+
+
+def _delta(one: Checkpoint, c: Component) -> dict[str, float | None]:
+    """Of an A what it and its B add to a weight; else nothing."""
+    delta = one.adapters.deltas.get(c.name)
+    return dict(zip(DELTAS, (delta.k, delta.lambda_, delta.rms, delta.ratio), strict=True)) if delta else {}
 
 
 def _figures(fit: WeibullFit | None) -> dict[str, float | int | None]:

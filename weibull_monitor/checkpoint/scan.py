@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from weibull_monitor.checkpoint.adapters import AdaptersFound, adapters_in, folder_of
 from weibull_monitor.checkpoint.as_history import Sample, as_history, check_same_model, increasing
 from weibull_monitor.checkpoint.buffers import FLAT, flat_rows
 from weibull_monitor.checkpoint.child import described, described_by, process
@@ -51,6 +52,7 @@ class Checkpoint:
         components: The components.
         fits: The fit of each component, by name.
         remarks: What is odd about a matrix, in sentences, by name.
+        adapters: Its low-rank adapters, and what they add to weights.
         attention: The kinds of attention of its model.
         model: What is known of its model: ``parameters``, ``class``, ``model_type``.
         seconds: How long measuring it took.
@@ -67,6 +69,7 @@ class Checkpoint:
     components: tuple[Component, ...]
     fits: Mapping[str, WeibullFit] = field(repr=False)
     remarks: Mapping[str, tuple[str, ...]]
+    adapters: AdaptersFound
     attention: tuple[AttentionType, ...]
     model: Mapping[str, Any]
     seconds: float
@@ -186,18 +189,20 @@ def _measure(
     if not discovery.components:
         raise ConfigurationError(_nothing(source, discovery))
     fits = {c.name: fits[c.name] for c in discovery.components if c.name in fits}
+    adapters = adapters_in(folder_of(source.path), layout, contents.tensors, fits)
     checkpoint = Checkpoint(
         source=source.path,
         format=source.format,
         size=contents.size,
         step=0,
-        notes=(*source.notes, *contents.notes, *notes, *layout.notes),
+        notes=(*source.notes, *contents.notes, *notes, *layout.notes, *adapters.notes),
         skipped={s.name: s.reason for s in discovery.skipped},
         coverage=coverage(discovery),
         findings=findings_of(discovery.components, fits),
         components=discovery.components,
         fits=fits,
         remarks=remarks_on(discovery.components, fits, structures),
+        adapters=adapters,
         attention=layout.attention,
         model={**model, "parameters": discovery.elements},
         seconds=time.perf_counter() - started,
@@ -268,6 +273,7 @@ def _sample(one: Checkpoint, every: Sequence[Checkpoint], steps_known: bool, giv
             "steps_known": steps_known,
             "checkpoints": [{"step": c.step, "path": str(c.source), "bytes": c.size} for c in every],
             "notes": list(one.notes),
+            **({"adapters": dict(one.adapters.record)} if one.adapters.record else {}),
             "remarks": {name: list(texts) for name, texts in one.remarks.items()},
             "findings": [{"step": c.step, **asdict(finding)} for c in every for finding in c.findings],
         },
@@ -277,7 +283,14 @@ def _sample(one: Checkpoint, every: Sequence[Checkpoint], steps_known: bool, giv
         skipped=one.skipped,
         attention=[asdict(kind) for kind in one.attention],
     )
-    snapshot = Snapshot(step=one.step, time=now, components=one.components, fits=one.fits, seconds=one.seconds)
+    snapshot = Snapshot(
+        step=one.step,
+        time=now,
+        components=one.components,
+        fits=one.fits,
+        deltas=one.adapters.deltas,
+        seconds=one.seconds,
+    )
     return record, snapshot
 
 

@@ -15,6 +15,7 @@ from weibull_monitor.history.record import RecordedSnapshot
 from weibull_monitor.model.components import Component, representatives
 from weibull_monitor.model.components.grid import grid_of
 from weibull_monitor.report.kinds import by_kind
+from weibull_monitor.report.text.deltas import delta_lines
 from weibull_monitor.report.text.diagnosis import NEIGHBOURS, WIDTH, diagnosis_lines
 from weibull_monitor.report.text.table import Line, Piece, aligned, joined, wrapped
 
@@ -45,6 +46,7 @@ def render(scan: Scan, neighbours: int = NEIGHBOURS) -> list[Line]:
         # A checkpoint knows no training time, and without a first checkpoint there is no growth either.
         growth = scan.history.baseline is not None and len(scan.checkpoints) > 1
         parts.append(diagnosis_lines(diagnosis, neighbours, step=scan.steps_known, clock=False, growth=growth))
+    parts.append(delta_lines(snapshot, last.adapters.record))
     odd = {matrix.name for matrix in diagnosis.odd} if diagnosis else set()
     return joined([*parts, _remarks(last), _findings(scan.checkpoints, odd), _skipped(last)])
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import textwrap
+from collections.abc import Sequence
 from typing import Final
 
 from weibull_monitor.analysis import Neighbour, PublishedModel
 from weibull_monitor.analysis.classify import ONE_POPULATION
 from weibull_monitor.analysis.diagnosis import Diagnosis, KindDiagnosis
+from weibull_monitor.model.components import Component
 from weibull_monitor.report.text.table import Line, Piece, aligned, joined, plain, wrapped
 
 WIDTH: Final = 110
@@ -54,13 +56,17 @@ def diagnosis_lines(
 def _head(diagnosis: Diagnosis, step: bool, clock: bool) -> list[Line]:
     sample = diagnosis.sample
     where = f"step {sample.step}: " if step else ""
-    lines: list[Line] = [[(f"{where}{sample.attention or 'no self-attention'}", "")]]
+    lines: list[Line] = [[(f"{where}{sample.attention or _without(sample.components)}", "")]]
     spent = f"S = Σ ηλ_wd = {sample.t_over_tau:.3g}" if sample.t_over_tau is not None else ""
     peak = f"T·η_peak·λ_wd = {sample.peak_time:.3g}: {diagnosis.training}" if diagnosis.training is not None else ""
     why = f"T·η_peak·λ_wd: {sample.clock}" if clock and sample.clock else ""
     if spent or peak or why:
         lines.append([("training time: " + "; ".join(filter(None, (spent, peak or why))), "")])
     return lines
+
+
+def _without(components: Sequence[Component]) -> str:
+    return "adapters alone" if all(c.kind.startswith("adapter") for c in components) else "no self-attention"
 
 
 def _table(diagnosis: Diagnosis, growth: bool) -> list[Line]:
@@ -91,6 +97,7 @@ def _table(diagnosis: Diagnosis, growth: bool) -> list[Line]:
 def _cells(kind: KindDiagnosis) -> dict[str, str | Piece]:
     result, growth, expected = kind.result, kind.growth, kind.result.expected
     moved = growth is not None and growth.dominated_by != "unchanged"
+    from_zero = kind.median.kind == "adapter_b" and result.against != "baseline"
     position = f" ({result.position})" if kind.verdict in ("near published", "not as published") else ""
     return {
         "kind": kind.median.kind,
@@ -98,7 +105,7 @@ def _cells(kind: KindDiagnosis) -> dict[str, str | Piece]:
         "published (models)": f"{expected} ({expected.models:>2})" if expected else "–",
         "verdict": (kind.verdict + position, _VERDICTS.get(kind.verdict, "")),
         "moved": str(kind.movement),
-        "drift": f"{100 * result.drift:+.1f} %",
+        "drift": "–" if from_zero else f"{100 * result.drift:+.1f} %",
         "severity": (result.severity, _SEVERITIES.get(result.severity, "")),
         "σ growth": f"× {math.exp(growth.total[-1]):.3f}" if growth is not None else "–",
         "by λ": f"{100 * growth.share_of_lambda:.0f} %" if growth is not None and moved else "–",
@@ -109,7 +116,9 @@ def _cells(kind: KindDiagnosis) -> dict[str, str | Piece]:
 def _odd(diagnosis: Diagnosis) -> list[Line]:
     if not diagnosis.odd:
         return []
-    title = f"{len(diagnosis.odd)} matrices differ from the others of their kind, or have no single shape:"
+    count = len(diagnosis.odd)
+    differ = f"{count} matrices differ from the others of their kind, or have" if count > 1 else ""
+    title = f"{differ or '1 matrix differs from the others of its kind, or has'} no single shape:"
     lines: list[Line] = [[(title, "")]]
     for odd in diagnosis.odd[:LISTED]:
         heavy = f"; Q90/Q10 {odd.fit.q90_q10:.1f}, Gini {odd.fit.gini:.2f}" if odd.fit else ""
