@@ -16,11 +16,11 @@ from torch import Tensor
 from weibull_monitor.checkpoint.formats.files import open_regular
 from weibull_monitor.checkpoint.formats.tensors import StoredTensor
 from weibull_monitor.checkpoint.layout import CheckpointLayout
+from weibull_monitor.history.deltas import base_of, delta_of, described
 from weibull_monitor.history.snapshot import Delta
 from weibull_monitor.measure import WeibullFit
 from weibull_monitor.measure.product import queue_products
 from weibull_monitor.model.adapters import Adapter
-from weibull_monitor.monitor.deltas import base_of, delta_of, described
 
 CONFIG: Final = "adapter_config.json"
 LARGEST: Final = 256 << 20

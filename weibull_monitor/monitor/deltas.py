@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from weibull_monitor.history.deltas import base_of, delta_of, described
 from weibull_monitor.history.snapshot import Delta
 from weibull_monitor.measure import WeibullFit
 from weibull_monitor.measure.product import PendingProducts, queue_products
 from weibull_monitor.model.adapters import Adapter, adapters_of
 from weibull_monitor.model.components import Component
-from weibull_monitor.model.components.names import kind_by_name
 from weibull_monitor.model.sharding.dtensor import is_dtensor
 
 
@@ -72,33 +72,6 @@ class DeltaReader:
             for one in adapters_of(self._model)
             if one.name in by_parameter
         }
-
-
-def base_of(target: str, by_parameter: Mapping[str, Component]) -> Component | str:
-    """The weight that an adapter of a module changes; only its kind, from the name, if it is not measured."""
-    for end in ("base_layer.weight", "weight", "base_layer.base_layer.weight"):
-        if (found := by_parameter.get(f"{target}.{end}" if target else end)) is not None:
-            return found
-    return kind_by_name(target, "attention") or kind_by_name(target, "ffn") or "other"
-
-
-def label_of(base: Component | str) -> str:
-    """The kind of a weight."""
-    return base if isinstance(base, str) else base.label
-
-
-def delta_of(fit: WeibullFit, rms: float, base: Component | str, fits: Mapping[str, WeibullFit]) -> Delta:
-    """What an adapter adds, from the fit of its product."""
-    own = fits.get(base.name) if isinstance(base, Component) else None
-    ratio = rms / own.rms if own is not None and own.rms > 0 else None
-    k, lambda_ = (fit.k, fit.lambda_) if fit.available else (None, None)
-    return Delta(k, lambda_, rms, ratio, label_of(base))
-
-
-def described(one: Adapter, base: Component | str) -> dict[str, Any]:
-    """What the history says of an adapter."""
-    facts = {"target": one.target, "kind": label_of(base), "adapter": one.adapter, "rank": one.rank}
-    return {**facts, "scaling": one.scaling, "dora": one.dora}
 
 
 def _sharded(one: Adapter) -> str:

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from weibull_monitor.analysis import ExpectedRange
 from weibull_monitor.analysis.diagnosis import Diagnosis, diagnose
+from weibull_monitor.checkpoint.formats.locate import logged_rates
 from weibull_monitor.checkpoint.scan import Checkpoint, Scan
 from weibull_monitor.errors import ConfigurationError, visible
 from weibull_monitor.history.record import RecordedSnapshot
@@ -17,7 +18,9 @@ from weibull_monitor.model.components.grid import grid_of
 from weibull_monitor.report.kinds import by_kind
 from weibull_monitor.report.text.deltas import delta_lines
 from weibull_monitor.report.text.diagnosis import NEIGHBOURS, WIDTH, diagnosis_lines
+from weibull_monitor.report.text.recovery import recovery_lines
 from weibull_monitor.report.text.table import Line, Piece, aligned, joined, wrapped
+from weibull_monitor.scaling.recovery import rates_at
 
 ROWS: Final = 40
 """Rows of the table of blocks; where there are more blocks, neighbours share one."""
@@ -29,8 +32,17 @@ TREND: Final = 8
 """Checkpoints of a trajectory that are shown side by side."""
 
 
-def render(scan: Scan, neighbours: int = NEIGHBOURS) -> list[Line]:
-    """The scan as lines, about 110 columns wide, with so many of the nearest published models."""
+def render(
+    scan: Scan, neighbours: int = NEIGHBOURS, weight_decay: float | None = None, learning_rate: float | None = None
+) -> list[Line]:
+    """The scan as lines, about 110 columns wide.
+
+    Args:
+        scan: The scan.
+        neighbours: How many of the nearest published models are shown.
+        weight_decay: λ_wd, for the alignment force along a trajectory; None for no such table.
+        learning_rate: η, if it was constant; by default it is what the Trainer has logged beside the last checkpoint.
+    """
     last = scan.checkpoints[-1]
     snapshot = scan.history.snapshots[-1]
     try:
@@ -40,6 +52,8 @@ def render(scan: Scan, neighbours: int = NEIGHBOURS) -> list[Line]:
     parts = [_head(scan)]
     if len(scan.checkpoints) > 1:
         parts.append(_trajectory(scan))
+    if weight_decay is not None:
+        parts.append(_recovered(scan, weight_decay, learning_rate))
     parts.append(_blocks(snapshot, diagnosis))
     parts.append(_other_kinds(snapshot, diagnosis))
     if diagnosis is not None and diagnosis.kinds:
@@ -197,6 +211,20 @@ def _trajectory(scan: Scan) -> list[Line]:
         rows.append([kind, *(f"{median(found):.4f}" if found else "·" for found in medians), *ends])
     words = f"k: median; drift of k and growth of λ: median over the matrices, since the first of {len(snapshots)} checkpoints"
     return [*aligned(rows, right=range(1, count + 3)), [(words, "dim")]]
+
+
+def _recovered(scan: Scan, weight_decay: float, learning_rate: float | None) -> list[Line]:
+    """The alignment force, or why it is not there."""
+    steps = [snapshot.step for snapshot in scan.history.snapshots]
+    if not scan.steps_known:
+        return [[("alignment: the steps of the checkpoints are not known", "dim")]]
+    if learning_rate is not None:
+        eta: list[float] | None = [learning_rate] * len(steps)
+    else:
+        eta = rates_at(steps, logged_rates(scan.checkpoints[-1].source))
+    if eta is None:
+        return [[("alignment: η is not known: there is no trainer_state.json with it; give --learning-rate", "dim")]]
+    return recovery_lines(scan.history.snapshots, eta, weight_decay)
 
 
 def _ratio(members: Sequence[Component], first: Mapping[str, float], last: Mapping[str, float]) -> float | None:
