@@ -189,7 +189,7 @@ def _matrices(sample: ComparedSample) -> dict[str, Classification]:
             c.label if c.name in published else "",
             sample.attention,
             r2=sample.r2[c.name],
-            k_se=sample.k_se.get(c.name),
+            k_se=sample.k_error.get(c.name),
             baseline=sample.baseline.get(c.name),
             initialisation=_initialisation(c.kind, sample),
         )
@@ -288,7 +288,7 @@ def _odd(
         sd = 1.4826 * median(abs(sample.k[name] - kind.k) for name in kind.names)
         for component in (c for c in sample.comparable if c.name in kind.names):
             name = component.name
-            limit = max(MIN_DEVIATION, MAX_DEVIATION * max(sd, sample.k_se.get(name, 0.0)))
+            limit = max(MIN_DEVIATION, MAX_DEVIATION * max(sd, sample.k_error.get(name, 0.0)))
             if why := _why_odd(component, sample, abs(sample.k[name] - kind.k) > limit, kind.k):
                 why += "; its parts have different scales" if name in mixed else ""
                 k, r2 = sample.k[name], sample.r2[name]

@@ -35,6 +35,7 @@ def as_json(scan: Scan) -> str:
             "components": [
                 _describe(c)
                 | _figures(one.fits.get(c.name))
+                | _effective(one, c)
                 | {"remarks": list(one.remarks.get(c.name, ()))}
                 | _delta(one, c)
                 for c in one.components
@@ -60,6 +61,7 @@ def as_csv(scan: Scan) -> str:
         "shape",
         "dtype",
         *FIGURES,
+        "k_se_effective",
         *DELTAS,
         "remarks",
     ]
@@ -69,7 +71,7 @@ def as_csv(scan: Scan) -> str:
         for c in one.components:
             row = _describe(c) | _figures(one.fits.get(c.name))
             row |= {"checkpoint": str(one.source), "step": one.step, "shape": "x".join(map(str, c.shape))}
-            row |= _delta(one, c)
+            row |= _effective(one, c) | _delta(one, c)
             row["remarks"] = "; ".join(one.remarks.get(c.name, ()))
             table.writerow({column: _as_text(value) for column, value in row.items()})
     return out.getvalue()
@@ -98,6 +100,13 @@ def _delta(one: Checkpoint, c: Component) -> dict[str, float | None]:
     """Of an A what it and its B add to a weight; else nothing."""
     delta = one.adapters.deltas.get(c.name)
     return dict(zip(DELTAS, (delta.k, delta.lambda_, delta.rms, delta.ratio), strict=True)) if delta else {}
+
+
+def _effective(one: Checkpoint, c: Component) -> dict[str, float | None]:
+    """The standard error of k with what values of one row or column have in common."""
+    fit, effect = one.fits.get(c.name), one.design_effects.get(c.name)
+    known = fit is not None and effect is not None and math.isfinite(fit.k_se)
+    return {"k_se_effective": fit.k_se * math.sqrt(effect) if known and fit and effect else None}
 
 
 def _figures(fit: WeibullFit | None) -> dict[str, float | int | None]:

@@ -53,6 +53,7 @@ class Checkpoint:
         fits: The fit of each component, by name.
         remarks: What is odd about a matrix, in sentences, by name.
         adapters: Its low-rank adapters, and what they add to weights.
+        design_effects: Variance of k of each component over that of as many independent values, by name.
         attention: The kinds of attention of its model.
         model: What is known of its model: ``parameters``, ``class``, ``model_type``.
         seconds: How long measuring it took.
@@ -70,6 +71,7 @@ class Checkpoint:
     fits: Mapping[str, WeibullFit] = field(repr=False)
     remarks: Mapping[str, tuple[str, ...]]
     adapters: AdaptersFound
+    design_effects: Mapping[str, float] = field(repr=False)
     attention: tuple[AttentionType, ...]
     model: Mapping[str, Any]
     seconds: float
@@ -203,6 +205,9 @@ def _measure(
         fits=fits,
         remarks=remarks_on(discovery.components, fits, structures),
         adapters=adapters,
+        design_effects={
+            c.name: structures[c.parameter].design_effect for c in discovery.components if c.parameter in structures
+        },
         attention=layout.attention,
         model={**model, "parameters": discovery.elements},
         seconds=time.perf_counter() - started,
@@ -274,6 +279,7 @@ def _sample(one: Checkpoint, every: Sequence[Checkpoint], steps_known: bool, giv
             "checkpoints": [{"step": c.step, "path": str(c.source), "bytes": c.size} for c in every],
             "notes": list(one.notes),
             **({"adapters": dict(one.adapters.record)} if one.adapters.record else {}),
+            "design_effects": {name: round(effect, 3) for name, effect in one.design_effects.items()},
             "remarks": {name: list(texts) for name, texts in one.remarks.items()},
             "findings": [{"step": c.step, **asdict(finding)} for c in every for finding in c.findings],
         },

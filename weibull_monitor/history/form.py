@@ -42,6 +42,7 @@ class _Model(TypedDict, total=False):
     checkpoints: list[dict[str, Any]]
     notes: list[str]
     remarks: dict[str, list[str]]
+    design_effects: dict[str, float]
     adapters: dict[str, dict[str, Any]]
     findings: list[dict[str, Any]]
 

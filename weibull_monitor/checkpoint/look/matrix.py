@@ -10,6 +10,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from weibull_monitor.checkpoint.look.correlation import design_effect
 from weibull_monitor.checkpoint.look.values import FewValues, few_values
 from weibull_monitor.model.sharding.layout import Flat, Grid
 
@@ -47,6 +48,7 @@ class Structure:
         directions: Shares of the rows' lengths within their 1, 2, 3, … largest common directions, at most half of `DIRECTIONS`.
             Rows of more than three times the median length are shortened to that, so that a few do not decide. Empty for a
             small matrix.
+        design_effect: Variance of k over that of as many independent values; 1 where it is not known.
         values: The few values that it has; None if they are as many as its dtype makes of continuous ones.
     """
 
@@ -57,6 +59,7 @@ class Structure:
     identity: float = 0.0
     equal_rows: bool = False
     directions: tuple[float, ...] = ()
+    design_effect: float = 1.0
     values: FewValues | None = None
 
 
@@ -155,7 +158,7 @@ class MatrixLook:
             return None
         total = float(self._squares.sum())
         square = self.rows == self.columns >= SMALLEST and total > 0
-        few = few_values(torch.stack(self._kept), torch.cat(self._down).T.contiguous(), self._dtype)
+        along, down = torch.stack(self._kept), torch.cat(self._down).T.contiguous()
         return Structure(
             rows=self.rows,
             columns=self.columns,
@@ -164,7 +167,8 @@ class MatrixLook:
             identity=self._trace**2 / (self.rows * total) if square else 0.0,
             equal_rows=total > 0 and bool((self._squares == self._squares[0]).all()),
             directions=_directions(self._projected),
-            values=few,
+            design_effect=design_effect(along, down, (self.rows, self.columns)),
+            values=few_values(along, down, self._dtype),
         )
 
 
