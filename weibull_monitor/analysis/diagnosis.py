@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Final, Literal
 
@@ -225,11 +225,11 @@ def _kinds(kinds: Sequence[KindMedian], sample: ComparedSample) -> tuple[KindDia
 
 
 def _classified(kind: KindMedian, sample: ComparedSample) -> Classification:
-    drifts = [sample.k[name] / sample.baseline[name] - 1.0 for name in kind.names if name in sample.baseline]
+    drifts = [sample.k[name] / sample.start[name].k - 1.0 for name in kind.names if name in sample.start]
     baseline = kind.k / (1.0 + median(drifts)) if drifts else None
     r2 = median(sample.r2[name] for name in kind.names)
     of = "" if sample.outside else "transmission" if kind.kind == "feed-forward" else kind.kind
-    return classify(
+    found = classify(
         kind.k,
         of,
         sample.attention,
@@ -238,6 +238,11 @@ def _classified(kind: KindMedian, sample: ComparedSample) -> Classification:
         baseline=baseline,
         initialisation=_initialisation(kind.kind, sample),
     )
+    if baseline is None or sample.baseline:
+        return found
+    # Two samples of a matrix share their noise; a sample and the distribution that it was drawn from do not.
+    small = abs(found.drift) <= 2.0 * kind.se / baseline
+    return replace(found, against="own", severity="none" if small else found.severity)
 
 
 def _initialisation(kind: str, sample: ComparedSample) -> str | None:
@@ -312,7 +317,8 @@ def _notes(sample: ComparedSample) -> list[str]:
     if of_adapters(sample.components):
         return ["only adapters are trained: the weights that they change are frozen, and ΔW says what they add to them"]
     if not sample.baseline:
-        return [f"there is no baseline before this sample: drift is against the anchor of {_start(sample)}"]
+        of = "" if sample.start else "the anchor of "
+        return [f"there is no baseline before this sample: drift is against {of}{_start(sample)}"]
     trained = [m.kind for m in sample.medians() if sample.expected(m.kind) and not _from_scratch(m, sample)]
     if trained:
         return [
@@ -324,6 +330,8 @@ def _notes(sample: ComparedSample) -> list[str]:
 
 
 def _start(sample: ComparedSample) -> str:
+    if sample.start:
+        return "the distributions that the code of the model draws its matrices from"
     if sample.initialisation is None:
         return "the initialisation nearest to each k"
     name, k = sample.initialisation, anchors()[sample.initialisation].k

@@ -222,7 +222,7 @@ def _laid_out(
     if config is not None:
         found = described_by(config, find, contents)
         return found.layout, found.model, ()
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ("no config.json was found",)
     if source.config is not None:
         try:
             found = described(source.config / "config.json", find, contents)

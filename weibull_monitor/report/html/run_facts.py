@@ -103,7 +103,8 @@ def _tile_of_class(name: str, one: KindDiagnosis) -> dict[str, str]:
     expected = one.result.expected
     published = f"\npublished {expected}" if expected else ""
     drift = f"{100 * one.result.drift:+.2f} %".replace("-", "−")
-    against = "the baseline" if one.result.against == "baseline" else f"{called(one.result.against)} initialisation"
+    known = {"baseline": "the baseline", "own": "its initialisation"}
+    against = known.get(one.result.against) or f"{called(one.result.against)} initialisation"
     detail = f"{one.verdict}{published}\n{drift} from {against}"
     return _tile(f"k of {NAMES[name]}", f"{one.median.k:.4f}", detail, tones.get(one.verdict, "plain"))
 

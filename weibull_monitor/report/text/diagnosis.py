@@ -10,6 +10,7 @@ from typing import Final
 from weibull_monitor.analysis import Neighbour, PublishedModel
 from weibull_monitor.analysis.classify import ONE_POPULATION
 from weibull_monitor.analysis.diagnosis import Diagnosis, KindDiagnosis
+from weibull_monitor.analysis.references import reference_range
 from weibull_monitor.model.components import Component
 from weibull_monitor.report.text.table import Line, Piece, aligned, joined, plain, wrapped
 
@@ -71,20 +72,32 @@ def _without(components: Sequence[Component]) -> str:
 
 def _table(diagnosis: Diagnosis, growth: bool) -> list[Line]:
     kinds = (*diagnosis.kinds, *diagnosis.classes)
-    columns = dict.fromkeys(("kind", "k", "published (models)", "verdict", "moved", "drift", "severity"))
+    likes: dict[str, tuple[float, float, int] | None] = {}
+    columns: dict[str, None] = dict.fromkeys(
+        ("kind", "k", "published (models)", "verdict", "moved", "drift", "severity")
+    )
     if diagnosis.sample.outside:  # these two are defined by the published models
         del columns["published (models)"], columns["severity"]
+        architecture = diagnosis.sample.model.get("architecture")
+        likes = {kind.median.kind: reference_range(kind.median.kind, architecture) for kind in kinds}
+        if any(likes.values()):
+            columns = {"kind": None, "k": None, f"{architecture}s (models)": None, **columns}
     if growth:
         columns |= dict.fromkeys(("σ growth", "by λ"))
     elif any(kind.movement.lambda_ratio for kind in kinds):
         columns["λ"] = None
     rows: list[list[str | Piece]] = [list(columns)]
-    rows += [[cells[name] for name in columns] for cells in map(_cells, kinds)]
+    rows += [
+        [cells[name] if name in cells else _like(likes.get(kind.median.kind)) for name in columns]
+        for kind, cells in zip(kinds, map(_cells, kinds), strict=True)
+    ]
     right = [n for n, name in enumerate(columns) if name not in ("kind", "verdict", "severity")]
     lines = aligned(rows, right=right, rules=(1, 1 + len(diagnosis.kinds)))
     against = {kind.result.against for kind in diagnosis.kinds}
-    start = "the run's baseline" if against == {"baseline"} else "an initialisation"
-    legend = [
+    starts = {frozenset({"baseline"}): "the run's baseline", frozenset({"own"}): "its initialisation"}
+    start = starts.get(frozenset(against), "an initialisation")
+    legend = ["models: measured in docs/real-models.md, for information"] if any(likes.values()) else []
+    legend += [
         f"k{', published' * (not diagnosis.sample.outside)}: medians over the blocks",
         f"drift: of k from {start}",
     ]
@@ -92,6 +105,11 @@ def _table(diagnosis: Diagnosis, growth: bool) -> list[Line]:
         "λ" in columns
     )
     return [*lines, *[[(line, "")] for line in textwrap.wrap("; ".join(legend), WIDTH)]]
+
+
+def _like(found: tuple[float, float, int] | None) -> str:
+    """The range of k of trained models of the same architecture, for information."""
+    return f"{found[0]:.3f}–{found[1]:.3f} ({found[2]:>2})" if found else "–"
 
 
 def _cells(kind: KindDiagnosis) -> dict[str, str | Piece]:
