@@ -57,6 +57,15 @@ REFERENCES: Final = (
         _of(1.195, 1.192, 1.174, 1.194, 1.184, 1.190),
         _of(2.70, 2.58, 1.87, 1.85, 2.54, 2.51),
     ),
+    ReferenceModel(
+        "AntiBERTy",
+        "antiberty==0.1.3",
+        "encoder",
+        26_027_033,
+        "masked residues of antibody sequences, with BERT's code",
+        _of(1.203, 1.204, 1.201, 1.205, 1.203, 1.204),
+        _of(1.82, 1.79, 1.64, 1.65, 2.08, 2.07),
+    ),
 )
 """Encoders. rxnfp's second model is this one, fine-tuned."""
 
@@ -65,7 +74,7 @@ def reference_range(kind: str, architecture: str | None) -> tuple[float, float, 
     """The lowest and the highest median k of a kind, and of how many models; None if there are none of this architecture.
 
     >>> reference_range("attn_q", "encoder"), reference_range("attn_q", "decoder")
-    ((1.19, 1.195, 2), None)
+    ((1.19, 1.203, 3), None)
     """
     found = [model.k[kind] for model in REFERENCES if model.architecture == architecture and kind in model.k]
     return (min(found), max(found), len(found)) if found else None

@@ -115,7 +115,8 @@ def _like(found: tuple[float, float, int] | None) -> str:
 def _cells(kind: KindDiagnosis) -> dict[str, str | Piece]:
     result, growth, expected = kind.result, kind.growth, kind.result.expected
     moved = growth is not None and growth.dominated_by != "unchanged"
-    from_zero = kind.median.kind == "adapter_b" and result.against != "baseline"
+    # B of an adapter begins at zero, and matrices of no kind have no k in common.
+    no_start = kind.median.kind in ("adapter_b", "other") and result.against != "baseline"
     position = f" ({result.position})" if kind.verdict in ("near published", "not as published") else ""
     return {
         "kind": kind.median.kind,
@@ -123,7 +124,7 @@ def _cells(kind: KindDiagnosis) -> dict[str, str | Piece]:
         "published (models)": f"{expected} ({expected.models:>2})" if expected else "–",
         "verdict": (kind.verdict + position, _VERDICTS.get(kind.verdict, "")),
         "moved": str(kind.movement),
-        "drift": "–" if from_zero else f"{100 * result.drift:+.1f} %",
+        "drift": "–" if no_start else f"{100 * result.drift:+.1f} %",
         "severity": (result.severity, _SEVERITIES.get(result.severity, "")),
         "σ growth": f"× {math.exp(growth.total[-1]):.3f}" if growth is not None else "–",
         "by λ": f"{100 * growth.share_of_lambda:.0f} %" if growth is not None and moved else "–",
