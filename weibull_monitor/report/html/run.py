@@ -111,7 +111,7 @@ def _published(diagnosis: Diagnosis | None, remarks: Mapping[str, Sequence[str]]
     odd += [{"name": name, "k": None, "why": "; ".join(texts)} for name, texts in remarks.items()]
     return {
         "outside": outside,
-        "attention": str(diagnosis.sample.attention or "no self-attention"),
+        "attention": str(diagnosis.sample.attention or "no self-attention was found"),
         "like": bool(nearest.attention and nearest.attention.like),
         "kinds": [
             {

@@ -112,7 +112,7 @@ def view_of(tail: HistoryTail) -> View | None:
     suspects, odd = _suspects(history, sample)
     parameters = record.model.get("parameters")
     size = f"{_si(parameters)} parameters" if isinstance(parameters, int) else ""
-    parts = [str(record.model.get("class") or "model"), size, str(sample.attention or "no self-attention")]
+    parts = [str(record.model.get("class") or "model"), size, str(sample.attention or "no self-attention was found")]
     return View(
         path=visible(str(history.path)),
         model=", ".join(part for part in parts if part),

@@ -67,7 +67,7 @@ def _head(diagnosis: Diagnosis, step: bool, clock: bool) -> list[Line]:
 
 
 def _without(components: Sequence[Component]) -> str:
-    return "adapters alone" if all(c.kind.startswith("adapter") for c in components) else "no self-attention"
+    return "adapters alone" if all(c.kind.startswith("adapter") for c in components) else "no self-attention was found"
 
 
 def _table(diagnosis: Diagnosis, growth: bool) -> list[Line]:
