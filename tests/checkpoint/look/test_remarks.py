@@ -143,6 +143,19 @@ def test_living_rows_are_not_dead(tmp_path: Path, w: Tensor) -> None:
     assert remark(tmp_path, w) == ""
 
 
+@pytest.mark.parametrize("shape", [(2, 512), (512, 2), (40, 3), (17, 33), (300, 300)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_nothing_is_said_of_small_matrices_and_those_with_a_mean(
+    tmp_path: Path, shape: tuple[int, int], dtype: torch.dtype
+) -> None:
+    assert remark(tmp_path, noise(*shape).to(dtype)) == ""
+    assert remark(tmp_path, (noise(*shape) + 0.05).to(dtype)) == ""
+
+
+def test_four_bits_in_groups_of_32(tmp_path: Path) -> None:
+    assert "group of 32: they look like 4-bit integers" in remark(tmp_path, integers(noise(256, 1024), 7, 32).half())
+
+
 def test_share_of_zeros(tmp_path: Path) -> None:
     pruned = noise() * (noise(seed=5) > 0)
     assert "50." in remark(tmp_path, pruned) or "49." in remark(tmp_path, pruned)

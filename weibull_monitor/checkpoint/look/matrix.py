@@ -27,7 +27,7 @@ IN_CACHE: Final = 1 << 17
 LONGEST: Final = 1 << 22
 """Elements of a row. Matrices with longer ones are not looked at."""
 SMALLEST: Final = 16
-"""Rows and columns of the smallest matrix whose rank says anything."""
+"""Rows and columns of the smallest matrix that is compared with an identity, and elements of a row that can be faint."""
 MOST: Final = 3.0
 """Lengths of rows, in those of the median row, are cut there before they are projected."""
 DEAD: Final = 0.01
@@ -143,7 +143,7 @@ class MatrixLook:
         if first < ALONG:
             self._down.append(stored[: ALONG - first, self._columns].clone())
         offset = -first % self._stride
-        if min(self.rows, self.columns) >= SMALLEST and offset < len(rows):
+        if min(self.rows, self.columns) >= 2 * DIRECTIONS and offset < len(rows):
             if self._onto is None:
                 generator = torch.Generator().manual_seed(self.columns)
                 self._onto = torch.randn(self.columns, DIRECTIONS, generator=generator)
@@ -162,8 +162,8 @@ class MatrixLook:
         return Structure(
             rows=self.rows,
             columns=self.columns,
-            dead_rows=_dead(self._squares),
-            dead_columns=_dead(self._by_column),
+            dead_rows=_dead(self._squares, self.columns),
+            dead_columns=_dead(self._by_column, self.rows),
             identity=self._trace**2 / (self.rows * total) if square else 0.0,
             equal_rows=total > 0 and bool((self._squares == self._squares[0]).all()),
             directions=_directions(self._projected),
@@ -185,12 +185,16 @@ def _evenly(of: int, some: int) -> list[int]:
     return sorted({place * of // min(of, some) for place in range(min(of, some))})
 
 
-def _dead(squares: Tensor) -> tuple[int, ...]:
-    """Places of the rows that are nothing beside the others; none if all are zero, which is said of the matrix."""
+def _dead(squares: Tensor, elements: int) -> tuple[int, ...]:
+    """Places of the rows that are nothing beside the others; none if all are zero, which is said of the matrix.
+
+    Rows of few elements are dead only if they are zero, and single values never.
+    """
     alive = squares[squares > 0]
-    if not len(alive):
+    if not len(alive) or elements < 2:
         return ()
-    return tuple((squares < DEAD**2 * alive.median()).nonzero().flatten().tolist())
+    least = DEAD**2 * alive.median() if elements >= SMALLEST else alive.min()
+    return tuple((squares < least).nonzero().flatten().tolist())
 
 
 def _directions(projected: Sequence[Tensor]) -> tuple[float, ...]:

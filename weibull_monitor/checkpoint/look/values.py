@@ -21,7 +21,7 @@ GROUPS: Final = (32, 64, 128)
 """Values of a row that share a scale, in formats with scales by group."""
 FEWER: Final = 0.7
 """Distinct values as a share of those that continuous ones of the same dtype would have, below which they are few."""
-LEAST: Final = 32
+LEAST: Final = 24
 """Values that are needed to say that few of them are distinct."""
 
 
@@ -81,16 +81,18 @@ def _of_unit(unit: str, values: Tensor, dtype: torch.dtype) -> FewValues | None:
     if not len(used):
         return None
     generator = torch.Generator().manual_seed(used.shape[1])
-    rms = (used.double().square().sum(1) / (used != 0).sum(1)).sqrt().float()  # (units,): of what is not zero
-    normal = torch.randn(used.shape, generator=generator) * rms[:, None]
+    filled = used.double().where(used != 0, torch.nan)
+    middle = filled.nanmean(1, keepdim=True)  # (units, 1): of what is not zero, as the spread
+    spread = (filled - middle).square().nanmean(1, keepdim=True).sqrt()
+    normal = torch.randn(used.shape, generator=generator) * spread + middle
     distinct, expected = _distinct(used), _distinct(normal.to(dtype).where(used != 0, 0.0))
     if float((distinct / expected).median()) > FEWER:
         return None
-    filled = [one[one != 0] for one in used]
-    looks = [_looks(one, dtype) for one in filled]
+    kept = [one[one != 0] for one in used]
+    looks = [_looks(one, dtype) for one in kept]
     usual = max(set(looks), key=looks.count)
     agreed = usual if looks.count(usual) > 0.6 * len(looks) else ""
-    return FewValues(round(median(distinct.tolist())), round(median(map(len, filled))), unit, agreed)
+    return FewValues(round(median(distinct.tolist())), round(median(map(len, kept))), unit, agreed)
 
 
 def _distinct(values: Tensor) -> Tensor:
