@@ -112,6 +112,10 @@ def test_tables_speak_of_the_adapters(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "ΔW = s·B·A" in text
     assert main(["compare", str(tmp_path / "run")]) == 0
     assert "ΔW = s·B·A" in capsys.readouterr().out
+    assert main(["watch", str(tmp_path / "run"), "--once"]) == 0
+    watched = capsys.readouterr().out
+    assert "adapter_a" in watched
+    assert "attn_k" not in watched
     page = page_data([("run", history)])["runs"][0]
     assert [tile["label"] for tile in page["tiles"][:2]] == ["ΔW of attn_q", "ΔW of ffn_down"]
     assert page["headline"].startswith("Only adapters are trained")

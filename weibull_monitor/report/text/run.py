@@ -9,9 +9,8 @@ from statistics import median
 from weibull_monitor.errors import visible
 from weibull_monitor.history.reasons import EXPLANATION
 from weibull_monitor.history.record import History, RecordedSnapshot
-from weibull_monitor.model.adapters import of_adapters
 from weibull_monitor.model.components import Component, summarise_experts
-from weibull_monitor.report.kinds import by_kind
+from weibull_monitor.report.kinds import by_kind, frozen_kinds
 from weibull_monitor.report.text.deltas import delta_lines
 from weibull_monitor.report.text.table import aligned, plain
 
@@ -35,11 +34,7 @@ def summarize(history: History) -> str:
         return f"{visible(str(history.path))}: no samples yet"
     first, last = history.snapshots[0], history.snapshots[-1]
     kinds = by_kind(last.components)
-    frozen = {
-        kind: members
-        for kind, members in kinds.items()
-        if of_adapters(last.components) and not any(c.trainable for c in members)
-    }
+    frozen = frozen_kinds(last.components)
     kinds = {kind: members for kind, members in kinds.items() if kind not in frozen}
     head = ["kind", "class", "matrices", "k start", "k now", "drift (median)", "± s.e.", "λ start", "λ now", "growth"]
     rows = [head, *(kind_row(members, first, last) for members in kinds.values())]
