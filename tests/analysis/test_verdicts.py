@@ -17,6 +17,7 @@ from weibull_monitor.analysis.diagnosis import Diagnosis, diagnose
 from weibull_monitor.analysis.mixtures import mixed_shape
 from weibull_monitor.analysis.scope import outside_of_published
 from weibull_monitor.checkpoint.scan import scan
+from weibull_monitor.model.components import Component
 from weibull_monitor.report.text.diagnosis import render_diagnosis
 
 BERT = {
@@ -71,6 +72,47 @@ def test_small_models_are_outside_of_what_is_published() -> None:
     facts = {"class": "LlamaForCausalLM", "architecture": "decoder", "parameters": 3_000_000}
     assert "has 3,000,000" in outside_of_published(facts, (), Attention("MHA"))
     assert not outside_of_published(facts | {"parameters": 70_000_000}, (), Attention("MHA"))
+
+
+def component(kind: str, cross: bool = False) -> Component:
+    return Component(kind, kind, 0, None, cross, (64, 64), torch.float32, True, kind)
+
+
+def test_cross_attention_and_adapters_alone_are_outside() -> None:
+    facts = {"class": "Mine", "parameters": 70_000_000}
+    causal = Attention("MHA", causal=True)
+    assert "Mine has cross-attention" in outside_of_published(facts, [component("attn_q", True)], causal)
+    assert "adapters alone" in outside_of_published(facts, [component("adapter_a"), component("adapter_b")], causal)
+    assert outside_of_published(facts, [component("attn_q"), component("adapter_a")], causal) == ""
+
+
+def test_an_encoder_is_shown_beside_encoders(tmp_path: Path) -> None:
+    """For information, and without a verdict; what is measured again stays within rounding of the table."""
+    encoder = render_diagnosis(diagnose(bert()))
+    assert "encoders (models)" in encoder
+    assert "docs/real-models.md" in encoder
+    decoder = AutoModelForCausalLM.from_config(CONFIG_MAPPING["gpt2"](n_embd=64, n_layer=1, n_head=2, vocab_size=99))
+    assert "(models)" not in render_diagnosis(diagnose(decoder))
+
+
+def test_drift_is_from_the_start_that_is_known(tmp_path: Path) -> None:
+    model = bert()
+    known = render_diagnosis(diagnose(scan([checkpoint(model, tmp_path / "known")])))
+    known = " ".join(known.split())
+    assert "the distributions that the code of the model draws its matrices from" in known
+    assert "drift: of k from its initialisation" in known
+    assert "the anchor of" not in known
+    (tmp_path / "known" / "config.json").unlink()
+    guessed = render_diagnosis(diagnose(scan([tmp_path / "known"])))
+    assert "drift is against the anchor of normal initialisation" in " ".join(guessed.split())
+    assert "the code of the model" not in guessed
+
+
+def test_matrices_of_no_kind_have_no_drift_in_common(tmp_path: Path) -> None:
+    torch.save({"a.weight": torch.randn(64, 64), "b.weight": torch.rand(64, 64) + 5.0}, tmp_path / "model.pt")
+    text = render_diagnosis(diagnose(scan([tmp_path / "model.pt"])))
+    (row,) = [line.split() for line in text.splitlines() if line.startswith("other ")]
+    assert row[-1] == "–"
 
 
 def test_no_word_of_the_published_models_is_said_of_an_encoder() -> None:

@@ -154,7 +154,7 @@ def test_without_a_configuration(tmp_path: Path) -> None:
         expected = {c.name: c for c in monitored(model, tmp_path / f"run-{kind}").components if c.part is None}
         torch.save(model.state_dict(), tmp_path / f"{kind}.pt")
         found = scan_all(tmp_path / f"{kind}.pt").checkpoints[0]
-        assert "no configuration of its model" in found.notes[0]
+        assert found.notes[:2] == ("no config.json was found", "matrices are recognised by names and shapes")
         here = {c.name: c for c in found.components if c.part is None}
         assert {n: (c.label, c.block, c.tower) for n, c in here.items()} == {
             n: (c.label, c.block, c.tower) for n, c in expected.items()
@@ -282,3 +282,27 @@ def test_dtypes_that_cannot_be_counted_are_named_and_skipped(tmp_path: Path) -> 
     assert found.fits["layers.0.mlp.up_proj.weight"].rms == pytest.approx(
         float(values.square().mean().sqrt()), rel=1e-2
     )
+
+
+def test_a_configuration_without_a_model_type(tmp_path: Path) -> None:
+    """Of the time when the name of a folder told the type: the names of the tensors tell it, or their shapes."""
+    from transformers import BertConfig, BertModel
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    model = BertModel(BertConfig(**sizes, vocab_size=97, max_position_embeddings=32))
+    settings = {**sizes, "vocab_size": 97, "max_position_embeddings": 32, "initializer_range": 0.02}
+    for name, prefix in (("named", "bert."), ("plain", "")):
+        folder = tmp_path / name
+        folder.mkdir()
+        save_file({prefix + n: t.contiguous() for n, t in model.state_dict().items()}, folder / "model.safetensors")
+        (folder / "config.json").write_text(json.dumps(settings))
+        one = scan_all(folder).checkpoints[0]
+        assert one.model["architecture"] == "encoder", one.notes
+        assert one.model["initial"]
+    # Settings of something else are not those of such a model.
+    (tmp_path / "plain" / "config.json").write_text(json.dumps({"d_model": 32, "layers": 2}))
+    one = scan_all(tmp_path / "plain").checkpoints[0]
+    assert any("it names no model_type" in note for note in one.notes)
+    assert "architecture" not in one.model
+    (tmp_path / "plain" / "config.json").unlink()
+    assert "no config.json was found" in scan_all(tmp_path / "plain").checkpoints[0].notes

@@ -110,7 +110,8 @@ class Classification:
         regime: Its regime; k within two standard errors of the transmission regime counts as transmission.
         drift: k/k_init − 1.
         severity: Severity of the drift. Against an anchor, a drift below two standard errors is ``none``.
-        against: ``baseline`` if k_init is from the run itself, else the name of the initialisation whose anchor is taken.
+        against: ``baseline`` if k_init is from the run itself, ``own`` if it is that of the model's own code, else the name of
+            the initialisation whose anchor is taken.
         expected: The range of published medians; None where nothing comparable is published.
         position: Where k lies relative to that range; within two standard errors of it counts as inside.
     """

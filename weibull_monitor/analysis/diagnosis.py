@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Final, Literal
 
@@ -29,11 +29,13 @@ from weibull_monitor.history.snapshot import Snapshot
 from weibull_monitor.measure import WeibullFit
 from weibull_monitor.measure.reader.reader import ModelReader
 from weibull_monitor.measure.weibull import anchors
+from weibull_monitor.model.adapters import of_adapters
 from weibull_monitor.model.architecture import facts_of
 from weibull_monitor.model.components import Component, discover
 
 Verdict = Literal[
     "as initialised",
+    "frozen",
     "k shows no training",
     "unmoved",
     "moved",
@@ -60,7 +62,8 @@ class KindDiagnosis:
         median: Its medians over the blocks.
         result: The classification of the median k; the drift is the median over the matrices.
         movement: How many of its matrices have moved from their start.
-        verdict: The result in words. Of every model: ``as initialised``, ``moved``, or ``unmoved`` since a baseline that was
+        verdict: The result in words. Of every model: ``as initialised``, ``moved``, ``frozen`` (not trained beside others that
+            are, as the base of adapters), or ``unmoved`` since a baseline that was
             trained before. ``k shows no training``: k alone shows no movement, and λ at the start is not known. (Feed-forward k
             of trained models stays within about 3 % of the initialisation, so this k alone does not show that a matrix is
             not trained.) Of models that the published ones may be compared with (`ComparedSample.outside`): ``as
@@ -180,16 +183,15 @@ def _measure(model: nn.Module, attention: KnownAttention) -> tuple[Snapshot, Kno
 def _matrices(sample: ComparedSample) -> dict[str, Classification]:
     # Nothing is published for heads, experts and other towers.
     published = set() if sample.outside else {c.name for c in sample.comparable}
-    initialisation = sample.initialisation
     return {
         c.name: classify(
             sample.k[c.name],
             c.label if c.name in published else "",
             sample.attention,
             r2=sample.r2[c.name],
-            k_se=sample.k_se.get(c.name),
+            k_se=sample.k_error.get(c.name),
             baseline=sample.baseline.get(c.name),
-            initialisation=initialisation,
+            initialisation=_initialisation(c.kind, sample),
         )
         for c in sample.components
         if c.name in sample.k
@@ -213,7 +215,9 @@ def _kinds(kinds: Sequence[KindMedian], sample: ComparedSample) -> tuple[KindDia
             kind,
             result,
             movement,
-            _verdict(result, movement, fresh, _from_scratch(kind, sample)),
+            "frozen"
+            if not movement.any and sample.frozen.issuperset(kind.names)
+            else _verdict(result, movement, fresh, _from_scratch(kind, sample)),
             _growth(kind, sample),
         )
         for kind, result, movement in zip(kinds, results, moved, strict=True)
@@ -221,13 +225,29 @@ def _kinds(kinds: Sequence[KindMedian], sample: ComparedSample) -> tuple[KindDia
 
 
 def _classified(kind: KindMedian, sample: ComparedSample) -> Classification:
-    drifts = [sample.k[name] / sample.baseline[name] - 1.0 for name in kind.names if name in sample.baseline]
+    drifts = [sample.k[name] / sample.start[name].k - 1.0 for name in kind.names if name in sample.start]
     baseline = kind.k / (1.0 + median(drifts)) if drifts else None
     r2 = median(sample.r2[name] for name in kind.names)
     of = "" if sample.outside else "transmission" if kind.kind == "feed-forward" else kind.kind
-    return classify(
-        kind.k, of, sample.attention, r2=r2, k_se=kind.se, baseline=baseline, initialisation=sample.initialisation
+    found = classify(
+        kind.k,
+        of,
+        sample.attention,
+        r2=r2,
+        k_se=kind.se,
+        baseline=baseline,
+        initialisation=_initialisation(kind.kind, sample),
     )
+    if baseline is None or sample.baseline:
+        return found
+    # Two samples of a matrix share their noise; a sample and the distribution that it was drawn from do not.
+    small = abs(found.drift) <= 2.0 * kind.se / baseline
+    return replace(found, against="own", severity="none" if small else found.severity)
+
+
+def _initialisation(kind: str, sample: ComparedSample) -> str | None:
+    """The anchor of drift; adapters are initialised on their own, so theirs is the nearest one."""
+    return None if kind.startswith("adapter") else sample.initialisation
 
 
 def _from_scratch(kind: KindMedian, sample: ComparedSample) -> bool:
@@ -273,7 +293,7 @@ def _odd(
         sd = 1.4826 * median(abs(sample.k[name] - kind.k) for name in kind.names)
         for component in (c for c in sample.comparable if c.name in kind.names):
             name = component.name
-            limit = max(MIN_DEVIATION, MAX_DEVIATION * max(sd, sample.k_se.get(name, 0.0)))
+            limit = max(MIN_DEVIATION, MAX_DEVIATION * max(sd, sample.k_error.get(name, 0.0)))
             if why := _why_odd(component, sample, abs(sample.k[name] - kind.k) > limit, kind.k):
                 why += "; its parts have different scales" if name in mixed else ""
                 k, r2 = sample.k[name], sample.r2[name]
@@ -294,8 +314,11 @@ def _why_odd(component: Component, sample: ComparedSample, far: bool, centre: fl
 
 
 def _notes(sample: ComparedSample) -> list[str]:
+    if of_adapters(sample.components):
+        return ["only adapters are trained: the weights that they change are frozen, and ΔW says what they add to them"]
     if not sample.baseline:
-        return [f"there is no baseline before this sample: drift is against the anchor of {_start(sample)}"]
+        of = "" if sample.start else "the anchor of "
+        return [f"there is no baseline before this sample: drift is against {of}{_start(sample)}"]
     trained = [m.kind for m in sample.medians() if sample.expected(m.kind) and not _from_scratch(m, sample)]
     if trained:
         return [
@@ -307,6 +330,8 @@ def _notes(sample: ComparedSample) -> list[str]:
 
 
 def _start(sample: ComparedSample) -> str:
+    if sample.start:
+        return "the distributions that the code of the model draws its matrices from"
     if sample.initialisation is None:
         return "the initialisation nearest to each k"
     name, k = sample.initialisation, anchors()[sample.initialisation].k

@@ -62,6 +62,8 @@ def movement_of(names: Sequence[str], sample: ComparedSample) -> Movement:
 
 
 def _moved(name: str, sample: ComparedSample) -> bool:
+    if name in sample.from_zero:
+        return True
     k = sample.k[name]
     error = (SHARED if sample.baseline else ERRORS) * sample.k_se.get(name, 0.0) / k
     starts = [sample.start[name].k] if name in sample.start else [anchors()[kind].k for kind in _USUAL]

@@ -54,7 +54,7 @@ class ComparedSample:
         step: Optimizer steps taken.
         components: The components of the sample.
         k: Shape by component name.
-        k_se: Standard error of k by component name.
+        k_se: Standard error of k by component name, for independent values.
         lambda_: Scale by component name.
         r2: R² of the fit by component name.
         baseline: Shape before training by component name; empty if not known.
@@ -91,6 +91,23 @@ class ComparedSample:
         return {
             c.name: reference_of(InitialScale(*drawn[c.parameter])) for c in self.components if c.parameter in drawn
         }
+
+    @cached_property
+    def k_error(self) -> Mapping[str, float]:
+        """Standard error of k by component name; of a scan it takes into account that values of one row or column are alike."""
+        effects = self.model.get("design_effects") or {}
+        return {name: se * math.sqrt(max(1.0, effects.get(name, 1.0))) for name, se in self.k_se.items()}
+
+    @cached_property
+    def from_zero(self) -> frozenset[str]:
+        """Names of the matrices that began at zero, as the B of an adapter does: with a fit, they have moved."""
+        return frozenset(c.name for c in self.components if c.kind == "adapter_b" and c.name not in self.baseline)
+
+    @cached_property
+    def frozen(self) -> frozenset[str]:
+        """Names of the matrices that are not trained, beside others that are."""
+        still = frozenset(c.name for c in self.components if not c.trainable)
+        return still if len(still) < len(self.components) else frozenset()
 
     @cached_property
     def outside(self) -> str:
@@ -144,7 +161,7 @@ class ComparedSample:
         return KindMedian(
             kind=kind,
             k=median(k),
-            se=_se_of_median(k, [self.k_se[name] for name in names if name in self.k_se]),
+            se=_se_of_median(k, [self.k_error[name] for name in names if name in self.k_error]),
             lambda_=median(self.lambda_[name] for name in names),
             matrices=len(names),
             names=names,

@@ -32,6 +32,8 @@ def outside_of_published(model: Mapping[str, Any], components: Sequence[Componen
     """
     name = str(model.get("class") or "this model")
     published = "published models are decoders with causal attention"
+    if components and all(c.kind.startswith("adapter") for c in components):
+        return f"{published}, and these are adapters alone"
     architecture = model.get("architecture")
     if architecture is None and _CAUSAL.search(name):  # recorded before the history had the architecture
         architecture = "decoder"

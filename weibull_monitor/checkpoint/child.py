@@ -22,11 +22,13 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 import torch
+from torch import nn
 
-from weibull_monitor.checkpoint.config import cleaned, read_config
+from weibull_monitor.checkpoint.config import cleaned, read_config, with_model_type
 from weibull_monitor.checkpoint.formats.tensors import Contents
 from weibull_monitor.checkpoint.layout import CheckpointLayout, Find, lay_out
 from weibull_monitor.checkpoint.limits import environment, limit, refuse_contacts
+from weibull_monitor.checkpoint.match import match_model
 from weibull_monitor.errors import (
     CheckpointError,
     ConfigurationError,
@@ -46,6 +48,10 @@ SECONDS: Final = 4
 PATIENCE: Final = 120.0
 """Seconds after which a process that does not answer is ended, whatever it waits for: importing libraries is part of it."""
 MAX_ANSWER: Final = 1 << 28
+OLD_TYPES: Final = ("bert", "gpt2", "distilbert", "roberta")
+"""Model types of the time when configurations did not name theirs."""
+SMALL: Final = 0.05
+"""Share of the elements of a checkpoint that such a model may not have."""
 _START: Final = "import sys; sys.path[:] = sys.argv[1:]; from weibull_monitor.checkpoint.child import serve; serve()"
 
 
@@ -286,11 +292,29 @@ def _answered(request: _Request) -> Described | _Refusal:
         return _Refusal(" ".join(text_of(error).split())[:300] or type(error).__name__)
 
 
+def _built(values: Mapping[str, Any], contents: Contents | None) -> nn.Module:
+    """The model of settings. If they do not name a type, one whose parameters all matrices of the checkpoint fit."""
+    mapping = configuration_classes()
+    names = contents.tensors if contents is not None else ()
+    settings = with_model_type(values, names, mapping)
+    kinds = OLD_TYPES if settings.get("model_type") is None and contents is not None else ()
+    for kind in kinds:
+        with suppress(ConfigurationError):
+            model = build_from(configuration_from(cleaned({**values, "model_type": kind}, mapping)))
+            if contents is not None and _fits(contents, model):
+                return model
+    return build_from(configuration_from(cleaned(settings, mapping)))
+
+
+def _fits(contents: Contents, model: nn.Module) -> bool:
+    """Whether the matrices of a checkpoint are those of a model, but for small ones, as of a head."""
+    elements = sum(tensor.numel for tensor in contents.tensors.values())
+    return sum(tensor.numel for tensor in match_model(contents.tensors, model).left.values()) < SMALL * elements
+
+
 def _found(request: _Request) -> Described:
-    if isinstance(request.config, str):
-        model = build(request.config)
-    else:
-        model = build_from(configuration_from(cleaned(request.config, configuration_classes())))
+    given = request.config
+    model = build(given) if isinstance(given, str) else _built(given, request.contents)
     if request.contents is not None:
         layout = lay_out(request.contents, model, request.find)
     else:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import CodeType
 from typing import Any, Final
@@ -86,8 +87,38 @@ def cleaned(values: Mapping[str, Any], mapping: Mapping[str, Any]) -> dict[str, 
     """
     kind = values.get("model_type")
     if not isinstance(kind, str) or kind not in mapping:
+        if kind is None:
+            raise ConfigurationError("it names no model_type, and neither its architectures nor the tensors tell one")
         raise ConfigurationError(f"its model_type is {str(kind)[:60]!r}, which transformers does not have")
     return _kept(values, mapping[kind], mapping) | {"model_type": kind}
+
+
+def with_model_type(values: Mapping[str, Any], names: Iterable[str], mapping: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The settings with a model type; one that old configurations leave out is told by the architectures, or by the tensors.
+
+    Args:
+        values: The settings.
+        names: Names of the tensors of the checkpoint, whose first word is often the type: ``bert.encoder.layer…``.
+        mapping: The classes of configurations by model type.
+
+    >>> with_model_type({"architectures": ["GPT2LMHeadModel"]}, (), {"gpt2": None, "gpt": None})["model_type"]
+    'gpt2'
+    >>> with_model_type({}, ["bert.encoder.weight", "bert.pooler.weight", "cls.bias"], {"bert": None})["model_type"]
+    'bert'
+    """
+    if values.get("model_type") is not None:
+        return values
+    architectures = values.get("architectures")
+    told = [name.lower() for name in architectures if isinstance(name, str)] if isinstance(architectures, list) else []
+    plain = {kind.replace("-", "").replace("_", ""): kind for kind in mapping}
+    by_class = [kind for kind in plain if any(name.startswith(kind) for name in told)]
+    if by_class:
+        return {**values, "model_type": plain[max(by_class, key=len)]}
+    words = Counter(name.partition(".")[0] for name in names)
+    word, count = words.most_common(1)[0] if words else ("", 0)
+    if word in mapping and 2 * count > words.total():
+        return {**values, "model_type": word}
+    return values
 
 
 def _kept(values: Mapping[str, Any], config_class: Any, mapping: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,8 +9,9 @@ import math
 from typing import Any, Final
 
 from weibull_monitor.analysis.diagnosis import diagnose
-from weibull_monitor.checkpoint.scan import Scan
+from weibull_monitor.checkpoint.scan import Checkpoint, Scan
 from weibull_monitor.errors import ConfigurationError, visible
+from weibull_monitor.history.columns import DELTAS
 from weibull_monitor.measure import WeibullFit
 from weibull_monitor.model.components import Component
 
@@ -31,7 +32,14 @@ def as_json(scan: Scan) -> str:
             "notes": list(one.notes),
             "skipped": dict(one.skipped),
             "findings": [vars(finding) for finding in one.findings],
-            "components": [_describe(c) | _figures(one.fits.get(c.name)) for c in one.components],
+            "components": [
+                _describe(c)
+                | _figures(one.fits.get(c.name))
+                | _effective(one, c)
+                | {"remarks": list(one.remarks.get(c.name, ()))}
+                | _delta(one, c)
+                for c in one.components
+            ],
         }
         for number, one in enumerate(scan.checkpoints, start=1)
     ]
@@ -42,13 +50,29 @@ def as_json(scan: Scan) -> str:
 def as_csv(scan: Scan) -> str:
     """The scan as a table with one row per checkpoint and component."""
     out = io.StringIO(newline="")
-    columns = ["checkpoint", "step", "name", "kind", "class", "block", "expert", "shape", "dtype", *FIGURES]
+    columns = [
+        "checkpoint",
+        "step",
+        "name",
+        "kind",
+        "class",
+        "block",
+        "expert",
+        "shape",
+        "dtype",
+        *FIGURES,
+        "k_se_effective",
+        *DELTAS,
+        "remarks",
+    ]
     table = csv.DictWriter(out, columns, lineterminator="\n")
     table.writeheader()
     for one in scan.checkpoints:
         for c in one.components:
             row = _describe(c) | _figures(one.fits.get(c.name))
             row |= {"checkpoint": str(one.source), "step": one.step, "shape": "x".join(map(str, c.shape))}
+            row |= _effective(one, c) | _delta(one, c)
+            row["remarks"] = "; ".join(one.remarks.get(c.name, ()))
             table.writerow({column: _as_text(value) for column, value in row.items()})
     return out.getvalue()
 
@@ -70,6 +94,19 @@ def _describe(c: Component) -> dict[str, Any]:
         "shape": list(c.shape),
         "dtype": str(c.dtype).removeprefix("torch."),
     }
+
+
+def _delta(one: Checkpoint, c: Component) -> dict[str, float | None]:
+    """Of an A what it and its B add to a weight; else nothing."""
+    delta = one.adapters.deltas.get(c.name)
+    return dict(zip(DELTAS, (delta.k, delta.lambda_, delta.rms, delta.ratio), strict=True)) if delta else {}
+
+
+def _effective(one: Checkpoint, c: Component) -> dict[str, float | None]:
+    """The standard error of k with what values of one row or column have in common."""
+    fit, effect = one.fits.get(c.name), one.design_effects.get(c.name)
+    known = fit is not None and effect is not None and math.isfinite(fit.k_se)
+    return {"k_se_effective": fit.k_se * math.sqrt(effect) if known and fit and effect else None}
 
 
 def _figures(fit: WeibullFit | None) -> dict[str, float | int | None]:

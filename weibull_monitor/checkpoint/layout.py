@@ -85,8 +85,10 @@ def lay_out(contents: Contents, model: nn.Module | None, find: Find) -> Checkpoi
         if rest.discovery.components:
             stored = [c for c in rest.discovery.components if c.part is None]
             notes.append(
-                f"{len(stored)} matrices ({stored[0].name}{', …' * (len(stored) > 1)}) are not those of "
-                f"{type(model).__name__}: they are recognised by their names"
+                f"{len(stored)} matrices ({stored[0].name}, …) are not those of {type(model).__name__}: they are recognised "
+                "by their names"
+                if len(stored) > 1
+                else f"{stored[0].name} is not of {type(model).__name__}: it is recognised by its name"
             )
         discovery = replace(
             discovery,
@@ -119,7 +121,7 @@ def _by_names(tensors: Mapping[str, StoredTensor], find: Find) -> CheckpointLayo
         skipped=(*found.skipped, *skipped),
         elements=found.elements + sum(s.numel for s in skipped),
     )
-    notes = ["there is no configuration of its model: matrices are recognised by names and shapes"]
+    notes = ["matrices are recognised by names and shapes"]
     if same:
         notes.append(
             f"{len(same)} tensors are stored under two names ({same[0]}{', …' * (len(same) > 1)}) and measured once"

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from weibull_monitor.checkpoint.adapters import AdaptersFound, adapters_in, folder_of
 from weibull_monitor.checkpoint.as_history import Sample, as_history, check_same_model, increasing
 from weibull_monitor.checkpoint.buffers import FLAT, flat_rows
 from weibull_monitor.checkpoint.child import described, described_by, process
@@ -16,6 +17,7 @@ from weibull_monitor.checkpoint.findings import CheckpointFinding, findings_of
 from weibull_monitor.checkpoint.formats.locate import CheckpointSource, all_sources
 from weibull_monitor.checkpoint.formats.tensors import Contents
 from weibull_monitor.checkpoint.layout import CheckpointLayout, Find, lay_out, without
+from weibull_monitor.checkpoint.look import Structure, remarks_on
 from weibull_monitor.checkpoint.prefixes import with_names_of
 from weibull_monitor.checkpoint.stream import count_checkpoint
 from weibull_monitor.errors import CheckpointError, ConfigurationError, MissingDependencyError
@@ -49,6 +51,9 @@ class Checkpoint:
         findings: What is worth a look in it.
         components: The components.
         fits: The fit of each component, by name.
+        remarks: What is odd about a matrix, in sentences, by name.
+        adapters: Its low-rank adapters, and what they add to weights.
+        design_effects: Variance of k of each component over that of as many independent values, by name.
         attention: The kinds of attention of its model.
         model: What is known of its model: ``parameters``, ``class``, ``model_type``.
         seconds: How long measuring it took.
@@ -64,6 +69,9 @@ class Checkpoint:
     findings: tuple[CheckpointFinding, ...]
     components: tuple[Component, ...]
     fits: Mapping[str, WeibullFit] = field(repr=False)
+    remarks: Mapping[str, tuple[str, ...]]
+    adapters: AdaptersFound
+    design_effects: Mapping[str, float] = field(repr=False)
     attention: tuple[AttentionType, ...]
     model: Mapping[str, Any]
     seconds: float
@@ -175,24 +183,31 @@ def _measure(
     contents = source.read()
     laid, model, notes = _laid_out(source, contents, config, find)
     layout = with_names_of(laid, names)
+    structures: dict[str, Structure] = {}
     if layout.discovery.components:
-        fits, flat = _fits(layout, progress, str(source.path))
+        fits, flat, structures = _fits(layout, progress, str(source.path))
         layout = without(layout, flat, FLAT)
     discovery = layout.discovery
     if not discovery.components:
         raise ConfigurationError(_nothing(source, discovery))
     fits = {c.name: fits[c.name] for c in discovery.components if c.name in fits}
+    adapters = adapters_in(folder_of(source.path), layout, contents.tensors, fits)
     checkpoint = Checkpoint(
         source=source.path,
         format=source.format,
         size=contents.size,
         step=0,
-        notes=(*source.notes, *contents.notes, *notes, *layout.notes),
+        notes=(*source.notes, *contents.notes, *notes, *layout.notes, *adapters.notes),
         skipped={s.name: s.reason for s in discovery.skipped},
         coverage=coverage(discovery),
         findings=findings_of(discovery.components, fits),
         components=discovery.components,
         fits=fits,
+        remarks=remarks_on(discovery.components, fits, structures),
+        adapters=adapters,
+        design_effects={
+            c.name: structures[c.parameter].design_effect for c in discovery.components if c.parameter in structures
+        },
         attention=layout.attention,
         model={**model, "parameters": discovery.elements},
         seconds=time.perf_counter() - started,
@@ -207,7 +222,7 @@ def _laid_out(
     if config is not None:
         found = described_by(config, find, contents)
         return found.layout, found.model, ()
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ("no config.json was found",)
     if source.config is not None:
         try:
             found = described(source.config / "config.json", find, contents)
@@ -219,8 +234,8 @@ def _laid_out(
 
 def _fits(
     layout: CheckpointLayout, progress: Progress | None, label: str
-) -> tuple[dict[str, WeibullFit], frozenset[str]]:
-    """The fits of components by name, and the parameters that turn out to be masks or constants."""
+) -> tuple[dict[str, WeibullFit], frozenset[str], dict[str, Structure]]:
+    """The fits of components by name, the parameters that turn out to be masks or constants, and what was seen of each."""
     components = layout.discovery.components
     needed = {c.parameter for c in components}
     total = sum(t.numel * t.dtype.itemsize for n, t in layout.stored.items() if n in needed and t.dtype is not None)
@@ -232,6 +247,7 @@ def _fits(
         if progress is not None:
             progress(label, done, total)
 
+    seen: dict[str, Structure] = {}
     flat: dict[str, bool] = {}  # by parameter: whether each of its components is flat
 
     def looked_at(batch: CountedRows) -> CountedRows:
@@ -242,10 +258,10 @@ def _fits(
             flat[c.parameter] = is_flat and flat.get(c.parameter, may_be_mask)
         return batch
 
-    batches = (looked_at(batch) for batch in count_checkpoint(components, layout.stored, report))
+    batches = (looked_at(batch) for batch in count_checkpoint(components, layout.stored, report, seen))
     fits = delivered((b.indices, to_host(solve(b.counts, b.bins, b.offsets))) for b in batches)
     found = {c.name: fits[index] for index, c in enumerate(components) if index in fits}
-    return found, frozenset(name for name, is_flat in flat.items() if is_flat)
+    return found, frozenset(name for name, is_flat in flat.items() if is_flat), seen
 
 
 def _sample(one: Checkpoint, every: Sequence[Checkpoint], steps_known: bool, given: Sequence[Path]) -> Sample:
@@ -262,6 +278,9 @@ def _sample(one: Checkpoint, every: Sequence[Checkpoint], steps_known: bool, giv
             "steps_known": steps_known,
             "checkpoints": [{"step": c.step, "path": str(c.source), "bytes": c.size} for c in every],
             "notes": list(one.notes),
+            **({"adapters": dict(one.adapters.record)} if one.adapters.record else {}),
+            "design_effects": {name: round(effect, 3) for name, effect in one.design_effects.items()},
+            "remarks": {name: list(texts) for name, texts in one.remarks.items()},
             "findings": [{"step": c.step, **asdict(finding)} for c in every for finding in c.findings],
         },
         world_size=1,
@@ -270,7 +289,14 @@ def _sample(one: Checkpoint, every: Sequence[Checkpoint], steps_known: bool, giv
         skipped=one.skipped,
         attention=[asdict(kind) for kind in one.attention],
     )
-    snapshot = Snapshot(step=one.step, time=now, components=one.components, fits=one.fits, seconds=one.seconds)
+    snapshot = Snapshot(
+        step=one.step,
+        time=now,
+        components=one.components,
+        fits=one.fits,
+        deltas=one.adapters.deltas,
+        seconds=one.seconds,
+    )
     return record, snapshot
 
 

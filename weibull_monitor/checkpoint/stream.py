@@ -22,6 +22,7 @@ from torch import Tensor
 
 from weibull_monitor.checkpoint.formats.files import open_regular
 from weibull_monitor.checkpoint.formats.tensors import Piece, StoredTensor
+from weibull_monitor.checkpoint.look import MatrixLook, Structure
 from weibull_monitor.errors import CheckpointError
 from weibull_monitor.measure import Bins, bins_of, count_magnitudes
 from weibull_monitor.measure.choose import sum_places
@@ -41,7 +42,10 @@ Progress = Callable[[int], None]
 
 
 def count_checkpoint(
-    components: Sequence[Component], stored: Mapping[str, StoredTensor], progress: Progress = lambda _: None
+    components: Sequence[Component],
+    stored: Mapping[str, StoredTensor],
+    progress: Progress = lambda _: None,
+    seen: dict[str, Structure] | None = None,
 ) -> Iterator[CountedRows]:
     """The counts of components whose parameters are in files.
 
@@ -49,20 +53,25 @@ def count_checkpoint(
         components: What to count.
         stored: Where the elements of each component's parameter are, by the parameter's name.
         progress: Called with the number of bytes that were read since its last call.
+        seen: Takes what is seen of each parameter whose rows are read whole, by its name.
 
     Raises:
         CheckpointError: If a file cannot be read, or ends early.
     """
     sums = Sums(components)
-    return sums.complete(_batches(components, sums.read, stored, progress))
+    return sums.complete(_batches(components, sums.read, stored, progress, seen))
 
 
 def _batches(
-    components: Sequence[Component], read: Iterable[int], stored: Mapping[str, StoredTensor], progress: Progress
+    components: Sequence[Component],
+    read: Iterable[int],
+    stored: Mapping[str, StoredTensor],
+    progress: Progress,
+    seen: dict[str, Structure] | None,
 ) -> Iterator[CountedRows]:
     # What lies on a grid is known when all of it has been counted; it is read once more then.
     again: list[int] = []
-    for indices, rows, bins in _in_batches(_stream(components, read, stored, _counted, progress), ROWS_AT_ONCE):
+    for indices, rows, bins in _in_batches(_stream(components, read, stored, _counted, progress, seen), ROWS_AT_ONCE):
         counts = rows[:, TALLIES:]  # (rows, bins.columns)
         found = [False] * len(rows)
         if bins.shift:
@@ -115,6 +124,7 @@ def _stream(
     stored: Mapping[str, StoredTensor],
     work: _Work,
     progress: Progress = lambda _: None,
+    seen: dict[str, Structure] | None = None,
 ) -> Iterator[_Row]:
     """Reads the parameters of components once, and does some work on them window by window."""
     of_parameter: dict[str, list[int]] = {}
@@ -125,19 +135,30 @@ def _stream(
         reading: _Parameter | None = None
         for window, data in windows:
             if reading is None or reading.name != window.name:
-                _check_whole(reading)
+                _completed(reading, seen)
                 members = of_parameter[window.name]
                 reading = _Parameter(stored[window.name], members, [components[i] for i in members], work)
+                reading.look = _look_at(stored[window.name], reading.components) if seen is not None else None
             yield from reading.add(window, data.view(reading.bins.dtype))
             progress(window.bytes)
-        _check_whole(reading)
+        _completed(reading, seen)
 
 
-def _check_whole(reading: _Parameter | None) -> None:
-    if reading is not None and reading.unfinished:
+def _look_at(tensor: StoredTensor, components: Sequence[Component]) -> MatrixLook:
+    assert tensor.dtype is not None  # checked by _Parameter
+    stacked = len(tensor.shape) == 3 and any(c.kind.startswith("ffn_") or c.expert is not None for c in components)
+    return MatrixLook(tensor.shape, tensor.dtype, stacked)
+
+
+def _completed(reading: _Parameter | None, seen: dict[str, Structure] | None) -> None:
+    if reading is None:
+        return
+    if reading.unfinished:
         raise CheckpointError(
             f"{reading.name} is not whole in the checkpoint: its files are corrupted; copy them again"
         )
+    if seen is not None and reading.look is not None and (structure := reading.look.result()) is not None:
+        seen[reading.name] = structure
 
 
 @dataclass(frozen=True)
@@ -173,7 +194,8 @@ class _Parameter:
     ) -> None:
         if tensor.dtype is None:
             raise CheckpointError(f"{tensor.name} does not hold floats that can be counted")
-        self.name, self.bins = tensor.name, bins_of(tensor.dtype)
+        self.name, self.bins, self.components = tensor.name, bins_of(tensor.dtype), components
+        self.look: MatrixLook | None = None
         self._shape, self._indices, self._work = tensor.shape, indices, work
         self._boxes = [Box(c.part.view, c.part.ranges) if c.part else None for c in components]
         self._left = [c.numel for c in components]
@@ -196,6 +218,8 @@ class _Parameter:
         places: list[int] = []
         some: dict[int, list[Tensor]] = {}
         for layout, local in _as_shards(window, data, self._shape):
+            if self.look is not None:
+                self.look.add(layout, local)
             first, last = _range(layout)
             for place in np.flatnonzero((self._first < last) & (self._last > first)).tolist():
                 here = [view for view in layout.select(local, self._boxes[place]) if view.numel()]

@@ -29,10 +29,16 @@ def add(commands: Commands) -> None:
 
 def _execute(options: argparse.Namespace) -> int:
     from weibull_monitor.analysis.diagnosis import diagnose
+    from weibull_monitor.report.text.deltas import delta_lines
     from weibull_monitor.report.text.diagnosis import render_diagnosis, render_matrices
+    from weibull_monitor.report.text.table import plain
 
-    diagnosis = diagnose(open_run(options.run), step=options.step)
+    run = open_run(options.run)
+    diagnosis = diagnose(run, step=options.step)
     print(render_diagnosis(diagnosis, options.neighbours))
+    shown = next(snapshot for snapshot in run.snapshots if snapshot.step == diagnosis.sample.step)
+    if deltas := delta_lines(shown, shown.model.get("adapters") or {}):
+        print(f"\n{plain(deltas)}")
     if options.list:
         print(f"\n{render_matrices(diagnosis)}")
     return OK

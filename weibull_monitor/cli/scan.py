@@ -54,6 +54,18 @@ def add(commands: Commands) -> None:
     )
     add_neighbours(command)
     command.add_argument(
+        "--weight-decay",
+        type=_not_negative,
+        metavar="λ_wd",
+        help="of the run: also show the alignment force along a trajectory",
+    )
+    command.add_argument(
+        "--learning-rate",
+        type=_not_negative,
+        metavar="η",
+        help="for --weight-decay, if it was constant (default: as logged in trainer_state.json)",
+    )
+    command.add_argument(
         "--output", metavar="DIR", help="also write the scan as the history of a run, for the other commands"
     )
     command.add_argument("--json", metavar="FILE", help="also write JSON; - for standard output instead of the text")
@@ -110,17 +122,24 @@ def _execute(options: argparse.Namespace) -> int:
     elif options.csv == STANDARD_OUTPUT:
         print(as_csv(found), end="")
     else:
-        _show(found, options.neighbours)
+        _show(found, options)
         if written:
             print("\n" + "\n".join(f"written: {visible(str(path))}" for path in written))
     return OK
 
 
-def _show(found: Any, neighbours: int) -> None:
+def _not_negative(text: str) -> float:
+    value = float(text)
+    if not 0.0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 on")
+    return value
+
+
+def _show(found: Any, options: argparse.Namespace) -> None:
     from weibull_monitor.report.text.checkpoint import render, styled
     from weibull_monitor.report.text.table import plain
 
-    lines = render(found, neighbours)
+    lines = render(found, options.neighbours, options.weight_decay, options.learning_rate)
     if sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
         try:
             from rich.console import Console

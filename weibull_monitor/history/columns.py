@@ -31,6 +31,7 @@ _SCALING: Final = {
 _TAIL: Final = {"largest": "largest", "p999_p50": "p999_p50"}
 _FORCES: Final = {f"force_{name}": name for name in ("alignment", "injection", "decay", "net", "closure")}
 _UPDATES: Final = {f"update_{name.strip('_')}": name for name in ("k", "lambda_", "rms", "ratio")}
+_DELTAS: Final = {f"delta_{name.strip('_')}": name for name in ("k", "lambda_", "rms", "ratio")}
 
 SOURCES: Final[dict[str, tuple[str, str]]] = {
     column: (source, path)
@@ -40,6 +41,7 @@ SOURCES: Final[dict[str, tuple[str, str]]] = {
         ("fits", _TAIL),
         ("forces", _FORCES),
         ("updates", _UPDATES),
+        ("deltas", _DELTAS),
     )
     for column, path in columns.items()
 }
@@ -52,6 +54,8 @@ FORCES: Final = tuple(_FORCES)
 """The columns that a line has only if forces were asked for."""
 UPDATES: Final = tuple(_UPDATES)
 """The columns that a line has only if updates were asked for."""
+DELTAS: Final = tuple(_DELTAS)
+"""The columns that a line has only if the model has adapters: of each A, what it and its B add to a weight."""
 
 
 def unknown(what: str, name: object, known: Iterable[str]) -> str:

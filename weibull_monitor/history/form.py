@@ -41,6 +41,9 @@ class _Model(TypedDict, total=False):
     bytes: int
     checkpoints: list[dict[str, Any]]
     notes: list[str]
+    remarks: dict[str, list[str]]
+    design_effects: dict[str, float]
+    adapters: dict[str, dict[str, Any]]
     findings: list[dict[str, Any]]
 
 

@@ -158,6 +158,25 @@ class Update:
 
 
 @dataclass(frozen=True)
+class Delta:
+    """What a low-rank adapter adds to a weight: ΔW = s·B·A.
+
+    Attributes:
+        k: Weibull shape of |ΔW|; None while B is zero, as it begins.
+        lambda_: Scale of the same.
+        rms: Root mean square of ΔW; 0 while B is zero.
+        ratio: RMS(ΔW)/RMS(W); None if W has no fit, as when it is quantised.
+        target: Kind of W, as metric keys spell it.
+    """
+
+    k: float | None
+    lambda_: float | None
+    rms: float
+    ratio: float | None
+    target: str = "other"
+
+
+@dataclass(frozen=True)
 class Snapshot:
     """The fits of all components at one optimizer step.
 
@@ -170,6 +189,7 @@ class Snapshot:
         baseline: k and λ of each component at step 0, by name; empty if there is none.
         forces: The effect of the last step on the squared norm of each component, by name; empty unless asked for.
         updates: The last update of each component, by name; empty unless asked for.
+        deltas: What each adapter adds to its weight, by the name of its A.
         unchanged: Number of trainable components with η > 0 whose counts are the same as in the sample before; None in the first
             sample.
         seconds: Wall time of the measurement, in seconds.
@@ -186,6 +206,7 @@ class Snapshot:
     baseline: Mapping[str, Reference] = field(default_factory=dict)
     forces: Mapping[str, Forces] = field(default_factory=dict)
     updates: Mapping[str, Update] = field(default_factory=dict)
+    deltas: Mapping[str, Delta] = field(default_factory=dict)
     unchanged: int | None = None
     seconds: float = 0.0
     name: str | None = None
@@ -233,6 +254,7 @@ class Snapshot:
             if component.name in fits:
                 by_kind[component.label].append(component.name)
         out = self._class_metrics(fits) | self._attention_metrics(fits) | self._health_metrics(fits)
+        out |= self._adapter_metrics()
         for kind, names in by_kind.items():
             for key, (source, path) in _MEDIANS.items():
                 out[f"{key}/{kind}"] = self._median_of(source, path, names)
@@ -267,13 +289,14 @@ class Snapshot:
     def _class_metrics(self, fits: Mapping[str, WeibullFit]) -> dict[str, float | None]:
         """k, its drift and the learning rates: medians over all matrices of a class, each element counted once."""
         out: dict[str, float | None] = {}
+        still = {c.name for c in self.components if not c.trainable} if self.deltas else set()  # drift is of what moves
         classes: dict[str, list[str]] = {"selection": [], "transmission": []}
         for component in distinct(self.components):
             if component.component_class in classes:
                 classes[component.component_class].append(component.name)
         for name, members in classes.items():
             k = {member: fits[member].k for member in members if member in fits}
-            start = self.baseline
+            start = {n: r for n, r in self.baseline.items() if n not in still}
             out[f"weibull_class/{name}_k"] = _median(k.values())
             out[f"weibull_class/{name}_drift_pct"] = _median(
                 100.0 * (value / start[member].k - 1.0) for member, value in k.items() if member in start
@@ -287,6 +310,18 @@ class Snapshot:
         out["weibull_scaling/sqrt_eta_over_wd"] = self._median_of("scaling", "sqrt_eta_over_wd", both)
         out["weibull_scaling/effective_sqrt_eta_over_wd"] = self._median_of("scaling", "effective", both)
         out["weibull_scaling/t_over_tau"] = self._median_of("scaling", "t_over_tau", both)
+        return out
+
+    def _adapter_metrics(self) -> dict[str, float | None]:
+        """What adapters add to weights: medians over those of one kind."""
+        kinds: dict[str, list[Delta]] = defaultdict(list)
+        trained = {c.name for c in self.components if c.trainable} & self.deltas.keys()
+        for name in trained or self.deltas:  # another adapter of the same weight may be at rest
+            kinds[self.deltas[name].target].append(self.deltas[name])
+        out: dict[str, float | None] = {}
+        for kind, members in kinds.items():
+            for name in ("k", "lambda_", "ratio"):
+                out[f"weibull_adapter/{name.strip('_')}/{kind}"] = _median(getattr(one, name) for one in members)
         return out
 
     def _attention_metrics(self, fits: Mapping[str, WeibullFit]) -> dict[str, float | None]:

@@ -22,7 +22,7 @@ from weakref import WeakSet, finalize
 
 from weibull_monitor.errors import ConfigurationError, say
 from weibull_monitor.history.alert import Alert
-from weibull_monitor.history.columns import COLUMNS, FORCES, UPDATES
+from weibull_monitor.history.columns import COLUMNS, DELTAS, FORCES, UPDATES
 from weibull_monitor.history.record import FILE, RunRecord
 from weibull_monitor.history.snapshot import Snapshot
 from weibull_monitor.measure import LEVELS
@@ -106,6 +106,7 @@ class HistoryWriter:
     def write_snapshot(self, snapshot: Snapshot) -> None:
         """Writes a ``snapshot`` line: one array per column, aligned with the components; a value that does not exist is null."""
         absent = (() if snapshot.forces else FORCES) + (() if snapshot.updates else UPDATES)
+        absent += () if snapshot.deltas else DELTAS
         written = [column for column in COLUMNS if column not in absent]
         line = {
             "type": "snapshot",

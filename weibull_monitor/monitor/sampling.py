@@ -20,6 +20,7 @@ from weibull_monitor.measure.reader.reader import ModelReader, PendingMeasuremen
 from weibull_monitor.model.architecture import facts_of
 from weibull_monitor.model.components import AttentionPair, Component, attention_pairs, by_reason, moved
 from weibull_monitor.model.sharding import Ranks
+from weibull_monitor.monitor.deltas import DeltaReader, PendingDeltas
 from weibull_monitor.monitor.options import MonitorOptions
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class QueuedSample:
         outlook: The future learning rates, as planned at this step.
         forces: The sums for the forces; None without forces.
         updates: The fits of the updates; None without updates.
+        deltas: What adapters add to weights; None without adapters.
         seconds: Time spent on queueing, in seconds.
     """
 
@@ -57,6 +59,7 @@ class QueuedSample:
     outlook: Outlook
     forces: PendingForces | None
     updates: PendingUpdates | None
+    deltas: PendingDeltas | None
     seconds: float
 
 
@@ -109,6 +112,7 @@ class Sampler:
         self._reader, self._budgets, self._law = reader, budgets, law
         self._forces, self._updates, self._ranks, self._guard = forces, updates, ranks, guard
         self._facts_of_model = guard("reading the configuration", facts_of, model) or {"class": type(model).__name__}
+        self._deltas = DeltaReader(model)
         self._begun: set[str] = set()
         self._paired: tuple[tuple[Component, ...], tuple[AttentionPair, ...]] | None = None
 
@@ -129,17 +133,23 @@ class Sampler:
         if self._updates is not None and step > 0:
             updates = self._guard("reading the updates", self._updates.collect)
             self._report(self._updates.reasons, "have no update that can be read")
+        components = self._reader.discovery.components
+        deltas = None
+        if self._ranks is None or self._ranks.is_main:
+            deltas = self._guard("reading what adapters add", self._deltas.collect, components)
+            self._report(self._deltas.reasons, "have no ΔW")
         if self._reader.moved:
             self._guard.once(moved(self._reader.moved), key="frozen matrices moved")
         return QueuedSample(
             step=step,
             time=time.time(),
-            components=self._reader.discovery.components,
+            components=components,
             pending=pending,
             stepped=stepped,
             outlook=self._law.look(step, stepped),
             forces=forces,
             updates=updates,
+            deltas=deltas,
             seconds=time.perf_counter() - started,
         )
 
@@ -173,6 +183,7 @@ class Sampler:
             baseline=baseline,
             forces=self._forces.forces(queued.forces, stepped) if self._forces and queued.forces else {},
             updates=self._updates.updates(queued.updates, fits, stepped) if self._updates and queued.updates else {},
+            deltas=self._deltas.deltas(queued.deltas, fits) if queued.deltas else {},
             unchanged=None if last is None or last.step == step else self.count_unchanged(fits, scaling, last),
             seconds=queued.seconds + time.perf_counter() - started,
             name=self.name,
@@ -218,7 +229,7 @@ class Sampler:
         return RunRecord(
             started=round(time.time(), 3),
             resumed_from=resumed_from,
-            model=self._facts(),
+            model=self._facts() | (self._guard("describing adapters", self._adapters, components) or {}),
             world_size=self._ranks.size if self._ranks else 1,
             protocol={
                 "fit": "middle-80 % probability plot from bit-pattern counts",
@@ -231,6 +242,10 @@ class Sampler:
             skipped={skipped.name: skipped.reason for skipped in discovery.skipped},
             name=self.name,
         )
+
+    def _adapters(self, components: Sequence[Component]) -> dict[str, Any]:
+        found = self._deltas.record(components)
+        return {"adapters": found} if found else {}
 
     def _facts(self) -> dict[str, Any]:
         return {**self._facts_of_model, "parameters": self._reader.discovery.elements}

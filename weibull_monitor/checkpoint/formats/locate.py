@@ -6,6 +6,7 @@ read here but names, first bytes and small JSON files; `CheckpointSource.read` r
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -288,3 +289,18 @@ def _nothing(path: Path) -> str:
     if other := foreign_name(names):
         return f"{path} holds no checkpoint that can be read: {other[0]} {other[1]}"
     return f"{path} holds no checkpoint; name a .safetensors, .bin, .pt or .ckpt file, a model folder, or a directory of these"
+
+
+def logged_rates(path: Path) -> dict[int, float]:
+    """The learning rates that the Hugging Face Trainer has logged beside a checkpoint, by step; empty if there are none."""
+    state = (path if path.is_dir() else path.parent) / "trainer_state.json"
+    try:
+        entries = read_json(state).get("log_history") if state.is_file() else None
+    except CheckpointError:
+        return {}
+    found = {}
+    for entry in entries if isinstance(entries, list) else ():
+        step, eta = (entry.get("step"), entry.get("learning_rate")) if isinstance(entry, dict) else (None, None)
+        if type(step) is int and isinstance(eta, float) and 0.0 <= eta < math.inf:
+            found[step] = eta
+    return found

@@ -10,7 +10,8 @@ import numpy as np
 from weibull_monitor.analysis import initialisation_of
 from weibull_monitor.analysis.diagnosis import Diagnosis
 from weibull_monitor.measure.weibull import anchors
-from weibull_monitor.model.components import Component, attention_pairs, distinct
+from weibull_monitor.model.adapters import of_adapters
+from weibull_monitor.model.components import CLASS_OF_KIND, Component, attention_pairs, distinct
 from weibull_monitor.report.html.encoding import Array, Columns, error_of_median, floats, highest, lowest, median
 from weibull_monitor.report.kinds import by_kind
 
@@ -19,6 +20,8 @@ CLASSES = ("selection", "transmission")
 
 def classes(columns: Columns, diagnosis: Diagnosis | None) -> list[dict[str, Any]]:
     """k of both classes over the samples, as ``weibull_class/…_k`` has it, with the published range and the anchor."""
+    if of_adapters(columns.components):
+        return _of_adapters(columns)
     found = []
     for name in CLASSES:
         at = _places(columns, [c for c in distinct(columns.components) if c.component_class == name])
@@ -33,6 +36,20 @@ def classes(columns: Columns, diagnosis: Diagnosis | None) -> list[dict[str, Any
             }
             entry |= {"drift": floats(drift), "start": anchor(columns, at)}
             found.append(entry | _published(name, diagnosis))
+    return found
+
+
+def _of_adapters(columns: Columns) -> list[dict[str, Any]]:
+    """The same for what adapters add to the weights of each class, whose own k cannot move."""
+    found: list[dict[str, Any]] = []
+    adapters = columns.history.runs[-1].model.get("adapters") or {}
+    for name in CLASSES:
+        of = {a for a, one in adapters.items() if CLASS_OF_KIND.get(str(one.get("kind"))) == name}
+        at = _places(columns, [c for c in columns.components if c.name in of])
+        k = columns["delta_k"][:, at]
+        if len(at) and np.isfinite(k).any():
+            entry = {"name": name, "k": floats(median(k)), "low": floats(lowest(k)), "high": floats(highest(k))}
+            found.append(entry | {"drift": floats(np.full(len(k), np.nan)), "start": None, "adapters": True})
     return found
 
 
@@ -54,7 +71,10 @@ def attention(columns: Columns) -> dict[str, Any] | None:
 def kinds(columns: Columns, diagnosis: Diagnosis | None) -> list[dict[str, Any]]:
     """k, λ and the law of every kind over the samples."""
     found = []
-    for label, members in by_kind(columns.components).items():
+    by_label = by_kind(columns.components)
+    if of_adapters(columns.components):  # what is trained comes first
+        by_label = dict(sorted(by_label.items(), key=lambda item: not any(c.trainable for c in item[1])))
+    for label, members in by_label.items():
         at = _places(columns, members)
         entry = {"name": label, "class": members[0].component_class, "matrices": len(at)}
         entry |= {"k": _band(columns, "k", at), "lambda": _band(columns, "lambda", at), "start": anchor(columns, at)}

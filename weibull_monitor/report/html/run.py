@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -63,7 +63,7 @@ def run_data(name: str, history: History, share: float = 1.0) -> dict[str, Any]:
         "headline": facts.headline(diagnosis, alerts),
         "withheld": facts.withheld(history),
         "baseline": history.baseline is not None,
-        "published": _published(diagnosis),
+        "published": _published(diagnosis, history.runs[-1].model.get("remarks") or {}),
         "components": _components(history),
         "grid": _grid(history),
         "experts": _experts(history),
@@ -103,13 +103,15 @@ def _experts(history: History) -> list[dict[str, Any]]:
     return [asdict(group) for group in widest]
 
 
-def _published(diagnosis: Diagnosis | None) -> dict[str, Any] | None:
+def _published(diagnosis: Diagnosis | None, remarks: Mapping[str, Sequence[str]]) -> dict[str, Any] | None:
     if diagnosis is None:
         return None
     nearest, outside = diagnosis.nearest, diagnosis.sample.outside
+    odd: list[dict[str, Any]] = [{"name": one.name, "k": one.k, "why": one.why} for one in diagnosis.odd]
+    odd += [{"name": name, "k": None, "why": "; ".join(texts)} for name, texts in remarks.items()]
     return {
         "outside": outside,
-        "attention": str(diagnosis.sample.attention or "no self-attention"),
+        "attention": str(diagnosis.sample.attention or "no self-attention was found"),
         "like": bool(nearest.attention and nearest.attention.like),
         "kinds": [
             {
@@ -136,8 +138,8 @@ def _published(diagnosis: Diagnosis | None) -> dict[str, Any] | None:
             }
             for one in nearest.neighbours[:NEIGHBOURS]
         ],
-        "odd": [{"name": odd.name, "k": odd.k, "r2": odd.r2, "why": odd.why} for odd in diagnosis.odd[:ODD]],
-        "more_odd": max(0, len(diagnosis.odd) - ODD),
+        "odd": odd[:ODD],
+        "more_odd": max(0, len(odd) - ODD),
         "notes": list(diagnosis.notes),
     }
 

@@ -16,6 +16,7 @@ from weibull_monitor.analysis.diagnosis import Diagnosis, KindDiagnosis
 from weibull_monitor.errors import visible
 from weibull_monitor.history.reasons import EXPLANATION
 from weibull_monitor.history.record import History, RunRecord
+from weibull_monitor.model.adapters import of_adapters
 from weibull_monitor.model.components import AttentionType
 from weibull_monitor.report.html.curves import called
 from weibull_monitor.report.html.encoding import Columns
@@ -40,6 +41,8 @@ def facts(history: History, columns: Columns | None = None) -> list[tuple[str, s
     found += [("Optimizer", "; ".join(map(_optimizer, run.optimizers)) or "not recorded")]
     found += [("Learning rate", rates)] if columns is not None and (rates := _rates(columns)) else []
     found += [("Measured", _coverage(history)), ("Not measured", _skipped(run))]
+    found += [("Adapters", adapters)] if (adapters := _adapters(history)) else []
+    found += [("Remarks", remarks)] if (remarks := _remarks(run)) else []
     if samples:
         of = f" of {run.total_steps:,}" if run.total_steps else ""
         found += [("Steps", f"{samples[-1].step:,}{of}"), ("Samples", _samples(history))]
@@ -55,6 +58,8 @@ def tiles(
 ) -> list[dict[str, str]]:
     """The figures to see first: ``label``, ``value``, ``detail`` and ``tone`` (``good``, ``plain``, ``warning``, ``bad``)."""
     found = [_tile_of_class(one.median.kind, one) for one in diagnosis.classes] if diagnosis else []
+    if of_adapters(columns.components):
+        found = _tiles_of_adapters(columns.history)
     if diagnosis is not None:
         sample = diagnosis.sample
         state = (
@@ -73,7 +78,10 @@ def _tile(label: str, value: str, detail: str, tone: str = "plain") -> dict[str,
 def headline(diagnosis: Diagnosis | None, alerts: list[dict[str, Any]]) -> str:
     """The run in a sentence or two."""
     parts = []
-    for one in diagnosis.classes if diagnosis else ():
+    adapted = diagnosis is not None and of_adapters(diagnosis.sample.components)
+    if adapted:
+        parts.append("Only adapters are trained: the figures are those of what they add to the frozen weights.")
+    for one in diagnosis.classes if diagnosis and not adapted else ():
         published = f" (published: {one.result.expected})" if one.result.expected else ""
         name = NAMES[one.median.kind]
         parts.append(f"{name[0].upper()}{name[1:]} have a median k of {one.median.k:.3f}{published}: {one.verdict}.")
@@ -95,7 +103,8 @@ def _tile_of_class(name: str, one: KindDiagnosis) -> dict[str, str]:
     expected = one.result.expected
     published = f"\npublished {expected}" if expected else ""
     drift = f"{100 * one.result.drift:+.2f} %".replace("-", "−")
-    against = "the baseline" if one.result.against == "baseline" else f"{called(one.result.against)} initialisation"
+    known = {"baseline": "the baseline", "own": "its initialisation"}
+    against = known.get(one.result.against) or f"{called(one.result.against)} initialisation"
     detail = f"{one.verdict}{published}\n{drift} from {against}"
     return _tile(f"k of {NAMES[name]}", f"{one.median.k:.4f}", detail, tones.get(one.verdict, "plain"))
 
@@ -183,6 +192,42 @@ def _skipped(run: RunRecord) -> str:
         for reason, names in reasons.items()
     ]
     return "; ".join(texts) or "nothing but vectors (biases, norms)"
+
+
+def _tiles_of_adapters(history: History) -> list[dict[str, str]]:
+    """How large what adapters add is beside the weights, for each kind of these."""
+    last, adapters = history.snapshots[-1], history.runs[-1].model.get("adapters") or {}
+    ratios, shapes = last.values("delta_ratio"), last.values("delta_k")
+    kinds: dict[str, list[str]] = {}
+    for name, one in adapters.items():
+        if name in ratios:
+            kinds.setdefault(str(one["kind"]), []).append(name)
+    tiles = []
+    for kind, names in list(kinds.items())[:4]:
+        k = [shapes[name] for name in names if name in shapes]
+        size = f"{100 * median(ratios[name] for name in names):.3g} %"
+        detail = f"RMS(ΔW) of RMS(W)\nk of ΔW {median(k):.3f}" if k else "B is zero, as it begins"
+        tiles.append(_tile(f"ΔW of {kind}", size, detail))
+    return tiles
+
+
+def _adapters(history: History) -> str:
+    """The adapters in words."""
+    if not history.runs or not (found := history.runs[-1].model.get("adapters")):
+        return ""
+    groups = Counter((str(a["kind"]), int(a["rank"]), float(a["scaling"]), bool(a["dora"])) for a in found.values())
+    return "; ".join(
+        f"{count} of {kind}: rank {rank}, s {scaling:.3g}{', DoRA' * dora}"
+        for (kind, rank, scaling, dora), count in groups.items()
+    )
+
+
+def _remarks(run: RunRecord) -> str:
+    """What a scan says of single matrices, each sentence once."""
+    of: dict[str, list[str]] = {}
+    for name, texts in (run.model.get("remarks") or {}).items():
+        of.setdefault("; ".join(texts), []).append(name)
+    return "; ".join(f"{names[0]}{' and others' * (len(names) > 1)}: {text}" for text, names in of.items())
 
 
 def _samples(history: History) -> str:

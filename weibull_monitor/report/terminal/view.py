@@ -13,8 +13,9 @@ from weibull_monitor.errors import ConfigurationError, visible
 from weibull_monitor.history.alert import Alert
 from weibull_monitor.history.follower import CLASSES, FollowedSample, HistoryTail
 from weibull_monitor.history.record import History, RecordedSnapshot
+from weibull_monitor.model.adapters import of_adapters
 from weibull_monitor.model.components import Component
-from weibull_monitor.report.kinds import by_kind
+from weibull_monitor.report.kinds import by_kind, frozen_kinds
 from weibull_monitor.report.text.run import kind_row
 
 RECENT: Final = 5
@@ -112,7 +113,7 @@ def view_of(tail: HistoryTail) -> View | None:
     suspects, odd = _suspects(history, sample)
     parameters = record.model.get("parameters")
     size = f"{_si(parameters)} parameters" if isinstance(parameters, int) else ""
-    parts = [str(record.model.get("class") or "model"), size, str(sample.attention or "no self-attention")]
+    parts = [str(record.model.get("class") or "model"), size, str(sample.attention or "no self-attention was found")]
     return View(
         path=visible(str(history.path)),
         model=", ".join(part for part in parts if part),
@@ -158,7 +159,7 @@ def alerts_now(alerts: Sequence[Alert]) -> tuple[tuple[Alert, ...], tuple[Alert,
 
 def _classes(points: Sequence[FollowedSample], sample: ComparedSample) -> tuple[ClassLine, ...]:
     lines = []
-    for name in CLASSES:
+    for name in CLASSES if not of_adapters(sample.components) else ():  # a frozen class does not move
         trend = tuple(point.classes[name] for point in points if name in point.classes)
         if trend:
             expected = sample.expected(name)
@@ -171,7 +172,10 @@ def _kinds(points: Sequence[FollowedSample], first: RecordedSnapshot, last: Reco
     ends = [last.values(f"lambda_forecast{end}") for end in ("", "_low", "_high")]
     r2 = last.values("r2")
     lines = []
+    frozen = frozen_kinds(last.components)
     for kind, members in by_kind(last.components).items():
+        if kind in frozen:
+            continue
         names = [c.name for c in members if c.name in r2]
         known = bool(names) and all(name in end for name in names for end in ends)
         value, low, high = (median(end[name] for name in names) if known else 0.0 for end in ends)

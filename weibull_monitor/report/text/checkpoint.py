@@ -9,25 +9,40 @@ from typing import Any, Final
 
 from weibull_monitor.analysis import ExpectedRange
 from weibull_monitor.analysis.diagnosis import Diagnosis, diagnose
+from weibull_monitor.checkpoint.formats.locate import logged_rates
 from weibull_monitor.checkpoint.scan import Checkpoint, Scan
 from weibull_monitor.errors import ConfigurationError, visible
 from weibull_monitor.history.record import RecordedSnapshot
 from weibull_monitor.model.components import Component, representatives
 from weibull_monitor.model.components.grid import grid_of
 from weibull_monitor.report.kinds import by_kind
+from weibull_monitor.report.text.deltas import delta_lines
 from weibull_monitor.report.text.diagnosis import NEIGHBOURS, WIDTH, diagnosis_lines
+from weibull_monitor.report.text.recovery import recovery_lines
 from weibull_monitor.report.text.table import Line, Piece, aligned, joined, wrapped
+from weibull_monitor.scaling.recovery import rates_at
 
 ROWS: Final = 40
 """Rows of the table of blocks; where there are more blocks, neighbours share one."""
 NEAR, FAR = 0.03, 0.10
 """Distances from the published range, as shares of its nearer end, at which the colour changes."""
+ODD: Final = 16
+"""Rows of the table of remarks."""
 TREND: Final = 8
 """Checkpoints of a trajectory that are shown side by side."""
 
 
-def render(scan: Scan, neighbours: int = NEIGHBOURS) -> list[Line]:
-    """The scan as lines, about 110 columns wide, with so many of the nearest published models."""
+def render(
+    scan: Scan, neighbours: int = NEIGHBOURS, weight_decay: float | None = None, learning_rate: float | None = None
+) -> list[Line]:
+    """The scan as lines, about 110 columns wide.
+
+    Args:
+        scan: The scan.
+        neighbours: How many of the nearest published models are shown.
+        weight_decay: λ_wd, for the alignment force along a trajectory; None for no such table.
+        learning_rate: η, if it was constant; by default it is what the Trainer has logged beside the last checkpoint.
+    """
     last = scan.checkpoints[-1]
     snapshot = scan.history.snapshots[-1]
     try:
@@ -37,14 +52,17 @@ def render(scan: Scan, neighbours: int = NEIGHBOURS) -> list[Line]:
     parts = [_head(scan)]
     if len(scan.checkpoints) > 1:
         parts.append(_trajectory(scan))
+    if weight_decay is not None:
+        parts.append(_recovered(scan, weight_decay, learning_rate))
     parts.append(_blocks(snapshot, diagnosis))
     parts.append(_other_kinds(snapshot, diagnosis))
     if diagnosis is not None and diagnosis.kinds:
         # A checkpoint knows no training time, and without a first checkpoint there is no growth either.
         growth = scan.history.baseline is not None and len(scan.checkpoints) > 1
         parts.append(diagnosis_lines(diagnosis, neighbours, step=scan.steps_known, clock=False, growth=growth))
+    parts.append(delta_lines(snapshot, last.adapters.record))
     odd = {matrix.name for matrix in diagnosis.odd} if diagnosis else set()
-    return joined([*parts, _findings(scan.checkpoints, odd), _skipped(last)])
+    return joined([*parts, _remarks(last), _findings(scan.checkpoints, odd), _skipped(last)])
 
 
 def styled(lines: Iterable[Line]) -> Any:
@@ -195,10 +213,44 @@ def _trajectory(scan: Scan) -> list[Line]:
     return [*aligned(rows, right=range(1, count + 3)), [(words, "dim")]]
 
 
+def _recovered(scan: Scan, weight_decay: float, learning_rate: float | None) -> list[Line]:
+    """The alignment force, or why it is not there."""
+    steps = [snapshot.step for snapshot in scan.history.snapshots]
+    if not scan.steps_known:
+        return [[("alignment: the steps of the checkpoints are not known", "dim")]]
+    if learning_rate is not None:
+        eta: list[float] | None = [learning_rate] * len(steps)
+    else:
+        eta = rates_at(steps, logged_rates(scan.checkpoints[-1].source))
+    if eta is None:
+        return [[("alignment: η is not known: there is no trainer_state.json with it; give --learning-rate", "dim")]]
+    return recovery_lines(scan.history.snapshots, eta, weight_decay)
+
+
 def _ratio(members: Sequence[Component], first: Mapping[str, float], last: Mapping[str, float]) -> float | None:
     """The median ratio of the values of matrices at the last and the first checkpoint."""
     both = [last[c.name] / first[c.name] for c in members if c.name in last and first.get(c.name)]
     return median(both) if both else None
+
+
+def _remarks(last: Checkpoint) -> list[Line]:
+    """What is odd about matrices; those of one kind with the same remarks share a row."""
+    groups: dict[tuple[str, tuple[str, ...]], list[Component]] = {}
+    for c in last.components:
+        if texts := last.remarks.get(c.name):
+            groups.setdefault((c.label, texts), []).append(c)
+    if not groups:
+        return []
+    count = sum(map(len, groups.values()))
+    lines: list[Line] = [[(f"remarks on {count:,} {'matrix' if count == 1 else 'matrices'}:", "bold")]]
+    for (kind, texts), members in list(groups.items())[:ODD]:
+        more = f" and {len(members) - 1:,} more" if len(members) > 1 else ""
+        folded = textwrap.wrap(f"{visible(members[0].name)}{more} ({kind}): {'; '.join(texts)}", WIDTH - 4)
+        lines += [[(("  " if n == 0 else "    ") + text, "")] for n, text in enumerate(folded)]
+    if len(groups) > ODD:
+        left = sum(len(members) for members in list(groups.values())[ODD:])
+        lines.append([(f"  and {left:,} more, which --csv has", "dim")])
+    return lines
 
 
 def _findings(checkpoints: Sequence[Checkpoint], odd: set[str]) -> list[Line]:

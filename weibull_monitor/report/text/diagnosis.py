@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 import textwrap
+from collections.abc import Sequence
 from typing import Final
 
 from weibull_monitor.analysis import Neighbour, PublishedModel
 from weibull_monitor.analysis.classify import ONE_POPULATION
 from weibull_monitor.analysis.diagnosis import Diagnosis, KindDiagnosis
+from weibull_monitor.analysis.references import reference_range
+from weibull_monitor.model.components import Component
 from weibull_monitor.report.text.table import Line, Piece, aligned, joined, plain, wrapped
 
 WIDTH: Final = 110
@@ -54,7 +57,7 @@ def diagnosis_lines(
 def _head(diagnosis: Diagnosis, step: bool, clock: bool) -> list[Line]:
     sample = diagnosis.sample
     where = f"step {sample.step}: " if step else ""
-    lines: list[Line] = [[(f"{where}{sample.attention or 'no self-attention'}", "")]]
+    lines: list[Line] = [[(f"{where}{sample.attention or _without(sample.components)}", "")]]
     spent = f"S = Σ ηλ_wd = {sample.t_over_tau:.3g}" if sample.t_over_tau is not None else ""
     peak = f"T·η_peak·λ_wd = {sample.peak_time:.3g}: {diagnosis.training}" if diagnosis.training is not None else ""
     why = f"T·η_peak·λ_wd: {sample.clock}" if clock and sample.clock else ""
@@ -63,22 +66,38 @@ def _head(diagnosis: Diagnosis, step: bool, clock: bool) -> list[Line]:
     return lines
 
 
+def _without(components: Sequence[Component]) -> str:
+    return "adapters alone" if all(c.kind.startswith("adapter") for c in components) else "no self-attention was found"
+
+
 def _table(diagnosis: Diagnosis, growth: bool) -> list[Line]:
     kinds = (*diagnosis.kinds, *diagnosis.classes)
-    columns = dict.fromkeys(("kind", "k", "published (models)", "verdict", "moved", "drift", "severity"))
+    likes: dict[str, tuple[float, float, int] | None] = {}
+    columns: dict[str, None] = dict.fromkeys(
+        ("kind", "k", "published (models)", "verdict", "moved", "drift", "severity")
+    )
     if diagnosis.sample.outside:  # these two are defined by the published models
         del columns["published (models)"], columns["severity"]
+        architecture = diagnosis.sample.model.get("architecture")
+        likes = {kind.median.kind: reference_range(kind.median.kind, architecture) for kind in kinds}
+        if any(likes.values()):
+            columns = {"kind": None, "k": None, f"{architecture}s (models)": None, **columns}
     if growth:
         columns |= dict.fromkeys(("σ growth", "by λ"))
     elif any(kind.movement.lambda_ratio for kind in kinds):
         columns["λ"] = None
     rows: list[list[str | Piece]] = [list(columns)]
-    rows += [[cells[name] for name in columns] for cells in map(_cells, kinds)]
+    rows += [
+        [cells[name] if name in cells else _like(likes.get(kind.median.kind)) for name in columns]
+        for kind, cells in zip(kinds, map(_cells, kinds), strict=True)
+    ]
     right = [n for n, name in enumerate(columns) if name not in ("kind", "verdict", "severity")]
     lines = aligned(rows, right=right, rules=(1, 1 + len(diagnosis.kinds)))
     against = {kind.result.against for kind in diagnosis.kinds}
-    start = "the run's baseline" if against == {"baseline"} else "an initialisation"
-    legend = [
+    starts = {frozenset({"baseline"}): "the run's baseline", frozenset({"own"}): "its initialisation"}
+    start = starts.get(frozenset(against), "an initialisation")
+    legend = ["models: measured in docs/real-models.md, for information"] if any(likes.values()) else []
+    legend += [
         f"k{', published' * (not diagnosis.sample.outside)}: medians over the blocks",
         f"drift: of k from {start}",
     ]
@@ -88,9 +107,16 @@ def _table(diagnosis: Diagnosis, growth: bool) -> list[Line]:
     return [*lines, *[[(line, "")] for line in textwrap.wrap("; ".join(legend), WIDTH)]]
 
 
+def _like(found: tuple[float, float, int] | None) -> str:
+    """The range of k of trained models of the same architecture, for information."""
+    return f"{found[0]:.3f}–{found[1]:.3f} ({found[2]:>2})" if found else "–"
+
+
 def _cells(kind: KindDiagnosis) -> dict[str, str | Piece]:
     result, growth, expected = kind.result, kind.growth, kind.result.expected
     moved = growth is not None and growth.dominated_by != "unchanged"
+    # B of an adapter begins at zero, and matrices of no kind have no k in common.
+    no_start = kind.median.kind in ("adapter_b", "other") and result.against != "baseline"
     position = f" ({result.position})" if kind.verdict in ("near published", "not as published") else ""
     return {
         "kind": kind.median.kind,
@@ -98,7 +124,7 @@ def _cells(kind: KindDiagnosis) -> dict[str, str | Piece]:
         "published (models)": f"{expected} ({expected.models:>2})" if expected else "–",
         "verdict": (kind.verdict + position, _VERDICTS.get(kind.verdict, "")),
         "moved": str(kind.movement),
-        "drift": f"{100 * result.drift:+.1f} %",
+        "drift": "–" if no_start else f"{100 * result.drift:+.1f} %",
         "severity": (result.severity, _SEVERITIES.get(result.severity, "")),
         "σ growth": f"× {math.exp(growth.total[-1]):.3f}" if growth is not None else "–",
         "by λ": f"{100 * growth.share_of_lambda:.0f} %" if growth is not None and moved else "–",
@@ -109,7 +135,9 @@ def _cells(kind: KindDiagnosis) -> dict[str, str | Piece]:
 def _odd(diagnosis: Diagnosis) -> list[Line]:
     if not diagnosis.odd:
         return []
-    title = f"{len(diagnosis.odd)} matrices differ from the others of their kind, or have no single shape:"
+    count = len(diagnosis.odd)
+    differ = f"{count} matrices differ from the others of their kind, or have" if count > 1 else ""
+    title = f"{differ or '1 matrix differs from the others of its kind, or has'} no single shape:"
     lines: list[Line] = [[(title, "")]]
     for odd in diagnosis.odd[:LISTED]:
         heavy = f"; Q90/Q10 {odd.fit.q90_q10:.1f}, Gini {odd.fit.gini:.2f}" if odd.fit else ""

@@ -10,7 +10,8 @@ from weibull_monitor.errors import visible
 from weibull_monitor.history.reasons import EXPLANATION
 from weibull_monitor.history.record import History, RecordedSnapshot
 from weibull_monitor.model.components import Component, summarise_experts
-from weibull_monitor.report.kinds import by_kind
+from weibull_monitor.report.kinds import by_kind, frozen_kinds
+from weibull_monitor.report.text.deltas import delta_lines
 from weibull_monitor.report.text.table import aligned, plain
 
 WIDEST = 3
@@ -33,12 +34,20 @@ def summarize(history: History) -> str:
         return f"{visible(str(history.path))}: no samples yet"
     first, last = history.snapshots[0], history.snapshots[-1]
     kinds = by_kind(last.components)
+    frozen = frozen_kinds(last.components)
+    kinds = {kind: members for kind, members in kinds.items() if kind not in frozen}
     head = ["kind", "class", "matrices", "k start", "k now", "drift (median)", "± s.e.", "λ start", "λ now", "growth"]
     rows = [head, *(kind_row(members, first, last) for members in kinds.values())]
     matrices = sum(map(len, kinds.values()))
     span = f"steps {first.step} to {last.step}, {len(history.snapshots)} samples, {matrices} matrices"
     table = plain(aligned(rows, right=range(2, 10), rules=(1,)))
-    return "\n".join([f"Weibull shape k and scale λ of |w|: {span}", "", table, *_experts(last), *_law(history, last)])
+    deltas = plain(delta_lines(last, history.runs[-1].model.get("adapters") or {})) if history.runs else ""
+    count = sum(map(len, frozen.values()))
+    base = f"frozen, as at the start: {count:,} matrices ({', '.join(frozen)})" if frozen else ""
+    more = [text for part in (base, deltas) if part for text in ("", part)]
+    return "\n".join(
+        [f"Weibull shape k and scale λ of |w|: {span}", "", table, *more, *_experts(last), *_law(history, last)]
+    )
 
 
 def _experts(last: RecordedSnapshot) -> list[str]:

@@ -6,6 +6,8 @@
     transmission: "Transmission: attention output and feed-forward",
   };
 
+  const OF = { selection: "W_q and W_k", transmission: "attention output and feed-forward" };
+
   const build = (name) => () => {
     const runs = WM.runs.filter((run) => !run.empty && run.classes.some((one) => one.name === name));
     const chosen = runs.includes(WM.run()) ? WM.run() : runs[0];
@@ -95,7 +97,7 @@
     );
     data.push(...WM.alertMarks(alerts, { yaxis: "y2" }));
     return {
-      title: NAMES[name],
+      title: own.adapters ? `What adapters add to ${OF[name]}` : NAMES[name],
       data,
       height: 330,
       label: `k of the class ${name} over the steps: ${WM.fixed(last, 4)} at step ${WM.whole(chosen.steps.at(-1))}${own.published ? `; published ${WM.fixed(own.published.low, 3)} to ${WM.fixed(own.published.high, 3)}` : ""}.`,

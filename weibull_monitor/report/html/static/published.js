@@ -137,7 +137,7 @@
   const odd = (run, found) => {
     if (!found.odd.length) return [];
     const row = (one) =>
-      WM.make("li", null, WM.link(one.name), ` k ${WM.fixed(one.k, 3)}: ${one.why}`);
+      WM.make("li", null, WM.link(one.name), `${one.k === null ? "" : ` k ${WM.fixed(one.k, 3)}`}: ${one.why}`);
     return [
       WM.make("h3", null, "Matrices to look at"),
       WM.make(
