@@ -19,6 +19,7 @@ from weibull_monitor.cli import (
     demo,
     paper,
     report,
+    run,
     scan,
     sweep,
     wandb_workspace,
@@ -28,7 +29,7 @@ from weibull_monitor.cli.common import EXIT_CODES, FAILED, INTERRUPTED, OK, Pars
 from weibull_monitor.cli.output import safe_output
 from weibull_monitor.errors import WeibullMonitorError, text_of, visible
 
-COMMANDS = (demo, components, scan, watch, report, compare, paper, sweep, alerts, wandb_workspace, completion)
+COMMANDS = (demo, run, components, scan, watch, report, compare, paper, sweep, alerts, wandb_workspace, completion)
 """In the order of the help."""
 
 
