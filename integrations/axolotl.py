@@ -51,5 +51,7 @@ class WeibullPlugin(BasePlugin):
 
 def _options(cfg: Any) -> dict[str, Any]:
     given = cfg.get("weibull_monitor") or {}
-    plain = given.to_dict() if hasattr(given, "to_dict") else dict(given)  # Axolotl's own dictionaries answer None to any key
+    plain = (
+        given.to_dict() if hasattr(given, "to_dict") else dict(given)
+    )  # Axolotl's own dictionaries answer None to any key
     return checked("weibull_monitor", plain)

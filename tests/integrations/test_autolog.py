@@ -1,4 +1,4 @@
-"""`weibull_monitor.autolog`: each Trainer that is made has the callback, once, and the frameworks are as before when it is undone."""
+"""`weibull_monitor.autolog`: each Trainer that is made has the callback, once; undone, the frameworks are as they were."""
 
 from __future__ import annotations
 
@@ -119,9 +119,7 @@ def test_trackers_from_an_iterator_are_there_for_each_trainer(tmp_path: Path) ->
     assert [step for step, _ in tracker.records] == [0, 1, 0, 1]
 
 
-def test_another_tool_that_wraps_the_same_method_is_left_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_tool_that_wraps_the_same_method_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     theirs = CallbackHandler.__init__
     weibull_monitor.autolog()
     wrapped = CallbackHandler.__init__
