@@ -51,8 +51,9 @@ class MonitorOptions:
             and in a callback the Trainer's own directory.
         name: Name of the model, where a run has several (``"student"`` and ``"teacher"``): its history is
             ``<output_dir>/weibull/<name>/history.jsonl``, and all keys in trackers begin with ``<name>/``.
-        trackers: Names (``"tensorboard"``, ``"wandb"``, ``"mlflow"``, ``"trackio"``) or objects with ``log(metrics, step)`` and
-            ``close()``. In a callback also ``"auto"``, the default there: the trackers or loggers of the Trainer.
+        trackers: Names (``"tensorboard"``, ``"wandb"``, ``"mlflow"``, ``"trackio"``, ``"comet_ml"``, ``"clearml"``,
+            ``"neptune"``, ``"swanlab"``, ``"aim"``, ``"dvclive"``) or objects with ``log(metrics, step)`` and ``close()``. In a
+            callback also ``"auto"``, the default there: the trackers or loggers of the Trainer.
         pictures_every: Number of samples between two heatmaps and tables, for trackers that show them; the last sample is always
             drawn. 0 for no pictures.
         detail: ``"kind"`` logs some 80 metrics whatever the depth of the model; ``"component"`` adds three per matrix.
