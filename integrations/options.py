@@ -73,6 +73,14 @@ class CallbackOptions:
         self._guard = Guard()
         self.monitor: WeibullMonitor | None = None
 
+    def __repr__(self) -> str:
+        if self.monitor is not None:
+            return f"WeibullCallback({self.monitor!r})"
+        return f"WeibullCallback(every_n_steps={self._options['every_n_steps']!r})"
+
+    def _repr_html_(self) -> str | None:
+        return self.monitor._repr_html_() if self.monitor is not None else None
+
     def __getstate__(self) -> dict[str, Any]:
         """A copy, or a pickled callback, has the options and no monitor: training goes on with the original."""
         return self.__dict__ | {"monitor": None}

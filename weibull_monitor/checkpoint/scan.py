@@ -18,7 +18,7 @@ from weibull_monitor.checkpoint.formats.tensors import Contents
 from weibull_monitor.checkpoint.layout import CheckpointLayout, Find, lay_out, without
 from weibull_monitor.checkpoint.prefixes import with_names_of
 from weibull_monitor.checkpoint.stream import count_checkpoint
-from weibull_monitor.errors import CheckpointError, ConfigurationError, MissingDependencyError
+from weibull_monitor.errors import CheckpointError, ConfigurationError, MissingDependencyError, visible
 from weibull_monitor.history import RunRecord
 from weibull_monitor.history.record import History
 from weibull_monitor.history.snapshot import Snapshot
@@ -26,6 +26,7 @@ from weibull_monitor.measure import WeibullFit, solve
 from weibull_monitor.measure.bins import MANTISSA_BITS
 from weibull_monitor.measure.fit import delivered
 from weibull_monitor.measure.reader.sums import CountedRows
+from weibull_monitor.measure.shown import counted
 from weibull_monitor.measure.transfer import to_host
 from weibull_monitor.model.components import AttentionType, Component, Discovery, Resolution, coverage
 from weibull_monitor.model.components.finder import Finder
@@ -68,6 +69,10 @@ class Checkpoint:
     model: Mapping[str, Any]
     seconds: float
 
+    def __repr__(self) -> str:
+        matrices, found = counted(len(self.components), "matrix", "matrices"), counted(len(self.findings), "finding")
+        return f"Checkpoint({visible(str(self.source))}, step {self.step:,}, {matrices}, {found})"
+
 
 @dataclass(frozen=True)
 class Scan:
@@ -84,6 +89,13 @@ class Scan:
     checkpoints: tuple[Checkpoint, ...]
     samples: tuple[Sample, ...] = field(repr=False)
     steps_known: bool = True
+
+    def __repr__(self) -> str:
+        found = sum(len(checkpoint.findings) for checkpoint in self.checkpoints)
+        return f"Scan({counted(len(self.checkpoints), 'checkpoint')}, {counted(found, 'finding')})"
+
+    def _repr_html_(self) -> str:
+        return self.history._repr_html_()
 
 
 def scan(
