@@ -77,7 +77,9 @@ class WeibullFit:
     problem: str = field(default="", repr=False)
 
     def __repr__(self) -> str:
-        return f"WeibullFit({', '.join(f'{name} = {value}' for name, value in self._shown()) or f'no fit: {self.reason}'})"
+        return (
+            f"WeibullFit({', '.join(f'{name} = {value}' for name, value in self._shown()) or f'no fit: {self.reason}'})"
+        )
 
     def _repr_html_(self) -> str:
         return (
