@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from statistics import StatisticsError, correlation, fmean, median, stdev
 from typing import Final
 
+from weibull_monitor.errors import counted
 from weibull_monitor.history.record import History
-from weibull_monitor.measure.shown import counted, table
+from weibull_monitor.measure.shown import table
 from weibull_monitor.model.components import representatives
 
 # Two-sided 95 % points of Student's t for 1 to 30 degrees of freedom (any table; tests compare them with scipy's).

@@ -14,7 +14,7 @@ from weibull_monitor.checkpoint.match import match_model
 from weibull_monitor.checkpoint.quantised import mark_quantised
 from weibull_monitor.checkpoint.skeleton import placeable, skeleton
 from weibull_monitor.checkpoint.stream import MAX_SCATTERED
-from weibull_monitor.errors import visible
+from weibull_monitor.errors import counted, visible
 from weibull_monitor.model.components import AttentionType, Component, Discovery, Skipped, attention_types
 from weibull_monitor.model.components.names import clean_name
 from weibull_monitor.model.components.table import KIND_ORDER
@@ -85,8 +85,8 @@ def lay_out(contents: Contents, model: nn.Module | None, find: Find) -> Checkpoi
         if rest.discovery.components:
             stored = [c for c in rest.discovery.components if c.part is None]
             notes.append(
-                f"{len(stored)} matrices ({stored[0].name}{', …' * (len(stored) > 1)}) are not those of "
-                f"{type(model).__name__}: they are recognised by their names"
+                f"{counted(len(stored), 'matrix', 'matrices')} ({stored[0].name}{', …' * (len(stored) > 1)}) not known to "
+                f"{type(model).__name__}: recognised by name"
             )
         discovery = replace(
             discovery,
@@ -122,7 +122,8 @@ def _by_names(tensors: Mapping[str, StoredTensor], find: Find) -> CheckpointLayo
     notes = ["there is no configuration of its model: matrices are recognised by names and shapes"]
     if same:
         notes.append(
-            f"{len(same)} tensors are stored under two names ({same[0]}{', …' * (len(same) > 1)}) and measured once"
+            f"{counted(len(same), 'tensor is', 'tensors are')} stored under two names "
+            f"({same[0]}{', …' * (len(same) > 1)}) and measured once"
         )
     attention = attention_types(model, discovery.components, discovery.attention)
     return CheckpointLayout(

@@ -18,7 +18,7 @@ from weibull_monitor.checkpoint.formats.tensors import Contents
 from weibull_monitor.checkpoint.layout import CheckpointLayout, Find, lay_out, without
 from weibull_monitor.checkpoint.prefixes import with_names_of
 from weibull_monitor.checkpoint.stream import count_checkpoint
-from weibull_monitor.errors import CheckpointError, ConfigurationError, MissingDependencyError, visible
+from weibull_monitor.errors import CheckpointError, ConfigurationError, MissingDependencyError, counted, visible
 from weibull_monitor.history import RunRecord
 from weibull_monitor.history.record import History
 from weibull_monitor.history.snapshot import Snapshot
@@ -26,7 +26,6 @@ from weibull_monitor.measure import WeibullFit, solve
 from weibull_monitor.measure.bins import MANTISSA_BITS
 from weibull_monitor.measure.fit import delivered
 from weibull_monitor.measure.reader.sums import CountedRows
-from weibull_monitor.measure.shown import counted
 from weibull_monitor.measure.transfer import to_host
 from weibull_monitor.model.components import AttentionType, Component, Discovery, Resolution, coverage
 from weibull_monitor.model.components.finder import Finder

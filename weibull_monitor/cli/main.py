@@ -43,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code.
     """
     with safe_output():
-        return _run(parser().parse_args(arguments))
+        words = sys.argv[1:] if arguments is None else arguments
+        return _run(parser().parse_args(words or ["--help"]))
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -12,11 +12,11 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from weibull_monitor.errors import MissingDependencyError, visible
+from weibull_monitor.errors import MissingDependencyError, counted, visible
 from weibull_monitor.history.alert import Alert
 from weibull_monitor.history.columns import COLUMNS, unknown
 from weibull_monitor.history.shown import in_words, kinds_html
-from weibull_monitor.measure.shown import counted, table
+from weibull_monitor.measure.shown import table
 from weibull_monitor.model.components import Component
 
 SCHEMA: Final = 1

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Protocol
 
-from weibull_monitor.measure.shown import counted, table
+from weibull_monitor.errors import counted
+from weibull_monitor.measure.shown import table
 from weibull_monitor.model.components import Component, representatives
 
 

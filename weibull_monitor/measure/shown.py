@@ -15,12 +15,3 @@ def table(title: str, head: Sequence[str], rows: Iterable[Sequence[object]]) -> 
     columns = "".join(f"<th>{escape(str(cell))}</th>" for cell in head)
     body = "".join(f"<tr>{''.join(f'<td>{escape(str(cell))}</td>' for cell in row)}</tr>" for row in rows)
     return f"<p><b>{escape(title)}</b></p><table><thead><tr>{columns}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def counted(number: int, what: str, several: str = "") -> str:
-    """A number with its noun.
-
-    >>> counted(1, "alert"), counted(2, "matrix", "matrices")
-    ('1 alert', '2 matrices')
-    """
-    return f"{number:,} {what if number == 1 else several or what + 's'}"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from weibull_monitor.errors import visible
+from weibull_monitor.errors import counted, visible
 from weibull_monitor.history.snapshot import Snapshot
-from weibull_monitor.measure.shown import counted, table
+from weibull_monitor.measure.shown import table
 from weibull_monitor.model.components import Discovery
 
 
