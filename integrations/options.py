@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from weibull_monitor.alerts.stop import StopRequest, agreed
-from weibull_monitor.errors import Guard
+from weibull_monitor.errors import Guard, say
 from weibull_monitor.monitor.monitor import WeibullMonitor
 from weibull_monitor.monitor.options import MonitorOptions, option_fields, refuse_unknown, takes_options
 from weibull_monitor.trackers import Tracker
@@ -86,10 +87,11 @@ class CallbackOptions:
         return self.__dict__ | {"monitor": None}
 
     def _say_where(self, host: str, place: str | Path) -> None:
-        """Logs once, on the main process, where the values of a run without trackers are. The directory is that of the run."""
-        self._guard.once(
+        """Logs, on the main process, where the values of a run without trackers are. The directory is that of the run."""
+        say(
+            logging.WARNING,
             f"{host}: k and λ are in {Path(place) / 'weibull'} only; "
-            f"to look at them: weibull-monitor watch {shlex.quote(str(place))}"
+            f"to look at them: weibull-monitor watch {shlex.quote(str(place))}",
         )
 
     def _stop_request(self, step: int, world_size: int) -> StopRequest:
