@@ -70,7 +70,8 @@ def test_the_wheel_works_where_nothing_of_the_repository_is(wheel: Path, tmp_pat
 import os, sys
 sys.path += os.environ["LIBRARIES"].split(os.pathsep)
 import weibull_monitor
-from weibull_monitor.integrations import transformers as _
+from weibull_monitor.integrations.options import CallbackOptions
+CallbackOptions(every_n_steps=3)
 print(weibull_monitor.__file__, weibull_monitor.__version__, weibull_monitor.WeibullMonitor.__name__)
 """
 

@@ -146,38 +146,44 @@ def test_a_python_without_this_package_says_so_once(tmp_path: Path) -> None:
 
 TRAINS = """
 import sys
-sys.path.insert(0, {tests!r})
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.demos.boring_classes import BoringDataModule, BoringModel
-from small_trainer import trainer
 
-run = trainer("hf")
-run.train()
-print([row["loss"] for row in run.state.log_history if "loss" in row])
-options = "fit --trainer.max_steps=3 --trainer.accelerator=cpu --trainer.default_root_dir=lit --trainer.logger=false"
-options += " --trainer.enable_progress_bar=false --trainer.enable_model_summary=false"
-print(len(LightningCLI(BoringModel, BoringDataModule, args=options.split()).trainer.callbacks))
+for name in ("plain", "own"):
+    words = ["fit", "--config", f"{name}.yaml", f"--trainer.default_root_dir={name}"]
+    print(*(type(callback).__name__ for callback in LightningCLI(BoringModel, BoringDataModule, args=words).trainer.callbacks))
 sys.exit(5)
+"""
+CONFIG = """
+trainer:
+  max_steps: 12
+  accelerator: cpu
+  logger: false
+  enable_progress_bar: false
+  enable_model_summary: false
+"""
+OWN = """
+  callbacks:
+    - class_path: weibull_monitor.integrations.lightning.WeibullCallback
+      init_args: { every_n_steps: 5 }
 """
 
 
-def test_trainers_of_both_frameworks_are_monitored_and_nothing_is_printed(tmp_path: Path) -> None:
+def test_the_command_line_of_lightning_is_monitored_once(tmp_path: Path) -> None:
     pytest.importorskip("lightning", reason="needs the lightning extra")
     pytest.importorskip("jsonargparse", reason="the command line of Lightning needs jsonargparse")
-    from small_trainer import trainer
-
-    (tmp_path / "train.py").write_text(TRAINS.format(tests=str(Path(__file__).parents[1])))
+    (tmp_path / "train.py").write_text(TRAINS)
+    (tmp_path / "plain.yaml").write_text(CONFIG)
+    (tmp_path / "own.yaml").write_text(CONFIG + OWN)
     done = launch("train.py", where=tmp_path, options=("--every-n-steps", "3"))
     assert done.returncode == 5, done.stderr
-    plain = trainer(tmp_path / "plain")
-    plain.train()
-    lines = done.stdout.splitlines()
-    assert str([row["loss"] for row in plain.state.log_history if "loss" in row]) in lines
-    assert [s.step for s in read_history(tmp_path / "hf").snapshots] == [0, 1, 2, 3, 4, 6]
-    assert [s.step for s in read_history(tmp_path / "lit").snapshots] == [0, 1, 2, 3]
-    assert "weibull" not in (done.stdout + done.stderr).lower()
+    assert [line.split().count("WeibullCallback") for line in done.stdout.splitlines()] == [1, 1]
+    sampled = {name: [s.step for s in read_history(tmp_path / name).snapshots] for name in ("plain", "own")}
+    assert sampled == {"plain": [0, 1, 2, 3, 4, 6, 8, 9, 12], "own": [0, 1, 2, 4, 5, 8, 10, 12]}
+    assert "weibull_monitor" not in done.stderr
     log = (tmp_path / run.LOG).read_text()
-    assert f"only; to look at them: weibull-monitor watch {tmp_path / 'hf'}" in log
+    assert f"the Trainer has no logger: k and λ are in {tmp_path / 'plain' / 'weibull'} only" in log
+    assert f"to look at them: weibull-monitor watch {tmp_path / 'own'}" in log
 
 
 def test_the_command_line_of_trl_is_monitored(tmp_path: Path) -> None:
