@@ -2,11 +2,16 @@
 # uses it again the second time.
 
 PYTHON ?= python3
+# What is tested: another torch, as in `make setup TORCH='torch==2.6.*' CONSTRAINTS=/dev/null`, and some of the tests only, as in
+# `make test TESTS=--ignore=tests/ranks`.
+TORCH ?= torch
+CONSTRAINTS ?= constraints-dev.txt
+TESTS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup test lint demo bench bench-gpu docs pictures site clean
+.PHONY: setup test lint dist demo bench bench-gpu docs pictures site clean
 
 setup: $(STAMP)
 
@@ -14,8 +19,8 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml constraints-dev.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --constraint constraints-dev.txt torch
-	$(BIN)/pip install --quiet --constraint constraints-dev.txt --editable ".[dev]"
+	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) "$(TORCH)"
+	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) "$(TORCH)" --editable ".[dev]"
 	touch $(STAMP)
 
 lint: $(STAMP)
@@ -24,7 +29,12 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(TESTS)
+
+# What is released: dist/*.tar.gz and dist/*.whl.
+dist: $(STAMP)
+	rm -rf dist build
+	$(BIN)/python -c "from setuptools import build_meta as b; b.build_sdist('dist'); b.build_wheel('dist')"
 
 demo: $(STAMP)
 	$(BIN)/python examples/quickstart_transformers.py --report-to tensorboard --output-dir runs/quickstart
@@ -59,4 +69,4 @@ site: $(STAMP)
 	$(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) runs site build *.egg-info .mypy_cache .ruff_cache
+	rm -rf $(VENV) runs site build dist *.egg-info .mypy_cache .ruff_cache

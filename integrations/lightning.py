@@ -117,7 +117,7 @@ class WeibullCallback(CallbackOptions, _Callback):
         kept = Path((resume or {}).get("output_dir", ""), "weibull")
         place = self._output_dir or (kept.parent if kept.is_dir() else log_dir or trainer.default_root_dir)
         if self._trackers is None and not trainer.loggers and trainer.is_global_zero:
-            self._guard.once(f"the Trainer has no logger: k and λ are in {place}/weibull/history.jsonl only")
+            self._say_where("the Trainer has no logger", Path(place).absolute())
         rules, total = self._guard("reading the schedule", schedule_of, trainer, pl_module) or ([], None)
         monitor = WeibullMonitor(
             measured(trainer, pl_module),

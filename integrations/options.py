@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import logging
+import shlex
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from weibull_monitor.alerts.stop import StopRequest, agreed
-from weibull_monitor.errors import Guard
+from weibull_monitor.errors import Guard, say
 from weibull_monitor.monitor.monitor import WeibullMonitor
-from weibull_monitor.monitor.options import MonitorOptions, option_fields, takes_options
+from weibull_monitor.monitor.options import MonitorOptions, option_fields, refuse_unknown, takes_options
 from weibull_monitor.trackers import Tracker
 
 
@@ -25,6 +27,20 @@ class _Arguments(MonitorOptions):
         if isinstance(self.trackers, str):
             object.__setattr__(self, "trackers", () if self.trackers == "auto" else [self.trackers])
         super().__post_init__()
+
+
+def checked(caller: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that were given, checked as a callback checks them, for several callbacks.
+
+    Raises:
+        ConfigurationError: If an option is out of range.
+        TypeError: If an option does not exist; the message names the caller.
+    """
+    refuse_unknown(caller, options, option_fields(host=False))
+    given = _Arguments(**options)
+    given.check()
+    automatic = {"trackers"} if options.get("trackers", "auto") == "auto" else set()
+    return {name: getattr(given, name) for name in options if name not in automatic}
 
 
 class CallbackOptions:
@@ -58,9 +74,25 @@ class CallbackOptions:
         self._guard = Guard()
         self.monitor: WeibullMonitor | None = None
 
+    def __repr__(self) -> str:
+        if self.monitor is not None:
+            return f"WeibullCallback({self.monitor!r})"
+        return f"WeibullCallback(every_n_steps={self._options['every_n_steps']!r})"
+
+    def _repr_html_(self) -> str | None:
+        return self.monitor._repr_html_() if self.monitor is not None else None
+
     def __getstate__(self) -> dict[str, Any]:
         """A copy, or a pickled callback, has the options and no monitor: training goes on with the original."""
         return self.__dict__ | {"monitor": None}
+
+    def _say_where(self, host: str, place: str | Path) -> None:
+        """Logs, on the main process, where the values of a run without trackers are. The directory is that of the run."""
+        say(
+            logging.WARNING,
+            f"{host}: k and λ are in {Path(place) / 'weibull'} only; "
+            f"to look at them: weibull-monitor watch {shlex.quote(str(place))}",
+        )
 
     def _stop_request(self, step: int, world_size: int) -> StopRequest:
         """What alerts ask for, the same on every process. Every process has to call this.

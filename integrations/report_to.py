@@ -46,18 +46,21 @@ def trackers_of(args: TrainingArguments, guard: Guard) -> list[Tracker]:
 
 
 def _tracker_of(ours: type[NamedTracker], args: TrainingArguments) -> Tracker | None:
-    return ours.of_active_run(Host(STEP_METRIC, _summary_writer(), _log_dir(args)))
+    # The writer must be that of the Trainer's own callback: TensorBoard's Python loader follows only one event file per
+    # directory, so a second one would stop the Trainer's curves.
+    held = _held()
+    writer = next((value for name, value in held if name == "tb_writer" and value is not None), None)
+    return ours.of_active_run(Host(STEP_METRIC, writer, _log_dir(args), [value for _, value in held]))
 
 
-def _summary_writer() -> Any:
-    """The open writer of the Trainer's own `TensorBoardCallback`, or None.
+def _held() -> list[tuple[str, Any]]:
+    """The attributes of the Trainer's callbacks, with their names: among them are the runs that these log to.
 
-    Callbacks do not get the Trainer, so this looks for its handler among the callers of ``on_train_begin``. The file must be the
-    same: TensorBoard's Python loader follows only one event file per directory, so a second one would stop the Trainer's curves.
+    Callbacks do not get the Trainer, so this looks for its handler among the callers of ``on_train_begin``.
     """
     handler = next((found for found in _callers() if isinstance(found, CallbackHandler)), None)
-    writers = (getattr(callback, "tb_writer", None) for callback in handler.callbacks) if handler is not None else ()
-    return next((writer for writer in writers if writer is not None), None)
+    callbacks = handler.callbacks if handler is not None else ()
+    return [held for callback in callbacks for held in getattr(callback, "__dict__", {}).items()]
 
 
 def trial_of(args: TrainingArguments, state: TrainerState) -> str:

@@ -79,6 +79,9 @@ class WeibullCallback(CallbackOptions, TrainerCallback):
             **self._options,
         )
         self._followed = id(optimizer)
+        nowhere = self._trackers is None and not set(args.report_to or ()) - {"none"}
+        if self.monitor is not None and nowhere and self.monitor.is_main:
+            self._say_where("report_to is empty", self.monitor.output_dir)
 
     @shielded("following the optimizer")
     def on_pre_optimizer_step(

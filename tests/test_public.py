@@ -24,6 +24,7 @@ NAMES = [
     "WeibullFit",
     "WeibullMonitor",
     "WeibullMonitorError",
+    "autolog",
     "discover_components",
     "fit_weibull",
     "read_history",

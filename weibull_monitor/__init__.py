@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from weibull_monitor.errors import WeibullMonitorError as WeibullMonitorError
     from weibull_monitor.history import Snapshot as Snapshot
     from weibull_monitor.history import read_history as read_history
+    from weibull_monitor.integrations.autolog import autolog as autolog
     from weibull_monitor.measure import WeibullFit as WeibullFit
     from weibull_monitor.measure import fit_weibull as fit_weibull
     from weibull_monitor.model.components import Component as Component
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 _PUBLIC = {
     "errors": ("ConfigurationError", "MissingDependencyError", "UnsupportedTensorError", "WeibullMonitorError"),
     "history": ("Snapshot", "read_history"),
+    "integrations.autolog": ("autolog",),
     "measure": ("WeibullFit", "fit_weibull"),
     "model.components": ("Component", "discover_components"),
     "monitor": ("Schedule", "WeibullMonitor"),

@@ -78,6 +78,15 @@ def visible(text: str) -> str:
     return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text)
 
 
+def counted(number: int, one: str, many: str = "") -> str:
+    """A number with its noun, and a verb if you like.
+
+    >>> counted(1, "alert"), counted(2, "matrix has", "matrices have")
+    ('1 alert', '2 matrices have')
+    """
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
 def say(level: int, message: str, error: BaseException | None = None) -> None:
     """Logs a message as it is, with the traceback of an exception at level DEBUG. A log handler that raises is ignored."""
     with suppress(Exception):

@@ -92,7 +92,7 @@ def test_one_that_hangs_holds_nobody_up() -> None:
         webhook.close()
     assert len(server.bodies) == 3  # each is given up in its turn, and the next is tried
     assert len(reports) == 4
-    assert reports[-1].startswith("3 of 3 alerts were not delivered")
+    assert reports[-1].startswith("3 of 3 alerts did not reach")
     assert all("127.0.0.1" in report and SECRET not in report for report in reports)
 
 
@@ -117,7 +117,7 @@ def test_one_that_refuses_is_reported_without_its_address() -> None:
         webhook.close(patience=20)
     report, count = reports
     assert "HTTPError 403" in report
-    assert count.startswith("1 of 1 alerts were not delivered")
+    assert count.startswith("1 of 1 alert did not reach")
     assert SECRET not in report
 
 

@@ -72,7 +72,7 @@ def test_findings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model.save_pretrained(tmp_path)
     assert main(["scan", str(tmp_path)]) == 0
     text = " ".join(capsys.readouterr().out.split())
-    assert "error 1 values are Inf or NaN, in lm_head.weight: the model's outputs will be NaN" in text
+    assert "error 1 value is Inf or NaN, in lm_head.weight: the model's outputs will be NaN" in text
     assert "model.layers.0.mlp.gate.weight is all zero" in text
     assert "blocks 0, 1 of model.layers have the same values in attn_q, attn_o: one was copied" in text
     assert "model.layers.0.mlp.experts.down_proj[expert 1] is below 1 % of the RMS" in text

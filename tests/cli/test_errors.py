@@ -112,7 +112,6 @@ class TestRuns:
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ([], "the following arguments are required: command; see weibull-monitor --help"),
         (["weigh"], "invalid choice: 'weigh'"),
         (["compare"], "the following arguments are required: RUN; see weibull-monitor compare --help"),
         (["compare", "x", "--step", "ten"], "'ten' is not an integer of at least 0"),

@@ -93,7 +93,7 @@ def test_an_alert_that_cannot_be_delivered_is_counted(
     webhook.send(ALERT)
     webhook.close(patience=20)
     assert says in said[0]
-    assert said[-1] == "1 of 1 alerts were not delivered to the webhook at 127.0.0.1"
+    assert said[-1] == "1 of 1 alert did not reach the webhook at 127.0.0.1"
     assert not any(word in text for text in said for word in ("secret", "hidden", "token"))
 
 
@@ -121,4 +121,4 @@ def test_what_waits_at_the_end_is_counted(server: Callable[[Behaviour], int]) ->
         webhook.send(ALERT)
     webhook.close(patience=0.1)
     assert said[0].endswith("is too slow: alerts are dropped")
-    assert said[-1] == "100 of 100 alerts were not delivered to the webhook at 127.0.0.1"
+    assert said[-1] == "100 of 100 alerts did not reach the webhook at 127.0.0.1"

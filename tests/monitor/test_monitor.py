@@ -163,7 +163,7 @@ def test_weights_that_turn_bad_are_counted_named_once_and_left_out(
     monitor.close()
     assert tracker.records[-1][1]["weibull_health/nonfinite"] == 1024
     assert tracker.records[-1][1]["weibull_health/components"] == 9
-    assert sum(Q0 in r.getMessage() for r in caplog.records if "have no fit" in r.getMessage()) == 1
+    assert sum(Q0 in r.getMessage() for r in caplog.records if "has no fit" in r.getMessage()) == 1
     assert sum(Q0 in r.getMessage() for r in caplog.records if "nonfinite (error)" in r.getMessage()) == 1
     assert dict(read_history(tmp_path).series(Q0, "nonfinite"))[2] == 1024
 

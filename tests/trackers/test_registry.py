@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from test_conformance import TRACKERS as READ_BACK
+from trackers.test_one_run import READERS
 
 from weibull_monitor import ConfigurationError, WeibullMonitor
 from weibull_monitor.errors import Guard
@@ -100,7 +101,7 @@ def test_a_toy_tracker_is_served_by_report_to(
     assert tracker.run is ToyTracker.active
     arguments.report_to = ["tooy"]
     assert trackers_of(arguments, Guard()) == []
-    assert "pass trackers=[...] with tensorboard, wandb, mlflow, trackio, memory, toy, or an object" in caplog.text
+    assert "pass trackers=[...] with tensorboard, wandb, mlflow, trackio, comet_ml, " in caplog.text
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -161,7 +162,7 @@ def test_every_tracker_in_a_file_is_in_the_tuple(stem: str) -> None:
     module = import_module(f"weibull_monitor.trackers.{stem}")
     defined = [c for _, c in inspect.getmembers(module, inspect.isclass) if c.__module__ == module.__name__]
     for found in defined:
-        if issubclass(found, NamedTracker) and found is not NamedTracker:
+        if issubclass(found, NamedTracker) and not inspect.isabstract(found):
             assert found in registry.TRACKERS, f"{found.__name__} is not in weibull_monitor/trackers/registry.py"
 
 
@@ -171,14 +172,15 @@ def test_names_are_distinct_and_every_extra_is_in_pyproject() -> None:
     assert len(set(names)) == len(names)
     for extra in (tracker.extra for tracker in registry.TRACKERS if tracker.extra):
         assert extra in extras
-        assert extra in extras["all"][0].partition("[")[2].rstrip("]").split(",")
+        if extra not in READERS:  # many and large: whoever uses one has it
+            assert extra in extras["all"][0].partition("[")[2].rstrip("]").split(",")
 
 
-def test_every_tracker_with_a_library_is_read_back_by_the_conformance_suite() -> None:
-    assert set(READ_BACK) == {tracker.name for tracker in registry.TRACKERS if tracker.extra}
+def test_every_tracker_with_a_library_is_read_back() -> None:
+    assert {*READ_BACK, *READERS} == {tracker.name for tracker in registry.TRACKERS if tracker.extra}
 
 
 def test_a_name_that_is_not_near_any_other_gets_the_list_alone(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError) as raised:
-        as_trackers(["neptune"], tmp_path)
-    assert str(raised.value) == f"'neptune' is not a tracker; pass one of {registry.choices()}"
+        as_trackers(["pluto"], tmp_path)
+    assert str(raised.value) == f"'pluto' is not a tracker; pass one of {registry.choices()}"

@@ -28,6 +28,7 @@ from weibull_monitor.errors import ConfigurationError
 from weibull_monitor.history.snapshot import Snapshot
 from weibull_monitor.measure import WeibullFit
 from weibull_monitor.measure.reader.reader import ModelReader
+from weibull_monitor.measure.shown import table
 from weibull_monitor.measure.weibull import anchors
 from weibull_monitor.model.adapters import of_adapters
 from weibull_monitor.model.architecture import facts_of
@@ -128,6 +129,16 @@ class Diagnosis:
     nearest: Nearest
     mixtures: tuple[MixtureOfScales, ...]
     notes: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        of = ", ".join(f"{found.median.kind}: {found.verdict}" for found in self.classes or self.kinds)
+        return f"Diagnosis({of}; {len(self.odd)} to look at)"
+
+    def _repr_html_(self) -> str:
+        rows = [[x.median.kind, f"{x.median.k:.4g}", x.verdict] for x in (*self.classes, *self.kinds)]
+        odd = [[matrix.name, f"{matrix.k:.4g}", matrix.why] for matrix in self.odd]
+        shown = table("matrices to look at", ["name", "k", "why"], odd) if odd else ""
+        return table("diagnosis", ["kind", "k", "verdict"], rows) + shown
 
 
 def diagnose(source: nn.Module | Source, attention: KnownAttention = None, step: int | None = None) -> Diagnosis:

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from statistics import StatisticsError, correlation, fmean, median, stdev
 from typing import Final
 
+from weibull_monitor.errors import counted
 from weibull_monitor.history.record import History
+from weibull_monitor.measure.shown import table
 from weibull_monitor.model.components import representatives
 
 # Two-sided 95 % points of Student's t for 1 to 30 degrees of freedom (any table; tests compare them with scipy's).
@@ -137,6 +139,21 @@ class Sweep:
     classes: tuple[SweepGroup, ...]
     kinds: tuple[SweepGroup, ...]
     left_out: dict[str, str]
+
+    def __repr__(self) -> str:
+        runs = {end.run for group in (*self.classes, *self.kinds) for end in group.ends}
+        return f"Sweep({counted(len(runs), 'run')} compared, {len(self.left_out)} left out)"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            [
+                group.name,
+                len(group.ends),
+                *(f"{fit.slope:.4g}" if fit else "–" for fit in (group.plain, group.effective)),
+            ]
+            for group in (*self.classes, *self.kinds)
+        ]
+        return table(repr(self), ["group", "runs", "λ / √(η/λ_wd)", "c"], rows)
 
 
 def compare_runs(histories: Iterable[tuple[str, History]]) -> Sweep:

@@ -9,6 +9,7 @@ from statistics import median
 from typing import Final, Literal
 
 from weibull_monitor.analysis.classify import ONE_POPULATION
+from weibull_monitor.errors import counted
 from weibull_monitor.measure import WeibullFit
 from weibull_monitor.model.components import Component
 
@@ -51,7 +52,7 @@ def findings_of(components: Sequence[Component], fits: Mapping[str, WeibullFit])
 def _nonfinite(stored: Sequence[Component], fits: Mapping[str, WeibullFit]) -> Iterator[CheckpointFinding]:
     if names := tuple(c.name for c in stored if fits[c.name].nonfinite):
         total = sum(fits[name].nonfinite for name in names)
-        text = f"{total:,} values are Inf or NaN, in {_listed(names)}: the model's outputs will be NaN"
+        text = f"{counted(total, 'value is', 'values are')} Inf or NaN, in {_listed(names)}: the model's outputs will be NaN"
         yield CheckpointFinding("nonfinite", "error", names, text)
 
 

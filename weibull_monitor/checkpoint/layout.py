@@ -14,7 +14,7 @@ from weibull_monitor.checkpoint.match import match_model
 from weibull_monitor.checkpoint.quantised import mark_quantised
 from weibull_monitor.checkpoint.skeleton import placeable, skeleton
 from weibull_monitor.checkpoint.stream import MAX_SCATTERED
-from weibull_monitor.errors import visible
+from weibull_monitor.errors import counted, visible
 from weibull_monitor.model.components import AttentionType, Component, Discovery, Skipped, attention_types
 from weibull_monitor.model.components.names import clean_name
 from weibull_monitor.model.components.table import KIND_ORDER
@@ -124,7 +124,8 @@ def _by_names(tensors: Mapping[str, StoredTensor], find: Find) -> CheckpointLayo
     notes = ["matrices are recognised by names and shapes"]
     if same:
         notes.append(
-            f"{len(same)} tensors are stored under two names ({same[0]}{', …' * (len(same) > 1)}) and measured once"
+            f"{counted(len(same), 'tensor is', 'tensors are')} stored under two names "
+            f"({same[0]}{', …' * (len(same) > 1)}) and measured once"
         )
     attention = attention_types(model, discovery.components, discovery.attention)
     return CheckpointLayout(

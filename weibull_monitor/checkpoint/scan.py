@@ -20,7 +20,7 @@ from weibull_monitor.checkpoint.layout import CheckpointLayout, Find, lay_out, w
 from weibull_monitor.checkpoint.look import Structure, remarks_on
 from weibull_monitor.checkpoint.prefixes import with_names_of
 from weibull_monitor.checkpoint.stream import count_checkpoint
-from weibull_monitor.errors import CheckpointError, ConfigurationError, MissingDependencyError
+from weibull_monitor.errors import CheckpointError, ConfigurationError, MissingDependencyError, counted, visible
 from weibull_monitor.history import RunRecord
 from weibull_monitor.history.record import History
 from weibull_monitor.history.snapshot import Snapshot
@@ -76,6 +76,10 @@ class Checkpoint:
     model: Mapping[str, Any]
     seconds: float
 
+    def __repr__(self) -> str:
+        matrices, found = counted(len(self.components), "matrix", "matrices"), counted(len(self.findings), "finding")
+        return f"Checkpoint({visible(str(self.source))}, step {self.step:,}, {matrices}, {found})"
+
 
 @dataclass(frozen=True)
 class Scan:
@@ -92,6 +96,13 @@ class Scan:
     checkpoints: tuple[Checkpoint, ...]
     samples: tuple[Sample, ...] = field(repr=False)
     steps_known: bool = True
+
+    def __repr__(self) -> str:
+        found = sum(len(checkpoint.findings) for checkpoint in self.checkpoints)
+        return f"Scan({counted(len(self.checkpoints), 'checkpoint')}, {counted(found, 'finding')})"
+
+    def _repr_html_(self) -> str:
+        return self.history._repr_html_()
 
 
 def scan(

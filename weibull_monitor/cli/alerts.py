@@ -40,7 +40,7 @@ def add(commands: Commands) -> None:
 
 def _execute(options: argparse.Namespace) -> int:
     from weibull_monitor.alerts import AlertSettings, replay
-    from weibull_monitor.errors import visible
+    from weibull_monitor.errors import counted, visible
     from weibull_monitor.history.alert import rank
     from weibull_monitor.report.text.alerts import render as as_text
 
@@ -51,6 +51,7 @@ def _execute(options: argparse.Namespace) -> int:
     alerts = history.alerts if options.recorded else replay(history.snapshots, settings, attention, initial)
     print(as_text([alert for alert in alerts if rank(alert.finding.severity) >= rank(options.severity)]))
     print(
-        f"{len(history.snapshots)} samples of {len(history.components)} matrices and parts in {visible(str(history.path))}"
+        f"{counted(len(history.snapshots), 'sample')} of {counted(len(history.components), 'matrix', 'matrices and parts')} "
+        f"in {visible(str(history.path))}"
     )
     return OK

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
-from weibull_monitor.errors import ConfigurationError
+from weibull_monitor.errors import ConfigurationError, MissingDependencyError
 
 if TYPE_CHECKING:
     from weibull_monitor.history.record import History
@@ -52,6 +52,14 @@ def add_command(
     )
     command.set_defaults(execute=execute)
     return command
+
+
+def needs(module: str, extra: str) -> None:
+    """Raises `MissingDependencyError`, which names the command that installs it, before any work begins; imports nothing."""
+    from importlib.util import find_spec
+
+    if find_spec(module) is None:
+        raise MissingDependencyError(module, extra)
 
 
 def add_run(command: argparse.ArgumentParser, several: bool = False) -> None:

@@ -19,6 +19,7 @@ from weibull_monitor.cli import (
     demo,
     paper,
     report,
+    run,
     scan,
     sweep,
     wandb_workspace,
@@ -28,7 +29,7 @@ from weibull_monitor.cli.common import EXIT_CODES, FAILED, INTERRUPTED, OK, Pars
 from weibull_monitor.cli.output import safe_output
 from weibull_monitor.errors import WeibullMonitorError, text_of, visible
 
-COMMANDS = (demo, components, scan, watch, report, compare, paper, sweep, alerts, wandb_workspace, completion)
+COMMANDS = (demo, run, components, scan, watch, report, compare, paper, sweep, alerts, wandb_workspace, completion)
 """In the order of the help."""
 
 
@@ -42,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code.
     """
     with safe_output():
-        return _run(parser().parse_args(arguments))
+        words = sys.argv[1:] if arguments is None else arguments
+        return _run(parser().parse_args(words or ["--help"]))
 
 
 def _run(options: argparse.Namespace) -> int:

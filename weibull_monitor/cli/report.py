@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from weibull_monitor.cli.common import OK, Commands, add_command, add_run, open_run
+from weibull_monitor.cli.common import OK, Commands, add_command, add_run, needs, open_run
 from weibull_monitor.errors import visible
 
 
@@ -41,6 +41,7 @@ def add(commands: Commands) -> None:
 
 
 def _execute(options: argparse.Namespace) -> int:
+    needs("plotly", "report")
     names = [Path(run).resolve().name if Path(run).is_dir() else str(run) for run in options.runs]
     histories = [(visible(name), open_run(run)) for name, run in zip(names, options.runs, strict=True)]
     if options.serve is not None:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from weibull_monitor.cli.common import OK, Commands, add_command, add_kind, add_neighbours, kinds_of
+from weibull_monitor.cli.common import OK, Commands, add_command, add_kind, add_neighbours, kinds_of, needs
 from weibull_monitor.errors import ConfigurationError, visible
 
 STANDARD_OUTPUT = "-"
@@ -78,19 +78,19 @@ def add(commands: Commands) -> None:
 
 
 def _execute(options: argparse.Namespace) -> int:
+    if options.html:
+        needs("plotly", "report")
     from weibull_monitor.checkpoint.as_history import check_output, write_history
     from weibull_monitor.checkpoint.export import as_csv, as_json
     from weibull_monitor.checkpoint.scan import scan_all
     from weibull_monitor.history.files import check_writable, write_text
     from weibull_monitor.history.record import FILE
-    from weibull_monitor.report.html.page import plotly_js, write
+    from weibull_monitor.report.html.page import write
 
     if options.json == options.csv == STANDARD_OUTPUT:
         raise ConfigurationError(
             "--json and --csv go to standard output one at a time, not both; name a file for one of them"
         )
-    if options.html:
-        plotly_js()  # fail now if plotly is missing, not after an hour of reading
     if options.output:
         check_writable(Path(options.output) / FILE)
         check_output(Path(options.output))

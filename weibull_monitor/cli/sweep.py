@@ -7,8 +7,13 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from weibull_monitor.cli.common import OK, Commands, add_command, add_run, open_run
+from weibull_monitor.cli.common import OK, Commands, add_command, add_run, needs, open_run
 from weibull_monitor.errors import ConfigurationError, visible
+
+ONE = (
+    "This is one run, and one point cannot show a law: name several that differ in learning rate or weight decay, as in "
+    "weibull-monitor sweep runs/*. Their intervals begin to mean something from three runs on."
+)
 
 
 def add(commands: Commands) -> None:
@@ -34,6 +39,8 @@ def add(commands: Commands) -> None:
 
 
 def _execute(options: argparse.Namespace) -> int:
+    if options.plot:
+        needs("matplotlib", "report")
     from weibull_monitor.analysis.sweep import compare_runs
     from weibull_monitor.report.text.sweep import render
 
@@ -53,6 +60,8 @@ def _execute(options: argparse.Namespace) -> int:
         print(json.dumps(asdict(sweep), indent=2, ensure_ascii=False))
     else:
         print(render(sweep))
+        if len(histories) == 1:
+            print(f"\n{ONE}")
         if options.plot:
             print(f"\nwritten: {visible(options.plot)}")
     return OK

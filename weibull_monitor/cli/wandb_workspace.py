@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from weibull_monitor.cli.common import OK, Commands, add_command, open_run
+from weibull_monitor.cli.common import OK, Commands, add_command, needs, open_run
 
 
 def add(commands: Commands) -> None:
@@ -42,6 +42,7 @@ def _project(text: str) -> tuple[str, str]:
 
 
 def _execute(options: argparse.Namespace) -> int:
+    needs("wandb_workspaces", "workspaces")
     from dataclasses import replace
 
     from weibull_monitor.trackers.wandb_workspace.subject import subject_of, subject_of_kinds

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 
-from weibull_monitor.cli.common import OK, Commands, add_command, add_run
+from weibull_monitor.cli.common import OK, Commands, add_command, add_run, needs
 
 
 def add(commands: Commands) -> None:
@@ -42,6 +42,7 @@ def _seconds(text: str) -> float:
 
 
 def _execute(options: argparse.Namespace) -> int:
+    needs("rich", "report")
     from weibull_monitor.report.terminal.screen import show_once, watch
 
     if options.once:

@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
+from weibull_monitor.errors import visible
+from weibull_monitor.measure.shown import table
+
 Severity = Literal["info", "warning", "error"]
 Phase = Literal["begins", "worsens", "ends"]
 
@@ -99,6 +102,12 @@ class Alert:
     finding: Finding
     name: str | None = None
     ending: str = ""
+
+    def __repr__(self) -> str:
+        return f"Alert({self.title}; {visible(self.text)})"
+
+    def _repr_html_(self) -> str:
+        return table(self.title, [], [[self.text]])
 
     @property
     def title(self) -> str:

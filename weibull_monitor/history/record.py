@@ -12,9 +12,11 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from weibull_monitor.errors import MissingDependencyError
+from weibull_monitor.errors import MissingDependencyError, counted, visible
 from weibull_monitor.history.alert import Alert
 from weibull_monitor.history.columns import COLUMNS, unknown
+from weibull_monitor.history.shown import in_words, kinds_html
+from weibull_monitor.measure.shown import table
 from weibull_monitor.model.components import Component
 
 SCHEMA: Final = 1
@@ -68,6 +70,11 @@ class RunRecord:
     trial: str | None = None
     history: str | None = None
     continues: str | None = None
+
+    def __repr__(self) -> str:
+        begun = f"resumed from step {self.resumed_from:,}" if self.resumed_from is not None else "from the beginning"
+        what = self.model.get("class") or "model"
+        return f"RunRecord({what}, {counted(len(self.components), 'matrix', 'matrices')}, {begun})"
 
 
 class ColumnTable(Mapping[str, tuple["float | None", ...]]):
@@ -126,6 +133,12 @@ class RecordedSnapshot:
     seconds: float | None = None
     model: Mapping[str, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        return in_words(self)
+
+    def _repr_html_(self) -> str:
+        return kinds_html(f"k and λ at step {self.step:,}", [self])
+
     def values(self, column: str) -> dict[str, float]:
         """The values of a column that exist, by component name.
 
@@ -161,6 +174,9 @@ class RecordedPlot:
     levels: tuple[float, ...]
     quantiles: tuple[tuple[float, ...] | None, ...]
 
+    def __repr__(self) -> str:
+        return in_words(self)
+
     def of(self, component: str) -> tuple[float, ...] | None:
         """The quantiles of one component, by name; None if it has none."""
         return next((q for c, q in zip(self.components, self.quantiles, strict=True) if c.name == component), None)
@@ -187,6 +203,22 @@ class History:
     alerts: tuple[Alert, ...] = ()
     plots: tuple[RecordedPlot, ...] = ()
     unreadable: int = 0
+
+    def __repr__(self) -> str:
+        return f"History({self._in_words()}: {visible(str(self.path))})"
+
+    def _repr_html_(self) -> str:
+        if not self.snapshots:
+            return table(self._in_words(), [], [])
+        ends = self.snapshots[:: max(1, len(self.snapshots) - 1)]
+        alerts = [[alert.step, alert.finding.severity, alert.text] for alert in self.alerts]
+        shown = table("alerts", ["step", "severity", ""], alerts) if alerts else ""
+        return kinds_html(self._in_words(), ends) + shown
+
+    def _in_words(self) -> str:
+        steps = f"steps {self.snapshots[0].step:,} to {self.snapshots[-1].step:,}, " if self.snapshots else ""
+        many = [(len(self.snapshots), "sample", ""), (len(self.components), "matrix", "matrices")]
+        return steps + ", ".join(counted(*one) for one in [*many, (len(self.alerts), "alert", "")])
 
     @property
     def components(self) -> tuple[Component, ...]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from weibull_monitor.history.columns import SOURCES, unknown
 from weibull_monitor.history.reasons import Reason
+from weibull_monitor.history.shown import in_words, kinds_html
 from weibull_monitor.measure import WeibullFit
 from weibull_monitor.model.components import AttentionPair, Component, distinct, representatives
 
@@ -212,6 +213,12 @@ class Snapshot:
     name: str | None = None
     model: Mapping[str, Any] = field(default_factory=dict)
     pairs: tuple[AttentionPair, ...] = ()
+
+    def __repr__(self) -> str:
+        return in_words(self)
+
+    def _repr_html_(self) -> str:
+        return kinds_html(f"k and λ at step {self.step:,}", [self])
 
     @property
     def withheld(self) -> dict[Reason, int]:

@@ -15,6 +15,7 @@ from weibull_monitor.measure.bins import bins_of
 from weibull_monitor.measure.choose import count_magnitudes, solve, sum_places
 from weibull_monitor.measure.grid import evidence, offsets_from, on_grid, tally
 from weibull_monitor.measure.plain.solve import MIN_BINS, MIN_VALUES, Column
+from weibull_monitor.measure.shown import table
 from weibull_monitor.measure.transfer import PendingResult, to_host
 from weibull_monitor.model.components.storage import ordinary, storage_problem, unsupported
 from weibull_monitor.model.sharding.dtensor import is_dtensor
@@ -74,6 +75,22 @@ class WeibullFit:
     largest: float = math.nan
     quantiles: tuple[float, ...] = field(default=(), repr=False)
     problem: str = field(default="", repr=False)
+
+    def __repr__(self) -> str:
+        return (
+            f"WeibullFit({', '.join(f'{name} = {value}' for name, value in self._shown()) or f'no fit: {self.reason}'})"
+        )
+
+    def _repr_html_(self) -> str:
+        return (
+            table("Weibull fit of |w|", ["", "value"], self._shown()) if self.available else table(repr(self), [], [])
+        )
+
+    def _shown(self) -> list[tuple[str, str]]:
+        if not self.available:
+            return []
+        k, scale = f"{self.k:.4f} ± {self.k_se:.4f}", f"{self.lambda_:.6g} ± {self.lambda_se:.2g}"
+        return [("k", k), ("λ", scale), ("R²", f"{self.r2:.4f}"), ("n", f"{self.n:,}")]
 
     @property
     def available(self) -> bool:

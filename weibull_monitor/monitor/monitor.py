@@ -29,6 +29,7 @@ from weibull_monitor.monitor.optimizers import OptimizerFollower, explain_step, 
 from weibull_monitor.monitor.options import MonitorArguments, MonitorOptions, takes_options
 from weibull_monitor.monitor.recorder import Recorder, log_components
 from weibull_monitor.monitor.sampling import QueuedSample, Sampler, state_readers
+from weibull_monitor.monitor.shown import Shown
 
 if TYPE_CHECKING:
     from weibull_monitor.alerts.stop import StopRequest
@@ -38,7 +39,7 @@ IN_FLIGHT = 4
 far apart; when every step is sampled, waiting for the previous one would let the device run dry."""
 
 
-class WeibullMonitor(OptimizerFollower):
+class WeibullMonitor(Shown, OptimizerFollower):
     """Fits every weight matrix of a model at a few optimizer steps, and logs k and λ.
 
     The integrations are thin layers over this class. In your own training loop::
@@ -278,14 +279,13 @@ class WeibullMonitor(OptimizerFollower):
         kept = {
             name: getattr(self, name) for name in ("output_dir", "last", "_step", "_sampled", "_begun", "_resumed_from")
         }
-        closed: dict[str, Any] = {
-            "_closed": True,
-            "_recorder": None,
-            "_ranks": None,
-            "_join": None,
-            "_pending": deque(),
-        }
-        return kept | closed | {"_ended": self._ended or self._results(), "_guard": Guard()}
+        closed: dict[str, Any] = dict.fromkeys(("_recorder", "_ranks", "_join"))
+        return (
+            kept
+            | closed
+            | {"_closed": True, "_pending": deque()}
+            | {"_ended": self._ended or self._results(), "_guard": Guard()}
+        )
 
     def _results(self) -> Ended:
         return Ended(self.discovery, self.is_main, self.stop_requested, self.state_dict(wait=False))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from weibull_monitor.errors import Guard
+from weibull_monitor.errors import Guard, counted
 
 if TYPE_CHECKING:
     from weibull_monitor.monitor.adaptive import Adaptive
@@ -37,8 +37,8 @@ def explain_step(guard: Guard, step: int, before: int, first: bool) -> None:
         )
     elif step > before + 1 and first:
         guard.once(
-            f"the first call was step(step={step}) after {before} steps: pass the number of optimizer steps taken since "
-            "training began, and call step after each of them",
+            f"the first call was step(step={step}) after {counted(before, 'step')}: pass the number of optimizer steps taken "
+            "since training began, and call step after each of them",
             key="first step",
         )
 
@@ -57,8 +57,8 @@ def notice_earlier_steps(guard: Guard, optimizers: Sequence[Any]) -> None:
         taken = next((n for p, group in held if (n := steps_taken(optimizer, p, group))), 0)
         if taken:
             guard.once(
-                f"{type(optimizer).__name__} has taken {taken} steps already, and this run begins at step 0, with a baseline of "
-                "its own. To continue the history of the earlier run, pass its monitor's state_dict() as resume=",
+                f"{type(optimizer).__name__} has taken {counted(taken, 'step')} already, and this run begins at step 0, with a "
+                "baseline of its own. To continue the history of the earlier run, pass its monitor's state_dict() as resume=",
                 key="earlier steps",
             )
 

@@ -51,8 +51,9 @@ class MonitorOptions:
             and in a callback the Trainer's own directory.
         name: Name of the model, where a run has several (``"student"`` and ``"teacher"``): its history is
             ``<output_dir>/weibull/<name>/history.jsonl``, and all keys in trackers begin with ``<name>/``.
-        trackers: Names (``"tensorboard"``, ``"wandb"``, ``"mlflow"``, ``"trackio"``) or objects with ``log(metrics, step)`` and
-            ``close()``. In a callback also ``"auto"``, the default there: the trackers or loggers of the Trainer.
+        trackers: Names (``"tensorboard"``, ``"wandb"``, ``"mlflow"``, ``"trackio"``, ``"comet_ml"``, ``"clearml"``,
+            ``"neptune"``, ``"swanlab"``, ``"aim"``, ``"dvclive"``) or objects with ``log(metrics, step)`` and ``close()``. In a
+            callback also ``"auto"``, the default there: the trackers or loggers of the Trainer.
         pictures_every: Number of samples between two heatmaps and tables, for trackers that show them; the last sample is always
             drawn. 0 for no pictures.
         detail: ``"kind"`` logs some 80 metrics whatever the depth of the model; ``"component"`` adds three per matrix.
@@ -194,6 +195,16 @@ def option_help() -> dict[str, str]:
     return {name: " ".join(text.split()) for name, text in found}
 
 
+def refuse_unknown(
+    caller: str, given: Iterable[str], known: Iterable[str], listed: Iterable[str] | None = None
+) -> None:
+    """Raises TypeError for a name that is not known; suggests the nearest, or lists the options (all known names by default)."""
+    for name in set(given).difference(known := list(known)):
+        near = get_close_matches(name, known, n=1)
+        advice = f"; did you mean {near[0]!r}?" if near else f"; the options are {', '.join(listed or known)}"
+        raise TypeError(f"{caller} has no option {name!r}{advice}")
+
+
 def takes_options(
     options: Callable[Arguments, MonitorOptions], host: bool = True
 ) -> Callable[[Callable[..., None]], Callable[Concatenate[Any, Arguments], None]]:
@@ -214,10 +225,7 @@ def takes_options(
     def decorate(init: Callable[..., None]) -> Callable[Concatenate[Any, Arguments], None]:
         @wraps(init)
         def checked(self: Any, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
-            for name in (name for name in kwargs if name not in taken):
-                near = get_close_matches(name, taken, n=1)
-                advice = f"; did you mean {near[0]!r}?" if near else f"; the options are {', '.join(names)}"
-                raise TypeError(f"{type(self).__name__} has no option {name!r}{advice}")
+            refuse_unknown(type(self).__name__, kwargs, taken, names)
             init(self, *args, **kwargs)
 
         this = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)

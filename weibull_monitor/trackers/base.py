@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -37,11 +38,13 @@ class Host:
         step_metric: The metric in which the framework counts optimizer steps; None if it passes ``step=`` with each row.
         writer: Its open TensorBoard ``SummaryWriter``, if it has one.
         log_dir: Where TensorBoard event files go if there is no such writer.
+        held: What its own callbacks hold: the runs of libraries that do not say which of theirs is active.
     """
 
     step_metric: str | None = None
     writer: Any = None
     log_dir: str | Path = "."
+    held: Sequence[Any] = ()
 
 
 def prefixed(values: Mapping[str, float], name: str | None) -> dict[str, float]:
@@ -61,10 +64,12 @@ class NamedTracker(ABC):
     Attributes:
         name: The name in ``trackers=[...]``, in the Trainer's ``report_to`` and in Accelerate's ``log_with``.
         extra: The extra of this package that installs its library; None if it needs none.
+        library: The module of that library.
     """
 
     name: ClassVar[str]
     extra: ClassVar[str | None] = None
+    library: ClassVar[str | None] = None
 
     @abstractmethod
     def __init__(self, *, directory: str | Path | None = None) -> None:
@@ -112,6 +117,12 @@ class NamedTracker(ABC):
     @abstractmethod
     def close(self) -> None:
         """Writes what is still buffered, and ends the run if this tracker began it."""
+
+    @classmethod
+    def check(cls) -> None:
+        """Raises `MissingDependencyError` if its library is not installed; imports nothing."""
+        if cls.library and find_spec(cls.library) is None:
+            raise MissingDependencyError(cls.name, cls.extra or cls.name)
 
     @classmethod
     def _library(cls, module: str) -> Any:

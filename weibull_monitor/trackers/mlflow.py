@@ -31,7 +31,7 @@ class MlflowTracker(NamedTracker):
         MissingDependencyError: If mlflow is not installed.
     """
 
-    name = extra = "mlflow"
+    name = extra = library = "mlflow"
 
     def __init__(self, run_id: str | None = None, directory: str | Path | None = None) -> None:
         self._mlflow = self._library("mlflow")

@@ -8,9 +8,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from weibull_monitor.errors import ConfigurationError
+from weibull_monitor.trackers.aim import AimTracker
 from weibull_monitor.trackers.base import Host, NamedTracker, Tracker
+from weibull_monitor.trackers.clearml import ClearMLTracker
+from weibull_monitor.trackers.comet import CometTracker
+from weibull_monitor.trackers.dvclive import DVCLiveTracker
 from weibull_monitor.trackers.memory import MemoryTracker
 from weibull_monitor.trackers.mlflow import MlflowTracker
+from weibull_monitor.trackers.neptune import NeptuneTracker
+from weibull_monitor.trackers.swanlab import SwanLabTracker
 from weibull_monitor.trackers.tensorboard import TensorBoardTracker
 from weibull_monitor.trackers.trackio import TrackioTracker
 from weibull_monitor.trackers.wandb import WandbTracker
@@ -20,6 +26,12 @@ TRACKERS: Final[tuple[type[NamedTracker], ...]] = (
     WandbTracker,
     MlflowTracker,
     TrackioTracker,
+    CometTracker,
+    ClearMLTracker,
+    NeptuneTracker,
+    SwanLabTracker,
+    AimTracker,
+    DVCLiveTracker,
     MemoryTracker,
 )
 
@@ -32,8 +44,8 @@ def named(name: object) -> type[NamedTracker] | None:
 def choices() -> str:
     """What can be passed as a tracker, for messages.
 
-    >>> choices()
-    'tensorboard, wandb, mlflow, trackio, memory, or an object with log(metrics, step) and close()'
+    >>> choices().partition(", wandb")[0], choices().rpartition(" memory, ")[2]
+    ('tensorboard', 'or an object with log(metrics, step) and close()')
     """
     return f"{', '.join(tracker.name for tracker in TRACKERS)}, or an object with log(metrics, step) and close()"
 
@@ -67,10 +79,10 @@ def as_trackers(trackers: Iterable[str | Tracker], output_dir: Path) -> list[Tra
 
 
 def check_trackers(trackers: Iterable[str | Tracker]) -> None:
-    """Raises what `as_trackers` would raise for unknown names and other objects, without opening anything."""
+    """Raises what `as_trackers` would raise, for unknown names and missing libraries too; imports and opens nothing."""
     for tracker in [trackers] if isinstance(trackers, str) else trackers:
         if not isinstance(tracker, Tracker):
-            _checked(tracker)
+            _checked(tracker).check()
 
 
 def tracker_of_run(run: Any, host: Host) -> Tracker | None:

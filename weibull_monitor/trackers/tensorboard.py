@@ -40,7 +40,7 @@ class TensorBoardTracker(NamedTracker):
         MissingDependencyError: If tensorboard is not installed.
     """
 
-    name = extra = "tensorboard"
+    name = extra = library = "tensorboard"
 
     def __init__(self, log_dir: str | Path, writer: Any = None, hyperparameters: bool | None = None) -> None:
         self._owns = writer is None

@@ -26,7 +26,7 @@ class TrackioTracker(NamedTracker):
         MissingDependencyError: If trackio is not installed.
     """
 
-    name = extra = "trackio"
+    name = extra = library = "trackio"
 
     def __init__(self, run: Any = None, directory: str | Path | None = None, step_metric: str | None = None) -> None:
         trackio = self._library("trackio")

@@ -75,7 +75,7 @@ class WandbTracker(NamedTracker):
         MissingDependencyError: If wandb is not installed.
     """
 
-    name = extra = "wandb"
+    name = extra = library = "wandb"
 
     def __init__(
         self,

@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from weibull_monitor.errors import ConfigurationError, visible
+from weibull_monitor.errors import ConfigurationError, counted, visible
 from weibull_monitor.history.alert import Alert
 
 QUEUED: Final = 64
@@ -72,7 +72,7 @@ class Webhook:
             self._thread.join(max(0.0, end - time.monotonic()))
             self._thread = None
         if (missing := self._given - self._delivered) > 0:
-            self._report(f"{missing} of {self._given} alerts were not delivered to the webhook at {self.host}")
+            self._report(f"{missing} of {counted(self._given, 'alert')} did not reach the webhook at {self.host}")
             self._given = self._delivered
 
     def _work(self) -> None:

@@ -12,6 +12,7 @@ from weibull_monitor.alerts.rules.words import last_clean
 from weibull_monitor.alerts.settings import Dead, NoGradient, RuleSettings, Unchanged
 from weibull_monitor.alerts.statistics import Floats, median_of, quiet, resolution
 from weibull_monitor.alerts.window import SampleWindow
+from weibull_monitor.errors import counted
 
 MIN_ELEMENTS: Final = 1024
 """`unchanged` skips smaller matrices: it can happen that none of their values crosses the edge of a bin."""
@@ -94,7 +95,8 @@ def unchanged(window: SampleWindow, settings: Unchanged) -> RuleResult | None:
         quantity="steps without a change",
         value=steps.astype(float),
         meaning=lambda i: (
-            f"No value has moved to another bin in {steps[i]} steps, although η is {window.now('eta')[i]:.3g}. Check whether "
+            f"No value has moved to another bin in {counted(int(steps[i]), 'step')}, although η is "
+            f"{window.now('eta')[i]:.3g}. Check whether "
             "the matrix gets a gradient, and whether its updates are lost in rounding (bf16 weights without a master copy)."
         ),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 
+from weibull_monitor.errors import counted
 from weibull_monitor.model.components.component import CLASS_OF_KIND, Component, Discovery
 from weibull_monitor.model.components.identify import WHY
 
@@ -39,7 +40,7 @@ def render(discovery: Discovery) -> str:
         return "No weight matrix was found: the model has no parameter with two dimensions or more. Is it the right module?"
     lines = _kinds(discovery)
     share = f"{100 * coverage(discovery):.1f} %" if discovery.elements else "none"
-    summary = f"{len(stored)} matrices hold {share} of the model's {discovery.elements:,} elements"
+    summary = f"{counted(len(stored), 'matrix holds', 'matrices hold')} {share} of the model's {discovery.elements:,} elements"
     if discovery.elements and discovery.vectors:
         summary += f"; {100 * discovery.vectors / discovery.elements:.1f} % are in vectors (biases, norms)"
     lines.append(summary)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import nn
 
+from weibull_monitor.errors import counted
 from weibull_monitor.model.components.component import Discovery
 
 
@@ -22,22 +23,27 @@ def nothing_to_measure(model: nn.Module, discovery: Discovery) -> str:
 def differs(parameters: Sequence[str]) -> str:
     """The warning about parameters that are whole on every rank, but with different values."""
     return (
-        f"{len(parameters)} matrices differ between ranks ({parameters[0]}{' and others' * (len(parameters) > 1)}); only those "
-        "of the lowest rank are measured. If you wrap the model later (DDP makes ranks equal), create the monitor after that; "
-        "if you divide it by hand, use torch's DTensor, so that the monitor knows how"
+        f"{counted(len(parameters), 'matrix differs', 'matrices differ')} between ranks ({_first_of(parameters)}); only what the "
+        "lowest rank has is measured. If you wrap the model later (DDP makes ranks equal), create the monitor after that; if you "
+        "divide it by hand, use torch's DTensor, so that the monitor knows how"
     )
 
 
 def moved(parameters: Sequence[str]) -> str:
     """The warning about matrices that were to be read once, and have changed."""
     return (
-        f"{len(parameters)} matrices that need no gradient have changed ({parameters[0]}{' and others' * (len(parameters) > 1)}) "
-        'and are read again, although frozen="once" was passed; frozen="read" reads them at every sample'
+        f"{counted(len(parameters), 'matrix that needs no gradient has', 'matrices that need no gradient have')} changed "
+        f'({_first_of(parameters)}) and will be read again, although frozen="once" was passed; '
+        'frozen="read" reads all at every sample'
     )
 
 
 def by_reason(reasons: Mapping[str, str], what: str) -> dict[str, str]:
     """One message for all names with the same reason, by that reason. Numbers in reasons do not matter.
+
+    Args:
+        reasons: The reason of each name.
+        what: What it is the reason of, said of several matrices: ``have …`` becomes ``has …`` for one.
 
     >>> list(by_reason({"a": "all 8 values are zero", "b": "all 9 values are zero"}, "have no fit").values())
     ['2 matrices have no fit: a and others, because all 8 values are zero']
@@ -45,7 +51,12 @@ def by_reason(reasons: Mapping[str, str], what: str) -> dict[str, str]:
     grouped: dict[str, list[str]] = {}
     for name, reason in reasons.items():
         grouped.setdefault(re.sub(r"\d+", "#", reason), []).append(name)
+    one = re.sub("^have ", "has ", what)
     return {
-        key: f"{len(names)} matrices {what}: {names[0]}{' and others' * (len(names) > 1)}, because {reasons[names[0]]}"
+        key: f"{counted(len(names), f'matrix {one}', f'matrices {what}')}: {_first_of(names)}, because {reasons[names[0]]}"
         for key, names in grouped.items()
     }
+
+
+def _first_of(names: Sequence[str]) -> str:
+    return names[0] + " and others" * (len(names) > 1)

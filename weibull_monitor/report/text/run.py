@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from statistics import median
 
-from weibull_monitor.errors import visible
+from weibull_monitor.errors import counted, visible
 from weibull_monitor.history.reasons import EXPLANATION
 from weibull_monitor.history.record import History, RecordedSnapshot
 from weibull_monitor.model.components import Component, summarise_experts
@@ -39,7 +39,8 @@ def summarize(history: History) -> str:
     head = ["kind", "class", "matrices", "k start", "k now", "drift (median)", "± s.e.", "λ start", "λ now", "growth"]
     rows = [head, *(kind_row(members, first, last) for members in kinds.values())]
     matrices = sum(map(len, kinds.values()))
-    span = f"steps {first.step} to {last.step}, {len(history.snapshots)} samples, {matrices} matrices"
+    sizes = [counted(len(history.snapshots), "sample"), counted(matrices, "matrix", "matrices")]
+    span = ", ".join([f"steps {first.step} to {last.step}", *sizes])
     table = plain(aligned(rows, right=range(2, 10), rules=(1,)))
     deltas = plain(delta_lines(last, history.runs[-1].model.get("adapters") or {})) if history.runs else ""
     count = sum(map(len, frozen.values()))
