@@ -31,7 +31,7 @@ from weibull_monitor.history.follower import HistoryTail
 from weibull_monitor.history.record import History
 from weibull_monitor.report.terminal.draw import draw
 from weibull_monitor.report.terminal.view import view_of
-from weibull_monitor.trackers.heatmap import Heatmap, HeatmapPanel, limits_of, plotly_figure
+from weibull_monitor.trackers.heatmap import Heatmap, heatmap_from, plotly_figure
 
 FIGURES = Path(__file__).parent / "figures"
 
@@ -80,17 +80,8 @@ def wandb(browser: Any, run: Path, place: Path) -> None:
 
 def heatmap_of_last(history: History) -> Heatmap:
     """The last recorded sample, as `weibull_monitor.trackers.heatmap.heatmap_of` lays a live one out."""
-    from weibull_monitor.model.components.grid import grid_of
-
     first, last = history.snapshots[0], history.snapshots[-1]
-    grid, k, start = grid_of(last.components), last.values("k"), first.values("k")
-    shapes = grid.values(k)
-    drift = grid.values({name: 100.0 * (value / start[name] - 1.0) for name, value in k.items()})
-    panels = (
-        HeatmapPanel("k", "k", shapes, limits_of(shapes, grid.blocks)),
-        HeatmapPanel("drift", "drift of k, %", drift, limits_of(drift, grid.blocks, about=0.0), diverging=True),
-    )
-    return Heatmap(f"Weibull shape of |w|, step {last.step:,}", grid.kinds, grid.blocks, panels)
+    return heatmap_from(last.step, last.components, last.values("k"), last.values("lambda"), first.values("k"))
 
 
 @contextmanager

@@ -3,6 +3,9 @@
     python examples/quickstart_transformers.py --report-to tensorboard
     tensorboard --logdir runs/quickstart
 
+With ``--break-a-layer`` it goes wrong on purpose: when two thirds of the steps are done, W_q of one block is multiplied by 4.
+The loss does not show it.
+
 Needs ``pip install 'weibull-monitor[transformers,tensorboard]'``, no network and no GPU; about two minutes on two cores.
 """
 
@@ -12,11 +15,23 @@ import argparse
 
 import torch
 from small_llama import LibrarySources, small_llama
-from transformers import Trainer, TrainingArguments, set_seed
+from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from weibull_monitor import read_history
 from weibull_monitor.integrations.transformers import WeibullCallback
 from weibull_monitor.report.text.run import summarize
+
+
+class BreakALayer(TrainerCallback):
+    """Multiplies W_q of one block by 4 after a step, as a wrong merge or a wrong conversion would."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        if state.global_step == self.step:
+            with torch.no_grad():
+                model.get_parameter("model.layers.3.self_attn.q_proj.weight").mul_(4.0)
 
 
 def main() -> None:
@@ -31,6 +46,7 @@ def main() -> None:
     parser.add_argument("--every-n-steps", type=int, default=100, help="steps between samples (default: 100)")
     parser.add_argument("--save-steps", type=int, default=0, help="steps between checkpoints (default: none)")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the output directory")
+    parser.add_argument("--break-a-layer", action="store_true", help="break W_q of one block when two thirds are done")
     options = parser.parse_args()
 
     set_seed(0)
@@ -54,6 +70,8 @@ def main() -> None:
         train_dataset=LibrarySources(),
         callbacks=[WeibullCallback(every_n_steps=options.every_n_steps)],  # this line is all there is to it
     )
+    if options.break_a_layer:
+        trainer.add_callback(BreakALayer(2 * options.max_steps // 3))
     trainer.train(resume_from_checkpoint=options.resume or None)
 
     print("\n" + summarize(read_history(options.output_dir)))

@@ -91,7 +91,7 @@ def test_the_heatmaps_are_images_of_the_samples_that_were_due_and_of_the_last(ru
     from PIL import Image
 
     reader = events(run)
-    for tag in ("weibull_pictures/k", "weibull_pictures/drift"):
+    for tag in ("weibull_pictures/k", "weibull_pictures/lambda", "weibull_pictures/drift"):
         images = reader.Images(tag)
         assert [image.step for image in images] == [7, 12]
         pixels = [np.asarray(Image.open(io.BytesIO(image.encoded_image_string))) for image in images]
