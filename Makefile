@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DEMO := $(VENV)/.demo
 
 .PHONY: setup test lint demo bench bench-gpu docs pictures site clean
 
@@ -26,8 +27,16 @@ lint: $(STAMP)
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-demo: $(STAMP)
-	$(BIN)/python examples/quickstart_transformers.py --report-to tensorboard --output-dir runs/quickstart
+# What the demo needs is a small part of what a contributor needs.
+$(DEMO): pyproject.toml constraints-dev.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	test -e $(STAMP) || $(BIN)/pip install --quiet --constraint constraints-dev.txt torch
+	test -e $(STAMP) || $(BIN)/pip install --quiet --constraint constraints-dev.txt --editable ".[transformers,tensorboard,report]"
+	touch $(DEMO)
+
+demo: $(DEMO)
+	$(BIN)/python examples/quickstart_transformers.py --break-a-layer --max-steps 240 --every-n-steps 10 \
+		--report-to tensorboard --output-dir runs/demo
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/fit.py

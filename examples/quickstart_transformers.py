@@ -4,7 +4,7 @@
     tensorboard --logdir runs/quickstart
 
 With ``--break-a-layer`` it goes wrong on purpose: when two thirds of the steps are done, W_q of one block is multiplied by 4.
-The loss does not show it.
+The loss does not show it. That is what ``make demo`` trains.
 
 Needs ``pip install 'weibull-monitor[transformers,tensorboard]'``, no network and no GPU; about two minutes on two cores.
 """
@@ -12,6 +12,9 @@ Needs ``pip install 'weibull-monitor[transformers,tensorboard]'``, no network an
 from __future__ import annotations
 
 import argparse
+import os
+import sys
+from pathlib import Path
 
 import torch
 from small_llama import LibrarySources, small_llama
@@ -19,6 +22,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from weibull_monitor import read_history
 from weibull_monitor.integrations.transformers import WeibullCallback
+from weibull_monitor.report.text.alerts import render
 from weibull_monitor.report.text.run import summarize
 
 
@@ -62,6 +66,7 @@ def main() -> None:
         save_strategy="steps" if options.save_steps else "no",
         save_steps=options.save_steps or 500,
         report_to=options.report_to or "none",
+        disable_tqdm=True,
         use_cpu=not torch.cuda.is_available(),
     )
     trainer = Trainer(
@@ -74,14 +79,26 @@ def main() -> None:
         trainer.add_callback(BreakALayer(2 * options.max_steps // 3))
     trainer.train(resume_from_checkpoint=options.resume or None)
 
-    print("\n" + summarize(read_history(options.output_dir)))
-    print(
-        f"\nEvery sample of every matrix:  {options.output_dir}/weibull/history.jsonl  (weibull_monitor.read_history)"
-    )
+    trainer.save_state()  # the losses, beside the history
+
+    history = read_history(options.output_dir)
+    print(f"\n{summarize(history)}\n")
+    if history.alerts:
+        print(f"{render(history.alerts)}\n")
+    print(f"Every sample of every matrix: {history.path} (weibull_monitor.read_history)\nTo look at it:")
+    look = {"weibull-monitor report": options.output_dir, "weibull-monitor watch --once": options.output_dir}
     if "tensorboard" in options.report_to:
-        print(f"The curves beside the loss:    tensorboard --logdir {options.output_dir}")
+        look = {"tensorboard --logdir": options.output_dir} | look
+    for command, run in look.items():
+        print(f"  {program(command)} {run}")
     if "wandb" in options.report_to:
-        print("The curves beside the loss:    the W&B run above, sections weibull_*")
+        print("  the W&B run above, sections weibull_*")
+
+
+def program(command: str) -> str:
+    """A command with the path of this environment, relative if that is shorter."""
+    folder = str(Path(sys.executable).parent)
+    return f"{min(folder, os.path.relpath(folder), key=len)}/{command}"
 
 
 if __name__ == "__main__":

@@ -120,7 +120,10 @@ def test_the_heatmap_has_every_matrix_in_its_place(snapshot: Snapshot) -> None:
         assert k.values[row][column] == snapshot.fits[c.name].k
     assert sorted({round(v, 9) for row in drift.values for v in row if v is not None}) == [0.0, 10.0]
     assert drift.limits == pytest.approx((-10.0, 10.0))  # so that white is no drift
-    assert [panel.key for panel in heatmap_of(replace(snapshot, step=0)).panels] == ["k", "lambda"]  # no drift at the baseline
+    assert [panel.key for panel in heatmap_of(replace(snapshot, step=0)).panels] == [
+        "k",
+        "lambda",
+    ]  # no drift at the baseline
     for c in snapshot.components:
         usual = median(snapshot.fits[d.name].lambda_ for d in snapshot.components if d.label == c.label)
         row, column = heatmap.blocks.index(str(c.block)), heatmap.kinds.index(c.label)
@@ -128,9 +131,10 @@ def test_the_heatmap_has_every_matrix_in_its_place(snapshot: Snapshot) -> None:
 
 
 def test_a_matrix_whose_scale_is_out_of_line_has_a_colour_of_its_own_also_among_experts() -> None:
-    experts = [
-        component("layers.0.mlp", "ffn_up", expert=expert) for expert in range(4)
-    ] + [component("layers.0.attn.q", "attn_q"), component("layers.1.attn.q", "attn_q", block=1)]
+    experts = [component("layers.0.mlp", "ffn_up", expert=expert) for expert in range(4)] + [
+        component("layers.0.attn.q", "attn_q"),
+        component("layers.1.attn.q", "attn_q", block=1),
+    ]
     scale = dict.fromkeys([c.name for c in experts], 0.02) | {experts[2].name: 0.08}
     heatmap = heatmap_from(9, experts, dict.fromkeys(scale, 1.2), scale, {})
     panel = heatmap.panels[1]
@@ -142,7 +146,9 @@ def test_a_matrix_whose_scale_is_out_of_line_has_a_colour_of_its_own_also_among_
 
     colour = np.array([round(255 * part) for part in colormaps["RdBu_r"](1.0)[:3]])
     assert (np.abs(pixels.astype(int) - colour).max(axis=2) <= 1).sum() > 500
-    (trace,) = [t for t in plotly_figure(heatmap).to_plotly_json()["data"] if t["colorbar"]["title"]["text"] == panel.name]
+    (trace,) = [
+        t for t in plotly_figure(heatmap).to_plotly_json()["data"] if t["colorbar"]["title"]["text"] == panel.name
+    ]
     assert trace["z"][0][0] == 2.0  # in doublings, so that × 4 is as far from × 1 as × 0.25
     assert trace["customdata"][0][0] == 4.0
 

@@ -1,4 +1,4 @@
-"""A sample as a heatmap, blocks by kinds, of k, of λ against its kind, and of the drift of k: values, and two ways to draw them."""
+"""A sample as heatmaps, blocks by kinds: k, λ against its kind, and the drift of k; and two ways to draw them."""
 
 from __future__ import annotations
 
