@@ -15,9 +15,11 @@ import sys
 from functools import partial
 
 from pictures import concepts, faults, passes
+from pictures.first import first
 from pictures.training import RUNS
 
 PICTURES = {
+    "first": first,
     "histogram": concepts.histogram,
     "probability-plot": concepts.probability_plot,
     "two-populations": concepts.two_populations,

@@ -62,7 +62,7 @@ def main() -> None:
         weight_decay=0.1,
         lr_scheduler_type="cosine",
         warmup_steps=20,
-        logging_steps=20,
+        logging_steps=min(20, options.every_n_steps),
         save_strategy="steps" if options.save_steps else "no",
         save_steps=options.save_steps or 500,
         report_to=options.report_to or "none",
