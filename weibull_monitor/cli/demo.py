@@ -42,9 +42,8 @@ def add(commands: Commands) -> None:
 def _execute(options: argparse.Namespace) -> int:
     from weibull_monitor.cli.demo_training import BROKEN, FACTOR, train
     from weibull_monitor.errors import visible
-    from weibull_monitor.report.text.run import summarize
-
     from weibull_monitor.report.text.alerts import render
+    from weibull_monitor.report.text.run import summarize
 
     every = max(1, options.steps // 12)
     broken_after = None if options.healthy else max(1, 2 * options.steps // 3)

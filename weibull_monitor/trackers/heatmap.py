@@ -136,7 +136,7 @@ def against_kind(components: Sequence[Component], scale: Mapping[str, float]) ->
     for component in representatives(tuple(components)):
         if scale.get(component.name, 0.0) > 0.0:
             groups.setdefault((component.tower, component.label), []).append(component.name)
-    found = {}
+    found: dict[str, float] = {}
     for names in groups.values():
         usual = median(scale[name] for name in names)
         found |= {name: scale[name] / usual for name in names}

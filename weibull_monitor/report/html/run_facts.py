@@ -126,7 +126,7 @@ def _tile_of_forecast(columns: Columns, kinds: list[dict[str, Any]]) -> list[dic
     names = {c.name for c in columns.components if c.label == kind}
     ends = [median(_of(history, f"lambda_forecast{end}", names)) for end in ("", "_low", "_high")]
     now = median(_of(history, "lambda", names))
-    detail = f"forecast, within {ends[1]:.3g}–{ends[2]:.3g} · now {now:.3g}"
+    detail = f"expected within {ends[1]:.3g}–{ends[2]:.3g} · now {now:.3g}"
     return [_tile(f"λ of {kind} at step {total:,}", f"{ends[0]:.3g}", detail)]
 
 
