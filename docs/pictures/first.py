@@ -32,11 +32,11 @@ def first() -> None:
     assert alert.finding.component == BROKEN
 
     def draw(figure: Figure, palette: Palette) -> None:
-        loss, scale, text = figure.subplots(3, 1, height_ratios=(1.1, 2.2, 1.3))
+        loss, scale, text = figure.subplots(3, 1, height_ratios=(1.1, 2.2, 0.75))
         scale.sharex(loss)
         loss.plot(*zip(*losses, strict=True), color=palette.ink, marker=".")
         loss.set_ylim(0, 1.15 * losses[0][1])
-        loss.set_title("training loss: nothing happens")
+        loss.set_title("training loss: it shows nothing")
         for component in history.components:
             if component.kind == "attn_q":
                 broken = component.name == BROKEN
@@ -47,7 +47,7 @@ def first() -> None:
                 scale.plot(
                     *zip(*history.series(component.name, "lambda"), strict=True), label=label, marker=".", **style
                 )
-        scale.set_title("scale λ of every W_q: one of 30 matrices jumps")
+        scale.set_title("scale λ of the four W_q: one jumps to four times its value")
         scale.set(xlabel="optimizer step", ylim=(0, None))
         scale.legend(loc="upper left")
         for axes in (loss, scale):
@@ -61,8 +61,8 @@ def first() -> None:
             fontweight="bold",
         )
         text.axis("off")
-        lines = textwrap.wrap(f"{alert.title}: {alert.text}", 104)
+        lines = textwrap.wrap(f"{alert.title}: {alert.text}", 112)
         text.text(0.012, 0.98, "\n".join(lines), family="monospace", fontsize=8, va="top", linespacing=1.45)
         text.axvline(0, color=palette.alert, linewidth=5)
 
-    save("first", (8.0, 5.2), draw)
+    save("first", (8.0, 4.7), draw)

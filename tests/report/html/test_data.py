@@ -319,4 +319,4 @@ def test_two_embeddings_have_a_cell_each(tmp_path: Path) -> None:
     run(tmp_path, model, steps=4)
     grid = run_data("x", read_history(tmp_path))["grid"]
     assert all(len(cell) < 2 for row in grid["cells"] for cell in row)
-    assert {"embedding embed_tokens", "embedding embed_positions", "attn_q"} <= set(grid["kinds"])
+    assert {"embedding embed_tokens", "embedding embed_positions"} <= set(grid["kinds"])
