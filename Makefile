@@ -59,13 +59,14 @@ docs: $(STAMP)
 pictures: $(STAMP)
 	$(BIN)/python docs/generate_pictures.py --again
 	$(BIN)/python docs/generate_report_pictures.py --again
-	$(BIN)/python examples/quickstart_transformers.py --report-to tensorboard --every-n-steps 10 --output-dir runs/dashboards
-	$(BIN)/python docs/generate_dashboards.py runs/dashboards
+	$(BIN)/python examples/quickstart_transformers.py --break-a-layer --max-steps 240 --every-n-steps 10 --report-to tensorboard --output-dir runs/demo
+	$(BIN)/python docs/generate_dashboards.py runs/demo
 	$(BIN)/python docs/generate_outputs.py
 
 # The documentation as a site, site/index.html; strict: a link that leads nowhere is an error.
 site: $(STAMP)
 	$(BIN)/mkdocs build --strict
+	@echo "site/index.html; to search, serve it: $(BIN)/python -m http.server --directory site"
 
 clean:
 	rm -rf $(VENV) runs site build *.egg-info .mypy_cache .ruff_cache

@@ -1,7 +1,7 @@
 """Draws the pictures of docs/dashboards.md from a real run: a frame of ``watch``, pages of TensorBoard, W&B's heatmap.
 
-    python examples/quickstart_transformers.py --report-to tensorboard --every-n-steps 10 --output-dir runs/dashboards
-    python docs/generate_dashboards.py runs/dashboards
+    make demo
+    python docs/generate_dashboards.py runs/demo
 
 Needs ``pip install 'weibull-monitor[transformers,tensorboard,report]' playwright`` and Chromium (Debian's package); no network.
 """
@@ -59,7 +59,7 @@ def watch(browser: Any, run: Path, place: Path) -> None:
     assert view is not None, f"{run} holds no samples"
     console = Console(record=True, width=80, height=24, file=io.StringIO(), force_terminal=True)
     console.print(draw(view, 80, 24, now=view.time + 3))
-    console.save_svg(str(place / "watch.svg"), title="weibull-monitor watch runs/dashboards")
+    console.save_svg(str(place / "watch.svg"), title="weibull-monitor watch runs/demo")
     svg = (place / "watch.svg").read_text()
     width, height = (round(float(size)) for size in re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)[0])
     page = browser.new_page(viewport={"width": width, "height": height})
@@ -71,6 +71,9 @@ def wandb(browser: Any, run: Path, place: Path) -> None:
     """The figure that W&B gets, drawn by plotly outside of W&B."""
     figure = plotly_figure(heatmap_of_last(read_history(run)))
     figure.update_layout(width=800, height=440)
+    figure.update_layout(updatemenus=[figure.layout.updatemenus[0].update(active=1)])  # λ, which shows the fault
+    for place, trace in enumerate(figure.data):
+        trace.visible = place == 1
     figure.write_html(place / "heatmap.html")
     page = browser.new_page(viewport={"width": 816, "height": 456})
     page.goto(f"file://{place / 'heatmap.html'}")

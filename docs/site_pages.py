@@ -20,6 +20,8 @@ SCRIPTS = tuple(
     for path in sorted((ROOT / folder).glob("*.py"))
 )
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s:#]+)(#[^)\s]*)?\)")
+OUTPUT = re.compile(r"\A```text\n")
+"""What a command printed is wide, and set smaller than what a reader types."""
 FENCE = re.compile(r"^(```.*?^```)", re.DOTALL | re.MULTILINE)
 
 
@@ -40,11 +42,14 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
-    """Turns links into those of the site; code is left alone."""
+    """Turns links into those of the site; of code only the size of outputs is changed."""
     here = page.file.src_uri
     parts = FENCE.split(markdown)
     return "".join(
-        part if part.startswith("```") else LINK.sub(lambda m: _link(m, here, files), part) for part in parts
+        OUTPUT.sub("``` { .text .output }\n", part)
+        if part.startswith("```")
+        else LINK.sub(lambda m: _link(m, here, files), part)
+        for part in parts
     )
 
 

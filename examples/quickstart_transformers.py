@@ -6,7 +6,7 @@
 With ``--break-a-layer`` it goes wrong on purpose: when two thirds of the steps are done, W_q of one block is multiplied by 4.
 The loss does not show it. That is what ``make demo`` trains.
 
-Needs ``pip install 'weibull-monitor[transformers,tensorboard]'``, no network and no GPU; about two minutes on two cores.
+Needs ``pip install '.[transformers,tensorboard]'``, no network and no GPU; about two minutes on two cores.
 """
 
 from __future__ import annotations

@@ -52,7 +52,8 @@ def text_of(alert: Alert, run: str, bold: str = "*") -> str:
         f"{icon} {bold}{_short(finding.component)}{more}: {rule}{PHASES[alert.phase]}{bold} · step {alert.step:,} of {of}"
     ]
     if alert.phase == "ends":
-        lines.append(alert.ending or "It is no longer found.")
+        ending = alert.ending or "it is no longer found."
+        lines.append(ending[0].upper() + ending[1:])
     else:
         lines += [alert.numbers] if alert.numbers else []
         if len(finding.components) > 1:
@@ -61,7 +62,8 @@ def text_of(alert: Alert, run: str, bold: str = "*") -> str:
             lines.append(f"also {others}" + (f" and {left:,} more" if left > 0 else ""))
         lines.append(finding.meaning)
     command = f"`weibull-monitor report {run}`".replace("\n", " ")
-    last = f"{finding.severity} · since step {alert.since:,} · {command}"
+    stood = f"since step {alert.since:,}" if alert.phase != "ends" else f"from step {alert.since:,} to {alert.step:,}"
+    last = f"{finding.severity} · {stood} · {command}"
     body = "\n".join(visible(line) for line in lines)
     return f"{body[: LONGEST - len(last)]}\n{visible(last)}"
 
