@@ -114,13 +114,17 @@ def test_a_script_that_changes_its_directory_keeps_one_history(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 def test_a_message_has_a_line_of_its_own_beside_a_progress_bar() -> None:
+    import fcntl
     import pty
+    import struct
+    import termios
 
     program = (
         "import logging, tqdm; from weibull_monitor.errors import say\n"
         "bar = tqdm.tqdm(total=10, ncols=60); bar.update(3); bar.refresh(); say(logging.WARNING, 'a matrix is wrong'); bar.close()"
     )
     ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     process = subprocess.Popen([sys.executable, "-c", program], stdout=theirs, stderr=theirs)
     process.wait(120)
     os.close(theirs)
