@@ -66,7 +66,6 @@ pictures: $(STAMP)
 # The documentation as a site, site/index.html; strict: a link that leads nowhere is an error.
 site: $(STAMP)
 	$(BIN)/mkdocs build --strict
-	@echo "site/index.html; to search, serve it: $(BIN)/python -m http.server --directory site"
 
 clean:
 	rm -rf $(VENV) runs site build *.egg-info .mypy_cache .ruff_cache

@@ -53,6 +53,19 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
     )
 
 
+def on_post_page(output: str, page: Any, config: Any) -> str:
+    """Adds the script that lets the search work from a disk: before the theme's own, which starts the search."""
+    script = posixpath.relpath("assets/search.js", posixpath.dirname(page.url) or ".")
+    return output.replace("</head>", f'<script src="{script}"></script></head>', 1)
+
+
+def on_post_build(config: Any) -> None:
+    """Writes the search's index as a script too: pages from a disk may not read other files."""
+    index = Path(config["site_dir"]) / "search" / "search_index.json"
+    if index.is_file():  # not without the plugin
+        index.with_suffix(".js").write_text(f"var __index = {index.read_text(encoding='utf-8')}", encoding="utf-8")
+
+
 def _link(found: re.Match[str], here: str, files: Files) -> str:
     picture, text, target, anchor = found[1], found[2], found[3], found[4] or ""
     folder = posixpath.dirname(here if here in TEXTS else f"docs/{here}")

@@ -1,11 +1,31 @@
-// Browsers do not let a page from a disk start the worker that searches: say how to get one that may.
+// Browsers start no worker for a page from a disk. There a hidden frame does the worker's part, so that the search works too.
 if (location.protocol === "file:") {
-  addEventListener("DOMContentLoaded", () => {
-    document.querySelectorAll(".md-search, label[for=__search]").forEach((one) => one.remove());
-    const note = document.createElement("div");
-    note.className = "from-disk";
-    note.innerHTML =
-      "To search, serve these pages: <code>python -m http.server --directory site</code>, then open <a href='http://localhost:8000'>localhost:8000</a>.";
-    document.querySelector(".md-header").after(note);
-  });
+  window.Worker = class extends EventTarget {
+    constructor(url) {
+      super();
+      this.waiting = [];
+      this.frame = document.createElement("iframe");
+      this.frame.hidden = true;
+      document.body.append(this.frame);
+      const inner = this.frame.contentWindow;
+      inner.postMessage = (data) => this.dispatchEvent(new MessageEvent("message", { data })); // what the worker answers
+      inner.importScripts = () => {}; // of other languages
+      const script = inner.document.createElement("script");
+      script.src = String(url);
+      script.onload = () => {
+        const { waiting } = this;
+        this.waiting = null;
+        waiting.forEach((data) => this.postMessage(data));
+      };
+      inner.document.body.append(script);
+    }
+    postMessage(data) {
+      const inner = this.frame.contentWindow;
+      if (this.waiting) this.waiting.push(data);
+      else inner.dispatchEvent(new inner.MessageEvent("message", { data }));
+    }
+    terminate() {
+      this.frame.remove();
+    }
+  };
 }

@@ -61,8 +61,9 @@ def first() -> None:
             fontweight="bold",
         )
         text.axis("off")
-        lines = textwrap.wrap(f"{alert.title}: {alert.text}", 112)
-        text.text(0.012, 0.98, "\n".join(lines), family="monospace", fontsize=8, va="top", linespacing=1.45)
+        lines = textwrap.wrap(f"{alert.title}: {alert.text}", 104)
+        words = text.text(0.012, 0.98, "\n".join(lines), family="monospace", fontsize=8, va="top", linespacing=1.45)
+        words.set_in_layout(False)
         text.axvline(0, color=palette.alert, linewidth=5)
 
     save("first", (8.0, 4.7), draw)
