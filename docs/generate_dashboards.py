@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from playwright.sync_api import sync_playwright
 from rich.console import Console
 
@@ -48,7 +49,9 @@ def main() -> None:
         wandb(browser, run, Path(place))
         with tensorboard(run) as address:
             page_of(browser, f"{address}/#custom_scalars", "path.area", "dashboard-tensorboard-charts", 1230, 760)
-            page_of(browser, f"{address}/#images", "img", "dashboard-tensorboard-heatmaps", 1230, 560)
+            page_of(browser, f"{address}/#images", "img", "dashboard-tensorboard-heatmaps", 1230, 780)
+    for picture in FIGURES.glob("dashboard-*.png"):
+        Image.open(picture).convert("RGB").quantize(256).save(picture, optimize=True)
 
 
 def watch(browser: Any, run: Path, place: Path) -> None:
@@ -72,8 +75,8 @@ def wandb(browser: Any, run: Path, place: Path) -> None:
     figure = plotly_figure(heatmap_of_last(read_history(run)))
     figure.update_layout(width=800, height=440)
     figure.update_layout(updatemenus=[figure.layout.updatemenus[0].update(active=1)])  # λ, which shows the fault
-    for place, trace in enumerate(figure.data):
-        trace.visible = place == 1
+    for panel, trace in enumerate(figure.data):
+        trace.visible = panel == 1
     figure.write_html(place / "heatmap.html")
     page = browser.new_page(viewport={"width": 816, "height": 456})
     page.goto(f"file://{place / 'heatmap.html'}")

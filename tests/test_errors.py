@@ -121,7 +121,8 @@ def test_a_message_has_a_line_of_its_own_beside_a_progress_bar() -> None:
 
     program = (
         "import logging, tqdm; from weibull_monitor.errors import say\n"
-        "bar = tqdm.tqdm(total=10, ncols=60); bar.update(3); bar.refresh(); say(logging.WARNING, 'a matrix is wrong'); bar.close()"
+        "bar = tqdm.tqdm(total=10, ncols=60); bar.update(3); bar.refresh(); "
+        "say(logging.WARNING, 'a matrix is wrong'); bar.close()"
     )
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
