@@ -191,6 +191,6 @@ BAND = (
 """The shaded area of a Margin chart, one a class; the curves are of the class ``line``."""
 IMAGES = (
     "() => {" + FIND + "walk(document.body, 'img');"
-    "return found.filter(i => i.complete && i.naturalWidth > 200).length === 2; }"
+    "return found.filter(i => i.complete && i.naturalWidth > 200).length === 3; }"
 )
-"""The latest heatmap of k, and of its drift."""
+"""The latest heatmaps of k, of λ against its kind, and of the drift of k."""
