@@ -47,7 +47,7 @@ def first() -> None:
                 scale.plot(
                     *zip(*history.series(component.name, "lambda"), strict=True), label=label, marker=".", **style
                 )
-        scale.set_title("scale λ of the four W_q: one jumps to four times its value")
+        scale.set_title("scale λ of the four query matrices W_q: one jumps to four times its value")
         scale.set(xlabel="optimizer step", ylim=(0, None))
         scale.legend(loc="upper left")
         for axes in (loss, scale):
