@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 OUTPUT = re.compile(r"(<!-- output: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
-BAR = re.compile(r"it/s|s/it|\d+%\|")
+BAR = re.compile(r"it/s|s/it|\d+%\||train_runtime")
 SHOWN = 12
 """Lines of a training's progress that are shown before its table."""
 
