@@ -12,18 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 from browser import chromium, page_of
-from report.html.pages import DRAWN, draw_all, open_report, until
+from report.html.pages import CUT, DRAWN, draw_all, open_report, until
 from report.html.trained import BROKEN, Hostile, encoder_decoder, experts, llama, run
 
 from weibull_monitor import read_history
 from weibull_monitor.history.alert import Alert, Finding
 from weibull_monitor.history.record import History
 
-CUT = """[...document.querySelectorAll("main *")].filter(e => e.checkVisibility() && !e.closest("svg")
-    && !e.classList.contains("plot")
-    && ["auto", "scroll", "hidden"].includes(getComputedStyle(e).overflowX) && e.scrollWidth > e.clientWidth + 1)
-    .map(e => `${e.tagName} ${e.id} ${e.className}`)"""
-"""Elements whose content is wider than they are: on paper nobody can scroll."""
 QUIET = "WM.run().components.map(component => component.name)"
 
 
