@@ -10,6 +10,7 @@ TESTS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DEMO := $(VENV)/.demo
 
 .PHONY: setup test lint dist demo bench bench-gpu docs pictures site clean
 
@@ -36,8 +37,16 @@ dist: $(STAMP)
 	rm -rf dist build
 	$(BIN)/python -c "from setuptools import build_meta as b; b.build_sdist('dist'); b.build_wheel('dist')"
 
-demo: $(STAMP)
-	$(BIN)/python examples/quickstart_transformers.py --report-to tensorboard --output-dir runs/quickstart
+# What the demo needs is a small part of what a contributor needs.
+$(DEMO): pyproject.toml constraints-dev.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	test -e $(STAMP) || $(BIN)/pip install --quiet --constraint constraints-dev.txt torch
+	test -e $(STAMP) || $(BIN)/pip install --quiet --constraint constraints-dev.txt --editable ".[transformers,tensorboard,report]"
+	touch $(DEMO)
+
+demo: $(DEMO)
+	$(BIN)/python examples/quickstart_transformers.py --break-a-layer --max-steps 240 --every-n-steps 10 \
+		--report-to tensorboard --output-dir runs/demo
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/fit.py
@@ -60,8 +69,8 @@ docs: $(STAMP)
 pictures: $(STAMP)
 	$(BIN)/python docs/generate_pictures.py --again
 	$(BIN)/python docs/generate_report_pictures.py --again
-	$(BIN)/python examples/quickstart_transformers.py --report-to tensorboard --every-n-steps 10 --output-dir runs/dashboards
-	$(BIN)/python docs/generate_dashboards.py runs/dashboards
+	$(BIN)/python examples/quickstart_transformers.py --break-a-layer --max-steps 240 --every-n-steps 10 --report-to tensorboard --output-dir runs/demo
+	$(BIN)/python docs/generate_dashboards.py runs/demo
 	$(BIN)/python docs/generate_outputs.py
 
 # The documentation as a site, site/index.html; strict: a link that leads nowhere is an error.

@@ -1,7 +1,7 @@
 """Draws the pictures of docs/dashboards.md from a real run: a frame of ``watch``, pages of TensorBoard, W&B's heatmap.
 
-    python examples/quickstart_transformers.py --report-to tensorboard --every-n-steps 10 --output-dir runs/dashboards
-    python docs/generate_dashboards.py runs/dashboards
+    make demo
+    python docs/generate_dashboards.py runs/demo
 
 Needs ``pip install 'weibull-monitor[transformers,tensorboard,report]' playwright`` and Chromium (Debian's package); no network.
 """
@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from playwright.sync_api import sync_playwright
 from rich.console import Console
 
@@ -31,7 +32,7 @@ from weibull_monitor.history.follower import HistoryTail
 from weibull_monitor.history.record import History
 from weibull_monitor.report.terminal.draw import draw
 from weibull_monitor.report.terminal.view import view_of
-from weibull_monitor.trackers.heatmap import Heatmap, HeatmapPanel, limits_of, plotly_figure
+from weibull_monitor.trackers.heatmap import Heatmap, heatmap_from, plotly_figure
 
 FIGURES = Path(__file__).parent / "figures"
 
@@ -48,7 +49,9 @@ def main() -> None:
         wandb(browser, run, Path(place))
         with tensorboard(run) as address:
             page_of(browser, f"{address}/#custom_scalars", "path.area", "dashboard-tensorboard-charts", 1230, 760)
-            page_of(browser, f"{address}/#images", "img", "dashboard-tensorboard-heatmaps", 1230, 560)
+            page_of(browser, f"{address}/#images", "img", "dashboard-tensorboard-heatmaps", 1230, 780)
+    for picture in FIGURES.glob("dashboard-*.png"):
+        Image.open(picture).convert("RGB").quantize(256).save(picture, optimize=True)
 
 
 def watch(browser: Any, run: Path, place: Path) -> None:
@@ -59,7 +62,7 @@ def watch(browser: Any, run: Path, place: Path) -> None:
     assert view is not None, f"{run} holds no samples"
     console = Console(record=True, width=80, height=24, file=io.StringIO(), force_terminal=True)
     console.print(draw(view, 80, 24, now=view.time + 3))
-    console.save_svg(str(place / "watch.svg"), title="weibull-monitor watch runs/dashboards")
+    console.save_svg(str(place / "watch.svg"), title="weibull-monitor watch runs/demo")
     svg = (place / "watch.svg").read_text()
     width, height = (round(float(size)) for size in re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)[0])
     page = browser.new_page(viewport={"width": width, "height": height})
@@ -71,6 +74,9 @@ def wandb(browser: Any, run: Path, place: Path) -> None:
     """The figure that W&B gets, drawn by plotly outside of W&B."""
     figure = plotly_figure(heatmap_of_last(read_history(run)))
     figure.update_layout(width=800, height=440)
+    figure.update_layout(updatemenus=[figure.layout.updatemenus[0].update(active=1)])  # λ, which shows the fault
+    for panel, trace in enumerate(figure.data):
+        trace.visible = panel == 1
     figure.write_html(place / "heatmap.html")
     page = browser.new_page(viewport={"width": 816, "height": 456})
     page.goto(f"file://{place / 'heatmap.html'}")
@@ -80,17 +86,8 @@ def wandb(browser: Any, run: Path, place: Path) -> None:
 
 def heatmap_of_last(history: History) -> Heatmap:
     """The last recorded sample, as `weibull_monitor.trackers.heatmap.heatmap_of` lays a live one out."""
-    from weibull_monitor.model.components.grid import grid_of
-
     first, last = history.snapshots[0], history.snapshots[-1]
-    grid, k, start = grid_of(last.components), last.values("k"), first.values("k")
-    shapes = grid.values(k)
-    drift = grid.values({name: 100.0 * (value / start[name] - 1.0) for name, value in k.items()})
-    panels = (
-        HeatmapPanel("k", "k", shapes, limits_of(shapes, grid.blocks)),
-        HeatmapPanel("drift", "drift of k, %", drift, limits_of(drift, grid.blocks, about=0.0), diverging=True),
-    )
-    return Heatmap(f"Weibull shape of |w|, step {last.step:,}", grid.kinds, grid.blocks, panels)
+    return heatmap_from(last.step, last.components, last.values("k"), last.values("lambda"), first.values("k"))
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 OUTPUT = re.compile(r"(<!-- output: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+BAR = re.compile(r"it/s|s/it|\d+%\||train_runtime")
 SHOWN = 12
 """Lines of a training's progress that are shown before its table."""
 
@@ -33,7 +34,7 @@ def with_outputs(page: str) -> str:
 
 
 def output_of(command: str) -> str:
-    """Standard output of a command of this environment, without standard error."""
+    """What a command of this environment prints, standard error included: alerts and warnings of ours stand there."""
     quiet = {
         "OMP_NUM_THREADS": "1",
         "TRANSFORMERS_VERBOSITY": "error",
@@ -42,21 +43,41 @@ def output_of(command: str) -> str:
     }
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
-        shlex.split(command), cwd=ROOT, env=os.environ | quiet | {"PATH": path}, capture_output=True, text=True
+        shlex.split(command),
+        cwd=ROOT,
+        env=os.environ | quiet | {"PATH": path, "PYTHONUNBUFFERED": "1"},  # in the order in which it was printed
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     if done.returncode:
-        raise SystemExit(f"{command} ended with {done.returncode}:\n{done.stderr[-2000:]}")
+        raise SystemExit(f"{command} ended with {done.returncode}:\n{done.stdout[-2000:]}")
     return done.stdout
 
 
 def shortened(text: str) -> str:
-    """Without the middle of a long progress report, and without control sequences for terminals."""
+    """Without the middle of a long progress report, and without control sequences for terminals.
+
+    What the monitor itself says is never left out: lines that begin with ``weibull``.
+
+    >>> lines = shortened("\\n".join([*map(str, range(30)), "weibull: dead: a", *map(str, range(30))])).split("\\n")
+    >>> len(lines), "weibull: dead: a" in lines, lines.count("…")
+    (15, True, 2)
+    """
     lines = [line.rstrip() for line in re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text).replace("\r", "\n").splitlines()]
     table = next((i for i, line in enumerate(lines) if line.startswith("Weibull shape k")), 0)
-    # Not what DeepSpeed warns of on standard output, nor progress bars, which tell of the machine.
-    progress = [line for line in lines[:table] if line and "[WARNING]" not in line and "it/s" not in line]
+    # Not what other libraries warn of, nor progress bars, which tell of the machine.
+    progress = [line for line in lines[:table] if line and "[WARNING]" not in line and not BAR.search(line)]
+    kept = {*range(SHOWN // 2), *range(len(progress) - SHOWN // 2, len(progress))}
+    kept |= {i for i, line in enumerate(progress) if line.startswith("weibull")}
     if len(progress) > SHOWN:
-        progress = [*progress[: SHOWN // 2], "…", *progress[-SHOWN // 2 :]]
+        rows: list[str] = []
+        for i, line in enumerate(progress):
+            if i in kept:
+                rows.append(line)
+            elif rows[-1] != "…":
+                rows.append("…")
+        progress = rows
     return "\n".join([*progress, "", *lines[table:]]).strip()
 
 

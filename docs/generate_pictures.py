@@ -15,9 +15,11 @@ import sys
 from functools import partial
 
 from pictures import concepts, faults, passes
+from pictures.first import first
 from pictures.training import RUNS
 
 PICTURES = {
+    "first": first,
     "histogram": concepts.histogram,
     "probability-plot": concepts.probability_plot,
     "two-populations": concepts.two_populations,
@@ -35,7 +37,7 @@ BY_OTHERS = {"sweep.png": "weibull-monitor sweep runs/sweep/* --plot docs/figure
     for variant in ("", "-dark")
 }
 BY_OTHERS |= {
-    f"dashboard-{name}.png": "python docs/generate_dashboards.py runs/dashboards"
+    f"dashboard-{name}.png": "python docs/generate_dashboards.py runs/demo"
     for name in ("watch", "tensorboard-charts", "tensorboard-heatmaps", "wandb-heatmap")
 }
 BY_OTHERS |= {

@@ -20,6 +20,8 @@ SCRIPTS = tuple(
     for path in sorted((ROOT / folder).glob("*.py"))
 )
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s:#]+)(#[^)\s]*)?\)")
+OUTPUT = re.compile(r"\A```text\n")
+"""What a command printed is wide, and set smaller than what a reader types."""
 FENCE = re.compile(r"^(```.*?^```)", re.DOTALL | re.MULTILINE)
 
 
@@ -40,12 +42,28 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
-    """Turns links into those of the site; code is left alone."""
+    """Turns links into those of the site; of code only the size of outputs is changed."""
     here = page.file.src_uri
     parts = FENCE.split(markdown)
     return "".join(
-        part if part.startswith("```") else LINK.sub(lambda m: _link(m, here, files), part) for part in parts
+        OUTPUT.sub("``` { .text .output }\n", part)
+        if part.startswith("```")
+        else LINK.sub(lambda m: _link(m, here, files), part)
+        for part in parts
     )
+
+
+def on_post_page(output: str, page: Any, config: Any) -> str:
+    """Adds the script that lets the search work from a disk: before the theme's own, which starts the search."""
+    script = posixpath.relpath("assets/search.js", posixpath.dirname(page.url) or ".")
+    return output.replace("</head>", f'<script src="{script}"></script></head>', 1)
+
+
+def on_post_build(config: Any) -> None:
+    """Writes the search's index as a script too: pages from a disk may not read other files."""
+    index = Path(config["site_dir"]) / "search" / "search_index.json"
+    if index.is_file():  # not without the plugin
+        index.with_suffix(".js").write_text(f"var __index = {index.read_text(encoding='utf-8')}", encoding="utf-8")
 
 
 def _link(found: re.Match[str], here: str, files: Files) -> str:

@@ -5,7 +5,7 @@
     ACCELERATE_USE_CPU=1 torchrun --nproc-per-node 2 examples/accelerate_loop.py                 # on the CPU
     tensorboard --logdir runs/accelerate
 
-Needs ``pip install 'weibull-monitor[transformers,tensorboard]'``, no network and no GPU; about a minute on two cores.
+Needs ``pip install '.[transformers,tensorboard]'``, no network and no GPU; about a minute on two cores.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 
 A small Llama-style model learns Python's own library sources. After step 100 the W_q of its second block is scaled by 8, as a
 mis-loaded layer or a wrong rescaling would: the loss hardly stirs. The next sample raises an alert, and a picture shows
-λ of every W_q beside the loss. Needs ``pip install 'weibull-monitor[transformers,report]'``; a minute or two on two cores.
+λ of every W_q beside the loss. Needs ``pip install '.[transformers,report]'``; a minute or two on two cores.
 """
 
 from __future__ import annotations

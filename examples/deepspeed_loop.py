@@ -3,7 +3,7 @@
     torchrun --nproc-per-node 2 examples/deepspeed_loop.py --stage 3
 
 Every process makes a monitor and counts what it holds; no weight is gathered; rank 0 writes.
-Needs ``pip install 'weibull-monitor[transformers]' deepspeed`` and no network; half a minute on two cores.
+Needs ``pip install '.[transformers]' deepspeed`` and no network; half a minute on two cores.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
     torchrun --nproc-per-node 4 examples/fsdp2_loop.py --tensor-parallel 2
 
 Every process makes a monitor and counts what it holds; no weight is gathered; rank 0 writes.
-Needs ``pip install 'weibull-monitor[transformers]'`` (for the model) and no network; half a minute on two cores.
+Needs ``pip install '.[transformers]'`` (for the model) and no network; half a minute on two cores.
 """
 
 from __future__ import annotations

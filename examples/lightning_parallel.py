@@ -4,7 +4,7 @@
     python examples/lightning_parallel.py --strategy model-parallel
 
 The callback is that of one process: it measures on every rank what is there, and rank 0 writes.
-Needs ``pip install 'weibull-monitor[lightning]' transformers`` and no network; half a minute on two cores.
+Needs ``pip install '.[lightning]' transformers`` and no network; half a minute on two cores.
 """
 
 from __future__ import annotations

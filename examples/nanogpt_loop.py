@@ -3,7 +3,7 @@
     python examples/nanogpt_loop.py
     tensorboard --logdir runs/nanogpt
 
-Needs ``pip install 'weibull-monitor[tensorboard]'``, no network and no GPU; half a minute on two cores.
+Needs ``pip install '.[tensorboard]'``, no network and no GPU; half a minute on two cores.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     python examples/quickstart_lightning.py
     tensorboard --logdir runs/lightning
 
-Needs ``pip install 'weibull-monitor[lightning,tensorboard]' transformers``, no network and no GPU; about a minute on two cores.
+Needs ``pip install '.[lightning,tensorboard]' transformers``, no network and no GPU; about a minute on two cores.
 """
 
 from __future__ import annotations

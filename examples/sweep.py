@@ -7,7 +7,7 @@
 Against the effective √(η/λ_wd), which follows the schedule, they fall on one line. Weight decays are larger than is
 usual because the runs are short: S = Σ ηλ_wd goes from 0.05 to 5.
 
-Needs ``pip install 'weibull-monitor[transformers,report]'``, no network and no GPU; about ten minutes on two cores.
+Needs ``pip install '.[transformers,report]'``, no network and no GPU; about ten minutes on two cores.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
     accelerate launch --multi_gpu --num_processes 2 examples/trainer_fsdp.py  # the same by Accelerate's launcher
 
 The callback is that of one process: it measures on every rank what is there, and rank 0 writes.
-Needs ``pip install 'weibull-monitor[transformers]'``, for ZeRO also deepspeed, no network; half a minute on two cores.
+Needs ``pip install '.[transformers]'``, for ZeRO also deepspeed, no network; half a minute on two cores.
 """
 
 from __future__ import annotations

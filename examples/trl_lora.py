@@ -3,7 +3,7 @@
     python examples/trl_lora.py
     tensorboard --logdir runs/trl
 
-Needs ``pip install 'weibull-monitor[transformers,tensorboard]' trl peft``, no network and no GPU; half a minute on two cores.
+Needs ``pip install '.[transformers,tensorboard]' trl peft``, no network and no GPU; half a minute on two cores.
 In real life the model and its tokenizer come from the Hub; here they are made on the spot.
 """
 

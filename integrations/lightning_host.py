@@ -78,6 +78,7 @@ class LoggerTracker:
         self._step = 0 if step == 0 else loop._batches_that_stepped + in_batch
         extra = self._tracker.extra_values(step) if isinstance(self._tracker, NamedTracker) else {}
         self._logger.log_metrics({**metrics, **extra}, step=self._step)
+        self._show("remember", metrics, self._step)
 
     def picture(self, snapshot: Snapshot) -> None:
         """Draws the sample that was logged last, if the tracker draws."""

@@ -125,7 +125,7 @@ def test_every_output_is_that_of_an_example_or_a_command() -> None:
             assert output.count("\n") > 5, f"{page.name}: nothing is printed by {command}"
             for example in re.findall(r"examples/\w+\.py", command):
                 assert (ROOT / example).is_file(), f"{page.name}: {example}"
-    assert found == 8
+    assert found == 9
 
 
 def test_every_example_is_named_by_a_page() -> None:

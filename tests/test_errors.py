@@ -6,7 +6,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -110,3 +110,30 @@ def test_a_script_that_changes_its_directory_keeps_one_history(
     assert monitor.output_dir == tmp_path / "run"
     assert [s.step for s in read_history(monitor.output_dir).snapshots] == [0, 1, 2]
     assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_a_message_has_a_line_of_its_own_beside_a_progress_bar() -> None:
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    program = (
+        "import logging, tqdm; from weibull_monitor.errors import say\n"
+        "bar = tqdm.tqdm(total=10, ncols=60); bar.update(3); bar.refresh(); "
+        "say(logging.WARNING, 'a matrix is wrong'); bar.close()"
+    )
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=theirs, stderr=theirs)
+    process.wait(120)
+    os.close(theirs)
+    shown = b""
+    with suppress(OSError):  # the end of a pseudo-terminal
+        while chunk := os.read(ours, 4096):
+            shown += chunk
+    os.close(ours)
+    (line,) = [line for line in shown.decode().split("\n") if "a matrix is wrong" in line]
+    assert line.rstrip("\r").rpartition("\r")[2] == "a matrix is wrong"
+    assert "30%" in shown.decode()

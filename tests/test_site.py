@@ -141,9 +141,10 @@ def test_a_phone_scrolls_only_down(browser: Any, address: str) -> None:
             assert view.evaluate("document.documentElement.scrollWidth") <= 390, page
 
 
-def test_the_search_finds(browser: Any, address: str) -> None:
-    with page_of(browser, offline=False) as (view, _):
-        view.goto(f"{address}/index.html")
+@pytest.mark.parametrize("disk", [False, True], ids=["served", "from disk"])
+def test_the_search_finds(disk: bool, browser: Any, address: str, site: Path) -> None:
+    with page_of(browser, offline=disk) as (view, seen):
+        view.goto((site / "index.html").as_uri() if disk else f"{address}/index.html")
         query, found = "[data-md-component=search-query]", ".md-search-result__item a"
         # The theme listens to keys, not to input, so the word is typed. What is typed before the index is there is lost.
         for _ in range(20):
@@ -154,3 +155,15 @@ def test_the_search_finds(browser: Any, address: str) -> None:
                 break
         assert view.query_selector(found) is not None
         assert "webhook" in view.inner_text(".md-search-result__list").lower()
+        assert seen.errors == []
+
+
+def test_what_a_reader_types_is_as_large_as_code_elsewhere(browser: Any, address: str) -> None:
+    size = "e => getComputedStyle(e).fontSize"
+    with page_of(browser, offline=False) as (view, _):
+        view.goto(f"{address}/quickstart/transformers.html")
+        typed = view.locator("pre code", has_text="pip install").first.evaluate(size)
+        code = view.locator("pre code", has_text="WeibullCallback").first.evaluate(size)
+        printed = view.locator("pre code", has_text="Weibull shape k and scale").first.evaluate(size)
+        assert typed == code
+        assert float(printed[:-2]) < float(typed[:-2])

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import operator
+import sys
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar, cast
 
@@ -88,10 +89,24 @@ def counted(number: int, one: str, many: str = "") -> str:
 
 
 def say(level: int, message: str, error: BaseException | None = None) -> None:
-    """Logs a message as it is, with the traceback of an exception at level DEBUG. A log handler that raises is ignored."""
-    with suppress(Exception):
+    """Logs a message as it is, with the traceback of an exception at level DEBUG. A log handler that raises is ignored.
+
+    On a line of its own: progress bars of tqdm, which hold the last line of a terminal, are cleared and drawn again.
+    """
+    with suppress(Exception), ExitStack() as stack:
+        with suppress(Exception):
+            stack.enter_context(_above_bars())
         message = "\n".join(visible(line) for line in message.split("\n"))
         logger.log(level, "%s", message, exc_info=error if error and logger.isEnabledFor(logging.DEBUG) else None)
+
+
+def _above_bars() -> AbstractContextManager[object]:
+    """What clears the progress bars of tqdm on a terminal, if this program has any."""
+    bars = getattr(sys.modules.get("tqdm"), "tqdm", None)
+    if bars is None or not getattr(bars, "_instances", None) or not sys.stderr.isatty():
+        return nullcontext()
+    cleared: AbstractContextManager[object] = bars.external_write_mode(file=sys.stderr)
+    return cleared
 
 
 class Guard:

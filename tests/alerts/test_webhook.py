@@ -13,7 +13,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from weibull_monitor import ConfigurationError
-from weibull_monitor.alerts.delivery.webhook import QUEUED, Webhook, message
+from weibull_monitor.alerts.delivery.message import LONGEST, payload, text_of
+from weibull_monitor.alerts.delivery.webhook import QUEUED, Webhook
 from weibull_monitor.history.alert import Alert, Finding
 
 SECRET = "T000-B000-very-secret"
@@ -68,14 +69,37 @@ def test_alerts_arrive_in_order_as_slack_takes_them() -> None:
         webhook.send(ALERT)
         webhook.send(Alert("ends", 40, 90, FINDING))
         webhook.close(patience=20)
-    assert [body["text"] for body in server.bodies] == [
-        message(ALERT, "runs/x")["text"],
-        message(Alert("ends", 40, 90, FINDING), "runs/x")["text"],
+    begun, ended = (body["text"].splitlines() for body in server.bodies)
+    assert begun == [
+        "⚠️ *a: scale shift* · step 40 of runs/x",
+        "λ 0.1, expected 0.01 to 0.03, z 9.0",
+        "Look.",
+        "warning · since step 40 · `weibull-monitor report runs/x`",
     ]
-    assert "*weibull: scale_shift (warning)* in runs/x" in server.bodies[0]["text"]
-    assert "a.weight: λ 0.1, expected 0.01 to 0.03" in server.bodies[0]["text"]
+    assert ended[:2] == ["✅ *a: scale shift is over* · step 90 of runs/x", "It is no longer found."]
     assert server.paths[0].endswith(SECRET)
     assert reports == []
+
+
+@pytest.mark.parametrize("host", ["discord.com", "canary.discord.com", "discordapp.com"])
+def test_discord_gets_what_discord_takes(host: str) -> None:
+    body = payload(ALERT, "runs/x", f"https://{host}/api/webhooks/1/{SECRET}")
+    assert body["content"].startswith("⚠️ **a: scale shift** · step 40")
+    assert body["allowed_mentions"] == {"parse": []}  # nobody is woken by a name that looks like @everyone
+    assert "text" not in body
+    assert set(payload(ALERT, "runs/x", f"https://{host}/api/webhooks/1/{SECRET}/slack")) == {"text"}
+    assert set(payload(ALERT, "runs/x", "https://not-discord.com/api/webhooks/1")) == {"text"}
+
+
+def test_a_message_names_several_and_stays_short_enough() -> None:
+    names = tuple(f"model.layers.{i}.mlp.experts.{i}.up_proj.weight" for i in range(20))
+    many = Finding("dead", "error", 40, names[0], names, 700, "share of zeros", 0.9, (None, 0.1), None, "x" * 3_000)
+    text = text_of(Alert("worsens", 20, 40, many, name="student"), "runs/x")
+    first, _, others, *_ = text.splitlines()
+    assert first == "🛑 *layers.0.mlp.experts.0.up_proj and 699 more: dead has got worse* · step 40 of runs/x (student)"
+    assert others.endswith("layers.4.mlp.experts.4.up_proj and 695 more")
+    assert len(text) <= LONGEST + 1
+    assert text.endswith("error · since step 20 · `weibull-monitor report runs/x`")
 
 
 def test_one_that_hangs_holds_nobody_up() -> None:

@@ -18,7 +18,7 @@ from hostile.inputs import write_history
 from hostile.mutations import NASTY_TEXT
 from hostile.running import Tally, run_command
 from weibull_monitor import WeibullMonitor, discover_components, read_history
-from weibull_monitor.alerts.delivery.webhook import message
+from weibull_monitor.alerts.delivery.message import payload
 from weibull_monitor.cli.main import main
 from weibull_monitor.errors import say, visible
 from weibull_monitor.history import Alert, Finding
@@ -81,6 +81,6 @@ def test_a_log_and_a_message_hold_no_escapes(caplog: pytest.LogCaptureFixture) -
     say(logging.WARNING, "a\x1b[2J\nb\ud800")
     assert caplog.messages == ["a\\u001b[2J\nb\\ud800"]
     finding = Finding("dead", "error", 1, "<!channel>", ("a",), 1, "k", 1.0, (None, None), None, "<http://x|y>\x07")
-    body = message(Alert("begins", 1, 1, finding), "runs/\x1b<x>")["text"]
+    body = payload(Alert("begins", 1, 1, finding), "runs/\x1b<x>", "https://hooks.slack.com/x")["text"]
     assert "<" not in body
     assert body.replace("\n", "").replace("🛑", "").isprintable()

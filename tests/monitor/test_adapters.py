@@ -118,7 +118,7 @@ def test_tables_speak_of_the_adapters(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "attn_k" not in watched
     page = page_data([("run", history)])["runs"][0]
     assert [tile["label"] for tile in page["tiles"][:2]] == ["ΔW of attn_q", "ΔW of ffn_down"]
-    assert page["headline"].startswith("Only adapters are trained")
+    assert "Only adapters are trained" in page["headline"]
     assert [kind["name"] for kind in page["kinds"][:2]] == ["adapter_a", "adapter_b"]
     assert all(one["adapters"] for one in page["classes"])
 

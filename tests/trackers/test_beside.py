@@ -62,7 +62,7 @@ def test_every_row_of_the_table_of_what_they_get_beside_is_true(
         tensorboard.alert(Alert("begins", 3, 3, finding))
     logged = {"TensorBoard": set(tensorboard_tags(tmp_path / "tb")), "W&B": set(wandb_keys(tmp_path))}
     rows = re.findall(r"^\| ([TW][^|]*) \| `(weibull_[^`]+)` \|", PAGE.read_text(), flags=re.MULTILINE)
-    assert len(rows) == 10
+    assert len(rows) == 12
     for trackers, key in rows:
         for name in trackers.split(", "):
             assert key.replace("<rule>", "dead") in logged[name], f"{name} has no {key}"
@@ -100,7 +100,7 @@ def test_under_the_transformers_trainer(tmp_path: Path) -> None:
     assert len(list(tmp_path.rglob("events.*"))) == 1  # through the Trainer's own writer, also at the end
     drawn = [4, 9, STEPS]
     tags = tensorboard_tags(tmp_path)
-    assert tags["weibull_pictures/k"] == tags["weibull_pictures/drift"] == drawn
+    assert tags["weibull_pictures/k"] == tags["weibull_pictures/lambda"] == tags["weibull_pictures/drift"] == drawn
     assert tags["weibull_band/selection_low"] == list(range(STEPS + 1))
     keys = wandb_keys(tmp_path, "train/global_step")
     assert keys["weibull_pictures/heatmap"] == keys["weibull_tables/fits"] == drawn

@@ -17,8 +17,9 @@ import torch
 from weibull_monitor import ConfigurationError, MemoryTracker, MissingDependencyError, WeibullMonitor
 from weibull_monitor.history.record import RunRecord
 from weibull_monitor.history.snapshot import Reference, Snapshot
+from weibull_monitor.model.components import Component
 from weibull_monitor.trackers.fit_table import COLUMNS, table_of
-from weibull_monitor.trackers.heatmap import heatmap_of, image, plotly_figure
+from weibull_monitor.trackers.heatmap import heatmap_from, heatmap_of, image, plotly_figure
 
 
 class Draws(MemoryTracker):
@@ -113,13 +114,48 @@ def test_the_heatmap_has_every_matrix_in_its_place(snapshot: Snapshot) -> None:
     heatmap = heatmap_of(snapshot)
     assert heatmap.kinds == ("attn_q", "attn_k", "attn_o", "ffn_in", "ffn_out")
     assert heatmap.blocks == ("0", "1")
-    k, drift = heatmap.panels
+    k, scale, drift = heatmap.panels
     for c in snapshot.components:
         row, column = heatmap.blocks.index(str(c.block)), heatmap.kinds.index(c.label)
         assert k.values[row][column] == snapshot.fits[c.name].k
     assert sorted({round(v, 9) for row in drift.values for v in row if v is not None}) == [0.0, 10.0]
     assert drift.limits == pytest.approx((-10.0, 10.0))  # so that white is no drift
-    assert len(heatmap_of(replace(snapshot, step=0)).panels) == 1  # of the baseline itself there is no drift
+    assert [panel.key for panel in heatmap_of(replace(snapshot, step=0)).panels] == [
+        "k",
+        "lambda",
+    ]  # no drift at the baseline
+    for c in snapshot.components:
+        usual = median(snapshot.fits[d.name].lambda_ for d in snapshot.components if d.label == c.label)
+        row, column = heatmap.blocks.index(str(c.block)), heatmap.kinds.index(c.label)
+        assert scale.values[row][column] == pytest.approx(snapshot.fits[c.name].lambda_ / usual)
+
+
+def test_a_matrix_whose_scale_is_out_of_line_has_a_colour_of_its_own_also_among_experts() -> None:
+    experts = [component("layers.0.mlp", "ffn_up", expert=expert) for expert in range(4)] + [
+        component("layers.0.attn.q", "attn_q"),
+        component("layers.1.attn.q", "attn_q", block=1),
+    ]
+    scale = dict.fromkeys([c.name for c in experts], 0.02) | {experts[2].name: 0.08}
+    heatmap = heatmap_from(9, experts, dict.fromkeys(scale, 1.2), scale, {})
+    panel = heatmap.panels[1]
+    assert panel.values == [[4.0, 1.0], [None, 1.0]]
+    assert panel.limits == (0.25, 4.0)
+    assert panel.ticks[1][0] == "× 0.25"
+    pixels = image(heatmap, panel)
+    from matplotlib import colormaps
+
+    colour = np.array([round(255 * part) for part in colormaps["RdBu_r"](1.0)[:3]])
+    assert (np.abs(pixels.astype(int) - colour).max(axis=2) <= 1).sum() > 500
+    (trace,) = [
+        t for t in plotly_figure(heatmap).to_plotly_json()["data"] if t["colorbar"]["title"]["text"] == panel.name
+    ]
+    assert trace["z"][0][0] == 2.0  # in doublings, so that × 4 is as far from × 1 as × 0.25
+    assert trace["customdata"][0][0] == 4.0
+
+
+def component(name: str, kind: str, block: int = 0, expert: int | None = None) -> Component:
+    path = f"{name}.{expert}.weight" if expert is not None else f"{name}.weight"
+    return Component(path, kind, block, expert, False, (4, 4), torch.float32, True, path, tower="layers")
 
 
 def test_the_interactive_figure_holds_the_values_and_changes_between_the_panels(snapshot: Snapshot) -> None:
@@ -127,12 +163,12 @@ def test_the_interactive_figure_holds_the_values_and_changes_between_the_panels(
     heatmap = heatmap_of(snapshot)
     figure = plotly_figure(heatmap).to_plotly_json()
     for trace, panel in zip(figure["data"], heatmap.panels, strict=True):
-        assert [list(row) for row in trace["z"]] == [list(row) for row in panel.values]
-        assert (trace["zmin"], trace["zmax"]) == panel.limits
+        assert [list(row) for row in trace["customdata"]] == [list(row) for row in panel.values]
+        assert (trace["zmin"], trace["zmax"]) == tuple(map(panel.drawn, panel.limits))
         assert trace["zmin"] < 0.0 or trace["zmin"] == min(value for row in panel.values for value in row if value)
-    assert [trace["visible"] for trace in figure["data"]] == [True, False]
+    assert [trace["visible"] for trace in figure["data"]] == [True, False, False]
     (menu,) = figure["layout"]["updatemenus"]
-    assert [button["args"][0]["visible"] for button in menu["buttons"]] == [[True, False], [False, True]]
+    assert [button["args"][0]["visible"].index(True) for button in menu["buttons"]] == [0, 1, 2]
 
 
 def test_the_image_shows_high_and_low_k_in_different_colours_and_touches_nothing_global(snapshot: Snapshot) -> None:

@@ -91,7 +91,7 @@ def test_the_heatmaps_are_images_of_the_samples_that_were_due_and_of_the_last(ru
     from PIL import Image
 
     reader = events(run)
-    for tag in ("weibull_pictures/k", "weibull_pictures/drift"):
+    for tag in ("weibull_pictures/k", "weibull_pictures/lambda", "weibull_pictures/drift"):
         images = reader.Images(tag)
         assert [image.step for image in images] == [7, 12]
         pixels = [np.asarray(Image.open(io.BytesIO(image.encoded_image_string))) for image in images]
@@ -191,6 +191,6 @@ BAND = (
 """The shaded area of a Margin chart, one a class; the curves are of the class ``line``."""
 IMAGES = (
     "() => {" + FIND + "walk(document.body, 'img');"
-    "return found.filter(i => i.complete && i.naturalWidth > 200).length === 2; }"
+    "return found.filter(i => i.complete && i.naturalWidth > 200).length === 3; }"
 )
-"""The latest heatmap of k, and of its drift."""
+"""The latest heatmaps of k, of λ against its kind, and of the drift of k."""

@@ -13,6 +13,7 @@ from trackers.wandb_offline import finished, history
 from weibull_monitor import WeibullMonitor, read_history
 from weibull_monitor.history import History
 from weibull_monitor.trackers import as_trackers
+from weibull_monitor.trackers.class_figure import ClassCurves
 from weibull_monitor.trackers.wandb import WandbTracker, _warn_once
 
 wandb = pytest.importorskip("wandb", reason="needs the wandb extra")
@@ -96,14 +97,41 @@ def test_the_heatmap_and_the_table_of_fits_are_in_the_run(
     rows = [row for row in history(tmp_path) if "weibull_tables/fits/_type" in row]
     assert [row["weibull_step"] for row in rows] == [3, 6]  # the fourth sample, and the last
     tables, figures = media(tmp_path, "table"), media(tmp_path, "plotly")
-    assert len(tables) == len(figures) == 2
-    for step, table, figure in zip((3, 6), tables, figures, strict=True):
+    heatmaps = [figure for figure in figures if figure["data"][0]["type"] == "heatmap"]
+    assert len(tables) == len(heatmaps) == 2
+    for step, table, figure in zip((3, 6), tables, heatmaps, strict=True):
         (sample,) = [s for s in recorded.snapshots if s.step == step]
         k = sample.values("k")
         fits = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
         assert {fit["name"]: fit["k"] for fit in fits} == pytest.approx(k, rel=1e-8)
         shown = [value for row in figure["data"][0]["z"] for value in row if value is not None]
         assert sorted(shown) == pytest.approx(sorted(k.values()), rel=1e-8)
+
+
+def test_the_classes_are_drawn_in_their_published_band(
+    tmp_path: Path, tiny_model: torch.nn.Module, train: Callable[..., list[float]]
+) -> None:
+    pytest.importorskip("plotly", reason="needs the report extra")
+    recorded = monitored(tiny_model, train, tmp_path, WandbTracker(directory=tmp_path))
+    last = [figure for figure in media(tmp_path, "plotly") if figure["data"][0]["type"] == "scatter"][-1]
+    curves = {trace["name"]: trace for trace in last["data"] if trace["name"] != "published"}
+    assert curves["transmission"]["x"] == [sample.step for sample in recorded.snapshots]
+    names = [c.name for c in recorded.components if c.component_class == "selection"]
+    k = sorted(recorded.snapshots[-1].values("k")[name] for name in names)
+    assert curves["selection"]["y"][-1] == pytest.approx((k[1] + k[2]) / 2, rel=1e-6)
+    band = next(trace for trace in last["data"] if trace["name"] == "published")
+    low = next(row["weibull_band/selection_low"] for row in history(tmp_path) if "weibull_band/selection_low" in row)
+    assert min(band["y"]) == pytest.approx(low)
+    assert max(band["x"]) == 6
+
+
+def test_a_long_run_is_thinned_out_and_keeps_its_ends() -> None:
+    curves = ClassCurves()
+    for step in range(5_000):
+        curves.add({"weibull_class/selection_k": 1.2}, step)
+    (trace,) = curves.figure({}).data
+    assert len(trace.x) <= 1_000
+    assert (trace.x[0], trace.x[-1]) == (0, 4_999)
 
 
 def test_the_table_of_runs_shows_the_least_of_some_keys_and_the_last_of_others(

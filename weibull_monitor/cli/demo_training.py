@@ -24,6 +24,8 @@ WINDOW: Final = 64
 BATCH: Final = 8
 PEAK: Final = 2e-3
 WARMUP: Final = 20
+BROKEN: Final = "layers.3.self_attn.q_proj.weight"
+FACTOR: Final = 4.0
 
 
 class Block(nn.Module):
@@ -68,10 +70,13 @@ class Model(nn.Module):
         return logits
 
 
-def train(output_dir: str | Path, steps: int, report: Callable[[int, float], object]) -> History:
+def train(
+    output_dir: str | Path, steps: int, report: Callable[[int, float], object], broken_after: int | None = None
+) -> History:
     """Trains the model with a monitor, on the CPU, and returns the history; 300 steps take half a minute.
 
-    ``report`` is called with the number of each step and its loss.
+    ``report`` is called with the number of each step and its loss. After step ``broken_after`` the `BROKEN` matrix is
+    multiplied by `FACTOR`.
     """
     torch.manual_seed(0)
     files = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
@@ -79,7 +84,7 @@ def train(output_dir: str | Path, steps: int, report: Callable[[int, float], obj
     model = Model()
     optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK, betas=(0.9, 0.95), weight_decay=0.1)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
-    every = max(1, min(100, steps // 6))
+    every = max(1, min(100, steps // 30))
     options: dict[str, Any] = {"every_n_steps": every, "scheduler": scheduler, "total_steps": steps}
     # The matrices are small: on a machine with other work, a team of threads waits for its slowest most of the time.
     with alone(), WeibullMonitor(model, optimizer, output_dir=output_dir, **options) as monitor:
@@ -93,6 +98,9 @@ def train(output_dir: str | Path, steps: int, report: Callable[[int, float], obj
             optimizer.step()
             monitor.step()
             scheduler.step()
+            if step == broken_after:
+                with torch.no_grad():
+                    model.get_parameter(BROKEN).mul_(FACTOR)
             report(step, loss.item())
     return read_history(output_dir)
 

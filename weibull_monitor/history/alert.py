@@ -124,16 +124,19 @@ class Alert:
         if self.phase == "ends":
             how = self.ending or f"no longer found; it began at step {self.since}."
             return f"step {self.step}: {finding.component}{more}: {how}"
-        return f"step {self.step}: {finding.component}{more}{self._numbers()}. {finding.meaning}"
+        numbers = f": {self.numbers}" if self.numbers else ""
+        return f"step {self.step}: {finding.component}{more}{numbers}. {finding.meaning}"
 
-    def _numbers(self) -> str:
+    @property
+    def numbers(self) -> str:
+        """The value and what was expected, with digits that tell them apart; empty if the finding has no value."""
         finding = self.finding
         if finding.value is None:
             return ""
         z = f", z {finding.z:.1f}" if finding.z is not None and math.isfinite(finding.z) else ""
         edges = [edge for edge in finding.expected if edge is not None and edge != finding.value]
         digits = max((digits_apart(finding.value, edge) for edge in edges), default=4)
-        return f": {finding.quantity} {finding.value:.{digits}g}{expectation(finding.expected, digits)}{z}"
+        return f"{finding.quantity} {finding.value:.{digits}g}{expectation(finding.expected, digits)}{z}"
 
     def to_json(self) -> dict[str, Any]:
         """The ``alert`` line of the history."""

@@ -1,14 +1,17 @@
-"""A sample as a heatmap, blocks by kinds, of the shape k and of its drift: the values, and two ways to draw them."""
+"""A sample as heatmaps, blocks by kinds: k, λ against its kind, and the drift of k; and two ways to draw them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from weibull_monitor.errors import MissingDependencyError
 from weibull_monitor.history.snapshot import Snapshot
-from weibull_monitor.model.components.grid import OUTSIDE, grid_of
+from weibull_monitor.model.components import Component, representatives
+from weibull_monitor.model.components.grid import OUTSIDE, BlockGrid, grid_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,6 +19,10 @@ if TYPE_CHECKING:
 
 MOST_TICKS: Final = 25
 """Most labels of blocks. In deeper models every second block is labelled, or every third, …"""
+LEAST_FACTOR: Final = 1.25
+"""The factor that has the last colour at least: blocks that differ by a few percent are to look alike."""
+TICKS: Final = 5
+"""Labels on the scale of factors."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,7 @@ class HeatmapPanel:
         values: One value per row (block) and column (kind), shape (blocks, kinds); None where there is no such matrix.
         limits: Values of the first and the last colour. Values beyond them get the colour of that end.
         diverging: Whether the middle of the limits is a reference value, such as no drift.
+        factors: Whether the values are factors: × 4 is as far from × 1 as × 0.25 is.
     """
 
     key: str
@@ -35,6 +43,22 @@ class HeatmapPanel:
     values: Sequence[Sequence[float | None]]
     limits: tuple[float, float]
     diverging: bool = False
+    factors: bool = False
+
+    def drawn(self, value: float) -> float:
+        """Where a value lies on the scale of colours: itself, or the logarithm of a factor to base 2."""
+        return math.log2(value) if self.factors else value
+
+    @property
+    def ticks(self) -> tuple[list[float], list[str]]:
+        """Places on the scale of colours, and their labels, of a panel of factors.
+
+        >>> HeatmapPanel("lambda", "λ", [[4.0]], (0.25, 4.0), factors=True).ticks
+        ([-2.0, -1.0, 0.0, 1.0, 2.0], ['× 0.25', '× 0.5', '× 1', '× 2', '× 4'])
+        """
+        low, high = map(self.drawn, self.limits)
+        places = [low + (high - low) * i / (TICKS - 1) for i in range(TICKS)]
+        return places, [f"× {2.0**place:.3g}" for place in places]
 
 
 @dataclass(frozen=True)
@@ -55,23 +79,79 @@ class Heatmap:
 
 
 def heatmap_of(snapshot: Snapshot) -> Heatmap:
-    """The heatmap of k, and of its drift if there is an earlier baseline.
+    """The heatmap of k, of λ over the median of its kind, and of the drift of k if there is an earlier baseline.
 
     Args:
-        snapshot: The sample. The experts of a block share a cell, which shows their median.
+        snapshot: The sample. The experts of a block share a cell, which shows their median, and of λ the one furthest from its
+            kind.
     """
-    grid = grid_of(snapshot.components)
-    k = {name: fit.k for name, fit in snapshot.fits.items() if fit.available}
+    fits = {name: fit for name, fit in snapshot.fits.items() if fit.available}
+    start = {name: fit.k for name, fit in snapshot.baseline.items()} if snapshot.baseline and snapshot.step else {}
+    k, scale = {name: fit.k for name, fit in fits.items()}, {name: fit.lambda_ for name, fit in fits.items()}
+    return heatmap_from(snapshot.step, snapshot.components, k, scale, start)
+
+
+def heatmap_from(
+    step: int,
+    components: Sequence[Component],
+    k: Mapping[str, float],
+    scale: Mapping[str, float],
+    start: Mapping[str, float],
+) -> Heatmap:
+    """The same of a sample that was read back from a history.
+
+    Args:
+        step: Optimizer step.
+        components: The components of the sample.
+        k: k of each component, by name, where it has a fit.
+        scale: λ, likewise.
+        start: k at the baseline; empty without an earlier baseline.
+    """
+    grid = grid_of(components)
     values = grid.values(k)
     panels = [HeatmapPanel("k", "k", values, limits_of(values, grid.blocks))]
-    if snapshot.step and snapshot.baseline:
-        start = snapshot.baseline
-        drift = {name: 100.0 * (value / start[name].k - 1.0) for name, value in k.items() if name in start}
-        values = grid.values(drift)
-        panels.append(
-            HeatmapPanel("drift", "drift of k, %", values, limits_of(values, grid.blocks, about=0.0), diverging=True)
-        )
-    return Heatmap(f"Weibull shape of |w|, step {snapshot.step:,}", grid.kinds, grid.blocks, tuple(panels))
+    factors = furthest(grid, against_kind(components, scale))
+    reach = max((max(v, 1.0 / v) for row in factors for v in row if v), default=1.0)
+    limits = (1.0 / max(reach, LEAST_FACTOR), max(reach, LEAST_FACTOR))
+    panels.append(
+        HeatmapPanel("lambda", "λ over the median of its kind", factors, limits, diverging=True, factors=True)
+    )
+    if start:
+        drift = grid.values({name: 100.0 * (value / start[name] - 1.0) for name, value in k.items() if name in start})
+        ends = limits_of(drift, grid.blocks, about=0.0)
+        panels.append(HeatmapPanel("drift", "drift of k, %", drift, ends, diverging=True))
+    return Heatmap(f"Weights at step {step:,}", grid.kinds, grid.blocks, tuple(panels))
+
+
+def against_kind(components: Sequence[Component], scale: Mapping[str, float]) -> dict[str, float]:
+    """λ of each matrix over the median λ of its kind, in its own tower: a vision tower has other widths than the language model.
+
+    >>> from torch import nn
+    >>> from weibull_monitor.model.components import discover_components
+    >>> members = discover_components(nn.ModuleList(nn.ModuleDict({"q_proj": nn.Linear(4, 4)}) for _ in range(3)))
+    >>> against_kind(members, dict(zip([c.name for c in members], [0.02, 0.02, 0.08])))
+    {'0.q_proj.weight': 1.0, '1.q_proj.weight': 1.0, '2.q_proj.weight': 4.0}
+    """
+    groups: dict[tuple[str, str], list[str]] = {}
+    for component in representatives(tuple(components)):
+        if scale.get(component.name, 0.0) > 0.0:
+            groups.setdefault((component.tower, component.label), []).append(component.name)
+    found: dict[str, float] = {}
+    for names in groups.values():
+        usual = median(scale[name] for name in names)
+        found |= {name: scale[name] / usual for name in names}
+    return found
+
+
+def furthest(grid: BlockGrid, factors: Mapping[str, float]) -> list[list[float | None]]:
+    """The factor of each cell; of the experts of a block that which is furthest from 1, since a median would hide it."""
+    return [
+        [
+            max((factors[name] for name in names if name in factors), key=lambda f: abs(math.log(f)), default=None)
+            for names in row
+        ]
+        for row in grid.cells
+    ]
 
 
 def limits_of(
@@ -110,17 +190,19 @@ def plotly_figure(heatmap: Heatmap) -> Any:
         raise MissingDependencyError("plotly", "report") from error
     figure = go.Figure(layout={"template": "none"})  # the default template would be most of the file
     for place, panel in enumerate(heatmap.panels):
-        low, high = panel.limits
+        low, high = map(panel.drawn, panel.limits)
+        places, labels = panel.ticks if panel.factors else (None, None)
         figure.add_trace(
             go.Heatmap(
-                z=[list(row) for row in panel.values],
+                z=[[None if v is None else panel.drawn(v) for v in row] for row in panel.values],
+                customdata=[list(row) for row in panel.values],
                 x=list(heatmap.kinds),
                 y=list(heatmap.blocks),
                 zmin=low,
                 zmax=high,
                 colorscale="RdBu_r" if panel.diverging else "Viridis",
-                colorbar={"title": {"text": panel.name}},
-                hovertemplate="%{x}, block %{y}<br>" + panel.name + " %{z:.4f}<extra></extra>",
+                colorbar={"title": {"text": panel.name}, "tickvals": places, "ticktext": labels},
+                hovertemplate="%{x}, block %{y}<br>" + panel.name + " %{customdata:.4f}<extra></extra>",
                 visible=place == 0,
                 xgap=1,
                 ygap=1,
@@ -172,9 +254,9 @@ def image(heatmap: Heatmap, panel: HeatmapPanel) -> NDArray[np.uint8]:
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_axes((left / width, bottom * 0.75 / height, wide / width, tall / height))
     beside = figure.add_axes(((left + wide + 0.12) / width, bottom * 0.75 / height, 0.16 / width, tall / height))
-    (low, high), every = panel.limits, -(-rows // MOST_TICKS)
+    (low, high), every = map(panel.drawn, panel.limits), -(-rows // MOST_TICKS)
     values = np.array(
-        [[np.nan if v is None else v for v in row] for row in panel.values], dtype=float
+        [[np.nan if v is None else panel.drawn(v) for v in row] for row in panel.values], dtype=float
     )  # (blocks, kinds)
     colours = "RdBu_r" if panel.diverging else "viridis"
     shown = axes.imshow(values, aspect="auto", interpolation="nearest", cmap=colours, vmin=low, vmax=high)
@@ -183,7 +265,10 @@ def image(heatmap: Heatmap, panel: HeatmapPanel) -> NDArray[np.uint8]:
     axes.set_xticks(range(columns), heatmap.kinds, rotation=40, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(0, rows, every), heatmap.blocks[::every])
     axes.set_ylabel("block")
-    figure.colorbar(shown, cax=beside, extend=_extend(panel))
+    scale = figure.colorbar(shown, cax=beside, extend=_extend(panel))
+    if panel.factors:
+        places, labels = panel.ticks
+        scale.set_ticks(places, labels=labels)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 

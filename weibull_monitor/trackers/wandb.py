@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -12,6 +13,7 @@ from weibull_monitor.errors import MissingDependencyError, say
 from weibull_monitor.history.snapshot import prefix_of
 from weibull_monitor.trackers.bands import bands_of
 from weibull_monitor.trackers.base import Host, NamedTracker, prefixed
+from weibull_monitor.trackers.class_figure import ClassCurves
 from weibull_monitor.trackers.fit_table import COLUMNS, table_of
 from weibull_monitor.trackers.heatmap import heatmap_of, plotly_figure
 from weibull_monitor.trackers.wandb_rows import SharedRows
@@ -51,6 +53,7 @@ GROUPS: Final = (
 STEP: Final = "weibull_step"
 """The optimizer step. Every row from here has it, whatever the step metric of the run is."""
 HEATMAP: Final = "weibull_pictures/heatmap"
+CLASS_FIGURE: Final = "weibull_pictures/classes"
 TABLE: Final = "weibull_tables/fits"
 LEVELS: Final = {"info": "INFO", "warning": "WARN", "error": "ERROR"}
 """Severities as `wandb.AlertLevel` spells them."""
@@ -87,6 +90,7 @@ class WandbTracker(NamedTracker):
         wandb = self._library("wandb")
         self._step_metric = step_metric
         self._bands: dict[str, float] = {}
+        self._curves = ClassCurves()
         run = run or wandb.run
         self._owns = run is None
         if run is None:
@@ -124,6 +128,7 @@ class WandbTracker(NamedTracker):
     def begin(self, record: RunRecord) -> None:
         """Finds the published bands, which are logged beside the shapes."""
         self._bands = prefixed(bands_of(record.components, record.attention), record.name)
+        self._curves = ClassCurves(prefix_of(record.name))
         if record.name:
             self._define(prefix_of(record.name))
 
@@ -131,21 +136,28 @@ class WandbTracker(NamedTracker):
         """The published bands, and the optimizer step."""
         return {**self._bands, STEP: step}
 
+    def remember(self, metrics: Mapping[str, float], step: int) -> None:
+        """Keeps what the picture of the classes shows; for a framework's logger that logs the metrics itself."""
+        self._curves.add(metrics, step)
+
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Logs all metrics of a step, and the published bands, in one call."""
+        self.remember(metrics, step)
         self._add({**metrics, **self.extra_values(step), self._step_metric: step}, step)
 
     def picture(self, snapshot: Snapshot, step: int | None = None) -> None:
-        """Logs the heatmap and the table of fits; in a run that is shared, in the row that has the same sample.
+        """Logs the heatmaps, the classes in their bands and the table of fits; in a shared run, in the row of the same sample.
 
         Args:
             snapshot: The sample.
             step: The value of the step metric; by default the optimizer step.
         """
         at = {STEP: snapshot.step, self._step_metric: snapshot.step if step is None else step}
-        self._add(
-            {prefix_of(snapshot.name) + key: value for key, value in media_of(snapshot).items()} | at, snapshot.step
-        )
+        media = {prefix_of(snapshot.name) + key: value for key, value in media_of(snapshot).items()}
+        with suppress(MissingDependencyError):  # plotly, which `media_of` has named
+            if (figure := self._curves.figure(self._bands)) is not None:
+                media[prefix_of(snapshot.name) + CLASS_FIGURE] = self._library("wandb").Plotly(figure)
+        self._add(media | at, snapshot.step)
 
     def _add(self, row: dict[str, Any], step: int) -> None:
         if self._rows is None:

@@ -20,6 +20,11 @@ DRAWN = (
     "ranges",
 )
 """The charts of every page."""
+CUT = """[...document.querySelectorAll("main *")].filter(e => e.checkVisibility() && !e.closest("svg")
+    && !e.classList.contains("plot")
+    && ["auto", "scroll", "hidden"].includes(getComputedStyle(e).overflowX) && e.scrollWidth > e.clientWidth + 1)
+    .map(e => `${e.tagName} ${e.id} ${e.className}`)"""
+"""Elements whose content is wider than they are: on paper nobody can scroll."""
 
 
 def until(page: Any, condition: str) -> None:

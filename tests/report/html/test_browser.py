@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from browser import chromium, page_of
-from report.html.pages import DRAWN, draw_all, open_report, until
+from report.html.pages import CUT, DRAWN, draw_all, open_report, until
 from report.html.trained import BROKEN, Hostile, encoder_decoder, experts, llama, run
 
 from weibull_monitor import read_history
@@ -36,6 +36,45 @@ def shown(browser: Any, history: History, tmp_path_factory: pytest.TempPathFacto
         yield page, seen
         assert seen.errors == []
         assert seen.requests == []
+
+
+def test_the_page_opens_with_what_is_wrong(shown: tuple[Any, Any], history: History) -> None:
+    page, _ = shown
+    page.reload()
+    until(page, "WM.drawnAt")
+    assert "layers.1.self_attn.q_proj" in page.text_content("#headline strong")
+    order = page.evaluate("[...document.querySelectorAll('main > section')].filter(e => !e.hidden).map(e => e.id)")
+    assert order[:5] == ["overview", "now", "heatmap", "run-box", "classes"]
+    assert order.index("classes") < order.index("law")
+    y = page.evaluate(f"[...WM.plotOf('now').data.find(trace => trace.meta === {json.dumps(BROKEN)}).y]")
+    assert y == pytest.approx([value for _, value in history.series(BROKEN, "lambda")], rel=1e-3)
+    assert page.locator("#now-alerts .standing").count() >= 1
+    assert BROKEN in page.text_content("#now-alerts")
+    assert page.is_checked("#heat-quantity input[value=within]")
+    assert page.is_checked("#kinds-quantity input[value=lambda]")
+
+
+def test_without_an_alert_that_stands_the_page_opens_with_the_run(
+    browser: Any, history: History, tmp_path: Path
+) -> None:
+    with page_of(browser) as (page, seen):
+        open_report(page, [("x", dataclasses.replace(history, alerts=()))], tmp_path)
+        assert page.is_hidden("#now")
+        assert page.locator("#nav a", has_text="What is wrong").count() == 0
+        order = page.evaluate("[...document.querySelectorAll('main > section')].filter(e => !e.hidden).map(e => e.id)")
+        assert order[:3] == ["overview", "run-box", "heatmap"]
+        assert page.is_checked("#heat-quantity input[value=k]")
+        assert seen.errors == []
+
+
+def test_a_caption_names_only_what_is_drawn(
+    browser: Any, history: History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for least, green in ((0, True), (10**9, False)):
+        monkeypatch.setattr("weibull_monitor.analysis.scope.MIN_PARAMETERS", least)
+        with page_of(browser) as (page, _):
+            open_report(page, [("x", history)], tmp_path)
+            assert ("Green" in page.text_content("#classes-lead")) == green
 
 
 def test_every_chart_is_drawn(shown: tuple[Any, Any], history: History) -> None:
@@ -75,6 +114,9 @@ def test_the_slider_changes_the_heatmap(shown: tuple[Any, Any], history: History
         return dict(history.series(BROKEN, "k"))[step]
 
     page.locator("#heatmap").scroll_into_view_if_needed()
+    usual = np.median([dict(history.series(c.name, "lambda"))[40] for c in history.components if c.kind == "attn_q"])
+    assert 2 ** cell("attn_q", "1") == pytest.approx(dict(history.series(BROKEN, "lambda"))[40] / usual, rel=1e-3)
+    page.locator("#heat-quantity input[value=k]").check(force=True)
     assert cell("attn_q", "1") == pytest.approx(recorded(40), abs=1e-4)
     page.focus("#step")
     page.keyboard.press("Home")
@@ -141,7 +183,7 @@ def test_the_step_of_the_probability_plot_is_chosen(shown: tuple[Any, Any], hist
     draw_all(page)
     assert "step 8" in page.evaluate("WM.plotOf('probability').data.map(trace => trace.name)")
     k = dict(history.series(page.evaluate("WM.state.component"), "k"))[8]
-    assert f"{k:.4f}" in page.text_content("#matrix-facts")
+    assert f"{k:.3f}" in page.text_content("#matrix-facts")
     page.select_option("#plot-step", "last")
 
 
@@ -195,6 +237,7 @@ def test_alerts_are_marked_and_listed_and_sorted(shown: tuple[Any, Any], history
 
 def test_what_a_chart_shows_is_saved_as_a_table(shown: tuple[Any, Any], history: History) -> None:
     page, _ = shown
+    page.locator("#heat-quantity input[value=k]").check(force=True)
     draw_all(page)
     with page.expect_download() as saved:
         page.locator('[data-chart="heat"] button', has_text="CSV").click()
@@ -211,11 +254,11 @@ def test_the_theme_follows_the_system_and_a_choice_is_kept(browser: Any, history
     with page_of(browser, scheme="dark") as (page, seen):
         open_report(page, [("x", history)], tmp_path)
         dark = page.evaluate(background)
-        text = page.evaluate("WM.plotOf('class-selection').layout.font.color")
+        text = page.evaluate("WM.plotOf('now').layout.font.color")
         page.click("#theme")
         light = page.evaluate(background)
         assert max(map(int, dark[4:-1].split(","))) < 60 < 200 < min(map(int, light[4:-1].split(",")))
-        assert page.evaluate("WM.plotOf('class-selection').layout.font.color") != text
+        assert page.evaluate("WM.plotOf('now').layout.font.color") != text
         page.reload()
         assert page.evaluate(background) == light
         assert seen.errors == []
@@ -300,8 +343,9 @@ def test_what_is_not_there_is_said(browser: Any, history: History, tmp_path: Pat
         assert charts["heat"]["marks"] == 1
         assert charts["probability"]["marks"] > 0
         assert page.is_hidden("#heat-slider")
-        page.get_by_label("drift of k").check(force=True)
-        assert "no sample of step 0" in draw_all(page)["heat"]["message"]
+        offered = page.locator("#heat-quantity input").evaluate_all("all => all.map(one => one.value)")
+        assert offered == ["k", "within", "r2"]  # no choice that would show nothing
+        assert page.is_hidden("#plot-step")
         page.select_option("#run", "0")
         charts = draw_all(page)
         assert charts["heat"]["message"] == "This run has no samples yet."
@@ -345,6 +389,8 @@ def test_on_paper_it_is_light_and_as_wide_as_the_paper(browser: Any, history: Hi
         )
         assert len(drawn) >= len(DRAWN)
         assert max(drawn) <= 700
+        cut = page.evaluate(CUT)
+        assert cut == []
         assert not page.evaluate("WM.dark()")
         page.evaluate("dispatchEvent(new Event('afterprint'))")
         assert page.evaluate("WM.dark()")

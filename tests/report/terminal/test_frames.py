@@ -16,7 +16,7 @@ from weibull_monitor.alerts import replay
 from weibull_monitor.analysis.diagnosis import diagnose
 from weibull_monitor.history import HistoryWriter, RunRecord
 from weibull_monitor.history.follower import HistoryTail
-from weibull_monitor.report.terminal.draw import draw
+from weibull_monitor.report.terminal.draw import ENDLESS, draw
 from weibull_monitor.report.terminal.view import View, view_of
 from weibull_monitor.report.text.run import summarize
 
@@ -87,7 +87,10 @@ def test_the_numbers_are_those_of_the_summary_the_diagnosis_and_the_metrics(tmp_
     assert len(selection.trend) == 24
     assert selection.published == "1.095–1.164"
     odd = diagnose(history).odd
-    assert [s.name for s in shown.suspects[: shown.odd]] == [o.name for o in odd]
+    listed = [s.name for s in shown.suspects[: shown.odd]]
+    alerted = [n for a in shown.standing if a.finding.severity != "info" for n in a.finding.components]
+    assert listed[0] in shown.standing[-1].finding.components + shown.standing[0].finding.components
+    assert set(listed) == {o.name for o in odd} | set(alerted)
     assert "model.layers.1.attn_k.weight" in {o.name for o in odd}
     worst = min(last.values("r2").items(), key=lambda pair: pair[1])[0]
     assert worst in {s.name for s in shown.suspects}
@@ -142,3 +145,24 @@ def test_nothing_is_said_that_is_not_known(tmp_path: Path) -> None:
     text = printed(shown, 80, 24)
     assert "nan" not in text.lower()
     assert "no alerts" in text
+
+
+def test_matrices_with_alerts_come_first_and_keep_their_block_and_kind(tmp_path: Path) -> None:
+    shown = view(recorded(tmp_path, blocks=30, samples=24))
+    error = next(alert for alert in shown.standing if alert.finding.rule == "nonfinite")
+    assert shown.suspects[0].name == error.finding.component == "model.layers.0.ffn_up.weight"
+    assert shown.suspects[0].why == "nonfinite, since step 180"
+    for width in (60, 80, 120):
+        text = printed(shown, width, 30)
+        assert text.index("alerts:") < text.index("worst components") < text.index("class ")
+        row = next(line for line in text.splitlines() if "nonfinite, since" in line)
+        assert row.startswith("layers.0.ffn_up")
+
+
+def test_one_frame_is_whole_in_eighty_columns(tmp_path: Path) -> None:
+    shown = view(recorded(tmp_path))
+    text = printed(shown, 80, ENDLESS)
+    assert " ".join(shown.model.split()) in " ".join(text.split())
+    head = text[: text.index("alerts:")]
+    assert "…" not in head.partition("\n")[2]
+    assert f"S = Σηλ_wd {shown.t_over_tau:.3g}" in head

@@ -18,7 +18,7 @@ from weibull_monitor import WeibullMonitor
 from weibull_monitor.cli.main import main
 from weibull_monitor.model.components import CLASS_OF_KIND
 from weibull_monitor.trackers.wandb_workspace.subject import Subject, subject_of_kinds
-from weibull_monitor.trackers.wandb_workspace.view import MOST_KINDS, build, sections_of
+from weibull_monitor.trackers.wandb_workspace.view import LOSS, MOST_KINDS, build, sections_of
 
 pytest.importorskip("wandb", reason="needs the wandb extra")
 pytest.importorskip("wandb_workspaces", reason="needs the workspaces extra")
@@ -82,7 +82,7 @@ def test_every_key_of_the_view_of_a_run_is_logged_by_that_run(
     spec = dry_run(capsys, "--run", str(run))
     keys, patterns = keys_of(spec)
     assert len(keys) > 40
-    assert patterns == set()  # it is known which kinds there are
+    assert patterns == {LOSS}  # it is known which kinds there are
     assert keys - logged == set()
     assert [key for key in keys if not documented_key(key)] == []
     assert {"weibull_band/selection_low", "weibull_tables/fits", "weibull_pictures/heatmap", "weibull_step"} <= keys
@@ -104,11 +104,22 @@ def test_every_key_of_the_view_of_a_run_is_logged_by_that_run(
 def test_the_view_for_any_run_finds_its_keys_by_patterns(logged: set[str], capsys: pytest.CaptureFixture[str]) -> None:
     keys, patterns = keys_of(dry_run(capsys, "--forces", "--name", "mine"))
     assert keys - logged == set()
-    for pattern in patterns:
+    for pattern in patterns - {LOSS}:
         assert any(re.search(pattern, key) for key in logged), pattern
     found = {key for key in logged for pattern in patterns if re.search(pattern, key)}
     assert {"weibull_k/attn_q", "weibull_lambda/ffn_out", "weibull_force/net/attn_o"} <= found
     assert not [key for key in found if key.startswith("weibull_k_min") and re.search("^weibull_k/", key)]
+
+
+def test_the_loss_stands_beside_the_classes_over_the_axis_of_its_own_run(capsys: pytest.CaptureFixture[str]) -> None:
+    spec = dry_run(capsys)
+    (classes,) = [s for s in spec["spec"]["section"]["panelBankConfig"]["sections"] if s["name"] == "Classes"]
+    loss = classes["panels"][0]["config"]
+    assert loss["chartTitle"] == "training loss"
+    assert "xAxis" not in loss  # our rows have weibull_step, those of a Trainer have not
+    for key in ("loss", "train/loss", "train_loss", "train_loss_step"):  # own loops, the Trainer, Lightning
+        assert re.search(loss["metricRegex"], key), key
+    assert not re.search(loss["metricRegex"], "eval/loss")
 
 
 def test_lambda_is_drawn_against_the_effective_value(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""A webhook: one POST of Slack-compatible JSON per alert, from its own thread, so that training never waits."""
+"""A webhook: one POST of JSON per alert, as Slack or Discord takes it, from its own thread, so that training never waits."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from weibull_monitor.alerts.delivery.message import payload
 from weibull_monitor.errors import ConfigurationError, counted, visible
 from weibull_monitor.history.alert import Alert
 
@@ -22,7 +23,6 @@ QUEUED: Final = 64
 """Alerts that can wait; further ones are dropped, which is reported once."""
 ANSWER: Final = 4096
 """Bytes of an answer that are read."""
-ICONS: Final = {"info": "ℹ️", "warning": "⚠️", "error": "🛑"}
 
 
 class Webhook:
@@ -31,7 +31,7 @@ class Webhook:
     Redirects are not followed, since they would take the message elsewhere; at most `ANSWER` bytes of an answer are read.
 
     Args:
-        url: Where to: an incoming webhook of Slack, Mattermost, Rocket.Chat, or anything that takes ``{"text": …}``.
+        url: Where to: an incoming webhook of Slack, Discord, Mattermost, Rocket.Chat, or anything that takes ``{"text": …}``.
         run: What to call the run in the message.
         report: Called with a message about each failure; may be called from another thread.
         timeout: Seconds for an attempt as a whole, from connecting to the end of the answer. Only looking up the name of the
@@ -84,7 +84,7 @@ class Webhook:
         try:
             request = urllib.request.Request(
                 self._url,
-                data=json.dumps(message(alert, self._run)).encode(),
+                data=json.dumps(payload(alert, self._run, self._url)).encode(),
                 headers={"Content-Type": "application/json", "User-Agent": "weibull-monitor"},
             )
             with attempt.opener().open(request, timeout=self._timeout) as answer:
@@ -177,17 +177,6 @@ class _Attempt:
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, *_: Any) -> None:
         """Follows none."""
-
-
-def message(alert: Alert, run: str) -> dict[str, str]:
-    """The JSON body, as Slack's incoming webhooks take it."""
-    icon = "✅" if alert.phase == "ends" else ICONS[alert.finding.severity]
-    return {"text": f"{icon} *{_escaped(alert.title)}* in {_escaped(run)}\n{_escaped(alert.text)}"}
-
-
-def _escaped(text: str) -> str:
-    """The text without what Slack takes for a mention or a link."""
-    return visible(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def check_url(url: str) -> None:

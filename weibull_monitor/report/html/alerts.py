@@ -12,8 +12,8 @@ def intervals(alerts: Iterable[Alert]) -> list[dict[str, Any]]:
     """One entry per alert that was raised, in order.
 
     Returns:
-        The fields of the gravest `Finding` with ``expected`` in words, and ``rank`` (of its severity), ``since`` and
-        ``until`` (None while the alert is active).
+        The fields of the gravest `Finding` with ``expected`` in words, ``found``, its quantity and value in words, ``rank`` (of
+        its severity), ``since`` and ``until`` (None while the alert is active).
     """
     found: dict[tuple[str, int], dict[str, Any]] = {}
     for alert in alerts:
@@ -26,8 +26,24 @@ def intervals(alerts: Iterable[Alert]) -> list[dict[str, Any]]:
     return list(found.values())
 
 
+def three(value: float, *others: float | None) -> str:
+    """A number with three digits, or as many as tell it from the others.
+
+    >>> three(0.026281), three(1.19612, 1.19583), three(0.5, None, 0.5)
+    ('0.0263', '1.1961', '0.5')
+    """
+    return f"{value:.{_digits(value, *others)}g}"
+
+
+def _digits(value: float, *others: float | None) -> int:
+    edges = [other for other in others if other is not None and other != value]
+    return next((n for n in range(3, 9) if all(f"{value:.{n}g}" != f"{edge:.{n}g}" for edge in edges)), 9)
+
+
 def _entry(alert: Alert) -> dict[str, Any]:
     finding = alert.finding
     fields = {name: value for name, value in vars(finding).items() if name != "step"}
-    expected = expectation(finding.expected).removeprefix(", expected ")
+    digits = 3 if finding.value is None else _digits(finding.value, *finding.expected)
+    fields["found"] = finding.quantity if finding.value is None else f"{finding.quantity} {finding.value:.{digits}g}"
+    expected = expectation(finding.expected, digits).removeprefix(", expected ")
     return fields | {"rank": rank(finding.severity), "since": alert.since, "expected": expected}

@@ -29,6 +29,7 @@ SCRIPTS: Final = (
     "kinds.js",
     "law.js",
     "overview.js",
+    "now.js",
     "alerts.js",
     "published.js",
     "runs.js",

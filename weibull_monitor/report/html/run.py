@@ -17,6 +17,7 @@ from weibull_monitor.report.html import run_facts as facts
 from weibull_monitor.report.html.alerts import intervals
 from weibull_monitor.report.html.curves import attention, classes, kinds
 from weibull_monitor.report.html.encoding import Columns, integers
+from weibull_monitor.report.html.standing import standing
 
 FRAMES: Final = 160
 """Samples on the heatmap's slider, at which every single matrix has values; curves per kind have all samples."""
@@ -60,7 +61,8 @@ def run_data(name: str, history: History, share: float = 1.0) -> dict[str, Any]:
         "attention": attention(columns),
         "kinds": curves,
         "tiles": facts.tiles(columns, diagnosis, curves, alerts),
-        "headline": facts.headline(diagnosis, alerts),
+        "standing": (wrong := standing(columns, alerts)),
+        "headline": facts.headline(diagnosis, wrong["sentence"] if wrong else ""),
         "withheld": facts.withheld(history),
         "baseline": history.baseline is not None,
         "published": _published(diagnosis, history.runs[-1].model.get("remarks") or {}),
@@ -84,6 +86,7 @@ def _components(history: History) -> list[dict[str, Any]]:
     return [
         {"name": c.name, "kind": c.label, "shape": list(c.shape), "dtype": str(c.dtype).removeprefix("torch.")}
         | ({"expert": c.expert} if c.expert is not None else {})
+        | ({"tower": c.tower} if c.tower else {})
         for c in history.components
     ]
 

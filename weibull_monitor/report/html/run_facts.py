@@ -75,20 +75,37 @@ def _tile(label: str, value: str, detail: str, tone: str = "plain") -> dict[str,
     return {"label": label, "value": value, "detail": detail, "tone": tone}
 
 
-def headline(diagnosis: Diagnosis | None, alerts: list[dict[str, Any]]) -> str:
-    """The run in a sentence or two."""
-    parts = []
+def headline(diagnosis: Diagnosis | None, wrong: str) -> str:
+    """The run in a few sentences: what is wrong now, then the classes.
+
+    Args:
+        diagnosis: The diagnosis; None if no matrix has a fit.
+        wrong: What is wrong now; empty if no alert stands.
+    """
+    parts = [wrong or "Nothing is wrong: no warning and no error stands."]
     adapted = diagnosis is not None and of_adapters(diagnosis.sample.components)
     if adapted:
         parts.append("Only adapters are trained: the figures are those of what they add to the frozen weights.")
+    alone = []
     for one in diagnosis.classes if diagnosis and not adapted else ():
-        published = f" (published: {one.result.expected})" if one.result.expected else ""
-        name = NAMES[one.median.kind]
-        parts.append(f"{name[0].upper()}{name[1:]} have a median k of {one.median.k:.3f}{published}: {one.verdict}.")
-    if active := [one for one in alerts if one["until"] is None]:
-        rules = ", ".join(dict.fromkeys(one["rule"] for one in active))
-        parts.append(f"{len(active)} active alert{'s' if len(active) > 1 else ''}: {rules}.")
+        name, k = NAMES[one.median.kind], f"a median k of {one.median.k:.3f}"
+        if one.result.expected:
+            parts.append(f"{name[0].upper()}{name[1:]} have {k} (published: {one.result.expected}): {one.verdict}.")
+        else:
+            alone.append(f"{name} have {k}, {_drift(one)} from {_start(one)}")
+    if alone:
+        said = "; ".join(alone)
+        parts.append(f"{said[0].upper()}{said[1:]}. No published model is comparable.")
     return " ".join(parts)
+
+
+def _drift(one: KindDiagnosis) -> str:
+    return f"{100 * one.result.drift:+.3g} %".replace("-", "−")
+
+
+def _start(one: KindDiagnosis) -> str:
+    known = {"baseline": "the baseline", "own": "its initialisation"}
+    return known.get(one.result.against) or f"{called(one.result.against)} initialisation"
 
 
 def withheld(history: History) -> list[tuple[int, str]]:
@@ -102,11 +119,9 @@ def _tile_of_class(name: str, one: KindDiagnosis) -> dict[str, str]:
     tones = {"as published": "good", "not as published": "warning"}
     expected = one.result.expected
     published = f"\npublished {expected}" if expected else ""
-    drift = f"{100 * one.result.drift:+.2f} %".replace("-", "−")
-    known = {"baseline": "the baseline", "own": "its initialisation"}
-    against = known.get(one.result.against) or f"{called(one.result.against)} initialisation"
-    detail = f"{one.verdict}{published}\n{drift} from {against}"
-    return _tile(f"k of {NAMES[name]}", f"{one.median.k:.4f}", detail, tones.get(one.verdict, "plain"))
+    verdict = one.verdict if expected else "nothing comparable is published"
+    detail = f"{verdict}{published}\n{_drift(one)} from {_start(one)}"
+    return _tile(f"k of {NAMES[name]}", f"{one.median.k:.3f}", detail, tones.get(one.verdict, "plain"))
 
 
 def _tile_of_forecast(columns: Columns, kinds: list[dict[str, Any]]) -> list[dict[str, str]]:
@@ -120,8 +135,8 @@ def _tile_of_forecast(columns: Columns, kinds: list[dict[str, Any]]) -> list[dic
     names = {c.name for c in columns.components if c.label == kind}
     ends = [median(_of(history, f"lambda_forecast{end}", names)) for end in ("", "_low", "_high")]
     now = median(_of(history, "lambda", names))
-    detail = f"expected within {ends[1]:.4g}–{ends[2]:.4g} · now {now:.4g}"
-    return [_tile(f"λ of {kind} at step {total:,}", f"{ends[0]:.4g}", detail)]
+    detail = f"expected within {ends[1]:.3g}–{ends[2]:.3g} · now {now:.3g}"
+    return [_tile(f"λ of {kind} at step {total:,}", f"{ends[0]:.3g}", detail)]
 
 
 def _of(history: History, column: str, names: set[str]) -> list[float]:

@@ -68,29 +68,33 @@ def draw(view: View, width: int, height: int = ENDLESS, now: float | None = None
     """A renderable of rich, at most ``height`` lines of ``width`` characters; ``now`` is Unix time, by default the clock's."""
     from rich.console import Group
 
-    head = _head(view, width, time.time() if now is None else now)
+    head = _head(view, width, time.time() if now is None else now, whole=height >= ENDLESS)
     alerts = [*view.standing, *view.recent]
-    # Rows that are left once the head, the titles, and a row of each table are drawn: kinds take them first.
+    whole = height >= ENDLESS
+    # Rows that are left once the head, the titles, and a row of each table are drawn. Alerts that stand take them first, to
+    # a third, then kinds.
     room = height - len(head) - 1 - len(view.classes) - 3
+    told = min(len(view.standing), max(1, room // 3)) if view.standing else 0
     rows: list[int] = []
     for wanted in (len(view.kinds), len(view.suspects), len(alerts)):
-        rows.append(min(wanted, max(1, room - (2 - len(rows)))))
+        left = room - (1 - len(rows)) - max(1, told) if len(rows) < 2 else room
+        rows.append(min(wanted, max(1, left)))
         room -= rows[-1]
     gap = [""] if room >= 4 else []
     return Group(
         *head,
         *gap,
-        _classes(view, width),
-        *gap,
-        _kinds(view, rows[0], width),
+        *_alerts(alerts, rows[2], len(view.standing), width, whole),
         *gap,
         *_suspects(view, rows[1], width),
         *gap,
-        *_alerts(alerts, rows[2], len(view.standing), width, whole=height >= ENDLESS),
+        _classes(view, width),
+        *gap,
+        _kinds(view, rows[0], width),
     )
 
 
-def _head(view: View, width: int, now: float) -> list[Any]:
+def _head(view: View, width: int, now: float, whole: bool) -> list[Any]:
     from rich.text import Text
 
     facts = [f"{view.samples:,} samples, the last {ago(now - view.time)}"]
@@ -111,9 +115,9 @@ def _head(view: View, width: int, now: float) -> list[Any]:
         step.append(f" {100 * done:.0f} %", style="not bold")
     return [
         Text.assemble(("weibull-monitor ", "bold"), shortened(view.path, max(10, width - 16)), no_wrap=True),
-        Text(view.model, style="dim", no_wrap=True, overflow="ellipsis"),
+        Text(view.model, style="dim", no_wrap=not whole, overflow="fold" if whole else "ellipsis"),
         step,
-        Text(" · ".join(facts), no_wrap=True, overflow="ellipsis"),
+        Text(" · ".join(facts), no_wrap=not whole, overflow="fold" if whole else "ellipsis"),
     ]
 
 
@@ -173,7 +177,9 @@ def _suspects(view: View, shown: int, width: int) -> list[Any]:
         return []
     title, suspects = _more("worst components", len(view.suspects) - shown), view.suspects[:shown]
     room = width - 18  # for name and reason
-    name = min(max(len(s.name) for s in suspects), max(32, room - max(len(s.why) for s in suspects)))
+    name = min(
+        max(len(_component(s.name, ENDLESS)) for s in suspects), max(32, room - max(len(s.why) for s in suspects))
+    )
     table = _table(title, "k", "R²", " why")
     for n, s in enumerate(suspects):
         why = Text(s.why, style="yellow" if n < view.odd else "dim", overflow="ellipsis")
@@ -208,5 +214,22 @@ def _short(alert: Alert, width: int) -> str:
 
 
 def _component(name: str, width: int) -> str:
-    """A name, shortened if it has to be: first by the ending that nearly all names have."""
-    return name if len(name) <= width else shortened(name.removesuffix(".weight"), width)
+    """A component's name in ``width`` characters or fewer: the block and the end, which says what it is, stay the longest.
+
+    >>> name = "model.language_model.layers.17.self_attn.q_proj.weight"
+    >>> _component(name, 60), _component(name, 33), _component(name, 20), _component(name, 10)
+    ('language_model.layers.17.self_attn.q_proj', 'layers.17.self_attn.q_proj', 'layers.17…q_proj', '17…q_proj')
+    >>> _component("model.layers.3.mlp.experts.12.up_proj.weight[head 2]", 28)
+    'layers.3…12.up_proj[head 2]'
+    """
+    name = name.removeprefix("model.").removesuffix(".weight").replace(".weight[", "[")
+    if len(name) <= width:
+        return name
+    parts = name.split(".")
+    block = next((i for i, part in enumerate(parts) if part.isdecimal()), None)
+    if block is None:
+        return shortened(name, width)
+    heads = [".".join(parts[max(0, block - 1) : block + 1]), parts[block]]
+    tails = [".".join(parts[start:]) for start in range(block + 1, len(parts))]
+    found = [".".join(parts[max(0, block - 1) :]), *(f"{head}…{tail}" for head in heads for tail in tails)]
+    return next((text for text in found if len(text) <= width), shortened(name, width))

@@ -10,7 +10,7 @@ from typing import Final
 from weibull_monitor.analysis import ComparedSample, compared_sample
 from weibull_monitor.analysis.diagnosis import OddMatrix, diagnose
 from weibull_monitor.errors import ConfigurationError, visible
-from weibull_monitor.history.alert import Alert
+from weibull_monitor.history.alert import Alert, rank
 from weibull_monitor.history.follower import CLASSES, FollowedSample, HistoryTail
 from weibull_monitor.history.record import History, RecordedSnapshot
 from weibull_monitor.model.adapters import of_adapters
@@ -18,6 +18,8 @@ from weibull_monitor.model.components import Component
 from weibull_monitor.report.kinds import by_kind, frozen_kinds
 from weibull_monitor.report.text.run import kind_row
 
+ALERTED: Final = 8
+"""How many components with alerts are listed among the worst."""
 RECENT: Final = 5
 """How many cleared alerts are kept."""
 
@@ -77,8 +79,8 @@ class View:
         t_over_tau: Training time in units of τ; None if not known.
         classes: The classes.
         kinds: The kinds, in the model's order.
-        suspects: The worst components, the worst first.
-        odd: How many of these, from the first, the diagnosis lists as odd.
+        suspects: The worst components: those with alerts that stand, then those that the diagnosis lists as odd.
+        odd: How many of these, from the first, have an alert or are odd.
         standing: Alerts that are active, the newest first.
         recent: The last alerts that were cleared.
     """
@@ -110,7 +112,7 @@ def view_of(tail: HistoryTail) -> View | None:
     sample = compared_sample(history)
     spent = list(last.values("t_over_tau").values())
     standing, ended = alerts_now(history.alerts)
-    suspects, odd = _suspects(history, sample)
+    suspects, odd = _suspects(history, sample, standing)
     parameters = record.model.get("parameters")
     size = f"{_si(parameters)} parameters" if isinstance(parameters, int) else ""
     parts = [str(record.model.get("class") or "model"), size, str(sample.attention or "no self-attention was found")]
@@ -190,13 +192,23 @@ def _kinds(points: Sequence[FollowedSample], first: RecordedSnapshot, last: Reco
     return tuple(lines)
 
 
-def _suspects(history: History, sample: ComparedSample) -> tuple[tuple[OddMatrix, ...], int]:
-    """The odd matrices and their number; then the matrix with the lowest R², and the one that drifts most from its kind."""
+def _suspects(history: History, sample: ComparedSample, standing: Sequence[Alert]) -> tuple[tuple[OddMatrix, ...], int]:
+    """Matrices with alerts, odd matrices, and the number of both; then that of the lowest R² and that which drifts most."""
     try:
         odd = diagnose(history).odd
     except ConfigurationError:  # no matrix has a fit
         return (), 0
-    found = {o.name: o for o in odd}
+    by_name = {c.name: c for c in sample.components}
+    found: dict[str, OddMatrix] = {}
+    for alert in sorted(standing, key=lambda one: (-rank(one.finding.severity), one.since)):
+        for name in alert.finding.components if rank(alert.finding.severity) > 1 else ():
+            if name in by_name and name in sample.k and len(found) < ALERTED:
+                why = f"{alert.finding.rule}, since step {alert.since:,}"
+                c = by_name[name]
+                found.setdefault(name, OddMatrix(name, c.label, c.block, sample.k[name], sample.r2[name], why))
+    for o in odd:
+        found.setdefault(o.name, o)
+    known = len(found)
     kinds = [[c for c in members if c.name in sample.k] for members in by_kind(sample.components).values()]
     away: list[tuple[float, Component]] = []
     for members in kinds:
@@ -210,7 +222,7 @@ def _suspects(history: History, sample: ComparedSample) -> tuple[tuple[OddMatrix
         worst.append((c, f"drifts from its kind: {100 * moved:+.2f} %"))
     for c, why in worst:
         found.setdefault(c.name, OddMatrix(c.name, c.label, c.block, sample.k[c.name], sample.r2[c.name], why))
-    return tuple(found.values()), len(odd)
+    return tuple(found.values()), known
 
 
 def _share(points: Sequence[FollowedSample]) -> float | None:

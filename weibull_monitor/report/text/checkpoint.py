@@ -107,7 +107,8 @@ def _blocks(snapshot: RecordedSnapshot, diagnosis: Diagnosis | None) -> list[Lin
     if not values:
         return []
     compared = {name for kind in diagnosis.kinds for name in kind.median.names} if diagnosis else set()
-    bands = [diagnosis.sample.expected(kind) if diagnosis else None for kind in grid.kinds]
+    # A column of one kind among several may have the end of a name after its kind.
+    bands = [diagnosis.sample.expected(kind.partition(" ")[0]) if diagnosis else None for kind in grid.kinds]
     table: list[list[_Cell | None]] = [
         [
             None if k is None else (k, band if compared & set(names) else None)

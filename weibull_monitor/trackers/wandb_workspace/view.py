@@ -7,20 +7,24 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from weibull_monitor.errors import ConfigurationError, MissingDependencyError
-from weibull_monitor.history.snapshot import ATTENTION_SCALE
+from weibull_monitor.history.snapshot import ATTENTION_SCALE, OUTSIDE_OF_BLOCKS
 from weibull_monitor.trackers.bands import PREFIX
-from weibull_monitor.trackers.wandb import HEATMAP, STEP, TABLE
+from weibull_monitor.trackers.wandb import CLASS_FIGURE, HEATMAP, STEP, TABLE
 from weibull_monitor.trackers.wandb_workspace.subject import Subject
 
 NAME: Final = "Weibull monitor"
 MOST_KINDS: Final = 16
 """Most kinds that get a panel of their own: nobody reads a view with hundreds of panels."""
+ONLY_IN_BLOCKS: Final = ("k_min", "lambda_max")
+"""Keys that embeddings and the output layer do not have."""
 EFFECTIVE: Final = "weibull_scaling/effective_sqrt_eta_over_wd"
 ACTIVE: Final = "weibull_alerts/active"
 GRID: Final = 24
 """Width of W&B's grid of panels."""
 COLUMNS: Final = {"Pictures": 2, "Alerts": 2, "Runs": 1}
 """Panels in a row, where there are not three."""
+LOSS: Final = r"^(train/|train_|training_)?loss(_step|_epoch)?$"
+"""The keys under which training frameworks and own loops log the loss."""
 CLOSED: Final = ("Health", "Forces", "Runs")
 """Sections that are closed at first."""
 
@@ -82,10 +86,11 @@ def sections_of(subject: Subject) -> dict[str, list[Panel]]:
         "Shape per kind": [
             _per_kind(subject, "k, median over the blocks", "k", "k"),
             _per_kind(subject, "k of the lowest block", "k_min", "k"),
-            *(_lines(kind, f"weibull_k/{kind}", f"weibull_k_min/{kind}", y="k") for kind in subject.kinds[:MOST_KINDS]),
+            *(_lines(kind, *_shapes(kind), y="k") for kind in subject.kinds[:MOST_KINDS]),
         ],
         "Pictures": [
-            ("MediaBrowser", {"title": "k and its drift, block by kind", "media_keys": [HEATMAP]}),
+            ("MediaBrowser", {"title": "k, λ within its kind, and drift, block by kind", "media_keys": [HEATMAP]}),
+            ("MediaBrowser", {"title": "the classes in the published band", "media_keys": [CLASS_FIGURE]}),
             ("WeavePanelSummaryTable", {"table_name": TABLE}),
         ],
         "Alerts": [
@@ -114,27 +119,26 @@ def sections_of(subject: Subject) -> dict[str, list[Panel]]:
 
 
 def _classes(subject: Subject) -> list[Panel]:
-    panels = []
+    panels = [_lines("training loss", pattern=LOSS, x=None)]
     for name in subject.classes:
         band = (f"{PREFIX}/{name}_low", f"{PREFIX}/{name}_high") if name in subject.bands else ()
         title = f"{name}: k" + (" and the published band" if band else "")
         panels.append(_lines(title, f"weibull_class/{name}_k", *band, y="k"))
     drifts = [f"weibull_class/{name}_drift_pct" for name in subject.classes]
+    panels.append(_per_kind(subject, "λ of the highest block", "lambda_max", "λ"))
     if "selection" in subject.classes:
         panels.append(_lines("scale of attention", ATTENTION_SCALE, f"{ATTENTION_SCALE}_max"))
-    return [*panels, _lines("drift since the start", *drifts, y="%")] if drifts else []
+    return [*panels, _lines("drift since the start", *drifts, y="%")] if drifts else panels
 
 
 def _scale(subject: Subject) -> list[Panel]:
     over_steps = _per_kind(subject, "λ over steps", "lambda", "λ")
-    highest = _per_kind(subject, "λ of the highest block", "lambda_max", "λ")
     if not subject.law:
-        return [over_steps, highest]
+        return [over_steps]
     effective = {"title": "λ against effective √(η/λ_wd)", "x": EFFECTIVE, "title_x": "effective √(η/λ_wd)"}
     return [
         ("LinePlot", over_steps[1] | effective),
         over_steps,
-        highest,
         _per_kind(subject, "λ at the end of the run, as forecast", "scaling/lambda_forecast", "λ"),
         _per_kind(subject, "budget ratio c", "scaling/budget_ratio", "c"),
         _lines("√(η/λ_wd), plain and effective", "weibull_scaling/sqrt_eta_over_wd", EFFECTIVE),
@@ -142,15 +146,23 @@ def _scale(subject: Subject) -> list[Panel]:
     ]
 
 
+def _shapes(kind: str) -> list[str]:
+    return [f"weibull_k/{kind}"] + ([] if kind in OUTSIDE_OF_BLOCKS else [f"weibull_k_min/{kind}"])
+
+
 def _per_kind(subject: Subject, title: str, group: str, y: str = "") -> Panel:
     """One panel with one curve per kind: for the kinds that are known, or else for all that are logged."""
     pattern = None if subject.kinds else f"^weibull_{group}/.*$"
-    return _lines(title, *(f"weibull_{group}/{kind}" for kind in subject.kinds), y=y, pattern=pattern)
+    shown = [kind for kind in subject.kinds if not (group in ONLY_IN_BLOCKS and kind in OUTSIDE_OF_BLOCKS)]
+    return _lines(title, *(f"weibull_{group}/{kind}" for kind in shown), y=y, pattern=pattern)
 
 
-def _lines(title: str, *keys: str, y: str = "", pattern: str | None = None) -> Panel:
-    """Curves over the optimizer steps: of some keys, or of all that match a regular expression."""
-    axes = {"x": STEP, "title_x": "optimizer steps", "title_y": y or None}
+def _lines(title: str, *keys: str, y: str = "", pattern: str | None = None, x: str | None = STEP) -> Panel:
+    """Curves of some keys, or of all that match a regular expression.
+
+    Over the optimizer steps of our rows; with ``x=None`` over what the run itself counts by, for curves of its owner.
+    """
+    axes = {"x": x, "title_x": "optimizer steps" if x else None, "title_y": y or None}
     return "LinePlot", {"title": title, "y": list(keys), "metric_regex": pattern} | axes
 
 

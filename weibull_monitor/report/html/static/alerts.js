@@ -26,7 +26,7 @@
     {
       name: "Found",
       value: (one) => one.value,
-      text: (one) => (one.value === null ? one.quantity : `${one.quantity} ${WM.round(one.value)}`),
+      text: (one) => one.found,
     },
     { name: "Expected", value: (one) => one.expected, text: (one) => one.expected || "–" },
     { name: "What it means", value: (one) => one.meaning, text: (one) => one.meaning },

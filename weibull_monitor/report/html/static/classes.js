@@ -35,7 +35,7 @@
       const text = Array.from(
         k,
         (value, i) =>
-          `${several ? `<b>${WM.plain(run.name)}</b><br>` : ""}step ${WM.whole(run.steps[i])}<br>median k ${WM.fixed(value, 4)}${WM.there(drift[i]) ? `<br>${WM.signed(drift[i], 2)} % since the baseline` : ""}`,
+          `${several ? `<b>${WM.plain(run.name)}</b><br>` : ""}step ${WM.whole(run.steps[i])}<br>median k ${WM.fixed(value, 3)}${WM.there(drift[i]) ? `<br>${WM.signed(drift[i], 2)} % since the baseline` : ""}`,
       );
       data.push(WM.line(run.steps, k, run.name, colourOf(run), text, { showlegend: several }));
     }
@@ -79,7 +79,7 @@
         layer: "below",
         line: { color: WM.colour("muted"), width: 1, dash: "dash" },
       });
-      note(own.start.k, `${own.start.name} initialisation ${WM.fixed(own.start.k, 4)}`, WM.colour("muted"), "bottom");
+      note(own.start.k, `${own.start.name} initialisation ${WM.fixed(own.start.k, 3)}`, WM.colour("muted"), "bottom");
       marks.push(own.start.k);
     }
     const core = WM.extent(...runs.map((run) => WM.floats(of(run), "k")), marks);
@@ -145,6 +145,18 @@
         yaxis: { title: { text: "RMS_q·RMS_k·d_in", standoff: 8 }, type: "log", nticks: 7 },
       },
     };
+  };
+
+  /** Says what the charts show, and nothing that they do not. */
+  WM.showClasses = () => {
+    const run = WM.run();
+    const classes = run.empty ? [] : run.classes;
+    const several = run.steps.length > 1;
+    WM.byId("classes-lead").textContent = [
+      "Median over the matrices of a class (line), and their lowest and highest (shade).",
+      classes.some((one) => one.published) ? "Green: where published models lie." : "Nothing comparable is published.",
+      several && classes.some((one) => one.start) ? "Dashed: the initialisation." : "",
+    ].join(" ");
   };
 
   WM.startClasses = () => {

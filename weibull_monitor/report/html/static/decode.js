@@ -57,12 +57,29 @@
       return unpack(this.series[column], this.components.length, frame, component);
     }
 
-    /** A figure of the heatmap: k, r2, or what has become of k (in per cent) or λ (a factor) since the baseline. */
+    /** A figure of the heatmap: k, r2, λ over the median of its kind, or what has become of k (in per cent) or λ (a factor). */
     figure(quantity, frame, component) {
+      if (quantity === "within") return this.value("lambda", frame, component) / this.usual(frame, component);
       if (quantity === "k" || quantity === "r2" || quantity === "lambda") return this.value(quantity, frame, component);
       if (!this.baseline) return NaN;
       if (quantity === "drift") return 100 * (this.value("k", frame, component) / this.value("k", 0, component) - 1);
       return this.value("lambda", frame, component) / this.value("lambda", 0, component);
+    }
+
+    /** The median λ of a component's kind at a frame, in its own tower: other towers have other widths. */
+    usual(frame, component) {
+      this.medians ??= new Map();
+      const { kind, tower } = this.components[component];
+      const key = `${frame} ${tower || ""} ${kind}`;
+      if (!this.medians.has(key)) {
+        const values = this.components
+          .flatMap((one, i) => (one.kind === kind && one.tower === tower ? [this.value("lambda", frame, i)] : []))
+          .filter(Number.isFinite)
+          .sort((a, b) => a - b);
+        const middle = (values.length - 1) / 2;
+        this.medians.set(key, values.length ? (values[Math.floor(middle)] + values[Math.ceil(middle)]) / 2 : NaN);
+      }
+      return this.medians.get(key);
     }
 
     curve(column, component) {

@@ -47,7 +47,7 @@
   /** The middle of the colours: where nothing has happened. */
   const middleOf = (run, quantity) => {
     if (quantity === "drift") return 0;
-    if (quantity === "growth") return 1;
+    if (quantity === "growth" || quantity === "within") return 1;
     const anchors = run.kinds.map((kind) => kind.start?.k);
     const known = combine(anchors, "median");
     return WM.there(known) ? known : WM.NORMAL;
@@ -62,9 +62,10 @@
     if (experts === "spread") return { low: 0, high: ends[0] || 1, kind: "one" };
     if (quantity === "r2") return { low: Math.min(0.95, ends[1]), high: 1, kind: "low" };
     const middle = middleOf(run, quantity);
-    if (quantity === "growth") {
-      // in doublings
-      const reach = Math.max(Math.log2(1.02), ...ends.map((value) => Math.abs(Math.log2(Math.max(value, 1e-6)))));
+    if (quantity === "growth" || quantity === "within") {
+      // in doublings; one matrix that is out of line is what this is for, and must not be cut off with the outermost values
+      const least = quantity === "within" ? 1.25 : 1.02;
+      const reach = Math.max(Math.log2(least), ...(quantity === "within" ? [values[0], values.at(-1)] : ends).map((value) => Math.abs(Math.log2(Math.max(value, 1e-6)))));
       return { low: -reach, high: reach, log: true, kind: "two" };
     }
     const reach = Math.max(quantity === "drift" ? 1 : 0.01, ...ends.map((value) => Math.abs(value - middle)));

@@ -4,12 +4,14 @@
   const QUANTITIES = [
     ["k", "k"],
     ["drift", "drift of k"],
+    ["within", "λ within its kind"],
     ["growth", "growth of λ"],
     ["r2", "R²"],
   ];
   const TITLES = {
     k: "Shape k",
     drift: "Drift of k since the baseline, %",
+    within: "λ, times the median of its kind",
     growth: "λ, times its baseline",
     r2: "R² of the probability plot's line",
   };
@@ -17,10 +19,11 @@
 
   const show = (quantity, value) =>
     ({
-      k: WM.fixed(value, 4),
+      k: WM.fixed(value, 3),
       drift: `${WM.signed(value, 2)} %`,
-      growth: `× ${WM.fixed(value, 3)}`,
-      r2: WM.fixed(value, 4),
+      within: `× ${WM.round(value)}`,
+      growth: `× ${WM.round(value)}`,
+      r2: WM.fixed(value, 3),
     })[quantity];
 
   const hover = (run, frame, cell, block, kind, value) => {
@@ -30,7 +33,7 @@
       return `${head}${cell.length} matrices, ${WM.state.experts}: ${show(WM.state.quantity, value)}`;
     const drift = run.figure("drift", frame, cell[0]);
     const growth = run.figure("growth", frame, cell[0]);
-    return `${head}k ${WM.fixed(run.value("k", frame, cell[0]), 4)}${WM.there(drift) ? ` (${WM.signed(drift, 2)} %)` : ""}<br>λ ${WM.round(run.value("lambda", frame, cell[0]))}${WM.there(growth) ? ` (× ${WM.fixed(growth, 3)})` : ""}<br>R² ${WM.fixed(run.value("r2", frame, cell[0]), 4)}`;
+    return `${head}k ${WM.fixed(run.value("k", frame, cell[0]), 3)}${WM.there(drift) ? ` (${WM.signed(drift, 2)} %)` : ""}<br>λ ${WM.round(run.value("lambda", frame, cell[0]))}${WM.there(growth) ? ` (× ${WM.round(growth)})` : ""}, × ${WM.round(run.figure("within", frame, cell[0]))} of its kind<br>R² ${WM.fixed(run.value("r2", frame, cell[0]), 3)}`;
   };
 
   const upright = () => WM.narrow();
@@ -39,11 +42,6 @@
     const run = WM.run();
     if (run.empty) return { title: "", message: run.empty };
     const { quantity } = WM.state;
-    if (!run.baseline && (quantity === "drift" || quantity === "growth"))
-      return {
-        title: TITLES[quantity],
-        message: "The run has no sample of step 0 to compare with: look at k itself.",
-      };
     const range = rangeOf(run);
     if (!range) return { title: TITLES[quantity], message: "No matrix has a fit." };
     const frame = WM.frame();
@@ -184,6 +182,13 @@
     if (!experts) WM.state.experts = WM.byId("heat-experts").querySelector("select").value = "median";
     WM.byId("heat-note").textContent = "";
     if (run.empty) return;
+    const offered = QUANTITIES.filter(([name]) => run.baseline || (name !== "drift" && name !== "growth"));
+    if (!offered.some(([name]) => name === WM.state.quantity)) WM.state.quantity = "k";
+    WM.segments(WM.byId("heat-quantity"), "quantity", offered, WM.state.quantity, (value) => {
+      WM.state.quantity = value;
+      WM.state.quantityChosen = true;
+      WM.redraw("heat");
+    });
     slider.max = run.last;
     slider.value = WM.frame();
     const step = WM.whole(run.frameSteps[WM.frame()]);
@@ -208,10 +213,6 @@
         const [i, j] = point.pointIndex || point.pointNumber;
         choose(run, upright() ? i : j, upright() ? j : i);
       });
-    });
-    WM.segments(WM.byId("heat-quantity"), "quantity", QUANTITIES, WM.state.quantity, (value) => {
-      WM.state.quantity = value;
-      WM.redraw("heat");
     });
     WM.byId("heat-experts")
       .querySelector("select")

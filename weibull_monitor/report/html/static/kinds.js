@@ -12,7 +12,7 @@
     quantity === "r2"
       ? { median: WM.floats(kind, "r2") }
       : Object.fromEntries(["median", "low", "high", "se"].map((key) => [key, WM.floats(kind[quantity], key)]));
-  const number = (quantity, value) => (quantity === "lambda" ? WM.round(value) : WM.fixed(value, 4));
+  const number = (quantity, value) => (quantity === "lambda" ? WM.round(value) : WM.fixed(value, 3));
 
   const panel = (label, place, columns, rows) => {
     const suffix = place ? String(place + 1) : "";
@@ -194,10 +194,12 @@
     return range && WM.roomy(range, quantity === "lambda" ? 0 : 0.004);
   };
 
-  WM.startKinds = () => {
-    WM.chart("kinds", build);
+  WM.startKinds = () => WM.chart("kinds", build);
+
+  WM.showKinds = () => {
     WM.segments(WM.byId("kinds-quantity"), "kinds-quantity", QUANTITIES, WM.state.kindsQuantity, (value) => {
       WM.state.kindsQuantity = value;
+      WM.state.kindsChosen = true;
       WM.redraw("kinds");
     });
   };

@@ -7,6 +7,8 @@
     run: 0,
     step: "last",
     quantity: "k",
+    quantityChosen: false, // by hand; until then it is what the alert that stands is about
+    kindsChosen: false,
     experts: "median",
     component: null,
     plot: "last",
@@ -46,6 +48,7 @@
 
   /** A matrix to begin with: that of the gravest alert, else the one whose k has moved furthest from where it was. */
   const firstChoice = (run) => {
+    if (run.standing && run.index.has(run.standing.component)) return run.standing.component;
     const serious = run.alerts.filter((alert) => alert.rank > 1 && run.index.has(alert.component));
     if (serious.length) return serious.reduce((a, b) => (b.rank > a.rank ? b : a)).component;
     let [best, most] = [0, -1];
@@ -65,13 +68,18 @@
     WM.state.run = Math.min(WM.state.run, WM.runs.length - 1);
     const run = WM.run();
     if (run && !run.empty && !run.index.has(WM.state.component)) WM.state.component = firstChoice(run);
+    if (run && !run.empty && !WM.state.quantityChosen) WM.state.quantity = run.standing ? run.standing.colour : "k";
+    if (run && !run.empty && !WM.state.kindsChosen) WM.state.kindsQuantity = run.standing ? run.standing.column : "k";
   };
 
   const show = () => {
     WM.showOverview();
+    WM.showNow();
+    WM.showClasses();
     WM.showFrames();
     WM.showMatrices();
     WM.showChoice();
+    WM.showKinds();
     WM.showLaw();
     WM.showAlerts();
     WM.showPublished();
@@ -109,6 +117,7 @@
   take(first);
   WM.byId("data").textContent = "";
   WM.startTheme(() => WM.redraw());
+  WM.startNow();
   WM.startClasses();
   WM.startHeatmap();
   WM.startProbability();
@@ -123,7 +132,7 @@
   });
   WM.byId("axis").addEventListener("change", (event) => {
     WM.state.axis = event.target.value;
-    WM.redraw("class-selection", "class-transmission", "attention", "kinds", "forecast");
+    WM.redraw("now", "class-selection", "class-transmission", "attention", "kinds", "forecast");
   });
   addEventListener("beforeprint", () => {
     WM.byId("facts-box").open = true;

@@ -2,11 +2,12 @@
 // The head of the page: names, figures to see first, facts.
 (() => {
   const SECTIONS = [
-    ["classes", "Classes"],
+    ["now", "What is wrong"],
     ["heatmap", "Heatmap"],
-    ["probability", "Probability plot"],
-    ["kinds", "Kinds"],
+    ["classes", "Classes"],
     ["law", "Scaling law"],
+    ["kinds", "Kinds"],
+    ["probability", "Probability plot"],
     ["alerts", "Alerts"],
     ["published", "Published models"],
     ["runs", "Runs"],
@@ -36,7 +37,13 @@
     const run = WM.run();
     const several = WM.runs.length > 1;
     WM.byId("title").textContent = several ? `${WM.runs.length} runs` : run.name;
-    WM.byId("headline").textContent = (several ? `${run.name}: ` : "") + (run.empty || run.headline || "");
+    const wrong = run.standing?.sentence || "";
+    WM.fill(
+      WM.byId("headline"),
+      several ? `${run.name}: ` : "",
+      WM.make("strong", { class: wrong ? "wrong" : null }, wrong),
+      (run.empty || run.headline || "").slice(wrong.length),
+    );
     WM.fill(
       WM.byId("tiles"),
       ...(run.empty ? [] : run.tiles).map((tile) =>
@@ -58,11 +65,13 @@
       : `${brief[0]} · ${brief[1]} · ${brief[2] || 0} steps · ${WM.whole(run.steps.length)} ${run.steps.length === 1 ? "sample" : "samples"}`;
     WM.fill(
       WM.byId("nav"),
-      ...SECTIONS.filter(([id]) => id !== "runs" || several).map(([id, text]) =>
+      ...SECTIONS.filter(([id]) => (id !== "runs" || several) && (id !== "now" || run.standing)).map(([id, text]) =>
         WM.make("a", { href: `#${id}` }, text),
       ),
     );
+    WM.byId(run.standing ? "heatmap" : "overview").after(WM.byId("run-box")); // what is wrong comes first
     WM.byId("run-pick").hidden = !several;
+    WM.byId("axis-pick").hidden = !WM.runs.some((one) => one.steps.length > 2);
     WM.options(
       WM.byId("run"),
       WM.runs.map((one, i) => [i, one.name]),

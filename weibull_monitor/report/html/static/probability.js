@@ -35,9 +35,9 @@
     const pairs = [
       ["kind", component.kind],
       ["shape", `${component.shape.join(" × ")} · ${component.dtype}`],
-      [`k at step ${WM.whole(step)}`, WM.fixed(k, 4) + (first ? ` (${WM.signed(100 * (k / first[0] - 1), 2)} %)` : "")],
-      ["λ", WM.round(lambda) + (first ? ` (× ${WM.fixed(lambda / first[1], 3)})` : "")],
-      ["R²", WM.fixed(r2, 4)],
+      [`k at step ${WM.whole(step)}`, WM.fixed(k, 3) + (first ? ` (${WM.signed(100 * (k / first[0] - 1), 2)} %)` : "")],
+      ["λ", WM.round(lambda) + (first ? ` (× ${WM.round(lambda / first[1])})` : "")],
+      ["R²", WM.fixed(r2, 3)],
     ];
     WM.fill(
       WM.byId("matrix-facts"),
@@ -215,6 +215,7 @@
       ]),
       last < 0 ? "" : WM.state.plot === "last" ? "last" : run.plots.steps[plotAt(run)],
     );
+    WM.byId("matrix-pick").hidden = WM.byId("matrix-jump").hidden = run.components.length < 2;
     WM.byId("plot-step").closest("label").hidden = run.plots.steps.length < 2;
   };
 

@@ -36,7 +36,7 @@ const WM = {};
   WM.fixed = (value, digits) => (there(value) ? value.toFixed(digits).replace("-", "−") : "–");
   WM.signed = (value, digits) => (there(value) ? (value > 0 ? "+" : "") + WM.fixed(value, digits) : "–");
   WM.whole = (value) => (there(value) ? value.toLocaleString("en-US") : "–");
-  WM.round = (value, digits = 4) => {
+  WM.round = (value, digits = 3) => {
     if (!there(value)) return "–";
     const text = Number(value.toPrecision(digits));
     const size = Math.abs(text);
