@@ -274,6 +274,23 @@ OLD: Final = (
     "label noise",
 )
 """Faults that thresholds may be chosen with."""
+OLD_TOO: Final = (
+    "η × 15 for a matrix",
+    "columns zeroed",
+    "rows × 4",
+    "low rank added",
+    "five steps at η × 30",
+    "second moment × 0.001",
+    "matrix × 1.5",
+    "matrix × 0.6",
+    "normal instead of trained",
+    "decay × −30",
+    "half of the values noise",
+    "3-bit rounding",
+    "clipped at 1.2 σ",
+    "a quarter from the start",
+)
+"""Those that were added to them later."""
 NEW: Final = (
     "flipped exponent bit",
     "transposed",
@@ -340,7 +357,20 @@ def _faulty() -> list[Case]:
         Case("faults", "mpt", eta=1e-3),
         Case("faults", "granite"),
     )
+    later = (
+        Case("more faults", "neox", schedule="constant"),
+        Case("more faults", "llama_gqa"),
+        Case("more faults", "vit", schedule="constant"),
+        Case("more faults", "t5"),
+        Case("more faults", "bert", schedule="constant"),
+        Case("more faults", "opt"),
+        Case("more faults", "llama", eta=1e-3),
+        Case("more faults", "qwen3", schedule="constant"),
+    )
     cases = []
+    for n, case in enumerate(later):
+        chosen = tuple(OLD_TOO[(n * 7 + j) % len(OLD_TOO)] for j in range(7))
+        cases.append(replace(case, strikes=(183, 127, 203, 155, 271)[n % 5], steps=500, faults=chosen))
     for n, case in enumerate(calibrated):
         chosen = tuple(OLD[(n * 7 + j) % len(OLD)] for j in range(7))
         cases.append(replace(case, strikes=(83, 127, 203, 155, 171)[n % 5], steps=400, faults=chosen))

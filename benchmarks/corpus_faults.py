@@ -187,13 +187,13 @@ def _momentum(world: World) -> None:
                     state[name].mul_(100.0)
 
 
-def _second_moment(world: World) -> None:
+def _second_moment(world: World, factor: float = 1e-4) -> None:
     found = False
     for optimizer in world.optimizers:
         for state in optimizer.state.values():
             for name in ("exp_avg_sq", "moment2"):
                 if name in state:
-                    state[name].mul_(1e-4)
+                    state[name].mul_(factor)
                     found = True
     if not found:
         raise NotHere("second moment")
@@ -313,8 +313,8 @@ def _four_bits(world: World, w: Tensor) -> Tensor:
 
 @_edit(*MATRICES)
 def _merged(world: World, w: Tensor) -> None:
-    a, b = torch.randn(w.shape[0], 4), torch.randn(4, w.shape[1])
-    w.add_(a @ b / 2.0 * w.std())
+    a, b = torch.randn(w.shape[0], 4), torch.randn(4, w[0].numel())
+    w.add_((a @ b / 2.0 * w.std()).view(w.shape))
 
 
 @_edit(*MATRICES)
@@ -352,6 +352,70 @@ def _sparse(world: World, w: Tensor) -> None:
 @_edit(*MATRICES)
 def _outliers(world: World, w: Tensor) -> None:
     w[torch.rand(w.shape) < 0.02] *= 10.0
+
+
+@_edit(*MATRICES)
+def _columns_zeroed(world: World, w: Tensor) -> None:
+    w[:, : max(1, w.shape[1] // 6)] = 0.0
+
+
+@_edit(*MATRICES)
+def _rows_grown(world: World, w: Tensor) -> None:
+    w[: len(w) // 3] *= 4.0
+
+
+@_edit(*MATRICES)
+def _low_rank(world: World, w: Tensor) -> None:
+    w.add_((torch.randn(w.shape[0], 2) @ torch.randn(2, w[0].numel()) / math.sqrt(2.0) * w.std()).view(w.shape))
+
+
+@_edit(*MATRICES)
+def _larger(world: World, w: Tensor) -> None:
+    w.mul_(1.5)
+
+
+@_edit(*MATRICES)
+def _smaller(world: World, w: Tensor) -> None:
+    w.mul_(0.6)
+
+
+@_edit(*MATRICES)
+def _normal(world: World, w: Tensor) -> None:
+    w.normal_(std=float(w.std()))
+
+
+@_edit(*MATRICES)
+def _half_noise(world: World, w: Tensor) -> None:
+    at = torch.rand(w.shape) < 0.5
+    w.copy_(torch.where(at, 1.5 * w.std() * torch.randn(w.shape), w))
+
+
+@_edit(*MATRICES)
+def _three_bits(world: World, w: Tensor) -> Tensor:
+    step = w.abs().amax() / 3
+    return (w / step).round() * step
+
+
+@_edit(*MATRICES)
+def _clipped(world: World, w: Tensor) -> None:
+    w.clamp_(-1.2 * w.std(), 1.2 * w.std())
+
+
+@_edit(*MATRICES)
+def _quarter(world: World, w: Tensor) -> None:
+    w[: len(w) // 4].normal_(std=0.02)
+
+
+def _some_steps(world: World, factor: float, steps: int) -> None:
+    _factor_all(world, factor)
+    left = [steps]
+
+    def count() -> None:
+        left[0] -= 1
+        if not left[0]:
+            world.factors.clear()
+
+    world.after_step.append(count)
 
 
 FAULTS: Final[dict[str, Callable[[World], None]]] = {
@@ -402,4 +466,18 @@ FAULTS: Final[dict[str, Callable[[World], None]]] = {
     "rows permuted": _permuted,
     "sparsified": _sparse,
     "outliers in a matrix": _outliers,
+    "η × 15 for a matrix": lambda world: _factor_one(world, 15.0, *MATRICES),
+    "columns zeroed": _columns_zeroed,
+    "rows × 4": _rows_grown,
+    "low rank added": _low_rank,
+    "five steps at η × 30": lambda world: _some_steps(world, 30.0, 5),
+    "second moment × 0.001": lambda world: _second_moment(world, 1e-3),
+    "matrix × 1.5": _larger,
+    "matrix × 0.6": _smaller,
+    "normal instead of trained": _normal,
+    "decay × −30": lambda world: _decay(world, -30.0),
+    "half of the values noise": _half_noise,
+    "3-bit rounding": _three_bits,
+    "clipped at 1.2 σ": _clipped,
+    "a quarter from the start": _quarter,
 }

@@ -9,7 +9,7 @@ import numpy as np
 
 from weibull_monitor.alerts.component_arrays import JudgedGroup
 from weibull_monitor.alerts.rules.groups import GroupResults, group_error, group_median
-from weibull_monitor.alerts.rules.movement import AS_OTHERS, MIN_INTERVALS, shift_result, unlike_others, usual_movement
+from weibull_monitor.alerts.rules.movement import AS_OTHERS, MIN_INTERVALS, shift_result, unlike_both, unlike_others, usual_movement
 from weibull_monitor.alerts.rules.result import RuleResult
 from weibull_monitor.alerts.settings import SelectionDrift, SelectionRange, SelectionShift
 from weibull_monitor.alerts.statistics import quiet
@@ -70,7 +70,11 @@ def selection_shift(window: SampleWindow, settings: SelectionShift) -> RuleResul
     before, now = window.before("k"), window.now("k")
     with quiet():
         usual = np.sqrt(move.size**2 + window.now("k_se") ** 2 + (AS_OTHERS * move.others) ** 2)
-        besides = unlike_others(window, move.last, move.others, window.now("k_se"), settings)
+        error = window.now("k_se")
+        besides = np.fmax(
+            unlike_others(window, move.last, move.others, error, settings),
+            unlike_both(window, move.last, move, error, (settings.both, settings.change), settings.sure),
+        )
     return shift_result(
         window,
         "k",

@@ -7,12 +7,20 @@ from typing import Final
 import numpy as np
 
 from weibull_monitor.alerts.rules.groups import GroupResults, group_error, group_median
-from weibull_monitor.alerts.rules.movement import AS_OTHERS, MIN_INTERVALS, suddenness, unlike_others, usual_movement
+from weibull_monitor.alerts.rules.movement import (
+    AS_OTHERS,
+    MIN_INTERVALS,
+    suddenness,
+    unlike_both,
+    unlike_others,
+    usual_movement,
+)
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result
 from weibull_monitor.alerts.settings import BodyBreak, LayerOutlier, TransmissionExit
 from weibull_monitor.alerts.statistics import Bools, Floats, median_of, quiet, spread_of
 from weibull_monitor.alerts.window import SampleWindow
 from weibull_monitor.analysis.published import FEED_FORWARD, LAST_SHALLOW_BLOCK, published_medians
+from weibull_monitor.measure.weibull import anchors
 
 LOOKBACK: Final = 8
 """Past intervals that `body_break` looks at."""
@@ -219,12 +227,17 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
             usual = np.sqrt(move.size**2 + error**2 + (AS_OTHERS * move.others) ** 2)
             k_z, k_strength = suddenness(move.last - move.centre, usual, settings.z, settings.change)
             k_strength = np.fmax(k_strength, unlike_others(window, move.last, move.others, error, settings))
+            limits = settings.both, settings.change
+            k_strength = np.fmax(k_strength, unlike_both(window, move.last, move, error, limits, settings.sure))
             by_k = ~components.selection & window.warm & (k_strength > np.nan_to_num(strength))
             strength, z = np.where(by_k, k_strength, strength), np.where(by_k, k_z, z)
         # R² below its limit: strength 1 at the limit, whatever was usual.
         below = (1.0 - r2) / (1.0 - settings.r2)
         by_k &= ~(below > strength)
-        sudden = np.nan_to_num(strength) >= 1.0
+        # What began at zero comes to the shape of the others by and by, which is not a break.
+        normal = anchors()["normal"].k
+        nearer = np.abs(window.now("k") - normal) <= np.abs(window.before("k") - normal)
+        sudden = (np.nan_to_num(strength) >= 1.0) & ~(~np.isfinite(start) & nearer)
         strength = np.fmax(below, strength)
     return rule_result(
         strength=np.where(components.body & (components.numel >= MIN_ELEMENTS), strength, 0.0),
