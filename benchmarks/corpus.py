@@ -132,6 +132,11 @@ class Training:
                 world.earlier = {name: p.detach().clone() for name, p in self.model.named_parameters()}
 
     def _events(self) -> None:
+        if self.case.event == "resumed" and self.step == self.case.steps // 2:  # without what the monitor knew before
+            self.monitor.close(sample_last=False)
+            shutil.rmtree(self.place)
+            self.largest = {}
+            self.monitor = self._monitor(None)
         if self.case.event == "unfreezing" and self.step in (self.case.steps // 3, 2 * self.case.steps // 3):
             _freeze(self.model, 0.5 if self.step < self.case.steps // 2 else 0.0)
 

@@ -52,7 +52,7 @@ class Case:
         layout: Of parameter groups, as `corpus_optimizers` has them.
         dtype: Of the weights.
         event: What ordinary thing happens: ``lora``, ``unfreezing``, ``frozen embeddings``, ``curriculum``, ``accumulation``,
-            ``uniform``, ``fine-tuning``; empty for none.
+            ``uniform``, ``fine-tuning``, ``resumed``; empty for none.
         clip: Largest gradient norm; 0 for any.
         warmup: Steps of rising η.
         steps: Optimizer steps.
@@ -250,6 +250,21 @@ def _healthy() -> list[Case]:
         Case("accumulation", "gemma2", event="accumulation"),
         Case("uniform", "glm4", event="uniform"),
         Case("strong decay", "qwen2", weight_decay=1.0, schedule="constant"),
+        # More ordinary events.
+        Case("jump", "llama", schedule="jump"),
+        Case("jump", "vit", schedule="jump"),
+        Case("jump", "opt", "lion", schedule="jump", eta=3e-4),
+        Case("resumed", "gpt2", event="resumed"),
+        Case("resumed", "t5", event="resumed", schedule="constant"),
+        Case("unfreezing", "llama_gqa", event="unfreezing"),
+        Case("jump", "falcon", schedule="jump"),
+        Case("jump", "gemma3", schedule="jump"),
+        Case("jump", "roberta", schedule="jump"),
+        Case("resumed", "granite", event="resumed"),
+        Case("resumed", "phi3", event="resumed", schedule="constant"),
+        Case("unfreezing", "qwen2", event="unfreezing"),
+        Case("unfreezing", "olmo2", event="unfreezing"),
+        Case("restarts", "stablelm", schedule="restarts", warmup=10),
     ]
     return cases
 

@@ -113,7 +113,10 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         limit = np.where(fallen, settings.both_fall, settings.both * np.where(free, FREE, 1.0))
         beyond = np.where(fallen, move.last + decay, move.last)
         limits = limit, np.where(fallen, settings.fall, settings.change)
-        besides = np.fmax(besides, unlike_both(window, beyond, move, noise, limits, settings.sure))
+        besides = np.fmax(besides, unlike_both(window, beyond, move, noise, limits, type(settings).sure))
+        # A higher η moves all matrices, so there are no others to be unlike; the past is what it was before the jump.
+        after = np.abs(move.last) / (settings.both * np.hypot(move.own, noise))
+        besides = np.where(window.jumped & (after >= 1.0), np.fmax(besides, type(settings).sure * after), besides)
     now, before = window.now("lambda"), window.before("lambda")
     return shift_result(
         window,

@@ -73,7 +73,7 @@ def selection_shift(window: SampleWindow, settings: SelectionShift) -> RuleResul
         error = window.now("k_se")
         besides = np.fmax(
             unlike_others(window, move.last, move.others, error, settings),
-            unlike_both(window, move.last, move, error, (settings.both, settings.change), settings.sure),
+            unlike_both(window, move.last, move, error, (settings.both, settings.change), type(settings).sure),
         )
     return shift_result(
         window,

@@ -228,7 +228,7 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
             k_z, k_strength = suddenness(move.last - move.centre, usual, settings.z, settings.change)
             k_strength = np.fmax(k_strength, unlike_others(window, move.last, move.others, error, settings))
             limits = settings.both, settings.change
-            k_strength = np.fmax(k_strength, unlike_both(window, move.last, move, error, limits, settings.sure))
+            k_strength = np.fmax(k_strength, unlike_both(window, move.last, move, error, limits, type(settings).sure))
             by_k = ~components.selection & window.warm & (k_strength > np.nan_to_num(strength))
             strength, z = np.where(by_k, k_strength, strength), np.where(by_k, k_z, z)
         # R² below its limit: strength 1 at the limit, whatever was usual.
