@@ -50,7 +50,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--held-out", action="store_true")
-    parser.add_argument("--own-styles", action="store_true", help="models that no library has; with QK-norm none may be named")
+    parser.add_argument(
+        "--own-styles", action="store_true", help="models that no library has; with QK-norm none may be named"
+    )
     parser.add_argument("--only-existing", action="store_true", help="judge the trainings that are there")
     options = parser.parse_args()
     counted: Counter[tuple[str, int, str]] = Counter()

@@ -18,7 +18,11 @@ from weibull_monitor.history.alert import Alert, rank
 
 STRONGER_RULES: Final = {"scale_shift": ("impossible_change", "nonfinite"), "unchanged": ("nonfinite",)}
 """A rule skips a component where one of these stronger rules found the same fault at the same sample."""
-EXPLAINED_BY: Final = {"attention_scale": ("impossible_change",), "layer_outlier": ("initialised_anew",)}
+EXPLAINED_BY: Final = {
+    "attention_scale": ("impossible_change",),
+    "layer_outlier": ("initialised_anew", "impossible_change"),
+    "scale_runaway": ("impossible_change",),
+}
 """A rule skips a component while an alert of one of these rules stands, whose jump it would find again and again."""
 
 

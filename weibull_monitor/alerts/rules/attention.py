@@ -9,6 +9,7 @@ import numpy as np
 
 from weibull_monitor.alerts.component_arrays import Ints
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result
+from weibull_monitor.alerts.rules.words import between
 from weibull_monitor.alerts.settings import AttentionScale
 from weibull_monitor.alerts.statistics import Bools, Floats, median_of, quiet
 from weibull_monitor.alerts.window import SampleWindow
@@ -126,10 +127,10 @@ def attention_scale(window: SampleWindow, settings: AttentionScale) -> RuleResul
     def meaning(i: int) -> str:
         n = owner[i]
         return (
-            f"The scale of attention logits, RMS_q·RMS_k·d_in, went from {usual[n]:.3g} to {now[n]:.3g} since step "
-            f"{int(since[n])}, and W_q and W_k moved {ratio[n]:.2g} times as far as the other matrices of the block: their "
-            "attention is about to collapse onto single keys. Lower the learning rate of W_q and W_k, or go back to a "
-            "checkpoint from before and add QK-norm."
+            f"The scale of attention logits, RMS_q·RMS_k·d_in, {between(usual[n], now[n], int(since[n]))}, and W_q and W_k moved "
+            f"{ratio[n]:.2g} times as far as the other matrices of the block: attention is about to collapse onto single keys. "
+            "Check first the learning rate of W_q and W_k against that of the others, and lower it. If they are equal, go back "
+            "to a checkpoint from before and add QK-norm."
         )
 
     return rule_result(

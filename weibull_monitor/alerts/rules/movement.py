@@ -119,7 +119,12 @@ def unlike_others(window: SampleWindow, moved: Floats, others: float, noise: Flo
 
 
 def unlike_both(
-    window: SampleWindow, moved: Floats, move: Movement, noise: Floats, limits: tuple[float | Floats, float | Floats], sure: float
+    window: SampleWindow,
+    moved: Floats,
+    move: Movement,
+    noise: Floats,
+    limits: tuple[float | Floats, float | Floats],
+    sure: float,
 ) -> Floats:
     """Strength of movements unlike a matrix's own past and unlike those of the other matrices in the interval, (components,).
 
@@ -171,6 +176,9 @@ def shift_result(
         z, strength = suddenness(last - centre, usual, *thresholds)
         ends = [centre + sign * thresholds[0] * usual for sign in (-1.0, 1.0)]
         low, high = (before * np.exp(end) if column.startswith("log ") else before + end for end in ends)
+        # What is found for another reason may be within the usual range, which then says nothing.
+        inside = (window.now(name) >= low) & (window.now(name) <= high)
+        low, high, z = (np.where(inside, np.nan, shown) for shown in (low, high, z))
     strength = np.fmax(strength, besides)
     levels = {"levels": window.now(name)[None], "before": before[None], "level_names": (quantity,)}
     return rule_result(np.where(judged, strength, 0.0), 2, quantity, window.now(name), meaning, low, high, z, **levels)

@@ -7,9 +7,17 @@ from typing import Final
 
 import numpy as np
 
-from weibull_monitor.alerts.rules.movement import AS_OTHERS, MIN_INTERVALS, shift_result, unlike_both, unlike_others, usual_movement
+from weibull_monitor.alerts.rules.movement import (
+    AS_OTHERS,
+    MIN_INTERVALS,
+    shift_result,
+    suddenness,
+    unlike_both,
+    unlike_others,
+    usual_movement,
+)
 from weibull_monitor.alerts.rules.result import RuleResult, graded, rule_result
-from weibull_monitor.alerts.rules.words import SE_LAMBDA, apart, cause_of
+from weibull_monitor.alerts.rules.words import SE_LAMBDA, apart, between, cause_of, cause_of_shift
 from weibull_monitor.alerts.settings import ImpossibleChange, ScaleRunaway, ScaleShift, ScaleStall
 from weibull_monitor.alerts.statistics import median_of, quiet, resolution, spread_of
 from weibull_monitor.alerts.window import SampleWindow
@@ -118,6 +126,8 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         after = np.abs(move.last) / (settings.both * np.hypot(move.own, noise))
         besides = np.where(window.jumped & (after >= 1.0), np.fmax(besides, type(settings).sure * after), besides)
     now, before = window.now("lambda"), window.before("lambda")
+    with quiet():
+        strength = np.fmax(suddenness(move.last - centre, usual, settings.z * share, change)[1], besides)
     return shift_result(
         window,
         "log lambda",
@@ -126,9 +136,8 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         components.trainable & window.warm,
         "λ",
         lambda i: (
-            f"λ went from {before[i]:.4g} to {now[i]:.4g} since step {window.steps[-2]}; a usual change in this time is "
-            f"{100 * centre[i]:+.1f} %. η is {_known(window, 'eta', i)} and λ_wd {_known(window, 'weight_decay', i)}: check "
-            "that these are the values you set. If they are, check the last batches and, after a resumption, the checkpoint."
+            f"λ {between(before[i], now[i], window.steps[-2])}, by {100 * np.expm1(move.last[i]):+.1f} %; a usual change in this "
+            f"time is {100 * centre[i]:+.1f} %. " + cause_of_shift(window, i, strength >= 1.0)
         ),
         besides,
     )
@@ -159,8 +168,12 @@ def scale_runaway(window: SampleWindow, settings: ScaleRunaway) -> RuleResult | 
         quantity="budget ratio c",
         value=c,
         high=settings.ratio * usual,
-        meaning="λ has grown much further than in the other matrices for the same steps. Check the learning rate of this "
-        "matrix, the attention logits if it is a W_q or W_k, and whether it was rescaled.",
+        meaning=lambda i: (
+            f"λ {between(window.baseline['lambda'][i], window.now('lambda')[i], 0)}, {c[i] / usual:.2g} times as far as in the "
+            "other matrices for the same steps. Check first the learning rate of its parameter group against that of the "
+            "others. If it is the same, it was rescaled, or its gradients all point one way"
+            + (": lower the rate of W_q and W_k." if components.selection[i] else ": go back to the last checkpoint.")
+        ),
     )
 
 
@@ -187,11 +200,13 @@ def scale_stall(window: SampleWindow, settings: ScaleStall) -> RuleResult | None
         quantity="share of the usual speed",
         value=share,
         low=settings.share,
-        meaning="k and λ move at only this share of their usual speed, although η is not low. Check for updates lost in rounding "
-        "(bf16 weights without a master copy), a parameter group with a wrong learning rate, and a vanished gradient.",
+        meaning=lambda i: (
+            f"Since step {window.steps[-3]}, k and λ have moved at {100 * share[i]:.2g} % of the speed that they had before, "
+            f"although η is {window.now('eta')[i]:.3g}. "
+            + (
+                "Check first whether updates are lost in rounding: keep a master copy in fp32."
+                if window.components.precision[i] > COARSE
+                else "Check first the learning rate of its parameter group; then whether its gradient has vanished."
+            )
+        ),
     )
-
-
-def _known(window: SampleWindow, column: str, index: int) -> str:
-    value = window.now(column)[index]
-    return f"{value:.3g}" if np.isfinite(value) else "not known"
