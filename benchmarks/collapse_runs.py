@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sysconfig
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -307,7 +308,7 @@ def train(training: Training, place: Path) -> Path:
     if training.init == "trained":
         model.load_state_dict(torch.load(_pretrained(training, place)))
     kinds = {c.parameter: c.component_class for c in discover(model).components if c.part is None}
-    chosen = {name for name, kind in kinds.items() if kind in ("selection", "mixed")}
+    chosen = {name for name, kind in kinds.items() if kind in ("selection", "mixed") or re.search(r"\bWqkv\b", name)}
     q = [p for name, p in model.named_parameters() if name in chosen]
     rest = [p for name, p in model.named_parameters() if name not in chosen]
     groups, eta = [{"params": q}, {"params": rest}], training.eta

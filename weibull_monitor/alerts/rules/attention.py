@@ -20,6 +20,13 @@ MIN_BODY: Final = 2
 """Other matrices that a block needs, for q and k to be compared with them; else those of the whole model are taken."""
 CLEAR: Final = 0.8
 """Strength below which an alert may clear, so that nothing has to be computed."""
+EARLY: Final = 64
+"""Up to this step, displacements since the baseline are those of the optimizer's first steps, which have one size: W_q and W_k
+of healthy runs move up to four times as far as the others, so less growth is enough."""
+EARLY_ADDED: Final = 0.25
+"""Share of ``added`` that is enough then."""
+EARLY_GROWTH: Final = 0.4
+"""Share of ln ``growth`` that is enough then."""
 NOISE: Final = 4e-4
 """Change of the square of an RMS, as a share, that its resolution can make."""
 
@@ -98,7 +105,11 @@ def attention_scale(window: SampleWindow, settings: AttentionScale) -> RuleResul
     with quiet():
         for before, spent, step in starts:
             start = pairs.factor * before[pairs.query] * before[pairs.key]
-            grown = np.minimum((now - start) / settings.added, np.log(now / start) / np.log(settings.growth))
+            first = step != step and window.steps[-1] <= EARLY
+            added, growth = settings.added, float(np.log(settings.growth))
+            if first:
+                added, growth = EARLY_ADDED * added, EARLY_GROWTH * growth
+            grown = np.minimum((now - start) / added, np.log(now / start) / growth)
             if not (grown >= CLEAR).any():
                 continue  # nearly always
             left = before**2 * np.exp(-2.0 * (decay[-1] - spent))  # what decay has left of the start, (components,)
