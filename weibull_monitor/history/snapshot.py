@@ -222,7 +222,7 @@ class Snapshot:
         """The flat metrics of this sample: finite floats by key. A value that does not exist has no key.
 
         Args:
-            detail: ``"kind"`` for some 80 keys whatever the model's depth; ``"component"`` for three more per component,
+            detail: ``"kind"`` for at most 80 keys whatever the model's depth; ``"component"`` for three more per component,
                 except experts.
         """
         # Only fits that exist count: a matrix without one must not hide the others of its kind.
@@ -240,12 +240,12 @@ class Snapshot:
             if not foretold:  # a median over some of the matrices would not go with λ, the median over all
                 del out[f"weibull_scaling/lambda_forecast/{kind}"]
             # A median hides one bad matrix, the extreme shows it.
-            out[f"weibull_k_min/{kind}"] = min(fits[name].k for name in names)
             out[f"weibull_r2_min/{kind}"] = min(fits[name].r2 for name in names)
             out |= self._tail_metrics(kind, [name for name in names if name in self.baseline])
             if kind in OUTSIDE_OF_BLOCKS:
                 del out[f"weibull_scaling/lambda_ratio/{kind}"]  # the law fails there
             else:
+                out[f"weibull_k_min/{kind}"] = min(fits[name].k for name in names)
                 out[f"weibull_lambda_max/{kind}"] = max(fits[name].lambda_ for name in names)
             if detail == "component" and foretold:
                 for end in ("low", "high"):
@@ -328,7 +328,7 @@ ATTENTION_SCALE: Final = "weibull_selection/attention_scale"
 TAIL_MOVED: Final = {"p999_p50": math.log(1.1), "max_over_rms": math.log(1.25)}
 """|ln| of the ratio to the baseline from which the tail of a kind is logged; noise of the largest of 10⁴ values is 0.08."""
 OUTSIDE_OF_BLOCKS: Final = frozenset({"embedding", "lm_head"})
-"""Kinds of which a model has one matrix: its λ is the highest."""
+"""Kinds of which a model has one matrix: its k is the lowest, and its λ the highest."""
 _MEDIANS: Final = {
     "weibull_k": ("fits", "k"),
     "weibull_lambda": ("fits", "lambda_"),

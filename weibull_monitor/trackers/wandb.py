@@ -42,6 +42,7 @@ GROUPS: Final = (
     "tail",
     "scaling",
     "force",
+    "update",
     "health",
     "component",
     "pictures",

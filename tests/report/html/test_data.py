@@ -84,7 +84,8 @@ def test_curves_of_classes_and_kinds_are_what_was_logged(
     assert kinds == {"embedding", "attn_q", "attn_k", "attn_v", "attn_o", "ffn_gate", "ffn_up", "ffn_down", "lm_head"}
     for kind in data["kinds"]:
         close(kind["k"]["median"], f"weibull_k/{kind['name']}")
-        close(kind["k"]["low"], f"weibull_k_min/{kind['name']}")
+        if kind["name"] not in ("embedding", "lm_head"):  # one matrix, which is the lowest
+            close(kind["k"]["low"], f"weibull_k_min/{kind['name']}")
         close(kind["lambda"]["median"], f"weibull_lambda/{kind['name']}")
         close(kind["r2"], f"weibull_r2_min/{kind['name']}")
         close(kind["law"]["ratio"], f"weibull_scaling/budget_ratio/{kind['name']}")
