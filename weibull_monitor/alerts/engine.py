@@ -11,7 +11,6 @@ import numpy as np
 
 from weibull_monitor.alerts.rule_state import RuleState
 from weibull_monitor.alerts.rules import RULES, RuleResult
-from weibull_monitor.alerts.rules.attention import with_partners
 from weibull_monitor.alerts.settings import AlertSettings, RuleSettings
 from weibull_monitor.alerts.window import Sample, SampleWindow
 from weibull_monitor.history.alert import Alert, rank
@@ -126,8 +125,11 @@ class Engine:
         for other in EXPLAINED_BY.get(name, ()):
             if other in self._states:
                 out |= self._states[other].active
-        if name == "attention_scale":
-            out = with_partners(self._window, out)
+        if result.together is not None:  # what explains one of two explains the other
+            one, other = result.together
+            explained = out.copy()
+            out[one] |= explained[other]
+            out[other] |= explained[one]
         settings = self._settings_of(name)
         severity = np.where(result.strength < settings.sure, 1, np.minimum(result.severity, rank(settings.at_most)))
         return replace(result, strength=np.where(out, 0.0, result.strength), severity=severity.astype(np.int8))

@@ -11,7 +11,7 @@ from weibull_monitor.alerts.component_arrays import Ints
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result
 from weibull_monitor.alerts.rules.words import between
 from weibull_monitor.alerts.settings import AttentionScale
-from weibull_monitor.alerts.statistics import Bools, Floats, median_of, quiet
+from weibull_monitor.alerts.statistics import Floats, median_of, quiet
 from weibull_monitor.alerts.window import SampleWindow
 
 LAGS: Final = (1, 2, 4, 8)
@@ -29,17 +29,6 @@ EARLY_GROWTH: Final = 0.4
 """Share of ln ``growth`` that is enough then."""
 NOISE: Final = 4e-4
 """Change of the square of an RMS, as a share, that its resolution can make."""
-
-
-def with_partners(window: SampleWindow, members: Bools) -> Bools:
-    """These components, bool (components,), and what makes the keys to their queries, or the queries to their keys."""
-    if "attention" not in window.kept or not members.any():
-        return members
-    pairs: _Pairs = window.kept["attention"]
-    out = members.copy()
-    out[pairs.query] |= members[pairs.key]
-    out[pairs.key] |= members[pairs.query]
-    return out
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,4 +140,5 @@ def attention_scale(window: SampleWindow, settings: AttentionScale) -> RuleResul
         value=value,
         meaning=meaning,
         high=low + settings.added,
+        together=(pairs.query, pairs.key),
     )

@@ -32,6 +32,7 @@ class RuleResult:
             an alert clears, it says where they are.
         before: The same at the sample before.
         level_names: Names of the levels.
+        together: Indices of components that are judged two by two, each of shape (pairs,); None if each is judged by itself.
         lasting: Whether an alert stands until the levels are back, and not only until nothing more jumps.
     """
 
@@ -47,6 +48,7 @@ class RuleResult:
     before: Floats | None = None
     level_names: tuple[str, ...] = ()
     lasting: bool = False
+    together: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]] | None = None
 
 
 def strongest(found: Sequence[RuleResult], **more: Any) -> RuleResult:
