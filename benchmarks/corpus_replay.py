@@ -205,7 +205,8 @@ def _published_run(name: str, steps: dict[int, dict[str, tuple[float, float]]], 
             "eta_sum": np.full(len(k), eta[:step].sum() if step else math.nan),
             "update_max": np.full(len(k), 7.27 if step else math.nan),
         }
-        columns = {c: tuple(v if math.isfinite(v) else None for v in given[c].tolist()) for c in READ}
+        unknown = np.full(len(k), math.nan)
+        columns = {c: tuple(v if math.isfinite(v) else None for v in given.get(c, unknown).tolist()) for c in READ}
         samples.append(RecordedSnapshot(step, 0.0, components, columns))
     return Run({"folder": f"published/{name}", "group": "evaluation", "family": "published"}, tuple(samples), ())
 
