@@ -34,6 +34,7 @@ import torch
 from corpus_cases import Case, cases
 from corpus_families import Task, build
 from corpus_faults import FAULTS
+from corpus_faults_more import FAULTS_TOO
 from corpus_optimizers import make, rate
 from corpus_world import NotHere, World
 from torch import nn
@@ -220,7 +221,7 @@ def train(case: Case, root: Path) -> list[dict[str, Any]]:
             twin = training.branch(folder, case.seed + n)
             try:
                 with torch.no_grad():
-                    FAULTS[fault](twin.world)
+                    (FAULTS | FAULTS_TOO)[fault](twin.world)
                 twin.run(case.strikes + AFTER)
             except NotHere:
                 twin.monitor.close(sample_last=False)

@@ -25,6 +25,8 @@ from weibull_monitor.model.components import Component
 from weibull_monitor.monitor.schedule import Schedule
 
 CADENCES: Final = (10, 50, 100)
+MOST: Final = 0.8
+"""From this share of all matrices on, Inf and NaN have spread, and nothing tells where they began."""
 PUBLISHED: Final = Path("/work/shared/reference/published_layers.csv.gz")
 
 
@@ -140,7 +142,8 @@ class Judged:
 
     Attributes:
         within: Samples after the fault until an alert; None if there was none in two.
-        first: Whether the worst matrix of the first alert is a struck one; None if the fault is not in particular matrices.
+        first: Whether the worst matrix of the first alert is a struck one; None if the fault is not in particular matrices, or if
+            NaN has spread to most of them by then.
         rules: Rules of the alerts within two samples.
         visible: `visibility`.
         before: Alerts before the fault.
@@ -159,8 +162,11 @@ def judge(run: Run, twin: Run, every: int, settings: AlertSettings) -> Judged:
     later = [s.step for s in samples if s.step > struck]
     soon = [a for a in alerts if a.step in later[:2]]
     first = None
-    if wanted and soon:
-        at_once = [a for a in soon if a.step == soon[0].step]
+    at_once = [a for a in soon if a.step == soon[0].step]
+    everywhere = any(
+        a.finding.rule == "nonfinite" and a.finding.count > MOST * len(samples[-1].components) for a in at_once
+    )
+    if wanted and soon and not everywhere:
         first = any(a.finding.component in wanted for a in at_once)
     return Judged(
         within=later.index(soon[0].step) + 1 if soon else None,
