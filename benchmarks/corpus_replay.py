@@ -241,8 +241,9 @@ def _component(matrix: str) -> Component:
 
 
 def runs(root: Path, group: str | None = None) -> Iterator[Run]:
-    """The runs of a corpus that are there."""
+    """The runs of a corpus that are there; faulty ones with their twin."""
     for case in sorted(root.glob("*/case.json")):
         run = load(root, case.parent.name)
-        if group in (None, run.entry["group"]):
+        finished = run.entry["fault"] is None or (root / run.entry["twin"] / "case.json").exists()
+        if finished and group in (None, run.entry["group"]):
             yield run

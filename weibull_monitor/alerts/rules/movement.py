@@ -73,7 +73,7 @@ def usual_movement(window: SampleWindow, column: str, lookback: int) -> Movement
         size = np.sqrt(spread_of(past, centre) ** 2 + median_of(np.abs(past)) ** 2)
         count = np.isfinite(past).sum(axis=0)
         enough = count >= _needed(window, lookback)
-        own = np.where(enough, np.sqrt(np.nansum(own**2, axis=0) / count), np.nan)
+        own = np.where(enough, np.sqrt(np.where(np.isfinite(own), own * own, 0.0).sum(axis=0) / count), np.nan)
         alike = (ratio <= SIMILAR_RATIO).sum(axis=0).astype(float)
         body = np.abs(moves[-1][window.components.body & window.components.trainable])
         others = float(median_of(body[:, None])[0]) if len(body) >= MIN_OTHERS else 0.0

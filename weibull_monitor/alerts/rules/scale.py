@@ -94,27 +94,29 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         return None
     components = window.components
     body = components.body & components.trainable
+    jumped = window.jumped
     with quiet():
         move = usual_movement(window, "log lambda", settings.lookback)
         noise = SE_LAMBDA * window.now("k_se") / window.now("k")  # all arrays: (components,)
         least = noise**2 + settings.floor**2
         reach = np.where(components.body, BODY_REACH, OTHER_REACH) * window.now("work") / window.now("rms")
         unexplained = np.where(np.isfinite(window.now("update_max")), reach, OTHER_REACH) / (1.0 + move.alike) ** 2
-        allowed = np.where(window.jumped, 0.0, unexplained**2 + (AS_OTHERS * move.others) ** 2)
+        allowed = np.where(jumped, 0.0, unexplained**2 + (AS_OTHERS * move.others) ** 2)
         rise = np.sqrt(move.size**2 + least + allowed)
         # A fall: what it is beyond weight decay, which does not touch what is no matrix.
         rates = window["weight_decay"][-settings.lookback - 1 :]
         usual_decay = rates[-1] if (rates[0] == rates[-1]).all() else median_of(rates[:-1])
         decay = np.nan_to_num(usual_decay * window.now("work"), nan=0.0)
-        past = np.minimum(move.past, 0.0)  # (intervals, components)
-        fall = np.sqrt(median_of(past**2) + spread_of(past, median_of(past)) ** 2 + least)
         fallen = np.isfinite(move.centre) & (move.last + decay < 0.0)
+        past = np.minimum(move.past[:, fallen], 0.0)  # (intervals, fallen ones)
+        fall = np.full(len(components), np.nan)
+        fall[fallen] = np.sqrt(median_of(past**2) + spread_of(past, median_of(past)) ** 2 + least[fallen])
         falling = fallen & ((move.last + decay) / fall <= -COMMON * settings.z)
         common = bool(len(falling[body]) > MIN_INTERVALS and falling[body].mean() > 0.5)
         share = np.where(falling & common, COMMON, np.where(components.body, 1.0, UNLIKE_BLOCKS))
-        share = np.where(window.jumped, AFTER_JUMP, share)
+        share = np.where(jumped, AFTER_JUMP, share)
         centre, usual = np.where(fallen, -decay, move.centre), np.where(fallen, fall, rise)
-        change = np.where(fallen, settings.fall, settings.change) * np.where(window.jumped, 1.0, share)
+        change = np.where(fallen, settings.fall, settings.change) * np.where(jumped, 1.0, share)
         besides = np.where(fallen, 0.0, unlike_others(window, move.last, move.others, noise, settings))
         # W_q and W_k grow quickly when attention begins to specialise, and steps without a bound have no usual size.
         free = components.selection | ~np.isfinite(window.now("update_max"))
@@ -124,10 +126,14 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         besides = np.fmax(besides, unlike_both(window, beyond, move, noise, limits, type(settings).sure))
         # A higher η moves all matrices, so there are no others to be unlike; the past is what it was before the jump.
         after = np.abs(move.last) / (settings.both * np.hypot(move.own, noise))
-        besides = np.where(window.jumped & (after >= 1.0), np.fmax(besides, type(settings).sure * after), besides)
+        besides = np.where(jumped & (after >= 1.0), np.fmax(besides, type(settings).sure * after), besides)
     now, before = window.now("lambda"), window.before("lambda")
-    with quiet():
-        strength = np.fmax(suddenness(move.last - centre, usual, settings.z * share, change)[1], besides)
+
+    def cause(i: int) -> str:
+        with quiet():
+            strength = np.fmax(suddenness(move.last - centre, usual, settings.z * share, change)[1], besides)
+        return cause_of_shift(window, i, strength >= 1.0)
+
     return shift_result(
         window,
         "log lambda",
@@ -137,7 +143,7 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         "λ",
         lambda i: (
             f"λ {between(before[i], now[i], window.steps[-2])}, by {100 * np.expm1(move.last[i]):+.1f} %; a usual change in this "
-            f"time is {100 * centre[i]:+.1f} %. " + cause_of_shift(window, i, strength >= 1.0)
+            f"time is {100 * centre[i]:+.1f} %. " + cause(i)
         ),
         besides,
     )
