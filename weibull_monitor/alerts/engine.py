@@ -126,10 +126,10 @@ class Engine:
             if other in self._states:
                 out |= self._states[other].active
         if result.together is not None:  # what explains one of two explains the other
-            one, other = result.together
+            first, second = result.together
             explained = out.copy()
-            out[one] |= explained[other]
-            out[other] |= explained[one]
+            out[first] |= explained[second]
+            out[second] |= explained[first]
         settings = self._settings_of(name)
         severity = np.where(result.strength < settings.sure, 1, np.minimum(result.severity, rank(settings.at_most)))
         return replace(result, strength=np.where(out, 0.0, result.strength), severity=severity.astype(np.int8))
