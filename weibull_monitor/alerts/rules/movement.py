@@ -19,6 +19,8 @@ MIN_OTHERS: Final = 6
 """Matrices that have to move for their median to say how the whole model moves."""
 AS_OTHERS: Final = 0.7
 """Share of the movement of the other matrices in the same interval that counts as usual: the model begins to learn as a whole."""
+LONGER: Final = 1.5
+"""How much further a movement has to go in an interval that is longer than all before, to be unlike both."""
 SIMILAR_RATIO: Final = 1.5
 """An interval is as long as another if its `work` is at most this many times as much."""
 
@@ -144,6 +146,7 @@ def unlike_both(
     size = np.abs(moved)
     of_itself, of_others = size / np.hypot(move.own, noise), size / np.hypot(move.others, noise)
     ratio = np.nan_to_num(np.minimum(np.minimum(of_itself, of_others) / limits[0], size / limits[1]))
+    ratio = np.where(move.alike > 0, ratio, ratio / LONGER)
     return np.where(window.components.body, np.where(ratio >= 1.0, sure * ratio, ratio), 0.0)
 
 

@@ -28,8 +28,6 @@ OTHER_REACH: Final = 0.2
 """The same for embeddings and heads, whose steps all go the same way at first: six times it is more than Σ η."""
 UNLIKE_BLOCKS: Final = 2.0
 """Factor of the thresholds for what is in no block, or of no known kind: there are no others to say how such a matrix moves."""
-FREE: Final = 2.0
-"""Factor of ``both`` for W_q and W_k, and for optimizers without a bound."""
 COMMON: Final = 0.5
 """Share of ``z`` that is enough if half of all matrices fall."""
 AFTER_JUMP: Final = 1 / 3
@@ -118,9 +116,10 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         centre, usual = np.where(fallen, -decay, move.centre), np.where(fallen, fall, rise)
         change = np.where(fallen, settings.fall, settings.change) * np.where(jumped, 1.0, share)
         besides = np.where(fallen, 0.0, unlike_others(window, move.last, move.others, noise, settings))
-        # W_q and W_k grow quickly when attention begins to specialise, and steps without a bound have no usual size.
+        # W_q and W_k grow quickly when attention begins to specialise (`attention_scale` judges that), and steps without a bound
+        # have no usual size.
         free = components.selection | ~np.isfinite(window.now("update_max"))
-        limit = np.where(fallen, settings.both_fall, settings.both * np.where(free, FREE, 1.0))
+        limit = np.where(fallen, settings.both_fall, np.where(free, np.inf, settings.both))
         beyond = np.where(fallen, move.last + decay, move.last)
         limits = limit, np.where(fallen, settings.fall, settings.change)
         besides = np.fmax(besides, unlike_both(window, beyond, move, noise, limits, type(settings).sure))
