@@ -90,7 +90,9 @@ def main() -> None:
 def installed(python: str) -> str:
     """Why a Python would not run the package of this tree: the scripts import what is installed there."""
     asked = [python, "-c", "import weibull_monitor.integrations as found; print(found.__path__[0])"]
-    answer = subprocess.run(asked, capture_output=True, text=True, check=False, cwd=tempfile.gettempdir()).stdout.strip()
+    answer = subprocess.run(
+        asked, capture_output=True, text=True, check=False, cwd=tempfile.gettempdir()
+    ).stdout.strip()
     if answer == str(HERE.parent / "integrations"):
         return ""
     there = f"has the one of {Path(answer).parent}" if answer else "has none"

@@ -96,9 +96,9 @@ def selection_shift(window: SampleWindow, settings: SelectionShift) -> RuleResul
         "k",
         lambda i: (
             f"k of this matrix, which makes queries or keys, {between(before[i], now[i], window.steps[-2])}; it usually moves by "
-            f"{np.fmin(usual, move.own)[i]:.2g} from sample to sample. Its attention is changing suddenly, or a part of it was overwritten. Check first the "
-            "learning rate of its parameter group, then the gradient norm and the attention logits. If it was not you, go back "
-            "to the last checkpoint."
+            f"{np.fmin(usual, move.own)[i]:.2g} from sample to sample. Its attention is changing suddenly, or a part of it was "
+            "overwritten. Check first the learning rate of its parameter group, then the gradient norm and the attention logits. "
+            "If it was not you, go back to the last checkpoint."
         ),
         besides,
     )
