@@ -150,5 +150,8 @@ def simulate(run: Simulated, seed: int) -> Iterator[RecordedSnapshot]:
             "update_max": np.full(len(of), 7.27),
             "update_ratio": np.full(len(of), np.nan),
         }
-        columns = {name: tuple(v if math.isfinite(v) else None for v in given[name].tolist()) for name in READ}
+        unknown = np.full(len(of), math.nan)
+        columns = {
+            name: tuple(v if math.isfinite(v) else None for v in given.get(name, unknown).tolist()) for name in READ
+        }
         yield RecordedSnapshot(step, 0.0, of, columns)

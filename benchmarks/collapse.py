@@ -18,6 +18,7 @@ from weibull_monitor.alerts import AlertSettings, replay
 
 CHOSEN_WITH = ("opt", "vit", "llama", "bert", "nano")
 HELD_OUT = ("t5", "whisper", "neox", "gemma", "bart", "deepseek", "qwen3")
+OWN_STYLES = ("fused-rope", "grouped-rope", "crossed", "grouped-norm")
 FAULTS = ("none", "x10", "x30", "late x30", "late x10", "ramp")
 CADENCES = (10, 50, 100)
 
@@ -49,10 +50,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--held-out", action="store_true")
+    parser.add_argument(
+        "--own-styles", action="store_true", help="models that no library has; with QK-norm none may be named"
+    )
     parser.add_argument("--only-existing", action="store_true", help="judge the trainings that are there")
     options = parser.parse_args()
     counted: Counter[tuple[str, int, str]] = Counter()
-    architectures = HELD_OUT if options.held_out else CHOSEN_WITH
+    architectures = HELD_OUT if options.held_out else OWN_STYLES if options.own_styles else CHOSEN_WITH
     if options.only_existing:
         folders = [
             p.parent for p in options.folder.glob("*/outcome.json") if p.parent.name.split("_")[0] in architectures

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sysconfig
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -15,6 +16,7 @@ from typing import Any
 
 import torch
 import transformers
+from collapse_models import OWN
 from corpus_optimizers import Lion
 from torch import nn
 
@@ -208,13 +210,15 @@ AUTO = {
 def build(training: Training) -> nn.Module:
     """A model of its architecture and initialisation."""
     torch.manual_seed(training.seed)
-    data, kind, arguments = ARCHITECTURES[training.arch]
+    _, kind, arguments = ARCHITECTURES.get(training.arch, ("", "", {}))
     model: nn.Module
-    if not kind:
+    if training.arch in OWN:
+        model = OWN[training.arch][1]()
+    elif not kind:
         model = NanoGPT()
     else:
         config = transformers.CONFIG_MAPPING[kind](**arguments)
-        model = AUTO[data].from_config(config, attn_implementation="eager")
+        model = AUTO[ARCHITECTURES[training.arch][0]].from_config(config, attn_implementation="eager")
     if training.init == "uniform":
         for module in model.modules():
             if isinstance(module, nn.Linear):
@@ -231,7 +235,7 @@ def _text() -> torch.Tensor:
 
 def batch_of(arch: str, generator: torch.Generator) -> dict[str, torch.Tensor]:
     """A batch of its kind of data."""
-    data = ARCHITECTURES[arch][0]
+    data = OWN[arch][0] if arch in OWN else ARCHITECTURES[arch][0]
     at = torch.randint(len(_text()) - WINDOW, (BATCH,), generator=generator)
     tokens = torch.stack([_text()[i : i + WINDOW] for i in at.tolist()])
     if data == "text":
@@ -304,7 +308,7 @@ def train(training: Training, place: Path) -> Path:
     if training.init == "trained":
         model.load_state_dict(torch.load(_pretrained(training, place)))
     kinds = {c.parameter: c.component_class for c in discover(model).components if c.part is None}
-    chosen = {name for name, kind in kinds.items() if kind in ("selection", "mixed")}
+    chosen = {name for name, kind in kinds.items() if kind in ("selection", "mixed") or re.search(r"\bWqkv\b", name)}
     q = [p for name, p in model.named_parameters() if name in chosen]
     rest = [p for name, p in model.named_parameters() if name not in chosen]
     groups, eta = [{"params": q}, {"params": rest}], training.eta

@@ -34,6 +34,7 @@ import torch
 from corpus_cases import Case, cases
 from corpus_families import Task, build
 from corpus_faults import FAULTS
+from corpus_faults_more import FAULTS_TOO
 from corpus_optimizers import make, rate
 from corpus_world import NotHere, World
 from torch import nn
@@ -132,6 +133,11 @@ class Training:
                 world.earlier = {name: p.detach().clone() for name, p in self.model.named_parameters()}
 
     def _events(self) -> None:
+        if self.case.event == "resumed" and self.step == self.case.steps // 2:  # without what the monitor knew before
+            self.monitor.close(sample_last=False)
+            shutil.rmtree(self.place)
+            self.largest = {}
+            self.monitor = self._monitor(None)
         if self.case.event == "unfreezing" and self.step in (self.case.steps // 3, 2 * self.case.steps // 3):
             _freeze(self.model, 0.5 if self.step < self.case.steps // 2 else 0.0)
 
@@ -215,7 +221,7 @@ def train(case: Case, root: Path) -> list[dict[str, Any]]:
             twin = training.branch(folder, case.seed + n)
             try:
                 with torch.no_grad():
-                    FAULTS[fault](twin.world)
+                    (FAULTS | FAULTS_TOO)[fault](twin.world)
                 twin.run(case.strikes + AFTER)
             except NotHere:
                 twin.monitor.close(sample_last=False)

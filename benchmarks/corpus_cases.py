@@ -7,35 +7,11 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import Literal
+
+from corpus_sides import CALIBRATED, NEW, OLD, OLD_TOO
 
 Group = Literal["calibration", "evaluation"]
-CALIBRATED: Final = frozenset(
-    [
-        "llama",
-        "llama_gqa",
-        "llama_deep",
-        "llama_tied",
-        "qwen3",
-        "neox",
-        "gpt2",
-        "opt",
-        "mixtral",
-        "deepseek",
-        "mamba",
-        "bert",
-        "t5",
-        "vit",
-        "whisper",
-        "wav2vec2",
-        "nanogpt_tied",
-        "nanogpt_zero",
-        "plain",
-        "gan",
-        "clip",
-    ]
-)
-"""Families that thresholds may be chosen with. All others are evaluated only."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +28,7 @@ class Case:
         layout: Of parameter groups, as `corpus_optimizers` has them.
         dtype: Of the weights.
         event: What ordinary thing happens: ``lora``, ``unfreezing``, ``frozen embeddings``, ``curriculum``, ``accumulation``,
-            ``uniform``, ``fine-tuning``; empty for none.
+            ``uniform``, ``fine-tuning``, ``resumed``; empty for none.
         clip: Largest gradient norm; 0 for any.
         warmup: Steps of rising η.
         steps: Optimizer steps.
@@ -250,67 +226,23 @@ def _healthy() -> list[Case]:
         Case("accumulation", "gemma2", event="accumulation"),
         Case("uniform", "glm4", event="uniform"),
         Case("strong decay", "qwen2", weight_decay=1.0, schedule="constant"),
+        # More ordinary events.
+        Case("jump", "llama", schedule="jump"),
+        Case("jump", "vit", schedule="jump"),
+        Case("jump", "opt", "lion", schedule="jump", eta=3e-4),
+        Case("resumed", "gpt2", event="resumed"),
+        Case("resumed", "t5", event="resumed", schedule="constant"),
+        Case("unfreezing", "llama_gqa", event="unfreezing"),
+        Case("jump", "falcon", schedule="jump"),
+        Case("jump", "gemma3", schedule="jump"),
+        Case("jump", "roberta", schedule="jump"),
+        Case("resumed", "granite", event="resumed"),
+        Case("resumed", "phi3", event="resumed", schedule="constant"),
+        Case("unfreezing", "qwen2", event="unfreezing"),
+        Case("unfreezing", "olmo2", event="unfreezing"),
+        Case("restarts", "stablelm", schedule="restarts", warmup=10),
     ]
     return cases
-
-
-OLD: Final = (
-    "η × 30 for q and k",
-    "η × 30 for all",
-    "W_q × 8",
-    "W_k re-initialised",
-    "block re-initialised",
-    "head zeroed",
-    "frozen by rounding",
-    "λ_wd × 100",
-    "Inf in a gradient",
-    "random bytes",
-    "zero bytes",
-    "optimizer state lost",
-    "gradient of q × 50",
-    "LayerNorm gains × 10",
-    "no gradient",
-    "labels all one token",
-    "label noise",
-)
-"""Faults that thresholds may be chosen with."""
-NEW: Final = (
-    "flipped exponent bit",
-    "transposed",
-    "η × 10 for a matrix",
-    "momentum × 100",
-    "rows zeroed",
-    "feed-forward re-initialised",
-    "stale weights",
-    "another layer's weights",
-    "cast to fp8",
-    "NaN in a matrix",
-    "dead layer",
-    "noise added",
-    "summed over ranks",
-    "embedding corrupted",
-    "matrix halved",
-    "half of the columns × 3",
-    "decay with the wrong sign",
-    "one step at η × 100",
-    "second moment lost",
-    "4-bit rounding",
-    "adapter merged twice",
-    "clamped",
-    "uniform instead of normal",
-    "η is 0",
-    "scrambled tokens",
-    "wrong shard",
-    "signs flipped",
-    "rows permuted",
-    "sparsified",
-    "outliers in a matrix",
-)
-"""Faults that are evaluated only."""
-
-
-UNSEEN: Final = frozenset(("transposed", "signs flipped", "rows permuted"))
-"""Faults that leave the distribution of |w| exactly as it was."""
 
 
 def _faulty() -> list[Case]:
@@ -340,7 +272,20 @@ def _faulty() -> list[Case]:
         Case("faults", "mpt", eta=1e-3),
         Case("faults", "granite"),
     )
+    later = (
+        Case("more faults", "neox", schedule="constant"),
+        Case("more faults", "llama_gqa"),
+        Case("more faults", "vit", schedule="constant"),
+        Case("more faults", "t5"),
+        Case("more faults", "bert", schedule="constant"),
+        Case("more faults", "opt"),
+        Case("more faults", "llama", eta=1e-3),
+        Case("more faults", "qwen3", schedule="constant"),
+    )
     cases = []
+    for n, case in enumerate(later):
+        chosen = tuple(OLD_TOO[(n * 7 + j) % len(OLD_TOO)] for j in range(7))
+        cases.append(replace(case, strikes=(183, 127, 203, 155, 271)[n % 5], steps=500, faults=chosen))
     for n, case in enumerate(calibrated):
         chosen = tuple(OLD[(n * 7 + j) % len(OLD)] for j in range(7))
         cases.append(replace(case, strikes=(83, 127, 203, 155, 171)[n % 5], steps=400, faults=chosen))

@@ -13,7 +13,7 @@ from torch import Tensor
 from weibull_monitor.model.components import discover
 
 
-def _edit(
+def edit(
     *kinds: str, whole: bool = False
 ) -> Callable[[Callable[[World, Tensor], Tensor | None]], Callable[[World], None]]:
     """A fault that rewrites one component of some kinds: in place, or to what the function returns."""
@@ -46,16 +46,16 @@ def _all_groups(world: World) -> list[tuple[int, int]]:
     return [(n, g) for n, optimizer in enumerate(world.optimizers) for g in range(len(optimizer.param_groups))]
 
 
-def _factor_all(world: World, factor: float) -> None:
+def factor_all(world: World, factor: float) -> None:
     world.factors = dict.fromkeys(_all_groups(world), factor)
 
 
 def _one_step(world: World, factor: float) -> None:
-    _factor_all(world, factor)
+    factor_all(world, factor)
     world.after_step.append(world.factors.clear)
 
 
-def _factor_one(world: World, factor: float, *kinds: str) -> None:
+def factor_one(world: World, factor: float, *kinds: str) -> None:
     component = world.one(*kinds)
     world.factors[world.own_group(component)] = factor
     world.strike(component)
@@ -90,7 +90,7 @@ def _head(world: World) -> None:
     world.strike(*members)
 
 
-def _decay(world: World, factor: float) -> None:
+def decay(world: World, factor: float) -> None:
     if not any(group.get("weight_decay") for optimizer in world.optimizers for group in optimizer.param_groups):
         raise NotHere("decay")
     for optimizer in world.optimizers:
@@ -187,13 +187,13 @@ def _momentum(world: World) -> None:
                     state[name].mul_(100.0)
 
 
-def _second_moment(world: World) -> None:
+def second_moment(world: World, factor: float = 1e-4) -> None:
     found = False
     for optimizer in world.optimizers:
         for state in optimizer.state.values():
             for name in ("exp_avg_sq", "moment2"):
                 if name in state:
-                    state[name].mul_(1e-4)
+                    state[name].mul_(factor)
                     found = True
     if not found:
         raise NotHere("second moment")
@@ -244,125 +244,125 @@ def _embedding(world: World) -> None:
     world.strike(component)
 
 
-@_edit(*Q)
+@edit(*Q)
 def _blown_up(world: World, w: Tensor) -> None:
     w.mul_(8.0)
 
 
-@_edit("attn_k", "attn_q_b", "attn_kv_b")
+@edit("attn_k", "attn_q_b", "attn_kv_b")
 def _reset_key(world: World, w: Tensor) -> None:
     w.normal_(std=0.02)
 
 
-@_edit(*FORWARD)
+@edit(*FORWARD)
 def _reset_forward(world: World, w: Tensor) -> None:
     w.normal_(std=0.02)
 
 
-@_edit(*MATRICES, "attn_qkv", whole=True)
+@edit(*MATRICES, "attn_qkv", whole=True)
 def _bit(world: World, w: Tensor) -> None:
     index = world.chance.randrange(w.numel())
     w.view(-1)[index] *= 2.0**30  # one bit of the exponent
 
 
-@_edit(*MATRICES, whole=True)
+@edit(*MATRICES, whole=True)
 def _transposed(world: World, w: Tensor) -> Tensor:
     return w.T.contiguous().view(w.shape) if w.shape[0] != w.shape[1] else w.T.clone()
 
 
-@_edit(*MATRICES)
+@edit(*MATRICES)
 def _rows_zeroed(world: World, w: Tensor) -> None:
     w[: max(1, len(w) // 8)] = 0.0
 
 
-@_edit(*MATRICES)
+@edit(*MATRICES)
 def _cast(world: World, w: Tensor) -> Tensor:
     return w.to(torch.float8_e5m2).to(w.dtype)
 
 
-@_edit(*MATRICES)
+@edit(*MATRICES)
 def _nan(world: World, w: Tensor) -> None:
     w[0, 0] = math.nan
 
 
-@_edit(*MATRICES)
+@edit(*MATRICES)
 def _noise(world: World, w: Tensor) -> None:
     w.add_(0.5 * w.std() * torch.randn(w.shape))
 
 
-@_edit(*MATRICES)
+@edit(*MATRICES)
 def _summed(world: World, w: Tensor) -> None:
     w.mul_(2.0)
 
 
-@_edit(*MATRICES)
+@edit(*MATRICES)
 def _halved(world: World, w: Tensor) -> None:
     w.mul_(0.5)
 
 
-@_edit(*MATRICES)
+@edit(*MATRICES)
 def _columns(world: World, w: Tensor) -> None:
     w[:, : w.shape[1] // 2] *= 3.0
 
 
-@_edit(*MATRICES)
+@edit(*MATRICES)
 def _four_bits(world: World, w: Tensor) -> Tensor:
     step = w.abs().amax() / 7
     return (w / step).round() * step
 
 
-@_edit(*MATRICES)
+@edit(*MATRICES)
 def _merged(world: World, w: Tensor) -> None:
-    a, b = torch.randn(w.shape[0], 4), torch.randn(4, w.shape[1])
-    w.add_(a @ b / 2.0 * w.std())
+    a, b = torch.randn(w.shape[0], 4), torch.randn(4, w[0].numel())
+    w.add_((a @ b / 2.0 * w.std()).view(w.shape))
 
 
-@_edit(*MATRICES)
+@edit(*MATRICES)
 def _clamped(world: World, w: Tensor) -> None:
     w.clamp_(-0.8 * w.std(), 0.8 * w.std())
 
 
-@_edit(*MATRICES)
+@edit(*MATRICES)
 def _uniform(world: World, w: Tensor) -> None:
     limit = float(w.std()) * math.sqrt(3.0)
     w.uniform_(-limit, limit)
 
 
-@_edit(*MATRICES)
+@edit(*MATRICES)
 def _shard(world: World, w: Tensor) -> None:
     half = len(w) // 2
     w[half : 2 * half] = w[:half].clone()
 
 
-@_edit(*MATRICES)
+@edit(*MATRICES)
 def _signs(world: World, w: Tensor) -> None:
     w.neg_()
 
 
-@_edit(*MATRICES)
+@edit(*MATRICES)
 def _permuted(world: World, w: Tensor) -> Tensor:
     return w[torch.randperm(len(w))]
 
 
-@_edit(*MATRICES)
+@edit(*MATRICES)
 def _sparse(world: World, w: Tensor) -> None:
     w[w.abs() < 0.6 * w.std()] = 0.0
 
 
-@_edit(*MATRICES)
+@edit(*MATRICES)
 def _outliers(world: World, w: Tensor) -> None:
     w[torch.rand(w.shape) < 0.02] *= 10.0
 
 
 FAULTS: Final[dict[str, Callable[[World], None]]] = {
     "η × 30 for q and k": _faster_selection,
-    "η × 30 for all": lambda world: _factor_all(world, 30.0),
+    "η × 30 for all": lambda world: factor_all(world, 30.0),
     "W_q × 8": _blown_up,
     "W_k re-initialised": _reset_key,
     "block re-initialised": _block,
     "head zeroed": _head,
-    "frozen by rounding": lambda world: _factor_one(world, 1e-4, *MATRICES),
-    "λ_wd × 100": lambda world: _decay(world, 100.0),
+    "frozen by rounding": lambda world: factor_one(world, 1e-4, *MATRICES),
+    "λ_wd × 100": lambda world: decay(world, 100.0),
     "Inf in a gradient": _infinite,
     "random bytes": lambda world: _bytes(world, True),
     "zero bytes": lambda world: _bytes(world, False),
@@ -374,7 +374,7 @@ FAULTS: Final[dict[str, Callable[[World], None]]] = {
     "label noise": lambda world: _labels(world, True),
     "flipped exponent bit": _bit,
     "transposed": _transposed,
-    "η × 10 for a matrix": lambda world: _factor_one(world, 10.0, *MATRICES),
+    "η × 10 for a matrix": lambda world: factor_one(world, 10.0, *MATRICES),
     "momentum × 100": _momentum,
     "rows zeroed": _rows_zeroed,
     "feed-forward re-initialised": _reset_forward,
@@ -388,14 +388,14 @@ FAULTS: Final[dict[str, Callable[[World], None]]] = {
     "embedding corrupted": _embedding,
     "matrix halved": _halved,
     "half of the columns × 3": _columns,
-    "decay with the wrong sign": lambda world: _decay(world, -10.0),
+    "decay with the wrong sign": lambda world: decay(world, -10.0),
     "one step at η × 100": lambda world: _one_step(world, 100.0),
-    "second moment lost": _second_moment,
+    "second moment lost": second_moment,
     "4-bit rounding": _four_bits,
     "adapter merged twice": _merged,
     "clamped": _clamped,
     "uniform instead of normal": _uniform,
-    "η is 0": lambda world: _factor_all(world, 0.0),
+    "η is 0": lambda world: factor_all(world, 0.0),
     "scrambled tokens": _scrambled,
     "wrong shard": _shard,
     "signs flipped": _signs,

@@ -210,5 +210,6 @@ def rate(schedule: str, step: int, steps: int, warmup: int) -> float:
         "inverse root": lambda: math.sqrt(warmup / step),
         "drops": lambda: 1.0 if phase < 0.4 else 0.1 if phase < 0.75 else 0.01,
         "cyclic": lambda: 0.1 + 0.9 * abs(1.0 - 2.0 * (4 * phase % 1.0)),
+        "jump": lambda: 0.25 if phase < 0.5 else 1.0,
         "re-warmed": lambda: 0.5 * (1 + math.cos(math.pi * 2 * phase)) if phase < 0.5 else min(1.0, 8 * (phase - 0.5)),
     }[schedule]()

@@ -25,6 +25,8 @@ from weibull_monitor.model.components import Component
 from weibull_monitor.monitor.schedule import Schedule
 
 CADENCES: Final = (10, 50, 100)
+MOST: Final = 0.8
+"""From this share of all matrices on, Inf and NaN have spread, and nothing tells where they began."""
 PUBLISHED: Final = Path("/work/shared/reference/published_layers.csv.gz")
 
 
@@ -140,7 +142,8 @@ class Judged:
 
     Attributes:
         within: Samples after the fault until an alert; None if there was none in two.
-        first: Whether the worst matrix of the first alert is a struck one; None if the fault is not in particular matrices.
+        first: Whether the worst matrix of the first alert is a struck one; None if the fault is not in particular matrices, or if
+            NaN has spread to most of them by then.
         rules: Rules of the alerts within two samples.
         visible: `visibility`.
         before: Alerts before the fault.
@@ -159,8 +162,11 @@ def judge(run: Run, twin: Run, every: int, settings: AlertSettings) -> Judged:
     later = [s.step for s in samples if s.step > struck]
     soon = [a for a in alerts if a.step in later[:2]]
     first = None
-    if wanted and soon:
-        at_once = [a for a in soon if a.step == soon[0].step]
+    at_once = [a for a in soon if a.step == soon[0].step]
+    everywhere = any(
+        a.finding.rule == "nonfinite" and a.finding.count > MOST * len(samples[-1].components) for a in at_once
+    )
+    if wanted and soon and not everywhere:
         first = any(a.finding.component in wanted for a in at_once)
     return Judged(
         within=later.index(soon[0].step) + 1 if soon else None,
@@ -205,7 +211,8 @@ def _published_run(name: str, steps: dict[int, dict[str, tuple[float, float]]], 
             "eta_sum": np.full(len(k), eta[:step].sum() if step else math.nan),
             "update_max": np.full(len(k), 7.27 if step else math.nan),
         }
-        columns = {c: tuple(v if math.isfinite(v) else None for v in given[c].tolist()) for c in READ}
+        unknown = np.full(len(k), math.nan)
+        columns = {c: tuple(v if math.isfinite(v) else None for v in given.get(c, unknown).tolist()) for c in READ}
         samples.append(RecordedSnapshot(step, 0.0, components, columns))
     return Run({"folder": f"published/{name}", "group": "evaluation", "family": "published"}, tuple(samples), ())
 
@@ -234,8 +241,9 @@ def _component(matrix: str) -> Component:
 
 
 def runs(root: Path, group: str | None = None) -> Iterator[Run]:
-    """The runs of a corpus that are there."""
+    """The runs of a corpus that are there; faulty ones with their twin."""
     for case in sorted(root.glob("*/case.json")):
         run = load(root, case.parent.name)
-        if group in (None, run.entry["group"]):
+        finished = run.entry["fault"] is None or (root / run.entry["twin"] / "case.json").exists()
+        if finished and group in (None, run.entry["group"]):
             yield run

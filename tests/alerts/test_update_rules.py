@@ -61,7 +61,7 @@ def test_an_update_that_grows_at_the_same_rate_is_told_with_another_cause() -> N
     (alert,) = told(columns)
     assert alert.finding.component == components()[UP].name
     assert (alert.finding.rule, alert.finding.step) == ("update_growth", 260)
-    assert "at no higher η" in alert.finding.meaning
+    assert "η is no higher" in alert.finding.meaning
 
 
 def test_one_batch_is_not_enough_and_unbounded_optimizers_are_not_judged() -> None:

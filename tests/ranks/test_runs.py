@@ -110,3 +110,12 @@ def test_a_rank_that_is_killed_while_it_counts_ends_the_run(tmp_path: Path) -> N
     assert time.monotonic() - started < 200  # the process group's own timeout is ten minutes
     lines = [json.loads(line) for line in (tmp_path / "weibull/history.jsonl").read_text().splitlines()]
     assert [line.get("step") for line in lines if line["type"] != "plot"] == [None, 0, 1, 2]
+
+
+def test_ranks_follow_an_alert_of_the_main_process_together(tmp_path: Path) -> None:
+    main, other = launch("followed:an_alert", 2, tmp_path)
+    assert main["asked"] == other["asked"]
+    extra = [step for step, due in main["asked"] if due]
+    assert 60 in main["alerts"]  # the regular sample after the fault
+    assert extra[:8] == [62, 66, 68, 70, 72, 74, 76, 78]  # 64 is sampled anyway
+    assert set(extra) <= set(main["steps"])

@@ -11,14 +11,17 @@ import numpy as np
 
 from weibull_monitor.alerts.rule_state import RuleState
 from weibull_monitor.alerts.rules import RULES, RuleResult
-from weibull_monitor.alerts.rules.attention import with_partners
 from weibull_monitor.alerts.settings import AlertSettings, RuleSettings
 from weibull_monitor.alerts.window import Sample, SampleWindow
 from weibull_monitor.history.alert import Alert, rank
 
 STRONGER_RULES: Final = {"scale_shift": ("impossible_change", "nonfinite"), "unchanged": ("nonfinite",)}
 """A rule skips a component where one of these stronger rules found the same fault at the same sample."""
-EXPLAINED_BY: Final = {"attention_scale": ("impossible_change",), "layer_outlier": ("initialised_anew",)}
+EXPLAINED_BY: Final = {
+    "attention_scale": ("impossible_change",),
+    "layer_outlier": ("initialised_anew", "impossible_change"),
+    "scale_runaway": ("impossible_change",),
+}
 """A rule skips a component while an alert of one of these rules stands, whose jump it would find again and again."""
 
 
@@ -122,8 +125,11 @@ class Engine:
         for other in EXPLAINED_BY.get(name, ()):
             if other in self._states:
                 out |= self._states[other].active
-        if name == "attention_scale":
-            out = with_partners(self._window, out)
+        if result.together is not None:  # what explains one of two explains the other
+            first, second = result.together
+            explained = out.copy()
+            out[first] |= explained[second]
+            out[second] |= explained[first]
         settings = self._settings_of(name)
         severity = np.where(result.strength < settings.sure, 1, np.minimum(result.severity, rank(settings.at_most)))
         return replace(result, strength=np.where(out, 0.0, result.strength), severity=severity.astype(np.int8))

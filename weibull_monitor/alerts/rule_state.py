@@ -82,8 +82,8 @@ class RuleState:
         self._waiting = (self._waiting | started) & ~over
         return [
             *self._cleared(step, found),
-            *self._worsened(found, hit, step),
-            *self._raised(found, self._waiting & hit, step, cool_down),
+            *self._worsened(found, hit, step, settings.sure),
+            *self._raised(found, self._waiting & hit, step, cool_down, settings.sure),
         ]
 
     def state(self) -> dict[str, Any]:
@@ -175,17 +175,17 @@ class RuleState:
             return f"no further jump, but {name} has not come back: it is {is_now}, and was {was} before step {alert.since}."
         return f"undone: {name} is {is_now}, and was {was} before step {alert.since}."
 
-    def _worsened(self, found: RuleResult, hit: Bools, step: int) -> list[Alert]:
+    def _worsened(self, found: RuleResult, hit: Bools, step: int, sure: float) -> list[Alert]:
         alerts = []
         for n, (alert, members) in enumerate(self._standing):
             now = members & hit
             if now.any() and int(found.severity[now].max()) > rank(alert.finding.severity):
-                finding = finding_of(self._rule, found, now, step, self._names)
+                finding = finding_of(self._rule, found, now, step, self._names, sure)
                 self._standing[n] = (Alert("worsens", alert.since, step, finding), members)
                 alerts.append(self._standing[n][0])
         return alerts
 
-    def _raised(self, found: RuleResult, members: Bools, step: int, cool_down: int) -> list[Alert]:
+    def _raised(self, found: RuleResult, members: Bools, step: int, cool_down: int, sure: float) -> list[Alert]:
         if not members.any():
             return []
         severity = int(found.severity[members].max())
@@ -193,7 +193,7 @@ class RuleState:
             return []
         self._waiting = self._waiting & ~members
         self._since_alert, self._last_rank = 0, severity
-        alert = Alert("begins", step, step, finding_of(self._rule, found, members, step, self._names))
+        alert = Alert("begins", step, step, finding_of(self._rule, found, members, step, self._names, sure))
         self._standing.append((alert, members))
         return [alert]
 

@@ -79,22 +79,29 @@ class ImpossibleChange(RuleSettings):
 
 @dataclass(frozen=True)
 class UnlikeOthers(RuleSettings):
-    """A movement by ``far`` or more, and by ``others`` times what the other matrices moved in the same interval."""
+    """A movement by ``far`` or more, and by ``others`` times what the other matrices moved in the same interval.
+
+    Or one that is ``both`` times as large as its own past movements and as those of the other matrices.
+    """
 
     others: float = 9.0
     far: float = 0.12
+    both: float = 5.5
 
 
 @dataclass(frozen=True)
 class ScaleShift(UnlikeOthers):
     """ln λ moved by more than ``z`` times its usual size for this matrix, and by ``change`` or more.
 
-    A fall has to be ``fall`` or more beyond weight decay. Or ln λ moved otherwise than that of the others (`UnlikeOthers`).
+    A fall has to be ``fall`` or more beyond weight decay. Or ln λ moved otherwise than that of the others (`UnlikeOthers`);
+    ``both_fall`` is for falls what ``both`` is for rises.
     """
 
     sure: float = 2.5
     others: float = 8.0
     far: float = 0.4
+    both: float = 7.0
+    both_fall: float = 4.2
     z: float = 5.0
     change: float = 0.07
     fall: float = 0.055

@@ -44,6 +44,7 @@ GROUPS: Final = (
     "tail",
     "scaling",
     "force",
+    "update",
     "health",
     "component",
     "pictures",

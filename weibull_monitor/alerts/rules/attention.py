@@ -9,8 +9,9 @@ import numpy as np
 
 from weibull_monitor.alerts.component_arrays import Ints
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result
+from weibull_monitor.alerts.rules.words import between
 from weibull_monitor.alerts.settings import AttentionScale
-from weibull_monitor.alerts.statistics import Bools, Floats, median_of, quiet
+from weibull_monitor.alerts.statistics import Floats, median_of, quiet
 from weibull_monitor.alerts.window import SampleWindow
 
 LAGS: Final = (1, 2, 4, 8)
@@ -19,19 +20,15 @@ MIN_BODY: Final = 2
 """Other matrices that a block needs, for q and k to be compared with them; else those of the whole model are taken."""
 CLEAR: Final = 0.8
 """Strength below which an alert may clear, so that nothing has to be computed."""
+EARLY: Final = 64
+"""Up to this step, displacements since the baseline are those of the optimizer's first steps, which have one size: W_q and W_k
+of healthy runs move up to four times as far as the others, so less growth is enough."""
+EARLY_ADDED: Final = 0.25
+"""Share of ``added`` that is enough then."""
+EARLY_GROWTH: Final = 0.4
+"""Share of ln ``growth`` that is enough then."""
 NOISE: Final = 4e-4
 """Change of the square of an RMS, as a share, that its resolution can make."""
-
-
-def with_partners(window: SampleWindow, members: Bools) -> Bools:
-    """These components, bool (components,), and what makes the keys to their queries, or the queries to their keys."""
-    if "attention" not in window.kept or not members.any():
-        return members
-    pairs: _Pairs = window.kept["attention"]
-    out = members.copy()
-    out[pairs.query] |= members[pairs.key]
-    out[pairs.key] |= members[pairs.query]
-    return out
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +94,11 @@ def attention_scale(window: SampleWindow, settings: AttentionScale) -> RuleResul
     with quiet():
         for before, spent, step in starts:
             start = pairs.factor * before[pairs.query] * before[pairs.key]
-            grown = np.minimum((now - start) / settings.added, np.log(now / start) / np.log(settings.growth))
+            first = step != step and window.steps[-1] <= EARLY
+            added, growth = settings.added, float(np.log(settings.growth))
+            if first:
+                added, growth = EARLY_ADDED * added, EARLY_GROWTH * growth
+            grown = np.minimum((now - start) / added, np.log(now / start) / growth)
             if not (grown >= CLEAR).any():
                 continue  # nearly always
             left = before**2 * np.exp(-2.0 * (decay[-1] - spent))  # what decay has left of the start, (components,)
@@ -126,10 +127,10 @@ def attention_scale(window: SampleWindow, settings: AttentionScale) -> RuleResul
     def meaning(i: int) -> str:
         n = owner[i]
         return (
-            f"The scale of attention logits, RMS_q·RMS_k·d_in, went from {usual[n]:.3g} to {now[n]:.3g} since step "
-            f"{int(since[n])}, and W_q and W_k moved {ratio[n]:.2g} times as far as the other matrices of the block: their "
-            "attention is about to collapse onto single keys. Lower the learning rate of W_q and W_k, or go back to a "
-            "checkpoint from before and add QK-norm."
+            f"The scale of attention logits, RMS_q·RMS_k·d_in, {between(usual[n], now[n], int(since[n]))}, and W_q and W_k moved "
+            f"{ratio[n]:.2g} times as far as the other matrices of the block: attention is about to collapse onto single keys. "
+            "Check first the learning rate of W_q and W_k against that of the others, and lower it. If they are equal, go back "
+            "to a checkpoint from before and add QK-norm."
         )
 
     return rule_result(
@@ -139,4 +140,5 @@ def attention_scale(window: SampleWindow, settings: AttentionScale) -> RuleResul
         value=value,
         meaning=meaning,
         high=low + settings.added,
+        together=(pairs.query, pairs.key),
     )

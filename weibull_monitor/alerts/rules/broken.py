@@ -8,14 +8,15 @@ import numpy as np
 
 from weibull_monitor.alerts.rules.movement import MIN_OTHERS
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result
-from weibull_monitor.alerts.rules.words import last_clean
+from weibull_monitor.alerts.rules.words import between, last_clean
 from weibull_monitor.alerts.settings import Dead, NoGradient, RuleSettings, Unchanged
 from weibull_monitor.alerts.statistics import Floats, median_of, quiet, resolution
 from weibull_monitor.alerts.window import SampleWindow
-from weibull_monitor.errors import counted
 
 MIN_ELEMENTS: Final = 1024
 """`unchanged` skips smaller matrices: it can happen that none of their values crosses the edge of a bin."""
+ROUNDED: Final = 1e-4
+"""Dtypes with a larger precision than this (bf16, fp16) lose small updates."""
 COMPARED: Final = ("k", "lambda", "r2", "rms", "zeros")
 """Columns that are equal to nine digits if the counts are equal."""
 CERTAIN: Final = 1e6
@@ -33,8 +34,14 @@ def nonfinite(window: SampleWindow, settings: RuleSettings) -> RuleResult:
         low=0.0,
         high=0.0,
         meaning=lambda i: (
-            f"The matrix holds Inf or NaN, which the next forward pass will spread; {last_clean(window, i)}. Stop, and go "
-            "back to a checkpoint from then or before."
+            f"The matrix holds Inf or NaN, which the next forward pass will spread; {last_clean(window)}. "
+            + (
+                "All matrices do, so the weights do not say where it began. "
+                if (count[window.components.body] > 0).all()
+                else ""
+            )
+            + "Check first the loss and the gradient norm of the steps since then. Stop, and go back to a checkpoint from then "
+            "or before."
         ),
     )
 
@@ -56,8 +63,11 @@ def dead(window: SampleWindow, settings: Dead) -> RuleResult | None:
         quantity="share of zeros",
         value=share,
         high=np.minimum(1.0, (usual + allowed) / window.components.numel),
-        meaning="Many values became exactly zero at once. Check for a head, an expert or a piece of a checkpoint that was "
-        "erased, for a mask, and for values that underflow.",
+        meaning=lambda i: (
+            f"Its exact zeros went from {before[-1][i]:,.0f} to {zeros[i]:,.0f} since step {window.steps[-2]}. Check first "
+            "whether it was pruned or masked on purpose. If not, a head, an expert or a piece of a checkpoint was erased, or "
+            "values underflow: go back to the last checkpoint."
+        ),
     )
 
 
@@ -95,9 +105,13 @@ def unchanged(window: SampleWindow, settings: Unchanged) -> RuleResult | None:
         quantity="steps without a change",
         value=steps.astype(float),
         meaning=lambda i: (
-            f"No value has moved to another bin in {counted(int(steps[i]), 'step')}, although η is "
-            f"{window.now('eta')[i]:.3g}. Check whether "
-            "the matrix gets a gradient, and whether its updates are lost in rounding (bf16 weights without a master copy)."
+            f"No value has moved to another bin since step {first[i]}, although η is {window.now('eta')[i]:.3g}. "
+            + (
+                "Its values are too coarse for steps as small as this η makes: check first whether there is a master copy in "
+                "fp32, and add one, or round stochastically."
+                if window.components.precision[i] > ROUNDED
+                else "Check first whether it gets a gradient and belongs to a parameter group of the optimizer."
+            )
         ),
     )
 
@@ -110,7 +124,7 @@ def no_gradient(window: SampleWindow, settings: NoGradient) -> RuleResult | None
     """
     if len(window.steps) < 3:
         return None
-    components = window.components
+    components, before, scale = window.components, window.before("lambda"), window.now("lambda")
     with quiet():
         spent = window.now("decay") - window.before("decay")  # all arrays: (components,)
         tolerance = 0.5 * resolution(components.numel) + 0.02 * spent
@@ -136,8 +150,11 @@ def no_gradient(window: SampleWindow, settings: NoGradient) -> RuleResult | None
         severity=np.where(since > settings.others, 2, 1).astype(np.int8),
         quantity="λ",
         value=window.now("lambda"),
-        meaning="Only weight decay moves this matrix: its gradient is zero. Check whether the layer is used in the forward pass, "
-        "and whether something detaches it (torch.no_grad, .detach(), an activation that is always off).",
+        meaning=lambda i: (
+            f"Only weight decay moves this matrix: λ {between(before[i], scale[i], window.steps[-2])}, "
+            "which is Σ ηλ_wd, so its gradient is zero. Check first whether the layer is used in the forward pass; "
+            "then whether something detaches it (torch.no_grad, .detach(), an activation that is always off)."
+        ),
     )
 
 
@@ -155,6 +172,9 @@ def optimizer_reset(window: SampleWindow, settings: RuleSettings) -> RuleResult:
         quantity="matrices",
         value=np.full(len(reset), float(now)),
         high=0.0,
-        meaning="The optimizer of these matrices has lost its state: its moments start again, and its steps have another size "
-        "for a while. Check that the optimizer state of the checkpoint was loaded, and into this optimizer.",
+        meaning=lambda i: (
+            f"The optimizer of these matrices has lost its state since step {window.steps[-2:][0]}: its "
+            "moments start again, and its steps have another size for a while. Check first that the optimizer state of the "
+            "checkpoint was loaded, and into this optimizer. If it was meant, nothing has to be done."
+        ),
     )

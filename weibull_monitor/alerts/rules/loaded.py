@@ -64,8 +64,8 @@ def initialised_anew(window: SampleWindow, settings: InitialisedAnew) -> RuleRes
 
     - its λ departs from the blocks beside it and from all others by ``log_lambda`` and by ``z`` times their spread, or lies
       outside of all others by ``log_lambda`` and as far as they lie apart, and either
-      the others are known to be trained by their k, or its standard deviation is the configuration's ``initializer_range``, or
-      that of other such matrices of its block; or
+      the others are known to be trained by their k and it is not the first or last block, or its standard deviation is the
+      configuration's ``initializer_range``, or that of other such matrices of its block; or
     - its λ departs by ``alone``; or
     - its standard deviation is the ``initializer_range``, and that of each of the others is 10 % away from it; or
     - k of the others is that of trained matrices, its own k and λ are those of the ``initializer_range``, and λ departs a
@@ -156,7 +156,9 @@ def _look(window: SampleWindow, settings: InitialisedAnew) -> _Loaded:
         only = exact and bool((np.abs(others[np.isfinite(others)]) >= max(MOVED, FAR * noise[i])).all())
         unlikely = by_shape and exact and (abs(d) >= APART or bool(beside(i, exactly)))
         alone = i in (far if components.body[i] else departed) and abs(d) >= settings.alone
-        known_so = i in departed and (by_shape or exact or shared)
+        # The first and the last block differ from the others anyway, and a trained k may pass that of an initialisation.
+        within = 0 < place < len(group) - 1
+        known_so = i in departed and ((by_shape and within) or exact or shared)
         # A head has few values and few others: only its scale counts.
         if alone or (components.body[i] and (only or unlikely or known_so)):
             found.append(i)

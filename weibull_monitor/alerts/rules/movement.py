@@ -19,6 +19,8 @@ MIN_OTHERS: Final = 6
 """Matrices that have to move for their median to say how the whole model moves."""
 AS_OTHERS: Final = 0.7
 """Share of the movement of the other matrices in the same interval that counts as usual: the model begins to learn as a whole."""
+LONGER: Final = 1.5
+"""How much further a movement has to go in an interval that is longer than all before, to be unlike both."""
 SIMILAR_RATIO: Final = 1.5
 """An interval is as long as another if its `work` is at most this many times as much."""
 
@@ -32,6 +34,7 @@ class Movement:
         past: The movements before it, shape (intervals, components).
         centre: Their median, shape (components,); NaN with fewer than `MIN_INTERVALS`.
         size: Root sum of squares of their robust spread and their median size, shape (components,).
+        own: Root mean square of the past movements as they were, whatever the length of their intervals, shape (components,).
         alike: Number of past intervals that were about as long, shape (components,).
         others: Median size of the last movement of the attention and feed-forward matrices; 0 if there are few.
     """
@@ -40,6 +43,7 @@ class Movement:
     past: Floats
     centre: Floats
     size: Floats
+    own: Floats
     alike: Floats
     others: float
 
@@ -66,13 +70,17 @@ def usual_movement(window: SampleWindow, column: str, lookback: int) -> Movement
         # A matrix that was frozen, or got no gradient, says nothing of how it moves when it learns.
         still = np.diff(window["eta_sum"][-lookback - 2 :][:-1], axis=0) == 0
         past = np.where(still | (past == 0), np.nan, past)
+        own = np.where(np.isfinite(past), moves[:-1], np.nan)
         centre = median_of(past)
         size = np.sqrt(spread_of(past, centre) ** 2 + median_of(np.abs(past)) ** 2)
-        enough = np.isfinite(past).sum(axis=0) >= _needed(window, lookback)
+        count = np.isfinite(past).sum(axis=0)
+        enough = count >= _needed(window, lookback)
+        own = np.where(enough, np.sqrt(np.where(np.isfinite(own), own * own, 0.0).sum(axis=0) / count), np.nan)
         alike = (ratio <= SIMILAR_RATIO).sum(axis=0).astype(float)
         body = np.abs(moves[-1][window.components.body & window.components.trainable])
         others = float(median_of(body[:, None])[0]) if len(body) >= MIN_OTHERS else 0.0
-    found = Movement(moves[-1], past, np.where(enough, centre, np.nan), size, alike, float(np.nan_to_num(others)))
+    centre = np.where(enough, centre, np.nan)
+    found = Movement(moves[-1], past, centre, size, own, alike, float(np.nan_to_num(others)))
     window.memo[column, lookback] = found
     return found
 
@@ -112,6 +120,36 @@ def unlike_others(window: SampleWindow, moved: Floats, others: float, noise: Flo
     return np.where(window.components.body, np.nan_to_num(strength), 0.0)
 
 
+def unlike_both(
+    window: SampleWindow,
+    moved: Floats,
+    move: Movement,
+    noise: Floats,
+    limits: tuple[float | Floats, float | Floats],
+    sure: float,
+) -> Floats:
+    """Strength of movements unlike a matrix's own past and unlike those of the other matrices in the interval, (components,).
+
+    Either may be so in a healthy run, where intervals get longer or a layer begins to learn. Both together are not, so such a
+    movement is always ``sure``.
+
+    Args:
+        window: The window.
+        moved: The movements, shape (components,).
+        move: The usual movement.
+        noise: Size of a movement that is noise, shape (components,).
+        limits: How many times as large as both the movement is, and how large in itself.
+        sure: The rule's setting of that name.
+    """
+    if not move.others:
+        return np.zeros(len(moved))
+    size = np.abs(moved)
+    of_itself, of_others = size / np.hypot(move.own, noise), size / np.hypot(move.others, noise)
+    ratio = np.nan_to_num(np.minimum(np.minimum(of_itself, of_others) / limits[0], size / limits[1]))
+    ratio = np.where(move.alike > 0, ratio, ratio / LONGER)
+    return np.where(window.components.body, np.where(ratio >= 1.0, sure * ratio, ratio), 0.0)
+
+
 def shift_result(
     window: SampleWindow,
     column: str,
@@ -141,6 +179,9 @@ def shift_result(
         z, strength = suddenness(last - centre, usual, *thresholds)
         ends = [centre + sign * thresholds[0] * usual for sign in (-1.0, 1.0)]
         low, high = (before * np.exp(end) if column.startswith("log ") else before + end for end in ends)
+        # What is found for another reason may be within the usual range, which then says nothing.
+        inside = (window.now(name) >= low) & (window.now(name) <= high)
+        low, high, z = (np.where(inside, np.nan, shown) for shown in (low, high, z))
     strength = np.fmax(strength, besides)
     levels = {"levels": window.now(name)[None], "before": before[None], "level_names": (quantity,)}
     return rule_result(np.where(judged, strength, 0.0), 2, quantity, window.now(name), meaning, low, high, z, **levels)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,7 @@ class RuleResult:
             an alert clears, it says where they are.
         before: The same at the sample before.
         level_names: Names of the levels.
+        together: Indices of components that are judged two by two, each of shape (pairs,); None if each is judged by itself.
         lasting: Whether an alert stands until the levels are back, and not only until nothing more jumps.
     """
 
@@ -47,6 +48,7 @@ class RuleResult:
     before: Floats | None = None
     level_names: tuple[str, ...] = ()
     lasting: bool = False
+    together: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]] | None = None
 
 
 def strongest(found: Sequence[RuleResult], **more: Any) -> RuleResult:
@@ -102,7 +104,13 @@ def rule_result(
     )
 
 
-def finding_of(rule: str, found: RuleResult, of: Bools, step: int, names: tuple[str, ...]) -> Finding:
+EXACT: Final = ("nonfinite", "unchanged", "optimizer_reset")
+"""Rules about facts, which have no threshold that a healthy run could reach."""
+
+
+def finding_of(
+    rule: str, found: RuleResult, of: Bools, step: int, names: tuple[str, ...], sure: float = 1.0
+) -> Finding:
     """The finding about some components; the worst has the highest severity, then the highest strength.
 
     Args:
@@ -111,6 +119,7 @@ def finding_of(rule: str, found: RuleResult, of: Bools, step: int, names: tuple[
         of: Which components it is about, bool, shape (components,); not all False.
         step: The sample's step.
         names: The components' names.
+        sure: The strength from which it is a warning.
     """
     indices = np.flatnonzero(of)
     ordered = indices[np.lexsort((-found.strength[indices], -found.severity[indices]))]
@@ -126,8 +135,20 @@ def finding_of(rule: str, found: RuleResult, of: Bools, step: int, names: tuple[
         value=_number(found.value[worst]),
         expected=(_number(found.low[worst]), _number(found.high[worst])),
         z=_number(found.z[worst]),
-        meaning=found.meaning(worst),
+        meaning=f"{found.meaning(worst)} {_sureness(rule, found, worst, sure)}",
     )
+
+
+def _sureness(rule: str, found: RuleResult, i: int, sure: float) -> str:
+    """How sure a finding is, in words."""
+    strength = float(found.strength[i])
+    if rule in EXACT or found.severity[i] > 2:
+        return "This is certain."
+    if found.severity[i] > 1:
+        return f"Strength {strength:.3g}, a warning from {sure:.3g} on."
+    if strength < sure:
+        return f"Strength {strength:.3g}, a warning from {sure:.3g} on: healthy runs can have this, too."
+    return "Healthy runs can have this, too."
 
 
 def graded(strength: Floats, levels: tuple[Floats | float, ...]) -> Ranks:

@@ -7,9 +7,17 @@ from typing import Final
 
 import numpy as np
 
-from weibull_monitor.alerts.rules.movement import AS_OTHERS, MIN_INTERVALS, shift_result, unlike_others, usual_movement
+from weibull_monitor.alerts.rules.movement import (
+    AS_OTHERS,
+    MIN_INTERVALS,
+    shift_result,
+    suddenness,
+    unlike_both,
+    unlike_others,
+    usual_movement,
+)
 from weibull_monitor.alerts.rules.result import RuleResult, graded, rule_result
-from weibull_monitor.alerts.rules.words import SE_LAMBDA, apart, cause_of
+from weibull_monitor.alerts.rules.words import SE_LAMBDA, apart, between, cause_of, cause_of_shift
 from weibull_monitor.alerts.settings import ImpossibleChange, ScaleRunaway, ScaleShift, ScaleStall
 from weibull_monitor.alerts.statistics import median_of, quiet, resolution, spread_of
 from weibull_monitor.alerts.window import SampleWindow
@@ -84,29 +92,47 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         return None
     components = window.components
     body = components.body & components.trainable
+    jumped = window.jumped
     with quiet():
         move = usual_movement(window, "log lambda", settings.lookback)
         noise = SE_LAMBDA * window.now("k_se") / window.now("k")  # all arrays: (components,)
         least = noise**2 + settings.floor**2
         reach = np.where(components.body, BODY_REACH, OTHER_REACH) * window.now("work") / window.now("rms")
         unexplained = np.where(np.isfinite(window.now("update_max")), reach, OTHER_REACH) / (1.0 + move.alike) ** 2
-        allowed = np.where(window.jumped, 0.0, unexplained**2 + (AS_OTHERS * move.others) ** 2)
+        allowed = np.where(jumped, 0.0, unexplained**2 + (AS_OTHERS * move.others) ** 2)
         rise = np.sqrt(move.size**2 + least + allowed)
         # A fall: what it is beyond weight decay, which does not touch what is no matrix.
         rates = window["weight_decay"][-settings.lookback - 1 :]
         usual_decay = rates[-1] if (rates[0] == rates[-1]).all() else median_of(rates[:-1])
         decay = np.nan_to_num(usual_decay * window.now("work"), nan=0.0)
-        past = np.minimum(move.past, 0.0)  # (intervals, components)
-        fall = np.sqrt(median_of(past**2) + spread_of(past, median_of(past)) ** 2 + least)
         fallen = np.isfinite(move.centre) & (move.last + decay < 0.0)
+        past = np.minimum(move.past[:, fallen], 0.0)  # (intervals, fallen ones)
+        fall = np.full(len(components), np.nan)
+        fall[fallen] = np.sqrt(median_of(past**2) + spread_of(past, median_of(past)) ** 2 + least[fallen])
         falling = fallen & ((move.last + decay) / fall <= -COMMON * settings.z)
         common = bool(len(falling[body]) > MIN_INTERVALS and falling[body].mean() > 0.5)
         share = np.where(falling & common, COMMON, np.where(components.body, 1.0, UNLIKE_BLOCKS))
-        share = np.where(window.jumped, AFTER_JUMP, share)
+        share = np.where(jumped, AFTER_JUMP, share)
         centre, usual = np.where(fallen, -decay, move.centre), np.where(fallen, fall, rise)
-        change = np.where(fallen, settings.fall, settings.change) * np.where(window.jumped, 1.0, share)
+        change = np.where(fallen, settings.fall, settings.change) * np.where(jumped, 1.0, share)
         besides = np.where(fallen, 0.0, unlike_others(window, move.last, move.others, noise, settings))
+        # W_q and W_k grow quickly when attention begins to specialise (`attention_scale` judges that), and steps without a bound
+        # have no usual size.
+        free = components.selection | ~np.isfinite(window.now("update_max"))
+        limit = np.where(fallen, settings.both_fall, np.where(free, np.inf, settings.both))
+        beyond = np.where(fallen, move.last + decay, move.last)
+        limits = limit, np.where(fallen, settings.fall, settings.change)
+        besides = np.fmax(besides, unlike_both(window, beyond, move, noise, limits, type(settings).sure))
+        # A higher η moves all matrices, so there are no others to be unlike; the past is what it was before the jump.
+        after = np.abs(move.last) / (settings.both * np.hypot(move.own, noise))
+        besides = np.where(jumped & (after >= 1.0), np.fmax(besides, type(settings).sure * after), besides)
     now, before = window.now("lambda"), window.before("lambda")
+
+    def cause(i: int) -> str:
+        with quiet():
+            strength = np.fmax(suddenness(move.last - centre, usual, settings.z * share, change)[1], besides)
+        return cause_of_shift(window, i, strength >= 1.0)
+
     return shift_result(
         window,
         "log lambda",
@@ -115,9 +141,8 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         components.trainable & window.warm,
         "λ",
         lambda i: (
-            f"λ went from {before[i]:.4g} to {now[i]:.4g} since step {window.steps[-2]}; a usual change in this time is "
-            f"{100 * centre[i]:+.1f} %. η is {_known(window, 'eta', i)} and λ_wd {_known(window, 'weight_decay', i)}: check "
-            "that these are the values you set. If they are, check the last batches and, after a resumption, the checkpoint."
+            f"λ {between(before[i], now[i], window.steps[-2])}, by {100 * np.expm1(move.last[i]):+.1f} %; a usual change in this "
+            f"time is {100 * centre[i]:+.1f} %. " + cause(i)
         ),
         besides,
     )
@@ -148,8 +173,12 @@ def scale_runaway(window: SampleWindow, settings: ScaleRunaway) -> RuleResult | 
         quantity="budget ratio c",
         value=c,
         high=settings.ratio * usual,
-        meaning="λ has grown much further than in the other matrices for the same steps. Check the learning rate of this "
-        "matrix, the attention logits if it is a W_q or W_k, and whether it was rescaled.",
+        meaning=lambda i: (
+            f"λ {between(window.baseline['lambda'][i], window.now('lambda')[i], 0)}, {c[i] / usual:.2g} times as far as in the "
+            "other matrices for the same steps. Check first the learning rate of its parameter group against that of the "
+            "others. If it is the same, it was rescaled, or its gradients all point one way"
+            + (": lower the rate of W_q and W_k." if components.selection[i] else ": go back to the last checkpoint.")
+        ),
     )
 
 
@@ -176,11 +205,13 @@ def scale_stall(window: SampleWindow, settings: ScaleStall) -> RuleResult | None
         quantity="share of the usual speed",
         value=share,
         low=settings.share,
-        meaning="k and λ move at only this share of their usual speed, although η is not low. Check for updates lost in rounding "
-        "(bf16 weights without a master copy), a parameter group with a wrong learning rate, and a vanished gradient.",
+        meaning=lambda i: (
+            f"Since step {window.steps[-3]}, k and λ have moved at {100 * share[i]:.2g} % of the speed that they had before, "
+            f"although η is {window.now('eta')[i]:.3g}. "
+            + (
+                "Check first whether updates are lost in rounding: keep a master copy in fp32."
+                if window.components.precision[i] > COARSE
+                else "Check first the learning rate of its parameter group; then whether its gradient has vanished."
+            )
+        ),
     )
-
-
-def _known(window: SampleWindow, column: str, index: int) -> str:
-    value = window.now(column)[index]
-    return f"{value:.3g}" if np.isfinite(value) else "not known"

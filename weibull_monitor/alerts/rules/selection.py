@@ -9,8 +9,16 @@ import numpy as np
 
 from weibull_monitor.alerts.component_arrays import JudgedGroup
 from weibull_monitor.alerts.rules.groups import GroupResults, group_error, group_median
-from weibull_monitor.alerts.rules.movement import AS_OTHERS, MIN_INTERVALS, shift_result, unlike_others, usual_movement
+from weibull_monitor.alerts.rules.movement import (
+    AS_OTHERS,
+    MIN_INTERVALS,
+    shift_result,
+    unlike_both,
+    unlike_others,
+    usual_movement,
+)
 from weibull_monitor.alerts.rules.result import RuleResult
+from weibull_monitor.alerts.rules.words import between
 from weibull_monitor.alerts.settings import SelectionDrift, SelectionRange, SelectionShift
 from weibull_monitor.alerts.statistics import quiet
 from weibull_monitor.alerts.window import SampleWindow
@@ -40,12 +48,13 @@ def selection_range(window: SampleWindow, settings: SelectionRange) -> RuleResul
     """
     normal, uniform = anchors()["normal"].k, anchors()["uniform"].k
     lowest = min(LOWEST_PUBLISHED.values())
-    results = GroupResults(len(window.components))
+    results, starts = GroupResults(len(window.components)), np.full(len(window.components), np.nan)
     for group in _selection(window):
         types = [group.attention] if group.attention else LOWEST_PUBLISHED
         published = min(LOWEST_PUBLISHED[kind] for kind in types)
         now, error = group_median(window.now("k"), group), group_error(window.now("k_se"), group)
         start = group_median(window.baseline["k"], group)
+        starts[group.members] = start
         low = float(np.nanmin([published, start])) - settings.margin
         high = float(np.nanmax([normal, start])) + settings.margin
         beyond = max(low - now, now - high) - RANGE_ERRORS * error
@@ -57,8 +66,11 @@ def selection_range(window: SampleWindow, settings: SelectionRange) -> RuleResul
         results.set(group, 2 if far else 1, 1.0 + beyond if warm and beyond > 0 else 0.0, now, low, high)
     return results.rule_result(
         "median k",
-        "The median k of this kind of matrix is outside the range of trained models with this attention. Check the attention "
-        "logits and the gradient norm; if the model is meant to be so, widen margin or switch the rule off.",
+        lambda i: (
+            f"The median k of this kind {between(starts[i], results.value[i], 0)}, and is outside of what trained models with "
+            "this attention have. Check first the largest attention logit. If it grows, lower the rate of W_q and W_k or add "
+            "QK-norm; if the model is meant to be so, raise margin or switch the rule off."
+        ),
     )
 
 
@@ -70,7 +82,11 @@ def selection_shift(window: SampleWindow, settings: SelectionShift) -> RuleResul
     before, now = window.before("k"), window.now("k")
     with quiet():
         usual = np.sqrt(move.size**2 + window.now("k_se") ** 2 + (AS_OTHERS * move.others) ** 2)
-        besides = unlike_others(window, move.last, move.others, window.now("k_se"), settings)
+        error = window.now("k_se")
+        besides = np.fmax(
+            unlike_others(window, move.last, move.others, error, settings),
+            unlike_both(window, move.last, move, error, (settings.both, settings.change), type(settings).sure),
+        )
     return shift_result(
         window,
         "k",
@@ -79,9 +95,10 @@ def selection_shift(window: SampleWindow, settings: SelectionShift) -> RuleResul
         window.components.selection & window.components.trainable,
         "k",
         lambda i: (
-            f"k of this W_q or W_k went from {before[i]:.3f} to {now[i]:.3f} since step {window.steps[-2]}, far more than it "
-            "usually moves: its attention is changing suddenly. Check the learning rate of this parameter group, the gradient "
-            "norm and the attention logits."
+            f"k of this matrix, which makes queries or keys, {between(before[i], now[i], window.steps[-2])}; it usually moves by "
+            f"{np.fmin(usual, move.own)[i]:.2g} from sample to sample. Its attention is changing suddenly, or a part of it was "
+            "overwritten. Check first the learning rate of its parameter group, then the gradient norm and the attention logits. "
+            "If it was not you, go back to the last checkpoint."
         ),
         besides,
     )
@@ -95,6 +112,7 @@ def selection_drift(window: SampleWindow, settings: SelectionDrift) -> RuleResul
     """
     normal = anchors()["normal"].k
     results = GroupResults(len(window.components))
+    starts, ends = np.full((2, len(window.components)), np.nan)
     for group in _selection(window):
         with quiet():
             drift = group_median(window.now("k") / window.baseline["k"], group) - 1.0
@@ -103,19 +121,23 @@ def selection_drift(window: SampleWindow, settings: SelectionDrift) -> RuleResul
             )
             noise = np.hypot(error, start_error) / normal
         start = group_median(window.baseline["k"], group)
+        starts[group.members], ends[group.members] = start, group_median(window.now("k"), group)
         if not np.isfinite(drift) or abs(drift) < settings.z * noise or not window.warm[group.members].all():
             continue
         expected = group.attention == "mha" and start > MIN_START
         severity = 2 if abs(drift) >= settings.strong and not expected else 1
-        limit = 100.0 * settings.strong
+        limit = 100.0 * (settings.strong if severity == 2 else settings.mild)
         results.set(group, severity, abs(drift) / settings.mild, 100.0 * drift, -limit, limit)
     return results.rule_result(
         "drift of the median k, %",
         lambda i: (
-            "The median k of this kind has drifted strongly from the baseline. If the model was not trained from scratch, "
-            "compare its outputs with those of the model it started from."
-            if abs(results.value[i]) >= 100.0 * settings.strong
-            else "The median k of this kind has drifted a little from the baseline, as it does when attention specialises."
+            f"The median k of this kind {between(starts[i], ends[i], 0)}. "
+            + (
+                "This is a strong drift. If the model was not trained from scratch, check first its outputs against those of the "
+                "model it started from; if they are worse, lower the learning rate."
+                if abs(results.value[i]) >= 100.0 * settings.strong
+                else "It does so when attention specialises; nothing has to be done."
+            )
         ),
     )
 

@@ -7,12 +7,21 @@ from typing import Final
 import numpy as np
 
 from weibull_monitor.alerts.rules.groups import GroupResults, group_error, group_median
-from weibull_monitor.alerts.rules.movement import AS_OTHERS, MIN_INTERVALS, suddenness, unlike_others, usual_movement
+from weibull_monitor.alerts.rules.movement import (
+    AS_OTHERS,
+    MIN_INTERVALS,
+    suddenness,
+    unlike_both,
+    unlike_others,
+    usual_movement,
+)
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result
+from weibull_monitor.alerts.rules.words import apart, between
 from weibull_monitor.alerts.settings import BodyBreak, LayerOutlier, TransmissionExit
 from weibull_monitor.alerts.statistics import Bools, Floats, median_of, quiet, spread_of
 from weibull_monitor.alerts.window import SampleWindow
 from weibull_monitor.analysis.published import FEED_FORWARD, LAST_SHALLOW_BLOCK, published_medians
+from weibull_monitor.measure.weibull import anchors
 
 LOOKBACK: Final = 8
 """Past intervals that `body_break` looks at."""
@@ -33,13 +42,9 @@ TOLERATED_RATIO: Final = float(np.log(4.0))
 LOWEST: Final = min(published_medians(("attn_o", *FEED_FORWARD)))
 """Lowest per-model median over blocks of k of attention-output or feed-forward matrices, 20 models: 1.0409, OLMo-1 7B."""
 
-_OUTLIER: Final = (
-    "k or λ of this block differs from the blocks beside it and from all others of its kind. Check for a layer that was loaded "
-    "wrongly, rescaled, or has its own learning rate or initialisation."
-)
 _SHALLOW_CASE: Final = (
-    "This is the shallow feed-forward anomaly: k of a feed-forward matrix in the first blocks is far below the others, as "
-    "published for Qwen models of 3 B and above. Good models have it; watch it in others."
+    "This is the shallow feed-forward anomaly, as published for Qwen models of 3 B and above: good models have it. Check first "
+    "the validation loss; if that is good, nothing has to be done."
 )
 
 
@@ -68,6 +73,7 @@ def layer_outlier(window: SampleWindow, settings: LayerOutlier) -> RuleResult:
         by_scale = measures[1][0] > measures[0][0]
         strength, departs, z, *shown = np.where(by_scale, measures[1], measures[0])
         value, low, high = (np.where(by_scale, np.exp(values), values) for values in shown)
+        middle = np.where(by_scale, np.sqrt(low * high), (low + high) / 2.0)
         as_loaded = np.abs(np.where(by_scale, layers.start[1], layers.start[0])) >= LOADED_SHARE * np.abs(departs)
         tolerated = as_loaded & (~by_scale | (np.abs(departs) < TOLERATED_RATIO))
         tolerated |= layers.stepped_apart(window)
@@ -78,13 +84,38 @@ def layer_outlier(window: SampleWindow, settings: LayerOutlier) -> RuleResult:
         out[at] = values
         return out  # (components,)
 
-    scale_reported, shallow_case = full(by_scale, 0.0), full(shallow, 0.0)
+    scale_reported, shallow_case, loaded_so = full(by_scale, 0.0), full(shallow, 0.0), full(as_loaded, 0.0)
+    usually, own_rate = (
+        full(middle),
+        full(layers.stepped_apart(window), 0.0),
+    )
+
+    def meaning(i: int) -> str:
+        column = "lambda" if scale_reported[i] else "k"
+        is_now, others = apart(window.now(column)[i], usually[i])
+        what = f"{'λ' if scale_reported[i] else 'k'} of this block is {is_now}, that of the others of its kind about {others}"
+        if loaded_so[i]:
+            return (
+                f"{what}; it was so at step 0. Check first whether the model that you loaded is known for it; if not, whether "
+                "this layer was loaded wrongly or rescaled. A model that was trained so may stay so."
+            )
+        start = window.baseline[column][i]
+        since = f" (it was {apart(start, window.now(column)[i])[0]} at step 0)" if np.isfinite(start) else ""
+        if shallow_case[i]:
+            return f"{what}{since}. {_SHALLOW_CASE}"
+        if own_rate[i]:
+            return f"{what}{since}. It has a learning rate or a schedule of its own: if you set it so, nothing has to be done."
+        return (
+            f"{what}{since}. Check first the learning rate of its parameter group, and whether it was rescaled or overwritten. "
+            "If not, look at the gradients of this layer; if it grows on, go back to a checkpoint from before."
+        )
+
     return rule_result(
         strength=full(strength, 0.0),
         severity=full(np.where(tolerated | shallow, 1, 2), 2).astype(np.int8),
         quantity=lambda i: "λ" if scale_reported[i] else "k",
         value=full(value),
-        meaning=lambda i: _SHALLOW_CASE if shallow_case[i] else _OUTLIER,
+        meaning=meaning,
         low=full(low),
         high=full(high),
         z=full(z),
@@ -170,12 +201,13 @@ def departure(values: Floats) -> tuple[Floats, Floats, Floats]:
 
 def transmission_exit(window: SampleWindow, settings: TransmissionExit) -> RuleResult:
     """The median k of a kind of the Transmission class left the band of healthy models."""
-    results = GroupResults(len(window.components))
+    results, starts = GroupResults(len(window.components)), np.full(len(window.components), np.nan)
     for group in window.components.groups:
         if group.component_class != "transmission" or not window.warm[group.members].all():
             continue
         now, error = group_median(window.now("k"), group), group_error(window.now("k_se"), group)
         start = group_median(window.baseline["k"], group)
+        starts[group.members] = start
         # The start is always inside: PyTorch's default initialisation is at 1.375, a fine-tuned model starts where it was left.
         low, high = float(np.nanmin([settings.low, start])), float(np.nanmax([settings.high, start]))
         beyond = max(low - now, now - high)
@@ -188,11 +220,13 @@ def transmission_exit(window: SampleWindow, settings: TransmissionExit) -> RuleR
     return results.rule_result(
         "median k",
         lambda i: (
-            "The median k of this kind has left the band of feed-forward and attention-output matrices of trained models"
+            f"The median k of this kind {between(starts[i], results.value[i], 0)}, out of the band of feed-forward and "
+            "attention-output matrices of trained models"
             + (
-                " and the range of all published models. Check R², the learning rate and the weight decay."
+                " and of the range of all published ones. Check first R²: a low one means a damaged matrix. Then check the "
+                "learning rate and the weight decay, and lower the rate if they are as you set them."
                 if results.severity[i] > 1
-                else " by a little."
+                else " by a little. Small and young models do that; nothing has to be done."
             )
         ),
     )
@@ -219,13 +253,23 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
             usual = np.sqrt(move.size**2 + error**2 + (AS_OTHERS * move.others) ** 2)
             k_z, k_strength = suddenness(move.last - move.centre, usual, settings.z, settings.change)
             k_strength = np.fmax(k_strength, unlike_others(window, move.last, move.others, error, settings))
+            limits = settings.both, settings.change
+            k_strength = np.fmax(k_strength, unlike_both(window, move.last, move, error, limits, type(settings).sure))
             by_k = ~components.selection & window.warm & (k_strength > np.nan_to_num(strength))
             strength, z = np.where(by_k, k_strength, strength), np.where(by_k, k_z, z)
         # R² below its limit: strength 1 at the limit, whatever was usual.
         below = (1.0 - r2) / (1.0 - settings.r2)
         by_k &= ~(below > strength)
-        sudden = np.nan_to_num(strength) >= 1.0
+        # What began at zero comes to the shape of the others by and by, which is not a break.
+        normal = anchors()["normal"].k
+        nearer = np.abs(window.now("k") - normal) <= np.abs(window.before("k") - normal)
+        sudden = (np.nan_to_num(strength) >= 1.0) & ~(~np.isfinite(start) & nearer)
         strength = np.fmax(below, strength)
+        z = np.where(np.abs(z) < settings.z, np.nan, z)  # found for another reason
+
+    def moved_by(i: int, column: str) -> str:
+        return between(window.before(column)[i], window.now(column)[i], window.steps[-2])
+
     return rule_result(
         strength=np.where(components.body & (components.numel >= MIN_ELEMENTS), strength, 0.0),
         # What was no population at the baseline, such as zeros, has not broken. One that bends slowly is not broken, either:
@@ -237,8 +281,13 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
         high=np.where(by_k, np.nan, 1.0),
         z=z,
         meaning=lambda i: (
-            (f"k was {window.before('k')[i]:.3f} at step {window.steps[-2]}. " if by_k[i] else "")
+            (
+                f"{'k' if by_k[i] else 'R² of its fit'} {moved_by(i, 'k' if by_k[i] else 'r2')}. "
+                if len(window.steps) > 1 and np.isfinite(window.before("k")[i])
+                else ""
+            )
             + "The weights no longer form one population: a part of them (a head, some rows, a piece of a checkpoint) has "
-            'another size than the rest. Check the matrix by head (resolution="head") and by row.'
+            'another size than the rest. Check first the matrix by row and by head (`weight.std(1)`, resolution="head"); if '
+            "something wrote to it, go back to the last checkpoint."
         ),
     )

@@ -54,11 +54,13 @@ def update_growth(window: SampleWindow, settings: UpdateGrowth) -> RuleResult | 
         value=ratio,
         high=settings.factor * usual,
         meaning=lambda i: (
-            f"One step moves this matrix by {ratio[i]:.2g} of its size, at most {usual[i]:.2g} before"
+            f"The last step moved this matrix by {100 * ratio[i]:.2g} % of its size; steps up to step {int(steps[-1])} moved it "
+            f"by {100 * usual[i]:.2g} % at most"
             + (
-                f", and η is {rate[i]:.2g} times what it was after the warm-up. Check the learning rate of this parameter group."
+                f". η is {rate[i]:.2g} times what it was after the warm-up: check first the learning rate of this parameter "
+                "group, and lower it if you did not mean it."
                 if rate[i] > 1.1
-                else ", at no higher η. Check the gradient norm, the last batches and β₂."
+                else ", and η is no higher. Check first the gradient norm, then the last batches; lower β₂ if it stays so."
             )
         ),
     )
@@ -82,8 +84,9 @@ def update_excess(window: SampleWindow, settings: UpdateExcess) -> RuleResult | 
         value=rms,
         high=settings.limit,
         meaning=lambda i: (
-            f"The RMS of this matrix's update is {rms[i]:.2f}, and gradients of a steady size keep it below 1: its gradient has "
-            "grown faster than the optimizer's second moment follows. Check the gradient norm and the last batches, and lower β₂."
+            f"At step {window.steps[-1]} the RMS of this matrix's update is {rms[i]:.3f}, and gradients of a steady size keep it "
+            "at 1 or below: its gradient has grown faster than the optimizer's second moment follows. Check first the gradient "
+            "norm, then the last batches; lower β₂ if it stays so."
         ),
     )
 

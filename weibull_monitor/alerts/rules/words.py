@@ -64,13 +64,53 @@ def cause_of(window: SampleWindow, i: int, found: Bools) -> str:
     )
 
 
-def last_clean(window: SampleWindow, i: int) -> str:
-    """When the matrix was last sampled without Inf and NaN, in words."""
-    counts = window["nonfinite"][:, i]  # (samples,)
+def last_clean(window: SampleWindow) -> str:
+    """When the model was last sampled without Inf and NaN, in words."""
+    counts = np.nansum(window["nonfinite"], axis=1)  # (samples,)
     clean = [step for step, count in zip(window.steps, counts.tolist(), strict=True) if count == 0]
     if not clean:
         return "none of the last samples was without" if len(window.steps) > 1 else "it was so from the start"
-    return f"step {clean[-1]} was the last sample without"
+    return f"step {clean[-1]} was the last sample of the model without"
+
+
+def cause_of_shift(window: SampleWindow, i: int, found: Bools) -> str:
+    """What may have moved λ of a matrix suddenly, what to check first, and what to do, as the data support it.
+
+    Args:
+        window: The window.
+        i: Index of the component.
+        found: The components that moved so at this sample, bool, shape (components,).
+    """
+    eta, decay = _known(window, "eta", i), _known(window, "weight_decay", i)
+    many = share_of_body(window, found) >= MOST
+    if window.jumped[i]:
+        return (
+            f"η has risen to more than twice everything before (it is {eta}): check first that you set it, for this parameter "
+            "group too. If not, correct it and go back to the checkpoint from before."
+        )
+    if many and window.now("lambda")[i] < window.before("lambda")[i]:
+        return (
+            f"Most matrices shrink: check first whether λ_wd {decay} and η {eta} are the values you set. If they are, something "
+            "rescales the weights."
+        )
+    if many:
+        return (
+            f"Most matrices do so at once, with η {eta} and λ_wd {decay}: check first that these are the values you set, then "
+            "the gradient norm and the last batches. After a plateau, this is how a model begins to learn."
+        )
+    return (
+        f"The other matrices do not. Check first η and λ_wd of its parameter group, {eta} and {decay}; if they are right, "
+        "whether something wrote to this matrix (a checkpoint that was loaded, an adapter that was merged). If it was not you, "
+        "go back to the last checkpoint."
+    )
+
+
+def between(before: float, now: float, since: int) -> str:
+    """A movement in words, after the name of what moved."""
+    if not np.isfinite(before):
+        return f"is {now:.4g} now"
+    was, is_now = apart(before, now)
+    return f"went from {was} to {is_now} since step {since}"
 
 
 def _same(window: SampleWindow, i: int, when: str) -> bool:
@@ -85,3 +125,8 @@ def _same(window: SampleWindow, i: int, when: str) -> bool:
             when == "before" or abs(np.log(window.before("lambda")[i] / then["lambda"][i])) > 3.0 * moved + SAME_SCALE
         )
     return bool(steady and close and away)
+
+
+def _known(window: SampleWindow, column: str, i: int) -> str:
+    value = window.now(column)[i]
+    return f"{value:.3g}" if np.isfinite(value) else "not known"

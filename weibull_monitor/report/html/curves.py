@@ -34,7 +34,7 @@ def classes(columns: Columns, diagnosis: Diagnosis | None) -> list[dict[str, Any
                 "low": floats(lowest(k)),
                 "high": floats(highest(k)),
             }
-            entry |= {"drift": floats(drift), "start": anchor(columns, at)}
+            entry |= {"drift": floats(drift), "start": anchor(columns, at), "update": update(columns, at)}
             found.append(entry | _published(name, diagnosis))
     return found
 
@@ -51,6 +51,14 @@ def _of_adapters(columns: Columns) -> list[dict[str, Any]]:
             entry = {"name": name, "k": floats(median(k)), "low": floats(lowest(k)), "high": floats(highest(k))}
             found.append(entry | {"drift": floats(np.full(len(k), np.nan)), "start": None, "adapters": True})
     return found
+
+
+def update(columns: Columns, at: Array) -> dict[str, Any] | None:
+    """How far the last step moved these matrices at each sample, RMS(u)·η/RMS(w); None if updates were not read."""
+    ratio = columns["update_ratio"][:, at]  # (samples, matrices)
+    if not np.isfinite(ratio).any():
+        return None
+    return {"median": floats(median(ratio)), "high": floats(highest(ratio))}
 
 
 def attention(columns: Columns) -> dict[str, Any] | None:

@@ -105,6 +105,8 @@ def _head(view: View, width: int, now: float, whole: bool) -> list[Any]:
         facts.append(f"S = Σηλ_wd {view.t_over_tau:.3g}")
     if view.attention is not None:
         facts.append(f"scale of attention {view.attention[0]:.3g}, highest {view.attention[1]:.3g}")
+    if view.updates is not None:
+        facts.append(f"last step {100 * view.updates[0]:.2g} % of a matrix, at most {100 * view.updates[1]:.2g} %")
     step = Text(f"step {view.step:,}", style="bold", no_wrap=True)
     if view.total_steps:
         done = min(1.0, view.step / view.total_steps)

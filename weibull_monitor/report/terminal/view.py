@@ -76,6 +76,7 @@ class View:
         cost: Seconds that the last sample took; None if not recorded.
         share: Share of the time since the first sample that samples took; None if not recorded.
         attention: Median and highest scale of attention over the blocks, now; None if no block has one.
+        updates: How far the last step moved a matrix in units of its size, median and highest; None if updates are not read.
         t_over_tau: Training time in units of τ; None if not known.
         classes: The classes.
         kinds: The kinds, in the model's order.
@@ -94,6 +95,7 @@ class View:
     cost: float | None
     share: float | None
     attention: tuple[float, float] | None
+    updates: tuple[float, float] | None
     t_over_tau: float | None
     classes: tuple[ClassLine, ...]
     kinds: tuple[KindLine, ...]
@@ -111,6 +113,7 @@ def view_of(tail: HistoryTail) -> View | None:
     first, last, record = history.snapshots[0], history.snapshots[-1], history.runs[-1]
     sample = compared_sample(history)
     spent = list(last.values("t_over_tau").values())
+    moved = list(last.values("update_ratio").values())
     standing, ended = alerts_now(history.alerts)
     suspects, odd = _suspects(history, sample, standing)
     parameters = record.model.get("parameters")
@@ -126,6 +129,7 @@ def view_of(tail: HistoryTail) -> View | None:
         cost=last.seconds,
         share=_share(points),
         attention=points[-1].attention,
+        updates=(median(moved), max(moved)) if moved else None,
         t_over_tau=median(spent) if spent else None,
         classes=_classes(points, sample),
         kinds=_kinds(points, first, last),

@@ -20,6 +20,7 @@ class Subject:
         bands: The classes with a published band.
         classes: The classes that the model has.
         forces: Whether forces are measured.
+        updates: Whether updates are read.
         law: Whether there are values of the scaling law.
     """
 
@@ -27,6 +28,7 @@ class Subject:
     bands: tuple[str, ...] = CLASSES
     classes: tuple[str, ...] = CLASSES
     forces: bool = False
+    updates: bool = False
     law: bool = True
 
 
@@ -45,6 +47,7 @@ def subject_of(history: History) -> Subject:
         bands=tuple(name for name in CLASSES if f"{PREFIX}/{name}_low" in edges),
         classes=tuple(name for name in CLASSES if any(c.component_class == name for c in components)),
         forces=last is not None and bool(last.values("force_net")),
+        updates=last is not None and bool(last.values("update_ratio")),
         law=last is None or bool(last.values("effective")),
     )
 

@@ -25,7 +25,7 @@ COLUMNS: Final = {"Pictures": 2, "Alerts": 2, "Runs": 1}
 """Panels in a row, where there are not three."""
 LOSS: Final = r"^(train/|train_|training_)?loss(_step|_epoch)?$"
 """The keys under which training frameworks and own loops log the loss."""
-CLOSED: Final = ("Health", "Forces", "Runs")
+CLOSED: Final = ("Health", "Forces", "Updates", "Runs")
 """Sections that are closed at first."""
 
 Panel = tuple[str, dict[str, Any]]
@@ -113,6 +113,7 @@ def sections_of(subject: Subject) -> dict[str, list[Panel]]:
             for name in ("alignment", "injection", "decay", "net", "closure")
             if subject.forces
         ],
+        "Updates": _updates(subject),
         "Runs": [("RunComparer", {"diff_only": "split"})],
     }
     return {title: panels for title, panels in sections.items() if panels}
@@ -129,6 +130,15 @@ def _classes(subject: Subject) -> list[Panel]:
     if "selection" in subject.classes:
         panels.append(_lines("scale of attention", ATTENTION_SCALE, f"{ATTENTION_SCALE}_max"))
     return [*panels, _lines("drift since the start", *drifts, y="%")] if drifts else panels
+
+
+def _updates(subject: Subject) -> list[Panel]:
+    """The last update of each class: how far it goes, its RMS in units of η, and its k."""
+    if not subject.updates:
+        return []
+    titles = {"ratio": "last step, RMS(u)·η/RMS(w)", "ratio_max": "the same, of the matrix that goes furthest"}
+    titles |= {"rms": "RMS of the last update", "k": "k of the last update"}
+    return [_lines(t, *(f"weibull_update/{name}_{key}" for name in subject.classes)) for key, t in titles.items()]
 
 
 def _scale(subject: Subject) -> list[Panel]:

@@ -147,6 +147,36 @@
     };
   };
 
+  // How far the last step moved the matrices of each class, in units of their size: median, and that which went furthest.
+  const updates = () => {
+    const title = "Last update";
+    const run = WM.run();
+    const shown = run.empty ? [] : run.classes.filter((one) => one.update);
+    if (!shown.length) return { title, message: "Not read: it needs updates=True." };
+    const data = shown.flatMap((one, place) =>
+      ["median", "high"].map((end) => {
+        const values = WM.floats(one.update, end);
+        const name = `${one.name}, ${end === "high" ? "furthest" : "median"}`;
+        const text = Array.from(values, (v, i) => `step ${WM.whole(run.steps[i])}<br>${name}: ${WM.fixed(100 * v, 3)} %`);
+        const line = WM.line(run.steps, values, name, WM.series(place), text, { showlegend: true });
+        if (end === "high") line.line = { ...line.line, dash: "dot" };
+        return line;
+      }),
+    );
+    return {
+      title,
+      data,
+      height: 330,
+      label: `Last update over the steps: ${shown.map((one) => `${one.name} ${WM.fixed(100 * WM.floats(one.update, "median").at(-1), 3)} % of the size of a matrix`).join(", ")}.`,
+      layout: {
+        shapes: WM.alertLines(run.alerts.filter((alert) => alert.rule.startsWith("update_"))),
+        showlegend: true,
+        xaxis: WM.stepAxis(run.steps),
+        yaxis: { title: { text: "RMS(u)·η/RMS(w)", standoff: 8 }, type: "log", nticks: 7 },
+      },
+    };
+  };
+
   /** Says what the charts show, and nothing that they do not. */
   WM.showClasses = () => {
     const run = WM.run();
@@ -162,5 +192,6 @@
   WM.startClasses = () => {
     for (const name of Object.keys(NAMES)) WM.chart(`class-${name}`, build(name));
     WM.chart("attention", attention);
+    WM.chart("updates", updates);
   };
 })();

@@ -132,7 +132,7 @@
   });
   WM.byId("axis").addEventListener("change", (event) => {
     WM.state.axis = event.target.value;
-    WM.redraw("now", "class-selection", "class-transmission", "attention", "kinds", "forecast");
+    WM.redraw("now", "class-selection", "class-transmission", "attention", "updates", "kinds", "forecast");
   });
   addEventListener("beforeprint", () => {
     WM.byId("facts-box").open = true;

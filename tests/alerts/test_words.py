@@ -1,0 +1,161 @@
+"""What alerts say: numbers that differ in the digits shown, since when, how sure, what to check first, and what to do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from alerts.simulated import ATTENTION, Columns, alerts_of, components, healthy, index, samples_of
+from alerts.test_loaded import begin_anew, loaded, named
+from alerts.test_rules import AT, FAULTS, UP, Q, scaled, set_from, without_gradient
+from weibull_monitor.alerts import replay
+from weibull_monitor.alerts.rules import RULES
+from weibull_monitor.history.alert import Alert
+
+ACTION = re.compile(
+    r"go back|lower|raise |correct it|add |nothing has to be done|Load its weights|loaded|load |keep a|stay so|"
+    r"detaches|vanished|parameter group|rescales|argmax|learn|read the messages"
+)
+
+
+def rendered(rule: str) -> list[Alert]:
+    """All alerts of the rule when it finds its fault, infos included."""
+    columns, blocks = healthy(blocks=8), 8
+    if rule == "optimizer_reset":
+        samples = samples_of(columns, blocks=8)
+        samples = [replace(s, withheld={"optimizer_reset": 56}) if n >= AT else s for n, s in enumerate(samples)]
+        return [a for a in replay(samples, None, [ATTENTION]) if a.finding.rule == rule]
+    if rule == "initialised_anew":
+        columns = loaded()
+        begin_anew(columns, index(3, "attn_q"))
+        return named(columns)
+    if rule == "no_gradient":
+        without_gradient(columns, UP)
+    else:
+        FAULTS[rule][0](columns)  # type: ignore[no-untyped-call]
+    return [a for a in replay(samples_of(columns, blocks=blocks), None, [ATTENTION]) if a.finding.rule == rule]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_sentence_says_what_happened_since_when_how_sure_and_what_to_do(rule: str) -> None:
+    begun = [a for a in rendered(rule) if a.phase != "ends"]
+    assert begun
+    for alert in begun:
+        text = alert.text
+        numbers_differ(text)
+        value, (low, high) = alert.finding.value, alert.finding.expected
+        assert value is None or not (low is not None and high is not None and low < value < high), text
+        assert re.search(r"step \d+", alert.finding.meaning), text  # since when
+        assert re.search(r"This is certain\.|Strength [\d.e+]+, a warning from|Healthy runs can have this", text), text
+        assert re.search(
+            r"[Cc]heck first|Look at|Load its weights|go back|read the messages|nothing has to be done", text
+        ), text
+        assert ACTION.search(text), text
+        assert not re.search(r"\bnan\b|None|\binf\b", text), text
+        assert len(text) < 700, text
+
+
+def numbers_differ(text: str) -> None:
+    """Where a value is held against another one, they are not the same number in the digits shown."""
+    pairs = re.findall(r"went from (\S+) to (\S+?)(?=[ ,;.]* )", text)
+    pairs += re.findall(r"moved it by (\S+) %.*?moved it by (\S+) %", text)
+    pairs += re.findall(r"of this block is (\S+), that of the others of its kind about (\S+?)[.;]? ", text)
+    value = re.search(r": \D*? ([-\d.e+]+), expected (?:at most |at least )?([-\d.e+]+)(?: to ([-\d.e+]+))?[,. ]", text)
+    if value:
+        pairs += [(value[1], edge.rstrip(".")) for edge in value.groups()[1:] if edge]
+    assert all(before != now for before, now in pairs), text
+
+
+def test_the_check_of_numbers_can_fail() -> None:
+    with pytest.raises(AssertionError):
+        numbers_differ("The RMS went from 0.05048 to 0.05048 since step 10; no step can do that.")
+    with pytest.raises(AssertionError):
+        numbers_differ("step 150: a: k 1.101, expected 1.101 to 1.301, z 3. Look.")
+
+
+def test_what_is_unlike_the_others_is_not_held_against_a_range_that_it_is_in() -> None:
+    def later(columns: list[Columns]) -> None:  # λ moves much at first, which widens what is usual for it
+        for n, now in enumerate(columns[1:8]):
+            now["lambda"][UP] *= 1.0 + 0.1 * (n % 2)
+        for now in columns[AT:]:
+            now["lambda"][UP] *= 0.80
+
+    text = said(later, "scale_shift")
+    found = re.search(r"λ ([\d.]+)(?:, expected ([\d.]+) to ([\d.]+))?", text)
+    assert found
+    assert found[2] is None or not float(found[2]) < float(found[1]) < float(found[3]), text
+
+
+def said(break_it: Callable[[list[Columns]], object], rule: str) -> str:
+    return next(a.text for a in alerts_of(break_it) if a.finding.rule == rule)
+
+
+def test_a_small_impossible_change_is_told_with_digits_that_show_it() -> None:
+    def by_little(columns: list[Columns]) -> None:
+        for now in columns:
+            now["eta"] *= 1e-6
+            now["eta_sum"] *= 1e-6
+        for now in columns[1:]:  # nothing moves
+            for name in ("k", "lambda", "rms", "r2", "largest"):
+                now[name] = columns[0][name].copy()
+        for now in columns[AT:]:
+            now["rms"][UP] *= 1.0004
+
+    text = said(by_little, "impossible_change")
+    numbers_differ(text)
+    was, now = re.findall(r"RMS went from (\S+) to (\S+)", text)[0]
+    assert float(now) / float(was) == pytest.approx(1.0004, abs=2e-4)
+
+
+def test_inf_and_nan_are_told_with_the_last_clean_sample_of_the_model() -> None:
+    def spreading(columns: list[Columns]) -> None:
+        set_from(columns, "nonfinite", UP, 3.0)
+        for now in columns[AT + 2 :]:
+            now["nonfinite"][:] = 65536.0
+
+    columns = healthy()
+    spreading(columns)
+    first, *later = [a.text for a in replay(samples_of(columns), None, [ATTENTION]) if a.finding.rule == "nonfinite"]
+    assert "step 140 was the last sample of the model without" in first
+    assert "All matrices" not in first
+    assert all("step 140 was the last sample" in text and "All matrices do" in text for text in later)
+
+
+def test_a_blow_up_of_all_matrices_is_not_told_as_one_layer() -> None:
+    def blown_up(columns: list[Columns]) -> None:
+        chance = np.random.default_rng(0)
+        for i in range(len(components())):
+            scaled(columns, i, float(chance.uniform(4.0, 9.0)))
+
+    found = [a for a in alerts_of(blown_up) if a.phase != "ends"]
+    assert "impossible_change" in {a.finding.rule for a in found}
+    for alert in found:
+        assert not re.search(r"this layer|this block|initialised anew|multiplied by", alert.finding.meaning), alert.text
+    assert "Most matrices changed at once" in said(blown_up, "impossible_change")
+
+
+def test_what_has_not_come_back_is_not_over() -> None:
+    def jumped(columns: list[Columns]) -> None:
+        scaled(columns, Q, 8.0)
+
+    ended = [a for a in alerts_of(jumped) if a.finding.rule == "impossible_change" and a.phase == "ends"]
+    assert ended == []
+
+
+def test_a_shift_is_told_with_the_cause_that_the_data_support() -> None:
+    def one(columns: list[Columns]) -> None:
+        scaled(columns, index(1, "attn_v"), 0.8)
+
+    def rate(columns: list[Columns]) -> None:
+        for n, now in enumerate(columns[AT:], 1):
+            now["eta"] *= 30.0
+            now["eta_sum"] += 0.29 * n
+            for name in ("lambda", "rms"):
+                now[name] *= np.exp(0.25 * n)
+
+    assert "The other matrices do not." in said(one, "scale_shift")
+    assert "η has risen to more than twice everything before" in said(rate, "scale_shift")
