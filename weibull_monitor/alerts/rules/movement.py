@@ -10,7 +10,7 @@ import numpy as np
 
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result
 from weibull_monitor.alerts.settings import UnlikeOthers
-from weibull_monitor.alerts.statistics import Bools, Floats, median_of, quiet, spread_of
+from weibull_monitor.alerts.statistics import Bools, Floats, median_of, or_zero, quiet, spread_of
 from weibull_monitor.alerts.window import SampleWindow
 
 MIN_INTERVALS: Final = 3
@@ -58,13 +58,15 @@ def usual_movement(window: SampleWindow, column: str, lookback: int) -> Movement
     values = window[column.removeprefix("log ")][-lookback - 2 :]  # (intervals + 2, components)
     work = window["work"][-lookback - 2 :][1:]  # (intervals + 1, components)
     with quiet():
-        moves = np.diff(np.log(values) if column.startswith("log ") else values, axis=0)
+        levels = np.log(values) if column.startswith("log ") else values
+        moves = levels[1:] - levels[:-1]
         # Bring past movements to the length of the last interval: in proportion to its work if it is longer, as a drift grows;
         # by the square root if it is shorter, as noise shrinks. Either is the larger movement of the two, so the safer one.
         ratio = work[-1] / work[:-1]
         past = moves[:-1] * np.where(ratio > 1.0, ratio, np.sqrt(ratio))  # (intervals, components)
         # A matrix that was frozen, or got no gradient, says nothing of how it moves when it learns.
-        still = np.diff(window["eta_sum"][-lookback - 2 :][:-1], axis=0) == 0
+        spent = window["eta_sum"][-lookback - 2 :]
+        still = spent[1:-1] == spent[:-2]
         past = np.where(still | (past == 0), np.nan, past)
         centre = median_of(past)
         size = np.sqrt(spread_of(past, centre) ** 2 + median_of(np.abs(past)) ** 2)
@@ -72,7 +74,7 @@ def usual_movement(window: SampleWindow, column: str, lookback: int) -> Movement
         alike = (ratio <= SIMILAR_RATIO).sum(axis=0).astype(float)
         body = np.abs(moves[-1][window.components.body & window.components.trainable])
         others = float(median_of(body[:, None])[0]) if len(body) >= MIN_OTHERS else 0.0
-    found = Movement(moves[-1], past, np.where(enough, centre, np.nan), size, alike, float(np.nan_to_num(others)))
+    found = Movement(moves[-1], past, np.where(enough, centre, np.nan), size, alike, others if others == others else 0.0)
     window.memo[column, lookback] = found
     return found
 
@@ -109,7 +111,7 @@ def unlike_others(window: SampleWindow, moved: Floats, others: float, noise: Flo
         return np.zeros(len(moved))
     usual = np.sqrt(others**2 + noise**2)
     strength = np.minimum(np.abs(moved) / (settings.others * usual), np.abs(moved) / settings.far)
-    return np.where(window.components.body, np.nan_to_num(strength), 0.0)
+    return np.where(window.components.body, or_zero(strength), 0.0)
 
 
 def shift_result(

@@ -11,7 +11,7 @@ from weibull_monitor.alerts.rules.movement import AS_OTHERS, MIN_INTERVALS, shif
 from weibull_monitor.alerts.rules.result import RuleResult, graded, rule_result
 from weibull_monitor.alerts.rules.words import SE_LAMBDA, apart, cause_of
 from weibull_monitor.alerts.settings import ImpossibleChange, ScaleRunaway, ScaleShift, ScaleStall
-from weibull_monitor.alerts.statistics import median_of, quiet, resolution, spread_of
+from weibull_monitor.alerts.statistics import median_of, or_zero, quiet, resolution, spread_of
 from weibull_monitor.alerts.window import SampleWindow
 
 BODY_REACH: Final = 0.1
@@ -48,7 +48,7 @@ def impossible_change(window: SampleWindow, settings: ImpossibleChange) -> RuleR
         # Values that have no fit may all lie in one bin, and then their errors do not average out.
         apart_in_bins = np.where(np.isfinite(window.now("k") + window.before("k")), window.components.numel, 1.0)
         # The larger λ_wd and RMS of both ends bound those of every step between.
-        decay = np.nan_to_num(np.fmax(window.now("weight_decay"), window.before("weight_decay")), nan=0.0)
+        decay = or_zero(np.fmax(window.now("weight_decay"), window.before("weight_decay")))
         rest = (path * decay + precision + resolution(apart_in_bins)) * np.fmax(rms, before)
         bound = np.fmax(window.now("update_max"), window.before("update_max"))
         rounding = np.where(precision > COARSE, 2.0, 1.0)
@@ -95,10 +95,12 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         # A fall: what it is beyond weight decay, which does not touch what is no matrix.
         rates = window["weight_decay"][-settings.lookback - 1 :]
         usual_decay = rates[-1] if (rates[0] == rates[-1]).all() else median_of(rates[:-1])
-        decay = np.nan_to_num(usual_decay * window.now("work"), nan=0.0)
-        past = np.minimum(move.past, 0.0)  # (intervals, components)
-        fall = np.sqrt(median_of(past**2) + spread_of(past, median_of(past)) ** 2 + least)
+        decay = or_zero(usual_decay * window.now("work"))
         fallen = np.isfinite(move.centre) & (move.last + decay < 0.0)
+        fall = rise  # of use only where a matrix has fallen
+        if fallen.any():
+            past = np.minimum(move.past, 0.0)  # (intervals, components)
+            fall = np.sqrt(median_of(past**2) + spread_of(past, median_of(past)) ** 2 + least)
         falling = fallen & ((move.last + decay) / fall <= -COMMON * settings.z)
         common = bool(len(falling[body]) > MIN_INTERVALS and falling[body].mean() > 0.5)
         share = np.where(falling & common, COMMON, np.where(components.body, 1.0, UNLIKE_BLOCKS))
