@@ -29,7 +29,9 @@ def median_of(values: Floats) -> Floats:
     if not len(values):
         return np.full(values.shape[1:], np.nan)
     ordered = np.sort(values, axis=0)  # (n, m), NaN last
-    if not np.logical_or.reduce(np.isnan(ordered[-1]), axis=None):  # nearly always: one row or two are the medians of all columns
+    if not np.logical_or.reduce(
+        np.isnan(ordered[-1]), axis=None
+    ):  # nearly always: one row or two are the medians of all columns
         whole: Floats = (ordered[(len(values) - 1) // 2] + ordered[len(values) // 2]) / 2.0
         return whole
     # Otherwise each column has its own number of values, and so its own middle rows.
@@ -73,12 +75,13 @@ def reaches(strength: Floats) -> bool:
 _QUIET: ContextVar[bool] = ContextVar("quiet", default=False)
 
 
-class quiet:  # noqa: N801, used as a function
+class quiet:
     """Silences numpy's warnings about NaN and division by zero: here both mean that there is no value.
 
     Not with `warnings.catch_warnings`, after which Python forgets which warnings of the user it has shown. So functions that warn
     by themselves (`np.nanmin` of nothing but NaN) are not called within.
     """
+
     __slots__ = ("_errors", "_token")
 
     def __enter__(self) -> None:

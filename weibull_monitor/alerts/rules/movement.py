@@ -74,7 +74,9 @@ def usual_movement(window: SampleWindow, column: str, lookback: int) -> Movement
         alike = (ratio <= SIMILAR_RATIO).sum(axis=0).astype(float)
         body = np.abs(moves[-1][window.components.body & window.components.trainable])
         others = float(median_of(body[:, None])[0]) if len(body) >= MIN_OTHERS else 0.0
-    found = Movement(moves[-1], past, np.where(enough, centre, np.nan), size, alike, others if others == others else 0.0)
+    found = Movement(
+        moves[-1], past, np.where(enough, centre, np.nan), size, alike, others if others == others else 0.0
+    )
     window.memo[column, lookback] = found
     return found
 
