@@ -132,8 +132,8 @@ class SampleWindow:
         is then too low by η before it less η after it: all between is only moved by one step.
         """
         with quiet():
-            seen = self.now("eta_sum") - np.nan_to_num(self.before("eta_sum"), nan=0.0)
-            late = np.nan_to_num(np.fmax(self.before("eta") - self.now("eta"), 0.0), nan=0.0)
+            seen = self.now("eta_sum") - or_zero(self.before("eta_sum"))
+            late = or_zero(np.fmax(self.before("eta") - self.now("eta"), 0.0))
             return np.where(seen >= 0, np.where(seen + late > 0, seen + late, np.nan), np.nan)
 
     @property

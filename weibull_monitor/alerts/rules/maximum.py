@@ -10,7 +10,7 @@ from weibull_monitor.alerts.rules.result import RuleResult, rule_result, stronge
 from weibull_monitor.alerts.rules.scale import impossible_change as impossible_rms
 from weibull_monitor.alerts.rules.words import apart, cause_of
 from weibull_monitor.alerts.settings import ImpossibleChange
-from weibull_monitor.alerts.statistics import or_zero, quiet
+from weibull_monitor.alerts.statistics import quiet
 from weibull_monitor.alerts.window import SampleWindow
 
 BIN: Final = 1.0 / 64
