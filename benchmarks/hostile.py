@@ -307,10 +307,10 @@ def kills(options: argparse.Namespace, folder: Path) -> Tally:
         os.kill(running, signal.SIGKILL)
         killed += os.waitpid(running, 0)[1] == signal.SIGKILL
         os.waitpid(start(place), 0)
-        if figures(place) == expected:
-            tally.read += 1
-        else:
-            tally.faults.append(f"kill {number}: other samples")
+        equal = figures(place) == expected
+        print(f"kill {number}: {'equal' if equal else 'other samples'}", flush=True)
+        tally.read += equal
+        tally.faults += [] if equal else [f"kill {number}: other samples"]
         shutil.rmtree(place)
     print(f"{killed} of {options.count} were killed while they ran")
     return tally
