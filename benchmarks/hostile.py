@@ -304,9 +304,11 @@ def kills(options: argparse.Namespace, folder: Path) -> Tally:
         time.sleep(took * source.uniform(0.1, 1.0))
         os.kill(running, signal.SIGKILL)
         killed += os.waitpid(running, 0)[1] == signal.SIGKILL
-        os.waitpid(start(place), 0)
-        equal = figures(place) == expected
-        print(f"kill {number}: {'equal' if equal else 'other samples'}", flush=True)
+        ended = os.waitstatus_to_exitcode(os.waitpid(start(place), 0)[1])
+        found = figures(place)
+        equal = found == expected
+        other = sorted(step for step in {*found, *expected} if found.get(step) != expected.get(step))
+        print(f"kill {number}: {'equal' if equal else f'exit code {ended}, other samples at {other}'}", flush=True)
         tally.read += equal
         tally.faults += [] if equal else [f"kill {number}: other samples"]
         shutil.rmtree(place)
