@@ -2,6 +2,7 @@
 
     python benchmarks/hostile.py histories --count 1000       # each with six commands
     python benchmarks/hostile.py files --count 1000           # of each format
+    python benchmarks/hostile.py structures --count 1000      # the same with another fuzzer, and settings, adapters, histories
     python benchmarks/hostile.py configurations               # also with an interpreter that has another transformers
     python benchmarks/hostile.py injections --seconds 600     # shared out over the hosts
     python benchmarks/hostile.py kills --count 64
@@ -17,10 +18,8 @@ import json
 import logging
 import os
 import random
-import resource
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -42,6 +41,16 @@ from hostile.mutations import (  # noqa: E402
     mutated_zip,
 )
 from hostile.running import Tally, call, most_memory, run_command, watch_for_contacts  # noqa: E402
+from hostile.structures import (  # noqa: E402
+    RAW,
+    gzipped,
+    restructured,
+    restructured_lines,
+    restructured_safetensors,
+    rezipped,
+    tokens_in,
+)
+from hostile_size import size  # noqa: E402
 
 from weibull_monitor.checkpoint.child import process  # noqa: E402
 
@@ -91,6 +100,112 @@ def files(options: argparse.Namespace, folder: Path) -> Tally:
             call(lambda path=broken: scan(path), f"{kind} {number}", tally)  # type: ignore[misc]
             shutil.copy(whole / name, broken / name)
     return tally
+
+
+def structures(options: argparse.Namespace, folder: Path) -> Tally:
+    from checkpoint.test_fuzz import FORMATS
+    from hostile.test_configurations import checkpoint
+
+    from weibull_monitor.checkpoint import scan
+
+    structured = {
+        "safetensors": (restructured_safetensors, restructured_safetensors, tokens_in),
+        "index": (restructured, restructured, tokens_in),
+        "torch.save": (rezipped, rezipped, tokens_in),
+        "lightning": (rezipped, tokens_in),
+        "adapter": (restructured, tokens_in),
+        "config": (restructured,),
+    }
+    formats = FORMATS | {
+        "adapter": _adapter,
+        "config": lambda place: [checkpoint(place / "model", {}).name + "/config.json"],
+    }
+    total, only = Tally(), options.only.split(",") if options.only else [*formats, "history", "thresholds"]
+
+    def report(kind: str, tally: Tally) -> None:
+        print(
+            f"{kind}: {tally.tried:,} tried, {tally.read:,} read, {len(tally.faults)} faults, {most_memory()} MB",
+            flush=True,
+        )
+        print(*tally.faults[:20], sep="\n", flush=True)
+        nonlocal total
+        total += tally
+
+    for kind, make in formats.items():
+        if kind not in only:
+            continue
+        whole, broken, tally = folder / kind, folder / f"{kind}-broken", Tally()
+        whole.mkdir()
+        names = make(whole)
+        shutil.copytree(whole, broken)
+        with process():
+            for number in range(options.seed, options.seed + options.count // (8 if kind == "config" else 1)):
+                source = random.Random(f"{kind} {number}")
+                name = names[number % len(names)]
+                good = (whole / name).read_bytes()
+                bad = source.choice(structured.get(kind, (tokens_in,)))(good, source)
+                (broken / name).write_bytes(gzipped(good, source) if source.random() < 0.02 else bad)
+                place = str((broken / name).parent)
+                if source.random() < 0.1 or kind == "config":
+                    run_command(["scan", place, *source.choice(((), ("--json", "-")))], f"{kind} {number}", tally)
+                    if kind == "config" and source.random() < 0.5:
+                        run_command(["components", place], f"{kind} {number}", tally)
+                else:
+                    call(lambda path=place: scan(path), f"{kind} {number}", tally)  # type: ignore[misc]
+                (broken / name).write_bytes(good)
+        report(kind, tally)
+    good = write_history(folder / "good", 4).read_bytes()
+    if "history" in only:
+        tally, bad = Tally(), folder / "bad" / "weibull"
+        bad.mkdir(parents=True)
+        run = str(folder / "bad")
+        for number in range(options.seed, options.seed + options.count):
+            source = random.Random(f"history {number}")
+            data = gzipped(good, source) if source.random() < 0.01 else restructured_lines(good, source)
+            (bad / "history.jsonl").write_bytes(data)
+            every = [["report", run, "-o", f"{folder}/page.html"], ["alerts", run], ["alerts", run, "--recorded"]]
+            every += [
+                ["compare", run, "--list"],
+                ["watch", run, "--once"],
+                ["sweep", run, str(folder / "good"), "--json"],
+            ]
+            for words in source.sample(every, 3):
+                run_command(words, str(number), tally)
+        report("history", tally)
+    if "thresholds" in only:
+        tally = Tally()
+        for number in range(options.seed, options.seed + options.count):
+            source = random.Random(f"thresholds {number}")
+            rule, key = (
+                source.choice(("scale_shift", "dead", "x", "nonfinite")),
+                source.choice(("z", "ignore", "at_most", "persist")),
+            )
+            text = f"[alerts.{rule}]\n{key} = {source.choice(RAW)}\n[alerts.unchanged]\nintervals = 3\n"
+            data = text.encode("utf-8", "surrogatepass")
+            (folder / "t.toml").write_bytes(tokens_in(data, source) if source.random() < 0.4 else data)
+            run_command(["alerts", str(folder / "good"), "--config", str(folder / "t.toml")], str(number), tally)
+        report("thresholds", tally)
+    return total
+
+
+def _adapter(place: Path) -> list[str]:
+    """A LoRA adapter, as PEFT saves it."""
+    from safetensors.torch import save_file
+
+    names = [f"base_model.model.model.layers.{i}.self_attn.q_proj.lora_{ab}.weight" for i in range(2) for ab in "AB"]
+    save_file(
+        {name: torch.randn(8, 32) if "lora_A" in name else torch.randn(32, 8) for name in names},
+        place / "adapter_model.safetensors",
+    )
+    settings = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "use_rslora": False, "target_modules": ["q_proj"]}
+    settings |= {
+        "base_model_name_or_path": "someone/evil",
+        "rank_pattern": {"q_proj": 4},
+        "alpha_pattern": {},
+        "fan_in_fan_out": False,
+    }
+    (place / "adapter_config.json").write_text(json.dumps(settings))
+    return ["adapter_config.json"]
 
 
 def configurations(options: argparse.Namespace, folder: Path) -> Tally:
@@ -144,86 +259,76 @@ def injections(options: argparse.Namespace, folder: Path) -> Tally:
     return tally
 
 
-TRAINED = """
-import sys, torch
-from pathlib import Path
-from small_trainer import trainer
-from weibull_monitor.integrations.transformers import WeibullCallback
-where = Path(sys.argv[1])
-saved = sorted(where.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-whole = [path for path in saved if (path / "trainer_state.json").is_file()]
-callback = WeibullCallback(every_n_steps=1)
-trainer(where, callback, max_steps=24, save_strategy="steps", save_steps=4).train(
-    resume_from_checkpoint=str(whole[-1]) if whole else None)
-"""
+def _trained(where: Path) -> None:
+    """Trains with the real Trainer, from the last checkpoint that is whole, if there is one."""
+    from small_trainer import trainer
+
+    from weibull_monitor.integrations.transformers import WeibullCallback
+
+    saved = sorted(where.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    whole = [path for path in saved if (path / "trainer_state.json").is_file()]
+    made = trainer(where, WeibullCallback(every_n_steps=1), max_steps=24, save_strategy="steps", save_steps=4)
+    made.train(resume_from_checkpoint=str(whole[-1]) if whole else None)
 
 
 def kills(options: argparse.Namespace, folder: Path) -> Tally:
+    import small_trainer  # noqa: F401, imported once: each process is a fork of this one
+
+    import weibull_monitor.integrations.transformers  # noqa: F401
     from weibull_monitor import read_history
 
-    def start(place: Path) -> subprocess.Popen[bytes]:
-        environment = os.environ | {"PYTHONPATH": str(HERE.parent / "tests"), "HF_HUB_OFFLINE": "1"}
-        command = [sys.executable, "-c", TRAINED, str(place)]
-        return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    def start(place: Path) -> int:
+        if child := os.fork():
+            return child
+        code = 1
+        try:
+            silent = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(silent, 1)
+            os.dup2(silent, 2)
+            _trained(place)
+            code = 0
+        finally:
+            os._exit(code)
 
     def figures(place: Path) -> dict[int, tuple[object, ...]]:
         found = read_history(place).snapshots
         return {one.step: (one.columns["k"], one.columns["lambda"], one.columns["eta_sum"]) for one in found}
 
     began = time.monotonic()
-    start(folder / "whole").wait()
+    os.waitpid(start(folder / "whole"), 0)
     took, expected, tally = time.monotonic() - began, figures(folder / "whole"), Tally()
     source = random.Random(options.seed)
     for number in range(options.count):
         place, tally.tried = folder / str(number), tally.tried + 1
-        running = start(place)
-        time.sleep(took * source.uniform(0.4, 1.0))
-        running.send_signal(signal.SIGKILL)
-        running.wait()
-        start(place).wait()
-        if figures(place) == expected:
-            tally.read += 1
-        else:
-            tally.faults.append(f"kill {number}: other samples")
+        while True:  # the Trainer goes on by a step from the last checkpoint of a run that has ended: only kills count
+            running = start(place)
+            time.sleep(took * source.uniform(0.1, 1.0))
+            os.kill(running, signal.SIGKILL)
+            if os.waitpid(running, 0)[1] == signal.SIGKILL:
+                break
+            took = 0.7 * took
+            shutil.rmtree(place)
+        ended = os.waitstatus_to_exitcode(os.waitpid(start(place), 0)[1])
+        found = figures(place)
+        equal = found == expected
+        other = sorted(step for step in {*found, *expected} if found.get(step) != expected.get(step))
+        print(f"kill {number}: {'equal' if equal else f'exit code {ended}, other samples at {other}'}", flush=True)
+        tally.read += equal
+        tally.faults += [] if equal else [f"kill {number}: other samples"]
         shutil.rmtree(place)
-    return tally
-
-
-def size(options: argparse.Namespace, folder: Path) -> Tally:
-    data = write_history(folder / "seed", 4).read_text().splitlines()
-    run = json.loads(data[0])
-    sample = next(json.loads(line) for line in data if '"snapshot"' in line)
-    source = random.Random(0)
-    target = folder / "long" / "weibull" / "history.jsonl"
-    target.parent.mkdir(parents=True)
-    with target.open("w") as file:
-        file.write(json.dumps(run) + "\n")
-        for number in range(options.count):
-            k = [None if v is None else v * (1 + source.gauss(0, 1e-3)) for v in sample["k"]]
-            file.write(json.dumps(sample | {"step": number, "time": 1e9 + number, "k": k}) + "\n")
-    path, tally = str(folder / "long"), Tally()
-    for words in (["alerts", path], ["report", path, "-o", f"{folder}/page.html"], ["watch", path, "--once"]):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        command = [sys.executable, "-m", "weibull_monitor.cli.main", *words]
-        done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        tally.tried += 1
-        tally.read += done.returncode == 0
-        spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        print(f"{words[0]}: {options.count:,} samples of {len(run['components'])} components: {spent:.1f} s of a core")
-    print(f"the page has {(folder / 'page.html').stat().st_size / 1e6:.1f} MB")
     return tally
 
 
 PARTS = {
     "histories": histories,
     "files": files,
+    "structures": structures,
     "configurations": configurations,
     "injections": injections,
     "kills": kills,
     "size": size,
 }
-COUNTS = {"histories": 200, "files": 500, "configurations": 100, "kills": 8, "size": 20_000}
+COUNTS = {"histories": 200, "files": 500, "structures": 500, "configurations": 100, "kills": 8, "size": 20_000}
 
 
 def main() -> int:
@@ -231,6 +336,7 @@ def main() -> int:
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("--count", type=int)
     parser.add_argument("--seconds", type=float, default=600)
+    parser.add_argument("--only", default="", help="formats of structures, separated by commas")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     options.count = COUNTS.get(options.part, 0) if options.count is None else options.count

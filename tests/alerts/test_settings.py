@@ -58,6 +58,15 @@ def test_an_empty_file_gives_the_defaults(tmp_path: Path) -> None:
         ("[alerts]\ndeliver_from = 'all'", r"alerts\.deliver_from is 'all'"),
         ("[selection_shift]\nz = 6", r"selection_shift is not known; settings stand under \[alerts\]"),
         ("[alerts", "is not TOML"),
+        ("[alerts.dead]\nignore = " + "[" * 5000 + "]" * 5000, "is not TOML"),
+        ("[alerts.dead]\njump = " + "9" * 5000, "is not TOML"),
+        (
+            "[alerts.dead]\njump = 99999999999",
+            r"alerts\.dead\.jump is 9+; it must be an integer of at least 1, at most 1,000,000,000",
+        ),
+        ("[alerts.dead]\nfactor = " + "9" * 400, r"alerts\.dead\.factor is 9+; it must be a number above 0"),
+        ("[alerts.dead]\nignore = ['a{99999999999}']", "is not a regular expression"),
+        ("# " + "x" * (1 << 20), "have more than"),
     ],
 )
 def test_what_is_wrong_is_named_by_its_key(tmp_path: Path, text: str, says: str) -> None:

@@ -11,8 +11,9 @@ import pytest
 from alerts.simulated import ATTENTION, components, healthy, samples_of
 
 from weibull_monitor import ConfigurationError, read_history
-from weibull_monitor.history import HistoryWriter, RunRecord
+from weibull_monitor.history import HistoryWriter, RunRecord, follower
 from weibull_monitor.history.follower import HistoryTail
+from weibull_monitor.history.form import snapshot_from_json
 from weibull_monitor.history.record import FILE
 
 COMPONENTS = components()
@@ -159,3 +160,29 @@ def test_a_newer_schema_is_refused_with_a_reason(tmp_path: Path) -> None:
     path.write_text('{"type": "run", "schema": 99, "resumed_from": null}\n')
     with pytest.raises(ConfigurationError, match="has schema 99, this version reads up to 1; upgrade"):
         HistoryTail(path).poll()
+
+
+def test_of_many_samples_some_are_looked_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follower, "MANY", 8)
+    read: list[int] = []
+
+    def counted(line: Any, run: Any) -> Any:
+        read.append(line["step"])
+        return snapshot_from_json(line, run)
+
+    monkeypatch.setattr(follower, "snapshot_from_json", counted)
+    path, data = begin(tmp_path), [json.loads(line) for line in lines()]
+    written = [json.dumps(line, separators=(",", ":")).encode() + b"\n" for line in data]
+    append(path, *written[:20])
+    tail = HistoryTail(tmp_path)
+    tail.poll()
+    steps = [line["step"] for line in data]
+    assert [point.step for point in tail.points] == [*steps[:20:4], steps[19]]
+    assert (tail.samples, tail.seconds) == (20, 9.5)
+    assert tail.history().snapshots[-1].step == steps[19]
+    append(path, *written[20:22])
+    tail.poll()
+    assert [point.step for point in tail.points] == [*steps[:22:4], steps[21]]
+    read.clear()
+    assert len(tail.points) == 7  # nothing is read twice
+    assert not read

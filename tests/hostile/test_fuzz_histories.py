@@ -12,6 +12,7 @@ from pathlib import Path
 from hostile.inputs import write_history
 from hostile.mutations import mutated_lines
 from hostile.running import Tally, run_command
+from hostile.structures import restructured_lines
 
 ROUNDS = int(os.environ.get("WEIBULL_FUZZ", "6"))
 
@@ -22,7 +23,8 @@ def test_each_command_reads_it_or_says_what_is_wrong(tmp_path: Path) -> None:
     bad.parent.mkdir(parents=True)
     run, tally = str(tmp_path / "bad"), Tally()
     for number in range(ROUNDS):
-        bad.write_bytes(mutated_lines(good.read_bytes(), random.Random(number)))
+        change = restructured_lines if number % 2 else mutated_lines
+        bad.write_bytes(change(good.read_bytes(), random.Random(number)))
         for words in (["report", run, "-o", f"{run}/page.html"], ["alerts", run], ["alerts", run, "--recorded"]):
             run_command(words, str(number), tally)
         for words in (["compare", run, "--list"], ["watch", run, "--once"], ["sweep", run, run]):

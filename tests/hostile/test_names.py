@@ -45,6 +45,18 @@ def test_a_model_with_such_names_is_trained_and_read_back(tmp_path: Path, caplog
     assert {component.parameter for component in discover_components(model)} == {f"{name}.weight" for name in NAMES}
 
 
+def test_pictures_show_names_as_they_are(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Neither as formulas, which cannot be set, nor as wide as the longest of them."""
+    model = nn.ModuleDict()
+    for name in ["$\\frac{$", "x" * 5000, *NAMES[:4]]:
+        model._modules[name] = nn.ModuleList(nn.ModuleDict({"q_proj": nn.Linear(12, 12)}) for _ in range(2))
+    with WeibullMonitor(model, output_dir=tmp_path, trackers=["tensorboard"]) as monitor:
+        monitor.step()
+    assert not any("failed" in record.getMessage() for record in caplog.records)
+    (events,) = tmp_path.glob("events*")
+    assert events.stat().st_size < 2_000_000
+
+
 def test_tensors_of_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = [name for name in NAMES if "\ud800" not in name and len(name) < 1000]
     save_file({f"{name}.weight": torch.randn(16, 16) for name in names}, tmp_path / "m.safetensors")

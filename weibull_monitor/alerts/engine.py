@@ -12,6 +12,7 @@ import numpy as np
 from weibull_monitor.alerts.rule_state import RuleState
 from weibull_monitor.alerts.rules import RULES, RuleResult
 from weibull_monitor.alerts.settings import AlertSettings, RuleSettings
+from weibull_monitor.alerts.statistics import quiet, reaches
 from weibull_monitor.alerts.window import Sample, SampleWindow
 from weibull_monitor.history.alert import Alert, rank
 
@@ -69,15 +70,16 @@ class Engine:
         Returns:
             The new alerts, by rule: raised, worse, or cleared.
         """
-        self._push(sample)
         alerts: list[Alert] = []
         found: dict[str, RuleResult] = {}
-        for name, state in self._states.items():
-            settings = self._settings_of(name)
-            result = RULES[name](self._window, settings)
-            if result is not None:
-                found[name] = self._admitted(name, result, found)
-                alerts += state.update(found[name], self._window.steps[-1], settings, self._settings.cool_down)
+        with quiet():
+            self._push(sample)
+            for name, state in self._states.items():
+                settings = self._settings_of(name)
+                result = RULES[name](self._window, settings)
+                if result is not None:
+                    found[name] = self._admitted(name, result, found)
+                    alerts += state.update(found[name], self._window.steps[-1], settings, self._settings.cool_down)
         return alerts
 
     def state_dict(self) -> dict[str, Any]:
@@ -116,7 +118,7 @@ class Engine:
 
     def _admitted(self, name: str, result: RuleResult, found: Mapping[str, RuleResult]) -> RuleResult:
         """The result without components that are ignored or found by a stronger rule, as severe as it is sure and allowed."""
-        if not (result.strength >= 1.0).any():
+        if not reaches(result.strength):
             return result
         out = self._ignored[name].copy()  # (components,)
         for stronger in STRONGER_RULES.get(name, ()):

@@ -11,7 +11,7 @@ import numpy as np
 from weibull_monitor.alerts.component_arrays import Ints
 from weibull_monitor.alerts.rules import RuleResult, finding_of
 from weibull_monitor.alerts.settings import RuleSettings
-from weibull_monitor.alerts.statistics import Bools, Floats, quiet
+from weibull_monitor.alerts.statistics import Bools, Floats, quiet, reaches
 from weibull_monitor.history.alert import Alert, alert_from_json, apart, rank
 
 CLEARING_STRENGTH: Final = 0.8
@@ -35,6 +35,7 @@ class RuleState:
         self._standing: list[tuple[Alert, Bools]] = []  # each alert with its members, (components,)
         self._since_alert: int | None = None  # samples since the last alert was raised
         self._last_rank = 0  # and its severity
+        self._idle = True  # no alert stands, and no component is active or was found at the last sample
         # All (components,). Waiting: active, and in no alert yet. Hits and misses: samples in a row.
         self._active: Bools = np.zeros(0, dtype=bool)
         self._waiting = self._active
@@ -59,6 +60,7 @@ class RuleState:
             self._standing, self._since_alert = [], None
         self._names = names
         self._make_room(len(names))
+        self._idle = not self._standing
 
     def update(self, found: RuleResult, step: int, settings: RuleSettings, cool_down: int) -> list[Alert]:
         """Takes in the result of one more sample, and returns the new alerts.
@@ -69,9 +71,9 @@ class RuleState:
         """
         if self._since_alert is not None:
             self._since_alert += 1
-        hit = found.strength >= 1.0  # (components,)
-        if not (self._standing or hit.any() or self._hits.any() or self._active.any()):
+        if self._idle and not reaches(found.strength):
             return []  # nearly always
+        hit = found.strength >= 1.0  # (components,)
         self._hits = np.where(hit, np.minimum(self._hits + 1, settings.persist), 0)
         started = (self._hits >= settings.persist) & ~self._active
         self._follow(found, started)
@@ -80,11 +82,13 @@ class RuleState:
         over = self._active & (self._misses >= settings.clear)
         self._active = (self._active | started) & ~over
         self._waiting = (self._waiting | started) & ~over
-        return [
+        alerts = [
             *self._cleared(step, found),
             *self._worsened(found, hit, step, settings.sure),
             *self._raised(found, self._waiting & hit, step, cool_down, settings.sure),
         ]
+        self._idle = not (self._standing or self._hits.any() or self._active.any())
+        return alerts
 
     def state(self) -> dict[str, Any]:
         """The state that a resumed run needs, as JSON can hold it; empty if there is none."""
@@ -116,6 +120,7 @@ class RuleState:
             for kept, values in zip(self._jumps, (before, at), strict=True):
                 kept[:, int(index)] = [np.nan if value is None else value for value in values]
         self._standing = [(alert_from_json(s["alert"]), _unpacked(s["members"], size)) for s in state["standing"]]
+        self._idle = False
 
     def _make_room(self, size: int) -> None:
         self._active, self._waiting = np.zeros(size, dtype=bool), np.zeros(size, dtype=bool)

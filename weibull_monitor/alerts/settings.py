@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from weibull_monitor.analysis.classify import MILD_DRIFT, ONE_POPULATION, STRONG_DRIFT
 from weibull_monitor.analysis.published import FEED_FORWARD_BAND
 from weibull_monitor.errors import ConfigurationError
 from weibull_monitor.history.alert import SEVERITIES, Severity
+
+MAX_FILE: Final = 1 << 20
+"""Bytes of a file with settings; more are refused."""
+MOST: Final = 10**9
+"""The largest integer of a setting."""
 
 
 @dataclass(frozen=True)
@@ -310,12 +316,20 @@ def _from_file(path: Path) -> AlertSettings:
     else:
         import tomli as tomllib
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        if not path.is_file():  # reading a pipe or a device might never end
+            raise FileNotFoundError(errno.ENOENT, "it is not a file" if path.exists() else "it does not exist")
+        with path.open("rb") as file:
+            text = file.read(MAX_FILE + 1)
+        if len(text) > MAX_FILE:
+            raise ConfigurationError(f"the alert settings {path} have more than {MAX_FILE:,} bytes; name a TOML file")
+        content = tomllib.loads(text.decode("utf-8"))
     except OSError as error:
         raise ConfigurationError(
             f"the alert settings {path} cannot be read: {error.strerror}; name a TOML file"
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also what is not UTF-8, integers of thousands of digits
+        if isinstance(error, ConfigurationError):
+            raise
         raise ConfigurationError(f"{path} is not TOML: {error}") from error
     if outside := [key for key in content if key != "alerts"]:
         raise ConfigurationError(
@@ -359,10 +373,10 @@ def _checked(name: str, value: Any, default: Any) -> Any:
         fits, needed = value in SEVERITIES, f"one of {', '.join(SEVERITIES)}"
     elif isinstance(default, int):
         least = 0 if name.endswith(".cool_down") else 1
-        fits = isinstance(value, int) and not isinstance(value, bool) and value >= least
-        needed = f"an integer of at least {least}"
+        fits = isinstance(value, int) and not isinstance(value, bool) and least <= value <= MOST
+        needed = f"an integer of at least {least}" + (f", at most {MOST:,}" if isinstance(value, int) else "")
     else:
-        fits = isinstance(value, (int, float)) and not isinstance(value, bool) and 0.0 < value < float("inf")
+        fits = isinstance(value, (int, float)) and not isinstance(value, bool) and 0.0 < value <= 1e300
         needed = "a number above 0"
     if not fits:
         raise ConfigurationError(f"{name} is {value!r}; it must be {needed}")
@@ -376,6 +390,6 @@ def _patterns(name: str, value: Any) -> tuple[str, ...]:
     try:
         for pattern in patterns:
             re.compile(pattern)
-    except re.error as error:
-        raise ConfigurationError(f"{name}: {error.pattern!r} is not a regular expression: {error}") from error
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ConfigurationError(f"{name}: {pattern!r} is not a regular expression: {error}") from error
     return tuple(patterns)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 import numpy as np
 
 from weibull_monitor.alerts.component_arrays import ComponentArrays
-from weibull_monitor.alerts.statistics import Bools, Floats, quiet
+from weibull_monitor.alerts.statistics import Bools, Floats, median_of, or_zero, quiet
 from weibull_monitor.history.record import RecordedSnapshot, as_array
 from weibull_monitor.history.snapshot import NO_SCALING, Snapshot
 from weibull_monitor.model.components import AttentionPair, Component, attention_pairs
@@ -83,14 +83,14 @@ class SampleWindow:
         self._components = sample.components
         self.reset = (self.reset[1], sample.withheld.get("optimizer_reset", 0))
         self.memo.clear()
-        columns = columns_of(sample)
+        values = _values_of(sample)  # (columns, components)
         # The buffer has twice the capacity, so that the last samples are always one slice; it moves down once in a while.
         if self._end == 2 * CAPACITY:
-            for values in self._buffer.values():
-                values[:CAPACITY] = values[CAPACITY:]
+            for column in self._buffer.values():
+                column[:CAPACITY] = column[CAPACITY:]
             self._end = CAPACITY
-        for name in READ:
-            self._buffer[name][self._end] = columns[name]
+        for name, row in zip(READ, values, strict=True):
+            self._buffer[name][self._end] = row
         self.steps = [*self.steps[1 - CAPACITY :], sample.step]
         self.samples += 1
         self._end += 1
@@ -116,6 +116,14 @@ class SampleWindow:
         values: Floats = self._buffer[column][self._end - 2]
         return values
 
+    def _once(self, name: str, make: Callable[[], Bools]) -> Bools:
+        """What several rules ask about the latest sample, made once."""
+        if name not in self.memo:
+            with quiet():
+                self.memo[name] = np.asarray(make(), dtype=bool)
+        made: Bools = self.memo[name]
+        return made
+
     @property
     def path(self) -> Floats:
         """Largest Σ η that the last interval can have had, shape (components,); NaN where no step is known.
@@ -124,8 +132,8 @@ class SampleWindow:
         is then too low by η before it less η after it: all between is only moved by one step.
         """
         with quiet():
-            seen = self.now("eta_sum") - np.nan_to_num(self.before("eta_sum"), nan=0.0)
-            late = np.nan_to_num(np.fmax(self.before("eta") - self.now("eta"), 0.0), nan=0.0)
+            seen = self.now("eta_sum") - or_zero(self.before("eta_sum"))
+            late = or_zero(np.fmax(self.before("eta") - self.now("eta"), 0.0))
             return np.where(seen >= 0, np.where(seen + late > 0, seen + late, np.nan), np.nan)
 
     @property
@@ -134,19 +142,23 @@ class SampleWindow:
 
         The end of the schedule is where η, by the median over matrices, is below a tenth of its peak.
         """
-        with quiet():
-            eta = self.now("eta")
-            share = eta / np.maximum(self.peak, eta)
-            known = share[self.components.trainable & np.isfinite(share)]
-            at_work = bool(len(known)) and float(np.median(known)) >= MIN_MOVING_SHARE
-            return np.asarray(self.components.trainable & (eta > 0) & at_work, dtype=bool)
+        return self._once("moving", self._moving)
+
+    def _moving(self) -> Bools:
+        eta = self.now("eta")
+        share = eta / np.maximum(self.peak, eta)
+        known = share[self.components.trainable & np.isfinite(share)]
+        at_work = bool(len(known)) and float(median_of(known[:, None])[0]) >= MIN_MOVING_SHARE
+        return self.components.trainable & (eta > 0) & at_work
 
     @property
     def warm(self) -> Bools:
         """Components past the warm-up, where η is no longer above all earlier values; shape (components,)."""
-        with quiet():
-            settled = np.nan_to_num(self.now("eta"), nan=0.0) <= SETTLED_TOLERANCE * self.peak
-        return np.asarray((settled | self.settled) & (self.samples > 4), dtype=bool)
+        return self._once("warm", self._warm)
+
+    def _warm(self) -> Bools:
+        settled = or_zero(self.now("eta")) <= SETTLED_TOLERANCE * self.peak
+        return (settled | self.settled) & (self.samples > 4)
 
     @property
     def jumped(self) -> Bools:
@@ -154,10 +166,15 @@ class SampleWindow:
 
         Or was, between the last two samples: the mean η of that interval is above twice those of the intervals before.
         """
-        with quiet():
-            rates = np.diff(self["eta_sum"], axis=0) / np.diff(self.steps)[:, None]  # (intervals, components)
-            between = rates[-1] > MAX_ETA_GROWTH * np.fmax.reduce(rates[:-1], axis=0) if len(rates) > 1 else False
-            return np.asarray(self.settled & ((self.now("eta") > MAX_ETA_GROWTH * self.peak) | between), dtype=bool)
+        return self._once("jumped", self._jumped)
+
+    def _jumped(self) -> Bools:
+        spent, steps = self["eta_sum"], np.array(self.steps)
+        rates = (spent[1:] - spent[:-1]) / (steps[1:] - steps[:-1])[:, None]  # (intervals, components)
+        jumped = self.now("eta") > MAX_ETA_GROWTH * self.peak
+        if len(rates) > 1:
+            jumped = jumped | (rates[-1] > MAX_ETA_GROWTH * np.fmax.reduce(rates[:-1], axis=0))
+        return self.settled & jumped
 
     def _derive(self) -> None:
         """Fills the derived columns of the latest sample, and raises the peak to the sample before. All arrays (components,)."""
@@ -170,13 +187,13 @@ class SampleWindow:
         budget, decay = np.zeros(size), np.zeros(size)
         with quiet():
             if known:
-                eta = np.nan_to_num(buffer["eta"][last], nan=0.0)
+                eta = or_zero(buffer["eta"][last])
                 most = np.where(self.peak > 0, MAX_ETA_GROWTH * self.peak, np.inf)
                 self.settled |= (eta <= SETTLED_TOLERANCE * self.peak) & (eta > 0) & (self.samples > 5)
                 self.peak = np.maximum(self.peak, np.minimum(eta, most))
                 self.plateau = np.where(self.settled & np.isnan(self.plateau), self.peak, self.plateau)
-                passed = path - np.nan_to_num(buffer["eta_sum"][last], nan=0.0)
-                budget, decay = np.nan_to_num(buffer["budget"][last]), np.nan_to_num(buffer["decay"][last])
+                passed = path - or_zero(buffer["eta_sum"][last])
+                budget, decay = or_zero(buffer["budget"][last]), or_zero(buffer["decay"][last])
             passed = np.where(passed > 0, passed, np.nan)
             mean = passed / steps if steps else passed
             # Work: how far the interval can have moved a matrix. It is Σ η, with η capped at twice its peak, so that a wrong
@@ -184,8 +201,8 @@ class SampleWindow:
             allowed = np.where(self.peak > 0, np.minimum(1.0, MAX_ETA_GROWTH * self.peak / mean), 1.0)
             buffer["work"][now] = np.where(np.isfinite(passed), passed * allowed, steps)
             # S and I of the scaling law as `weibull_monitor.scaling.budget` has them, with the mean η of the interval.
-            spent = np.nan_to_num(mean * np.nan_to_num(self.now("weight_decay"), nan=0.0) * steps)
-            buffer["budget"][now] = budget * np.exp(-2.0 * spent) + np.nan_to_num(2.0 * mean * mean * steps)
+            spent = or_zero(mean * or_zero(self.now("weight_decay")) * steps)
+            buffer["budget"][now] = budget * np.exp(-2.0 * spent) + or_zero(2.0 * mean * mean * steps)
             buffer["decay"][now] = decay + spent
 
     def _adopt(self, components: tuple[Component, ...]) -> None:
@@ -214,11 +231,10 @@ class SampleWindow:
         self.kept.clear()
 
 
-def columns_of(sample: Sample) -> dict[str, Floats]:
-    """The columns of a sample, rounded as the history rounds them, so that live and replayed values are the same.
+def _values_of(sample: Sample) -> Floats:
+    """The columns `READ` of a sample, (columns, components), NaN where there is no value.
 
-    Returns:
-        Each column of `READ`, shape (components,); NaN where there is no value.
+    They are rounded as the history rounds them, so that live and replayed values are the same.
     """
     if isinstance(
         sample, Snapshot
@@ -234,7 +250,7 @@ def columns_of(sample: Sample) -> dict[str, Floats]:
         values = np.array(rows, dtype=float).reshape(len(rows), len(READ)).T  # (columns, components); None becomes NaN
     else:
         values = as_array(sample.columns, READ)
-    return dict(zip(READ, rounded(np.where(np.isfinite(values), values, np.nan)), strict=True))
+    return rounded(np.where(np.isfinite(values), values, np.nan))
 
 
 def rounded(values: Floats) -> Floats:
@@ -245,6 +261,6 @@ def rounded(values: Floats) -> Floats:
     """
     with quiet():
         exponent = 8 - np.floor(np.log10(np.abs(values)))
-        scale = np.power(10.0, np.clip(exponent, -290, 290))
+        scale = np.power(10.0, np.minimum(np.maximum(exponent, -290), 290))
         result = np.round(values * scale) / scale
     return np.where(np.isfinite(result), result, values)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Final, NamedTuple
 
 import numpy as np
 
@@ -22,6 +24,12 @@ from weibull_monitor.model.components import AttentionPair, Component, attention
 CLASSES = ("selection", "transmission")
 HEAD = 64
 """Bytes at the beginning of a file that identify it: they hold the time at which the run started."""
+MANY: Final = 1000
+"""Of more samples than this, every second, fourth, … is looked into."""
+_SAMPLE: Final = re.compile(
+    rb'\{"type":"snapshot","step":(\d{1,15}),"time":(\d{1,11}(?:\.\d{1,9})?),"seconds":(\d[\d.e-]{0,20}|null),'
+)
+"""How a line begins that holds a sample, as `HistoryWriter` writes it."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +80,28 @@ class HistoryTail:
 
     @property
     def points(self) -> tuple[FollowedSample, ...]:
-        """The samples, by rising step."""
-        return tuple(self._points[step] for step in sorted(self._points))
+        """The samples, by rising step. Of more than `MANY` some, evenly spread, with the first and the last."""
+        steps = sorted(self._lines)
+        apart = 1
+        while len(steps) > MANY * apart:  # so that samples are looked into once, though there are more and more
+            apart *= 2
+        chosen = [*steps[::apart], *([steps[-1]] if (len(steps) - 1) % apart else [])] if steps else []
+        if missing := [step for step in chosen if step not in self._points]:
+            self._look_into(missing)
+        found = (self._points.get(step) for step in chosen)
+        return tuple(point for point in found if point is not None)
+
+    @property
+    def samples(self) -> int:
+        """The number of samples."""
+        return len(self._lines) - sum(point is None for point in self._points.values())
+
+    @property
+    def seconds(self) -> float | None:
+        """Wall time of all measurements after the first sample; None if it was not recorded."""
+        first = min(self._lines, default=0)
+        spent = [line.seconds for step, line in self._lines.items() if step != first and line.seconds is not None]
+        return sum(spent) if spent else None
 
     @property
     def waits_for(self) -> Path:
@@ -107,14 +135,19 @@ class HistoryTail:
         """
         points = self.points
         ends = [points[0], points[-1]] if len(points) > 1 else list(points)
-        samples = tuple(s for s in map(self._full, ends) if s is not None)
+        try:
+            with (self.file or self.waits_for).open("rb") as lines:
+                samples = tuple(s for point in ends if (s := self._full(lines, point)) is not None)
+        except OSError:  # it was just replaced: the next poll sees that
+            samples = ()
         return History(self.file or self.waits_for, tuple(self.runs), samples, tuple(self.alerts))
 
     def _forget(self) -> None:
         self.file: Path | None = None
         self.runs: list[RunRecord] = []
         self.alerts: list[Alert] = []
-        self._points: dict[int, FollowedSample] = {}
+        self._points: dict[int, FollowedSample | None] = {}  # by step; None if the line cannot be read
+        self._lines: dict[int, _Line] = {}  # by step, in the order of the file
         self._offset, self._identity, self._head = 0, (0, 0), b""
         self._groups: dict[int, _Groups] = {}
         self._known = False  # whether the last ``run`` line could be read
@@ -133,8 +166,11 @@ class HistoryTail:
             if not whole and size < MAX_LINE:
                 break  # being written
             place, self._offset = self._offset, self._offset + size
+            begins = _SAMPLE.match(line) if self._known and line.endswith(b"}\n") else None
+            if begins is not None and int(begins[1]) not in self._lines:
+                new = self._noted(int(begins[1]), float(begins[2]), begins[3], place)
             # What is longer is read and left out in pieces, of which none is an object of JSON.
-            if whole and (value := parsed(line)) is not None:
+            elif whole and (value := parsed(line)) is not None:
                 new = self._take(value, place) or new
         return new
 
@@ -144,7 +180,8 @@ class HistoryTail:
             return self._begin(line)
         if kind == "snapshot" and self._known:
             if (snapshot := snapshot_from_json(line, self.runs[-1])) is not None:
-                self._points[snapshot.step] = self._point(snapshot, place, len(self.runs) - 1)
+                seconds = None if snapshot.seconds is None else str(snapshot.seconds).encode()
+                self._noted(snapshot.step, snapshot.time, seconds, place)
         elif kind == "alert" and self._known:
             self.alerts += alerts_from_json(line)
         else:
@@ -159,12 +196,30 @@ class HistoryTail:
             return False
         self._known = True
         if run.resumed_from is None:
-            self.runs, self._points, self.alerts, self._groups = [], {}, [], {}
+            self.runs, self._points, self._lines, self.alerts, self._groups = [], {}, {}, [], {}
         else:
             self._points = {step: point for step, point in self._points.items() if step <= run.resumed_from}
+            self._lines = {step: line for step, line in self._lines.items() if step <= run.resumed_from}
             self.alerts = [alert for alert in self.alerts if alert.step <= run.resumed_from]
         self.runs.append(run)
         return True
+
+    def _noted(self, step: int, time: float, seconds: bytes | None, place: int) -> bool:
+        self._points.pop(step, None)  # the later line for a step counts
+        try:
+            spent = None if seconds in (None, b"null") else float(seconds)
+        except ValueError:
+            spent = None
+        self._lines[step] = _Line(time, spent, place, len(self.runs) - 1)
+        return True
+
+    def _look_into(self, steps: list[int]) -> None:
+        """Reads the samples of these steps."""
+        with suppress(OSError), (self.file or self.waits_for).open("rb") as lines:
+            for step in steps:
+                of = self._lines[step]
+                snapshot = self._full(lines, of)
+                self._points[step] = None if snapshot is None else self._point(snapshot, of.place, of.run)
 
     def _point(self, snapshot: RecordedSnapshot, place: int, run: int) -> FollowedSample:
         if run not in self._groups:
@@ -179,16 +234,19 @@ class HistoryTail:
         attention = (float(np.median(scales)), max(scales)) if scales else None
         return FollowedSample(snapshot.step, snapshot.time, snapshot.seconds, classes, kinds, attention, place, run)
 
-    def _full(self, point: FollowedSample) -> RecordedSnapshot | None:
-        if self.file is None:
-            return None
-        try:
-            with self.file.open("rb") as lines:
-                lines.seek(point.place)
-                line = parsed(lines.readline(MAX_LINE))
-        except OSError:  # it was just replaced: the next poll sees that
-            return None
-        return None if line is None else snapshot_from_json(line, self.runs[point.run])
+    def _full(self, lines: IO[bytes], of: FollowedSample | _Line) -> RecordedSnapshot | None:
+        lines.seek(of.place)
+        line = parsed(lines.readline(MAX_LINE))
+        return None if line is None or line.get("type") != "snapshot" else snapshot_from_json(line, self.runs[of.run])
+
+
+class _Line(NamedTuple):
+    """A line that holds a sample, and what its beginning says; ``place`` and ``run`` as in `FollowedSample`."""
+
+    time: float
+    seconds: float | None
+    place: int
+    run: int
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ def anchor(magnitude_quantile: Callable[[Array], Array], nodes: int = 400) -> An
     >>> round(exponential.k, 9), round(exponential.lambda_, 9), round(exponential.r2, 9)
     (1.0, 1.0, 1.0)
     """
-    points, weights = np.polynomial.legendre.leggauss(nodes)
+    points, weights = _nodes(nodes)
     f = F_LOW + (F_HIGH - F_LOW) * (points + 1.0) / 2.0
     w = weights / 2.0  # so that sums are means over the fitted range
     x, y = np.log(magnitude_quantile(f)), np.log(-np.log1p(-f))
@@ -116,6 +116,12 @@ def anchor(magnitude_quantile: Callable[[Array], Array], nodes: int = 400) -> An
         k_noise=noise(grad_k) / k,
         lambda_noise=noise(grad_log_lambda),
     )
+
+
+@lru_cache(maxsize=4)
+def _nodes(count: int) -> tuple[Array, Array]:
+    """Nodes and weights of the quadrature, (count,) each: the eigenvalues of a matrix, so they are computed once."""
+    return np.polynomial.legendre.leggauss(count)
 
 
 def _normal_quantile(p: Array) -> Array:

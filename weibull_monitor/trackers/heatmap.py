@@ -244,9 +244,10 @@ def image(heatmap: Heatmap, panel: HeatmapPanel) -> NDArray[np.uint8]:
         raise MissingDependencyError("matplotlib", "report") from error
     import numpy as np
 
-    rows, columns = len(heatmap.blocks), len(heatmap.kinds)
+    blocks, kinds = ([_shortened(label) for label in labels] for labels in (heatmap.blocks, heatmap.kinds))
+    rows, columns = len(blocks), len(kinds)
     # Margins in inches from the longest labels: matplotlib's own layout would take twice the time.
-    left, bottom = (0.55 + 0.085 * max(map(len, labels)) for labels in (heatmap.blocks, heatmap.kinds))
+    left, bottom = (0.55 + 0.085 * max(map(len, labels)) for labels in (blocks, kinds))
     wide, tall = max(3.0, 0.45 * columns), min(10.0, max(2.0, 0.28 * rows))
     right, top = 0.95, 0.35
     width, height = left + wide + right, bottom * 0.75 + tall + top
@@ -261,9 +262,10 @@ def image(heatmap: Heatmap, panel: HeatmapPanel) -> NDArray[np.uint8]:
     colours = "RdBu_r" if panel.diverging else "viridis"
     shown = axes.imshow(values, aspect="auto", interpolation="nearest", cmap=colours, vmin=low, vmax=high)
     axes.set_facecolor("0.9")  # where there is no such matrix
-    axes.set_title(f"{heatmap.title}: {panel.name}", fontsize=10)
-    axes.set_xticks(range(columns), heatmap.kinds, rotation=40, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(0, rows, every), heatmap.blocks[::every])
+    # Names are no formulas, which matplotlib takes text between dollars for.
+    axes.set_title(_shortened(f"{heatmap.title}: {panel.name}", 80), fontsize=10, parse_math=False)
+    axes.set_xticks(range(columns), kinds, rotation=40, ha="right", rotation_mode="anchor", parse_math=False)
+    axes.set_yticks(range(0, rows, every), blocks[::every], parse_math=False)
     axes.set_ylabel("block")
     scale = figure.colorbar(shown, cax=beside, extend=_extend(panel))
     if panel.factors:
@@ -271,6 +273,11 @@ def image(heatmap: Heatmap, panel: HeatmapPanel) -> NDArray[np.uint8]:
         scale.set_ticks(places, labels=labels)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _shortened(label: str, most: int = 40) -> str:
+    """A label with its middle left out if it is long: margins grow with labels."""
+    return label if len(label) <= most else f"{label[: most // 2 - 1]}…{label[-(most // 2) :]}"
 
 
 def _extend(panel: HeatmapPanel) -> Literal["neither", "both", "min", "max"]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from tiny_models import LLAMA_LIKE, base, causal
@@ -9,7 +11,8 @@ from torch import nn
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from weibull_monitor.errors import ConfigurationError
-from weibull_monitor.model.components import CLASS_OF_KIND, Component, discover, discover_components
+from weibull_monitor.model.components import CLASS_OF_KIND, Component, discover, discover_components, tree
+from weibull_monitor.model.components.names import kind_by_name
 
 
 def linear(out: int = 8, width: int = 8) -> nn.Linear:
@@ -328,3 +331,22 @@ def test_every_kind_has_a_class_and_every_other_a_reason() -> None:
 def test_a_model_may_be_a_single_matrix() -> None:
     assert [(c.name, c.kind) for c in discover_components(nn.Linear(8, 8))] == [("weight", "other")]
     assert [(c.name, c.kind) for c in discover_components(nn.Embedding(8, 8))] == [("weight", "embedding")]
+
+
+def test_the_work_grows_with_the_number_of_siblings(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = 0
+
+    def counted(path: str, place: Any) -> str | None:
+        nonlocal asked
+        asked += 1
+        return kind_by_name(path, place)
+
+    monkeypatch.setattr(tree, "kind_by_name", counted)
+    work = []
+    for count in (1000, 3000):
+        model, asked = nn.Module(), 0
+        for i in range(count):
+            model.add_module(f"m{i}", nn.Linear(4, 4, bias=False, device="meta"))
+        assert len(discover_components(model)) == count
+        work.append(asked)
+    assert work[1] < 3.5 * work[0]

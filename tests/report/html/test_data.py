@@ -111,6 +111,15 @@ def test_noise_bands_are_of_the_size_that_the_published_constants_say(data: dict
     assert error == pytest.approx(0.863 * scale / math.sqrt(n), rel=0.1)
 
 
+def test_curves_of_many_samples_are_thinned(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("weibull_monitor.report.html.run.DRAWN", 5)
+    found = run_data("x", history)
+    steps, every = found["steps"], [snapshot.step for snapshot in history.snapshots]
+    assert {every[0], every[-1]} <= set(steps) < set(every)
+    assert all(len(decoded(kind["k"]["median"])) == len(steps) for kind in found["kinds"])
+    assert dict(found["facts"])["Samples"].startswith(f"{len(every):,}, ")
+
+
 def test_single_matrices_are_the_history_at_the_frames(data: dict[str, Any], history: History) -> None:
     assert data["frames"] == list(range(len(history.snapshots)))  # few enough for all of them
     for column in ("k", "lambda", "r2"):

@@ -87,19 +87,20 @@ def attention_scale(window: SampleWindow, settings: AttentionScale) -> RuleResul
     if not len(pairs.others):
         return None
     rms, decay = window["rms"], window["decay"]  # (samples, components) each
+    lags = [lag for lag in LAGS if lag < len(window.steps)]
     starts = [(window.baseline["rms"], np.zeros(len(window.components)), np.nan)]
-    starts += [(rms[-1 - lag], decay[-1 - lag], window.steps[-1 - lag]) for lag in LAGS if lag < len(window.steps)]
+    starts += [(rms[-1 - lag], decay[-1 - lag], window.steps[-1 - lag]) for lag in lags]
     now = pairs.factor * rms[-1][pairs.query] * rms[-1][pairs.key]  # (pairs,), as all that follows
     best, usual, ratio, since = (np.full(len(now), np.nan) for _ in range(4))
     with quiet():
-        for before, spent, step in starts:
-            start = pairs.factor * before[pairs.query] * before[pairs.key]
-            first = step != step and window.steps[-1] <= EARLY
-            added, growth = settings.added, float(np.log(settings.growth))
-            if first:
-                added, growth = EARLY_ADDED * added, EARLY_GROWTH * growth
-            grown = np.minimum((now - start) / added, np.log(now / start) / growth)
-            if not (grown >= CLEAR).any():
+        earlier = np.stack([before for before, _, _ in starts])  # (starts, components)
+        scales = pairs.factor * earlier[:, pairs.query] * earlier[:, pairs.key]  # (starts, pairs)
+        first = np.array([[step != step and window.steps[-1] <= EARLY] for _, _, step in starts])  # (starts, 1)
+        added = np.where(first, EARLY_ADDED, 1.0) * settings.added
+        growth = np.where(first, EARLY_GROWTH, 1.0) * np.log(settings.growth)
+        growths = np.minimum((now - scales) / added, np.log(now / scales) / growth)
+        for (_, spent, step), before, start, grown in zip(starts, earlier, scales, growths, strict=True):
+            if not grown.size or not np.fmax.reduce(grown) >= CLEAR:
                 continue  # nearly always
             left = before**2 * np.exp(-2.0 * (decay[-1] - spent))  # what decay has left of the start, (components,)
             moved = np.maximum(rms[-1] ** 2 - left, 0.0) + NOISE * rms[-1] ** 2

@@ -32,8 +32,18 @@ class GroupResults:
 def group_median(values: Floats, group: JudgedGroup) -> float:
     """Median of ``values`` (components,) over the members of a group; NaN if there is no value."""
     known = values[group.members]
-    known = known[np.isfinite(known)]
-    return float(np.median(known)) if len(known) else np.nan
+    known = np.sort(known[np.isfinite(known)])
+    # As `np.median`, which takes ten times as long.
+    return float((known[(len(known) - 1) // 2] + known[len(known) // 2]) / 2.0) if len(known) else np.nan
+
+
+def around(low: float, start: float, high: float) -> tuple[float, float]:
+    """The range from ``low`` to ``high``, widened to hold ``start`` if that is known.
+
+    >>> around(1.0, 1.5, 1.2), around(1.0, float("nan"), 1.2)
+    ((1.0, 1.5), (1.0, 1.2))
+    """
+    return (min(low, start), max(high, start)) if start == start else (low, high)
 
 
 def group_error(errors: Floats, group: JudgedGroup) -> float:

@@ -14,7 +14,7 @@ from weibull_monitor.alerts.rules.result import RuleResult, rule_result
 from weibull_monitor.alerts.rules.shape import departure
 from weibull_monitor.alerts.rules.words import SAME_ERRORS, SE_LAMBDA
 from weibull_monitor.alerts.settings import InitialisedAnew
-from weibull_monitor.alerts.statistics import Bools, Floats, quiet
+from weibull_monitor.alerts.statistics import Bools, Floats, median_of, quiet
 from weibull_monitor.alerts.window import SampleWindow
 from weibull_monitor.measure.weibull import anchors
 
@@ -224,12 +224,12 @@ def _roughness(scale: Floats, noise: Floats, groups: list[Ints]) -> float:
     """The median difference of ln λ between a matrix and those beside it, in standard errors; about 0.8 before training."""
     found = []
     for group in groups:
-        values = np.log(scale[group])
-        for place in range(len(group)):
-            others = np.delete(values, place)
-            near = others[max(0, place - 2) : place + 2]
-            found.append(abs(values[place] - _middle(near)) / noise[group[place]])
-    known = np.array(found)[np.isfinite(found)]
+        values = np.log(scale[group])  # (members,)
+        padded = np.pad(np.where(np.isfinite(values), values, np.nan), 2, constant_values=np.nan)
+        near = median_of(np.stack([padded[i : i + len(values)] for i in (0, 1, 3, 4)]))  # two on each side
+        found.append(np.abs(values - near) / noise[group])
+    known = np.concatenate(found) if found else np.zeros(0)
+    known = known[np.isfinite(known)]
     return float(np.median(known)) if len(known) else 0.0
 
 

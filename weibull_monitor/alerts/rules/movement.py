@@ -10,7 +10,7 @@ import numpy as np
 
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result
 from weibull_monitor.alerts.settings import UnlikeOthers
-from weibull_monitor.alerts.statistics import Bools, Floats, median_of, quiet, spread_of
+from weibull_monitor.alerts.statistics import Bools, Floats, median_of, or_zero, quiet, spread_of
 from weibull_monitor.alerts.window import SampleWindow
 
 MIN_INTERVALS: Final = 3
@@ -62,13 +62,15 @@ def usual_movement(window: SampleWindow, column: str, lookback: int) -> Movement
     values = window[column.removeprefix("log ")][-lookback - 2 :]  # (intervals + 2, components)
     work = window["work"][-lookback - 2 :][1:]  # (intervals + 1, components)
     with quiet():
-        moves = np.diff(np.log(values) if column.startswith("log ") else values, axis=0)
+        levels = np.log(values) if column.startswith("log ") else values
+        moves = levels[1:] - levels[:-1]
         # Bring past movements to the length of the last interval: in proportion to its work if it is longer, as a drift grows;
         # by the square root if it is shorter, as noise shrinks. Either is the larger movement of the two, so the safer one.
         ratio = work[-1] / work[:-1]
         past = moves[:-1] * np.where(ratio > 1.0, ratio, np.sqrt(ratio))  # (intervals, components)
         # A matrix that was frozen, or got no gradient, says nothing of how it moves when it learns.
-        still = np.diff(window["eta_sum"][-lookback - 2 :][:-1], axis=0) == 0
+        spent = window["eta_sum"][-lookback - 2 :]
+        still = spent[1:-1] == spent[:-2]
         past = np.where(still | (past == 0), np.nan, past)
         own = np.where(np.isfinite(past), moves[:-1], np.nan)
         centre = median_of(past)
@@ -80,7 +82,7 @@ def usual_movement(window: SampleWindow, column: str, lookback: int) -> Movement
         body = np.abs(moves[-1][window.components.body & window.components.trainable])
         others = float(median_of(body[:, None])[0]) if len(body) >= MIN_OTHERS else 0.0
     centre = np.where(enough, centre, np.nan)
-    found = Movement(moves[-1], past, centre, size, own, alike, float(np.nan_to_num(others)))
+    found = Movement(moves[-1], past, centre, size, own, alike, others if others == others else 0.0)
     window.memo[column, lookback] = found
     return found
 
@@ -117,7 +119,7 @@ def unlike_others(window: SampleWindow, moved: Floats, others: float, noise: Flo
         return np.zeros(len(moved))
     usual = np.sqrt(others**2 + noise**2)
     strength = np.minimum(np.abs(moved) / (settings.others * usual), np.abs(moved) / settings.far)
-    return np.where(window.components.body, np.nan_to_num(strength), 0.0)
+    return np.where(window.components.body, or_zero(strength), 0.0)
 
 
 def unlike_both(
@@ -145,7 +147,7 @@ def unlike_both(
         return np.zeros(len(moved))
     size = np.abs(moved)
     of_itself, of_others = size / np.hypot(move.own, noise), size / np.hypot(move.others, noise)
-    ratio = np.nan_to_num(np.minimum(np.minimum(of_itself, of_others) / limits[0], size / limits[1]))
+    ratio = or_zero(np.minimum(np.minimum(of_itself, of_others) / limits[0], size / limits[1]))
     ratio = np.where(move.alike > 0, ratio, ratio / LONGER)
     return np.where(window.components.body, np.where(ratio >= 1.0, sure * ratio, ratio), 0.0)
 

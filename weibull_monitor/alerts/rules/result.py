@@ -17,7 +17,7 @@ Ranks = npt.NDArray[np.int8]
 
 @dataclass(frozen=True, eq=False)
 class RuleResult:
-    """The result of one rule at one sample; every array has the shape (components,).
+    """The result of one rule at one sample; every array has the shape (components,), and one number stands for equal ones.
 
     Attributes:
         strength: The rule finds a component at 1 and above; it may clear below 0.8. Never NaN.
@@ -39,9 +39,9 @@ class RuleResult:
     strength: Floats
     severity: Ranks
     value: Floats
-    low: Floats
-    high: Floats
-    z: Floats
+    low: Floats | float
+    high: Floats | float
+    z: Floats | float
     meaning: Callable[[int], str]
     quantity: Callable[[int], str]
     levels: Floats | None = None
@@ -85,19 +85,13 @@ def rule_result(
     **more: Any,
 ) -> RuleResult:
     """A `RuleResult` from arrays and single numbers. A strength of NaN becomes 0, so what is not known is not found."""
-
-    def full(values: float | Floats) -> Floats:  # faster than `np.broadcast_to`: a replay comes here a million times
-        return (
-            values if isinstance(values, np.ndarray) and values.ndim else np.full(strength.shape, values, dtype=float)
-        )
-
     return RuleResult(
         strength=np.where(strength > 0.0, np.minimum(strength, 1e9), 0.0),
         severity=severity if isinstance(severity, np.ndarray) else np.full(strength.shape, severity, dtype=np.int8),
-        value=full(value),
-        low=full(low),
-        high=full(high),
-        z=full(z),
+        value=value,
+        low=low,
+        high=high,
+        z=z,
         meaning=(lambda _: meaning) if isinstance(meaning, str) else meaning,
         quantity=(lambda _: quantity) if isinstance(quantity, str) else quantity,
         **more,
@@ -133,8 +127,8 @@ def finding_of(
         count=len(indices),
         quantity=found.quantity(worst),
         value=_number(found.value[worst]),
-        expected=(_number(found.low[worst]), _number(found.high[worst])),
-        z=_number(found.z[worst]),
+        expected=(_number(_at(found.low, worst)), _number(_at(found.high, worst))),
+        z=_number(_at(found.z, worst)),
         meaning=f"{found.meaning(worst)} {_sureness(rule, found, worst, sure)}",
     )
 
@@ -156,6 +150,10 @@ def graded(strength: Floats, levels: tuple[Floats | float, ...]) -> Ranks:
     with quiet():
         ranks: Ranks = np.sum([strength >= level for level in levels], axis=0).astype(np.int8)
     return ranks
+
+
+def _at(values: Floats | float, index: int) -> float:
+    return float(values[index]) if isinstance(values, np.ndarray) and values.ndim else float(values)
 
 
 def _number(value: float) -> float | None:

@@ -19,7 +19,7 @@ from weibull_monitor.alerts.rules.movement import (
 from weibull_monitor.alerts.rules.result import RuleResult, graded, rule_result
 from weibull_monitor.alerts.rules.words import SE_LAMBDA, apart, between, cause_of, cause_of_shift
 from weibull_monitor.alerts.settings import ImpossibleChange, ScaleRunaway, ScaleShift, ScaleStall
-from weibull_monitor.alerts.statistics import median_of, quiet, resolution, spread_of
+from weibull_monitor.alerts.statistics import median_of, or_zero, quiet, resolution, spread_of
 from weibull_monitor.alerts.window import SampleWindow
 
 BODY_REACH: Final = 0.1
@@ -56,7 +56,7 @@ def impossible_change(window: SampleWindow, settings: ImpossibleChange) -> RuleR
         # Values that have no fit may all lie in one bin, and then their errors do not average out.
         apart_in_bins = np.where(np.isfinite(window.now("k") + window.before("k")), window.components.numel, 1.0)
         # The larger λ_wd and RMS of both ends bound those of every step between.
-        decay = np.nan_to_num(np.fmax(window.now("weight_decay"), window.before("weight_decay")), nan=0.0)
+        decay = or_zero(np.fmax(window.now("weight_decay"), window.before("weight_decay")))
         rest = (path * decay + precision + resolution(apart_in_bins)) * np.fmax(rms, before)
         bound = np.fmax(window.now("update_max"), window.before("update_max"))
         rounding = np.where(precision > COARSE, 2.0, 1.0)
@@ -104,7 +104,7 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         # A fall: what it is beyond weight decay, which does not touch what is no matrix.
         rates = window["weight_decay"][-settings.lookback - 1 :]
         usual_decay = rates[-1] if (rates[0] == rates[-1]).all() else median_of(rates[:-1])
-        decay = np.nan_to_num(usual_decay * window.now("work"), nan=0.0)
+        decay = or_zero(usual_decay * window.now("work"))
         fallen = np.isfinite(move.centre) & (move.last + decay < 0.0)
         past = np.minimum(move.past[:, fallen], 0.0)  # (intervals, fallen ones)
         fall = np.full(len(components), np.nan)

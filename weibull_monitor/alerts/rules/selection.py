@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 
 from weibull_monitor.alerts.component_arrays import JudgedGroup
-from weibull_monitor.alerts.rules.groups import GroupResults, group_error, group_median
+from weibull_monitor.alerts.rules.groups import GroupResults, around, group_error, group_median
 from weibull_monitor.alerts.rules.movement import (
     AS_OTHERS,
     MIN_INTERVALS,
@@ -55,8 +55,8 @@ def selection_range(window: SampleWindow, settings: SelectionRange) -> RuleResul
         now, error = group_median(window.now("k"), group), group_error(window.now("k_se"), group)
         start = group_median(window.baseline["k"], group)
         starts[group.members] = start
-        low = float(np.nanmin([published, start])) - settings.margin
-        high = float(np.nanmax([normal, start])) + settings.margin
+        low, high = around(published, start, normal)
+        low, high = low - settings.margin, high + settings.margin
         beyond = max(low - now, now - high) - RANGE_ERRORS * error
         warm = bool(window.warm[group.members].all())
         far = (

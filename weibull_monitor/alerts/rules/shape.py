@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from weibull_monitor.alerts.rules.groups import GroupResults, group_error, group_median
+from weibull_monitor.alerts.rules.groups import GroupResults, around, group_error, group_median
 from weibull_monitor.alerts.rules.movement import (
     AS_OTHERS,
     MIN_INTERVALS,
@@ -18,7 +18,7 @@ from weibull_monitor.alerts.rules.movement import (
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result
 from weibull_monitor.alerts.rules.words import apart, between
 from weibull_monitor.alerts.settings import BodyBreak, LayerOutlier, TransmissionExit
-from weibull_monitor.alerts.statistics import Bools, Floats, median_of, quiet, spread_of
+from weibull_monitor.alerts.statistics import Bools, Floats, median_of, or_zero, quiet, spread_of
 from weibull_monitor.alerts.window import SampleWindow
 from weibull_monitor.analysis.published import FEED_FORWARD, LAST_SHALLOW_BLOCK, published_medians
 from weibull_monitor.measure.weibull import anchors
@@ -157,7 +157,7 @@ class _Layers:
 
     def stepped_apart(self, window: SampleWindow) -> Bools:
         """Members whose Σ η is not that of the others of their kind: frozen for a while, or in a group with a rate of its own."""
-        path = np.where(window.components.trainable, np.nan_to_num(window.now("eta_sum"), nan=0.0), 0.0)
+        path = np.where(window.components.trainable, or_zero(window.now("eta_sum")), 0.0)
         usual = median_of(np.where(self.table >= 0, path[self.table], np.nan).T)  # (kinds,)
         of_kind = np.broadcast_to(usual[:, None], self.table.shape)[self.table >= 0]
         mine = path[self.members]
@@ -209,7 +209,7 @@ def transmission_exit(window: SampleWindow, settings: TransmissionExit) -> RuleR
         start = group_median(window.baseline["k"], group)
         starts[group.members] = start
         # The start is always inside: PyTorch's default initialisation is at 1.375, a fine-tuned model starts where it was left.
-        low, high = float(np.nanmin([settings.low, start])), float(np.nanmax([settings.high, start]))
+        low, high = around(settings.low, start, settings.high)
         beyond = max(low - now, now - high)
         if beyond > settings.z * error:
             # The published models are decoders, and updates that are like signs lead beyond a uniform distribution: only what is
@@ -255,7 +255,7 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
             k_strength = np.fmax(k_strength, unlike_others(window, move.last, move.others, error, settings))
             limits = settings.both, settings.change
             k_strength = np.fmax(k_strength, unlike_both(window, move.last, move, error, limits, type(settings).sure))
-            by_k = ~components.selection & window.warm & (k_strength > np.nan_to_num(strength))
+            by_k = ~components.selection & window.warm & (k_strength > or_zero(strength))
             strength, z = np.where(by_k, k_strength, strength), np.where(by_k, k_z, z)
         # R² below its limit: strength 1 at the limit, whatever was usual.
         below = (1.0 - r2) / (1.0 - settings.r2)
@@ -263,7 +263,7 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
         # What began at zero comes to the shape of the others by and by, which is not a break.
         normal = anchors()["normal"].k
         nearer = np.abs(window.now("k") - normal) <= np.abs(window.before("k") - normal)
-        sudden = (np.nan_to_num(strength) >= 1.0) & ~(~np.isfinite(start) & nearer)
+        sudden = (or_zero(strength) >= 1.0) & ~(~np.isfinite(start) & nearer)
         strength = np.fmax(below, strength)
         z = np.where(np.abs(z) < settings.z, np.nan, z)  # found for another reason
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from torch import nn
 
-from weibull_monitor.model.components.tree import Leaf, place_of
+from weibull_monitor.model.components.tree import Leaf, children_of, place_of
 
 _EXPERT: Final = r"(?:^|\.)experts\.(?:expert_)?(\d+)(?:\.|$)"
 
@@ -66,4 +66,4 @@ def _block_path(leaf: Leaf) -> tuple[str, tuple[int, ...]]:
 
 def _alike(container: nn.Module | None) -> bool:
     """Whether the elements of a list have one class, as blocks have; the halves of a block do not."""
-    return container is None or len({type(child) for child in container.children()}) == 1
+    return container is None or len({type(child) for _, child in children_of(container)}) == 1

@@ -243,7 +243,7 @@ def _output_embeddings(model: nn.Module) -> nn.Module | None:
 def _compiled(pattern: str) -> re.Pattern[str]:
     try:
         return re.compile(pattern)
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise ConfigurationError(f"{pattern!r} is not a regular expression: {error}") from error
 
 

@@ -20,7 +20,7 @@ from weibull_monitor.model.components.names import (
     Place,
     kind_by_name,
 )
-from weibull_monitor.model.components.tree import Leaf, is_block, place_of
+from weibull_monitor.model.components.tree import Leaf, children_of, is_block, place_of
 
 WHY: Final[Mapping[str, str]] = {
     "norm": "part of a normalisation or of a residual mixing",
@@ -194,17 +194,17 @@ def _depthwise(leaf: Leaf) -> bool:
 
 
 def _holds_feed_forward(block: nn.Module) -> bool:
-    return any(place_of(n, m) == "ffn" or kind_by_name(n, "block") for n, m in block.named_children())
+    return any(place_of(n, m) == "ffn" or kind_by_name(n, "block") for n, m in children_of(block))
 
 
 def _features(siblings: Sequence[Leaf]) -> list[tuple[int, int]]:
     """(features out, features in) of each matrix of a feed-forward block, whichever is stored first."""
     out = []
-    for leaf in siblings:
-        shape = tuple(leaf.tensor.shape)
+    shapes = [tuple(leaf.tensor.shape) for leaf in siblings]
+    for leaf, shape in zip(siblings, shapes, strict=True):
         if isinstance(leaf.owner, nn.modules.conv._ConvNd):
             out.append((shape[0], shape[1]))
-        elif input_first(leaf.owner, [tuple(s.tensor.shape) for s in siblings]):
+        elif input_first(leaf.owner, shapes):
             out.append((shape[-1], shape[-2]))
         else:
             out.append((shape[-2], shape[-1]))

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 from torch import Tensor, nn
@@ -25,6 +26,8 @@ Chain = tuple[tuple[str, nn.Module], ...]
 """(name, module) from the outermost module below the root down to some module."""
 
 _TRANSPARENT: Final = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+CHILDREN: Final = 256
+"""How many children of a module are looked at, to say what it is."""
 _RECURRENT: Final = ("A_log", "dt_bias", "time_decay", "forget_gate", "rg_lru")
 """Parameters and modules that only state-space models and linear attention have, whatever the module is called."""
 
@@ -227,7 +230,7 @@ def place_of(name: str, module: nn.Module) -> Place | None:
 
 
 def _makes_keys_and_values(module: nn.Module) -> bool:
-    found = {kind_by_name(name, "attention") for name, _ in module.named_children()}
+    found = {kind_by_name(name, "attention") for name, _ in children_of(module)}
     return {"attn_k", "attn_v"} <= found
 
 
@@ -247,7 +250,7 @@ def _one_feed_forward(inner: str, outer: nn.Module) -> bool:
     """Whether a feed-forward module is the inner part of another, and not one of its experts or of a list."""
     if isinstance(outer, _TRANSPARENT) or inner.rpartition(".")[2].isdigit():
         return False
-    return not any(re.search("expert|moe|router", name) for name, _ in outer.named_children())
+    return not any(re.search("expert|moe|router", name) for name, _ in children_of(outer))
 
 
 def _routes(chain: Chain, depth: int, model: nn.Module) -> bool:
@@ -256,8 +259,13 @@ def _routes(chain: Chain, depth: int, model: nn.Module) -> bool:
     if "router" in name.lower() or "rout" in type(module).__name__.lower() or "topk" in type(module).__name__.lower():
         return True
     parent = chain[depth - 2][1] if depth > 1 else model
-    return any("expert" in child.lower() for child, _ in parent.named_children())
+    return any("expert" in child.lower() for child, _ in children_of(parent))
 
 
 def _holds_attention(module: nn.Module) -> bool:
-    return any(place_of(name, child) in ("attention", "mixer") for name, child in module.named_children())
+    return any(place_of(name, child) in ("attention", "mixer") for name, child in children_of(module))
+
+
+def children_of(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The first children of a module: all of any module of a model. With thousands, each would be asked about all others."""
+    return islice(module.named_children(), CHILDREN)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Final
 
 import numpy as np
@@ -19,6 +19,8 @@ from weibull_monitor.report.html.curves import attention, classes, kinds
 from weibull_monitor.report.html.encoding import Columns, integers
 from weibull_monitor.report.html.standing import standing
 
+DRAWN: Final = 2000
+"""Samples that curves show."""
 FRAMES: Final = 160
 """Samples on the heatmap's slider, at which every single matrix has values; curves per kind have all samples."""
 FEWEST: Final = 24
@@ -43,10 +45,11 @@ def run_data(name: str, history: History, share: float = 1.0) -> dict[str, Any]:
         Names, numbers, and arrays as `weibull_monitor.report.html.encoding` encodes them; steps are optimizer steps.
     """
     alerts = intervals(history.alerts)
+    everything, history = history, _drawn(history)
     columns = Columns(history) if history.snapshots and history.components else None
     data: dict[str, Any] = {
         "name": name,
-        "facts": facts.facts(history, columns),
+        "facts": facts.facts(everything, columns and Columns(everything)),
         "alerts": alerts,
         "steps": [snapshot.step for snapshot in history.snapshots],
         "total": history.runs[-1].total_steps if history.runs else None,
@@ -73,6 +76,16 @@ def run_data(name: str, history: History, share: float = 1.0) -> dict[str, Any]:
         "frames": frames,
         "series": {column: integers(columns[column][frames]) for column in SERIES},
     }
+
+
+def _drawn(history: History) -> History:
+    """The history with no more samples than can be told apart on a screen: evenly spread, and those of the last alerts."""
+    samples = history.snapshots
+    if len(samples) <= DRAWN:
+        return history
+    alerted = {alert.step for alert in history.alerts[-DRAWN // 10 :]}
+    places = {*spread(len(samples), DRAWN), *(i for i, sample in enumerate(samples) if sample.step in alerted)}
+    return replace(history, snapshots=tuple(samples[i] for i in sorted(places)))
 
 
 def _diagnosed(history: History) -> Diagnosis | None:

@@ -124,10 +124,10 @@ def view_of(tail: HistoryTail) -> View | None:
         model=", ".join(part for part in parts if part),
         step=last.step,
         total_steps=record.total_steps,
-        samples=len(points),
+        samples=tail.samples,
         time=last.time,
         cost=last.seconds,
-        share=_share(points),
+        share=_share(points, tail.seconds),
         attention=points[-1].attention,
         updates=(median(moved), max(moved)) if moved else None,
         t_over_tau=median(spent) if spent else None,
@@ -229,10 +229,9 @@ def _suspects(history: History, sample: ComparedSample, standing: Sequence[Alert
     return tuple(found.values()), known
 
 
-def _share(points: Sequence[FollowedSample]) -> float | None:
-    spent = [point.seconds for point in points[1:] if point.seconds is not None]
+def _share(points: Sequence[FollowedSample], spent: float | None) -> float | None:
     elapsed = points[-1].time - points[0].time
-    return sum(spent) / elapsed if spent and elapsed > 0.0 else None
+    return spent / elapsed if spent is not None and elapsed > 0.0 else None
 
 
 def _si(count: int) -> str:
