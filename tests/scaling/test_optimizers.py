@@ -11,7 +11,15 @@ import torch
 from torch import nn
 
 from weibull_monitor.history.reasons import EXPLANATION
-from weibull_monitor.scaling.optimizers import RULES, UpdateBound, adam_bound, describe, rule_of, steps_taken
+from weibull_monitor.scaling.optimizers import (
+    RULES,
+    UpdateBound,
+    adam_bound,
+    chooses_rate,
+    describe,
+    rule_of,
+    steps_taken,
+)
 
 
 def named(name: str, attributes: Any = None, **group: Any) -> Any:
@@ -168,3 +176,9 @@ def test_groups_that_are_alike_are_described_once() -> None:
     (described,) = describe([torch.optim.AdamW(groups)])
     assert [group["weight_decay"] for group in described["groups"]] == [0.1, 0.0]
     assert described["groups"][0]["betas"] == [0.9, 0.999]
+
+
+@pytest.mark.parametrize("own", [{"d": 1e-6, "growth_rate": math.inf}, {"d": 1e-6, "fixed_decay": False}])
+def test_d_adaptation_and_prodigy_choose_their_rate(own: dict[str, Any]) -> None:
+    assert chooses_rate({"lr": 1.0} | own)
+    assert not chooses_rate(torch.optim.Adafactor([torch.nn.Parameter(torch.ones(2, 2))]).param_groups[0])

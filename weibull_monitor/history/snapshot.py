@@ -6,6 +6,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any, Final, Literal, NamedTuple, cast
 
 import numpy as np
@@ -347,19 +348,18 @@ class Snapshot:
         ratios = [(fit.p999_p50, start.p999_p50) for fit, start in zip(fits, starts, strict=True)]
         peaks = [(fit.largest / fit.rms, start.largest) for fit, start in zip(fits, starts, strict=True)]
         for key, pairs, chosen in (("p999_p50", ratios, np.median), ("max_over_rms", peaks, np.max)):
-            known = [(now, start) for now, start in pairs if start is not None and math.isfinite(now)]
-            if known:
+            if known := [(now, start) for now, start in pairs if start is not None and math.isfinite(now)]:
                 now, start = chosen([now for now, _ in known]), chosen([start for _, start in known])
                 out[f"weibull_tail/{key}/{kind}"] = float(now) if abs(np.log(now / start)) >= TAIL_MOVED[key] else None
         return out
 
     def _health_metrics(self, fits: Mapping[str, WeibullFit]) -> dict[str, float | None]:
         """What was read, and the cost of reading it."""
-        once = (self.fits[c.name] for c in distinct(self.components) if c.name in self.fits)
         zeros = (fit.zeros / max(1, fit.n + fit.zeros + fit.nonfinite) for fit in self.fits.values())
+        once = (self.fits[c.name].nonfinite for c in distinct(self.components) if c.name in self.fits)
         return {
             "weibull_health/components": len(fits),
-            "weibull_health/nonfinite": sum(fit.nonfinite for fit in once),
+            "weibull_health/nonfinite": sum(once),
             "weibull_health/zero_fraction_max": max(zeros, default=None),
             "weibull_health/unchanged": self.unchanged,
             "weibull_health/seconds": self.seconds,
@@ -369,8 +369,7 @@ class Snapshot:
 ATTENTION_SCALE: Final = "weibull_selection/attention_scale"
 TAIL_MOVED: Final = {"p999_p50": math.log(1.1), "max_over_rms": math.log(1.25)}
 """|ln| of the ratio to the baseline from which the tail of a kind is logged; noise of the largest of 10⁴ values is 0.08."""
-OUTSIDE_OF_BLOCKS: Final = frozenset({"embedding", "lm_head"})
-"""Kinds of which a model has one matrix: its k is the lowest, its λ the highest."""
+OUTSIDE_OF_BLOCKS: Final = frozenset({"embedding", "lm_head"})  # of one matrix: its k is the lowest, its λ the highest
 _MEDIANS: Final = {
     "weibull_k": ("fits", "k"),
     "weibull_lambda": ("fits", "lambda_"),
@@ -394,9 +393,7 @@ def _median(values: Iterable[float | None]) -> float | None:
 
 def _attribute(value: Any, path: str) -> float | None:
     """An attribute of an attribute, written with a dot; None if one of them is None."""
-    for name in path.split("."):
-        value = getattr(value, name, None)
-    return cast("float | None", value)
+    return cast("float | None", reduce(lambda of, name: getattr(of, name, None), path.split("."), value))
 
 
 def _finite(value: float | None) -> float | None:

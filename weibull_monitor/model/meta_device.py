@@ -147,9 +147,8 @@ def _candidates(config: Any, transformers: Any) -> Iterator[Any]:
     except ImportError:
         return
     for _, model_class in inspect.getmembers(module, inspect.isclass):
-        if getattr(model_class, "config_class", None) is type(config) and not model_class.__name__.endswith(
-            "PreTrainedModel"
-        ):
+        abstract = "PreTrainedModel" in model_class.__name__  # also Qwen3OmniMoePreTrainedModelForConditionalGeneration
+        if getattr(model_class, "config_class", None) is type(config) and not abstract:
             yield model_class
 
 

@@ -28,8 +28,7 @@ Group = Mapping[str, Any]
 Shape = Sequence[int]
 """The shape of a parameter."""
 UpdateForm = Literal["adam", "sign", "momentum", "orthogonal"]
-"""What an optimizer's state tells of its update u: m̂/(√v̂ + ε) itself; or a momentum, of which u is the sign, which is u itself,
-or which is made orthogonal."""
+"""What a state tells of the update u: m̂/(√v̂ + ε) itself; or a momentum, of which u is the sign, itself, or it made orthogonal."""
 
 MUON_RMS: Final = 0.2
 """The RMS of an update of AdamW in units of η, to which Muon's ``match_rms_adamw`` sets its own (arXiv:2502.16982)."""
@@ -159,21 +158,14 @@ def _adafactor_step(group: Group) -> Reason | None:
     return "step_scaled_by_weight" if group.get("scale_parameter", True) else None
 
 
-DISTANCES: Final = frozenset({"growth_rate", "d0", "d_coef", "fixed_decay"})
-"""What stands beside ``d`` in the groups of optimizers that estimate the distance to the solution (D-Adaptation, Prodigy). The
-``d`` of torch's Adafactor stands alone: it is a threshold."""
-
-
 def chooses_rate(group: Group) -> bool:
     """Whether an optimizer chooses the learning rate of a group by itself; what stands in the group's ``lr`` is not used then.
 
     >>> chooses_rate({"lr": 0.0, "relative_step": True})  # Adafactor, beside its AdafactorSchedule
     True
-    >>> chooses_rate({"lr": 1.0, "d": 1e-6, "growth_rate": math.inf})  # D-Adaptation and Prodigy step by d·lr
-    True
     """
-    by_distance = "d" in group and not group.keys().isdisjoint(DISTANCES)
-    return group.get("lr") is None or bool(group.get("relative_step")) or by_distance
+    by_distance = {"growth_rate", "fixed_decay"} & group.keys()  # of D-Adaptation and Prodigy, which step by d·lr
+    return group.get("lr") is None or bool(group.get("relative_step") or by_distance)
 
 
 @dataclass(frozen=True)

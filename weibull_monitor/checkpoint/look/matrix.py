@@ -207,7 +207,7 @@ def _directions(projected: Sequence[Tensor]) -> tuple[float, ...]:
         projected: Projections of rows, each (some rows, `DIRECTIONS`).
     """
     rows = torch.cat(list(projected)).double() if projected else torch.empty(0, DIRECTIONS)
-    if len(rows) < SMALLEST or not bool(rows.any()):
+    if len(rows) < SMALLEST or not (rows.any() and rows.isfinite().all()):
         return ()
     energy = torch.linalg.eigvalsh(rows.T @ rows).flip(0).clamp_min(0.0)  # (DIRECTIONS,), the largest first
     share = (energy.cumsum(0) / energy.sum())[: DIRECTIONS // 2].tolist()
