@@ -112,8 +112,14 @@ class Roles(BlockRoles):
             and not self._readers.get(p.base)
             and (p.base not in self._sums or p.base in sums)
         ]
+        # A square matrix whose activation is returned makes no classes and no logits: it pools, for a head to come.
+        pooled = {graph.events[output].base for output in graph.outputs if "act" in graph.events[output].flags}
+        shapes = self._pass.shapes
         heads = [
-            p for p in last if p.base in ends and len(self._pass.shapes[p.parameter]) == 2 and self._follows_a_stream(p)
+            p
+            for p in last
+            if p.base in ends and len(shapes[p.parameter]) == 2 and self._follows_a_stream(p)
+            if p.base not in pooled or len(set(shapes[p.parameter])) > 1
         ]
         if not heads and self._pass.returned:  # what it returns came out of an operation that is not known
             alike = [p for p in last if len(self._rows_of(p)) == vocabulary and self._follows_a_stream(p)]
