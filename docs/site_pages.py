@@ -19,6 +19,8 @@ SCRIPTS = tuple(
     for folder in ("examples", "benchmarks")
     for path in sorted((ROOT / folder).glob("*.py"))
 )
+NOTEBOOKS = tuple(str(path.relative_to(ROOT)) for path in sorted((ROOT / "examples").glob("*.ipynb")))
+"""Files to download."""
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s:#]+)(#[^)\s]*)?\)")
 OUTPUT = re.compile(r"\A```text\n")
 """What a command printed is wide, and set smaller than what a reader types."""
@@ -38,6 +40,8 @@ def on_files(files: Files, config: Any) -> Files:
                 content=f"---\nsearch: {{exclude: true}}\n---\n\n# {name}\n\n```python\n{code}```\n",
             )
         )
+    for name in NOTEBOOKS:
+        files.append(File.generated(config, name, content=(ROOT / name).read_text(encoding="utf-8")))
     return files
 
 
