@@ -69,7 +69,7 @@ def found(weights: Weights, folder: Path) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("rule", "made", "said"),
     [
-        ("nonfinite", changed(Q.format(1), with_one(float("nan"))), "1 values are Inf or NaN"),
+        ("nonfinite", changed(Q.format(1), with_one(float("nan"))), "1 value is Inf or NaN"),
         ("nonfinite", changed(UP.format(0), with_one(float("inf"))), "outputs will be NaN"),
         ("zero", changed(Q.format(2), torch.zeros_like), "is all zero"),
         (

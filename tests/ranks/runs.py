@@ -46,7 +46,8 @@ def trained(
     """What the history holds after a few steps of two micro-batches each, the same on every rank."""
     optimizer = optimizer_of(wrapped)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 0.1, 1.0, total_iters=steps)
-    options = {"every_n_steps": every_second, "forces": True, "updates": True, **options}
+    example = torch.zeros(2, 9, dtype=torch.long)  # several processes do not wait for the first batch
+    options = {"every_n_steps": every_second, "forces": True, "updates": True, "example_inputs": example, **options}
     with WeibullMonitor(wrapped, optimizer, output_dir=directory, **options) as monitor:
         for _ in range(steps):
             for micro in range(2):
@@ -98,9 +99,11 @@ def histories(directory: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if dist.get_rank() == 0:
         found["alone"] = trained(small(), directory / "alone", process_group=None)
+        found["by_name"] = trained(small(), directory / "by_name", process_group=None, example_inputs=False)
     found["ddp"] = trained(layouts.ddp(small()), directory / "ddp")
     found["fsdp2"] = trained(layouts.fsdp2(small()), directory / "fsdp2")
-    found["fsdp1_flat"] = trained(layouts.fsdp1_flat(small()), directory / "fsdp1_flat")
+    # No pass of a flattened model can be followed.
+    found["fsdp1_flat"] = trained(layouts.fsdp1_flat(small()), directory / "fsdp1_flat", example_inputs=False)
     return found
 
 
