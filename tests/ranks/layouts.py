@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch.distributed.tensor import Shard, distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, SequenceParallel, parallelize_module
 
 from weibull_monitor.measure.reader.reader import ModelReader
-from weibull_monitor.model.components import discover
+from weibull_monitor.model.components import Discovery, discover
 from weibull_monitor.model.sharding import Ranks
 
 
@@ -120,9 +121,19 @@ def digest(*rows: Tensor | None) -> list[str]:
     return ["" if row is None else hashlib.sha256(row.cpu().numpy().tobytes()).hexdigest() for row in rows]
 
 
+def by_use(model: nn.Module) -> Discovery:
+    """What a pass of a plain model shows of a model that is spread: no pass of a flattened one can be followed."""
+    found = discover(model, resolution="head")
+    names = {c.name.partition("[")[0]: c.parameter for c in found.components}
+    plain = discover(Model(), resolution="head", example_inputs=torch.zeros(2, 9, dtype=torch.long))
+    dtype = next((c.dtype for c in found.components), torch.float32)  # a stage may have none
+    own = [replace(c, parameter=names[c.parameter], dtype=dtype) for c in plain.components if c.parameter in names]
+    return replace(found, components=tuple(own))
+
+
 def counts(model: nn.Module, ranks: Ranks | None) -> dict[str, list[str]]:
     """Digests of the counts of every component, and of where its values lie within their bins, by name, on the main rank."""
-    reader = ModelReader(model, functools.partial(discover, resolution="head"), ranks)
+    reader = ModelReader(model, by_use, ranks)
     reader.agree()
     rows: dict[str, list[str]] = {}
     for _ in range(2):  # at the second reading the whole rows that the first asked for are sent at once
