@@ -138,8 +138,9 @@ def compared(script: Script, folder: Path, work: Path, options: argparse.Namespa
     found.losses = bool(before["losses"]) and before["losses"] == after["losses"]
     found.weights, found.random = before["weights"] == after["weights"], before["random"] == after["random"]
     found.plain, found.monitored = (min(r["cpu"] for r in reports[root]) for root in (plain, monitored))
-    found.said = after["said"] + [f"warning {w}" for w in after["warned"] if w not in before["warned"]]
     place = monitored.with_name("monitored-0")
+    said = after["said"] + [f"warning {w}" for w in after["warned"] if w not in before["warned"]]
+    found.said = [text.replace(str(place / script.within), "…") for text in said]
     histories = read(place)
     if not histories:
         raise RuntimeError("there is no history")
