@@ -36,9 +36,7 @@ def test_one_process(situation: Situation, host: Host, tmp_path: Path, monkeypat
     check(situation, host, tmp_path, monkeypatch.chdir)
 
 
-@pytest.mark.parametrize(
-    ("host", "size"), [("bare", 2), ("bare", 4), ("accelerate", 2), ("transformers", 2), ("lightning", 2)]
-)
+@pytest.mark.parametrize(("host", "size"), [("bare", 4), ("accelerate", 2), ("transformers", 2), ("lightning", 2)])
 def test_several_ranks(host: str, size: int, tmp_path: Path) -> None:
     names = [] if host == "bare" and size == 2 else IN_SHARE
     expected = len(names) or sum(s.ranks for s in SITUATIONS)
