@@ -157,5 +157,5 @@ def test_numbers_differ_in_the_digits_that_are_shown() -> None:
             now["rms"][i] = 0.0504455 if n < 15 else 0.0504545
 
     (first, *_) = [a for a in alerts_of(slightly) if a.finding.rule == "impossible_change"]
-    assert "RMS 0.050454, expected 0.050441 to 0.05045" in first.text
+    assert "RMS 0.050454, expected 0.05044 to 0.050451" in first.text
     assert "The RMS went from 0.050445 to 0.050454 since step 140" in first.text

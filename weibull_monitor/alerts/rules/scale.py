@@ -64,17 +64,19 @@ def impossible_change(window: SampleWindow, settings: ImpossibleChange) -> RuleR
         likely = path * np.minimum(bound, settings.sustained) * rounding + rest
         moved = np.abs(rms - before)
         strength = moved / likely
+        impossible = moved > certain
+        limit = np.where(impossible, certain, likely)
     return rule_result(
         strength=np.where(window.components.trainable, strength, 0.0),
         severity=graded(moved, (likely, likely, certain)),
         quantity="RMS",
         value=rms,
-        low=np.maximum(0.0, before - likely),
-        high=before + likely,
+        low=np.maximum(0.0, before - limit),
+        high=before + limit,
         meaning=lambda i: (
             f"The RMS went from {' to '.join(apart(before[i], rms[i]))} since step {window.steps[-2]}; "
-            + ("no optimizer step" if moved[i] > certain[i] else "optimizer steps with gradients of a steady size")
-            + f" at this η can move it by more than {(certain if moved[i] > certain[i] else likely)[i]:.2g}. "
+            + ("the optimizer" if impossible[i] else "the optimizer, with gradients of a steady size,")
+            + f" cannot have moved it by more than {limit[i]:.2g} in these steps at this learning rate. "
             + cause_of(window, i, strength >= 1.0)
         ),
     )

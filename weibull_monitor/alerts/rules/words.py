@@ -55,7 +55,7 @@ def cause_of(window: SampleWindow, i: int, found: Bools) -> str:
         alike = shift <= SAME_ERRORS * np.hypot(window.now("k_se")[i], window.before("k_se")[i])
     if alike and np.isfinite(factor):
         return (
-            f"k stayed, so its values were multiplied by {factor:.3g}, or replaced by others of the same shape. If you did not "
+            f"k stayed, so its values were multiplied by {factor:.3g}, or replaced by others with the same k. If you did not "
             "set them, go back to the last checkpoint."
         )
     return (
