@@ -67,6 +67,12 @@ def installed(page: str) -> list[Requirement]:
     return [Requirement(f"weibull-monitor{word[1:]}" if word.startswith(".") else word) for word in words]
 
 
+def distribution(name: str) -> metadata.Distribution:
+    """What is installed; a build leaves another description of this project in its folder, which has no record of files."""
+    found = list(metadata.distributions(name=name))
+    return next((one for one in found if one.read_text("RECORD")), None) or metadata.distribution(name)
+
+
 def closure(wanted: list[Requirement]) -> set[str]:
     """The distributions that pip would install, of those that this environment has."""
     found: set[str] = set()
@@ -79,7 +85,7 @@ def closure(wanted: list[Requirement]) -> set[str]:
             continue
         seen.add((name, extra))
         try:
-            requires = metadata.distribution(name).requires or []
+            requires = distribution(name).requires or []
         except metadata.PackageNotFoundError:
             continue
         found.add(name)
@@ -95,9 +101,9 @@ def environment(where: Path, names: set[str]) -> Path:
     venv.create(where, symlinks=True, with_pip=False)
     (target,) = where.glob("lib/python*/site-packages")
     for name in names:
-        distribution = metadata.distribution(name)
-        for top in {file.parts[0] for file in distribution.files or () if file.parts[0] not in ("..", "__pycache__")}:
-            source, link = Path(str(distribution.locate_file(top))), target / top
+        one = distribution(name)
+        for top in {file.parts[0] for file in one.files or () if file.parts[0] not in ("..", "__pycache__")}:
+            source, link = Path(str(one.locate_file(top))), target / top
             if source.exists() and not link.exists():
                 link.symlink_to(source)
     return where / "bin" / "python"
