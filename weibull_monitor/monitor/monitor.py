@@ -251,6 +251,7 @@ class WeibullMonitor(Shown, OptimizerFollower):
         if self._recorder is not None:
             self._guard("drawing the last sample", self._recorder.finish)
 
+    @shielded("closing")
     def close(self, sample_last: bool = True) -> None:
         """Finishes, closes the history and the trackers, and lets go of the model and the optimizers. It may be called again.
 
@@ -293,9 +294,7 @@ class WeibullMonitor(Shown, OptimizerFollower):
     def __enter__(self) -> WeibullMonitor:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: Any, traceback: TracebackType | None) -> None:
         self.close(sample_last=self._ranks is None or kind is None)  # the other processes may not come to sample
 
     @shielded("keeping the state of the monitor", lambda self: {"step": self._step})
