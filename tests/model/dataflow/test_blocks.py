@@ -120,3 +120,28 @@ def test_names_do_not_make_attention_of_what_a_pass_sees_as_none() -> None:
     component = discover(model, example_inputs=INPUT).components[-1]
     assert component.kind == "other"
     assert "attn_q" in component.why
+
+
+def test_a_channel_of_patches_is_a_feature() -> None:
+    """Pictures are cut into patches, (B, C·k, L), which a feed-forward block of convolutions reads, and put together."""
+
+    class Patches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Conv2d(3, 8, 3, padding=1)
+            self.norm = nn.GroupNorm(1, 8)
+            self.b, self.a = nn.Conv2d(8, 24, 1), nn.Conv2d(24, 8, 1)
+
+        def forward(self, pictures: Tensor) -> Tensor:
+            x = self.stem(pictures)
+            for _ in range(2):
+                cut = F.unfold(x, 2, stride=2).unflatten(1, (8, 4))  # (B, C, k, L)
+                cut = cut + self.a(F.silu(self.b(self.norm(cut))))
+                x = F.fold(cut.flatten(1, 2), x.shape[-2:], 2, stride=2)
+            return x
+
+    components = discover(Patches(), example_inputs=torch.randn(1, 3, 8, 8)).components
+    assert {c.name: (c.kind, c.evidence) for c in components if c.name in ("a.weight", "b.weight")} == {
+        "a.weight": ("ffn_out", "use"),
+        "b.weight": ("ffn_in", "use"),
+    }

@@ -38,7 +38,8 @@ class AttentionRoles(Reading):
         before = [
             (parameter, use, inner)
             for parameter, use in queries
-            for inner in {self._graph.base(s) for s in self._events[use.event].sources}
+            # A norm between the two would make the first a latent of the query.
+            for inner in {self._graph.base(s) for s in self._events[use.event].sources if not self._events[s].flags}
             if inner.type == "product" and inner.base not in self._sums and self._readers[inner.base]
         ]
         after = [r for _, use in outs for r in self._readers[use.event] if use.event not in self._sums]

@@ -175,7 +175,9 @@ class Roles(BlockRoles):
         below: set[int] = set()
         for mix in self._graph.mixes:
             for product in self._nearest(mix):
-                if product.base not in self._role:
+                # The second step of an attention's output may meet other streams (hyper-connections).
+                output = any(self._role.get(self._graph.base(s).base) == "o" for s in product.sources)
+                if product.base not in self._role and not output:
                     self._add(
                         product,
                         Use("mixer", self._rows_of(product), why="it takes part in a recurrence or linear attention"),

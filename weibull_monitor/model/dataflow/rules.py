@@ -70,6 +70,8 @@ def rule_of(name: str) -> Rule:
         return _chosen
     if re.fullmatch(r"(avg|max)_pool[123]d(_with_indices)?", plain):
         return _pooled
+    if plain in ("im2col", "col2im"):
+        return _patches
     if plain in ("_cdist_forward", "cdist", "_euclidean_dist"):
         return _distance
     if plain in ("view_as_complex", "view_as_real", "real", "imag", "complex", "polar"):
@@ -103,6 +105,21 @@ def _same(follow: Follow, func: Any, name: str, args: Any, kwargs: Any) -> Any:
     made = result_of(follow, name, args, out, codes)
     turned(first, made)
     return made
+
+
+def _patches(follow: Follow, func: Any, name: str, args: Any, kwargs: Any) -> Any:
+    """Patches of pictures, (B, C, H, W) → (B, C·k, L), and back: a channel stays one, at other positions."""
+    out = follow.run(func, args, kwargs)
+    codes = follow.activation(args[0])
+    if codes is None:
+        return follow.wrap(out, None)
+    if name == "im2col":
+        line = codes.select(-1, 0).select(-1, 0)  # (B, C)
+        line = line.repeat_interleave(out.shape[-2] // codes.shape[-3], -1).unsqueeze(-1)
+    else:
+        line = codes.select(-1, 0)  # (B, C·k)
+        line = line[..., :: codes.shape[-2] // out.shape[-3]].unsqueeze(-1).unsqueeze(-1)
+    return follow.wrap(out, line.expand(out.shape))
 
 
 def _is_relu(args: Any, kwargs: Any) -> bool:
