@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,7 @@ def resumed(model: nn.Module, where: Path) -> None:
     for p in model.parameters():
         p.grad = torch.randn_like(p)
     for first, last in ((1, 8), (5, 10)):
+        time.sleep(1.1)  # the order of files of one second in one process is that of their numbers as text: 10 before 9
         options = {"every_n_steps": 1, "output_dir": where, "trackers": ["tensorboard"], "resume": state}
         with WeibullMonitor(model, optimizer, **options) as monitor:
             for step in range(first, last + 1):
