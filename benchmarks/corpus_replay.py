@@ -6,6 +6,7 @@ import csv
 import gzip
 import json
 import math
+import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from weibull_monitor.monitor.schedule import Schedule
 CADENCES: Final = (10, 50, 100)
 MOST: Final = 0.8
 """From this share of all matrices on, Inf and NaN have spread, and nothing tells where they began."""
-PUBLISHED: Final = Path("/work/shared/reference/published_layers.csv.gz")
+PUBLISHED: Final = Path(os.environ.get("WEIBULL_REFERENCE", "reference")) / "published_layers.csv.gz"
 
 
 @dataclass(frozen=True, eq=False)
