@@ -81,7 +81,7 @@ def visibility(run: Run, twin: Run, every: int) -> float:
     """By how many of its own steps a fault has changed a distribution, at the second sample after it at the latest.
 
     The change is the difference from the healthy twin at the same step, of k, ln λ, ln RMS and R², in the struck matrices (all if
-    none was struck in particular). A step is the root mean square of the twin's movements between two samples up to then, of the
+    none was chosen). A step is the root mean square of the twin's movements between two samples up to then, of the
     last eight, and of the standard error of the fit. Infinite where Inf, NaN or zeros appear.
     """
     struck = int(run.entry["struck"])

@@ -1,6 +1,6 @@
 """Raises an exception in one call that the package makes to something outside of it, and looks whether training notices.
 
-Every call of a function, method or class outside of ``weibull_monitor`` is a place; it is told apart by the line that makes the
+Every call of a function, method or class outside of ``weibull_monitor`` is a place; it is identified by the line that makes the
 call and by what is called, so that each is tried at its first and at its last time in a training. Left out are the operations
 of Python's own types and of `isinstance`, `len` and the like, which do not fail, and what happens before a monitor takes its
 baseline: exceptions of that are the user's.

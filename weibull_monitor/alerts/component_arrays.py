@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,9 @@ from weibull_monitor.analysis.published import AttentionKind
 from weibull_monitor.model.components import Component, representatives
 
 Ints = npt.NDArray[np.int64]
+ROUNDED: Final = 1e-4
+"""Dtypes with a larger precision than this (bf16, fp16) lose small updates, may double a step by rounding, and may move by one
+unit in the last place at each step, as by stochastic rounding."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +49,7 @@ class ComponentArrays:
         trainable: Whether a gradient was required when the component was found.
         numel: Number of elements.
         precision: Distance between 1 and the next number in the stored dtype.
+        coarse: Whether that is above `ROUNDED`.
         blocks: Index of the block; -1 outside of blocks.
         labels: Kinds, as metric keys spell them.
         towers: Paths of the lists of blocks.
@@ -58,6 +62,7 @@ class ComponentArrays:
     trainable: Bools
     numel: Floats
     precision: Floats
+    coarse: Bools
     blocks: Ints
     labels: tuple[str, ...]
     towers: tuple[str, ...]
@@ -93,6 +98,7 @@ class ComponentArrays:
             trainable=array(lambda c: c.trainable, bool),
             numel=array(lambda c: c.numel, float),
             precision=array(lambda c: _precision(c.dtype), float),
+            coarse=array(lambda c: _precision(c.dtype) > ROUNDED, bool),
             blocks=array(lambda c: -1 if c.block is None else c.block, int),
             labels=tuple(c.label for c in components),
             towers=tuple(c.tower for c in components),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -13,9 +12,10 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from weibull_monitor.checkpoint.formats.files import open_regular
+from weibull_monitor.checkpoint.formats.files import open_regular, read_json
 from weibull_monitor.checkpoint.formats.tensors import StoredTensor
 from weibull_monitor.checkpoint.layout import CheckpointLayout
+from weibull_monitor.errors import CheckpointError
 from weibull_monitor.history.deltas import base_of, delta_of, described
 from weibull_monitor.history.snapshot import Delta
 from weibull_monitor.measure import WeibullFit
@@ -79,12 +79,9 @@ def _config(folder: Path) -> dict[str, Any]:
     """The settings of the adapters; empty without them."""
     file = folder / CONFIG
     try:
-        if not file.is_file() or file.stat().st_size > MAX_CONFIG:
-            return {}
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return read_json(file, MAX_CONFIG) if file.is_file() else {}
+    except CheckpointError:
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _pair(

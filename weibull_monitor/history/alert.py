@@ -19,6 +19,15 @@ MAX_NAMES: Final = 20
 """Components that an alert names; the rest are only counted."""
 
 
+def short_name(name: str) -> str:
+    """A component's name without what nearly all names have.
+
+    >>> short_name("model.layers.3.self_attn.q_proj.weight")
+    'layers.3.self_attn.q_proj'
+    """
+    return name.removeprefix("model.").removesuffix(".weight")
+
+
 def digits_apart(first: float, second: float) -> int:
     """How many digits tell two numbers apart: at least four, at most nine.
 

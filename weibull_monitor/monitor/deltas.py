@@ -40,17 +40,24 @@ class DeltaReader:
 
     def collect(self, components: Sequence[Component]) -> PendingDeltas | None:
         """Queues the products of all adapters; None if there are none."""
-        by_parameter = {c.parameter: c for c in components if c.part is None}
         if not any(c.kind == "adapter_a" for c in components):
             return None
-        found = [(by_parameter[one.name], one) for one in adapters_of(self._model) if one.name in by_parameter]
-        self.reasons = {c.name: why for c, one in found if (why := _sharded(one))}
-        read = [(c, one) for c, one in found if c.name not in self.reasons]
+        found = self._found(components)
+        self.reasons = {name: why for name, one, _ in found if (why := _sharded(one))}
+        read = [(name, one, base) for name, one, base in found if name not in self.reasons]
         if not read:
             return None
-        bases = tuple(base_of(one.target, by_parameter) for _, one in read)
-        products = queue_products([(one.a, one.b, one.scaling) for _, one in read])
-        return PendingDeltas(tuple(c.name for c, _ in read), bases, products)
+        names, adapters, bases = zip(*read, strict=True)
+        return PendingDeltas(names, bases, queue_products([(one.a, one.b, one.scaling) for one in adapters]))
+
+    def _found(self, components: Sequence[Component]) -> list[tuple[str, Adapter, Component | str]]:
+        """The adapters: the name of the component of A, the adapter, and the weight that it changes."""
+        by_parameter = {c.parameter: c for c in components if c.part is None}
+        return [
+            (by_parameter[one.name].name, one, base_of(one.target, by_parameter))
+            for one in adapters_of(self._model)
+            if one.name in by_parameter
+        ]
 
     def deltas(self, collected: PendingDeltas, fits: Mapping[str, WeibullFit]) -> dict[str, Delta]:
         """What each adapter adds, by the name of its A; waits for the products.
@@ -66,12 +73,7 @@ class DeltaReader:
 
     def record(self, components: Sequence[Component]) -> dict[str, dict[str, Any]]:
         """What the history says of each adapter, by the name of its A."""
-        by_parameter = {c.parameter: c for c in components if c.part is None}
-        return {
-            by_parameter[one.name].name: described(one, base_of(one.target, by_parameter))
-            for one in adapters_of(self._model)
-            if one.name in by_parameter
-        }
+        return {name: described(one, base) for name, one, base in self._found(components)}
 
 
 def _sharded(one: Adapter) -> str:

@@ -6,7 +6,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from weibull_monitor.errors import visible
-from weibull_monitor.history.alert import Alert
+from weibull_monitor.history.alert import Alert, short_name
 
 ICONS: Final = {"info": "ℹ️", "warning": "⚠️", "error": "🛑"}
 PHASES: Final = {"begins": "", "worsens": " has got worse", "ends": " is over"}
@@ -49,7 +49,7 @@ def text_of(alert: Alert, run: str, bold: str = "*") -> str:
     of = f"{run} ({alert.name})" if alert.name else run
     rule = finding.rule.replace("_", " ")
     lines = [
-        f"{icon} {bold}{_short(finding.component)}{more}: {rule}{PHASES[alert.phase]}{bold} · step {alert.step:,} of {of}"
+        f"{icon} {bold}{short_name(finding.component)}{more}: {rule}{PHASES[alert.phase]}{bold} · step {alert.step:,} of {of}"
     ]
     if alert.phase == "ends":
         ending = alert.ending or "it is no longer found."
@@ -58,7 +58,7 @@ def text_of(alert: Alert, run: str, bold: str = "*") -> str:
         lines += [alert.numbers] if alert.numbers else []
         if len(finding.components) > 1:
             left = finding.count - 1 - len(finding.components[1:NAMES])
-            others = ", ".join(map(_short, finding.components[1:NAMES]))
+            others = ", ".join(map(short_name, finding.components[1:NAMES]))
             lines.append(f"also {others}" + (f" and {left:,} more" if left > 0 else ""))
         lines.append(finding.meaning)
     command = f"`weibull-monitor report {run}`".replace("\n", " ")
@@ -66,10 +66,6 @@ def text_of(alert: Alert, run: str, bold: str = "*") -> str:
     last = f"{finding.severity} · {stood} · {command}"
     body = "\n".join(visible(line) for line in lines)
     return f"{body[: LONGEST - len(last)]}\n{visible(last)}"
-
-
-def _short(name: str) -> str:
-    return name.removeprefix("model.").removesuffix(".weight")
 
 
 def _escaped(text: str) -> str:

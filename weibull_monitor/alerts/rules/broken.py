@@ -15,8 +15,6 @@ from weibull_monitor.alerts.window import SampleWindow
 
 MIN_ELEMENTS: Final = 1024
 """`unchanged` skips smaller matrices: it can happen that none of their values crosses the edge of a bin."""
-ROUNDED: Final = 1e-4
-"""Dtypes with a larger precision than this (bf16, fp16) lose small updates."""
 COMPARED: Final = ("k", "lambda", "r2", "rms", "zeros")
 """Columns that are equal to nine digits if the counts are equal."""
 CERTAIN: Final = 1e6
@@ -109,7 +107,7 @@ def unchanged(window: SampleWindow, settings: Unchanged) -> RuleResult | None:
             + (
                 "Its values are too coarse for steps as small as this η makes: check first whether there is a master copy in "
                 "fp32, and add one, or round stochastically."
-                if window.components.precision[i] > ROUNDED
+                if window.components.coarse[i]
                 else "Check first whether it gets a gradient and belongs to a parameter group of the optimizer."
             )
         ),

@@ -15,9 +15,6 @@ from weibull_monitor.alerts.window import SampleWindow
 
 BIN: Final = 1.0 / 64
 """Width of a bin, as a share of its lower edge: at most (`weibull_monitor.measure.bins`)."""
-ROUNDED: Final = 1e-4
-"""Dtypes with a larger precision than this (bf16, fp16) may move by one unit in the last place per step, as by stochastic
-rounding."""
 
 
 def impossible_change(window: SampleWindow, settings: ImpossibleChange) -> RuleResult | None:
@@ -49,10 +46,9 @@ def impossible_maximum(window: SampleWindow, settings: ImpossibleChange) -> Rule
     with quiet():
         path = window.path
         bound = np.fmax(window.now("element_max"), window.before("element_max"))
-        coarse = components.precision > ROUNDED
         steps = float(window.steps[-1] - window.steps[-2])
-        likely = path * bound * np.where(coarse, 2.0, 1.0) * (1.0 + 1e-6)
-        likely = likely + np.where(coarse, np.fmin(steps * components.precision, 1.0) * before, 0.0)
+        likely = path * bound * np.where(components.coarse, 2.0, 1.0) * (1.0 + 1e-6)
+        likely = likely + np.where(components.coarse, np.fmin(steps * components.precision, 1.0) * before, 0.0)
         lower = now / (1.0 + np.fmax(BIN, components.precision))
         strength = np.where(lower > before + likely, (lower - before) / likely, 0.0)
         found = strength >= 1.0

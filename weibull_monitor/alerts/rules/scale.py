@@ -32,8 +32,6 @@ COMMON: Final = 0.5
 """Share of ``z`` that is enough if half of all matrices fall."""
 AFTER_JUMP: Final = 1 / 3
 """Share of ``z`` that is enough if η has jumped beyond twice everything before."""
-COARSE: Final = 1e-4
-"""Dtypes with a larger precision than this (bf16, fp16) may double a step by rounding."""
 SPEED_SAMPLES: Final = 15
 """Samples that `scale_stall` looks at."""
 
@@ -59,7 +57,7 @@ def impossible_change(window: SampleWindow, settings: ImpossibleChange) -> RuleR
         decay = or_zero(np.fmax(window.now("weight_decay"), window.before("weight_decay")))
         rest = (path * decay + precision + resolution(apart_in_bins)) * np.fmax(rms, before)
         bound = np.fmax(window.now("update_max"), window.before("update_max"))
-        rounding = np.where(precision > COARSE, 2.0, 1.0)
+        rounding = np.where(window.components.coarse, 2.0, 1.0)
         certain = path * bound * rounding + rest
         likely = path * np.minimum(bound, settings.sustained) * rounding + rest
         moved = np.abs(rms - before)
@@ -212,7 +210,7 @@ def scale_stall(window: SampleWindow, settings: ScaleStall) -> RuleResult | None
             f"although η is {window.now('eta')[i]:.3g}. "
             + (
                 "Check first whether updates are lost in rounding: keep a master copy in fp32."
-                if window.components.precision[i] > COARSE
+                if window.components.coarse[i]
                 else "Check first the learning rate of its parameter group; then whether its gradient has vanished."
             )
         ),

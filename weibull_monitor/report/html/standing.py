@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from weibull_monitor.history.alert import short_name
 from weibull_monitor.report.html.alerts import three
 from weibull_monitor.report.html.encoding import Columns
 
@@ -59,20 +60,11 @@ def standing(columns: Columns, alerts: Sequence[Mapping[str, Any]]) -> dict[str,
     }
 
 
-def short(name: str) -> str:
-    """A name without what all names have.
-
-    >>> short("model.layers.3.self_attn.q_proj.weight")
-    'layers.3.self_attn.q_proj'
-    """
-    return name.removeprefix("model.").removesuffix(".weight")
-
-
 def _sentence(columns: Columns, gravest: Mapping[str, Any], column: str, count: int) -> str:
     others = f" and {count - 1:,} more" if count > 1 else ""
     wrong = "1 matrix is wrong" if count == 1 else f"{count:,} matrices are wrong"
     what = _change(columns, gravest, column)
-    return f"{wrong}: {short(gravest['component'])}{others}, {what} since step {gravest['since']:,}."
+    return f"{wrong}: {short_name(gravest['component'])}{others}, {what} since step {gravest['since']:,}."
 
 
 def _change(columns: Columns, alert: Mapping[str, Any], column: str) -> str:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final
 
-from weibull_monitor.history.alert import Alert
+from weibull_monitor.history.alert import Alert, short_name
 from weibull_monitor.report.terminal.view import View
 
 WIDE: Final = 120
@@ -224,7 +224,7 @@ def _component(name: str, width: int) -> str:
     >>> _component("model.layers.3.mlp.experts.12.up_proj.weight[head 2]", 28)
     'layers.3…12.up_proj[head 2]'
     """
-    name = name.removeprefix("model.").removesuffix(".weight").replace(".weight[", "[")
+    name = short_name(name).replace(".weight[", "[")
     if len(name) <= width:
         return name
     parts = name.split(".")
