@@ -46,6 +46,7 @@ def _run(
 ) -> None:
     sys.path[:0] = [str(HERE), str(HERE.parent)]
     torch.set_num_threads(1)
+    torch.manual_seed(0)  # a process of a fork server begins with a seed of its own
     os.environ |= environment
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(size)}
     store = dist.FileStore(str(Path(directory, "store")), size)
