@@ -38,8 +38,9 @@ from triton.compiler import ASTSource
 from weibull_monitor.measure.bins import bins_of
 from weibull_monitor.measure.kernels import COUNTED
 from weibull_monitor.measure.kernels import count as counting
+from weibull_monitor.measure.kernels import evidence as looking
 from weibull_monitor.measure.kernels import solve as solving
-from weibull_monitor.measure.kernels.launch import count_constants, solve_constants
+from weibull_monitor.measure.kernels.launch import count_constants, solve_constants, tally_constants
 
 COUNT_ARGUMENTS = {"pieces": "*i64", "starts": "*i64", "counts": "*i64", "row_stride": "i32"}
 SOLVE_ARGUMENTS = {
@@ -49,8 +50,10 @@ SOLVE_ARGUMENTS = {
     "levels": "*fp64",
     "hashes": "*i64",
     "out": "*fp64",
+    "rough": "*i64",
     "row_stride": "i32",
 }
+TALLY_ARGUMENTS = {"values": "*i64", "places": "*i32", "out": "*i64"}
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)", re.MULTILINE)
 
@@ -134,7 +137,7 @@ def _run(tool: str, *arguments: str) -> str:
 
 
 def all_of_them(capability: int) -> list[tuple[dict[str, Any], Any]]:
-    """Both kernels for every dtype: what there is to know, and the kernel."""
+    """The kernels for every dtype: what there is to know, and the kernel."""
     out = []
     for own, dtype in itertools.product((True, False), COUNTED):
         name = f"count {str(dtype).removeprefix('torch.')}, {'own' if own else 'Triton'} histogram"
@@ -144,6 +147,11 @@ def all_of_them(capability: int) -> list[tuple[dict[str, Any], Any]]:
     constants = solve_constants(bins_of(torch.bfloat16)) | {"clear": True}
     kernel = compiled(solving.solve_kernel, SOLVE_ARGUMENTS, constants, solving.WARPS, capability)
     out.append((described("solve", kernel, capability), kernel))
+    for dtype in (torch.float16, torch.float32):  # no grid is coarser than bfloat16
+        kernel = compiled(
+            looking.tally_kernel, TALLY_ARGUMENTS, tally_constants(bins_of(dtype)), looking.WARPS, capability
+        )
+        out.append((described(f"tally {str(dtype).removeprefix('torch.')}", kernel, capability), kernel))
     return out
 
 

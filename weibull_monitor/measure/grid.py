@@ -20,20 +20,21 @@ from torch import Tensor
 
 from weibull_monitor.measure.bins import MANTISSA_BITS, Bins, place_bits
 from weibull_monitor.model.components.storage import MANTISSA
+from weibull_monitor.model.upload import on_device
 
-_FINE: Final = (7, 10, 12)
+FINE: Final = (7, 10, 12)
 """Mantissa bits of the grids that zero bits tell: bf16, fp16 and TF32, and the finest that moves λ by almost 1e-4."""
-_SLOTS: Final = 8
+SLOTS: Final = 8
 """Between two values of a grid, places are told apart so finely: what has left a grid by a small step is still near it."""
-TALLIES: Final = len(_FINE) * (_SLOTS + 1)
+TALLIES: Final = len(FINE) * (SLOTS + 1)
 """Integers in a tally."""
 _LEAST: Final = 0.005
 """A smaller share of values on a grid is left alone: on that of bf16, it moves λ by 1.5e-5."""
 _CHANCE: Final = 3
 """So many values of a small sample may lie on a grid by chance."""
-_MOST: Final = 9.0
+MOST: Final = 9.0
 """What a single bin adds to the roughness at most, in units of what chance adds on average: an edge or a spike is no grid."""
-_PARTS: Final = 16
+PARTS: Final = 16
 """Roughness is added up in whole sixteenths, so that its sum does not depend on the order."""
 _DEVIATIONS: Final = 5.0
 """Roughness, or unevenness of places, by so many standard deviations above that of chance means a grid."""
@@ -55,21 +56,21 @@ def tally(values: Sequence[Tensor], bins: Bins) -> Tensor:
         are not in an eighth. All 0 for grids that are not coarser than the dtype, and for 8-bit floats.
     """
     device = values[0].device if values else torch.device("cpu")
-    out = torch.zeros(len(values), len(_FINE), _SLOTS + 1, dtype=torch.int64, device=device)
+    out = torch.zeros(len(values), len(FINE), SLOTS + 1, dtype=torch.int64, device=device)
     if not values or not bins.shift:
         return out.flatten(1)
     bits = torch.cat(tuple(values)).view(bins.integer) & bins.mask  # (all values,)
-    lengths = torch.tensor([len(some) for some in values], device="cpu").to(device, non_blocking=True)
+    lengths = on_device(torch.tensor([len(some) for some in values], device="cpu"), device)
     of = torch.arange(len(values), device=device).repeat_interleave(lengths, output_size=len(bits))  # their matrix
     usable = ((bits != 0) & (bits < bins.finite << bins.shift)).long()  # beyond are Inf and NaN
-    for place, mantissa in enumerate(_FINE):
+    for place, mantissa in enumerate(FINE):
         low = MANTISSA[bins.dtype] - mantissa
         if low <= 0:
             continue
         after = bits & ((1 << low) - 1)  # the distance from the value of the grid below
         eighth = after >> (low - 3) if low >= 3 else after << (3 - low)
-        slot = eighth.where(after != 0, _SLOTS).long() + of * (_SLOTS + 1)
-        sums = torch.zeros(len(values) * (_SLOTS + 1), dtype=torch.int64, device=device)
+        slot = eighth.where(after != 0, SLOTS).long() + of * (SLOTS + 1)
+        sums = torch.zeros(len(values) * (SLOTS + 1), dtype=torch.int64, device=device)
         out[:, place] = sums.scatter_add_(0, slot, usable).view(len(values), -1)
     return out.flatten(1)
 
@@ -87,7 +88,7 @@ def roughness(finite: Tensor, bins: Bins, first: int = 0) -> Tensor:
         first: The first of those bins.
 
     Returns:
-        int64, (rows, 2): how many triples hold values; the sum of their (a - 2b + c)² / 2t, each at most `_MOST`, in `_PARTS`.
+        int64, (rows, 2): how many triples hold values; the sum of their (a - 2b + c)² / 2t, each at most `MOST`, in `PARTS`.
     """
     out = [_roughness(part, first) for part in torch.split(finite, ROWS_AT_ONCE)] if bins.shift else []
     return torch.cat(out) if out else torch.zeros(len(finite), 2, dtype=torch.int64, device=finite.device)
@@ -103,7 +104,7 @@ def _roughness(finite: Tensor, first: int) -> Tensor:
     place = torch.arange(first - 1, first - 1 + total.shape[1], device=c.device) % (1 << MANTISSA_BITS)
     total = total * ((place > 0) & (place < (1 << MANTISSA_BITS) - 1))
     # Each step is one correctly rounded operation, so every device and machine comes to the same integers.
-    parts = (bend * bend * (_PARTS / 2.0) / total).clamp_(max=_PARTS * _MOST).floor_().where(total > 0, 0.0)
+    parts = (bend * bend * (PARTS / 2.0) / total).clamp_(max=PARTS * MOST).floor_().where(total > 0, 0.0)
     return torch.stack([(total > 0).sum(1), parts.sum(1).long()], dim=1)
 
 
@@ -145,25 +146,25 @@ def on_grid(found: Sequence[Sequence[float]], bins: Bins) -> list[bool]:
 
 def _zero_bits(tallied: Sequence[float], bins: Bins) -> bool:
     """Whether more values than by chance lie on one of the grids, or near it."""
-    for place, mantissa in enumerate(_FINE):
-        *eighths, on_it = tallied[place * (_SLOTS + 1) :][: _SLOTS + 1]
+    for place, mantissa in enumerate(FINE):
+        *eighths, on_it = tallied[place * (SLOTS + 1) :][: SLOTS + 1]
         values, low = sum(eighths) + on_it, max(0, MANTISSA[bins.dtype] - mantissa)
         usual = values * 0.5**low
         if on_it > usual + 4.0 * math.sqrt(usual) + _LEAST * values + _CHANCE:
             return True
-        if low < 3 or values < 10 * _SLOTS:  # not all of the eighths can hold values; or there are too few
+        if low < 3 or values < 10 * SLOTS:  # not all of the eighths can hold values; or there are too few
             continue
-        mean = values / _SLOTS
+        mean = values / SLOTS
         eighths[0] += on_it
         # χ² of seven degrees of freedom has mean 7 and variance 14.
-        if sum((n - mean) ** 2 for n in eighths) / mean > (_SLOTS - 1) + 2 * _DEVIATIONS * math.sqrt(2 * (_SLOTS - 1)):
+        if sum((n - mean) ** 2 for n in eighths) / mean > (SLOTS - 1) + 2 * _DEVIATIONS * math.sqrt(2 * (SLOTS - 1)):
             return True
     return False
 
 
 def _rough(triples: float, parts: float) -> bool:
     # The square of a normal variable has variance 2; neighbouring triples share bins, so their mean varies by twice as much.
-    return parts > _PARTS * (triples + _DEVIATIONS * 2.0 * math.sqrt(triples))
+    return parts > PARTS * (triples + _DEVIATIONS * 2.0 * math.sqrt(triples))
 
 
 def offsets_from(places: Tensor, counts: Tensor, bins: Bins) -> Tensor:
@@ -182,8 +183,9 @@ def offsets_from(places: Tensor, counts: Tensor, bins: Bins) -> Tensor:
     offsets = places.clone()
     finite = counts[:, 1:-1]
     offsets[:, 1, 1:-1] -= (4 ** place_bits(bins) - 1) // 3 * finite
-    offsets[:, :, [0, 1, -1]] = (
-        0  # the smallest subnormal numbers share their bin with zeros, which have no place in it
-    )
+    # The smallest subnormal numbers share their bin with zeros, which have no place in it. (A list of places would be an index
+    # on the host, for which a device is waited for.)
+    offsets[:, :, :2] = 0
+    offsets[:, :, -1] = 0
     offsets[:, 0, 0] = finite.sum(dim=1)
     return offsets

@@ -15,6 +15,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, Qwen3MoeConfig, Qwen3MoeFo
 from weibull_monitor import WeibullMonitor, discover_components, read_history
 from weibull_monitor.measure.bins import Bins, bins_of
 from weibull_monitor.measure.choose import solve
+from weibull_monitor.measure.grid import roughness
 from weibull_monitor.measure.kernels.launch import Kernels
 from weibull_monitor.measure.kernels.plan import Plan
 from weibull_monitor.measure.plain.solve import RESULT_COLUMNS, Column, solve_on_device
@@ -28,8 +29,12 @@ from weibull_monitor.model.components.finder import Finder
 class Quick(Kernels):
     """The counting kernel beside the solve of plain torch: interpreted, a row takes a tenth of a second."""
 
-    def solve(self, counts: Tensor, rows: Tensor, bins: Bins, out: Tensor, clear: bool = False) -> None:
+    def solve(
+        self, counts: Tensor, rows: Tensor, bins: Bins, out: Tensor, clear: bool = False, rough: Tensor | None = None
+    ) -> None:
         taken, written = rows.unbind(dim=1)
+        if rough is not None:
+            rough[written] = roughness(counts[taken, 1:-1], bins)
         out[written] = solve_on_device(counts[taken], bins, trim=False).to(out.device)
         if clear:
             counts[taken] = 0

@@ -16,6 +16,7 @@ from measure.test_count import awkward
 from oracle import samples
 
 from weibull_monitor.measure.bins import bins_of
+from weibull_monitor.measure.grid import roughness
 from weibull_monitor.measure.kernels import COUNTED
 from weibull_monitor.measure.kernels.launch import probes
 from weibull_monitor.measure.kernels.table import TILE, rows_of, table_of
@@ -118,12 +119,15 @@ def test_the_fit_is_that_of_plain_torch(ptx: dict[str, tuple[str, int]]) -> None
         "hashes": hashes(bins.columns),
     }
     out = torch.full((4, RESULT_COLUMNS), -7.0, dtype=torch.float64)
+    rough = torch.full((4, 2), -7, dtype=torch.int64)
+    expected_rough = roughness(counts[:, 1:-1], bins)
     rows = torch.from_numpy(rows_of([(0, 3), (1, 1), (2, 0)]))
-    memory = Memory(counts=counts, rows=rows, out=out, **constants)
-    addresses = [tensor.data_ptr() for tensor in (counts, rows, *constants.values(), out)]
+    memory = Memory(counts=counts, rows=rows, out=out, rough=rough, **constants)
+    addresses = [tensor.data_ptr() for tensor in (counts, rows, *constants.values(), out, rough)]
     Program(*ptx["solve, 90"]).run(len(rows), memory, [*addresses, counts.stride(0)])
     assert not counts.any()  # emptied for the next sample
     assert (out[2] == -7.0).all()
+    assert torch.equal(rough[[3, 1, 0]], expected_rough)
     found = out[[3, 1, 0]]
     gamma = found[:, Column.AIC_GAMMA].clone()
     torch.testing.assert_close(gamma, plain[:, Column.AIC_GAMMA], rtol=1e-7, atol=0, equal_nan=True)
@@ -182,7 +186,7 @@ def test_code_that_is_not_understood_is_refused(ptx: dict[str, tuple[str, int]])
 
 
 def test_they_compile_without_spilling(code: list[dict[str, Any]]) -> None:
-    assert len(code) == 2 * 7
+    assert len(code) == 2 * 9
     assert {row["capability"] for row in code} == {80, 90}
     for row in code:
         assert row.get("stack", 0) == 0, row

@@ -18,9 +18,11 @@ import torch
 from torch import Tensor
 
 from weibull_monitor.measure.bins import Bins, bins_of
+from weibull_monitor.measure.grid import FINE, TALLIES, roughness, tally
 from weibull_monitor.measure.kernels import count as counting
+from weibull_monitor.measure.kernels import evidence as looking
 from weibull_monitor.measure.kernels import solve as solving
-from weibull_monitor.measure.kernels.table import COLUMNS, ROWS, TILE, WorkTable, rows_of, table_of
+from weibull_monitor.measure.kernels.table import COLUMNS, ROWS, TILE, WorkTable, looked_at, rows_of, table_of
 from weibull_monitor.measure.plain.count import count_by_bincount
 from weibull_monitor.measure.plain.solve import (
     LEVELS,
@@ -31,6 +33,9 @@ from weibull_monitor.measure.plain.solve import (
     hashes,
     solve_on_device,
 )
+from weibull_monitor.model.components.storage import MANTISSA
+from weibull_monitor.model.sharding.layout import Elements
+from weibull_monitor.model.upload import on_device
 
 logger = logging.getLogger("weibull_monitor")
 
@@ -76,7 +81,7 @@ def window_of(dtype: torch.dtype, shape: Shape) -> SharedBins:
 
 
 class Kernels:
-    """The two kernels on one device.
+    """The three kernels on one device.
 
     Args:
         device: A CUDA device; the CPU where Triton interprets its kernels (``TRITON_INTERPRET=1``).
@@ -92,10 +97,7 @@ class Kernels:
 
     def upload(self, values: npt.NDArray[Any]) -> Tensor:
         """A small array on the device, queued."""
-        here = torch.from_numpy(np.ascontiguousarray(values))
-        if self.device.type != "cuda":
-            return here
-        return here.pin_memory().to(self.device, non_blocking=True)
+        return on_device(torch.from_numpy(np.ascontiguousarray(values)), self.device)
 
     def table(self, tensors: Sequence[Tensor], rows: Sequence[Sequence[int]]) -> WorkTable:
         """What `count` works through, for tensors of one dtype on this device."""
@@ -122,7 +124,24 @@ class Kernels:
                 pieces, starts, counts, counts.stride(0), **constants, num_warps=self.shape.warps
             )
 
-    def solve(self, counts: Tensor, rows: Tensor, bins: Bins, out: Tensor, clear: bool = False) -> None:
+    def tally(self, values: Tensor, places: Tensor, out: Tensor, bins: Bins) -> None:
+        """Counts where some values of each matrix lie, as `weibull_monitor.measure.grid.tally` does.
+
+        Args:
+            values: The table of `weibull_monitor.measure.kernels.table.looked_at`, on the device.
+            places: Its places, on the device.
+            out: int64, (matrices, TALLIES). Columns of grids that are not coarser than the dtype are not written.
+            bins: The layout that the matrices are counted into.
+        """
+        if len(values) and any(low > 0 for low in lows_of(bins.dtype)):
+            with _on(self.device):
+                looking.tally_kernel[(len(values),)](
+                    values, places, out, **tally_constants(bins), num_warps=looking.WARPS
+                )
+
+    def solve(
+        self, counts: Tensor, rows: Tensor, bins: Bins, out: Tensor, clear: bool = False, rough: Tensor | None = None
+    ) -> None:
         """Fits rows of counts, as `weibull_monitor.measure.choose.solve` does.
 
         Args:
@@ -131,9 +150,12 @@ class Kernels:
             bins: The layout of the counts, of a dtype in `weibull_monitor.measure.kernels.COUNTED`.
             out: float64, (…, RESULT_COLUMNS).
             clear: Whether to set those rows of counts to zero.
+            rough: int64, (…, 2): takes what `weibull_monitor.measure.grid.roughness` says of the rows, in the rows of ``out``.
         """
         if len(rows) == 0:
             return
+        if rough is None:
+            rough = torch.empty(len(out), 2, dtype=torch.int64, device=self.device)
         log_edges, mixed = self._of(bins)
         with _on(self.device):
             solving.solve_kernel[(len(rows),)](
@@ -143,6 +165,7 @@ class Kernels:
                 self._levels,
                 mixed,
                 out,
+                rough,
                 counts.stride(0),
                 **solve_constants(bins),
                 clear=clear,
@@ -183,12 +206,20 @@ class Kernels:
         if not torch.equal(counts.cpu(), expected):
             raise RuntimeError(f"the kernel does not count {dtype} as plain torch does")
         out = torch.empty(4, RESULT_COLUMNS, dtype=torch.float64, device=self.device)
+        rough = torch.zeros(4, 2, dtype=torch.int64, device=self.device)
         rows = self.upload(rows_of([(row, row) for row in range(1, 4)]))
         for clear in (False, True):
-            self.solve(counts, rows, bins, out, clear)
+            self.solve(counts, rows, bins, out, clear, rough)
         plain = solve_on_device(expected[1:], bins, trim=False)
         if counts[1:].any() or not torch.allclose(out[1:].cpu(), plain, rtol=1e-6, atol=1e-9, equal_nan=True):
             raise RuntimeError(f"the kernel does not solve {dtype} as plain torch does")
+        flat = [Elements(patterns[::3]), Elements(normal, (np.arange(150), np.arange(150)))]
+        tallies = torch.zeros(2, TALLIES, dtype=torch.int64, device=self.device)
+        values, places = looked_at(flat)
+        self.tally(self.upload(values), self.upload(places), tallies, bins)
+        same = torch.equal(tallies.cpu(), tally([some.values().cpu() for some in flat], bins))
+        if not same or not torch.equal(rough[1:].cpu(), roughness(expected[1:, 1:-1], bins)):
+            raise RuntimeError(f"the kernel does not find grids of {dtype} as plain torch does")
 
     def _of(self, bins: Bins) -> tuple[Tensor, Tensor]:
         """ln|w| at the edges, and the hash of each column, on the device."""
@@ -250,6 +281,23 @@ def solve_constants(bins: Bins) -> dict[str, int]:
         "min_values": MIN_VALUES,
         "min_bins": MIN_BINS,
         "block": solving.BLOCK,
+    }
+
+
+def lows_of(dtype: torch.dtype) -> tuple[int, ...]:
+    """Bits of a dtype's mantissa below those of each grid that `weibull_monitor.measure.grid.tally` tells."""
+    return tuple(MANTISSA[dtype] - mantissa for mantissa in FINE)
+
+
+def tally_constants(bins: Bins) -> dict[str, int]:
+    """What the kernel that tallies is compiled for."""
+    lows = {f"low_{place}": low for place, low in enumerate(lows_of(bins.dtype))}
+    return {
+        "itemsize": bins.dtype.itemsize,
+        "mask": bins.mask,
+        "beyond": bins.finite << bins.shift,
+        **lows,
+        "block": looking.BLOCK,
     }
 
 

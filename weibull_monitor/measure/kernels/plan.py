@@ -7,7 +7,7 @@ after its last part.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from weibull_monitor.measure.bins import bins_of
-from weibull_monitor.measure.grid import ROWS_AT_ONCE, roughness
-from weibull_monitor.measure.kernels.table import ROWS, rows_of
+from weibull_monitor.measure.grid import TALLIES
+from weibull_monitor.measure.kernels.table import ROWS, looked_at, rows_of
 from weibull_monitor.measure.plain.solve import RESULT_COLUMNS
+from weibull_monitor.model.sharding.layout import Elements
 
 if TYPE_CHECKING:
     from weibull_monitor.measure.kernels.launch import Kernels
@@ -53,6 +54,7 @@ class Plan:
         pieces: The tensors that hold the elements of each component, by its place.
         makes_up: The places of the matrices that each component is a part of, as in `Sums.makes_up`.
         count_bytes: Bytes that the rows of counts may take.
+        some: The elements of a component that are looked at, by its place; None to look at none.
 
     Attributes:
         indices: The component that each row of a result belongs to.
@@ -67,6 +69,7 @@ class Plan:
         pieces: Mapping[int, Sequence[Tensor]],
         makes_up: Mapping[int, Sequence[int]],
         count_bytes: int = COUNT_BYTES,
+        some: Callable[[int], Elements] | None = None,
     ) -> None:
         self._kernels, self.bins = kernels, bins_of(dtype)
         rows = _Rows(max(2 * ROWS, count_bytes // (8 * self.bins.columns)), makes_up)
@@ -84,29 +87,32 @@ class Plan:
         # (rows, columns) of counts, empty between two runs; (components, RESULT_COLUMNS) of results.
         self._counts = torch.zeros(rows.used, self.bins.columns, dtype=torch.int64, device=kernels.device)
         self._out = torch.empty(len(self.indices), RESULT_COLUMNS, dtype=torch.float64, device=kernels.device)
-        self._roughness = torch.zeros(len(self.indices), 2, dtype=torch.int64, device=kernels.device)
+        self._rough = torch.zeros(len(self.indices), 2, dtype=torch.int64, device=kernels.device)
         self.read = tuple(index for index in self.indices if index in pieces)
         place = {index: row for row, index in enumerate(self.indices)}
         self._read = kernels.upload(np.array([place[index] for index in self.read], dtype=np.int64))
+        values, places = looked_at([some(index) for index in self.read] if some else [])
+        self._looked_at, self._places = kernels.upload(values), kernels.upload(places)
+        self._tallies = torch.zeros(len(self.read), TALLIES, dtype=torch.int64, device=kernels.device)
 
     @property
     def bytes(self) -> int:
         """Memory that it holds on the device."""
-        tables = sum(t.nbytes for launch in self._launches for t in (launch.pieces, launch.starts, launch.solved))
-        return self._counts.nbytes + self._out.nbytes + tables
+        tables = [t for launch in self._launches for t in (launch.pieces, launch.starts, launch.solved)]
+        looked_at = (self._looked_at, self._places, self._tallies, self._rough, self._read)
+        return sum(tensor.nbytes for tensor in (self._counts, self._out, *tables, *looked_at))
 
-    def roughness(self) -> Tensor:
-        """What `weibull_monitor.measure.grid.roughness` says of each of `read` in the last run, int64 (read, 2)."""
-        return self._roughness[self._read]
+    def evidence(self) -> Tensor:
+        """What `weibull_monitor.measure.grid.evidence` says of each of `read` in the last run, int64 (read, TALLIES + 2)."""
+        return torch.cat([self._tallies, self._rough[self._read]], dim=1)
 
     def run(self) -> Tensor:
         """Queues the measurement. Returns the result of `solve` for each of `indices`, which the next run overwrites."""
         try:
             for launch in self._launches:
                 self._kernels.count(launch.pieces, launch.starts, self._counts, self.bins)
-                for rows in torch.split(launch.solved, ROWS_AT_ONCE):
-                    self._roughness[rows[:, 1]] = roughness(self._counts[rows[:, 0], 1:-1], self.bins)
-                self._kernels.solve(self._counts, launch.solved, self.bins, self._out, clear=True)
+                self._kernels.solve(self._counts, launch.solved, self.bins, self._out, True, self._rough)
+            self._kernels.tally(self._looked_at, self._places, self._tallies, self.bins)
         except BaseException:
             self._counts.zero_()  # or the next run would add to what was not solved
             raise

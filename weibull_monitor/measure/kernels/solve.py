@@ -11,6 +11,8 @@ before.
 import triton
 import triton.language as tl
 
+from weibull_monitor.measure.kernels.evidence import rough_triples
+
 BLOCK = 512
 """Bins that a program looks at together: eight octaves."""
 WARPS = 4
@@ -153,7 +155,7 @@ def _likeliest_power(
 
 @triton.jit(do_not_specialize=["row_stride"])
 def solve_kernel(
-    counts, rows, edges, levels, hashes, out, row_stride,
+    counts, rows, edges, levels, hashes, out, rough, row_stride,
     finite: tl.constexpr, width: tl.constexpr, measures: tl.constexpr, n_levels: tl.constexpr,
     level_10: tl.constexpr, level_50: tl.constexpr, level_90: tl.constexpr, level_999: tl.constexpr,
     min_values: tl.constexpr, min_bins: tl.constexpr, clear: tl.constexpr, block: tl.constexpr,
@@ -167,6 +169,7 @@ def solve_kernel(
         levels: float64, (n_levels,): the shares at which quantiles are taken.
         hashes: int64, (finite + 2,): the hash of each column, for the fingerprint.
         out: float64, (…, width): as `weibull_monitor.measure.choose.solve` returns it.
+        rough: int64, (…, 2): as `weibull_monitor.measure.grid.roughness` returns it, in the rows of ``out``.
         row_stride: Elements between two rows of ``counts``.
         finite: Finite bins.
         width: Columns of ``out``.
@@ -183,18 +186,22 @@ def solve_kernel(
     """
     program = tl.program_id(0)
     counts += tl.load(rows + 2 * program) * row_stride
-    out += tl.load(rows + 2 * program + 1) * width
+    written = tl.load(rows + 2 * program + 1)
+    out += written * width
     lane = tl.arange(0, block)  # (block,): bins that are looked at together
     nan = _f64(float("nan"))
     zero = _f64(0.0)
     one = _f64(1.0)
     tiny = _f64(1e-300)
 
-    # First pass: which blocks are in use, how many values there are, and the fingerprint. The others go from `first` to `last`.
+    # First pass: which blocks are in use, how many values there are, the fingerprint, and by how much neighbours differ. The
+    # others go from `first` to `last`.
     zeros = tl.load(counts)
     nonfinite = tl.load(counts + 1 + finite)
     checksum = zeros * tl.load(hashes) + nonfinite * tl.load(hashes + 1 + finite)
     values = tl.full((), 0, tl.int64)
+    triples = tl.full((), 0, tl.int64)
+    parts = tl.full((), 0, tl.int64)
     first = finite
     last = 0
     for start in range(0, finite, block):
@@ -204,9 +211,14 @@ def solve_kernel(
         if here > 0:
             checksum += tl.sum(count * tl.load(hashes + 1 + start + lane, mask=valid, other=0), 0)
             values += here
+            more_triples, more_parts = rough_triples(counts, start + lane, count, valid)
+            triples += more_triples
+            parts += more_parts
             first = tl.minimum(first, start)
             last = start + block
     n = values.to(tl.float64)
+    tl.store(rough + 2 * written, triples)
+    tl.store(rough + 2 * written + 1, parts)
 
     # Second pass: means of both coordinates over the fitted range, and the quantiles.
     x_mean = zero

@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from weibull_monitor.model.sharding.layout import Elements
+
 TILE = 8192
 """Elements that a program counts between two sums of its histogram: 64 a thread."""
 ROWS = 4
@@ -25,6 +27,8 @@ DENSE, RUNS, ODD = range(3)
 ADDRESS, BEGIN, END, RUN, STRIDE, FIRST_TILE, LAYOUT, FIRST_ROW = range(8)
 """The columns of the table; the rows take `ROWS` of them."""
 COLUMNS = FIRST_ROW + ROWS
+STEP, FIRST, NUMBER, LOOKED_AT_COLUMNS = range(1, 5)
+"""The columns of the table of values that are looked at, after their matrix's address; and how many there are."""
 
 Integers = npt.NDArray[np.int64]
 
@@ -69,6 +73,39 @@ def table_of(tensors: Sequence[Tensor], rows: Sequence[Sequence[int]], programs:
     first = np.arange(programs + 1, dtype=np.int64) * tiles // max(programs, 1)
     within = np.searchsorted(pieces[:, FIRST_TILE], first, side="right") - 1
     return WorkTable(pieces, np.stack([first, within], axis=1))
+
+
+def looked_at(some: Sequence[Elements]) -> tuple[Integers, npt.NDArray[np.int32]]:
+    """The table of `weibull_monitor.measure.kernels.evidence.tally_kernel`, and the places that it points to.
+
+    Args:
+        some: Elements of each matrix, of one dtype on one device.
+
+    Returns:
+        int64 (matrices, LOOKED_AT_COLUMNS): address, distance of the elements or 0 if they are not evenly spaced, the first of
+        their places, how many there are; int32: their places, in elements behind the address.
+
+    Raises:
+        ValueError: If an element is farther from its matrix's address than 32 bits say.
+    """
+    out: list[tuple[int, int, int, int]] = []
+    places: list[npt.NDArray[np.int32]] = []
+    first = 0
+    for tensor, indices in some:
+        if indices is None:  # one dimension, or none
+            step = tensor.stride(0) if tensor.dim() else 1
+            out.append((tensor.data_ptr(), step, 0, tensor.numel()))
+            continue
+        distances = sum(index * stride for index, stride in zip(indices, tensor.stride(), strict=True))
+        here = np.asarray(distances, dtype=np.int64)
+        if len(here) and int(here.max()) >= 2**31:
+            raise ValueError("elements lie too far apart")
+        out.append((tensor.data_ptr(), 0, first, len(here)))
+        places.append(here.astype(np.int32))
+        first += len(here)
+    return np.array(out, dtype=np.int64).reshape(-1, LOOKED_AT_COLUMNS), np.concatenate(
+        [*places, np.zeros(1, np.int32)]
+    )
 
 
 def rows_of(pairs: Sequence[tuple[int, int]]) -> Integers:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from weibull_monitor.measure.bins import Bins, middles_of, place_bits
 from weibull_monitor.measure.weibull import F_HIGH, F_LOW
+from weibull_monitor.model.upload import on_device
 
 MIN_VALUES = 100
 """Fewer usable values than this give no fit: se(k) would exceed 0.13."""
@@ -79,7 +80,7 @@ def solve_on_device(counts: Tensor, bins: Bins, trim: bool, offsets: Tensor | No
         offsets: Where the values lie within their bins, as `weibull_monitor.measure.grid.measure_offsets` returns it; None if
             they fill them.
     """
-    edges = bins.edges.to(counts.device, non_blocking=True)  # (bins.finite + 1,)
+    edges = _edges(bins, counts.device)  # (bins.finite + 1,)
     first, last = 0, bins.finite
     if trim:
         used = counts[:, 1:-1].any(dim=0).nonzero()
@@ -123,7 +124,7 @@ class _Positions:
 def _positions(offsets: Tensor, count: Tensor, x: Tensor, bins: Bins, first: int) -> _Positions:
     """What offsets (rows, 2, bins.columns) say of the bins from ``first`` on, whose log edges are ``x`` (bins + 1,)."""
     used = slice(first, first + len(x) - 1)
-    middle, width = (of_all.to(x.device, non_blocking=True)[used] for of_all in middles_of(bins))  # (bins,) each
+    middle, width = (of_all[used] for of_all in _middles(bins, x.device))  # (bins,) each
     n = count.clamp(min=1.0)
     known = (offsets[:, 0, :1] / count.sum(dim=1, keepdim=True).clamp(min=1.0)).clamp(max=1.0)  # (rows, 1)
     mean, square = (offsets[:, moment, 1:-1][:, used] / n for moment in (0, 1))  # (rows, bins) each, in half steps
@@ -258,8 +259,7 @@ def _statistics(count: Tensor, x: Tensor, f: Tensor, k: Tensor, within: _Positio
     out[:, Column.LARGEST] = torch.where(count > 0, x[1:], -math.inf).amax(1).exp().where(n[:, 0] > 0, torch.nan)
     share = count / n  # (rows, bins)
     middle, width = (x[:-1] + x[1:]) / 2.0, x[1:] - x[:-1]  # (bins,) each
-    p = torch.tensor(LEVELS, dtype=f.dtype, device="cpu").to(f.device, non_blocking=True)
-    log_q = _log_quantiles(p, f, x).where(n > 0, torch.nan)  # (rows, levels)
+    log_q = _log_quantiles(_levels(f.device), f, x).where(n > 0, torch.nan)  # (rows, levels)
     out[:, len(Column) :] = log_q
     q10, q50, q90, q999 = (log_q[:, LEVELS.index(level)] for level in (0.1, 0.5, 0.9, 0.999))  # (rows,) each
     out[:, Column.Q90_Q10] = (q90 - q10).exp()
@@ -339,7 +339,7 @@ def _checksum(counts: Tensor, used: slice) -> Tensor:
     The sum of the counts times a hash of their column, over zeros, non-finite values and the ``used`` bins; others are empty.
     The sum wraps around in int64, and its low 52 bits are kept.
     """
-    mixed = hashes(counts.shape[1]).to(counts.device, non_blocking=True)
+    mixed = _hashes(counts.shape[1], counts.device)
     total = (counts[:, used] * mixed[used]).sum(1) + counts[:, 0] * mixed[0] + counts[:, -1] * mixed[-1]
     return (total & ((1 << 52) - 1)).double()
 
@@ -349,3 +349,26 @@ def hashes(columns: int) -> Tensor:
     """A hash of each column, int64 (columns,): what the counts are multiplied by for their fingerprint."""
     mixed = torch.arange(1, columns + 1, dtype=torch.int64, device="cpu") * 0x5851F42D4C957F2D
     return (mixed ^ (mixed >> 29)) * 0x14057B7EF767814F
+
+
+# Constants are sent to a device once: a copy of so many bytes may wait for what is queued there.
+
+
+@cache
+def _edges(bins: Bins, device: torch.device) -> Tensor:
+    return on_device(bins.edges, device)
+
+
+@cache
+def _middles(bins: Bins, device: torch.device) -> tuple[Tensor, ...]:
+    return tuple(on_device(of_all, device) for of_all in middles_of(bins))
+
+
+@cache
+def _levels(device: torch.device) -> Tensor:
+    return on_device(torch.tensor(LEVELS, dtype=torch.float64, device="cpu"), device)
+
+
+@cache
+def _hashes(columns: int, device: torch.device) -> Tensor:
+    return on_device(hashes(columns), device)

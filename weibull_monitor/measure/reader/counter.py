@@ -13,7 +13,7 @@ from torch import Tensor
 
 from weibull_monitor.measure.bins import Bins
 from weibull_monitor.measure.choose import queued_on
-from weibull_monitor.measure.grid import on_grid, tally
+from weibull_monitor.measure.grid import on_grid
 from weibull_monitor.measure.kernels import kernels_for
 from weibull_monitor.measure.kernels.plan import Plan
 from weibull_monitor.measure.kernels.table import ROWS
@@ -23,7 +23,6 @@ from weibull_monitor.measure.reader.sums import ROWS_AT_ONCE, CountedRows, Sums,
 from weibull_monitor.measure.transfer import PendingResult, to_host
 from weibull_monitor.model.components import Component
 from weibull_monitor.model.sharding.division import Agreement, alone
-from weibull_monitor.model.sharding.layout import Elements
 
 Notes = Mapping[str, Sequence[float]]
 """Some numbers by parameter, `NOTE_NUMBERS` for each."""
@@ -107,7 +106,7 @@ class LaunchSet:
     Attributes:
         key: The components, and where their parameters lie in memory: it is of use as long as these are the same.
         sums: Which components are read, and which are sums of those.
-        plans: The launches, for each device and dtype, and the elements that are looked at of each of `Plan.read`.
+        plans: The launches, for each device and dtype.
         left: The components of `Sums.read` that are not in any plan, by their place.
         apart: Those that are not because they lie on a grid.
         grids: Which components lie on a grid, as far as it is known; None if that is found when they are counted.
@@ -115,7 +114,7 @@ class LaunchSet:
 
     key: tuple[Sequence[Component], tuple[int, ...]]
     sums: Sums
-    plans: tuple[tuple[Plan, tuple[Elements, ...]], ...]
+    plans: tuple[Plan, ...]
     left: tuple[int, ...]
     apart: frozenset[int]
     grids: GridWatch | None
@@ -123,11 +122,10 @@ class LaunchSet:
     def run(self) -> Solved:
         """Queues the launches."""
         solved: Solved = []
-        for plan, looked_at in self.plans:
+        for plan in self.plans:
             solved.append((plan.indices, plan.run()))
-            if self.grids is not None and plan.bins.shift:
-                tallies = tally([elements.values() for elements in looked_at], plan.bins)
-                self.grids.note(plan.read, plan.bins, torch.cat([tallies, plan.roughness()], dim=1))
+            if self.grids is not None:
+                self.grids.note(plan.read, plan.bins, plan.evidence())
         return solved
 
 
@@ -212,9 +210,10 @@ def _launches(
             if index not in found and wholes.isdisjoint(sums.makes_up.get(index, ()))
         }
         if members and kernels is not None and all(len(sums.makes_up.get(index, ())) < ROWS for index in members):
-            plan = Plan(kernels, dtype, members, sums.makes_up)
-            plans.append((plan, tuple(weights.some(components[index]) for index in plan.read)))
-    planned = {index for plan, _ in plans for index in plan.read}
+            plans.append(
+                Plan(kernels, dtype, members, sums.makes_up, some=lambda index: weights.some(components[index]))
+            )
+    planned = {index for plan in plans for index in plan.read}
     left = tuple(index for index in sums.read if index not in planned)
     queued = bool(plans) or any(queued_on(device) for device, _ in groups)
     return LaunchSet(key, sums, tuple(plans), left, found, GridWatch(found) if queued else None)

@@ -16,6 +16,7 @@ from weibull_monitor.measure.grid import evidence, offsets_from, on_grid, tally
 from weibull_monitor.model.components.component import Component
 from weibull_monitor.model.components.storage import ordinary
 from weibull_monitor.model.sharding.layout import whole
+from weibull_monitor.model.upload import on_device
 
 ROWS_AT_ONCE = 128
 """Rows of counts that are made at a time: 17 MiB. A model of 128 experts has tens of thousands of rows."""
@@ -137,12 +138,17 @@ def count_components(
         row_of = {index: row for row, index in enumerate(batch.indices)}
         smooth = tuple(index for index in batch.indices if index not in moved)
         if smooth:
-            chosen = batch.counts if not moved else batch.counts[[row_of[index] for index in smooth]]
+            chosen = batch.counts if not moved else _rows(batch.counts, [row_of[index] for index in smooth])
             yield CountedRows(smooth, chosen, batch.bins)
         apart = {index: pieces[index] for index in batch.indices if index in moved}
         for indices, bins, places in _in_batches(apart, max(1, rows_at_once // 3), problems, _places):  # wide rows
-            counts = batch.counts[[row_of[index] for index in indices]]
+            counts = _rows(batch.counts, [row_of[index] for index in indices])
             yield CountedRows(indices, counts, bins, offsets_from(places, counts, bins))
+
+
+def _rows(counts: Tensor, rows: Sequence[int]) -> Tensor:
+    """Some rows; with a list as the index, a device would be waited for."""
+    return counts.index_select(0, on_device(torch.tensor(rows, device="cpu"), counts.device))
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from weibull_monitor.model.upload import on_device
+
 Range = tuple[int, int]
 """(start, stop)."""
 
@@ -36,15 +38,17 @@ class Elements(NamedTuple):
 
     Attributes:
         tensor: It.
-        places: Their indices along each dimension of it; None for all of it.
+        places: Their indices along each dimension of it; None for all of it, which has one dimension.
     """
 
     tensor: Tensor
-    places: tuple[Tensor, ...] | None = None
+    places: tuple[npt.NDArray[np.int64], ...] | None = None
 
     def values(self) -> Tensor:
-        """What they are now, in one dimension."""
-        return self.tensor if self.places is None else self.tensor[self.places]
+        """What they are now, in one dimension. On a device this is queued."""
+        if self.places is None:
+            return self.tensor
+        return self.tensor[tuple(on_device(torch.from_numpy(of), self.tensor.device) for of in self.places)]
 
 
 @dataclass(frozen=True)
@@ -128,7 +132,7 @@ class Grid:
             return Elements(local.view(-1)[-start % step :: step])
         if not local.dim() or not local.numel():
             return Elements(local.reshape(-1))
-        return Elements(local, _on(_places(self, box), local.device))
+        return Elements(local, _places(self, box))
 
 
 @dataclass(frozen=True)
@@ -189,7 +193,7 @@ class Flat:
         if box is None:
             step = step_of(math.prod(self.shape))
             return Elements(local[-self.start % step :: step])
-        return Elements(local, _on(_places(self, box), local.device))
+        return Elements(local, _places(self, box))
 
 
 Layout = Grid | Flat
@@ -234,10 +238,6 @@ def _places(layout: Layout, box: Box | None) -> tuple[npt.NDArray[np.int64], ...
         places.append(place)
         here &= place >= 0
     return tuple(place[here] for place in places)
-
-
-def _on(places: tuple[npt.NDArray[np.int64], ...], device: torch.device) -> tuple[Tensor, ...]:
-    return tuple(torch.from_numpy(place).to(device, non_blocking=True) for place in places)
 
 
 class _Comb(NamedTuple):

@@ -149,6 +149,8 @@ class Instructions:
             rounds: set[str] = set()
         elif to_kind[0] == "f" and from_kind[0] in "us":
             rounds = {"rn"}
+        elif to_kind[0] == "s" and from_kind == "f64":
+            rounds = {"rzi"}  # as numpy does it
         else:
             raise PTXError(f"no such instruction here: {'.'.join(parts)}")
         if set(parts[1:-2]) != rounds:
