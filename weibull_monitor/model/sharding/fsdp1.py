@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -14,13 +14,13 @@ from weibull_monitor.model.sharding.layout import Flat
 from weibull_monitor.model.sharding.parameter import LocalParameter
 
 
-def flat_parameters(model: nn.Module) -> Iterator[tuple[Tensor, LocalParameter]]:
-    """Every original parameter of every FSDP1 unit of a model, after the flat parameter that it is in."""
+def flat_parameters(modules: Mapping[str, nn.Module]) -> Iterator[tuple[Tensor, LocalParameter]]:
+    """Every original parameter of every FSDP1 unit among a model's modules, after the flat parameter that it is in."""
     fsdp = sys.modules.get("torch.distributed.fsdp.fully_sharded_data_parallel")
     if fsdp is None:  # not in use
         return
-    wrapped = [module for module in model.modules() if isinstance(module, fsdp.FullyShardedDataParallel)]
-    names = {id(module): name for name, module in model.named_modules()} if wrapped else {}
+    wrapped = [module for module in modules.values() if isinstance(module, fsdp.FullyShardedDataParallel)]
+    names = {id(module): name for name, module in modules.items()} if wrapped else {}
     for module in wrapped:
         if module._handle is not None:
             yield from _originals(module._handle, names)

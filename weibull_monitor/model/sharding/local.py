@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from functools import partial
 from typing import Any
 
@@ -27,16 +27,17 @@ def local_parameters(model: nn.Module, before: Mapping[str, LocalParameter] | No
         model: The model.
         before: What was found the last time; what has stayed the same is not looked at again.
     """
-    _reshard(model)
+    modules = dict(model.named_modules())  # gone through once: this is done at every sample
+    _reshard(modules.values())
     before = before or {}
     out: dict[str, LocalParameter] = {}
     flat: dict[str, LocalParameter] = {}
     covered: set[int] = set()
-    for parameter, original in flat_parameters(model):
+    for parameter, original in flat_parameters(modules):
         covered.add(id(parameter))
         flat[original.name] = original
-    made = {source: weight for weight in made_weights(model) for source in weight.sources}
-    for name, parameter in model.named_parameters():
+    made = {source: weight for weight in made_weights(modules) for source in weight.sources}
+    for name, parameter in _parameters(model, modules):
         if name in made:
             weight = made[name]
             out[weight.name] = _made(weight, before.get(weight.name), weight.sources.keys() & flat.keys())
@@ -47,6 +48,18 @@ def local_parameters(model: nn.Module, before: Mapping[str, LocalParameter] | No
         weight = made[name]
         out[weight.name] = _made(weight, before.get(weight.name), {flat.pop(name).name})
     return out | flat
+
+
+def _parameters(model: nn.Module, modules: Mapping[str, nn.Module]) -> Iterable[tuple[str, Tensor]]:
+    """The same as ``model.named_parameters()``."""
+    if type(model).named_parameters is not nn.Module.named_parameters:
+        return model.named_parameters()
+    found: dict[int, tuple[str, Tensor]] = {}
+    for path, module in modules.items():
+        for name, parameter in module._parameters.items():
+            if parameter is not None and id(parameter) not in found:
+                found[id(parameter)] = f"{path}.{name}" if path else name, parameter
+    return found.values()
 
 
 def _made(weight: MadeWeight, known: LocalParameter | None, flat: Set[str]) -> LocalParameter:
@@ -171,11 +184,11 @@ def _zero3(parameter: Any, made_of: Callable[..., LocalParameter]) -> LocalParam
     )
 
 
-def _reshard(model: nn.Module) -> None:
+def _reshard(modules: Iterable[nn.Module]) -> None:
     """Puts parameters that FSDP2 left gathered back into their shards, by its own public method; a local operation."""
     fsdp2 = sys.modules.get("torch.distributed.fsdp")
     wrapped = getattr(fsdp2, "FSDPModule", None)
     if wrapped is not None:
-        for module in model.modules():
+        for module in modules:
             if isinstance(module, wrapped):
                 module.reshard()

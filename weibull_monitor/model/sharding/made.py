@@ -7,7 +7,7 @@ buffers (the vectors of `spectral_norm`), random numbers and hooks stay as they 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -39,9 +39,9 @@ class MadeWeight:
     mask: Callable[[Tensor], Tensor] | None = None
 
 
-def made_weights(model: nn.Module) -> Iterator[MadeWeight]:
-    """Every weight of a model that a layer makes of parameters. No value is read."""
-    for path, module in model.named_modules():
+def made_weights(modules: Mapping[str, nn.Module]) -> Iterator[MadeWeight]:
+    """Every weight that one of some modules makes of parameters, by the path of the module. No value is read."""
+    for path, module in modules.items():
         prefix = f"{path}." if path else ""
         lists = module._modules.get("parametrizations")
         if isinstance(lists, nn.ModuleDict) and parametrize.is_parametrized(module):
