@@ -112,7 +112,7 @@ def test_killed_in_the_middle_and_resumed_nothing_recorded_is_lost(tmp_path: Pat
             assert snapshot.columns == recorded[snapshot.step]
     assert [run.resumed_from for run in history.runs] == [None, 10]
     assert "attn_q" in done.stdout
-    curves = [scalars(d) for d in sorted((tmp_path / "runs").iterdir())]
+    curves = [scalars(d) for d in sorted((tmp_path / "runs").iterdir(), key=lambda run: run.stat().st_mtime_ns)]
     assert [step for step, _ in curves[-1]["weibull_k/attn_q"]] == [12, 16, 20, 24]
 
 
