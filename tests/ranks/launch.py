@@ -7,8 +7,10 @@ import os
 import sys
 import traceback
 from datetime import timedelta
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -30,6 +32,9 @@ def launch(function: str, size: int, directory: Path, *args: Any, timeout: float
     (directory / "results").mkdir(parents=True, exist_ok=True)
     context = mp.get_context("forkserver")
     context.set_forkserver_preload(["ranks.preloaded"])  # type: ignore[attr-defined]
+    path = os.pathsep.join([str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    with mock.patch.dict(os.environ, PYTHONPATH=path):  # before Python 3.13 the server does not get sys.path
+        forkserver.ensure_running()
     passed = (dict(os.environ), function, size, str(directory), args, timeout)
     mp.start_processes(_run, args=passed, nprocs=size, join=True, start_method="forkserver")
     return [torch.load(directory / "results" / str(rank), weights_only=False) for rank in range(size)]

@@ -75,7 +75,6 @@ def test_the_band_is_a_margin_chart_of_curves_that_are_logged_at_the_same_steps(
 
 
 def test_every_chart_of_the_layout_finds_curves(run: Path) -> None:
-
     from tensorboard.plugins.custom_scalar import layout_pb2
 
     (event,) = events(run).Tensors("custom_scalars__config__")
