@@ -30,6 +30,13 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object]) -> None:
+    """What several tests share is the same whichever of them comes first."""
+    if fixturedef.scope != "function":
+        torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_process_for_models() -> Iterator[None]:
     """Models that configurations describe are built in one process, which takes seconds to start."""
