@@ -25,6 +25,14 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel is defined, so before any test imports one
 
 
+SLOW = {"ranks", "wild", "test_benchmark_gpu.py", "test_ptx.py", "test_tour.py", "test_transformers_resumed.py"}
+"""Files and folders that take long. With them first, two processes that take file after file end at about the same time."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: SLOW.isdisjoint(item.path.parts))
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
