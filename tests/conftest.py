@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -50,6 +51,20 @@ def _one_process_for_models() -> Iterator[None]:
     """Models that configurations describe are built in one process, which takes seconds to start."""
     with process():
         yield
+
+
+@pytest.fixture(autouse=True)
+def _no_run_is_left_open() -> Iterator[None]:
+    """A run that a test leaves open in a tracker would get what later tests log."""
+    yield
+    if getattr(sys.modules.get("wandb"), "run", None) is not None:
+        sys.modules["wandb"].finish()
+    if (mlflow := sys.modules.get("mlflow")) is not None and mlflow.active_run() is not None:
+        mlflow.end_run()
+    current = getattr(sys.modules.get("trackio.context_vars"), "current_run", None)
+    if current is not None and current.get() is not None:
+        sys.modules["trackio"].finish()
+        current.set(None)
 
 
 class Block(nn.Module):

@@ -23,13 +23,6 @@ KEY = "weibull_k/attn_q"
 Log = Callable[..., None]
 
 
-@pytest.fixture(autouse=True)
-def _no_run_is_left_open() -> object:
-    yield
-    if wandb.run is not None:
-        wandb.finish()
-
-
 def counts_from_0(log: Log, n: int) -> None:
     log({"loss": n}, step=n - 1)
 
