@@ -20,7 +20,7 @@ import torch.multiprocessing as mp
 HERE = Path(__file__).parent
 
 
-def launch(function: str, size: int, directory: Path, *args: Any, timeout: float = 60.0) -> list[Any]:
+def launch(function: str, size: int, directory: Path, *args: Any, timeout: float = 180.0) -> list[Any]:
     """What ``module:function(directory, *args)`` returned on every rank.
 
     Args:

@@ -189,7 +189,13 @@ def test_the_page_follows_a_run_and_keeps_what_was_chosen(tmp_path: Path) -> Non
 
 def test_control_c_ends_it_with_code_0(broken_run: tuple[Path, Any]) -> None:
     command = [sys.executable, "-m", "weibull_monitor.cli.main", "report", str(broken_run[0]), "--serve"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore Ctrl-C
+    ) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
         assert re.search(r"http://127\.0\.0\.1:\d+/\?token=\S{32} .*Ctrl-C ends it", line)

@@ -81,6 +81,7 @@ class Terminal:
     def __init__(self, command: list[str]) -> None:
         self.pid, self._fd = pty.fork()
         if self.pid == 0:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # what a shell starts in the background ignores Ctrl-C
             os.environ.update(COLUMNS="80", LINES="24", TERM="xterm-256color")
             os.execv(command[0], command)
         self.seen = ""
@@ -102,6 +103,7 @@ class Terminal:
     def end(self) -> int:
         while True:
             try:
+                assert select.select([self._fd], [], [], 60)[0], "it does not end"
                 data = os.read(self._fd, 65536)
             except OSError:
                 break
