@@ -72,6 +72,8 @@ def server() -> Iterator[Callable[[Behaviour], int]]:
 
     yield start
     for one in opened:
+        with suppress(OSError):
+            one.shutdown(socket.SHUT_RDWR)  # ends the thread that waits in `accept`
         one.close()
 
 
