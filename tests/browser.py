@@ -65,6 +65,7 @@ def page_of(
     context = browser.new_context(
         viewport={"width": width, "height": height}, color_scheme=scheme, offline=offline, has_touch=width < 600
     )
+    context.set_default_timeout(120_000)  # on a busy machine; nothing waits longer than it has to
     page, seen = context.new_page(), Seen()
     page.on("console", lambda m: seen.errors.append(m.text) if m.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: seen.errors.append(str(error)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -25,9 +26,24 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel is defined, so before any test imports one
 
 
+SLOW = {"ranks", "wild", "test_benchmark_gpu.py", "test_ptx.py", "test_tour.py", "test_transformers_resumed.py"}
+"""Files and folders that take long. With them first, two processes that take file after file end at about the same time."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: SLOW.isdisjoint(item.path.parts))
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object]) -> None:
+    """What several tests share is the same whichever of them comes first."""
+    if fixturedef.scope != "function":
+        torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -35,6 +51,20 @@ def _one_process_for_models() -> Iterator[None]:
     """Models that configurations describe are built in one process, which takes seconds to start."""
     with process():
         yield
+
+
+@pytest.fixture(autouse=True)
+def _no_run_is_left_open() -> Iterator[None]:
+    """A run that a test leaves open in a tracker would get what later tests log."""
+    yield
+    if getattr(sys.modules.get("wandb"), "run", None) is not None:
+        sys.modules["wandb"].finish()
+    if (mlflow := sys.modules.get("mlflow")) is not None and mlflow.active_run() is not None:
+        mlflow.end_run()
+    current = getattr(sys.modules.get("trackio.context_vars"), "current_run", None)
+    if current is not None and current.get() is not None:
+        sys.modules["trackio"].finish()
+        current.set(None)
 
 
 class Block(nn.Module):

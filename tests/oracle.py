@@ -7,12 +7,14 @@ import torch
 
 
 def exact_fit(weights: torch.Tensor) -> tuple[float, float, float]:
-    """(k, lambda, R²) of the published protocol by a full sort in float64."""
+    """(k, lambda, R²) of the published protocol by a full sort in float64; NaN where no two values differ."""
     a = np.sort(np.abs(weights.detach().double().numpy().ravel()))
     a = a[(a > 0) & np.isfinite(a)]
     f = (np.arange(1, len(a) + 1) - 0.5) / len(a)
     kept = (f >= 0.1) & (f <= 0.9)
     x, y = np.log(a[kept]), np.log(-np.log1p(-f[kept]))
+    if len(x) == 0 or x[0] == x[-1]:
+        return np.nan, np.nan, np.nan
     dx, dy = x - x.mean(), y - y.mean()
     k = (dx @ dy) / (dx @ dx)
     return float(k), float(np.exp(x.mean() - y.mean() / k)), float((dx @ dy) ** 2 / ((dx @ dx) * (dy @ dy)))

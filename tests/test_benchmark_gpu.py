@@ -25,7 +25,7 @@ without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a G
 def run(*options: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(BENCHMARKS / "gpu.py"), *options]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=170, check=False)
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600, check=False)
 
 
 @pytest.fixture(scope="module")

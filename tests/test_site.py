@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,8 @@ def test_a_phone_scrolls_only_down(browser: Any, address: str) -> None:
 
 @pytest.mark.parametrize("disk", [False, True], ids=["served", "from disk"])
 def test_the_search_finds(disk: bool, browser: Any, address: str, site: Path) -> None:
+    from playwright import sync_api as playwright
+
     with page_of(browser, offline=disk) as (view, seen):
         view.goto((site / "index.html").as_uri() if disk else f"{address}/index.html")
         query, found = "[data-md-component=search-query]", ".md-search-result__item a"
@@ -150,8 +153,8 @@ def test_the_search_finds(disk: bool, browser: Any, address: str, site: Path) ->
         for _ in range(20):
             view.fill(query, "")
             view.locator(query).press_sequentially("webhook")
-            view.wait_for_timeout(1_000)
-            if view.query_selector(found) is not None:
+            with suppress(playwright.TimeoutError):
+                view.wait_for_selector(found, state="attached", timeout=1_000)
                 break
         assert view.query_selector(found) is not None
         assert "webhook" in view.inner_text(".md-search-result__list").lower()

@@ -125,6 +125,7 @@ def test_a_legacy_file_that_is_cut_off(tmp_path: Path) -> None:
         scan(tmp_path / "old.pt")
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
 def test_torchscript(tmp_path: Path) -> None:
     layer = nn.Sequential(nn.Linear(32, 48), nn.Conv1d(4, 8, 3))
     torch.jit.script(layer).save(tmp_path / "model.jit")
@@ -157,6 +158,7 @@ class Wrapped(torch.Tensor):
         raise NotImplementedError(function)
 
 
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")
 def test_tensors_of_other_kinds_are_named_and_skipped(tmp_path: Path) -> None:
     dense = torch.randn(16, 16)
     state = {

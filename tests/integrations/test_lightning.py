@@ -44,13 +44,17 @@ class Lit(lightning.LightningModule):  # type: ignore[name-defined,misc]
         y = self.self_attn["o_proj"](torch.tanh(self.self_attn["q_proj"](batch)))
         return torch.nn.functional.mse_loss(y, batch)
 
-    def validation_step(self, batch: torch.Tensor, batch_idx: int) -> None:
-        self.log("val_loss", self.loss(batch))
-
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(self.parameters(), lr=1e-3, weight_decay=0.1)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: step + 1)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+class Validated(Lit):
+    """The same for trainings that have data to validate with."""
+
+    def validation_step(self, batch: torch.Tensor, batch_idx: int) -> None:
+        self.log("val_loss", self.loss(batch))
 
 
 class Adversaries(Lit):
@@ -79,7 +83,7 @@ class Adversaries(Lit):
         ]
 
 
-class Accumulating(Lit):
+class Accumulating(Validated):
     """One optimizer by hand, which steps on every third batch."""
 
     def __init__(self) -> None:
@@ -129,7 +133,9 @@ def test_every_logger_of_the_trainer_at_its_own_step(tmp_path: Path, documented_
         MLFlowLogger(run_name="lightning", tracking_uri=os.environ["MLFLOW_TRACKING_URI"]),
     ]
     callback = WeibullCallback(every_n_steps=5)
-    trainer(tmp_path, callback, LearningRateMonitor(), logger=loggers, limit_val_batches=2).fit(Lit(), data(), data(2))
+    trainer(tmp_path, callback, LearningRateMonitor(), logger=loggers, limit_val_batches=2).fit(
+        Validated(), data(), data(2)
+    )
     import wandb
 
     wandb.finish()
@@ -158,9 +164,13 @@ def test_every_logger_of_the_trainer_at_its_own_step(tmp_path: Path, documented_
 @pytest.mark.parametrize(
     ("model", "options", "sampled", "rates"),
     [
-        pytest.param(Lit, {}, [0, 1, 2, 4, 5, 8, 10, 12], {5: 5e-3, 12: 12e-3}, id="automatic"),
-        pytest.param(Lit, {"accumulate_grad_batches": 2}, [0, 1, 2, 4, 5, 6], {5: 5e-3, 6: 6e-3}, id="accumulation"),
-        pytest.param(Lit, {"val_check_interval": 3}, [0, 1, 2, 4, 5, 8, 10, 12], {12: 12e-3}, id="validation between"),
+        pytest.param(Validated, {}, [0, 1, 2, 4, 5, 8, 10, 12], {5: 5e-3, 12: 12e-3}, id="automatic"),
+        pytest.param(
+            Validated, {"accumulate_grad_batches": 2}, [0, 1, 2, 4, 5, 6], {5: 5e-3, 6: 6e-3}, id="accumulation"
+        ),
+        pytest.param(
+            Validated, {"val_check_interval": 3}, [0, 1, 2, 4, 5, 8, 10, 12], {12: 12e-3}, id="validation between"
+        ),
         pytest.param(Accumulating, {}, [0, 1, 2, 4], {1: 1e-3, 4: 1e-3}, id="manual accumulation"),
     ],
 )
@@ -230,17 +240,17 @@ def test_without_a_logger_there_is_the_history_and_one_notice(tmp_path: Path, ca
 
 
 def test_a_trial_run_and_sanity_checking_are_not_sampled(tmp_path: Path) -> None:
-    trainer(tmp_path / "trial", WeibullCallback(every_n_steps=1), fast_dev_run=True).fit(Lit(), data(), data(2))
+    trainer(tmp_path / "trial", WeibullCallback(every_n_steps=1), fast_dev_run=True).fit(Validated(), data(), data(2))
     assert not list((tmp_path / "trial").rglob("history.jsonl"))
     callback = WeibullCallback(every_n_steps=5)
 
-    class Watching(Lit):
+    class Watching(Validated):
         def on_validation_start(self) -> None:
             assert not self.trainer.sanity_checking or callback.monitor is None
 
     trainer(tmp_path / "real", callback, num_sanity_val_steps=2).fit(Watching(), data(), data(2))
     assert steps(tmp_path / "real")[0] == 0
-    trainer(tmp_path / "real", callback).validate(Lit(), data(2), verbose=False)
+    trainer(tmp_path / "real", callback).validate(Validated(), data(2), verbose=False)
     assert steps(tmp_path / "real")[-1] == 12
 
 

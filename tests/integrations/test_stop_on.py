@@ -78,6 +78,7 @@ def lightning_run(where: Path, logger: Any = False, **options: Any) -> Any:
         accelerator="cpu",
         max_epochs=1,
         logger=logger,
+        log_every_n_steps=1,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,

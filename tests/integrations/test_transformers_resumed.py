@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ranks.launch import started
 from trackers.test_tensorboard import scalars
 
 from weibull_monitor import MemoryTracker, read_history
@@ -82,38 +83,38 @@ def test_restoring_callback_states_keeps_the_callback_at_work(tmp_path: Path) ->
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this platform cannot kill a process without a word")
 def test_killed_in_the_middle_and_resumed_nothing_recorded_is_lost(tmp_path: Path) -> None:
-    """The demo itself: SIGKILL after the checkpoint of step 10, then the same command with --resume."""
-    command = [sys.executable, str(ROOT / "examples/quickstart_transformers.py")]
+    """The demo itself: SIGKILL after the checkpoint of step 6, then the same command with --resume."""
+    command = [str(ROOT / "examples/quickstart_transformers.py")]
     command += ["--output-dir", str(tmp_path), "--report-to", "tensorboard"]
-    command += ["--max-steps", "24", "--save-steps", "10", "--every-n-steps", "4"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command += ["--max-steps", "16", "--save-steps", "6", "--every-n-steps", "4"]
+    process = started(*command)
     try:
-        deadline = time.monotonic() + 240
-        while time.monotonic() < deadline and process.poll() is None:
+        deadline = time.monotonic() + 400
+        while time.monotonic() < deadline and process.is_alive():
             file = tmp_path / "weibull/history.jsonl"
-            if (tmp_path / "checkpoint-10/trainer_state.json").exists() and file.read_bytes().count(b'"step":12,'):
+            if (tmp_path / "checkpoint-6/trainer_state.json").exists() and file.read_bytes().count(b'"step":8,'):
                 break
             time.sleep(0.05)
     finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert process.returncode == -signal.SIGKILL
+        process.kill()
+        process.join()
+    assert process.exitcode == -signal.SIGKILL
     before = (tmp_path / "weibull/history.jsonl").read_bytes()
     recorded = {s.step: s.columns for s in read_history(tmp_path).snapshots}
-    assert set(recorded) >= {0, 1, 2, 4, 8, 12}
+    assert set(recorded) >= {0, 1, 2, 4, 8}
 
-    done = subprocess.run([*command, "--resume"], capture_output=True, text=True, timeout=240)
+    done = subprocess.run([sys.executable, *command, "--resume"], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "weibull/history.jsonl").read_bytes().startswith(before)  # appended, never rewritten
     history = read_history(tmp_path)
-    assert [s.step for s in history.snapshots] == [0, 1, 2, 4, 8, 12, 16, 20, 24]
+    assert [s.step for s in history.snapshots] == [0, 1, 2, 4, 8, 12, 16]
     for snapshot in history.snapshots:
-        if snapshot.step in recorded and snapshot.step <= 10:
+        if snapshot.step in recorded and snapshot.step <= 6:
             assert snapshot.columns == recorded[snapshot.step]
-    assert [run.resumed_from for run in history.runs] == [None, 10]
+    assert [run.resumed_from for run in history.runs] == [None, 6]
     assert "attn_q" in done.stdout
-    curves = [scalars(d) for d in sorted((tmp_path / "runs").iterdir())]
-    assert [step for step, _ in curves[-1]["weibull_k/attn_q"]] == [12, 16, 20, 24]
+    curves = [scalars(d) for d in sorted((tmp_path / "runs").iterdir(), key=lambda run: run.stat().st_mtime_ns)]
+    assert [step for step, _ in curves[-1]["weibull_k/attn_q"]] == [8, 12, 16]
 
 
 def test_a_resumed_trainer_forecasts_as_an_uninterrupted_one(tmp_path: Path) -> None:

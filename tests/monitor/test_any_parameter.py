@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from oracle import exact_fit
 from torch import nn
 
 from tests.conftest import TinyModel
-from tests.oracle import exact_fit
 from weibull_monitor import WeibullMonitor, fit_weibull, read_history
 from weibull_monitor.errors import ConfigurationError, UnsupportedTensorError
 

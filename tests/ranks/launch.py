@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib
 import os
+import runpy
 import sys
 import traceback
 from datetime import timedelta
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -17,7 +20,7 @@ import torch.multiprocessing as mp
 HERE = Path(__file__).parent
 
 
-def launch(function: str, size: int, directory: Path, *args: Any, timeout: float = 60.0) -> list[Any]:
+def launch(function: str, size: int, directory: Path, *args: Any, timeout: float = 180.0) -> list[Any]:
     """What ``module:function(directory, *args)`` returned on every rank.
 
     Args:
@@ -28,11 +31,38 @@ def launch(function: str, size: int, directory: Path, *args: Any, timeout: float
         timeout: Seconds a collective may take.
     """
     (directory / "results").mkdir(parents=True, exist_ok=True)
-    context = mp.get_context("forkserver")
-    context.set_forkserver_preload(["ranks.preloaded"])  # type: ignore[attr-defined]
+    _server()
     passed = (dict(os.environ), function, size, str(directory), args, timeout)
     mp.start_processes(_run, args=passed, nprocs=size, join=True, start_method="forkserver")
     return [torch.load(directory / "results" / str(rank), weights_only=False) for rank in range(size)]
+
+
+def _server() -> Any:
+    """Starts the process that the others are forked from, if it is not there yet."""
+    context = mp.get_context("forkserver")
+    context.set_forkserver_preload(["ranks.preloaded"])
+    path = os.pathsep.join([str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    with mock.patch.dict(os.environ, PYTHONPATH=path):  # before Python 3.13 the server does not get sys.path
+        forkserver.ensure_running()
+    return context
+
+
+def started(script: str, *arguments: str) -> Any:
+    """A process that executes a script, which has been started and prints nothing."""
+    process = _server().Process(target=_script, args=(dict(os.environ), script, arguments))
+    process.start()
+    return process
+
+
+def _script(environment: dict[str, str], script: str, arguments: tuple[str, ...]) -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+    os.environ |= environment
+    torch.set_num_threads(1)
+    sys.path[:0] = [str(Path(script).parent)]
+    sys.argv = [script, *arguments]
+    runpy.run_path(script, run_name="__main__")
 
 
 def _run(

@@ -121,13 +121,18 @@ def digest(*rows: Tensor | None) -> list[str]:
     return ["" if row is None else hashlib.sha256(row.cpu().numpy().tobytes()).hexdigest() for row in rows]
 
 
+@functools.cache
+def plain() -> Discovery:
+    """What a pass of a plain model shows."""
+    return discover(Model(), resolution="head", example_inputs=torch.zeros(2, 9, dtype=torch.long))
+
+
 def by_use(model: nn.Module) -> Discovery:
     """What a pass of a plain model shows of a model that is spread: no pass of a flattened one can be followed."""
     found = discover(model, resolution="head")
     names = {c.name.partition("[")[0]: c.parameter for c in found.components}
-    plain = discover(Model(), resolution="head", example_inputs=torch.zeros(2, 9, dtype=torch.long))
     dtype = next((c.dtype for c in found.components), torch.float32)  # a stage may have none
-    own = [replace(c, parameter=names[c.parameter], dtype=dtype) for c in plain.components if c.parameter in names]
+    own = [replace(c, parameter=names[c.parameter], dtype=dtype) for c in plain().components if c.parameter in names]
     return replace(found, components=tuple(own))
 
 
@@ -146,6 +151,11 @@ def counts(model: nn.Module, ranks: Ranks | None) -> dict[str, list[str]]:
                 rows[due[index].name] = digest(batch.counts[place], moved)
         assert not counted.problems, [(due[i].name, why) for i, why in counted.problems.items()][:3]
     return rows
+
+
+def alone(model: nn.Module) -> dict[str, list[str]]:
+    """The same of one process, on the main rank."""
+    return counts(model, None) if dist.get_rank() == 0 else {}
 
 
 def ddp(model: Model) -> nn.Module:
@@ -175,12 +185,13 @@ def fsdp2_from_meta(model: Model) -> nn.Module:
 
 
 def fsdp2_by_columns(model: Model) -> nn.Module:
-    """Shards along another dimension than the first."""
+    """Shards along another dimension than the first, which torch wants to be even: over half of the ranks."""
+    mesh = init_device_mesh("cpu", (2, dist.get_world_size() // 2), mesh_dim_names=("replicate", "shard"))
 
     def placement(parameter: nn.Parameter) -> Shard | None:
-        return Shard(parameter.dim() - 1) if parameter.shape[-1] % dist.get_world_size() == 0 else None
+        return Shard(parameter.dim() - 1) if parameter.shape[-1] % mesh.size(1) == 0 else None
 
-    return fully_shard(model, shard_placement_fn=placement)
+    return fully_shard(model, mesh=mesh, shard_placement_fn=placement)
 
 
 def hsdp(model: Model) -> nn.Module:
@@ -268,7 +279,7 @@ def fsdp1_hybrid(model: Model) -> nn.Module:
     return fsdp1(model, use_orig_params=True, device_mesh=mesh, sharding_strategy=ShardingStrategy.HYBRID_SHARD)
 
 
-TWO: dict[str, Callable[[Model], nn.Module]] = {
+LAYOUTS: dict[str, Callable[[Model], nn.Module]] = {
     "ddp": ddp,
     "fsdp2": fsdp2,
     "fsdp2_offloaded": fsdp2_offloaded,
@@ -279,8 +290,6 @@ TWO: dict[str, Callable[[Model], nn.Module]] = {
     "fsdp1_flat": fsdp1_flat,
     "fsdp1_replicated": fsdp1_replicated,
     "pipeline": pipeline,
-}
-FOUR = TWO | {
     "hsdp": hsdp,
     "fsdp2_and_tensor_parallel": fsdp2_and_tensor_parallel,
     "ddp_and_tensor_parallel": ddp_and_tensor_parallel,
@@ -294,7 +303,6 @@ CUTS = ("ddp", "fsdp2", "fsdp2_by_columns", "tensor_parallel", "fsdp1_flat", "hs
 
 def all_layouts(directory: Path) -> dict[str, Any]:
     """By the kind of values and layout the counts on the main rank (nothing elsewhere); and those of one process."""
-    layouts = TWO if dist.get_world_size() == 2 else FOUR
     found: dict[str, Any] = {}
     models: dict[str, Callable[[], Model]] = {
         "fp32": lambda: made(torch.float32),
@@ -302,8 +310,8 @@ def all_layouts(directory: Path) -> dict[str, Any]:
         "on grids": on_grids,
     }
     for values, build in models.items():
-        rows = found[values] = {"alone": counts(build(), None)}
-        for name, wrap in layouts.items():
+        rows = found[values] = {"alone": alone(build())}
+        for name, wrap in LAYOUTS.items():
             if values != "on grids" or name in CUTS:
                 rows[name] = counts(wrap(build()), Ranks.of("auto"))
     return found

@@ -6,6 +6,7 @@ take minutes to compile.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import warnings
@@ -29,3 +30,6 @@ with warnings.catch_warnings():
     for name in NAMES:
         with suppress(ImportError):
             importlib.import_module(name)
+
+gc.collect()
+gc.freeze()  # else each rank looks through all of it now and then, and so copies it

@@ -46,14 +46,21 @@ def assert_complete(where: Path) -> None:
 
 @pytest.mark.parametrize("example", LAUNCHERS)
 def test_an_example_runs_by_its_launcher(example: str, tmp_path: Path) -> None:
-    script, options = command_of(example, tmp_path)
-    command = [sys.executable, *LAUNCHERS[example], str(ROOT / "examples" / script), *options]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true" if "loop" in script else "false"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path, env=environment)
-    # gloo's threads now and then abort a process that has come to its end (torch 2.13): what it wrote is judged below
-    assert done.returncode == 0 or "terminate called without an active exception" in done.stderr, done.stderr[-3000:]
-    assert done.stdout.count("Every sample of every matrix:") == 1  # of the main process alone
-    assert_complete(tmp_path)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true" if "loop" in example else "false"}
+    # gloo's threads now and then abort a process that has come to its end (torch 2.13), and the launcher then ends the other
+    # one, wherever it is: what was written is judged below, and the example is run again where it is not all there.
+    for place in (tmp_path / str(attempt) for attempt in range(4)):
+        place.mkdir()
+        script, options = command_of(example, place)
+        command = [sys.executable, *LAUNCHERS[example], str(ROOT / "examples" / script), *options]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=place, env=environment)
+        printed = done.stdout.count("Every sample of every matrix:")  # by the main process alone
+        aborted = "terminate called without an active exception" in done.stderr
+        assert done.returncode == 0 or aborted, done.stderr[-3000:]
+        if printed or not aborted:
+            break
+    assert printed == 1
+    assert_complete(place)
 
 
 @pytest.mark.parametrize("example", FORKED)

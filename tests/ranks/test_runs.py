@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,8 @@ import pytest
 from .launch import HERE, launch
 
 
-@pytest.mark.parametrize("size", [2, 4])
-def test_the_history_of_many_ranks_is_that_of_one(size: int, tmp_path: Path) -> None:
-    main, *others = launch("runs:histories", size, tmp_path)
+def test_the_history_of_many_ranks_is_that_of_one(tmp_path: Path) -> None:
+    main, *others = launch("runs:histories", 4, tmp_path)
     alone = main["alone"]
     assert list(alone) == ["0", "2", "4", "6"]
     assert len(alone["6"]["k"]) == len(alone["6"]["eta"]) == len(alone["6"]["force_closure"]) > 15
@@ -101,13 +99,10 @@ def test_a_run_goes_on_with_another_number_of_ranks(sizes: tuple[int, int], tmp_
 
 
 def test_a_rank_that_is_killed_while_it_counts_ends_the_run(tmp_path: Path) -> None:
-    started = time.monotonic()
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*torchrun, str(HERE / "killed.py"), str(tmp_path)], capture_output=True, text=True, timeout=240, check=False
-    )
+    command = [*torchrun, str(HERE / "killed.py"), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, timeout=400)  # the process group's own timeout is half an hour
     assert done.returncode != 0
-    assert time.monotonic() - started < 200  # the process group's own timeout is ten minutes
     lines = [json.loads(line) for line in (tmp_path / "weibull/history.jsonl").read_text().splitlines()]
     assert [line.get("step") for line in lines if line["type"] != "plot"] == [None, 0, 1, 2]
 

@@ -16,7 +16,7 @@ warnings.filterwarnings("ignore")
 import deepspeed
 import torch
 import torch.distributed as dist
-from layouts import Model, counts, made
+from layouts import Model, alone, counts, made
 from torch import nn
 
 from weibull_monitor import WeibullMonitor, read_history
@@ -85,13 +85,14 @@ def finite(dtype: torch.dtype) -> Model:
 def all_stages(directory: Path, dtype: torch.dtype) -> dict[str, Any]:
     """For each stage the counts before and after some steps, with those of one process beside them."""
     found: dict[str, Any] = {}
+    before = alone(made(dtype))
     for stage, offload in itertools.chain(((s, False) for s in range(4)), [(3, True)]):
         name = f"ZeRO-{stage}" + (" offloaded" if offload else "")
-        found[name] = (counts(engine(made(dtype), stage, dtype, offload), Ranks.of("auto")), counts(made(dtype), None))
+        found[name] = (counts(engine(made(dtype), stage, dtype, offload), Ranks.of("auto")), before)
         trained = engine(finite(dtype), stage, dtype, offload)
         train(trained, STEPS)
-        after = gathered(trained, dtype)
-        found[f"{name} trained"] = (counts(trained, Ranks.of("auto")), counts(after, None))
+        after = alone(gathered(trained, dtype))
+        found[f"{name} trained"] = (counts(trained, Ranks.of("auto")), after)
     return found
 
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -57,13 +56,20 @@ def test_a_missing_library_is_named_with_the_command_that_installs_it(
         as_trackers(["tensorboard"], tmp_path)
 
 
+@pytest.fixture
+def _in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of one second in one process are read in the order of their numbers as text, in which 10 is before 9."""
+    from tensorboard.summary.writer import event_file_writer
+
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(1000))
+
+
 def resumed(model: nn.Module, where: Path) -> None:
     """Eight steps, and from a checkpoint of the fourth on once more."""
     optimizer, state = torch.optim.AdamW(model.parameters()), None
     for p in model.parameters():
         p.grad = torch.randn_like(p)
     for first, last in ((1, 8), (5, 10)):
-        time.sleep(1.1)  # the order of files of one second in one process is that of their numbers as text: 10 before 9
         options = {"every_n_steps": 1, "output_dir": where, "trackers": ["tensorboard"], "resume": state}
         with WeibullMonitor(model, optimizer, **options) as monitor:
             for step in range(first, last + 1):
@@ -73,11 +79,13 @@ def resumed(model: nn.Module, where: Path) -> None:
                     state = monitor.state_dict()
 
 
+@pytest.mark.usefixtures("_in_order")
 def test_after_a_resumption_each_step_is_there_once(tmp_path: Path, tiny_model: nn.Module) -> None:
     resumed(tiny_model, tmp_path)
     assert [step for step, _ in scalars(tmp_path)["weibull_k/attn_q"]] == list(range(11))
 
 
+@pytest.mark.usefixtures("_in_order")
 def test_a_resumption_costs_no_curve_of_another_writer_in_the_directory(tmp_path: Path, tiny_model: nn.Module) -> None:
     from torch.utils.tensorboard import SummaryWriter
 

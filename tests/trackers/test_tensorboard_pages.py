@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import signal
-import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +75,6 @@ def test_the_band_is_a_margin_chart_of_curves_that_are_logged_at_the_same_steps(
 
 
 def test_every_chart_of_the_layout_finds_curves(run: Path) -> None:
-    import re
-
     from tensorboard.plugins.custom_scalar import layout_pb2
 
     (event,) = events(run).Tensors("custom_scalars__config__")
@@ -133,30 +132,26 @@ def test_a_writer_that_its_owner_closed_is_not_opened_again(
 @pytest.fixture(scope="module")
 def address(run: Path) -> Iterator[str]:
     """A real TensorBoard that serves the run."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(run), "--port", str(port)]
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(run), "--port", "0", "--host", "127.0.0.1"]
     with (run / "tensorboard.log").open("w") as log:
-        server = subprocess.Popen([*command, "--host", "127.0.0.1"], stdout=log, stderr=log, start_new_session=True)
+        server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
     try:
-        wait_for(f"http://127.0.0.1:{port}/data/plugin/custom_scalars/layout", server, run / "tensorboard.log")
-        yield f"http://127.0.0.1:{port}"
+        yield address_of(server, run / "tensorboard.log")
     finally:
         os.killpg(server.pid, signal.SIGTERM)
         server.wait(timeout=30)
 
 
-def wait_for(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
-    """Until TensorBoard has read the run: before that the answer is empty."""
-    deadline = time.monotonic() + 60
+def address_of(server: subprocess.Popen[bytes], log: Path) -> str:
+    """Where TensorBoard has said that it is, once it has read the run: before that the answer is empty."""
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         assert server.poll() is None, log.read_text()
-        try:
-            if len(urllib.request.urlopen(url, timeout=5).read()) > 10:
-                return
-        except OSError:
-            pass
+        if found := re.search(r"http://127\.0\.0\.1:\d+", log.read_text()):
+            with suppress(OSError):
+                url = f"{found[0]}/data/plugin/custom_scalars/layout"
+                if len(urllib.request.urlopen(url, timeout=60).read()) > 10:
+                    return found[0]
         time.sleep(0.1)
     pytest.fail(f"TensorBoard does not answer: {log.read_text()}")
 
@@ -166,12 +161,12 @@ def test_a_browser_sees_the_band_and_the_heatmap(address: str) -> None:
         with page_of(browser, width=1400, height=1000, offline=False) as (page, seen):
             page.goto(f"{address}/#custom_scalars")
             # The charts lie in shadow trees, which playwright's selectors look into.
-            page.wait_for_selector("tf-custom-scalar-margin-chart-card path", state="attached", timeout=30_000)
-            page.wait_for_function(BAND, timeout=30_000)
+            page.wait_for_selector("tf-custom-scalar-margin-chart-card path", state="attached")
+            page.wait_for_function(BAND)
             page.wait_for_selector("text=selection: k in the published band")
         with page_of(browser, width=1400, height=1000, offline=False) as (page, seen):
             page.goto(f"{address}/#images")
-            page.wait_for_function(IMAGES, timeout=30_000)
+            page.wait_for_function(IMAGES)
     outside = [url for url in seen.requests if not url.startswith(address)]
     assert outside == []
 

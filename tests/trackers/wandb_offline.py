@@ -33,14 +33,19 @@ def records(path: Path) -> Iterator[Any]:
             pending = b""
 
 
-def finished(directory: Path, patience: float = 30.0) -> list[Any]:
+def started(run: list[Any]) -> int:
+    """When a run was started; of two in one second, the names of the files do not tell which came first."""
+    return min((r.run.start_time.ToNanoseconds() for r in run if r.WhichOneof("record_type") == "run"), default=0)
+
+
+def finished(directory: Path, patience: float = 120.0) -> list[Any]:
     """All records of the offline runs below a directory, once each has its last: W&B's service writes on after `finish`."""
     deadline = time.monotonic() + patience
     while True:
-        runs = [list(records(file)) for file in sorted(directory.rglob("run-*.wandb"))]
+        runs = [list(records(file)) for file in directory.rglob("run-*.wandb")]
         done = runs and all(run and run[-1].WhichOneof("record_type") == "exit" for run in runs)
         if done or time.monotonic() > deadline:
-            return [record for run in runs for record in run]
+            return [record for run in sorted(runs, key=started) for record in run]
         time.sleep(0.1)
 
 

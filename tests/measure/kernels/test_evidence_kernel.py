@@ -22,6 +22,7 @@ def awkward(dtype: torch.dtype) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("dtype", COUNTED, ids=str)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning:triton")
 def test_neighbouring_bins_differ_as_in_plain_torch(kernels: Kernels, dtype: torch.dtype) -> None:
     bins = bins_of(dtype)
     normal = torch.randn(5000) * 0.02

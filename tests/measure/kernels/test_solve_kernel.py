@@ -44,6 +44,7 @@ def test_every_number_is_that_of_plain_torch(kernels: Kernels, shape: str, dtype
     assert_equal(solved(kernels, counts, bins), solve_on_device(counts, bins, trim=False))
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning:triton")
 def test_rows_that_cannot_be_fitted(kernels: Kernels) -> None:
     bins = bins_of(torch.float32)
     rows = {

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from oracle import exact_fit
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, weight_norm
 
-from tests.oracle import exact_fit
 from weibull_monitor import WeibullMonitor, discover_components
 from weibull_monitor.model.components import discover
 

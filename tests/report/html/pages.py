@@ -31,7 +31,7 @@ def until(page: Any, condition: str) -> None:
     """Waits until something is so. (playwright's own waiting evaluates text, which the page's policy forbids.)"""
     page.evaluate(
         f"""new Promise((done, fail) => {{
-            const late = performance.now() + 15000;
+            const late = performance.now() + 60000;
             const look = () => ({condition}) ? done() : performance.now() > late ? fail(Error("not so")) : setTimeout(look, 20);
             look();
         }})"""

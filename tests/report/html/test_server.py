@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -40,7 +41,7 @@ def served(run: Path) -> Iterator[ReportServer]:
 def ask(
     server: ReportServer, path: str, host: str | None = None, method: str = "GET", token: str | None = None
 ) -> tuple[int, bytes, Any]:
-    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=60)
     connection.putrequest(method, path, skip_host=True)
     connection.putheader("Host", host or f"127.0.0.1:{server.server_port}")
     connection.putheader("Cookie", f"a=b; weibull-{server.server_port}={server.token if token is None else token}")
@@ -49,6 +50,11 @@ def ask(
     body = answer.read()
     connection.close()
     return answer.status, body, answer.headers
+
+
+def answering() -> int:
+    """How many requests are being answered."""
+    return sum("process_request_thread" in thread.name for thread in threading.enumerate())
 
 
 def test_the_page_and_its_data_are_served_to_this_machine(broken_run: tuple[Path, Any]) -> None:
@@ -99,13 +105,16 @@ def test_clients_that_do_not_read_or_send_are_few_and_dropped(
         for one in idle[::2]:
             with suppress(OSError):
                 one.sendall(f"GET /?token={server.token} HTTP/1.1\r\nHost: {server.address[7:22]}\r\n\r\n".encode())
-        assert threading.active_count() < 20
+        assert answering() < 20
         for one in idle:
             one.settimeout(20)
             with suppress(ConnectionResetError):
                 while one.recv(1 << 16):
                     pass
             one.close()
+        deadline = time.monotonic() + 60
+        while answering() and time.monotonic() < deadline:  # a client sees its end before the next one is let in
+            time.sleep(0.01)
         assert ask(server, "/data")[0] == 200
 
 
@@ -180,10 +189,16 @@ def test_the_page_follows_a_run_and_keeps_what_was_chosen(tmp_path: Path) -> Non
 
 def test_control_c_ends_it_with_code_0(broken_run: tuple[Path, Any]) -> None:
     command = [sys.executable, "-m", "weibull_monitor.cli.main", "report", str(broken_run[0]), "--serve"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore Ctrl-C
+    ) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
         assert re.search(r"http://127\.0\.0\.1:\d+/\?token=\S{32} .*Ctrl-C ends it", line)
         process.send_signal(signal.SIGINT)
-        _, error = process.communicate(timeout=30)
+        _, error = process.communicate(timeout=120)
     assert (process.returncode, error) == (0, "")

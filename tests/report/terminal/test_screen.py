@@ -63,9 +63,12 @@ WRITER = """
 import sys, time
 from pathlib import Path
 data, target = Path(sys.argv[1]).read_bytes().splitlines(keepends=True), Path(sys.argv[2])
+pause = len(data) // 2
 target.parent.mkdir(parents=True)
 with target.open("ab", buffering=0) as file:
-    for line in data:
+    for number, line in enumerate(data):
+        if number == pause:
+            sys.stdin.readline()
         for part in (line[: len(line) // 2], line[len(line) // 2 :]):
             file.write(part)
             time.sleep(0.01)
@@ -78,6 +81,7 @@ class Terminal:
     def __init__(self, command: list[str]) -> None:
         self.pid, self._fd = pty.fork()
         if self.pid == 0:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # what a shell starts in the background ignores Ctrl-C
             os.environ.update(COLUMNS="80", LINES="24", TERM="xterm-256color")
             os.execv(command[0], command)
         self.seen = ""
@@ -99,6 +103,7 @@ class Terminal:
     def end(self) -> int:
         while True:
             try:
+                assert select.select([self._fd], [], [], 60)[0], "it does not end"
                 data = os.read(self._fd, 65536)
             except OSError:
                 break
@@ -115,10 +120,12 @@ def test_a_terminal_follows_a_run_that_begins_later_and_ctrl_c_leaves_it_as_it_w
     terminal = Terminal(command)
     try:
         terminal.read_until("waiting for the first sample")
-        writer = subprocess.Popen([sys.executable, "-c", WRITER, str(source), str(run / FILE)])
+        command = [sys.executable, "-c", WRITER, str(source), str(run / FILE)]
+        writer = subprocess.Popen(command, stdin=subprocess.PIPE, text=True)
         terminal.read_until(r"step \d+")
+        writer.communicate("\n", timeout=60)
         terminal.read_until("step 230")
-        assert writer.wait(timeout=60) == 0
+        assert writer.returncode == 0
         steps = {int(step) for step in re.findall(r"step (\d+)\x1b\[0m of", terminal.seen)}
         assert len(steps) > 1  # it was refreshed on the way
         terminal.read_until("error nonfinite")

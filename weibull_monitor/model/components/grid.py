@@ -43,7 +43,8 @@ def grid_of(components: Iterable[Component]) -> BlockGrid:
 
     >>> import torch
     >>> from weibull_monitor.model.components import discover_components
-    >>> grid = grid_of(discover_components(torch.nn.TransformerEncoder(torch.nn.TransformerEncoderLayer(8, 2, 16), 2)))
+    >>> layer = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    >>> grid = grid_of(discover_components(torch.nn.TransformerEncoder(layer, 2)))
     >>> grid.kinds, grid.blocks
     (('attn_qkv', 'attn_q', 'attn_k', 'attn_v', 'attn_o', 'ffn_in', 'ffn_out'), ('0', '1'))
     """
