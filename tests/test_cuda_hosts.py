@@ -38,27 +38,7 @@ def losses(run: Any) -> list[float]:
     return [row["loss"] for row in run.state.log_history if "loss" in row]
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.usefixtures("deterministic")
-def test_a_trainer(tmp_path: Path, caplog: pytest.LogCaptureFixture, way: str) -> None:
-    options = {"use_cpu": False, "max_steps": 12, **WAYS[way]}
-    plain = trainer(tmp_path / "plain", **options)
-    plain.train()
-    with caplog.at_level(logging.WARNING, "weibull_monitor"):
-        watched = trainer(tmp_path / "watched", WeibullCallback(every_n_steps=1, trackers=()), **options)
-        watched.train()
-    assert not caplog.records
-    assert losses(watched) == losses(plain)
-    weights = [dict(run.model.named_parameters()) for run in (plain, watched)]
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-    history = read_history(tmp_path / "watched")
-    assert [snapshot.step for snapshot in history.snapshots] == list(range(13))
-    name = next(name for name in weights[1] if name.endswith(Q0))
-    fit = fit_weibull(weights[1][name].detach().cpu())
-    assert history.snapshots[-1].values("k")[Q0] == pytest.approx(fit.k, rel=1e-6)
-    assert history.snapshots[-1].values("lambda")[Q0] == pytest.approx(fit.lambda_, rel=1e-6)
-
-
+# First: later on transformers may have chosen a precision in a way that Lightning refuses.
 @pytest.mark.usefixtures("deterministic")
 @pytest.mark.parametrize("precision", ["16-mixed", "bf16-mixed", "bf16-true"])
 def test_lightning(tmp_path: Path, caplog: pytest.LogCaptureFixture, precision: str) -> None:
@@ -98,6 +78,27 @@ def test_lightning(tmp_path: Path, caplog: pytest.LogCaptureFixture, precision: 
     assert found[0][0] == found[1][0]
     assert torch.equal(found[0][1], found[1][1])
     assert [s.step for s in read_history(tmp_path / "history").snapshots] == list(range(11))
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.usefixtures("deterministic")
+def test_a_trainer(tmp_path: Path, caplog: pytest.LogCaptureFixture, way: str) -> None:
+    options = {"use_cpu": False, "max_steps": 12, **WAYS[way]}
+    plain = trainer(tmp_path / "plain", **options)
+    plain.train()
+    with caplog.at_level(logging.WARNING, "weibull_monitor"):
+        watched = trainer(tmp_path / "watched", WeibullCallback(every_n_steps=1, trackers=()), **options)
+        watched.train()
+    assert not [record for record in caplog.records if record.name.startswith("weibull_monitor")]
+    assert losses(watched) == losses(plain)
+    weights = [dict(run.model.named_parameters()) for run in (plain, watched)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    history = read_history(tmp_path / "watched")
+    assert [snapshot.step for snapshot in history.snapshots] == list(range(13))
+    name = next(name for name in weights[1] if name.endswith(Q0))
+    fit = fit_weibull(weights[1][name].detach().cpu())
+    assert history.snapshots[-1].values("k")[Q0] == pytest.approx(fit.k, rel=1e-6)
+    assert history.snapshots[-1].values("lambda")[Q0] == pytest.approx(fit.lambda_, rel=1e-6)
 
 
 def test_a_loss_scaler_that_skips_steps(tmp_path: Path) -> None:
