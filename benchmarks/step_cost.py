@@ -60,7 +60,9 @@ def host_milliseconds(blocks: int, rounds: int = 50) -> tuple[int, float, float]
     class NoKernels(Kernels):
         def count(self, *args: Any, **kwargs: Any) -> None: ...
 
-        def solve(self, counts: Any, rows: Any, bins: Any, out: torch.Tensor, clear: bool = False) -> None:
+        def tally(self, *args: Any, **kwargs: Any) -> None: ...
+
+        def solve(self, counts: Any, rows: Any, bins: Any, out: torch.Tensor, *args: Any, **kwargs: Any) -> None:
             out.fill_(0.5)
 
     kernels = NoKernels(torch.device("cpu"))
