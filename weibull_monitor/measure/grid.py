@@ -15,6 +15,8 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -141,30 +143,40 @@ def on_grid(found: Sequence[Sequence[float]], bins: Bins) -> list[bool]:
     >>> on_grid(evidence(tally(all_three, bins), count_magnitudes(all_three, bins), bins).tolist(), bins)
     [False, True, True]
     """
-    return [_zero_bits(row[:TALLIES], bins) or _rough(*row[TALLIES:]) for row in found]
+    if not len(found):
+        return []
+    table = np.asarray(found, dtype=np.float64)  # (matrices, TALLIES + 2)
+    both: list[bool] = (_zero_bits(table[:, :TALLIES], bins) | _rough(*table[:, TALLIES:].T)).tolist()
+    return both
 
 
-def _zero_bits(tallied: Sequence[float], bins: Bins) -> bool:
-    """Whether more values than by chance lie on one of the grids, or near it."""
+Numbers = npt.NDArray[np.float64]
+Answers = npt.NDArray[np.bool_]
+
+
+def _zero_bits(tallied: Numbers, bins: Bins) -> Answers:
+    """Whether more values than by chance lie on one of the grids, or near it, (matrices,) from (matrices, TALLIES)."""
+    found = np.zeros(len(tallied), dtype=np.bool_)
     for place, mantissa in enumerate(FINE):
-        *eighths, on_it = tallied[place * (SLOTS + 1) :][: SLOTS + 1]
-        values, low = sum(eighths) + on_it, max(0, MANTISSA[bins.dtype] - mantissa)
+        of_grid = tallied[:, place * (SLOTS + 1) :][:, : SLOTS + 1]
+        eighths, on_it = of_grid[:, :SLOTS].copy(), of_grid[:, SLOTS]  # (matrices, SLOTS), (matrices,)
+        values, low = of_grid.sum(axis=1), max(0, MANTISSA[bins.dtype] - mantissa)
         usual = values * 0.5**low
-        if on_it > usual + 4.0 * math.sqrt(usual) + _LEAST * values + _CHANCE:
-            return True
-        if low < 3 or values < 10 * SLOTS:  # not all of the eighths can hold values; or there are too few
+        found |= on_it > usual + 4.0 * np.sqrt(usual) + _LEAST * values + _CHANCE
+        if low < 3:  # not all of the eighths can hold values
             continue
         mean = values / SLOTS
-        eighths[0] += on_it
-        # χ² of seven degrees of freedom has mean 7 and variance 14.
-        if sum((n - mean) ** 2 for n in eighths) / mean > (SLOTS - 1) + 2 * _DEVIATIONS * math.sqrt(2 * (SLOTS - 1)):
-            return True
-    return False
+        eighths[:, 0] += on_it
+        # χ² of seven degrees of freedom has mean 7 and variance 14. The squares are multiples of 1/64: their sum is exact.
+        uneven = ((eighths - mean[:, None]) ** 2).sum(axis=1) / np.maximum(mean, 1.0)
+        enough = values >= 10 * SLOTS
+        found |= enough & (uneven > (SLOTS - 1) + 2 * _DEVIATIONS * math.sqrt(2 * (SLOTS - 1)))
+    return found
 
 
-def _rough(triples: float, parts: float) -> bool:
+def _rough(triples: Numbers, parts: Numbers) -> Answers:
     # The square of a normal variable has variance 2; neighbouring triples share bins, so their mean varies by twice as much.
-    return parts > PARTS * (triples + _DEVIATIONS * 2.0 * math.sqrt(triples))
+    return parts > PARTS * (triples + _DEVIATIONS * 2.0 * np.sqrt(triples))
 
 
 def offsets_from(places: Tensor, counts: Tensor, bins: Bins) -> Tensor:
