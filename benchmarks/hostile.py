@@ -3,6 +3,7 @@
     python benchmarks/hostile.py histories --count 1000       # each with six commands
     python benchmarks/hostile.py files --count 1000           # of each format
     python benchmarks/hostile.py structures --count 1000      # the same with another fuzzer, and settings, adapters, histories
+    python benchmarks/hostile.py fields --count 1000          # of each format: one field is another value, every command
     python benchmarks/hostile.py configurations               # also with an interpreter that has another transformers
     python benchmarks/hostile.py injections --seconds 600     # shared out over the hosts
     python benchmarks/hostile.py kills --count 64
@@ -50,6 +51,7 @@ from hostile.structures import (  # noqa: E402
     rezipped,
     tokens_in,
 )
+from hostile_fields import adapter, fields  # noqa: E402
 from hostile_size import size  # noqa: E402
 
 from weibull_monitor.checkpoint.child import process  # noqa: E402
@@ -117,7 +119,7 @@ def structures(options: argparse.Namespace, folder: Path) -> Tally:
         "config": (restructured,),
     }
     formats = FORMATS | {
-        "adapter": _adapter,
+        "adapter": adapter,
         "config": lambda place: [checkpoint(place / "model", {}).name + "/config.json"],
     }
     total, only = Tally(), options.only.split(",") if options.only else [*formats, "history", "thresholds"]
@@ -186,26 +188,6 @@ def structures(options: argparse.Namespace, folder: Path) -> Tally:
             run_command(["alerts", str(folder / "good"), "--config", str(folder / "t.toml")], str(number), tally)
         report("thresholds", tally)
     return total
-
-
-def _adapter(place: Path) -> list[str]:
-    """A LoRA adapter, as PEFT saves it."""
-    from safetensors.torch import save_file
-
-    names = [f"base_model.model.model.layers.{i}.self_attn.q_proj.lora_{ab}.weight" for i in range(2) for ab in "AB"]
-    save_file(
-        {name: torch.randn(8, 32) if "lora_A" in name else torch.randn(32, 8) for name in names},
-        place / "adapter_model.safetensors",
-    )
-    settings = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "use_rslora": False, "target_modules": ["q_proj"]}
-    settings |= {
-        "base_model_name_or_path": "someone/evil",
-        "rank_pattern": {"q_proj": 4},
-        "alpha_pattern": {},
-        "fan_in_fan_out": False,
-    }
-    (place / "adapter_config.json").write_text(json.dumps(settings))
-    return ["adapter_config.json"]
 
 
 def configurations(options: argparse.Namespace, folder: Path) -> Tally:
@@ -323,12 +305,21 @@ PARTS = {
     "histories": histories,
     "files": files,
     "structures": structures,
+    "fields": fields,
     "configurations": configurations,
     "injections": injections,
     "kills": kills,
     "size": size,
 }
-COUNTS = {"histories": 200, "files": 500, "structures": 500, "configurations": 100, "kills": 8, "size": 20_000}
+COUNTS = {
+    "histories": 200,
+    "files": 500,
+    "structures": 500,
+    "fields": 500,
+    "configurations": 100,
+    "kills": 8,
+    "size": 20_000,
+}
 
 
 def main() -> int:

@@ -64,7 +64,7 @@ def test_an_empty_file_gives_the_defaults(tmp_path: Path) -> None:
             "[alerts.dead]\njump = 99999999999",
             r"alerts\.dead\.jump is 9+; it must be an integer of at least 1, at most 1,000,000,000",
         ),
-        ("[alerts.dead]\nfactor = " + "9" * 400, r"alerts\.dead\.factor is 9+; it must be a number above 0"),
+        ("[alerts.dead]\nfactor = " + "9" * 400, r"alerts\.dead\.factor is 9+…; it must be a number above 0"),
         ("[alerts.dead]\nignore = ['a{99999999999}']", "is not a regular expression"),
         ("# " + "x" * (1 << 20), "have more than"),
     ],
