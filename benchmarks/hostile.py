@@ -6,6 +6,7 @@
     python benchmarks/hostile.py fields --count 1000          # of each format: one field is another value, every command
     python benchmarks/hostile.py configurations               # also with an interpreter that has another transformers
     python benchmarks/hostile.py injections --seconds 600     # shared out over the hosts
+    python benchmarks/hostile.py interruptions --seconds 300  # exceptions that have to pass, such as KeyboardInterrupt
     python benchmarks/hostile.py kills --count 64
     python benchmarks/hostile.py size
 
@@ -16,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 import random
 import shutil
@@ -31,7 +31,6 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent / "tests"), str(HERE.parent)]
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import torch  # noqa: E402
 from hostile.configurations import CASES  # noqa: E402
 from hostile.inputs import write_history  # noqa: E402
 from hostile.mutations import (  # noqa: E402
@@ -52,6 +51,7 @@ from hostile.structures import (  # noqa: E402
     tokens_in,
 )
 from hostile_fields import adapter, fields  # noqa: E402
+from hostile_injections import injections, interruptions  # noqa: E402
 from hostile_size import size  # noqa: E402
 
 from weibull_monitor.checkpoint.child import process  # noqa: E402
@@ -213,34 +213,6 @@ def configurations(options: argparse.Namespace, folder: Path) -> Tally:
     return tally
 
 
-def injections(options: argparse.Namespace, folder: Path) -> Tally:
-    from hostile.injections import EXCEPTIONS, inject, places
-    from hostile.test_injections import training_of
-
-    logging.getLogger("weibull_monitor").propagate = False
-    tally = Tally()
-    for host in ("bare", "transformers", "lightning", "accelerate"):
-        training = training_of(host, folder / "run")
-        expected = training()
-        found = places(training)
-        jobs = [(place, n, kind) for place, count in found.items() for n in {1, count} for kind in EXCEPTIONS]
-        random.Random(options.seed).shuffle(jobs)
-        end, tried = time.monotonic() + options.seconds / 4, 0
-        for place, number, kind in jobs:
-            if time.monotonic() > end:
-                break
-            ended: list[list[torch.Tensor]] = []
-            raised, escaped = inject(lambda to=ended, run=training: to.append(run()), (place, number), EXCEPTIONS[kind])
-            if raised:
-                tried += 1
-                fault = escaped or ("" if all(map(torch.equal, ended[0], expected)) else f"other weights: {place}")
-                tally.faults += [f"{host}, {kind}: {fault}"] if fault else []
-        tally.tried, tally.read = tally.tried + tried, tally.read + tried
-        print(f"{host}: {tried} of {len(jobs)} injections at {len(found)} places")
-    tally.read -= len(tally.faults)
-    return tally
-
-
 def _trained(where: Path) -> None:
     """Trains with the real Trainer, from the last checkpoint that is whole, if there is one."""
     from small_trainer import trainer
@@ -308,6 +280,7 @@ PARTS = {
     "fields": fields,
     "configurations": configurations,
     "injections": injections,
+    "interruptions": interruptions,
     "kills": kills,
     "size": size,
 }
