@@ -160,6 +160,10 @@ class Series:
         sys.setprofile(self if self.targets else None)
 
     def __call__(self, frame: types.FrameType, event: str, argument: Any) -> None:
+        caller = frame if event == "c_call" else frame.f_back if event == "call" else None
+        file, line, _ = self.targets[0][0]
+        if caller is None or caller.f_code.co_filename != file or caller.f_lineno != line:
+            return  # most calls
         if place_of(frame, event, argument) != self.targets[0][0]:
             return
         sys.setprofile(None)
