@@ -1,4 +1,4 @@
-"""Runs that have bad luck: disks, clocks, forks, users. The weights are those of a run without a monitor, and the log is short."""
+"""Runs that have bad luck: disks, clocks, forks. The weights are those of a run without a monitor, and the log is short."""
 
 from __future__ import annotations
 
@@ -23,6 +23,9 @@ from weibull_monitor import WeibullMonitor, read_history
 from weibull_monitor.history.record import FILE
 
 STEPS = 8
+ALL = os.environ.get("WEIBULL_UNLUCKY") == "all"
+"""Whether to try everything, which takes minutes."""
+CODES = (errno.ESTALE, errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS, errno.ENOLCK)[: 6 if ALL else 1]
 Moment = Callable[[int], object]
 
 
@@ -55,7 +58,7 @@ def said(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [line for line in lines if "weibull: " not in line]  # alerts are about the weights
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.ESTALE, errno.EDQUOT, errno.EROFS, errno.EINTR])
+@pytest.mark.parametrize("code", CODES)
 @pytest.mark.parametrize("call", ["write", "write half", "fstat", "stat", "flock", "open"])
 def test_a_disk_that_fails(
     call: str,
@@ -66,8 +69,8 @@ def test_a_disk_that_fails(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """At each of the calls in turn: once, and then for the rest of the run."""
-    for number in (1, 2, 7, 12, 100):
-        for lasting in (False, True):
+    for number in (1, 2, 3) if call in ("flock", "open") else (1, 2, 7, 12):
+        for lasting in (False, True) if ALL else (number % 2 == 0,):
             _fails(call, code, number, lasting, tmp_path / f"{number} {lasting}", weights, monkeypatch, caplog)
 
 
@@ -116,7 +119,7 @@ def test_a_disk_that_is_full_for_a_while(tmp_path: Path, weights: list[torch.Ten
     """Really: a file may not be larger than the limit, which is at another place of a line each time."""
     size = _size_of_a_run(tmp_path / "whole")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    for number in range(12):
+    for number in range(1, 12, 1 if ALL else 4):
         folder = tmp_path / str(number)
 
         def before(step: int, most: int = size * number // 12 + 17) -> None:
@@ -215,6 +218,7 @@ def test_forks_in_the_middle(tmp_path: Path, weights: list[torch.Tensor], caplog
         if os.getpid() != here:  # the fork of step 3, after its training
             os._exit(0)
     assert all(map(torch.equal, found, weights))
+    assert not said(caplog)  # the fork has a log of its own
     history = read_history(tmp_path)
     assert [sample.step for sample in history.snapshots] == [*range(STEPS + 1)]
     assert len((tmp_path / FILE).read_bytes().splitlines()) == len(_whole(tmp_path / "other"))
@@ -228,10 +232,10 @@ def _whole(folder: Path) -> list[bytes]:
 
 
 WORLD = """
-import sys
+import os, sys
 from pathlib import Path
 import hostile.test_unlucky as unlucky
-place = Path(sys.argv[1], "ü日")
+place = Path(sys.argv[1], os.fsdecode(b"\\xc3\\xbc\\xe6\\x97\\xa5"))
 found = unlucky.trained(place)
 expected = unlucky.trained(None)
 import torch
@@ -239,14 +243,15 @@ assert all(map(torch.equal, found, expected))
 from weibull_monitor.cli.main import main
 assert main(["alerts", str(place)]) == 0
 assert main(["compare", str(place)]) == 0
-assert main(["report", str(place), "-o", str(place / "ü.html")]) == 0
+assert main(["report", str(place), "-o", str(place) + ".html"]) == 0
 assert main(["watch", str(place), "--once"]) == 0
 """
 
 
-@pytest.mark.parametrize(
-    "world", ["locale C", "no home", "no place for temporary files", "no input and output", "umask"]
-)
+WORLDS = ("locale C", "no input and output", "no home", "no place for temporary files", "umask")[: 5 if ALL else 1]
+
+
+@pytest.mark.parametrize("world", WORLDS)
 def test_an_odd_environment(world: str, tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])}
     program = [sys.executable, "-c", WORLD, str(tmp_path)]
