@@ -3,8 +3,10 @@
     python benchmarks/hostile.py histories --count 1000       # each with six commands
     python benchmarks/hostile.py files --count 1000           # of each format
     python benchmarks/hostile.py structures --count 1000      # the same with another fuzzer, and settings, adapters, histories
+    python benchmarks/hostile.py fields --count 1000          # of each format: one field is another value, every command
     python benchmarks/hostile.py configurations               # also with an interpreter that has another transformers
     python benchmarks/hostile.py injections --seconds 600     # shared out over the hosts
+    python benchmarks/hostile.py interruptions --seconds 300  # exceptions that have to pass, such as KeyboardInterrupt
     python benchmarks/hostile.py kills --count 64
     python benchmarks/hostile.py size
 
@@ -15,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 import random
 import shutil
@@ -30,7 +31,6 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent / "tests"), str(HERE.parent)]
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import torch  # noqa: E402
 from hostile.configurations import CASES  # noqa: E402
 from hostile.inputs import write_history  # noqa: E402
 from hostile.mutations import (  # noqa: E402
@@ -50,6 +50,8 @@ from hostile.structures import (  # noqa: E402
     rezipped,
     tokens_in,
 )
+from hostile_fields import adapter, fields  # noqa: E402
+from hostile_injections import injections, interruptions  # noqa: E402
 from hostile_size import size  # noqa: E402
 
 from weibull_monitor.checkpoint.child import process  # noqa: E402
@@ -117,7 +119,7 @@ def structures(options: argparse.Namespace, folder: Path) -> Tally:
         "config": (restructured,),
     }
     formats = FORMATS | {
-        "adapter": _adapter,
+        "adapter": adapter,
         "config": lambda place: [checkpoint(place / "model", {}).name + "/config.json"],
     }
     total, only = Tally(), options.only.split(",") if options.only else [*formats, "history", "thresholds"]
@@ -188,26 +190,6 @@ def structures(options: argparse.Namespace, folder: Path) -> Tally:
     return total
 
 
-def _adapter(place: Path) -> list[str]:
-    """A LoRA adapter, as PEFT saves it."""
-    from safetensors.torch import save_file
-
-    names = [f"base_model.model.model.layers.{i}.self_attn.q_proj.lora_{ab}.weight" for i in range(2) for ab in "AB"]
-    save_file(
-        {name: torch.randn(8, 32) if "lora_A" in name else torch.randn(32, 8) for name in names},
-        place / "adapter_model.safetensors",
-    )
-    settings = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "use_rslora": False, "target_modules": ["q_proj"]}
-    settings |= {
-        "base_model_name_or_path": "someone/evil",
-        "rank_pattern": {"q_proj": 4},
-        "alpha_pattern": {},
-        "fan_in_fan_out": False,
-    }
-    (place / "adapter_config.json").write_text(json.dumps(settings))
-    return ["adapter_config.json"]
-
-
 def configurations(options: argparse.Namespace, folder: Path) -> Tally:
     import transformers
     from hostile.configurations import GOOD
@@ -228,34 +210,6 @@ def configurations(options: argparse.Namespace, folder: Path) -> Tally:
             (place / "config.json").write_bytes(text.encode("utf-8", "surrogatepass"))
             run_command(["scan", str(place)], f"scan, mutated {number}", tally)
             shutil.rmtree(place)
-    return tally
-
-
-def injections(options: argparse.Namespace, folder: Path) -> Tally:
-    from hostile.injections import EXCEPTIONS, inject, places
-    from hostile.test_injections import training_of
-
-    logging.getLogger("weibull_monitor").propagate = False
-    tally = Tally()
-    for host in ("bare", "transformers", "lightning", "accelerate"):
-        training = training_of(host, folder / "run")
-        expected = training()
-        found = places(training)
-        jobs = [(place, n, kind) for place, count in found.items() for n in {1, count} for kind in EXCEPTIONS]
-        random.Random(options.seed).shuffle(jobs)
-        end, tried = time.monotonic() + options.seconds / 4, 0
-        for place, number, kind in jobs:
-            if time.monotonic() > end:
-                break
-            ended: list[list[torch.Tensor]] = []
-            raised, escaped = inject(lambda to=ended, run=training: to.append(run()), (place, number), EXCEPTIONS[kind])
-            if raised:
-                tried += 1
-                fault = escaped or ("" if all(map(torch.equal, ended[0], expected)) else f"other weights: {place}")
-                tally.faults += [f"{host}, {kind}: {fault}"] if fault else []
-        tally.tried, tally.read = tally.tried + tried, tally.read + tried
-        print(f"{host}: {tried} of {len(jobs)} injections at {len(found)} places")
-    tally.read -= len(tally.faults)
     return tally
 
 
@@ -323,12 +277,22 @@ PARTS = {
     "histories": histories,
     "files": files,
     "structures": structures,
+    "fields": fields,
     "configurations": configurations,
     "injections": injections,
+    "interruptions": interruptions,
     "kills": kills,
     "size": size,
 }
-COUNTS = {"histories": 200, "files": 500, "structures": 500, "configurations": 100, "kills": 8, "size": 20_000}
+COUNTS = {
+    "histories": 200,
+    "files": 500,
+    "structures": 500,
+    "fields": 500,
+    "configurations": 100,
+    "kills": 8,
+    "size": 20_000,
+}
 
 
 def main() -> int:

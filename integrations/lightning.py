@@ -114,7 +114,7 @@ class WeibullCallback(CallbackOptions, _Callback):
             resume = dict(self._state)
             if resume.get("global_step") != trainer.global_step:
                 resume = {"step": trainer.global_step // max(1, len(trainer.optimizers))}
-        kept = Path((resume or {}).get("output_dir", ""), "weibull")
+        kept = Path(str((resume or {}).get("output_dir", "")), "weibull")
         place = self._output_dir or (kept.parent if kept.is_dir() else log_dir or trainer.default_root_dir)
         if self._trackers is None and not trainer.loggers and trainer.is_global_zero:
             self._say_where("the Trainer has no logger", Path(place).absolute())

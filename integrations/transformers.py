@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -61,7 +61,10 @@ class WeibullCallback(CallbackOptions, TrainerCallback):
             return
         resume = None
         if state.global_step > 0:
-            resume = dict((state.stateful_callbacks or {}).get(self._state_key) or {}) | {"step": state.global_step}
+            kept = (state.stateful_callbacks or {}).get(
+                self._state_key
+            )  # of trainer_state.json, which may hold anything
+            resume = (dict(kept) if isinstance(kept, Mapping) else {}) | {"step": state.global_step}
         trackers: Iterable[str | Tracker] | None = self._trackers
         if trackers is None and state.is_world_process_zero:
             trackers = self._guard("finding the Trainer's trackers", trackers_of, args, self._guard)

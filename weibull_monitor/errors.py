@@ -79,6 +79,19 @@ def visible(text: str) -> str:
     return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text)
 
 
+def shown(value: object, most: int = 100) -> str:
+    """A value as Python writes it, cut off after ``most`` characters; also one that cannot be written.
+
+    >>> shown([1, "a"]), len(shown("x" * 1000)), shown(16**9999)
+    ("[1, 'a']", 101, 'a value of type int')
+    """
+    try:
+        text = repr(value)
+    except Exception:  # an integer of thousands of digits, lists too deep within each other
+        return f"a value of type {type(value).__name__}"
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
 def counted(number: int, one: str, many: str = "") -> str:
     """A number with its noun, and a verb if you like.
 

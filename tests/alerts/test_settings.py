@@ -64,9 +64,11 @@ def test_an_empty_file_gives_the_defaults(tmp_path: Path) -> None:
             "[alerts.dead]\njump = 99999999999",
             r"alerts\.dead\.jump is 9+; it must be an integer of at least 1, at most 1,000,000,000",
         ),
-        ("[alerts.dead]\nfactor = " + "9" * 400, r"alerts\.dead\.factor is 9+; it must be a number above 0"),
+        ("[alerts.dead]\nfactor = " + "9" * 400, r"alerts\.dead\.factor is 9+…; it must be a number above 0"),
         ("[alerts.dead]\nignore = ['a{99999999999}']", "is not a regular expression"),
         ("# " + "x" * (1 << 20), "have more than"),
+        ("[alerts.dead]\njump = 0x" + "f" * 10_000, r"alerts\.dead\.jump is a value of type int; it must"),
+        ("alerts = 0x" + "f" * 10_000, "alerts is a value of type int; pass"),
     ],
 )
 def test_what_is_wrong_is_named_by_its_key(tmp_path: Path, text: str, says: str) -> None:

@@ -8,11 +8,12 @@ baseline: exceptions of that are the user's.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
 import types
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,17 @@ EXCEPTIONS: dict[str, Callable[[], Exception]] = {
     "no text": NoTextError,
     "surrogate": lambda: ValueError("\\ud800 \x1b[2J"),
     "KeyError": lambda: KeyError(None),
+    "RecursionError": RecursionError,
 }
+
+
+INTERRUPTIONS: dict[str, type[BaseException]] = {
+    "KeyboardInterrupt": KeyboardInterrupt,
+    "SystemExit": SystemExit,
+    "GeneratorExit": GeneratorExit,
+    "CancelledError": asyncio.CancelledError,
+}
+"""What has to pass: somebody wants the program, or this task of it, to end."""
 
 
 @dataclass
@@ -109,30 +120,74 @@ class Injector:
     """
 
     at: tuple[Place, int] | None
-    make: Callable[[], Exception]
+    make: Callable[[], BaseException]
     counts: dict[Place, int]
     raised: bool = False
 
     def __call__(self, frame: types.FrameType, event: str, argument: Any) -> None:
-        if event == "c_call":
-            caller, name, owner = frame, argument.__name__, getattr(argument, "__self__", None)
-            if not _inside(caller) or name in _NEVER_FAIL or type(owner) in _PLAIN or isinstance(owner, type):
-                return
-        elif event == "call":
-            above = frame.f_back
-            if above is None or not _inside(above) or _inside(frame):
-                return
-            if frame.f_code.co_filename.startswith("<") or "/contextlib.py" in frame.f_code.co_filename:
-                return  # made by a dataclass; leaving a suppression
-            caller, name = above, frame.f_code.co_name
-        else:
+        if (place := place_of(frame, event, argument)) is None:
             return
-        place = (caller.f_code.co_filename, caller.f_lineno, name)
         number = self.counts[place] = self.counts.get(place, 0) + 1
         if self.at is not None and not self.raised and self.at == (place, number):
             self.raised = True
             sys.setprofile(None)
             raise self.make()
+
+
+@dataclass
+class Series:
+    """Raises one exception after the other in one training, each the next time that its place is passed.
+
+    Python takes a profiler away that raises, so it has to be put in place again by `arm`: at each step.
+
+    Attributes:
+        targets: The places that are left, and what makes their exceptions.
+        patience: How often `arm` is called for a place that is not passed, before it is given up.
+        raised: Those where it was raised.
+    """
+
+    targets: list[tuple[Place, Callable[[], BaseException]]]
+    patience: int = 3
+    raised: list[tuple[Place, Callable[[], BaseException]]] = field(default_factory=list)
+    _waited: int = 0
+
+    def arm(self) -> None:
+        """Waits for the place of the first target from here on."""
+        self._waited += 1
+        if self._waited > self.patience:
+            del self.targets[:1]
+            self._waited = 0
+        sys.setprofile(self if self.targets else None)
+
+    def __call__(self, frame: types.FrameType, event: str, argument: Any) -> None:
+        caller = frame if event == "c_call" else frame.f_back if event == "call" else None
+        file, line, _ = self.targets[0][0]
+        if caller is None or caller.f_code.co_filename != file or caller.f_lineno != line:
+            return  # most calls
+        if place_of(frame, event, argument) != self.targets[0][0]:
+            return
+        sys.setprofile(None)
+        self._waited = 0
+        self.raised.append(target := self.targets.pop(0))
+        raise target[1]()
+
+
+def place_of(frame: types.FrameType, event: str, argument: Any) -> Place | None:
+    """The place of a call that a profiler hears of; None if it is not a call out of the package."""
+    if event == "c_call":
+        caller, name, owner = frame, argument.__name__, getattr(argument, "__self__", None)
+        if not _inside(caller) or name in _NEVER_FAIL or type(owner) in _PLAIN or isinstance(owner, type):
+            return None
+    elif event == "call":
+        above = frame.f_back
+        if above is None or not _inside(above) or _inside(frame):
+            return None
+        if frame.f_code.co_filename.startswith("<") or "/contextlib.py" in frame.f_code.co_filename:
+            return None  # made by a dataclass; leaving a suppression
+        caller, name = above, frame.f_code.co_name
+    else:
+        return None
+    return (caller.f_code.co_filename, caller.f_lineno, name)
 
 
 def _inside(frame: types.FrameType) -> bool:
@@ -161,7 +216,9 @@ def places(training: Callable[[], object]) -> dict[Place, int]:
     return counting.counts
 
 
-def inject(training: Callable[[], object], at: tuple[Place, int], make: Callable[[], Exception]) -> tuple[bool, str]:
+def inject(
+    training: Callable[[], object], at: tuple[Place, int], make: Callable[[], BaseException]
+) -> tuple[bool, str]:
     """Whether the exception was raised, and what came out of the training; empty if nothing did."""
     injector = Injector(at, make, {})
     logging.getLogger("weibull_monitor").setLevel(logging.DEBUG)

@@ -129,7 +129,7 @@ class Dispatcher:
             self._state = self._engine.state_dict() if self._engine else {}
         return self._state
 
-    def resume(self, state: Mapping[str, Any], samples: Sequence[Sample]) -> None:
+    def resume(self, state: object, samples: Sequence[Sample]) -> None:
         """Continues from `state_dict`, given the samples of the run so far."""
         self._state = None
         if self._engine is not None:

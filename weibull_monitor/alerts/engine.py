@@ -14,6 +14,7 @@ from weibull_monitor.alerts.rules import RULES, RuleResult
 from weibull_monitor.alerts.settings import AlertSettings, RuleSettings
 from weibull_monitor.alerts.statistics import quiet, reaches
 from weibull_monitor.alerts.window import Sample, SampleWindow
+from weibull_monitor.errors import ConfigurationError
 from weibull_monitor.history.alert import Alert, rank
 
 STRONGER_RULES: Final = {"scale_shift": ("impossible_change", "nonfinite"), "unchanged": ("nonfinite",)}
@@ -87,19 +88,30 @@ class Engine:
         states = {name: state for name, of_rule in self._states.items() if (state := of_rule.state())}
         return {"components": len(self._names), "rules": states} if states else {}
 
-    def load_state_dict(self, state: Mapping[str, Any], samples: Sequence[Sample]) -> None:
+    def load_state_dict(self, state: object, samples: Sequence[Sample]) -> None:
         """Restores what `state_dict` returned.
 
         Args:
             state: The result of `state_dict`; ignored if the number of components has changed.
             samples: The samples of the run up to there, from its history. They raise no alerts.
+
+        Raises:
+            ConfigurationError: If the state of a rule does not have the form of one; that of the others is restored.
         """
         for sample in samples:
             self._push(sample)
-        if state.get("components") == len(self._names):
-            for name, of_rule in state["rules"].items():
-                if name in self._states:
+        rules = state.get("rules") if isinstance(state, Mapping) and state.get("components") == len(self._names) else {}
+        broken = []
+        for name, of_rule in rules.items() if isinstance(rules, Mapping) else ():
+            if name in self._states:
+                try:
                     self._states[name].restore(of_rule)
+                except Exception:  # a checkpoint may hold anything
+                    self._states[name] = RuleState(name)
+                    self._states[name].adopt(self._names)
+                    broken.append(name)
+        if broken:
+            raise ConfigurationError(f"the state of {', '.join(broken)} cannot be read; these rules begin anew")
 
     def _settings_of(self, rule: str) -> RuleSettings:
         settings: RuleSettings = getattr(self._settings, rule)

@@ -12,7 +12,9 @@ from weibull_monitor.alerts.component_arrays import Ints
 from weibull_monitor.alerts.rules import RuleResult, finding_of
 from weibull_monitor.alerts.settings import RuleSettings
 from weibull_monitor.alerts.statistics import Bools, Floats, quiet, reaches
-from weibull_monitor.history.alert import Alert, alert_from_json, apart, rank
+from weibull_monitor.history.alert import Alert, apart, rank
+from weibull_monitor.history.conform import conforms
+from weibull_monitor.history.form import alerts_from_json
 
 CLEARING_STRENGTH: Final = 0.8
 """An alert can clear only below this strength, so that a value which trembles about its threshold raises one alert."""
@@ -107,19 +109,27 @@ class RuleState:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Restores what `state` returned, for the same components."""
+        """Restores what `state` returned, for the same components. Anything may be in a checkpoint.
+
+        Raises:
+            Exception: Of any type, if the state does not have that form. This object cannot be used any more then.
+        """
         size = len(self._names)
         self._make_room(size)
         self._active, self._waiting = _unpacked(state["active"], size), _unpacked(state["waiting"], size)
         for name, counts in (("hot", self._hits), ("quiet", self._misses)):
             for index, count in state[name].items():
                 counts[int(index)] = count
-        self._since_alert, self._last_rank = state["since_told"], state["rank_told"]
+        since, told = state["since_told"], state["rank_told"]
+        if not conforms([since, told], tuple[int | None, int]):
+            raise ValueError("impossible counts")
+        self._since_alert, self._last_rank = since, told
         for index, (before, at) in state.get("jumps", {}).items():
             self._jumps = self._jumps or (np.full((len(at), size), np.nan), np.full((len(at), size), np.nan))
             for kept, values in zip(self._jumps, (before, at), strict=True):
                 kept[:, int(index)] = [np.nan if value is None else value for value in values]
-        self._standing = [(alert_from_json(s["alert"]), _unpacked(s["members"], size)) for s in state["standing"]]
+        standing = [(alert, s["members"]) for s in state["standing"] for alert in alerts_from_json(s["alert"])]
+        self._standing = [(alert, _unpacked(members, size)) for alert, members in standing]
         self._idle = False
 
     def _make_room(self, size: int) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 
 from weibull_monitor.analysis.classify import MILD_DRIFT, ONE_POPULATION, STRONG_DRIFT
 from weibull_monitor.analysis.published import FEED_FORWARD_BAND
-from weibull_monitor.errors import ConfigurationError
+from weibull_monitor.errors import ConfigurationError, shown
 from weibull_monitor.history.alert import SEVERITIES, Severity
 
 MAX_FILE: Final = 1 << 20
@@ -303,7 +303,7 @@ class AlertSettings:
         if isinstance(given, Mapping):
             return _filled(AlertSettings(), given, "alerts")
         raise ConfigurationError(
-            f"alerts is {given!r}; pass True, False, a dictionary, AlertSettings or the path of a TOML file"
+            f"alerts is {shown(given)}; pass True, False, a dictionary, AlertSettings or the path of a TOML file"
         )
 
 
@@ -333,7 +333,7 @@ def _from_file(path: Path) -> AlertSettings:
         raise ConfigurationError(f"{path} is not TOML: {error}") from error
     if outside := [key for key in content if key != "alerts"]:
         raise ConfigurationError(
-            f"{path}: {outside[0]} is not known; settings stand under [alerts], as in [alerts.scale_shift]"
+            f"{path}: {outside[0][:80]} is not known; settings stand under [alerts], as in [alerts.scale_shift]"
         )
     try:
         return AlertSettings.of(content.get("alerts", {}))
@@ -346,9 +346,9 @@ def _filled(defaults: Settings, given: Mapping[str, Any], where: str) -> Setting
     known = {f.name: getattr(defaults, f.name) for f in fields(defaults)}  # type: ignore[arg-type]
     changed: dict[str, Any] = {}
     for key, value in given.items():
-        name = f"{where}.{key}"
+        name = f"{where}.{str(key)[:80]}"
         if key not in known:
-            close = get_close_matches(str(key), known, 1)
+            close = get_close_matches(str(key)[:80], known, 1)
             advice = f"; did you mean {close[0]}?" if close else f"; there are {', '.join(known)}"
             raise ConfigurationError(f"{name} is not known{advice}")
         default = known[key]
@@ -359,7 +359,9 @@ def _filled(defaults: Settings, given: Mapping[str, Any], where: str) -> Setting
         elif isinstance(value, (bool, Mapping)):
             changed[key] = _filled(default, {"enabled": value} if isinstance(value, bool) else value, name)
         else:
-            raise ConfigurationError(f"{name} is {value!r}; it must be a table of settings, or false to silence it")
+            raise ConfigurationError(
+                f"{name} is {shown(value)}; it must be a table of settings, or false to silence it"
+            )
     return dataclasses.replace(defaults, **changed)  # type: ignore[type-var]
 
 
@@ -379,17 +381,17 @@ def _checked(name: str, value: Any, default: Any) -> Any:
         fits = isinstance(value, (int, float)) and not isinstance(value, bool) and 0.0 < value <= 1e300
         needed = "a number above 0"
     if not fits:
-        raise ConfigurationError(f"{name} is {value!r}; it must be {needed}")
+        raise ConfigurationError(f"{name} is {shown(value)}; it must be {needed}")
     return float(value) if isinstance(default, float) else value
 
 
 def _patterns(name: str, value: Any) -> tuple[str, ...]:
     patterns = [value] if isinstance(value, str) else value
     if not isinstance(patterns, (list, tuple)) or not all(isinstance(p, str) for p in patterns):
-        raise ConfigurationError(f"{name} is {value!r}; it must be a list of regular expressions")
+        raise ConfigurationError(f"{name} is {shown(value)}; it must be a list of regular expressions")
     try:
         for pattern in patterns:
             re.compile(pattern)
     except (re.error, OverflowError, RecursionError) as error:
-        raise ConfigurationError(f"{name}: {pattern!r} is not a regular expression: {error}") from error
+        raise ConfigurationError(f"{name}: {shown(pattern)} is not a regular expression: {error}") from error
     return tuple(patterns)

@@ -20,7 +20,14 @@ from weibull_monitor.checkpoint.layout import CheckpointLayout, Find, lay_out, w
 from weibull_monitor.checkpoint.look import Structure, remarks_on
 from weibull_monitor.checkpoint.prefixes import with_names_of
 from weibull_monitor.checkpoint.stream import count_checkpoint
-from weibull_monitor.errors import CheckpointError, ConfigurationError, MissingDependencyError, counted, visible
+from weibull_monitor.errors import (
+    CheckpointError,
+    ConfigurationError,
+    MissingDependencyError,
+    counted,
+    text_of,
+    visible,
+)
 from weibull_monitor.history import RunRecord
 from weibull_monitor.history.record import History
 from weibull_monitor.history.snapshot import Snapshot
@@ -239,7 +246,7 @@ def _laid_out(
             found = described(source.config / "config.json", find, contents)
             return found.layout, found.model, ()
         except (CheckpointError, ConfigurationError, MissingDependencyError) as error:
-            notes = (f"its config.json is not used: {str(error).splitlines()[0][:200]}",)
+            notes = (f"its config.json is not used: {text_of(error).partition(chr(10))[0][:200]}",)
     return lay_out(contents, None, find), {}, notes
 
 

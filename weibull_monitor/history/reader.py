@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from weibull_monitor.errors import ConfigurationError
+from weibull_monitor.errors import ConfigurationError, counted, say
 from weibull_monitor.history.alert import Alert
 from weibull_monitor.history.form import (
     NotARunError,
@@ -25,8 +25,6 @@ from weibull_monitor.history.form import (
 from weibull_monitor.history.lines import parsed, raw_lines
 from weibull_monitor.history.places import models_in, trial_history
 from weibull_monitor.history.record import FILE, History, RecordedPlot, RecordedSnapshot, RunRecord
-
-logger = logging.getLogger("weibull_monitor")
 
 
 def read_history(path: str | Path) -> History:
@@ -140,9 +138,8 @@ class _Reading:
             why = self._problem or "none of its lines begins a run"
             raise ConfigurationError(f"{self._file} is not a history ({why}); name one that a monitored run wrote")
         if self._unreadable:
-            logger.warning(
-                "weibull_monitor: %d lines of %s cannot be read and are left out", self._unreadable, self._file
-            )
+            lines = counted(self._unreadable, "line")
+            say(logging.WARNING, f"weibull_monitor: {lines} of {self._file} cannot be read and left out")
         if self._trials:
             trials = tuple(self._trials.values())
             return History(self._file, trials, ()) if self._in_list else _of_trials(self._file, trials)
@@ -159,12 +156,10 @@ def _of_trials(file: Path, trials: tuple[RunRecord, ...]) -> History:
         return History(file, trials, ())
     last = present[-1]
     names = ", ".join(str(file.parent.parent / (run.trial or "")) for run in present)
-    logger.warning(
-        "weibull_monitor: %s lists %d trials of a search; this is the last, %s. To read another, name one of %s",
-        file,
-        len(trials),
-        last.trial,
-        names,
+    say(
+        logging.WARNING,
+        f"weibull_monitor: {file} lists {len(trials)} trials of a search; this is the last, {last.trial}. To read another, "
+        f"name one of {names}",
     )
     read = _read(places[last.trial], in_list=True)
     ends = [replace(run, trial=last.trial, history=last.history) for run in read.runs[-1:]]

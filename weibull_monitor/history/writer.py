@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any, Final
 from weakref import WeakSet, finalize
 
-from weibull_monitor.errors import ConfigurationError, say
+from weibull_monitor.errors import ConfigurationError, say, text_of
 from weibull_monitor.history.alert import Alert
 from weibull_monitor.history.columns import COLUMNS, DELTAS, FORCES, UPDATES
+from weibull_monitor.history.form import MAX_TIME
 from weibull_monitor.history.record import FILE, RunRecord
 from weibull_monitor.history.snapshot import Snapshot
 from weibull_monitor.measure import LEVELS
@@ -37,7 +38,8 @@ _OPEN: Final[WeakSet[HistoryWriter]] = WeakSet()
 class HistoryWriter:
     """Appends to the history of a run's directory.
 
-    A process that is forked while the file is open gets a descriptor of its own. A copy of a writer is closed.
+    A process that is forked while the file is open gets a descriptor of its own; if it writes too, it goes on in a file of its
+    own, as long as the other one has the lock. A copy of a writer is closed.
 
     Args:
         output_dir: The run's directory; created if it does not exist.
@@ -57,6 +59,7 @@ class HistoryWriter:
         self._end = 0  # bytes of the file after the last line
         self._step: int | None = None  # of the last sample
         self._gone = ""  # what became of the file, if it is gone
+        self._forked = False  # whether this process is a fork of the one that opened the file
         self._closed = False
         self._report = report
         self._fd: int | None = None
@@ -64,9 +67,10 @@ class HistoryWriter:
         try:
             self.path = Path(output_dir).absolute() / FILE.parent / (name or "") / FILE.name
             self._open()
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a name that the system cannot have
+            why = error.strerror if isinstance(error, OSError) else text_of(error)
             raise ConfigurationError(
-                f"the history cannot be written to {Path(output_dir) / FILE}: {error.strerror}; pass another output_dir"
+                f"the history cannot be written to {Path(output_dir) / FILE}: {why}; pass another output_dir"
             ) from error
 
     def _open(self) -> None:
@@ -97,7 +101,7 @@ class HistoryWriter:
 
     def write_run(self, record: RunRecord) -> None:
         """Writes a ``run`` line."""
-        line = asdict(replace(record, components=())) | {
+        line = asdict(replace(record, components=(), started=_moment(record.started))) | {
             "components": [_component_to_json(c) for c in record.components]
         }
         self._owed = self._run = {"type": "run"} | line
@@ -111,7 +115,7 @@ class HistoryWriter:
         line = {
             "type": "snapshot",
             "step": snapshot.step,
-            "time": round(snapshot.time, 3),
+            "time": _moment(snapshot.time),
             "seconds": _rounded(snapshot.seconds),
             "withheld": snapshot.withheld,
         }
@@ -151,6 +155,7 @@ class HistoryWriter:
             self._gone = lost  # until a file could be opened
             self._go_on(lost)
             self._gone = ""
+        self._forked = False
         if (owed := self._owed) is not None:
             self._append(owed)
             self._owed = None
@@ -163,6 +168,8 @@ class HistoryWriter:
         """What became of the file since the last line; empty if it is where and as it was."""
         if self._fd is None:
             return ""
+        if self._forked and not self.lock():
+            return "is written by the process that this one is a fork of"
         held = os.fstat(self._fd)
         try:
             there = os.stat(self.path)
@@ -173,17 +180,17 @@ class HistoryWriter:
         return f"was cut off, from {self._end:,} bytes to {held.st_size:,}" if held.st_size < self._end else ""
 
     def _go_on(self, lost: str) -> None:
-        """Opens a file at the same place, or beside it if another process writes there, with the run's record."""
+        """Opens a file at the same place with the run's record; or beside it, if another process or something else is there."""
         self._let_go()
-        first = self.path
-        self._open()
-        number = 1
-        while not self.lock():
-            number += 1
-            self._let_go()
-            self.path = first.parent / str(number) / first.name
-            self._open()
-        message = f"the history {first} {lost} while it was written; the run goes on in {self.path}"
+        first, number = self.path, 1
+        try:
+            while not self._is_open():
+                number += 1
+                self.path = first.parent / str(number) / first.name
+        except OSError:
+            self.path = first  # is tried again at the next line
+            raise
+        message = f"the history {first} {lost}; the run goes on in {self.path}"
         if self._run is not None:
             run = self._run | {"continues": f"{first} {lost}"}
             self._owed = run if self._step is None else run | {"resumed_from": self._step}
@@ -192,20 +199,35 @@ class HistoryWriter:
         else:
             say(logging.WARNING, message)
 
+    def _is_open(self) -> bool:
+        """Opens and locks the file; False if it is another writer's, or no file."""
+        try:
+            self._open()
+        except OSError:
+            if os.path.lexists(self.path) and not self.path.is_file():  # a pipe, a directory, a link to nowhere
+                return False
+            raise
+        if not self.lock():
+            self._let_go()
+            return False
+        return True
+
     def _append(self, line: Mapping[str, Any]) -> None:
         if self._fd is None:
             raise ConfigurationError(f"the history {self.path} is closed")
         data = json.dumps(line, separators=(",", ":"), allow_nan=False).encode() + b"\n"
         if self._torn:  # ends what an earlier write left: this line must stand alone
             data = b"\n" + data
-        whole = len(data)
         try:
             while data:  # a regular file takes all of it, unless the disk is full: then the second write raises
                 written = os.write(self._fd, data)
                 data = data[written:]
                 self._end += written
         finally:
-            self._torn = bool(data) and (self._torn or len(data) < whole)
+            self._torn = bool(data)  # a write that raises may have written something, too
+            if data:
+                with suppress(OSError):
+                    self._end = os.fstat(self._fd).st_size
 
 
 def _opened(path: Path) -> int:
@@ -226,6 +248,7 @@ def _after_fork() -> None:
                 fresh = _opened(writer.path)
                 os.dup2(fresh, writer._fd, inheritable=False)
                 os.close(fresh)
+                writer._forked = True
 
 
 if hasattr(os, "register_at_fork"):
@@ -242,6 +265,11 @@ def _rounded(value: float | None) -> float | None:
     if value is None or not math.isfinite(value):
         return None
     return value if isinstance(value, int) else float(f"{value:.9g}")
+
+
+def _moment(time: float) -> float:
+    """A Unix time as a line can hold it, also of a clock that goes astray."""
+    return round(min(max(time, 0.0), MAX_TIME - 1.0), 3)
 
 
 def _last_byte(fd: int, size: int) -> bytes:

@@ -10,7 +10,7 @@ from typing import overload
 import torch
 from torch import Tensor
 
-from weibull_monitor.errors import UnsupportedTensorError
+from weibull_monitor.errors import UnsupportedTensorError, text_of
 from weibull_monitor.measure.bins import bins_of
 from weibull_monitor.measure.choose import count_magnitudes, solve, sum_places
 from weibull_monitor.measure.grid import evidence, offsets_from, on_grid, tally
@@ -168,7 +168,7 @@ def fit_weibull(weights: Tensor | Sequence[Tensor]) -> WeibullFit | list[Weibull
             try:
                 queued += _queued([index], tensors)
             except Exception as error:  # its class may refuse any operation
-                problems[index] = f"its class cannot be read ({type(error).__name__}: {error})"
+                problems[index] = f"its class cannot be read ({type(error).__name__}: {text_of(error)})"
     fits = delivered(queued) | {index: _unread(problem) for index, problem in problems.items()}
     return [fits[index] for index in range(len(tensors))]
 
@@ -218,7 +218,7 @@ def _refuses(tensor: Tensor, index: int) -> str:
         problem = storage_problem(tensor) or ""
         return problem or (unsupported(tensor) if tensor.is_nested or is_dtensor(tensor) else "")
     except Exception as error:  # its class may refuse any question
-        return f"its class cannot be read ({type(error).__name__}: {error})"
+        return f"its class cannot be read ({type(error).__name__}: {text_of(error)})"
 
 
 def _check(tensor: Tensor, index: int) -> None:

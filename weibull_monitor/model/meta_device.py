@@ -18,7 +18,7 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from weibull_monitor.errors import ConfigurationError, MissingDependencyError
+from weibull_monitor.errors import ConfigurationError, MissingDependencyError, text_of
 
 _PREFERRED: Final = (
     "MODEL_FOR_CAUSAL_LM_MAPPING",
@@ -82,7 +82,7 @@ def configuration_from(values: Mapping[str, Any]) -> Any:
         try:
             return transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         except Exception as error:  # whatever is wrong, it is the settings that are wrong
-            why = " ".join(str(error).split("\n\n")[0].replace(folder, "").split()).rstrip(".")
+            why = " ".join(text_of(error).split("\n\n")[0].replace(folder, "").split()).rstrip(".")
             raise ConfigurationError(f"transformers cannot read it: {why}"[:300]) from error
 
 
@@ -112,7 +112,7 @@ def _attempt(model_class: Any, config: Any, problems: list[str]) -> nn.Module | 
     except MemoryError:
         raise
     except Exception as error:  # a constructor may fail in any way, and another class may still do
-        first_line = next((line for line in str(error).splitlines() if line.strip()), "")
+        first_line = next((line for line in text_of(error).splitlines() if line.strip()), "")
         problems.append(f"{model_class.__name__}: {type(error).__name__}: {first_line}"[:200])
         return None
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 import torch
 from torch import nn
 
+from weibull_monitor.errors import as_integer
 from weibull_monitor.model.sharding import Ranks
 from weibull_monitor.monitor.schedule import Schedule
 
@@ -80,9 +81,10 @@ class Adaptive:
         """What a resumed run needs, as JSON can hold it."""
         return {"credit": self._credit, "left": self._left}
 
-    def resume(self, state: Mapping[str, Any] | None) -> None:
+    def resume(self, state: object) -> None:
         """Continues from `state`, or from nothing. A resumption is an event."""
-        self._credit = int((state or {}).get("credit", START))
+        credit = as_integer(state.get("credit")) if isinstance(state, Mapping) else None
+        self._credit = START if credit is None else min(max(credit, 0), MOST)
         self._left, self._event, self._rates = 0, True, ()
 
     def _jumped(self, step: int, optimizers: Sequence[Any]) -> bool:

@@ -26,7 +26,7 @@ from weibull_monitor.monitor.ended import Ended
 from weibull_monitor.monitor.first_batch import FirstBatch, with_earlier_fits
 from weibull_monitor.monitor.last_step import PASSED, LastStep
 from weibull_monitor.monitor.optimizers import OptimizerFollower, explain_step, notice_earlier_steps
-from weibull_monitor.monitor.options import MonitorArguments, MonitorOptions, takes_options
+from weibull_monitor.monitor.options import MonitorArguments, MonitorOptions, step_of, takes_options
 from weibull_monitor.monitor.recorder import Recorder, log_components
 from weibull_monitor.monitor.sampling import QueuedSample, Sampler, state_readers
 from weibull_monitor.monitor.shown import Shown
@@ -322,18 +322,18 @@ class WeibullMonitor(Shown, OptimizerFollower):
                 everything that follows from it.
 
         Raises:
-            ConfigurationError: If the monitor is closed.
+            ConfigurationError: If the monitor is closed, or the state has no step.
         """
         if self._ended is not None:
             raise ConfigurationError("the monitor is closed; make another one, with resume=")
-        self._step = self._sampled = self._resumed_from = int(state["step"])
+        self._step = self._sampled = self._resumed_from = step_of(state)
         self._guard("restoring the budgets", self._budgets.restore, state.get("budgets"), state.get("watched"))
         if self._adaptive is not None:
             self._adaptive.resume(state.get("adaptive"))
         self.last = None
         if self._recorder is not None:
             what = "reading the baseline of the resumed run"
-            self._guard(what, self._recall_baseline, self._recorder, state.get("alerts") or {})
+            self._guard(what, self._recall_baseline, self._recorder, state.get("alerts"))
 
     def _learn(self, module: nn.Module, inputs: Any) -> None:
         if self._ended is None and not self._called and self._reader.relearn(self._find, module, inputs):
@@ -352,7 +352,7 @@ class WeibullMonitor(Shown, OptimizerFollower):
         if self.last is not None:
             self._baseline = {n: reference_of(fit) for n, fit in self.last.fits.items() if fit.available}
 
-    def _recall_baseline(self, recorder: Recorder, alerts: Mapping[str, Any]) -> None:
+    def _recall_baseline(self, recorder: Recorder, alerts: Any) -> None:
         self._baseline = {}
         samples, self._baseline = recorder.recall(alerts, until=self._step)
         self._law.recall(samples, until=self._step)

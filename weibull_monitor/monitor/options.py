@@ -11,7 +11,8 @@ from functools import cached_property, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, Final, Literal, ParamSpec, get_args
 
-from weibull_monitor.errors import ConfigurationError
+from weibull_monitor.errors import ConfigurationError, as_integer, shown
+from weibull_monitor.history.conform import MAX_INTEGER
 from weibull_monitor.history.snapshot import Detail
 from weibull_monitor.measure.reader.reader import Frozen
 from weibull_monitor.model.components import ExampleInputs, Resolution
@@ -168,6 +169,21 @@ class MonitorArguments(MonitorOptions):
 
     model: nn.Module = field(kw_only=False)
     optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None = field(default=None, kw_only=False)
+
+
+def step_of(state: object) -> int:
+    """The step that a saved state continues from.
+
+    Raises:
+        ConfigurationError: If it has none.
+
+    >>> step_of({"step": 500})
+    500
+    """
+    step = as_integer(state.get("step")) if isinstance(state, Mapping) else None
+    if step is None or not 0 <= step < MAX_INTEGER:
+        raise ConfigurationError(f"resume is {shown(state)}; pass what state_dict() has returned, or {{'step': 500}}")
+    return step
 
 
 def _is_folder(name: object) -> bool:

@@ -94,7 +94,7 @@ class Recorder:
         """Starts the alert rules, which depend on the model's kinds of attention and on its initialisation."""
         self._guard("preparing the alerts", self._alerts.begin, attention, initial)
 
-    def recall(self, alerts: Mapping[str, Any], until: int) -> tuple[Sequence[RecordedSnapshot], dict[str, Reference]]:
+    def recall(self, alerts: object, until: int) -> tuple[Sequence[RecordedSnapshot], dict[str, Reference]]:
         """Continues from ``alerts``, taken at step ``until`` of the run in the history.
 
         Returns:
@@ -105,7 +105,8 @@ class Recorder:
         """
         history = read_history(self.path)
         self._plotted = max((plot.step for plot in history.plots if plot.step <= until), default=None)
-        self._alerts.resume(alerts, [sample for sample in history.snapshots if sample.step <= until])
+        samples = [sample for sample in history.snapshots if sample.step <= until]
+        self._guard("restoring the alerts", self._alerts.resume, alerts, samples)
         if history.baseline is None:
             raise LookupError(f"{history.path} holds no sample of step 0: there will be no drift and no budget ratio")
         scales, tails, largest, rms = map(history.baseline.values, ("lambda", "p999_p50", "largest", "rms"))

@@ -10,8 +10,11 @@ L. Aitchison, arXiv:2405.13698, 2024). A recursion for its square takes schedule
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
+from weibull_monitor.errors import shown
+from weibull_monitor.history.conform import conforms
 from weibull_monitor.history.reasons import Reason
 from weibull_monitor.history.snapshot import Scaling
 from weibull_monitor.scaling.optimizers import Hyperparameters, UpdateBound, UpdateForm
@@ -32,6 +35,19 @@ class Budget(NamedTuple):
     """Σ η."""
     peak: float = 0.0
     """Largest η."""
+
+    @staticmethod
+    def of(values: Sequence[Any]) -> Budget:
+        """The budget of a saved state.
+
+        Raises:
+            ValueError: If its values are not those of one.
+        """
+        if not conforms(values, list[float | bool | None]) or None in (budget := Budget(*values))._replace(
+            weight_decay=0
+        ):
+            raise ValueError(f"{shown(values)} is not a budget")
+        return budget
 
     def advanced(self, eta: float, weight_decay: float, steps: int = 1) -> Budget:
         """The budget after one more step, or after several that were alike.

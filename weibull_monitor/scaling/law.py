@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from weibull_monitor.errors import ConfigurationError, Guard, as_integer
+from weibull_monitor.errors import ConfigurationError, Guard, as_integer, say
 from weibull_monitor.history.reasons import EXPLANATION, PASSING, Reason
 from weibull_monitor.history.record import RecordedSnapshot
 from weibull_monitor.history.snapshot import Estimate, Reference, Scaling
@@ -30,8 +30,6 @@ from weibull_monitor.scaling.forecast import (
 )
 from weibull_monitor.scaling.learning_rates import RatesAhead, Rule, as_rules, plan_ahead, ticks_between
 from weibull_monitor.scaling.tracking import BudgetTracker
-
-logger = logging.getLogger("weibull_monitor")
 
 
 @dataclass
@@ -218,8 +216,10 @@ class ScalingLaw:
                 continue
             self._said.add(reason)
             level = logging.WARNING if reason in ("optimizer_reset", "weight_decay_changed") else logging.INFO
-            message = "weibull_monitor: there is no forecast of λ for %d of %d matrices, because %s"
-            logger.log(level, message, count, len(found), EXPLANATION[reason])
+            why = EXPLANATION[reason]
+            say(
+                level, f"weibull_monitor: there is no forecast of λ for {count} of {len(found)} matrices, because {why}"
+            )
 
 
 def _estimate(found: Interval, n: int) -> Estimate | None:

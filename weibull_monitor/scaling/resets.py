@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from weibull_monitor.errors import shown
+from weibull_monitor.history.conform import conforms
 from weibull_monitor.scaling.optimizers import step_counter
 
 
@@ -73,7 +75,13 @@ class StateWatch:
         return [self._count, self._was_reset]
 
     def restore(self, state: Sequence[Any] | None) -> None:
-        """Goes on from `state`, or from nothing."""
+        """Goes on from `state`, or from nothing.
+
+        Raises:
+            ValueError: If it holds something else.
+        """
+        if state and not conforms(list(state[:2]), tuple[float | None, bool | int]):
+            raise ValueError(f"{shown(state)} is not a step count")
         self._parameter = self._counter = self._steps = None
         self._count, self._was_reset = (state[0], bool(state[1])) if state else (None, False)
 

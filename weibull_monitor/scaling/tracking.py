@@ -192,7 +192,20 @@ class BudgetTracker:
     def restore(
         self, state: Sequence[Sequence[Sequence[Any]] | None] | None, watched: Sequence[Sequence[Any]] | None = None
     ) -> None:
-        """Continues from `state` and `watched`; the past of optimizers that are not in them is unknown."""
+        """Continues from `state` and `watched`; the past of optimizers that are not in them is unknown.
+
+        Raises:
+            Exception: Of any type, if they do not have that form: a checkpoint may hold anything. The past is unknown then.
+        """
+        try:
+            self._restored(state, watched)
+        except Exception:
+            self._restored(None, None)
+            raise
+
+    def _restored(
+        self, state: Sequence[Sequence[Sequence[Any]] | None] | None, watched: Sequence[Sequence[Any]] | None
+    ) -> None:
         self._accounts.clear()
         for i, tracked in enumerate(self._tracked):
             spent = state[i] if state is not None and i < len(state) else None
@@ -201,11 +214,11 @@ class BudgetTracker:
             several = seen[2] if seen is not None and len(seen) > 2 else ()
             for g in range(len(tracked.optimizer.param_groups)):
                 members = list(parameters_of(tracked.optimizer, g))
-                budget = Budget(*spent[g]) if spent is not None and g < len(spent) else None
+                budget = Budget.of(spent[g]) if spent is not None and g < len(spent) else None
                 one = Account(budget, known=spent is not None)
                 kept = {id(p): one for p in members}
                 for places, own in (several[g] if g < len(several) else None) or ():
-                    account = Account(Budget(*own) if own is not None else None, known=own is not None)
+                    account = Account(Budget.of(own) if own is not None else None, known=own is not None)
                     kept |= {id(members[place]): account for place in places if place < len(members)}
                 for p in members:
                     if p not in self._accounts:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from weibull_monitor.trackers.names import run_name
 from weibull_monitor.trackers.one_run import PROJECT, OneRunTracker, is_of
 
 
@@ -20,12 +21,12 @@ class AimTracker(OneRunTracker):
 
     def _start(self, library: Any, directory: Path) -> Any:
         run = library.Run(experiment=PROJECT, system_tracking_interval=None, capture_terminal_logs=False)
-        run.name = directory.name
+        run.name = run_name(directory)
         return run
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Tracks each metric."""
-        for key, value in metrics.items():
+        for key, value in self._keys(metrics).items():
             self._run.track(value, name=key, step=step)
 
     def _end(self) -> None:

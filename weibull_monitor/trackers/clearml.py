@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from weibull_monitor.trackers.names import run_name
 from weibull_monitor.trackers.one_run import PROJECT, OneRunTracker, is_of
 
 
@@ -28,13 +29,13 @@ class ClearMLTracker(OneRunTracker):
     def _start(self, library: Any, directory: Path) -> Any:
         silent = {"auto_connect_arg_parser": False, "auto_connect_frameworks": False, "auto_connect_streams": False}
         return library.Task.init(
-            PROJECT, directory.name, reuse_last_task_id=False, auto_resource_monitoring=False, **silent
+            PROJECT, run_name(directory), reuse_last_task_id=False, auto_resource_monitoring=False, **silent
         )
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Reports each metric as a scalar; ClearML sends them in the background."""
         logger = self._run.get_logger()
-        for key, value in metrics.items():
+        for key, value in self._keys(metrics).items():
             plot, _, series = key.rpartition("/")
             logger.report_scalar(plot or series, series, value, step)
 

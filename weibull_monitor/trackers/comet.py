@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from weibull_monitor.trackers.names import run_name
 from weibull_monitor.trackers.one_run import PROJECT, OneRunTracker, is_of
 
 
@@ -26,12 +27,12 @@ class CometTracker(OneRunTracker):
         return library.get_running_experiment()
 
     def _start(self, library: Any, directory: Path) -> Any:
-        named = library.ExperimentConfig(name=directory.name, auto_metric_logging=False, log_code=False)
+        named = library.ExperimentConfig(name=run_name(directory), auto_metric_logging=False, log_code=False)
         return library.start(project_name=PROJECT, experiment_config=named)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Logs all metrics of a step in one call."""
-        self._run.log_metrics(dict(metrics), step=step)
+        self._run.log_metrics(self._keys(metrics), step=step)
 
     def _end(self) -> None:
         self._run.end()

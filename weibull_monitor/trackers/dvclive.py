@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from weibull_monitor.trackers.names import plain_directory
 from weibull_monitor.trackers.one_run import OneRunTracker, is_of
 
 
@@ -23,14 +24,16 @@ class DVCLiveTracker(OneRunTracker):
 
     def _start(self, library: Any, directory: Path) -> Any:
         # `resume`: a resumed run continues its tables.
-        return library.Live(str(directory / "dvclive"), resume=True, save_dvc_exp=False, dvcyaml=None)
+        return library.Live(
+            str(plain_directory(directory, "DVCLive") / "dvclive"), resume=True, save_dvc_exp=False, dvcyaml=None
+        )
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Adds a row to the table of each metric."""
         theirs = self._run._step  # None before the first step, which `step` shows as 0
         self._run.step = step
         try:
-            for key, value in metrics.items():
+            for key, value in self._keys(metrics).items():
                 self._run.log_metric(key, value)
             if self._owns:
                 self._run.make_summary()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from weibull_monitor.trackers.base import Host, NamedTracker
+from weibull_monitor.trackers.names import CleanKeys, run_name
 
 _FORBIDDEN: Final = re.compile(r"[^0-9A-Za-z_\-. :/]")
 _BATCH: Final = 1000
@@ -20,7 +21,8 @@ _IN_FLIGHT: Final = 16
 class MlflowTracker(NamedTracker):
     """Logs to an MLflow run, at the optimizer step.
 
-    Characters that MLflow does not allow in a name, such as the brackets of ``…weight[q]``, become underscores.
+    Characters that MLflow does not allow in a name, such as the brackets of ``…weight[q]``, become underscores, and long names
+    are shortened (`CleanKeys`).
 
     Args:
         run_id: The run to log to, which stays open; by default the active one. If there is none, a run is started where
@@ -36,11 +38,12 @@ class MlflowTracker(NamedTracker):
     def __init__(self, run_id: str | None = None, directory: str | Path | None = None) -> None:
         self._mlflow = self._library("mlflow")
         self._pending: list[Any] = []
+        self._keys = CleanKeys("MLflow", _FORBIDDEN)
         self._owns = False
         if run_id is None:
             run = self._mlflow.active_run()
             self._owns = run is None
-            run_id = (run or self._mlflow.start_run(run_name=Path(directory).name if directory else None)).info.run_id
+            run_id = (run or self._mlflow.start_run(run_name=run_name(directory))).info.run_id
         self._run_id = run_id
         self._client = self._mlflow.MlflowClient()
 
@@ -58,7 +61,7 @@ class MlflowTracker(NamedTracker):
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Sends all metrics of a step without waiting."""
         now, metric = int(time.time() * 1000), self._mlflow.entities.Metric
-        entries = [metric(_FORBIDDEN.sub("_", key), value, now, step) for key, value in metrics.items()]
+        entries = [metric(key, value, now, step) for key, value in self._keys(metrics).items()]
         for start in range(0, len(entries), _BATCH):
             batch = entries[start : start + _BATCH]
             self._pending.append(self._client.log_batch(self._run_id, metrics=batch, synchronous=False))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from weibull_monitor.trackers.names import run_name
 from weibull_monitor.trackers.one_run import OneRunTracker, is_of
 
 
@@ -22,11 +23,11 @@ class NeptuneTracker(OneRunTracker):
         silent = dict.fromkeys(
             ("capture_stdout", "capture_stderr", "capture_traceback", "capture_hardware_metrics"), False
         )
-        return library.init_run(name=directory.name, source_files=[], **silent)
+        return library.init_run(name=run_name(directory), source_files=[], **silent)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Appends to the series of each metric; Neptune sends them in the background."""
-        for key, value in metrics.items():
+        for key, value in self._keys(metrics).items():
             self._run[key].append(value, step=step)
 
     def _end(self) -> None:

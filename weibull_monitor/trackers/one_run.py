@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, TypeVar
 
 from weibull_monitor.trackers.base import Host, NamedTracker
+from weibull_monitor.trackers.names import CleanKeys
 
 PROJECT: Final = "weibull-monitor"
 """The project of runs that are started here."""
@@ -34,6 +35,7 @@ class OneRunTracker(NamedTracker):
         self._owns = self._run is None
         if self._owns:
             self._run = self._start(module, Path(directory) if directory else Path("run"))
+        self._keys = CleanKeys(self.name)
 
     @classmethod
     def of_active_run(cls: type[Found], host: Host) -> Found | None:

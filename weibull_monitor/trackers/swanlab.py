@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from weibull_monitor.trackers.names import run_name
 from weibull_monitor.trackers.one_run import PROJECT, OneRunTracker, is_of
 
 
@@ -23,11 +24,11 @@ class SwanLabTracker(OneRunTracker):
         return library.get_run() if library.has_run() else None
 
     def _start(self, library: Any, directory: Path) -> Any:
-        return library.init(project=PROJECT, name=directory.name)
+        return library.init(project=PROJECT, name=run_name(directory))
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Logs all metrics of a step in one call."""
-        self._run.log(dict(metrics), step=step)
+        self._run.log(self._keys(metrics), step=step)
 
     def _end(self) -> None:
         self._run.finish()

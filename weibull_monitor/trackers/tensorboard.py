@@ -13,6 +13,7 @@ from weibull_monitor.history.snapshot import prefix_of
 from weibull_monitor.trackers.bands import bands_of
 from weibull_monitor.trackers.base import Host, NamedTracker, prefixed
 from weibull_monitor.trackers.heatmap import heatmap_of, image
+from weibull_monitor.trackers.names import plain_directory
 from weibull_monitor.trackers.tensorboard_layout import METRICS, hyperparameters_of, layout_of
 
 if TYPE_CHECKING:
@@ -47,7 +48,9 @@ class TensorBoardTracker(NamedTracker):
         self._hyperparameters = self._owns if hyperparameters is None else hyperparameters
         self._bands: dict[str, float] = {}
         if writer is None:
-            where = str(log_dir) if "://" in str(log_dir) else os.path.abspath(log_dir)
+            where = (
+                str(log_dir) if "://" in str(log_dir) else str(plain_directory(os.path.abspath(log_dir), "TensorBoard"))
+            )
             writer = self._library("torch.utils.tensorboard").SummaryWriter(where, filename_suffix=SUFFIX)
             finalize(self, writer.close).atexit = False  # ends its thread if the tracker is dropped without `close`
         self._writer = writer

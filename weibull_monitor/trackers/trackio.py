@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from weibull_monitor.trackers.base import Host, NamedTracker
+from weibull_monitor.trackers.names import run_name
 
 PROJECT: Final = "weibull-monitor"
 """The Trackio project of runs that are started here."""
@@ -33,8 +34,7 @@ class TrackioTracker(NamedTracker):
         run = run or active_run()
         self._owns = run is None
         if run is None:
-            name = Path(directory).name if directory else None
-            run = trackio.init(PROJECT, name=name, embed=False, auto_log_gpu=False, auto_log_cpu=False)
+            run = trackio.init(PROJECT, name=run_name(directory), embed=False, auto_log_gpu=False, auto_log_cpu=False)
         self._run = run
         self._step_metric = step_metric
 

@@ -16,6 +16,7 @@ from weibull_monitor.trackers.base import Host, NamedTracker, prefixed
 from weibull_monitor.trackers.class_figure import ClassCurves
 from weibull_monitor.trackers.fit_table import COLUMNS, table_of
 from weibull_monitor.trackers.heatmap import heatmap_of, plotly_figure
+from weibull_monitor.trackers.names import plain_directory
 from weibull_monitor.trackers.wandb_rows import SharedRows
 
 if TYPE_CHECKING:
@@ -95,9 +96,10 @@ class WandbTracker(NamedTracker):
         run = run or wandb.run
         self._owns = run is None
         if run is None:
-            if directory:
-                Path(directory).mkdir(parents=True, exist_ok=True)
-            run = wandb.init(dir=str(directory) if directory else None)
+            place = plain_directory(directory, "W&B") if directory else None
+            if place is not None:
+                place.mkdir(parents=True, exist_ok=True)
+            run = wandb.init(dir=str(place) if place else None)
         self._run = run
         shares = ride_along or (ride_along is None and not self._owns and step_metric == STEP)
         self._rows = SharedRows.of(run, patient=bool(ride_along)) if shares and _has_steps(run) else None

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from weibull_monitor.errors import say, text_of
 from weibull_monitor.measure.bins import Bins, bins_of
 from weibull_monitor.measure.grid import FINE, TALLIES, roughness, tally
 from weibull_monitor.measure.kernels import count as counting
@@ -36,8 +37,6 @@ from weibull_monitor.measure.plain.solve import (
 from weibull_monitor.model.components.storage import MANTISSA
 from weibull_monitor.model.sharding.layout import Elements
 from weibull_monitor.model.upload import on_device
-
-logger = logging.getLogger("weibull_monitor")
 
 
 @dataclass(frozen=True)
@@ -189,7 +188,8 @@ class Kernels:
                 del self._own[dtype]
                 if own is ways[-1]:
                     raise
-                logger.debug("weibull_monitor: bins in PTX cannot be used (%s); Triton's histogram is", error)
+                what = text_of(error)
+                say(logging.DEBUG, f"weibull_monitor: bins in PTX cannot be used ({what}); Triton's histogram is used")
             else:
                 return
 

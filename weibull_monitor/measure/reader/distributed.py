@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from weibull_monitor.errors import text_of
+from weibull_monitor.errors import say, text_of
 from weibull_monitor.measure.grid import offsets_from, on_grid
 from weibull_monitor.measure.reader.counter import NOTE_NUMBERS, CountResult, Notes, readable
 from weibull_monitor.measure.reader.inventory import Inventory, merged
@@ -25,8 +25,6 @@ from weibull_monitor.measure.reader.sums import ROWS_AT_ONCE, CountedRows, Sums,
 from weibull_monitor.model.components import Component
 from weibull_monitor.model.sharding import Ranks
 from weibull_monitor.model.sharding.division import Agreement, agree
-
-logger = logging.getLogger("weibull_monitor")
 
 _CHANGED, _STEP, _SQUARE, _FAILED = range(4)
 """Columns of the first row of the small all-reduce: ranks whose parameters have changed, Σ step, Σ step², ranks that failed."""
@@ -221,9 +219,8 @@ class _RankShare:
             out.zero_()
             unread = dict.fromkeys(row_of, f"{type(error).__name__}: {text_of(error)}")
         for index, why in unread.items():
-            logger.warning(
-                "weibull_monitor: %s lies on a grid, and where cannot be read: %s", self.components[index].name, why
-            )
+            name = self.components[index].name
+            say(logging.WARNING, f"weibull_monitor: {name} lies on a grid, and where cannot be read: {why}")
         return out
 
 

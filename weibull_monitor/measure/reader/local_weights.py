@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
+from weibull_monitor.errors import text_of
 from weibull_monitor.model.components import Component
 from weibull_monitor.model.components.storage import unsupported
 from weibull_monitor.model.sharding import Box, Layout, LocalParameter, local_parameters
@@ -67,9 +68,9 @@ class LocalWeights:
             layout, local = self._here(component, kept)
             return unsupported(local) or layout.select(local, _box(component))
         except ValueError as error:
-            return str(error)
+            return text_of(error)
         except Exception as error:  # a tensor of another library, or somebody's parametrization
-            return f"reading it failed ({type(error).__name__}: {error})"
+            return f"reading it failed ({type(error).__name__}: {text_of(error)})"
 
     def some(self, component: Component) -> Elements:
         """Those of the elements that this rank counts that are looked at; see `Grid.some`."""

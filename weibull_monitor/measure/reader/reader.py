@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from weibull_monitor.errors import say, text_of
 from weibull_monitor.measure.choose import solve
 from weibull_monitor.measure.fit import WeibullFit, delivered
 from weibull_monitor.measure.kernels import kernels_for
@@ -23,8 +24,6 @@ from weibull_monitor.model.components import Component, Discovery
 from weibull_monitor.model.components.finder import Finder
 from weibull_monitor.model.dataflow import Inputs
 from weibull_monitor.model.sharding import Ranks
-
-logger = logging.getLogger("weibull_monitor")
 
 Frozen = Literal["read", "once"]
 ATTEMPTS = 3
@@ -191,7 +190,8 @@ class ModelReader:
             if isinstance(self._counter, LocalCounter):
                 raise
             # The other ranks wait for the agreement: this one takes part without matrices of its own.
-            logger.warning("weibull_monitor: this rank cannot list its matrices (%s: %s)", type(error).__name__, error)
+            what = f"{type(error).__name__}: {text_of(error)}"
+            say(logging.WARNING, f"weibull_monitor: this rank cannot list its matrices ({what})")
             self.table = Inventory(Discovery((), (), 0, 0), (), ())
         self.agree()
 

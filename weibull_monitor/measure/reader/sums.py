@@ -10,6 +10,7 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from weibull_monitor.errors import text_of
 from weibull_monitor.measure.bins import Bins, bins_of
 from weibull_monitor.measure.choose import count_magnitudes, sum_places
 from weibull_monitor.measure.grid import evidence, offsets_from, on_grid, tally
@@ -259,7 +260,7 @@ def _in_batches(
             if len(batch) > 1:
                 waiting.extendleft([index] for index in reversed(batch))
             else:
-                problems[batch[0]] = f"counting it failed ({type(error).__name__}: {error})"
+                problems[batch[0]] = f"counting it failed ({type(error).__name__}: {text_of(error)})"
         else:
             yield tuple(batch), bins, result
 

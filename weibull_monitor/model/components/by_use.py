@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 
 from torch import nn
 
+from weibull_monitor.errors import say, text_of
 from weibull_monitor.model.components.names import ADAPTER
 from weibull_monitor.model.components.part import Part
 from weibull_monitor.model.components.split import Fragment
@@ -27,8 +28,6 @@ from weibull_monitor.model.dataflow import (
 from weibull_monitor.model.dataflow.boxes import Box
 from weibull_monitor.model.dataflow.clone import unwrapped
 from weibull_monitor.model.sharding import LocalParameter
-
-logger = logging.getLogger("weibull_monitor")
 
 ExampleInputs = Inputs | Literal[False] | None
 """Arguments of ``forward``, by position or by name; None for those that the model names itself; False for no pass."""
@@ -104,8 +103,8 @@ def follow_model(
                 )
         return total
     except Exception as error:
-        logger.debug("weibull_monitor: following a forward pass", exc_info=True)
-        return Followed(problem=f"{type(error).__name__}: {error}"[:300], tried=True)
+        say(logging.DEBUG, "weibull_monitor: a forward pass cannot be followed", error)
+        return Followed(problem=f"{type(error).__name__}: {text_of(error)}"[:300], tried=True)
 
 
 def _one_pass(

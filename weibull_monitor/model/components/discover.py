@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 from torch import Tensor, nn
 
-from weibull_monitor.errors import ConfigurationError
+from weibull_monitor.errors import ConfigurationError, text_of
 from weibull_monitor.model.components.blocks import blocks_of, expert_of
 from weibull_monitor.model.components.by_use import (
     ExampleInputs,
@@ -222,7 +222,7 @@ def _problem(held: LocalParameter) -> str:
     try:
         return storage_problem(held.stored) or (unreadable(held.standin) if len(held.shape) > 1 else "")
     except Exception as error:  # a tensor of another library may refuse any question
-        return f"its class cannot be read ({type(error).__name__}: {error})"
+        return f"its class cannot be read ({type(error).__name__}: {text_of(error)})"
 
 
 def _configs(model: nn.Module, leaf: Leaf) -> list[object]:

@@ -14,6 +14,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from weibull_monitor.errors import text_of
 from weibull_monitor.model.dataflow.clone import Clone, unwrapped
 from weibull_monitor.model.dataflow.graph import Graph, events_in
 from weibull_monitor.model.dataflow.inputs import Called, Inputs
@@ -82,7 +83,7 @@ def follow(
     except OutOfTime:
         found.problem = f"it took more than {seconds:g} seconds"
     except Exception as error:
-        line = next((x for x in str(error).splitlines() if x.strip()), "")
+        line = next((x for x in text_of(error).splitlines() if x.strip()), "")
         found.problem = f"{type(error).__name__}: {line}"[:300]
     found.seconds = time.thread_time() - started
     return found

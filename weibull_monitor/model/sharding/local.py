@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from weibull_monitor.errors import text_of
 from weibull_monitor.model.sharding.dtensor import is_dtensor, layout_of, peers_of
 from weibull_monitor.model.sharding.fsdp1 import flat_parameters
 from weibull_monitor.model.sharding.layout import Flat, Grid
@@ -84,7 +85,7 @@ def _made(weight: MadeWeight, known: LocalParameter | None, flat: Set[str]) -> L
                 first = weight.make()
             shape, dtype = tuple(first.shape), first.dtype
         except Exception as error:  # it may be anybody's code
-            problem = f"its layer makes it ({weight.how}), and that failed ({type(error).__name__}: {error})"
+            problem = f"its layer makes it ({weight.how}), and that failed ({type(error).__name__}: {text_of(error)})"
     mask = weight.mask
 
     def read() -> Tensor:
@@ -126,7 +127,7 @@ def _held(name: str, parameter: Any) -> LocalParameter:
             optimized=parameter,
             read=lambda: torch.empty(nothing),
             layout=Grid.whole(nothing),
-            problem=f"its class {type(parameter).__name__} cannot be read ({type(error).__name__}: {error})",
+            problem=f"its class {type(parameter).__name__} cannot be read ({type(error).__name__}: {text_of(error)})",
         )
 
 

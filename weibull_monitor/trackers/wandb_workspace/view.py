@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, Final
 
-from weibull_monitor.errors import ConfigurationError, MissingDependencyError
+from weibull_monitor.errors import ConfigurationError, MissingDependencyError, text_of
 from weibull_monitor.history.snapshot import ATTENTION_SCALE, OUTSIDE_OF_BLOCKS
 from weibull_monitor.trackers.bands import PREFIX
 from weibull_monitor.trackers.wandb import CLASS_FIGURE, HEATMAP, STEP, TABLE
@@ -68,7 +68,7 @@ def save(workspace: Any) -> str:
     try:
         return str(workspace.save().url)
     except Exception as error:  # from wandb, requests or the library; the first line has the reason
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = (text_of(error) or type(error).__name__).splitlines()[0]
         raise ConfigurationError(
             f"W&B did not take the view ({reason}); run `wandb login`, check the name of the project, or see it with --dry-run"
         ) from error
