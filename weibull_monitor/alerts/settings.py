@@ -1,4 +1,4 @@
-"""Thresholds of the rules, from code, dictionaries or TOML. docs/alerts.md gives the reasons for their defaults."""
+"""Thresholds of the rules, from code, dictionaries or TOML; docs/alerts.md gives reasons."""
 
 from __future__ import annotations
 
@@ -87,12 +87,12 @@ class ImpossibleChange(RuleSettings):
 class UnlikeOthers(RuleSettings):
     """A movement by ``far`` or more, and by ``others`` times what the other matrices moved in the same interval.
 
-    Or one that is ``both`` times as large as its own past movements and as those of the other matrices.
+    Or one that is ``both`` times as large as the largest of its own past and as those of the other matrices.
     """
 
     others: float = 9.0
     far: float = 0.12
-    both: float = 5.5
+    both: float = 3.0
 
 
 @dataclass(frozen=True)
@@ -100,14 +100,20 @@ class ScaleShift(UnlikeOthers):
     """ln λ moved by more than ``z`` times its usual size for this matrix, and by ``change`` or more.
 
     A fall has to be ``fall`` or more beyond weight decay. Or ln λ moved otherwise than that of the others (`UnlikeOthers`);
-    ``both_fall`` is for falls what ``both`` is for rises.
+    ``both_fall`` is for falls what ``both`` is for rises, and ``both_lost`` for those that take away most of what training has
+    added. Or it moved ``fast`` times as fast, for its η, as ever and as the others (W_q and W_k: ``fast_attention``), or the
+    whole model ``faster`` times.
     """
 
     sure: float = 2.5
     others: float = 8.0
     far: float = 0.4
-    both: float = 7.0
-    both_fall: float = 4.2
+    both: float = 3.3
+    both_fall: float = 1.9
+    both_lost: float = 0.9
+    fast: float = 2.1
+    fast_attention: float = 3.3
+    faster: float = 1.45
     z: float = 5.0
     change: float = 0.07
     fall: float = 0.055
@@ -144,10 +150,12 @@ class SelectionRange(RuleSettings):
 class SelectionShift(UnlikeOthers):
     """k of a W_q or W_k moved by more than ``z`` times its usual size, and by ``change`` or more.
 
-    Or otherwise than that of the other matrices (`UnlikeOthers`).
+    Or otherwise than that of the other matrices (`UnlikeOthers`); ``both_rise`` is for rises what ``both`` is for falls.
     """
 
     sure: float = 2.0
+    both: float = 4.0
+    both_rise: float = 8.0
     z: float = 6.0
     change: float = 0.03
     lookback: int = 8
@@ -239,11 +247,12 @@ class UpdateExcess(RuleSettings):
 class BodyBreak(UnlikeOthers):
     """R² below ``r2``; or a sudden fall of R² by ``fall`` or change of k by ``change``, and ``z`` times the usual size.
 
-    An R² that falls slowly is a warning from ``slowly`` on. Or a change of k that is unlike that of the others (`UnlikeOthers`).
+    An R² that falls slowly is a warning from ``slowly`` on. Or a change of k or a fall of R² that is unlike that of the others
+    (`UnlikeOthers`), with ``both_r2`` for R².
     """
 
     sure: float = 1.2
-
+    both_r2: float = 4.0
     r2: float = ONE_POPULATION
     slowly: float = 0.9
     fall: float = 0.01
