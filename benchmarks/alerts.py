@@ -25,7 +25,7 @@ import torch
 import transformers
 from alert_simulation import RUNS, simulate
 from corpus_replay import CADENCES, Judged, Run, Tally, grave, judge, judged, load, published, runs, sampled_every
-from corpus_sides import CALIBRATED, INDIRECT, NEW, OLD, OLD_TOO, UNSEEN
+from corpus_sides import CALIBRATED, INDIRECT, LAST, NEW, OLD, OLD_TOO, UNSEEN
 
 import weibull_monitor
 from weibull_monitor.alerts import AlertSettings, replay
@@ -33,7 +33,8 @@ from weibull_monitor.alerts.rules import RULES
 from weibull_monitor.alerts.window import SampleWindow
 
 PAGE: Final = Path(__file__).parents[1] / "docs" / "alerts-evidence.md"
-GROUPS: Final = ("calibration", "evaluation")
+GROUPS: Final = ("calibration", "evaluation", "held out")
+FAULTS: Final = {"calibration": (*OLD, *OLD_TOO), "evaluation": NEW, "held out": (*NEW, *LAST)}
 VISIBLE: Final = 5.0
 """A fault is visible if it changed a distribution by more than this many of its own steps."""
 
@@ -148,10 +149,8 @@ def faults(sides: dict[str, Side]) -> Iterator[str]:
     """One row for each fault, and one for each group."""
     yield "| fault | runs | " + " | ".join(f"visible, every {c} | found | right first" for c in CADENCES) + " | by |"
     yield "|---|---|" + "---|---|---|" * len(CADENCES) + "---|"
-    for group, names in zip(GROUPS, ((*OLD, *OLD_TOO), NEW), strict=True):
-        if group not in sides:
-            continue
-        side = sides[group]
+    for group, side in sides.items():
+        names = FAULTS[group]
         for fault in names:
             if side.faults.get((fault, CADENCES[0])):
                 yield _row(fault, [side.faults[fault, c] for c in CADENCES])
@@ -159,11 +158,10 @@ def faults(sides: dict[str, Side]) -> Iterator[str]:
         for what, chosen in ((f"**{group}**", names), (f"**{group}, weights and rates**", direct)):
             yield _row(what, [[j for f in chosen for j in side.faults.get((f, c), ())] for c in CADENCES])
     yield ""
-    for group, names in zip(GROUPS, ((*OLD, *OLD_TOO), NEW), strict=True):
-        for c in CADENCES if group in sides else ():
-            yield _shares(
-                group, c, [j for f in names if f not in INDIRECT for j in sides[group].faults.get((f, c), ())]
-            )
+    for group, side in sides.items():
+        for c in CADENCES:
+            direct = [j for f in FAULTS[group] if f not in INDIRECT for j in side.faults.get((f, c), ())]
+            yield _shares(group, c, direct)
 
 
 def _shares(group: str, every: int, judged_here: Sequence[Judged]) -> str:
@@ -200,8 +198,8 @@ def _row(name: str, by_cadence: Sequence[Sequence[Judged]]) -> str:
     )
 
 
-def families(root: Path) -> Iterable[str]:
-    return {run.entry["family"] for run in runs(root, "evaluation")}
+def families(root: Path, group: str) -> Iterable[str]:
+    return {run.entry["family"] for run in runs(root, group)}
 
 
 def main() -> None:
@@ -225,10 +223,12 @@ def about(root: Path) -> dict[str, Any]:
         "torch": torch.__version__,
         "ours": weibull_monitor.__version__,
         "calibrated": ", ".join(sorted(CALIBRATED)),
-        "evaluated": ", ".join(sorted(families(root))),
+        "evaluated": ", ".join(sorted(families(root, "evaluation"))),
+        "held_out": ", ".join(sorted(families(root, "held out"))),
         "unseen": ", ".join(sorted(UNSEEN)),
         "old": ", ".join((*OLD, *OLD_TOO)),
         "new": ", ".join(NEW),
+        "last": ", ".join(LAST),
     }
 
 

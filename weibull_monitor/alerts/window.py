@@ -73,7 +73,7 @@ class SampleWindow:
 
     def __init__(self, attention: Iterable[Mapping[str, Any]] = (), initial: float | None = None) -> None:
         self._attention, self.initial = tuple(attention), initial
-        self._buffer: dict[str, Floats] = {}
+        self._buffer: dict[str, Any] = {}
         self._levels: Floats | None = None
         self.steps: list[int] = []
         self._end = 0
@@ -242,10 +242,10 @@ class SampleWindow:
         now, last, work = self._end - 1, self._end - 2, self.now("work")
         levels = np.stack([np.log(self.now("lambda")), self.now("k"), self.now("r2")])  # (columns, components)
         moved = np.abs(levels - self._levels)
-        still = ~np.isfinite(moved)
+        counts = np.isfinite(moved)
         if known:
-            still |= self.now("eta_sum") == self._buffer["eta_sum"][last]
-        moved = np.where(still, 0.0, moved)
+            counts &= self.now("eta_sum") != self._buffer["eta_sum"][last]
+        moved = np.where(counts, moved, 0.0)
         self._buffer["moved"][now] = moved, np.where(work > 0, moved / np.sqrt(work), 0.0)
         self._levels = levels
         if not known:
@@ -277,7 +277,7 @@ class SampleWindow:
             name: carried(self._buffer.get(name), (2 * CAPACITY, size), np.nan) for name in (*READ, *DERIVED)
         }
         self.baseline = {name: carried(self.baseline.get(name), (size,), np.nan) for name in READ}
-        self._buffer["moved"] = carried(moved, (2 * CAPACITY, 2, len(SHAPES), size), 0.0)
+        self._buffer["moved"] = carried(moved, (2 * CAPACITY, 2, len(SHAPES), size), 0.0).astype(np.float32)
         self._levels = carried(levels, (len(SHAPES), size), np.nan)
         self.peak = carried(self.peak, (size,), 0.0)
         self.settled = carried(self.settled.astype(float), (size,), 0.0) > 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -39,7 +40,7 @@ class Movement:
         centre: Their median, shape (components,); NaN with fewer than `MIN_INTERVALS`.
         size: Root sum of squares of their robust spread and their median size, shape (components,).
         own: The largest past movement (`SampleWindow.furthest`), shape (components,).
-        recent: Root mean square of the past movements as they were, whatever the length of their intervals, shape (components,).
+        moves: The past movements as they were, whatever the length of their intervals, shape (intervals, components).
         alike: Number of past intervals that were about as long, shape (components,).
         others: Median size of the last movement of the attention and feed-forward matrices; 0 if there are few.
         most: The upper quartile of these sizes.
@@ -50,10 +51,17 @@ class Movement:
     centre: Floats
     size: Floats
     own: Floats
-    recent: Floats
+    moves: Floats
     alike: Floats
     others: float
     most: float
+
+    @cached_property
+    def recent(self) -> Floats:
+        """Root mean square of ``moves``, without intervals that do not count, shape (components,); NaN where ``own`` is."""
+        known = self.past == self.past
+        size = np.sqrt(np.where(known, self.moves**2, 0.0).sum(axis=0) / known.sum(axis=0))
+        return np.where(self.own == self.own, size, np.nan)
 
 
 def usual_movement(window: SampleWindow, column: str, lookback: int) -> Movement:
@@ -84,14 +92,12 @@ def usual_movement(window: SampleWindow, column: str, lookback: int) -> Movement
         size = np.sqrt(spread_of(past, centre) ** 2 + median_of(np.abs(past)) ** 2)
         count = np.isfinite(past).sum(axis=0)
         enough = count >= _needed(window, lookback)
-        seen = np.where(np.isfinite(past), moves[:-1], 0.0)
-        recent = np.where(enough, np.sqrt((seen * seen).sum(axis=0) / count), np.nan)
         alike = (ratio <= SIMILAR_RATIO).sum(axis=0).astype(float)
         body = np.abs(moves[-1][window.components.body & window.components.trainable])
         others, most = middle_and_quartile(body)
     centre = np.where(enough, centre, np.nan)
     own = np.where(enough, window.furthest(column), np.nan)
-    found = Movement(moves[-1], past, centre, size, own, recent, alike, others, most)
+    found = Movement(moves[-1], past, centre, size, own, moves[:-1], alike, others, most)
     window.memo[column, lookback] = found
     return found
 
@@ -152,7 +158,7 @@ def unlike_both(
     limits: tuple[float | Floats, float | Floats],
     sure: float,
     others: float | Floats | None = None,
-    recent: float | Floats = RECENT,
+    recent: float | Floats | None = RECENT,
 ) -> Floats:
     """Strength of movements unlike a matrix's own past and unlike those of the other matrices in the interval, (components,).
 
@@ -168,16 +174,19 @@ def unlike_both(
         limits: ``limit``, and how large the movement is in itself.
         sure: The rule's setting of that name.
         others: What the others moved; their median if not given.
-        recent: How many times as large as the recent movements and as the others the movement is.
+        recent: How many times as large as the recent movements and as the others the movement is; None to leave that out.
     """
     if not move.others:
         return np.zeros(len(moved))
     size = np.abs(moved)
-    of_others = size / np.hypot(move.others if others is None else others, noise)
-    by_largest = np.minimum(size / np.hypot(move.own, noise), of_others) / limits[0]
-    latest = recent * np.where(move.alike > 0, 1.0, LONGER)
-    by_latest = np.minimum(size / np.hypot(move.recent, noise), size / np.hypot(move.others, noise)) / latest
-    ratio = or_zero(np.minimum(np.fmax(by_largest, by_latest), size / limits[1]))
+    squared, error = size * size, noise * noise  # squares, since np.hypot takes most of the time
+    of_others = squared / ((move.others if others is None else others) ** 2 + error)
+    by_past = np.minimum(squared / (move.own**2 + error), of_others) / np.square(limits[0])
+    if recent is not None:
+        latest = recent * np.where(move.alike > 0, 1.0, LONGER)
+        unlike = np.minimum(squared / (move.recent**2 + error), squared / (move.others**2 + error))
+        by_past = np.fmax(by_past, unlike / latest**2)
+    ratio = or_zero(np.minimum(np.sqrt(by_past), size / limits[1]))
     return np.where(window.components.body, np.where(ratio >= 1.0, sure * ratio, ratio), 0.0)
 
 

@@ -128,7 +128,7 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         added = np.log(window.now("lambda") / window.baseline["lambda"]) + window.now("decay")
         grown = np.full(len(components), goes_on(window))
         grown |= ~(added < (1.0 - LOST) * (added - move.last - decay))
-        fall = np.where(grown & (not common), np.hypot(fall, move.own), fall)
+        fall = np.where(grown & (not common), np.sqrt(fall**2 + move.own**2), fall)
         share = np.where(falling & common, COMMON, np.where(components.body, 1.0, UNLIKE_BLOCKS))
         share = np.where(driven, AFTER_JUMP, share)
         centre, usual = np.where(fallen, -decay, move.centre), np.where(fallen, fall, rise)
@@ -146,8 +146,9 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
             besides, unlike_both(window, beyond, move, noise, limits, type(settings).sure, others, np.inf)
         )
         # A higher η moves all matrices, so there are no others to be unlike; the past is what it was before the jump.
-        after = np.abs(move.last) / (AFTER_OTHERS * np.hypot(move.recent, noise))
-        besides = np.where(driven & (after >= 1.0), np.fmax(besides, type(settings).sure * after), besides)
+        if driven.any():
+            after = np.abs(move.last) / (AFTER_OTHERS * np.hypot(move.recent, noise))
+            besides = np.where(driven & (after >= 1.0), np.fmax(besides, type(settings).sure * after), besides)
         grew = bounded & (np.log(window.now("rms") / window.before("rms")) >= settings.change) & ~driven
         outruns = outrunning(window) / np.where(components.selection, settings.fast_attention, settings.fast)
         besides = np.where(grew & (outruns >= 1.0), np.fmax(besides, type(settings).sure * outruns), besides)
@@ -155,9 +156,10 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         if faster >= 1.0:
             besides = np.where(body & grew, np.fmax(besides, type(settings).sure * faster), besides)
         # Nobody means a negative λ_wd, so what it explains is no chance.
-        unusual = suddenness(move.last - centre, usual, settings.z * share, change)[1]
-        against = driven & ~jumped & (move.last > 0.0) & (unusual >= 1.0)
-        besides = np.where(against, np.fmax(besides, type(settings).sure * unusual), besides)
+        against = driven & ~jumped & (move.last > 0.0)
+        if against.any():
+            unusual = suddenness(move.last - centre, usual, settings.z * share, change)[1]
+            besides = np.where(against & (unusual >= 1.0), np.fmax(besides, type(settings).sure * unusual), besides)
     now, before = window.now("lambda"), window.before("lambda")
 
     def cause(i: int) -> str:
