@@ -1,6 +1,6 @@
-"""Which families and faults thresholds may be chosen with, and which are evaluated only.
+"""Which families and faults thresholds may be chosen with, which are evaluated, and which are held out.
 
-The division was made before any of them was run. A family and a fault belong to one side only.
+The division was made before any of them was run. A family belongs to one side only, and so does a fault for calibration.
 """
 
 from __future__ import annotations

@@ -111,9 +111,9 @@ class ScaleShift(UnlikeOthers):
     both: float = 3.3
     both_fall: float = 1.9
     both_lost: float = 0.9
-    fast: float = 2.1
+    fast: float = 1.85
     fast_attention: float = 3.3
-    faster: float = 1.45
+    faster: float = 1.25
     z: float = 5.0
     change: float = 0.07
     fall: float = 0.055

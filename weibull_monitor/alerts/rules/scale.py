@@ -10,6 +10,7 @@ import numpy as np
 from weibull_monitor.alerts.rules.loaded import goes_on
 from weibull_monitor.alerts.rules.movement import (
     AS_OTHERS,
+    LEAST_SPEED,
     MIN_INTERVALS,
     outrunning,
     shift_result,
@@ -183,18 +184,26 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
 
 
 def _faster(window: SampleWindow, settings: ScaleShift) -> float:
-    """How much faster the model moves for its η than it ever did after its first steps; 0 if that is not known.
+    """How much faster the whole model moves for its η than it ever did after its first steps; 0 if that is not known.
 
-    Only where the size of steps can grow: those of signs and of orthogonal matrices cannot, and are as fast as their directions
+    A model that begins to learn moves its blocks, but an optimizer that goes wrong moves all that it steps: the smaller of two
+    ratios is taken, that of the attention and feed-forward matrices and that of the others, such as embeddings and heads. Only
+    where the size of steps can grow: those of signs and of orthogonal matrices cannot, and are as fast as their directions
     agree. And only where most matrices grow.
     """
-    body = window.components.body & window.components.trainable
+    components = window.components
+    body, rest = components.body & components.trainable, ~components.body & components.trainable
     if window.moving_intervals <= MIN_INTERVALS or not window.warm[body].any() or not window.speed > window.fastest:
         return 0.0
     grew = np.log(window.now("rms")[body] / window.before("rms")[body])
     can_grow = float(median_of(window.now("update_max")[body][:, None])[0]) > SIGN
-    enough = float(median_of(grew[:, None])[0]) >= settings.change
-    return window.speed / max(window.fastest, FULL_STEPS) if can_grow and enough else 0.0
+    if not can_grow or not float(median_of(grew[:, None])[0]) >= settings.change:
+        return 0.0
+    past, now = window["speed"][:-1, rest], window.now("speed")[rest]  # (intervals, others), (others,)
+    known = (past > 0.0).sum(axis=0) >= MIN_INTERVALS - 1
+    others = now[known] / np.fmax(np.fmax.reduce(past[:, known], axis=0), LEAST_SPEED)
+    beside = float(median_of(others[:, None])[0]) if len(others) else 0.0
+    return min(window.speed / max(window.fastest, FULL_STEPS), beside)
 
 
 def scale_runaway(window: SampleWindow, settings: ScaleRunaway) -> RuleResult | None:
