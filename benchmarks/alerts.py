@@ -250,11 +250,11 @@ replayed at cadences of 10, 50 and 100. An alarm is a warning or an error; infos
 
 Families stand on one of three sides, by name, since before the first run of each side was trained. Thresholds were chosen with
 *calibration*. *Evaluation* has been looked at six times, so that its numbers are not unseen. After each look something was
-changed as a kind: `sure` of `scale_shift` was raised, and η is looked at between samples (bloom and electra alarmed); `no_gradient`
-became an info (bart, marian); faults were added to *calibration* (few were found at 50 and 100); rises of W_q and W_k and small
-changes of k after a long interval were left out of `both` (electra, bart, simulated runs). Now falls are compared with what
-training has added, and a k above that of a uniform distribution is an info (bart); both were chosen with blenderbot, which was added
-to *calibration* for it.
+changed as a kind: `sure` of `scale_shift` was raised, and η is looked at between samples (bloom and electra alarmed);
+`no_gradient` became an info (bart, marian); faults were added to *calibration* (few were found at 50 and 100); rises of W_q and
+W_k and small changes of k after a long interval were left out of `both` (electra, bart, simulated runs). Now falls are compared
+with what training has added, and a k above that of a uniform distribution is an info (bart); both were chosen with blenderbot,
+which was added to *calibration* for it.
 
 *Held out* was trained last, and first replayed when the rules were finished: {first} Looking at that, one thing was changed: a
 whole model that outruns its past (`faster`) is only found if its embeddings and heads do, too, which in *calibration* parts
