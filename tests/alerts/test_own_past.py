@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from alerts.simulated import ATTENTION, KINDS, Columns, alerts_of, healthy, index, samples_of, window_of
+from alerts.simulated import (
+    ATTENTION,
+    KINDS,
+    Columns,
+    alerts_of,
+    components,
+    healthy,
+    index,
+    samples_of,
+    window_of,
+)
 from weibull_monitor.alerts import replay
 from weibull_monitor.alerts.window import JUMP
+from weibull_monitor.history.alert import Alert
 
 AT = 15
 V, UP, Q = index(2, "attn_v"), index(2, "ffn_up"), index(2, "attn_q")
@@ -48,15 +60,25 @@ def test_a_fall_below_the_start_needs_no_size_that_was_never_seen() -> None:
     assert begun(lambda c: scaled(c, V, -0.3, AT)) == [(10 * AT, "2.attn_v.weight")]
 
 
+def with_embedding(break_it: Callable[[list[Columns]], object]) -> list[Alert]:
+    """Warnings of a run in which the last matrix is an embedding."""
+    columns = healthy()
+    break_it(columns)
+    chosen = (*components()[:-1], replace(components()[-1], kind="embedding", block=None))
+    found = replay(samples_of(columns, of=chosen), None, [ATTENTION])
+    return [alert for alert in found if alert.finding.severity != "info"]
+
+
 def test_a_model_that_outruns_its_own_past_is_found() -> None:
     """As after the second moment was lost: all matrices grow at once, faster for their η than they ever did."""
-
-    def lost(columns: list[Columns]) -> None:
-        scaled(columns, slice(None), 0.12, AT)
-
-    found = alerts_of(lost)
+    found = with_embedding(lambda c: scaled(c, slice(None), 0.12, AT))
     assert {a.finding.rule for a in found} == {"scale_shift"}
     assert found[0].finding.count > BODY // 2
+
+
+def test_blocks_that_outrun_their_past_begin_to_learn() -> None:
+    """The embedding goes on as before, so it is not the optimizer."""
+    assert with_embedding(lambda c: scaled(c, slice(0, BODY - 1), 0.12, AT)) == []
 
 
 @pytest.mark.parametrize("bound", [1.0, np.nan])
@@ -68,7 +90,7 @@ def test_steps_of_one_size_outrun_nothing(bound: float) -> None:
         for now in columns:
             now["update_max"][:] = bound
 
-    assert not [a for a in alerts_of(lost) if a.finding.rule == "scale_shift"]
+    assert not [a for a in with_embedding(lost) if a.finding.rule == "scale_shift"]
 
 
 def test_a_query_that_outruns_its_past_and_the_others_is_found() -> None:

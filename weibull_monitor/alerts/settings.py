@@ -63,10 +63,7 @@ class Unchanged(RuleSettings):
 
 @dataclass(frozen=True)
 class NoGradient(RuleSettings):
-    """Weight decay alone moves a matrix, while the others move by ``others`` times what the fits can tell.
-
-    An info: attention that is still uniform gets next to no gradient, too.
-    """
+    """Weight decay alone moves a matrix, while the others move by ``others`` times what the fits can tell."""
 
     at_most: Severity = "info"
     persist: int = 3
@@ -85,9 +82,9 @@ class ImpossibleChange(RuleSettings):
 
 @dataclass(frozen=True)
 class UnlikeOthers(RuleSettings):
-    """A movement by ``far`` or more, and by ``others`` times what the other matrices moved in the same interval.
+    """A movement by ``far`` or more, and ``others`` times what the other matrices moved in the same interval.
 
-    Or one that is ``both`` times as large as the largest of its own past and as those of the other matrices.
+    Or one that is ``both`` times the largest of its own past and what they moved.
     """
 
     others: float = 9.0
@@ -97,12 +94,10 @@ class UnlikeOthers(RuleSettings):
 
 @dataclass(frozen=True)
 class ScaleShift(UnlikeOthers):
-    """ln λ moved by more than ``z`` times its usual size for this matrix, and by ``change`` or more.
+    """ln λ moved by ``z`` times its usual size for this matrix, and by ``change`` or more, or fell by ``fall`` beyond decay.
 
-    A fall has to be ``fall`` or more beyond weight decay. Or ln λ moved otherwise than that of the others (`UnlikeOthers`);
-    ``both_fall`` is for falls what ``both`` is for rises, and ``both_lost`` for those that take away most of what training has
-    added. Or it moved ``fast`` times as fast, for its η, as ever and as the others (W_q and W_k: ``fast_attention``), or the
-    whole model ``faster`` times.
+    Or otherwise than the others (`UnlikeOthers`; ``both_fall`` is for falls, ``both_lost`` for those that take away most of what
+    training has added). Or ``fast`` times as fast for its η as ever (W_q, W_k: ``fast_attention``); the model ``faster`` times.
     """
 
     sure: float = 2.5
@@ -148,9 +143,9 @@ class SelectionRange(RuleSettings):
 
 @dataclass(frozen=True)
 class SelectionShift(UnlikeOthers):
-    """k of a W_q or W_k moved by more than ``z`` times its usual size, and by ``change`` or more.
+    """k of a W_q or W_k moved by more than ``z`` times its usual size, and by ``change`` or more; or unlike the others.
 
-    Or otherwise than that of the other matrices (`UnlikeOthers`); ``both_rise`` is for rises what ``both`` is for falls.
+    ``both_rise`` is for rises what ``both`` of `UnlikeOthers` is for falls.
     """
 
     sure: float = 2.0
@@ -247,8 +242,7 @@ class UpdateExcess(RuleSettings):
 class BodyBreak(UnlikeOthers):
     """R² below ``r2``; or a sudden fall of R² by ``fall`` or change of k by ``change``, and ``z`` times the usual size.
 
-    An R² that falls slowly is a warning from ``slowly`` on. Or a change of k or a fall of R² that is unlike that of the others
-    (`UnlikeOthers`), with ``both_r2`` for R².
+    A warning from ``slowly`` on if R² falls slowly. Or a change unlike that of the others (`UnlikeOthers`; R²: ``both_r2``).
     """
 
     sure: float = 1.2
