@@ -195,6 +195,9 @@ ARCHITECTURES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "deepseek": ("text", "deepseek_v3", _LLAMA | _LATENT),
     "phi": ("text", "phi", _LLAMA),
     "bart": ("pairs", "bart", _BART),
+    "stablelm": ("text", "stablelm", _LLAMA | {"num_key_value_heads": 4}),
+    "pegasus": ("pairs", "pegasus", {name: _BART[name] for name in _BART if name != "forced_eos_token_id"}),
+    "dinov2": ("image", "dinov2", {name: _VIT[name] for name in _VIT if name != "intermediate_size"} | {"mlp_ratio": 2}),
     "gemma": ("text", "gemma", _LLAMA | {"num_key_value_heads": 1, "head_dim": 24}),
 }  # fmt: skip
 """Kind of data, model type and configuration."""

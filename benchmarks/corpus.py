@@ -244,7 +244,7 @@ def write_index(root: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", type=Path)
-    parser.add_argument("--group", choices=("calibration", "evaluation"), help="only one side")
+    parser.add_argument("--group", choices=("calibration", "held out", "evaluation"), help="only one side")
     parser.add_argument("--only", nargs="*", help="folders of healthy trainings")
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -1,71 +1,12 @@
-"""The trainings that alerts are tried on, by name, and which of them thresholds may be chosen with.
-
-The division was made before any of them was run. A family and a fault belong to one side only.
-"""
+"""The trainings that alerts are tried on, by name, and which of them thresholds may be chosen with."""
 
 from __future__ import annotations
 
-import zlib
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
 
-from corpus_sides import CALIBRATED, NEW, OLD, OLD_TOO
-
-Group = Literal["calibration", "evaluation"]
-
-
-@dataclass(frozen=True)
-class Case:
-    """One training.
-
-    Attributes:
-        name: What is special about it; with the family it names its folder.
-        family: Of `corpus_families`.
-        optimizer: Of `corpus_optimizers`.
-        schedule: Course of η, as `corpus_optimizers.rate` has it.
-        eta: Highest η.
-        weight_decay: λ_wd.
-        layout: Of parameter groups, as `corpus_optimizers` has them.
-        dtype: Of the weights.
-        event: What ordinary thing happens: ``lora``, ``unfreezing``, ``frozen embeddings``, ``curriculum``, ``accumulation``,
-            ``uniform``, ``fine-tuning``, ``resumed``; empty for none.
-        clip: Largest gradient norm; 0 for any.
-        warmup: Steps of rising η.
-        steps: Optimizer steps.
-        batch: Sequences of a batch.
-        dropout: Whether the model's dropout is on.
-        strikes: Step after which the faulty branches leave; 0 for a training without.
-        faults: Faults of the branches.
-    """
-
-    name: str
-    family: str
-    optimizer: str = "adamw"
-    schedule: str = "cosine"
-    eta: float = 2e-3
-    weight_decay: float = 0.1
-    layout: str = "by dimension"
-    dtype: str = "float32"
-    event: str = ""
-    clip: float = 1.0
-    warmup: int = 30
-    steps: int = 300
-    batch: int = 8
-    dropout: bool = False
-    strikes: int = 0
-    faults: tuple[str, ...] = ()
-
-    @property
-    def folder(self) -> str:
-        return f"{self.family}--{self.name}".replace(" ", "-").replace(",", "")
-
-    @property
-    def group(self) -> Group:
-        return "calibration" if self.family in CALIBRATED else "evaluation"
-
-    @property
-    def seed(self) -> int:
-        return zlib.crc32(self.folder.encode()) % 100_000
+from corpus_case import Case
+from corpus_cases_more import faulty_too, healthy_too
+from corpus_sides import NEW, OLD, OLD_TOO
 
 
 def _healthy() -> list[Case]:
@@ -298,8 +239,9 @@ def _faulty() -> list[Case]:
 def cases() -> list[Case]:
     """All trainings, those for calibration first; faulty ones are spread among the healthy."""
     found = []
-    for group in ("calibration", "evaluation"):
-        healthy, faulty = ([c for c in made if c.group == group] for made in (_healthy(), _faulty()))
+    for group in ("calibration", "held out", "evaluation"):
+        made = ([*_healthy(), *healthy_too()], [*_faulty(), *faulty_too()])
+        healthy, faulty = ([c for c in cases if c.group == group] for cases in made)
         ranked = [
             *((n / len(healthy), c) for n, c in enumerate(healthy)),
             *((n / len(faulty), c) for n, c in enumerate(faulty)),

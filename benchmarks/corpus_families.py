@@ -354,20 +354,25 @@ VISION: Final[dict[str, tuple[str, dict[str, Any]]]] = {
 
 def _of_transformers(auto: Any, kind: str, arguments: dict[str, Any], batch: Any, **more: Any) -> Task:
     config = CONFIG_MAPPING[kind](**arguments, **more)
-    eager = {"attn_implementation": "eager"} if kind not in ("mamba", "mamba2", "segformer", "convnext") else {}
-    return Task(auto.from_config(config, **eager), own_loss, batch)
+    try:
+        model = auto.from_config(config, attn_implementation="eager")
+    except (ValueError, TypeError):  # a model without attention
+        model = auto.from_config(config)
+    return Task(model, own_loss, batch)
 
 
 def build(family: str) -> Task:
     """The task of a family; its weights come from torch's global random state."""
-    if family in DECODERS:  # a Mamba without its kernels takes one token after another
-        return _of_transformers(AutoModelForCausalLM, *DECODERS[family], short if family == "mamba" else causal)
-    if family in ENCODERS:
-        return _of_transformers(AutoModelForMaskedLM, *ENCODERS[family], masked)
-    if family in SEQ2SEQ:
-        return _of_transformers(AutoModelForSeq2SeqLM, *SEQ2SEQ[family], translated)
-    if family in VISION:
-        return _of_transformers(AutoModelForImageClassification, *VISION[family], pictures, num_labels=10)
-    from corpus_own import OWN  # which imports this module
+    import corpus_families_more as more  # which imports this module
+
+    if row := (DECODERS | more.DECODERS).get(family):  # a Mamba without its kernels takes one token after another
+        return _of_transformers(AutoModelForCausalLM, *row, short if family in ("mamba", "rwkv") else causal)
+    if row := (ENCODERS | more.ENCODERS).get(family):
+        return _of_transformers(AutoModelForMaskedLM, *row, masked)
+    if row := (SEQ2SEQ | more.SEQ2SEQ).get(family):
+        return _of_transformers(AutoModelForSeq2SeqLM, *row, translated)
+    if row := (VISION | more.VISION).get(family):
+        return _of_transformers(AutoModelForImageClassification, *row, pictures, num_labels=10)
+    from corpus_own import OWN
 
     return OWN[family]()

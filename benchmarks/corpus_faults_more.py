@@ -1,4 +1,4 @@
-"""Faults that were added later, for thresholds to be chosen with: of the kinds of those that are evaluated."""
+"""Faults that were added later: for thresholds to be chosen with, of the kinds of those that are evaluated, and some held out."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 
 import torch
 from corpus_faults import decay, edit, factor_all, factor_one, second_moment
-from corpus_world import MATRICES, World
+from corpus_world import MATRICES, NotHere, World
 from torch import Tensor
 
 
@@ -64,6 +64,72 @@ def _quarter(world: World, w: Tensor) -> None:
     w[: len(w) // 4].normal_(std=0.02)
 
 
+@edit(*MATRICES)
+def _rows_doubled(world: World, w: Tensor) -> None:
+    w[: len(w) // 2] *= 2.0
+
+
+@edit(*MATRICES)
+def _third(world: World, w: Tensor) -> None:
+    w[:, : w.shape[1] // 3].normal_(std=0.02)
+
+
+@edit(*MATRICES)
+def _dropped(world: World, w: Tensor) -> None:
+    w.mul_((torch.rand(w.shape) < 0.8) / 0.8)
+
+
+@edit(*MATRICES)
+def _ternary(world: World, w: Tensor) -> Tensor:
+    size = w.abs().mean()
+    return (w / size).round().clamp(-1, 1) * size
+
+
+@edit(*MATRICES, whole=True)
+def _row(world: World, w: Tensor) -> None:
+    w[world.chance.randrange(len(w))] *= 100.0
+
+
+@edit(*MATRICES)
+def _power(world: World, w: Tensor) -> Tensor:
+    return w.sign() * w.abs() ** 1.4 * w.std() ** -0.4
+
+
+@edit(*MATRICES)
+def _smaller_a_bit(world: World, w: Tensor) -> None:
+    w.mul_(0.7)
+
+
+def _mixed(world: World) -> None:
+    chosen = world.components(*MATRICES)
+    one = world.chance.choice(chosen)
+    others = [c for c in chosen if (c.kind, c.tower, c.shape, c.cross) == (one.kind, one.tower, one.shape, one.cross)]
+    others = [c for c in others if c.block != one.block]
+    if not others:
+        raise NotHere("two layers")
+    world.values(one).add_(world.values(others[0])).mul_(0.5)
+    world.strike(one)
+
+
+def _ascending(world: World) -> None:
+    def change() -> None:
+        for p in world.model.parameters():
+            if p.grad is not None:
+                p.grad.neg_()
+
+    world.before_step.append(change)
+
+
+def _spike(world: World) -> None:
+    def change() -> None:
+        for p in world.model.parameters():
+            if p.grad is not None:
+                p.grad.mul_(1000.0)
+        world.before_step.clear()
+
+    world.before_step.append(change)
+
+
 def _some_steps(world: World, factor: float, steps: int) -> None:
     factor_all(world, factor)
     left = [steps]
@@ -91,4 +157,14 @@ FAULTS_TOO: Final[dict[str, Callable[[World], None]]] = {
     "3-bit rounding": _three_bits,
     "clipped at 1.2 σ": _clipped,
     "a quarter from the start": _quarter,
+    "rows × 2": _rows_doubled,
+    "a third from the start": _third,
+    "weights dropped out": _dropped,
+    "ternary": _ternary,
+    "one row × 100": _row,
+    "powers of 1.4": _power,
+    "matrix × 0.7": _smaller_a_bit,
+    "merged with another layer": _mixed,
+    "gradient upside down": _ascending,
+    "one gradient × 1000": _spike,
 }

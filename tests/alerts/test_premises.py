@@ -52,7 +52,7 @@ def test_a_model_that_begins_to_learn_as_a_whole_is_no_fault() -> None:
     def learning(columns: list[Columns]) -> None:
         for n, now in enumerate(columns[AT:], 1):
             for name in ("lambda", "rms"):
-                now[name] *= np.exp(0.15 * min(n, 4) * np.linspace(0.7, 1.3, len(now[name])))
+                now[name] *= np.exp(0.05 * min(n, 4) * np.linspace(0.7, 1.3, len(now[name])))
 
     assert alerts_of(learning) == []
 

@@ -1,4 +1,4 @@
-"""Thresholds of the rules, from code, dictionaries or TOML. docs/alerts.md gives the reasons for their defaults."""
+"""Thresholds of the rules, from code, dictionaries or TOML; docs/alerts.md gives reasons."""
 
 from __future__ import annotations
 
@@ -63,10 +63,7 @@ class Unchanged(RuleSettings):
 
 @dataclass(frozen=True)
 class NoGradient(RuleSettings):
-    """Weight decay alone moves a matrix, while the others move by ``others`` times what the fits can tell.
-
-    An info: attention that is still uniform gets next to no gradient, too.
-    """
+    """Weight decay alone moves a matrix, while the others move by ``others`` times what the fits can tell."""
 
     at_most: Severity = "info"
     persist: int = 3
@@ -85,29 +82,33 @@ class ImpossibleChange(RuleSettings):
 
 @dataclass(frozen=True)
 class UnlikeOthers(RuleSettings):
-    """A movement by ``far`` or more, and by ``others`` times what the other matrices moved in the same interval.
+    """A movement by ``far`` or more, and ``others`` times what the other matrices moved in the same interval.
 
-    Or one that is ``both`` times as large as its own past movements and as those of the other matrices.
+    Or one that is ``both`` times the largest of its own past and what they moved.
     """
 
     others: float = 9.0
     far: float = 0.12
-    both: float = 5.5
+    both: float = 3.0
 
 
 @dataclass(frozen=True)
 class ScaleShift(UnlikeOthers):
-    """ln λ moved by more than ``z`` times its usual size for this matrix, and by ``change`` or more.
+    """ln λ moved by ``z`` times its usual size for this matrix, and by ``change`` or more, or fell by ``fall`` beyond decay.
 
-    A fall has to be ``fall`` or more beyond weight decay. Or ln λ moved otherwise than that of the others (`UnlikeOthers`);
-    ``both_fall`` is for falls what ``both`` is for rises.
+    Or otherwise than the others (`UnlikeOthers`; ``both_fall`` is for falls, ``both_lost`` for those that take away most of what
+    training has added). Or ``fast`` times as fast for its η as ever (W_q, W_k: ``fast_attention``); the model ``faster`` times.
     """
 
     sure: float = 2.5
     others: float = 8.0
     far: float = 0.4
-    both: float = 7.0
-    both_fall: float = 4.2
+    both: float = 3.3
+    both_fall: float = 1.9
+    both_lost: float = 0.9
+    fast: float = 1.85
+    fast_attention: float = 3.3
+    faster: float = 1.25
     z: float = 5.0
     change: float = 0.07
     fall: float = 0.055
@@ -142,12 +143,14 @@ class SelectionRange(RuleSettings):
 
 @dataclass(frozen=True)
 class SelectionShift(UnlikeOthers):
-    """k of a W_q or W_k moved by more than ``z`` times its usual size, and by ``change`` or more.
+    """k of a W_q or W_k moved by more than ``z`` times its usual size, and by ``change`` or more; or unlike the others.
 
-    Or otherwise than that of the other matrices (`UnlikeOthers`).
+    ``both_rise`` is for rises what ``both`` of `UnlikeOthers` is for falls.
     """
 
     sure: float = 2.0
+    both: float = 4.0
+    both_rise: float = 8.0
     z: float = 6.0
     change: float = 0.03
     lookback: int = 8
@@ -239,11 +242,11 @@ class UpdateExcess(RuleSettings):
 class BodyBreak(UnlikeOthers):
     """R² below ``r2``; or a sudden fall of R² by ``fall`` or change of k by ``change``, and ``z`` times the usual size.
 
-    An R² that falls slowly is a warning from ``slowly`` on. Or a change of k that is unlike that of the others (`UnlikeOthers`).
+    A warning from ``slowly`` on if R² falls slowly. Or a change unlike that of the others (`UnlikeOthers`; R²: ``both_r2``).
     """
 
     sure: float = 1.2
-
+    both_r2: float = 4.0
     r2: float = ONE_POPULATION
     slowly: float = 0.9
     fall: float = 0.01

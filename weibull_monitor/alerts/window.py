@@ -24,12 +24,22 @@ READ: Final = (
 )
 """The recorded columns that rules read."""
 _NO_FIT: Final = (math.nan,) * 7
-DERIVED: Final = ("work", "budget", "decay")
-"""Columns computed from them: the `work` of the interval before a sample, and I and S of the scaling law at the sample."""
+DERIVED: Final = ("work", "budget", "decay", "speed")
+"""Columns computed from them: the `work` of the interval before a sample, I and S of the scaling law at the sample, and the speed
+in the interval before it: the root of the growth of RMS² beyond weight decay, over what steps of size η in random directions make
+of it. It is 0 in the first steps, and for what has shrunk."""
+SHAPES: Final = ("log lambda", "k", "r2")
+"""Columns whose movements are kept, one after the other, for `SampleWindow.furthest`."""
 CAPACITY: Final = 32
 """Number of samples kept. 2,000 components take 14 MB."""
 MAX_ETA_GROWTH: Final = 2.0
 """η may double from sample to sample, as in a warm-up. Above twice the highest η before, it excuses no larger movement."""
+JUMP: Final = 1.5
+"""After the warm-up, a mean η of an interval this many times as high as everything before is a jump."""
+FIRST_STEPS: Final = 10
+"""The first steps of Adam all go one way, and say nothing of later ones."""
+MIN_SPEED: Final = 0.1
+"""Below this `speed`, most matrices stand still."""
 SETTLED_TOLERANCE: Final = 1.001
 """The warm-up is over when η is no longer above its peak by more than rounding."""
 MIN_MOVING_SHARE: Final = 0.1
@@ -54,13 +64,17 @@ class SampleWindow:
         steps: Optimizer steps of the samples kept, the latest last.
         samples: Number of samples so far, including those no longer kept.
         reset: Number of components whose optimizer state was reset during the run, at the last two samples.
+        speed: Median of the column ``speed`` over attention and feed-forward matrices. NaN if unknown.
+        fastest: The highest `speed` before; 0 before there was any.
+        moving_intervals: Number of intervals that `fastest` is from.
         memo: Results about the latest sample that several rules share; emptied at the next sample.
         kept: Results about the components and the baseline; emptied when these change.
     """
 
     def __init__(self, attention: Iterable[Mapping[str, Any]] = (), initial: float | None = None) -> None:
         self._attention, self.initial = tuple(attention), initial
-        self._buffer: dict[str, Floats] = {}
+        self._buffer: dict[str, Any] = {}
+        self._levels: Floats | None = None
         self.steps: list[int] = []
         self._end = 0
         self._components: tuple[Component, ...] = ()
@@ -72,6 +86,7 @@ class SampleWindow:
         self.plateau: Floats = np.zeros(0)
         self.samples = 0
         self.reset = (0, 0)
+        self.speed, self.fastest, self.moving_intervals = math.nan, 0.0, 0
         self.memo: dict[Any, Any] = {}
         self.kept: dict[Any, Any] = {}
         self._adopt(())
@@ -115,6 +130,22 @@ class SampleWindow:
             return np.full(len(self.components), np.nan)
         values: Floats = self._buffer[column][self._end - 2]
         return values
+
+    def furthest(self, column: str) -> Floats:
+        """The largest |movement| of a column of `SHAPES` between the samples kept before the latest one, shape (components,).
+
+        Each is brought to the length of the last interval by the square root of `work`, if that is longer, as steps in random
+        directions go further. Intervals without a step do not count.
+        """
+        if "furthest" not in self.memo:
+            kept = self._buffer["moved"][
+                self._end - len(self.steps) : self._end - 1
+            ]  # (intervals, 2, columns, components)
+            with quiet():
+                most = np.maximum.reduce(kept, axis=0) if len(kept) else np.zeros(self._buffer["moved"].shape[1:])
+                self.memo["furthest"] = np.maximum(most[0], most[1] * np.sqrt(self.now("work")))
+        found: Floats = self.memo["furthest"][SHAPES.index(column)]
+        return found
 
     def _once(self, name: str, make: Callable[[], Bools]) -> Bools:
         """What several rules ask about the latest sample, made once."""
@@ -164,7 +195,7 @@ class SampleWindow:
     def jumped(self) -> Bools:
         """Components past the warm-up whose η is now above twice all earlier values; shape (components,).
 
-        Or was, between the last two samples: the mean η of that interval is above twice those of the intervals before.
+        Or was, between the last two samples: the mean η of that interval is above `JUMP` times everything before.
         """
         return self._once("jumped", self._jumped)
 
@@ -173,7 +204,7 @@ class SampleWindow:
         rates = (spent[1:] - spent[:-1]) / (steps[1:] - steps[:-1])[:, None]  # (intervals, components)
         jumped = self.now("eta") > MAX_ETA_GROWTH * self.peak
         if len(rates) > 1:
-            jumped = jumped | (rates[-1] > MAX_ETA_GROWTH * np.fmax.reduce(rates[:-1], axis=0))
+            jumped = jumped | (rates[-1] > JUMP * np.fmax(np.fmax.reduce(rates[:-1], axis=0), self.peak))
         return self.settled & jumped
 
     def _derive(self) -> None:
@@ -204,6 +235,29 @@ class SampleWindow:
             spent = or_zero(mean * or_zero(self.now("weight_decay")) * steps)
             buffer["budget"][now] = budget * np.exp(-2.0 * spent) + or_zero(2.0 * mean * mean * steps)
             buffer["decay"][now] = decay + spent
+            self._note_movement(known, steps, spent)
+
+    def _note_movement(self, known: bool, steps: float, spent: Floats) -> None:
+        """Keeps how far the columns `SHAPES` have moved, as it is and over the root of the work, and the model's speed."""
+        now, last, work = self._end - 1, self._end - 2, self.now("work")
+        levels = np.stack([np.log(self.now("lambda")), self.now("k"), self.now("r2")])  # (columns, components)
+        moved = np.abs(levels - self._levels)
+        counts = np.isfinite(moved)
+        if known:
+            counts &= self.now("eta_sum") != self._buffer["eta_sum"][last]
+        moved = np.where(counts, moved, 0.0)
+        self._buffer["moved"][now] = moved, np.where(work > 0, moved / np.sqrt(work), 0.0)
+        self._levels = levels
+        if not known:
+            return
+        if self.speed >= MIN_SPEED:
+            self.fastest, self.moving_intervals = max(self.fastest, self.speed), self.moving_intervals + 1
+        grown = self.now("rms") ** 2 - (self._buffer["rms"][last] * np.exp(-spent)) ** 2
+        late = steps > 0 and self.steps[-1] > FIRST_STEPS
+        speed = np.sqrt(np.fmax(or_zero(grown / (work**2 / steps)), 0.0)) if late else np.zeros(len(work))
+        self._buffer["speed"][now] = speed
+        body = speed[self.components.body & self.components.trainable]
+        self.speed = float(median_of(body[:, None])[0]) if len(body) else math.nan
 
     def _adopt(self, components: tuple[Component, ...]) -> None:
         """Makes room for these components, and keeps the values of those that were there before."""
@@ -218,10 +272,13 @@ class SampleWindow:
             return new
 
         size = len(components)
+        moved, levels = self._buffer.get("moved"), self._levels
         self._buffer = {
             name: carried(self._buffer.get(name), (2 * CAPACITY, size), np.nan) for name in (*READ, *DERIVED)
         }
         self.baseline = {name: carried(self.baseline.get(name), (size,), np.nan) for name in READ}
+        self._buffer["moved"] = carried(moved, (2 * CAPACITY, 2, len(SHAPES), size), 0.0).astype(np.float32)
+        self._levels = carried(levels, (len(SHAPES), size), np.nan)
         self.peak = carried(self.peak, (size,), 0.0)
         self.settled = carried(self.settled.astype(float), (size,), 0.0) > 0
         self.plateau = carried(self.plateau, (size,), np.nan)

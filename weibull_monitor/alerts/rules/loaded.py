@@ -108,6 +108,25 @@ def initialised_anew(window: SampleWindow, settings: InitialisedAnew) -> RuleRes
     return rule_result(strength, 2, "λ at step 0", value, meaning, low=usual, high=usual, z=z)
 
 
+def goes_on(window: SampleWindow) -> bool:
+    """Whether the run goes on from trained weights, or has no sample at step 0 that could tell."""
+    if "goes on" not in window.kept:
+        with quiet():
+            window.kept["goes on"] = not window.baseline or _were_trained(window)
+    found: bool = window.kept["goes on"]
+    return found
+
+
+def _were_trained(window: SampleWindow) -> bool:
+    start, body = window.baseline, window.components.body
+    away = _from_anchors(start["k"], start["k_se"])[0][body]
+    known = away[np.isfinite(away)]
+    if not len(known) or float((known > TRAINED_ERRORS).mean()) >= TRAINED_SHARE:
+        return True
+    noise = SE_LAMBDA * start["k_se"] / start["k"]
+    return _roughness(start["lambda"], noise, _groups(window)) > ROUGH
+
+
 def _look(window: SampleWindow, settings: InitialisedAnew) -> _Loaded:
     components, start = window.components, window.baseline
     k, scale, error = start["k"], start["lambda"], start["k_se"]  # (components,) each, as all that follows
@@ -117,11 +136,8 @@ def _look(window: SampleWindow, settings: InitialisedAnew) -> _Loaded:
         sigma = scale / ratio
     groups = _groups(window)
     body = np.array(sorted({i for group in groups for i in group.tolist()}), dtype=np.int64)
-    known = body[np.isfinite(away[body])]
-    trained = len(known) > 0 and float((away[known] > TRAINED_ERRORS).mean()) >= TRAINED_SHARE
-    trained = trained or (len(known) > 0 and _roughness(scale, noise, groups) > ROUGH)
     empty = _Loaded(np.zeros(0, dtype=np.int64), [], np.zeros(0), np.zeros(0), np.zeros(0))
-    if not trained:
+    if not goes_on(window):
         return empty
     unlike: dict[
         int, tuple[Ints, int, float, float, bool]

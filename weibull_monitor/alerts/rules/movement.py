@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -19,8 +20,12 @@ MIN_OTHERS: Final = 6
 """Matrices that have to move for their median to say how the whole model moves."""
 AS_OTHERS: Final = 0.7
 """Share of the movement of the other matrices in the same interval that counts as usual: the model begins to learn as a whole."""
+LEAST_SPEED: Final = 0.3
+"""Below this speed a matrix is as good as still: healthy ones that learn have 0.5 to 3."""
+RECENT: Final = 5.5
+"""How many times the recent movements, by their root mean square, a movement has to be, to be unlike its own past."""
 LONGER: Final = 1.5
-"""How much further a movement has to go in an interval that is longer than all before, to be unlike both."""
+"""How much further that is in an interval that is longer than all before."""
 SIMILAR_RATIO: Final = 1.5
 """An interval is as long as another if its `work` is at most this many times as much."""
 
@@ -34,9 +39,11 @@ class Movement:
         past: The movements before it, shape (intervals, components).
         centre: Their median, shape (components,); NaN with fewer than `MIN_INTERVALS`.
         size: Root sum of squares of their robust spread and their median size, shape (components,).
-        own: Root mean square of the past movements as they were, whatever the length of their intervals, shape (components,).
+        own: The largest past movement (`SampleWindow.furthest`), shape (components,).
+        moves: The past movements as they were, whatever the length of their intervals, shape (intervals, components).
         alike: Number of past intervals that were about as long, shape (components,).
         others: Median size of the last movement of the attention and feed-forward matrices; 0 if there are few.
+        most: The upper quartile of these sizes.
     """
 
     last: Floats
@@ -44,8 +51,17 @@ class Movement:
     centre: Floats
     size: Floats
     own: Floats
+    moves: Floats
     alike: Floats
     others: float
+    most: float
+
+    @cached_property
+    def recent(self) -> Floats:
+        """Root mean square of ``moves``, without intervals that do not count, shape (components,); NaN where ``own`` is."""
+        known = self.past == self.past
+        size = np.sqrt(np.where(known, self.moves**2, 0.0).sum(axis=0) / known.sum(axis=0))
+        return np.where(self.own == self.own, size, np.nan)
 
 
 def usual_movement(window: SampleWindow, column: str, lookback: int) -> Movement:
@@ -72,19 +88,31 @@ def usual_movement(window: SampleWindow, column: str, lookback: int) -> Movement
         spent = window["eta_sum"][-lookback - 2 :]
         still = spent[1:-1] == spent[:-2]
         past = np.where(still | (past == 0), np.nan, past)
-        own = np.where(np.isfinite(past), moves[:-1], np.nan)
         centre = median_of(past)
         size = np.sqrt(spread_of(past, centre) ** 2 + median_of(np.abs(past)) ** 2)
         count = np.isfinite(past).sum(axis=0)
         enough = count >= _needed(window, lookback)
-        own = np.where(enough, np.sqrt(np.where(np.isfinite(own), own * own, 0.0).sum(axis=0) / count), np.nan)
         alike = (ratio <= SIMILAR_RATIO).sum(axis=0).astype(float)
         body = np.abs(moves[-1][window.components.body & window.components.trainable])
-        others = float(median_of(body[:, None])[0]) if len(body) >= MIN_OTHERS else 0.0
+        others, most = middle_and_quartile(body)
     centre = np.where(enough, centre, np.nan)
-    found = Movement(moves[-1], past, centre, size, own, alike, others if others == others else 0.0)
+    own = np.where(enough, window.furthest(column), np.nan)
+    found = Movement(moves[-1], past, centre, size, own, moves[:-1], alike, others, most)
     window.memo[column, lookback] = found
     return found
+
+
+def middle_and_quartile(sizes: Floats) -> tuple[float, float]:
+    """The median and the upper quartile of some sizes without NaN; 0 if there are fewer than `MIN_OTHERS`.
+
+    >>> middle_and_quartile(np.array([4.0, 1.0, 2.0, 3.0, 6.0, np.nan, 5.0]))
+    (3.5, 5.0)
+    """
+    ordered = np.sort(sizes[sizes == sizes])
+    n = len(ordered)
+    if n < MIN_OTHERS:
+        return 0.0, 0.0
+    return float(ordered[(n - 1) // 2] + ordered[n // 2]) / 2.0, float(ordered[(3 * n + 1) // 4 - 1])
 
 
 def _needed(window: SampleWindow, lookback: int) -> Floats:
@@ -129,27 +157,52 @@ def unlike_both(
     noise: Floats,
     limits: tuple[float | Floats, float | Floats],
     sure: float,
+    others: float | Floats | None = None,
+    recent: float | Floats | None = RECENT,
 ) -> Floats:
     """Strength of movements unlike a matrix's own past and unlike those of the other matrices in the interval, (components,).
 
-    Either may be so in a healthy run, where intervals get longer or a layer begins to learn. Both together are not, so such a
-    movement is always ``sure``.
+    Unlike its past is what is ``limit`` times the largest movement of the last samples, so that what the matrix has done once is
+    usual for it, or ``recent`` times the root mean square of the latest. Either may be so in a healthy run, where intervals get
+    longer or a layer begins to learn. Both together are not, so such a movement is always ``sure``.
 
     Args:
         window: The window.
         moved: The movements, shape (components,).
         move: The usual movement.
         noise: Size of a movement that is noise, shape (components,).
-        limits: How many times as large as both the movement is, and how large in itself.
+        limits: ``limit``, and how large the movement is in itself.
         sure: The rule's setting of that name.
+        others: What the others moved; their median if not given.
+        recent: How many times as large as the recent movements and as the others the movement is; None to leave that out.
     """
     if not move.others:
         return np.zeros(len(moved))
     size = np.abs(moved)
-    of_itself, of_others = size / np.hypot(move.own, noise), size / np.hypot(move.others, noise)
-    ratio = or_zero(np.minimum(np.minimum(of_itself, of_others) / limits[0], size / limits[1]))
-    ratio = np.where(move.alike > 0, ratio, ratio / LONGER)
+    squared, error = size * size, noise * noise  # squares, since np.hypot takes most of the time
+    of_others = squared / ((move.others if others is None else others) ** 2 + error)
+    by_past = np.minimum(squared / (move.own**2 + error), of_others) / np.square(limits[0])
+    if recent is not None:
+        latest = recent * np.where(move.alike > 0, 1.0, LONGER)
+        unlike = np.minimum(squared / (move.recent**2 + error), squared / (move.others**2 + error))
+        by_past = np.fmax(by_past, unlike / latest**2)
+    ratio = or_zero(np.minimum(np.sqrt(by_past), size / limits[1]))
     return np.where(window.components.body, np.where(ratio >= 1.0, sure * ratio, ratio), 0.0)
+
+
+def outrunning(window: SampleWindow) -> Floats:
+    """How many times as fast as ever before a matrix moves, and as the upper quartile of the others, shape (components,).
+
+    The speed is that of steps in random directions (`weibull_monitor.alerts.window.DERIVED`), which stays about the same while a
+    matrix grows and η changes, and takes no account of intervals that grow longer. 0 where there is too little past.
+    """
+    past, now = window["speed"][:-1], window.now("speed")  # (intervals, components), (components,)
+    _, others = middle_and_quartile(now[window.components.body & window.components.trainable])
+    if len(past) < MIN_INTERVALS or not others:
+        return np.zeros(len(now))
+    most = np.fmax(np.fmax.reduce(past, axis=0), others)
+    enough = (past > 0.0).sum(axis=0) >= MIN_INTERVALS - 1
+    return np.where(window.components.body & enough, now / np.fmax(most, LEAST_SPEED), 0.0)
 
 
 def shift_result(

@@ -7,9 +7,12 @@ from typing import Final
 
 import numpy as np
 
+from weibull_monitor.alerts.rules.loaded import goes_on
 from weibull_monitor.alerts.rules.movement import (
     AS_OTHERS,
+    LEAST_SPEED,
     MIN_INTERVALS,
+    outrunning,
     shift_result,
     suddenness,
     unlike_both,
@@ -32,6 +35,14 @@ COMMON: Final = 0.5
 """Share of ``z`` that is enough if half of all matrices fall."""
 AFTER_JUMP: Final = 1 / 3
 """Share of ``z`` that is enough if η has jumped beyond twice everything before."""
+AFTER_OTHERS: Final = 7.0
+"""How many times its recent movements a matrix has to move after a jump of η, to be found for that alone."""
+LOST: Final = 2 / 3
+"""Share of what training has added to a matrix that no healthy fall takes away in one interval."""
+FULL_STEPS: Final = 1.0
+"""Speed of steps with an RMS of 1 in random directions: a model that begins to learn may come to it."""
+SIGN: Final = 1.0
+"""Bound of updates that all have one size."""
 SPEED_SAMPLES: Final = 15
 """Samples that `scale_stall` looks at."""
 
@@ -83,10 +94,12 @@ def impossible_change(window: SampleWindow, settings: ImpossibleChange) -> RuleR
 def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None:
     """λ moved in a way that neither η, nor weight decay, nor the matrix's own past explains.
 
-    λ falls no faster than weight decay makes it: what a fall is beyond Σ ηλ_wd, with the usual λ_wd, is compared
-    with past falls alone. It may grow quickly when a matrix or a whole model begins to learn: a rise is compared with past rises,
-    with what the other matrices do in the same interval, and, where no interval in the past was as long, with what η can do.
-    Less is enough if η has jumped, or if half of the attention and feed-forward matrices fall.
+    λ falls no faster than weight decay makes it, but what training has added to a matrix it can take away as fast. So what a
+    fall is beyond Σ ηλ_wd, with the usual λ_wd, is compared with all past movements, or with past falls alone if it takes away
+    two thirds of what was added in one interval. It may grow quickly when a matrix or a whole model begins to learn: a rise is
+    compared with past rises, with what the other matrices do in the same interval, and, where no interval in the past was as
+    long, with what η can do. Less is enough if η has jumped, if λ_wd is negative, or if half of the attention and feed-forward
+    matrices fall. A matrix that moves faster for its η than ever, and than the others, is found, too; and so is a whole model.
     """
     if len(window.steps) < MIN_INTERVALS + 2:
         return None
@@ -97,9 +110,10 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         move = usual_movement(window, "log lambda", settings.lookback)
         noise = SE_LAMBDA * window.now("k_se") / window.now("k")  # all arrays: (components,)
         least = noise**2 + settings.floor**2
+        driven = jumped | (window.now("weight_decay") < 0.0)
         reach = np.where(components.body, BODY_REACH, OTHER_REACH) * window.now("work") / window.now("rms")
         unexplained = np.where(np.isfinite(window.now("update_max")), reach, OTHER_REACH) / (1.0 + move.alike) ** 2
-        allowed = np.where(jumped, 0.0, unexplained**2 + (AS_OTHERS * move.others) ** 2)
+        allowed = np.where(driven, 0.0, unexplained**2 + (AS_OTHERS * move.others) ** 2)
         rise = np.sqrt(move.size**2 + least + allowed)
         # A fall: what it is beyond weight decay, which does not touch what is no matrix.
         rates = window["weight_decay"][-settings.lookback - 1 :]
@@ -111,21 +125,42 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         fall[fallen] = np.sqrt(median_of(past**2) + spread_of(past, median_of(past)) ** 2 + least[fallen])
         falling = fallen & ((move.last + decay) / fall <= -COMMON * settings.z)
         common = bool(len(falling[body]) > MIN_INTERVALS and falling[body].mean() > 0.5)
+        # What training has added, and whether this fall leaves some of it.
+        added = np.log(window.now("lambda") / window.baseline["lambda"]) + window.now("decay")
+        grown = np.full(len(components), goes_on(window))
+        grown |= ~(added < (1.0 - LOST) * (added - move.last - decay))
+        fall = np.where(grown & (not common), np.sqrt(fall**2 + move.own**2), fall)
         share = np.where(falling & common, COMMON, np.where(components.body, 1.0, UNLIKE_BLOCKS))
-        share = np.where(jumped, AFTER_JUMP, share)
+        share = np.where(driven, AFTER_JUMP, share)
         centre, usual = np.where(fallen, -decay, move.centre), np.where(fallen, fall, rise)
         change = np.where(fallen, settings.fall, settings.change) * np.where(jumped, 1.0, share)
         besides = np.where(fallen, 0.0, unlike_others(window, move.last, move.others, noise, settings))
         # W_q and W_k grow quickly when attention begins to specialise (`attention_scale` judges that), and steps without a bound
         # have no usual size.
-        free = components.selection | ~np.isfinite(window.now("update_max"))
-        limit = np.where(fallen, settings.both_fall, np.where(free, np.inf, settings.both))
-        beyond = np.where(fallen, move.last + decay, move.last)
+        bounded = np.isfinite(window.now("update_max"))
+        rises = np.where(components.selection | ~bounded, np.inf, settings.both)
+        limit = np.where(fallen, np.where(grown, settings.both_fall, settings.both_lost), rises)
+        beyond, others = np.where(fallen, move.last + decay, move.last), np.where(fallen, move.others, move.most)
         limits = limit, np.where(fallen, settings.fall, settings.change)
-        besides = np.fmax(besides, unlike_both(window, beyond, move, noise, limits, type(settings).sure))
+        # A matrix that was still for long moves unlike its recent past when it learns.
+        besides = np.fmax(
+            besides, unlike_both(window, beyond, move, noise, limits, type(settings).sure, others, np.inf)
+        )
         # A higher η moves all matrices, so there are no others to be unlike; the past is what it was before the jump.
-        after = np.abs(move.last) / (settings.both * np.hypot(move.own, noise))
-        besides = np.where(jumped & (after >= 1.0), np.fmax(besides, type(settings).sure * after), besides)
+        if driven.any():
+            after = np.abs(move.last) / (AFTER_OTHERS * np.hypot(move.recent, noise))
+            besides = np.where(driven & (after >= 1.0), np.fmax(besides, type(settings).sure * after), besides)
+        grew = bounded & (np.log(window.now("rms") / window.before("rms")) >= settings.change) & ~driven
+        outruns = outrunning(window) / np.where(components.selection, settings.fast_attention, settings.fast)
+        besides = np.where(grew & (outruns >= 1.0), np.fmax(besides, type(settings).sure * outruns), besides)
+        faster = _faster(window, settings) / settings.faster
+        if faster >= 1.0:
+            besides = np.where(body & grew, np.fmax(besides, type(settings).sure * faster), besides)
+        # Nobody means a negative λ_wd, so what it explains is no chance.
+        against = driven & ~jumped & (move.last > 0.0)
+        if against.any():
+            unusual = suddenness(move.last - centre, usual, settings.z * share, change)[1]
+            besides = np.where(against & (unusual >= 1.0), np.fmax(besides, type(settings).sure * unusual), besides)
     now, before = window.now("lambda"), window.before("lambda")
 
     def cause(i: int) -> str:
@@ -146,6 +181,29 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         ),
         besides,
     )
+
+
+def _faster(window: SampleWindow, settings: ScaleShift) -> float:
+    """How much faster the whole model moves for its η than it ever did after its first steps; 0 if that is not known.
+
+    A model that begins to learn moves its blocks, but an optimizer that goes wrong moves all that it steps: the smaller of two
+    ratios is taken, that of the attention and feed-forward matrices and that of the others, such as embeddings and heads. Only
+    where the size of steps can grow: those of signs and of orthogonal matrices cannot, and are as fast as their directions
+    agree. And only where most matrices grow.
+    """
+    components = window.components
+    body, rest = components.body & components.trainable, ~components.body & components.trainable
+    if window.moving_intervals <= MIN_INTERVALS or not window.warm[body].any() or not window.speed > window.fastest:
+        return 0.0
+    grew = np.log(window.now("rms")[body] / window.before("rms")[body])
+    can_grow = float(median_of(window.now("update_max")[body][:, None])[0]) > SIGN
+    if not can_grow or not float(median_of(grew[:, None])[0]) >= settings.change:
+        return 0.0
+    past, now = window["speed"][:-1, rest], window.now("speed")[rest]  # (intervals, others), (others,)
+    known = (past > 0.0).sum(axis=0) >= MIN_INTERVALS - 1
+    others = now[known] / np.fmax(np.fmax.reduce(past[:, known], axis=0), LEAST_SPEED)
+    beside = float(median_of(others[:, None])[0]) if len(others) else 0.0
+    return min(window.speed / max(window.fastest, FULL_STEPS), beside)
 
 
 def scale_runaway(window: SampleWindow, settings: ScaleRunaway) -> RuleResult | None:

@@ -12,6 +12,7 @@ from weibull_monitor.alerts.rules.groups import GroupResults, around, group_erro
 from weibull_monitor.alerts.rules.movement import (
     AS_OTHERS,
     MIN_INTERVALS,
+    RECENT,
     shift_result,
     unlike_both,
     unlike_others,
@@ -43,10 +44,11 @@ def selection_range(window: SampleWindow, settings: SelectionRange) -> RuleResul
 
     The range goes from the lowest published median to the normal anchor, or to the run's own baseline if that is further out,
     and is wider by ``margin`` at both ends. For attention without published models (MLA, unknown) the lowest median of all
-    types is taken. The published models are decoders of 70 M and above: for others it is a warning only beyond all types of
-    attention, and beyond the uniform distribution that steps like signs lead to.
+    types is taken. The published models are decoders of 70 M and above: for others it is a warning only below all types of
+    attention. Above it is an info: steps like signs lead to the uniform distribution, and a matrix that takes one direction, as
+    before attention begins to learn, beyond it.
     """
-    normal, uniform = anchors()["normal"].k, anchors()["uniform"].k
+    normal = anchors()["normal"].k
     lowest = min(LOWEST_PUBLISHED.values())
     results, starts = GroupResults(len(window.components)), np.full(len(window.components), np.nan)
     for group in _selection(window):
@@ -59,10 +61,7 @@ def selection_range(window: SampleWindow, settings: SelectionRange) -> RuleResul
         low, high = low - settings.margin, high + settings.margin
         beyond = max(low - now, now - high) - RANGE_ERRORS * error
         warm = bool(window.warm[group.members].all())
-        far = (
-            max(min(lowest - settings.margin, low) - now, now - max(uniform + settings.margin, high))
-            > RANGE_ERRORS * error
-        )
+        far = min(lowest - settings.margin, low) - now > RANGE_ERRORS * error
         results.set(group, 2 if far else 1, 1.0 + beyond if warm and beyond > 0 else 0.0, now, low, high)
     return results.rule_result(
         "median k",
@@ -83,9 +82,13 @@ def selection_shift(window: SampleWindow, settings: SelectionShift) -> RuleResul
     with quiet():
         usual = np.sqrt(move.size**2 + window.now("k_se") ** 2 + (AS_OTHERS * move.others) ** 2)
         error = window.now("k_se")
+        # Attention that begins to learn takes one direction, which makes k rise; nothing healthy makes it fall as quickly.
+        rises = move.last > 0.0
+        limits = np.where(rises, settings.both_rise, settings.both), settings.change
+        recent = np.where(rises, settings.both_rise, RECENT)
+        both = unlike_both(window, move.last, move, error, limits, type(settings).sure, None, recent)
         besides = np.fmax(
-            unlike_others(window, move.last, move.others, error, settings),
-            unlike_both(window, move.last, move, error, (settings.both, settings.change), type(settings).sure),
+            unlike_others(window, move.last, move.others, error, settings), np.where(window.jumped, 0.0, both)
         )
     return shift_result(
         window,

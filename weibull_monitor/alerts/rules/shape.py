@@ -247,6 +247,11 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
             move = usual_movement(window, "r2", LOOKBACK)
             z = (move.last - move.centre) / np.sqrt(move.size**2 + R2_NOISE**2 / components.numel)
             strength = np.minimum(-z / settings.z, (move.centre - move.last) / settings.fall)
+            noise, limits = R2_NOISE / np.sqrt(components.numel), (settings.both_r2, settings.fall)
+            alone = unlike_both(
+                window, np.minimum(move.last, 0.0), move, noise, limits, type(settings).sure, None, None
+            )
+            strength = np.where(window.jumped, strength, np.fmax(strength, alone))
             # A change of k in either direction, if it is the stronger sign.
             move = usual_movement(window, "k", LOOKBACK)
             error = window.now("k_se")
@@ -254,7 +259,8 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
             k_z, k_strength = suddenness(move.last - move.centre, usual, settings.z, settings.change)
             k_strength = np.fmax(k_strength, unlike_others(window, move.last, move.others, error, settings))
             limits = settings.both, settings.change
-            k_strength = np.fmax(k_strength, unlike_both(window, move.last, move, error, limits, type(settings).sure))
+            both = unlike_both(window, move.last, move, error, limits, type(settings).sure)
+            k_strength = np.fmax(k_strength, np.where(window.jumped, 0.0, both))
             by_k = ~components.selection & window.warm & (k_strength > or_zero(strength))
             strength, z = np.where(by_k, k_strength, strength), np.where(by_k, k_z, z)
         # R² below its limit: strength 1 at the limit, whatever was usual.
