@@ -106,7 +106,7 @@ def middle_and_quartile(sizes: Floats) -> tuple[float, float]:
     """The median and the upper quartile of some sizes without NaN; 0 if there are fewer than `MIN_OTHERS`.
 
     >>> middle_and_quartile(np.array([4.0, 1.0, 2.0, 3.0, 6.0, np.nan, 5.0]))
-    (3.5, 5.0)
+    (3.5, 4.0)
     """
     ordered = np.sort(sizes[sizes == sizes])
     n = len(ordered)
