@@ -6,6 +6,7 @@
     python benchmarks/hostile.py fields --count 1000          # of each format: one field is another value, every command
     python benchmarks/hostile.py configurations               # also with an interpreter that has another transformers
     python benchmarks/hostile.py injections --seconds 600     # shared out over the hosts
+    python benchmarks/hostile.py ends --seconds 300           # the same where a monitor begins and ends
     python benchmarks/hostile.py interruptions --seconds 300  # exceptions that have to pass, such as KeyboardInterrupt
     python benchmarks/hostile.py kills --count 64
     python benchmarks/hostile.py size
@@ -51,7 +52,7 @@ from hostile.structures import (  # noqa: E402
     tokens_in,
 )
 from hostile_fields import adapter, fields  # noqa: E402
-from hostile_injections import injections, interruptions  # noqa: E402
+from hostile_injections import ends, injections, interruptions  # noqa: E402
 from hostile_size import size  # noqa: E402
 
 from weibull_monitor.checkpoint.child import process  # noqa: E402
@@ -280,6 +281,7 @@ PARTS = {
     "fields": fields,
     "configurations": configurations,
     "injections": injections,
+    "ends": ends,
     "interruptions": interruptions,
     "kills": kills,
     "size": size,
@@ -301,6 +303,7 @@ def main() -> int:
     parser.add_argument("--count", type=int)
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--only", default="", help="formats of structures, separated by commas")
+    parser.add_argument("--places", default="", help="only injections in files whose path has this in it")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     options.count = COUNTS.get(options.part, 0) if options.count is None else options.count

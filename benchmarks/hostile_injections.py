@@ -12,9 +12,10 @@ from pathlib import Path
 
 import torch
 from hostile.injections import EXCEPTIONS, INTERRUPTIONS, Place, Series, inject, places
+from hostile.inputs import Model
 from hostile.running import Tally
 
-from weibull_monitor import read_history
+from weibull_monitor import WeibullMonitor, read_history
 from weibull_monitor.history import HistoryWriter
 
 HOSTS = ("bare", "transformers", "lightning", "accelerate")
@@ -36,7 +37,7 @@ def injections(options: argparse.Namespace, folder: Path) -> Tally:
         source = random.Random(f"{options.seed} {host}")
         short, long = training_of(host, folder / "run"), training_of(host, folder / "run", STEPS)
         short()  # the first one has more calls
-        found = places(short)
+        found = {place: count for place, count in places(short).items() if options.places in place[0]}
         seldom = [
             (place, n, kind) for place, count in found.items() if count < 4 for n in {1, count} for kind in EXCEPTIONS
         ]
@@ -50,6 +51,57 @@ def injections(options: argparse.Namespace, folder: Path) -> Tally:
             print(f"{host}: {part.tried} tried, {len(part.faults)} faults", flush=True)
             print(*(f"  {fault}" for fault in part.faults), sep="\n", flush=True)
             tally += part
+    return tally
+
+
+def ends(options: argparse.Namespace, folder: Path) -> Tally:
+    """Every exception at every place of what begins and ends a monitor: its baseline, its state, the last sample, closing."""
+    from hostile.test_injections import AllMethods
+
+    logging.getLogger("weibull_monitor").propagate = False
+
+    def begun() -> WeibullMonitor:
+        torch.manual_seed(0)
+        model = Model()
+        made = WeibullMonitor(
+            model,
+            torch.optim.AdamW(model.parameters()),
+            output_dir=folder / "run",
+            trackers=[AllMethods()],
+            every_n_steps=2,
+            on_alert=lambda alert: None,
+        )
+        made.step()
+        with torch.no_grad():
+            model.layers[0].mlp["up_proj"].weight.mul_(50.0)
+        made.step()
+        made.step()
+        return made
+
+    def ended(monitor: WeibullMonitor) -> None:
+        monitor.state_dict()
+        monitor.finish()
+        monitor.close()
+
+    tally = Tally()
+    for what, prepare, run in (("begin", lambda: None, lambda _: begun().close()), ("end", begun, ended)):
+        run(prepare())
+        subject = prepare()
+        found = places(lambda it=subject, do=run: do(it))  # type: ignore[misc]
+        jobs = [(place, n, kind) for place, count in found.items() for n in {1, count} for kind in EXCEPTIONS]
+        random.Random(options.seed).shuffle(jobs)
+        stop, before = time.monotonic() + options.seconds / 2, tally.tried
+        for place, number, kind in jobs:
+            if time.monotonic() > stop:
+                break
+            subject = prepare()
+            raised, escaped = inject(lambda it=subject, do=run: do(it), (place, number), EXCEPTIONS[kind])  # type: ignore[misc]
+            if raised:
+                _count(tally, f"{what}, {kind}: {escaped}" if escaped else "")
+            if subject is not None:
+                subject.close()
+            shutil.rmtree(folder / "run", ignore_errors=True)
+        print(f"{what}: {tally.tried - before} of {len(jobs)} combinations at {len(found)} places", flush=True)
     return tally
 
 

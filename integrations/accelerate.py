@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal
 
 import torch
@@ -13,6 +12,7 @@ from accelerate.scheduler import AcceleratedScheduler
 from torch import nn
 
 from weibull_monitor.alerts.stop import StopRequest, agreed
+from weibull_monitor.errors import Guard, shielded
 from weibull_monitor.monitor.monitor import WeibullMonitor
 from weibull_monitor.scaling.learning_rates import Rule, Ticks
 from weibull_monitor.trackers import Tracker
@@ -64,7 +64,7 @@ class AccelerateMonitor:
         scheduler: Any = None,
         **options: Any,
     ) -> None:
-        self._accelerator = accelerator
+        self._accelerator, self._guard = accelerator, Guard()
         if isinstance(scheduler, AcceleratedScheduler):
             scheduler = _rule_of(scheduler, accelerator.num_processes)
         self.monitor = WeibullMonitor(
@@ -76,6 +76,7 @@ class AccelerateMonitor:
             **options,
         )
 
+    @shielded("a step of the monitor")
     def step(self, step: int | None = None, last: bool = False) -> None:
         """Call this after each ``optimizer.step()``. Micro-batches, and steps that were skipped for an overflow, do not count.
 
@@ -89,6 +90,7 @@ class AccelerateMonitor:
             self.monitor.step(step, last)
 
     @property
+    @shielded("asking whether to stop", lambda _: StopRequest.CONTINUE)
     def stop_requested(self) -> StopRequest:
         """`WeibullMonitor.stop_requested`, the same on all processes. Read it on each of them, at the same steps."""
         return self.monitor.stop_requested if self.monitor.over else agreed(self.monitor.stop_requested)
@@ -99,20 +101,19 @@ class AccelerateMonitor:
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy is closed, as that of a `WeibullMonitor`, and has no accelerator."""
-        return {"monitor": self.monitor, "_accelerator": None}
+        return {"monitor": self.monitor, "_accelerator": None, "_guard": Guard()}
 
     def __enter__(self) -> AccelerateMonitor:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.monitor.__exit__(kind, error, traceback)
+    def __exit__(self, *raised: Any) -> None:
+        self.monitor.__exit__(*raised)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs, as ``accelerator.save_state`` saves it."""
         return self.monitor.state_dict()
 
+    @shielded("continuing from the state of a checkpoint")
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continues from `state_dict`; ``accelerator.load_state`` calls this, before the first `step`."""
         if state:

@@ -180,8 +180,8 @@ def place_of(frame: types.FrameType, event: str, argument: Any) -> Place | None:
             return None
     elif event == "call":
         above = frame.f_back
-        if above is None or not _inside(above) or _inside(frame):
-            return None
+        if above is None or not _inside(above) or frame.f_code.co_filename.startswith((PACKAGE, INTEGRATIONS)):
+            return None  # not a call out of the package: the shields of errors.py are within it
         if frame.f_code.co_filename.startswith("<") or "/contextlib.py" in frame.f_code.co_filename:
             return None  # made by a dataclass; leaving a suppression
         caller, name = above, frame.f_code.co_name

@@ -294,6 +294,7 @@ class WeibullMonitor(Shown, OptimizerFollower):
     def __enter__(self) -> WeibullMonitor:
         return self
 
+    @shielded("closing")
     def __exit__(self, kind: type[BaseException] | None, error: Any, traceback: TracebackType | None) -> None:
         self.close(sample_last=self._ranks is None or kind is None)  # the other processes may not come to sample
 
