@@ -111,7 +111,7 @@ def test_a_line_that_is_too_long_is_left_out(tmp_path: Path, monkeypatch: pytest
     steps(1)
     monitor.close()
     longest = max(map(len, (tmp_path / FILE).read_bytes().splitlines(keepends=True)))
-    for module in ("lines", "follower"):
+    for module in ("follower", "lines"):  # the first takes its value from the second when it is imported
         monkeypatch.setattr(f"weibull_monitor.history.{module}.MAX_LINE", longest + 1)
     before = read_history(tmp_path)
     with (tmp_path / FILE).open("ab") as file:
