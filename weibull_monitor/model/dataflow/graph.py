@@ -188,11 +188,19 @@ def events_in(codes: Tensor | None) -> list[int]:
     """The different events of some codes, without untracked elements."""
     if codes is None or codes.numel() == 0:
         return []
-    found = event_of(compact(codes))
-    first = int(found.flatten()[0])
-    if bool((found == first).all()):
-        return [first] if first >= 0 else []
-    return [int(e) for e in torch.unique(found) if e >= 0]
+    few = compact(codes)
+    alone = one_event(few)
+    if alone is not None:
+        return [alone] if alone >= 0 else []
+    return [int(e) for e in torch.unique(event_of(few)) if e >= 0]
+
+
+def one_event(codes: Tensor) -> int | None:
+    """The event of all of some codes, negative if they are not tracked; None if there are several, or no codes."""
+    if not codes.numel():
+        return None
+    low, high = (int(code) >> LOW_BITS for code in codes.aminmax())
+    return low if low == high else None
 
 
 def varies(codes: Tensor, dim: int) -> bool:

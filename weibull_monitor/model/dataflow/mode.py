@@ -79,7 +79,7 @@ class Follow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.calls += 1
         if not hasattr(func, "_schema"):
             return self._higher(func, args, kwargs or {})
-        if time.thread_time() > self.deadline:
+        if not self.calls % 8 and time.thread_time() > self.deadline:  # the clock may take as long as an operation
             raise OutOfTime
         name = func._schema.name.partition("::")[2]
         kwargs = dict(kwargs or {})
