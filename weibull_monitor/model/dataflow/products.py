@@ -121,6 +121,9 @@ def convolution_rule(follow: Follow, func: Any, name: str, args: Any, kwargs: An
         flag = "expanded" if expanded or w.dim() != 4 else "depthwise"
         return follow.wrap(out, spread(elementwise.flagged(graph, few, flag), out.shape))
     rows = contract.product(follow.graph, follow.weights, codes, w.elem, 1, 0 if transposed else 1, kernel)
+    if codes is not None and codes.shape[2:] == out.shape[2:] and _mixes_scores(follow, codes):
+        follow.graph.heads_mixed += events_in(rows)
+        return follow.wrap(out, spread(codes.narrow(1, 0, 1), out.shape))
     rows = rows[(slice(None), slice(None), *(slice(0, 1) for _ in w.shape[2:]))]
     line = rows.flatten() if groups == 1 or not transposed else None
     if line is None or len(line) != out.shape[1]:

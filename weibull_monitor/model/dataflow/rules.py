@@ -68,7 +68,7 @@ def rule_of(name: str) -> Rule:
         return _run_along
     if plain in ("topk", "argmax", "argsort", "sort", "argmin", "multinomial"):
         return _chosen
-    if re.fullmatch(r"(avg|max)_pool[123]d(_with_indices)?", plain):
+    if re.fullmatch(r"(avg|max)_pool[123]d(_with_indices)?|_?upsample_\w+[123]d(_aa)?", plain):
         return _pooled
     if plain in ("im2col", "col2im"):
         return _patches
@@ -269,10 +269,10 @@ def _complex(follow: Follow, func: Any, name: str, args: Any, kwargs: Any) -> An
 
 
 def _pooled(follow: Follow, func: Any, name: str, args: Any, kwargs: Any) -> Any:
-    """A pool over neighbouring positions, which are the last dimensions."""
+    """A pool over neighbouring positions, which are the last dimensions, or more positions between those there are."""
     out = follow.run(func, args, kwargs)
     codes = follow.activation(args[0])
-    positions = int(name.partition("pool")[2][0])
+    positions = next(n for n in (1, 2, 3) if f"{n}d" in name)
     if codes is None or any(varies(codes, -1 - n) for n in range(positions)):
         return follow.wrap(out, contract.mixed(follow.graph, [codes], first_of(out).shape))
     for n in range(positions):
