@@ -310,7 +310,10 @@ def _timm_table(convolutional: bool, packed: Mapping[str, bool], odd: bool) -> l
             NONE,
         ),
         (r"\.se\d?\.|_se\.|attention_biases|\.gate\.", NONE),
-        (r"factoratt|xca|meta_mlp|linear_attn|context_module", (*NONE, Q, K, V, WO)),  # linear attention, and biases of positions
+        (
+            r"factoratt|xca|meta_mlp|linear_attn|context_module",
+            (*NONE, Q, K, V, WO),
+        ),  # linear attention, and biases of positions
         *([(r"attn", (*NONE, Q, K, V, WO, "attn_qkv"))] if odd else []),  # no scores of queries and keys
         *((rf"^{re.escape(fc1)}$", halves(UP, GATE) if last else halves(GATE, UP)) for fc1, last in packed.items()),
         *((rf"^{re.escape(fc1.replace('fc1', 'fc2'))}$", DOWN) for fc1 in packed),
@@ -353,3 +356,23 @@ def _timm_table(convolutional: bool, packed: Mapping[str, bool], odd: bool) -> l
         (rf"(?:{HOLDERS})\..*mlp(?:_channels|_in|\d)?\.(?:fc1|ln1\.linear)\.weight", ffn_in),
         (rf"(?:{HOLDERS})\..*mlp(?:_channels|_in|\d)?\.(?:fc2|ln2\.linear)\.weight", ffn_out),
     ]
+
+
+@codebase("torchvision", None)
+def torchvision(folder: Path) -> Iterator[Case]:
+    models = importlib.import_module("torchvision.models")
+    third = lambda shape: rows(shape, 0, QKV, (3, shape[0] // 3, shape[1]))  # noqa: E731
+    entries = [
+        (r"cpb_mlp|squeeze_excitation|relative_position|logit_scale|MBconv", NONE),
+        (r"in_proj_weight|attn\.qkv|to_qkv", third),
+        (r"self_attention\.out_proj|attn\.proj|\.merge\.", WO),
+        (r"\.mlp\.0\.|\.mlp_layer\.1\.", IN),
+        (r"\.mlp\.3\.|\.mlp_layer\.3\.", OUT),
+        (r".", NONE),
+    ]
+    picture, film = torch.zeros(1, 3, 224, 224), torch.zeros(1, 3, 8, 64, 64)
+    for name in ("vit_b_32", "swin_t", "swin_v2_t", "maxvit_t", "swin3d_t"):
+        make = getattr(models, name, None) or getattr(models.video, name)
+        with torch.device("meta"):
+            model = make()
+        yield Case(name, model.eval(), (film if name == "swin3d_t" else picture,), table(entries))

@@ -27,6 +27,7 @@ SOURCES: Final = {
     "open_clip": "open_clip_torch",
     "timm": "timm",
     "diffusers": "diffusers",
+    "torchvision": "torchvision",
     "transformers": "transformers",
 }
 """Where each code base comes from: a repository on GitHub, or a package on PyPI."""

@@ -69,7 +69,7 @@ PLACES: Final[tuple[Surroundings, ...]] = (
         r"projector|merger|connector|pooler|aligner|classifier|_head$|^head$|^heads?_|bbox|_embed(?:s|_\w)?$|"
         r"position_bias_mlp|^time_mlp|hypernetwork|vision_adapter|"
         r"(?:text|audio|image|visual|vision|video|pointer|language)_proj(?:ection)?$|_generator$|^final_layer$|"
-        r"^reg_conf$",
+        r"^reg_conf$|^mlp_(?:scale|add)$",
         r"projector|merger|connector|pooler|aligner|classif|prediction_?head|position_?bias",
     ),
     Surroundings(

@@ -38,8 +38,8 @@ class BlockRoles(AttentionRoles):
             halves = [self._events[e] for codes in (made.first, made.second) for e in events_in(codes)[:1]]
             moved = {"depthwise", "expanded", "pool"}  # over positions
             below = [self._events[s] for h in halves for s in self._graph.base(h.id).sources]
-            read = [e for e in below if e.type == "product"]  # focal modulation: by what is around each position
-            if len(halves) != 2 or any(e.flags & moved for e in (*halves, *read)):
+            around = [e for e in below if e.type == "product"]  # focal modulation: by what is around each position
+            if len(halves) != 2 or any(e.flags & moved for e in (*halves, *around)):
                 return
             if any(self._graph.base(h.id).kernel != 1 for h in halves):
                 return

@@ -165,9 +165,12 @@ def _binary(follow: Follow, func: Any, name: str, args: Any, kwargs: Any) -> Any
     operation = "mul" if plain in MULS else "add"
     codes = None
     shape = out.shape
-    for n, operand in enumerate(operands):
-        here = follow.activation(operand) if not (is_weight(operand) and operand.dim() < 2) else None
-        how = "mul" if plain in ("addcmul", "addcdiv", "lerp") and n == 2 else operation
+    scaled = plain in ("addcmul", "addcdiv")
+    # a + b * c: the product first. A vector of scales or biases, however many dimensions it has, makes nothing of its own.
+    for n, operand in enumerate(operands[1:] + operands[:1] if scaled else operands):
+        vector = is_weight(operand) and operand.numel() == max(operand.shape, default=1)
+        here = follow.activation(operand) if not vector else None
+        how = "mul" if (scaled and n == 1) or (plain == "lerp" and n == 2) else operation
         codes = here if n == 0 else elementwise.merged(follow.graph, how, codes, here, shape, follow.calls)
     codes = spread(codes, shape)
     for operand in operands if operation == "add" else []:
