@@ -128,7 +128,8 @@ def _one_pass(module: nn.Module, inputs: Inputs, held: Mapping[str, LocalParamet
     done = follow(module, inputs, held.values())
     found = {name: verdict for name, verdict in verdicts(done, heads).items() if name in held}
     events = done.graph.events
-    took_part = {e.parameter for e in events if e.type in ("product", "parameter", "embedding")}
+    kinds = ("product", "parameter", "embedding")
+    took_part = {e.parameter for e in events if e.type in kinds and e.base not in done.graph.hollow}
     took_part |= {number for number, _ in done.graph.depthwise}
     seen = {done.names[number] for number in took_part if number >= 0} & held.keys() if done.returned else set[str]()
     reading = {

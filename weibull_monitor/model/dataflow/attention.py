@@ -125,7 +125,8 @@ class AttentionRoles(Reading):
         out: dict[int, tuple[Tensor, list[Tensor]]] = {}
         for number, (places, heads) in grouped.items():
             event = self._graph.base(number)
-            if event.type != "stream" or event.base in self._sums or self._readers.get(event.base) or not depth:
+            added = any(self._events[e].type != "attention" for _, e in self._sums.get(event.base, ()))
+            if event.type != "stream" or added or self._readers.get(event.base) or not depth:
                 out[number] = places, heads
                 continue
             parts: dict[int, tuple[Tensor, list[Tensor]]] = {}

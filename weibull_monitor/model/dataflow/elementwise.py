@@ -182,8 +182,10 @@ def _add(
     for one, other, is_first in ((ea, eb, True), (eb, ea, False)):
         if one.type == "pair":
             return one.id, is_first
-        if one.type in ("attention", "weighted") and other.type != "stream" and not _reads(graph, one.id, other.id):
-            return one.id, is_first
+        if one.type in ("attention", "weighted") and not _reads(graph, one.id, other.id):
+            values = {graph.events[e].base for e in events_in(graph.base(one.id).third)}
+            if other.type != "stream" or other.base in values:  # a part of the value is taken out again
+                return one.id, is_first
     for one, other, is_first in ((ea, eb, True), (eb, ea, False)):
         if _adapts(graph, other, one):
             graph.adapters.append((other.base, one.base))

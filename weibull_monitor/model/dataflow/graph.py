@@ -89,6 +89,7 @@ class Graph:
         heads_mixed: Products that mixed the scores of heads.
         outputs: Events in what the model returned, or what a loss was made of.
         idle: Products of weights with zeros.
+        hollow: Products of weights with nothing: of no position, as where no word is a picture.
         mixes: Events in which positions met otherwise than in an attention.
         depthwise: (parameter, event it was applied to) of convolutions channel by channel.
         imaginary: Bases of events that complex numbers were made of, and how far imaginary parts are from real ones.
@@ -109,6 +110,7 @@ class Graph:
         self.heads_mixed: list[int] = []
         self.outputs: set[int] = set()
         self.idle: set[int] = set()
+        self.hollow: set[int] = set()
         self.mixes: list[int] = []
         self.depthwise: list[tuple[int, int]] = []
         self._derived: dict[tuple[int, frozenset[str]], int] = {}

@@ -75,6 +75,8 @@ def _by_weight(follow: Follow, a: Any, weight: Traced, name: str, shape: torch.S
     rows = contract.product(follow.graph, follow.weights, x, elem, -1, elem.dim() - 2)
     if not isinstance(a, Traced) and not bool(a.any()):  # the output of an attention that needs a kernel, say
         follow.graph.idle.update(events_in(rows))
+    if 0 in shape:
+        follow.graph.hollow.update(events_in(rows))
     if mixing and x is not None:
         follow.graph.heads_mixed += events_in(rows)
         return spread(x.narrow(-1, 0, 1), shape)

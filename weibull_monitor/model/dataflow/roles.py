@@ -28,7 +28,12 @@ class Roles(BlockRoles):
             event = events[gate]
             if event.type == "product" and self._role.get(gate) in (None, "q", "k", "v"):
                 places = torch.unique(torch.cat([codes.flatten() for codes in found]) & LOW_MASK)
-                self._add(event, Use("attn_gate", places, why="it multiplies the output of an attention"))
+                for use in [
+                    u for u in self.uses[event.parameter] if u.event == gate
+                ]:  # a value that is taken out again
+                    places = places[~torch.isin(places, use.places)]
+                if len(places):
+                    self._add(event, Use("attn_gate", places, why="it multiplies the output of an attention"))
         outs = {p for p, role in self._role.items() if role in ("out", "down")}
         outs |= {e.base for e in events if e.type == "gated"}
         for base, (larger, found) in graph.weighs.items():
