@@ -245,3 +245,14 @@ def test_a_value_that_is_taken_out_of_the_output_again_is_no_gate(embedded: bool
     found = kinds(Exclusive(), (torch.zeros(2, 7, dtype=torch.long),))
     assert {name: found[name] for name in LIES} == LIES
     assert (found["fc"], found["table"]) == ("attn_gate", "embedding")
+
+
+def test_a_narrow_input_of_queries_and_keys_alike_makes_no_latent_queries() -> None:
+    def bottleneck(block: nn.Module, x: Tensor) -> Tensor:
+        narrow = F.layer_norm(block.o(x), (12,))
+        q, k, v = heads(block.v(narrow)), heads(block.q(narrow)), heads(block.k(x))
+        return block.c(merged(F.scaled_dot_product_attention(q, k, v)))
+
+    matrices = {"v": linear(WIDTH, 12), "q": linear(WIDTH, 12), "k": linear(WIDTH), "c": linear(WIDTH)}
+    known = kinds(Block(bottleneck, o=linear(12), **matrices))
+    assert {name: known[name] for name in matrices} == {"v": "attn_q", "q": "attn_k", "k": "attn_v", "c": "attn_o"}

@@ -213,8 +213,11 @@ class AttentionRoles(Reading):
             if len(places) >= product.width and not self._normed(product, readers):
                 continue
             made = {u.role for u in uses}
+            of_query = [self._columns_from(r, product) for r in readers if self._role[r.base] == "q"]
+            of_others = [self._columns_from(r, product) for r in readers if self._role[r.base] != "q"]
+            shared = of_query and of_others and bool(torch.isin(torch.cat(of_query), torch.cat(of_others)).any())
             for use in uses:
-                use.latent = True
+                use.latent = not shared  # a narrow input of queries and keys alike is a latent of neither
             role = "q_a" if made <= {"q", "attn_gate"} else "kv_a" if made <= {"k", "v"} else "qkv_a"
             self._add(
                 product,
