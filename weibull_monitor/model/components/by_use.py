@@ -59,6 +59,11 @@ class Followed:
     tried: bool = False
     seconds: float = 0.0
 
+    @property
+    def whole(self) -> bool:
+        """Whether a pass of the model itself, not only of models in it, settled anything."""
+        return self.tried and bool(self.verdicts)
+
 
 def follow_model(
     model: nn.Module, held: Mapping[str, LocalParameter], example_inputs: ExampleInputs = None, heads: bool = False
