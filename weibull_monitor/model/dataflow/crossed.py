@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from weibull_monitor.model.dataflow.graph import LOW_MASK, Event, Graph, coded, compact, event_of, events_in, varies
+from weibull_monitor.model.dataflow.streams import outer
 
 _OPERANDS = frozenset({"product", "parameter", "embedding", "stream"})
 
@@ -35,9 +36,7 @@ def crossed(graph: Graph, operation: str, a: Tensor, b: Tensor, shape: torch.Siz
     if at_a and at_b and features:
         return _pair(graph, operation, a, b, (at_a[-1], at_b[-1], features[-1]), shape)
     if operation == "mul" and any(varies(a, d) for d in only_a) and any(varies(b, d) for d in only_b):
-        made = graph.new("mixed", (*events_in(a), *events_in(b)))
-        graph.mixes.append(made.id)
-        return coded(made.id, torch.arange(shape[-1])).expand(shape)
+        return outer(graph, a, b, shape)
     return None
 
 
@@ -46,6 +45,9 @@ def _pair(
 ) -> Tensor | None:
     """Every query with every key. The place of an element says which: i · J + j."""
     i, j, c = dims
+    each = [{graph.events[e].type for e in events_in(x)} for x in (a, b)]
+    if operation == "add" and {"parameter"} in each and {"product"} in each:
+        return None  # a bias, of which nothing says that it is a query
     if operation == "add" and {graph.events[e].base for e in events_in(a)} == {
         graph.events[e].base for e in events_in(b)
     }:

@@ -18,6 +18,7 @@ from weibull_monitor.model.dataflow.graph import (
     events_in,
     folded,
 )
+from weibull_monitor.model.dataflow.streams import meant
 from weibull_monitor.model.dataflow.traced import spread
 
 KEPT: Final = 1 << 16
@@ -154,6 +155,7 @@ def _add(
     graph: Graph, a: int, b: int, first: Tensor, second: Tensor, scale: int, call: int, one_for_all: bool = False
 ) -> tuple[int, bool]:
     """The event of a sum of two tracked elements, and whether their place is that of the first."""
+    a, b = meant(graph, a, b), meant(graph, b, a)
     ea, eb = graph.events[a], graph.events[b]
     if ea.base == eb.base:
         if "stat" in eb.flags or "stat" in ea.flags:

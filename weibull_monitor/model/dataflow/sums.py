@@ -9,7 +9,8 @@ from torch import Tensor
 
 from weibull_monitor.model.dataflow.crossed import attended, scores_of
 from weibull_monitor.model.dataflow.elementwise import changed, flagged, merged
-from weibull_monitor.model.dataflow.graph import Graph, coded, events_in, varies
+from weibull_monitor.model.dataflow.graph import Graph, coded, copies, events_in, varies
+from weibull_monitor.model.dataflow.traced import spread
 
 
 def summed(graph: Graph, codes: Tensor | None, dims: Sequence[int], keep: bool, mean: bool) -> Tensor | None:
@@ -58,6 +59,10 @@ def _dotted(graph: Graph, codes: Tensor, out: Tensor, dims: Sequence[int], keep:
     operands = graph.operands.get(found[0].base)
     if operands is None or operands[0].dim() != codes.dim():
         return None
+    for one, other in (operands, operands[::-1]):  # neighbours, each times a number of its own: a convolution
+        if found[0].type == "gated" and one.shape[dims[0]] > 1 and copies(one, dims[0]) and varies(other, dims[0]):
+            kept = one.narrow(dims[0], 0, 1)
+            return spread(flagged(graph, kept if keep else kept.squeeze(dims[0]), "expanded"), out.shape)
     # A query, or one at each position, with the keys of some positions: (…, 1, c) and (…, j, c).
     few, many = operands if operands[0].numel() <= operands[1].numel() else operands[::-1]
     key = (found[0].base, -1, -4)
