@@ -392,6 +392,9 @@ def builders() -> dict[str, Callable[[Names], tuple[nn.Module, Any]]]:
         "odd_whole",
         "sly",
         "sly_more",
+        "rare",
+        "rare_more",
+        "rare_whole",
     ):  # these fill the tables
         importlib.import_module(f"lying.{module}")
     found = {f"attention {name}": with_attention(name) for name in ATTENTION}

@@ -10,6 +10,7 @@ from torch import Tensor
 from weibull_monitor.model.dataflow.elementwise import flagged
 from weibull_monitor.model.dataflow.graph import LOW_BITS, LOW_MASK, Graph, coded, compact, copies, events_in, varies
 from weibull_monitor.model.dataflow.streams import are_streams, outer, several, weighed
+from weibull_monitor.model.dataflow.sums import added_up
 from weibull_monitor.model.dataflow.traced import spread, untracked
 from weibull_monitor.model.dataflow.weights import Weights
 
@@ -99,6 +100,18 @@ def matmul(graph: Graph, a: Tensor | None, b: Tensor | None, shape: torch.Size) 
             if numbers:
                 _note_weighing(graph, one, other)
             return weighed(graph, other, summed, shape)
+    for one, other, summed in (
+        (a, b, -2),
+        (b, a, -1),
+    ):  # experts weighed by a router: their rows differ, and their features
+        free = -3 - summed
+        chosen = all(e.type == "product" and "act" in e.flags for e in map(graph.events.__getitem__, events_in(one)))
+        if chosen and copies(one, summed) and varies(other, summed) and not copies(other, free):
+            if all(graph.events[e].type == "product" for e in events_in(other)):
+                _note_weighing(graph, one, other)
+                return spread(added_up(graph, other, [summed % other.dim()], True), shape)
+    if kinds_b == {"attention"} and _of_scores(graph, in_a):  # several sets of weights, one after the other (Nyström)
+        return spread(b.narrow(-2, 0, 1), shape)
     state = 1 in shape[-2:] and not kinds_a.isdisjoint({"mixed", "stream"})  # of a recurrence, with what reads it
     if not state and a.shape[-1] > 1 and varies(a, -1) and varies(b, -2):
         return scores(graph, a, b.mT, shape)
@@ -114,6 +127,14 @@ def matmul(graph: Graph, a: Tensor | None, b: Tensor | None, shape: torch.Size) 
     made = _mixed(graph, (a, b), shape)
     graph.mixes.append(events_in(made)[0])
     return made
+
+
+def _of_scores(graph: Graph, events: list[int]) -> bool:
+    """Whether something unknown was made of nothing but scores, such as their inverse."""
+    bases = [graph.base(event) for event in events]
+    return bool(bases) and all(
+        base.type == "scores" or (base.type == "mixed" and _of_scores(graph, list(base.sources))) for base in bases
+    )
 
 
 def _combined(graph: Graph, weights: Tensor, values: Tensor, dim: int, shape: torch.Size) -> Tensor | None:

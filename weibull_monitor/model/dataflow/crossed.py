@@ -107,10 +107,23 @@ def attended(graph: Graph, codes: Tensor, dim: int) -> Tensor | None:
     found = events_in(codes)
     if len(found) != 1 or graph.events[found[0]].type != "weighted" or codes.shape[dim] < 2:
         return None
-    weighted = graph.base(found[0])
     first, second = (compact(codes.narrow(dim, n, 1)) & LOW_MASK for n in (0, 1))
-    if not bool((second - first == weighted.size[0]).all()):
+    if not bool((second - first == graph.base(found[0]).size[0]).all()):
         return None
+    return _summed(graph, found[0], codes.narrow(dim, 0, 1))
+
+
+def gathered(graph: Graph, codes: Tensor) -> Tensor:
+    """Codes of weighed values that are added up where an index says, as over the edges of a graph; others stay as they are."""
+    found = events_in(codes)
+    if len(found) != 1 or graph.events[found[0]].type != "weighted":
+        return codes
+    return _summed(graph, found[0], codes)
+
+
+def _summed(graph: Graph, event: int, codes: Tensor) -> Tensor:
+    """Codes of weighed values (of one event, in any shape) after they were summed over keys."""
+    weighted = graph.base(event)
     base, soft = _scores_in(graph, weighted)
     key = (weighted.id, -1, -2)
     if key not in graph._sums:
@@ -122,9 +135,9 @@ def attended(graph: Graph, codes: Tensor, dim: int) -> Tensor | None:
             made = graph.new("mixed", weighted.sources)
             graph.mixes.append(made.id)
         graph._sums[key] = made.id
-    few = compact(codes.narrow(dim, 0, 1))
+    few = compact(codes)
     low = (few & LOW_MASK) % max(weighted.size[0], 1)
-    return torch.where(event_of(few) < 0, few, coded(graph._sums[key], low)).expand(codes.narrow(dim, 0, 1).shape)
+    return torch.where(event_of(few) < 0, few, coded(graph._sums[key], low)).expand(codes.shape)
 
 
 def _scores_in(graph: Graph, weighted: Event) -> tuple[Event, bool]:

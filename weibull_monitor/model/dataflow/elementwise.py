@@ -182,7 +182,10 @@ def _add(
             return one.id, is_first
     for one, other, is_first in ((ea, eb, True), (eb, ea, False)):
         if (
-            one.type == "product" and other.type == "parameter" and not graph.first_hand(one.base)
+            one.type == "product"
+            and other.type == "parameter"
+            and not graph.first_hand(one.base)
+            and not any(graph.events[s].type == "attention" and _reads(graph, s, other.id) for s in one.sources)
         ):  # a bias for each head or expert
             return one.id, is_first
     # One event for the whole operation, whatever its parts are made of (a class token beside patches, several experts).

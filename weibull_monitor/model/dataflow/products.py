@@ -78,7 +78,7 @@ def _by_weight(follow: Follow, a: Any, weight: Traced, name: str, shape: torch.S
     if mixing and x is not None:
         follow.graph.heads_mixed += events_in(rows)
         return spread(x.narrow(-1, 0, 1), shape)
-    return spread(rows, shape)
+    return _over_positions(follow, x, rows, -1, shape)
 
 
 def _of_weight(follow: Follow, weight: Traced, b: Any, shape: torch.Size) -> Tensor | None:
@@ -89,7 +89,20 @@ def _of_weight(follow: Follow, weight: Traced, b: Any, shape: torch.Size) -> Ten
     if mixing and x is not None:
         follow.graph.heads_mixed += events_in(rows)
         return spread(x.narrow(-2, 0, 1), shape)
-    return spread(rows, shape)
+    return _over_positions(follow, x, rows, -2, shape)
+
+
+def _over_positions(follow: Follow, x: Tensor | None, rows: Tensor, dim: int, shape: torch.Size) -> Tensor | None:
+    """Codes of a product that sums over positions: of keys and values, say, which stay what they are (Linformer)."""
+    graph = follow.graph
+    over = bool(events_in(rows)) and all(graph.events[e].tokens for e in events_in(rows))
+    if (
+        x is None
+        or not over
+        or any(e.type != "product" or "act" in e.flags for e in map(graph.events.__getitem__, events_in(x)))
+    ):
+        return spread(rows, shape)
+    return spread(elementwise.flagged(graph, x.narrow(dim, 0, 1), "expanded"), shape)
 
 
 def _mixes_scores(follow: Follow, codes: Tensor | None) -> bool:

@@ -26,7 +26,7 @@ def summed(graph: Graph, codes: Tensor | None, dims: Sequence[int], keep: bool, 
     if met is not None:
         return met if keep else met.squeeze(dims[0])
     if over_features and not mean and codes.dim() - 1 in rest and any(varies(codes, d) for d in rest):
-        return _added_up(graph, codes, sorted(d % codes.dim() for d in dims), keep)
+        return added_up(graph, codes, sorted(d % codes.dim() for d in dims), keep)
     out = codes
     for dim in sorted({d % codes.dim() for d in dims}, reverse=True):
         if out.shape[dim] == 0:
@@ -77,7 +77,7 @@ def _dotted(graph: Graph, codes: Tensor, out: Tensor, dims: Sequence[int], keep:
     return (low if keep else low.squeeze(dims[0])).expand(out.shape)
 
 
-def _added_up(graph: Graph, codes: Tensor, dims: list[int], keep: bool) -> Tensor:
+def added_up(graph: Graph, codes: Tensor, dims: list[int], keep: bool) -> Tensor:
     """Codes of a sum over heads or experts, whose rows differ: of the first of them, or a sum of all if they are products."""
     out = codes
     for dim in reversed(dims):
