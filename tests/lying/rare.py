@@ -318,7 +318,7 @@ class WithoutValues(Lying):
 
 @attention
 class SplitRows(Lying):
-    """Storage that is sliced in the forward pass: rows of one parameter by range, in any order, and the output from its columns."""
+    """Rows of one parameter, sliced in the forward pass, in any order; those of the output are transposed."""
 
     def __init__(self, names: Names):
         self.order = names.order("q", "k", "v", "o")
@@ -383,11 +383,11 @@ class QueryGateKeyValue(Lying):
     def __init__(self, names: Names):
         rows = {"q": [], "attn_gate": [], "k": [], "v": []}
         n = 0
-        for h in range(HEADS):
+        for _ in range(HEADS):
             for r in ("q", "attn_gate"):
                 rows[r] += range(n, n + SIZE)
                 n += SIZE
-        for g in range(2):
+        for _ in range(2):
             for r in ("v", "k"):
                 rows[r] += range(n, n + SIZE)
                 n += SIZE

@@ -597,8 +597,7 @@ def old_weight_norm(names: Names) -> tuple[nn.Module, Any]:
         for name, child in list(part.named_children()):
             if isinstance(child, nn.Linear):
                 torch.nn.utils.weight_norm(child)
-                role = part.roles.pop(name)
-                part.roles[f"{name}.weight_v"] = role
+                part.roles[f"{name}.weight"] = part.roles.pop(name)
     return model, (ids(),)
 
 

@@ -106,10 +106,10 @@ def matmul(graph: Graph, a: Tensor | None, b: Tensor | None, shape: torch.Size) 
     ):  # experts weighed by a router: their rows differ, and their features
         free = -3 - summed
         chosen = all(e.type == "product" and "act" in e.flags for e in map(graph.events.__getitem__, events_in(one)))
-        if chosen and copies(one, summed) and varies(other, summed) and not copies(other, free):
-            if all(graph.events[e].type == "product" for e in events_in(other)):
-                _note_weighing(graph, one, other)
-                return spread(added_up(graph, other, [summed % other.dim()], True), shape)
+        made = all(graph.events[e].type == "product" for e in events_in(other))
+        if chosen and made and copies(one, summed) and varies(other, summed) and not copies(other, free):
+            _note_weighing(graph, one, other)
+            return spread(added_up(graph, other, [summed % other.dim()], True), shape)
     if kinds_b == {"attention"} and _of_scores(graph, in_a):  # several sets of weights, one after the other (Nyström)
         return spread(b.narrow(-2, 0, 1), shape)
     state = 1 in shape[-2:] and not kinds_a.isdisjoint({"mixed", "stream"})  # of a recurrence, with what reads it
