@@ -392,6 +392,7 @@ def builders() -> dict[str, Callable[[Names], tuple[nn.Module, Any]]]:
         "odd_whole",
         "sly",
         "sly_more",
+        "devious",
         "rare",
         "rare_more",
         "rare_whole",

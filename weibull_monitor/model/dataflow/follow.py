@@ -63,6 +63,15 @@ def follow(
         shapes: The whole shape of each parameter by its ``id``, where the model holds only a part of it.
         seconds: When to give up, in seconds of this thread.
     """
+    compiler = "torch._dynamo" in sys.modules
+    found = _follow(model, inputs, shapes, seconds)
+    if found.problem and not compiler and "torch._dynamo" in sys.modules and seconds > found.seconds:
+        # Something was compiled within the pass, where all has to stay as it is written: now that can be said to the compiler.
+        found = _follow(model, inputs, shapes, seconds - found.seconds)
+    return found
+
+
+def _follow(model: nn.Module, inputs: Inputs, shapes: dict[int, tuple[int, ...]] | None, seconds: float) -> Pass:
     started = time.thread_time()
     inner = unwrapped(model)
     clone = Clone(inner, shapes)
