@@ -187,7 +187,7 @@ class Prefixes(Separate):
     def __init__(self, names: Names):
         super().__init__(names)
         self.put(any1=weight(3, 10), any2=linear(10, 16), any3=linear(16, 2 * INNER))
-        self.roles[self.called["any3"]] = Role("prefix")
+        self.roles[self.called["any3"]] = fused(k=range(INNER), v=range(INNER, 2 * INNER))
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, x: Tensor) -> Tensor:
         more = self["any3"](torch.tanh(self["any2"](self["any1"]))).view(3, 2, HEADS, SIZE).permute(1, 2, 0, 3)
@@ -341,17 +341,6 @@ class InPieces(Lying):
         for g, u, d in zip(*(self[r].weight.chunk(2, i) for r, i in (("gate", 0), ("up", 0), ("down", 1))), strict=True):
             out += F.linear(F.silu(F.linear(x, g)) * F.linear(x, u), d)
         return out
-
-
-@feed_forward
-class Polynomial(Lying):
-    """Three projections multiplied (no activation but the product)."""
-
-    def __init__(self, names: Names):
-        super().__init__(names, outs=linear(WIDE, WIDTH), **{f"either{i}": linear(WIDTH, WIDE) for i in range(3)})
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self["outs"](self["either0"](x) * self["either1"](x) * F.silu(self["either2"](x)))
 
 
 @feed_forward

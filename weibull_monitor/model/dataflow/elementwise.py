@@ -90,8 +90,12 @@ def merged(
             here = both & (event_a == first) & (event_b == second)
             decide = _add if operation == "add" else _mul
             event, from_first = decide(graph, first, second, few_a[here], few_b[here], scale, call, narrow)
-            if event >= 0 and graph.events[event].type in ("gated", "stream") and few_a.numel() < KEPT:
-                graph.operands.setdefault(graph.events[event].base, (a, b))
+            if event >= 0 and few_a.numel() < KEPT:
+                made = graph.events[event]
+                if made.type in ("gated", "stream"):
+                    graph.operands.setdefault(made.base, (a, b))
+                elif "met" in made.flags:
+                    graph.operands[made.id] = a, b
             if operation == "add" and graph.events[first].base == graph.events[second].base:
                 from_first = _other_half(graph, event, few_a[here], few_b[here], call, from_first)
             low = few_a if from_first else few_b
@@ -268,6 +272,8 @@ def _mul(
                 whole, codes = graph.weighs.setdefault(smaller.base, (set(), []))
                 whole.add(larger.base)
                 codes.append(low)
+            if smaller.type == larger.type == "product" and "act" not in smaller.flags | larger.flags:
+                return graph.derive(larger.id, "met"), not is_first  # a query and the keys around it, perhaps
             scaled = larger.type == "stream" and not one_for_all
             return graph.derive(larger.id, "scaled") if scaled else larger.id, not is_first
     for one, other, is_first in ((ea, eb, True), (eb, ea, False)):

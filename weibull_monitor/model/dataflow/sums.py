@@ -25,7 +25,14 @@ def summed(graph: Graph, codes: Tensor | None, dims: Sequence[int], keep: bool, 
         met = attended(graph, codes, dims[0]) if over_features else scores_of(graph, one)
     if met is not None:
         return met if keep else met.squeeze(dims[0])
-    if over_features and not mean and codes.dim() - 1 in rest and any(varies(codes, d) for d in rest):
+    products_met = over_features and not mean and all("met" in graph.events[e].flags for e in events_in(codes))
+    if (
+        over_features
+        and not mean
+        and not products_met
+        and codes.dim() - 1 in rest
+        and any(varies(codes, d) for d in rest)
+    ):
         return added_up(graph, codes, sorted(d % codes.dim() for d in dims), keep)
     out = codes
     for dim in sorted({d % codes.dim() for d in dims}, reverse=True):
@@ -56,7 +63,7 @@ def _dotted(graph: Graph, codes: Tensor, out: Tensor, dims: Sequence[int], keep:
         return coded(made.id, torch.arange(out.shape[-1]) if out.dim() else torch.zeros((), dtype=torch.int64)).expand(
             out.shape
         )
-    operands = graph.operands.get(found[0].base)
+    operands = graph.operands.get(found[0].id if "met" in found[0].flags else found[0].base)
     if operands is None or operands[0].dim() != codes.dim():
         return None
     for one, other in (operands, operands[::-1]):  # neighbours, each times a number of its own: a convolution
@@ -65,10 +72,12 @@ def _dotted(graph: Graph, codes: Tensor, out: Tensor, dims: Sequence[int], keep:
             return spread(flagged(graph, kept if keep else kept.squeeze(dims[0]), "expanded"), out.shape)
     # A query, or one at each position, with the keys of some positions: (…, 1, c) and (…, j, c).
     few, many = operands if operands[0].numel() <= operands[1].numel() else operands[::-1]
-    key = (found[0].base, -1, -4)
+    if not all(varies(x, dims[0]) for x in (few, many)):
+        return None
+    key = (found[0].id if "met" in found[0].flags else found[0].base, -1, -4)
     if key not in graph._sums:
         graph._sums[key] = graph.new(
-            "scores", found[0].sources, first=few.movedim(dims[0], -1), second=many.movedim(dims[0], -1)
+            "scores", (*events_in(few), *events_in(many)), first=few.movedim(dims[0], -1), second=many.movedim(dims[0], -1)
         ).id
     wide = [d for d in range(codes.dim()) if many.shape[d] > few.shape[d]] or [codes.dim() - 1]
     size = codes.shape[wide[-1]] if wide[-1] != dims[0] % codes.dim() else 1
