@@ -9,7 +9,7 @@ from torch import Tensor
 
 from weibull_monitor.model.dataflow import contract, elementwise
 from weibull_monitor.model.dataflow.crossed import scores_of
-from weibull_monitor.model.dataflow.graph import LOW_BITS, events_in
+from weibull_monitor.model.dataflow.graph import LOW_BITS, Graph, events_in
 from weibull_monitor.model.dataflow.making import product_of, with_adapter
 from weibull_monitor.model.dataflow.mode import Follow
 from weibull_monitor.model.dataflow.results import is_weight, result_of
@@ -96,13 +96,16 @@ def _over_positions(follow: Follow, x: Tensor | None, rows: Tensor, dim: int, sh
     """Codes of a product that sums over positions: of keys and values, say, which stay what they are (Linformer)."""
     graph = follow.graph
     over = bool(events_in(rows)) and all(graph.events[e].tokens for e in events_in(rows))
-    if (
-        x is None
-        or not over
-        or any(e.type != "product" or "act" in e.flags for e in map(graph.events.__getitem__, events_in(x)))
-    ):
+    if x is None or not over or not all(_by_features(graph, e) for e in events_in(x)):
         return spread(rows, shape)
     return spread(elementwise.flagged(graph, x.narrow(dim, 0, 1), "expanded"), shape)
+
+
+def _by_features(graph: Graph, event: int) -> bool:
+    """Whether an event is a product over features, and of things that are known by features."""
+    one = graph.events[event]
+    mixed = one.tokens or any(graph.events[s].tokens for s in one.sources)
+    return one.type == "product" and "act" not in one.flags and not mixed
 
 
 def _mixes_scores(follow: Follow, codes: Tensor | None) -> bool:
