@@ -338,7 +338,9 @@ class InPieces(Lying):
 
     def forward(self, x: Tensor) -> Tensor:
         out = torch.zeros_like(x)
-        for g, u, d in zip(*(self[r].weight.chunk(2, i) for r, i in (("gate", 0), ("up", 0), ("down", 1))), strict=True):
+        for g, u, d in zip(
+            *(self[r].weight.chunk(2, i) for r, i in (("gate", 0), ("up", 0), ("down", 1))), strict=True
+        ):
             out += F.linear(F.silu(F.linear(x, g)) * F.linear(x, u), d)
         return out
 

@@ -73,43 +73,21 @@ def matmul(graph: Graph, a: Tensor | None, b: Tensor | None, shape: torch.Size) 
         shape: Shape of the result, (…, i, j).
     """
     in_a, in_b = events_in(a), events_in(b)
-    if not in_a or not in_b or a is None or b is None:
-        a, b = a if in_a else None, b if in_b else None
-        known, dim = (a, -1) if a is not None else (b, -2)
-        if known is None:
-            return None
-        if a is None and shape[-2] == 1 and several(graph, known) and are_streams(graph, known, -1):
-            return spread(flagged(graph, known.narrow(dim, 0, 1), "stat"), shape)  # how much of each stream is taken
-        if not varies(known, dim):  # a mean over positions with fixed weights
-            return spread(known.narrow(dim, 0, 1), shape)
-        if known.shape == shape:  # a rotation of features
-            return known
-        return _mixed(graph, (known,), shape)
+    if a is None or b is None or not in_a or not in_b:
+        return _by_fixed(graph, a if in_a else None, b if in_b else None, shape)
     kinds_a, kinds_b = {graph.events[e].type for e in in_a}, {graph.events[e].type for e in in_b}
     if kinds_a == {"scores"} and "scores" not in kinds_b:
         return _weighted(graph, in_a, a, b, shape)
     if kinds_b == {"scores"} and "scores" not in kinds_a:
         flipped = _weighted(graph, in_b, b.mT, a.mT, torch.Size((*shape[:-2], shape[-1], shape[-2])))
         return flipped.mT if flipped is not None else None
-    for one, other, summed in ((a, b, -2), (b, a, -1)):  # streams weighed by single numbers
-        numbers = {graph.events[e].type for e in events_in(one)} == {"product"}
-        alone = all("stat" in graph.events[e].flags for e in events_in(one))
-        if (numbers or alone) and are_streams(graph, other, summed) and varies(other, -3 - summed):
-            if not alone and one.shape[summed] > 1 and copies(one, summed):
-                continue
-            if numbers:
+    for one, other, dim in ((a, b, -2), (b, a, -1)):
+        if (kind := _numbers_for(graph, one, other, dim)) is not None:
+            if {graph.events[e].type for e in events_in(one)} == {"product"}:
                 _note_weighing(graph, one, other)
-            return weighed(graph, other, summed, shape)
-    for one, other, summed in (
-        (a, b, -2),
-        (b, a, -1),
-    ):  # experts weighed by a router: their rows differ, and their features
-        free = -3 - summed
-        chosen = all(e.type == "product" and "act" in e.flags for e in map(graph.events.__getitem__, events_in(one)))
-        made = all(graph.events[e].type == "product" for e in events_in(other))
-        if chosen and made and copies(one, summed) and varies(other, summed) and not copies(other, free):
-            _note_weighing(graph, one, other)
-            return spread(added_up(graph, other, [summed % other.dim()], True), shape)
+            if kind == "streams":
+                return weighed(graph, other, dim, shape)
+            return spread(added_up(graph, other, [dim % other.dim()], True), shape)
     if kinds_b == {"attention"} and _of_scores(graph, in_a):  # several sets of weights, one after the other (Nyström)
         return spread(b.narrow(-2, 0, 1), shape)
     state = 1 in shape[-2:] and not kinds_a.isdisjoint({"mixed", "stream"})  # of a recurrence, with what reads it
@@ -127,6 +105,40 @@ def matmul(graph: Graph, a: Tensor | None, b: Tensor | None, shape: torch.Size) 
     made = _mixed(graph, (a, b), shape)
     graph.mixes.append(events_in(made)[0])
     return made
+
+
+def _by_fixed(graph: Graph, a: Tensor | None, b: Tensor | None, shape: torch.Size) -> Tensor | None:
+    """Codes of a product of which one side is known by nothing: constant, or a vector of parameters."""
+    known, dim = (a, -1) if a is not None else (b, -2)
+    if known is None:
+        return None
+    if a is None and shape[-2] == 1 and several(graph, known) and are_streams(graph, known, -1):
+        return spread(flagged(graph, known.narrow(dim, 0, 1), "stat"), shape)  # how much of each stream is taken
+    if not varies(known, dim):  # a mean over positions with fixed weights
+        return spread(known.narrow(dim, 0, 1), shape)
+    if known.shape == shape:  # a rotation of features
+        return known
+    return _mixed(graph, (known,), shape)
+
+
+def _numbers_for(graph: Graph, numbers: Tensor, values: Tensor, dim: int) -> str | None:
+    """What single numbers weigh in a product: ``streams`` along a dimension of the values, ``experts``, or none of both.
+
+    Args:
+        graph: The events so far.
+        numbers: Codes of one operand.
+        values: Codes of the other.
+        dim: The dimension of the values that is summed over; of the numbers it is the one that is left.
+    """
+    events = [graph.events[event] for event in events_in(numbers)]
+    products, free = all(event.type == "product" for event in events), -3 - dim
+    alone = all("stat" in event.flags for event in events)
+    if (products or alone) and are_streams(graph, values, dim) and varies(values, free):
+        return "streams" if alone or numbers.shape[dim] == 1 or not copies(numbers, dim) else None
+    chosen = products and all("act" in event.flags for event in events)
+    experts = chosen and all(graph.events[e].type == "product" for e in events_in(values))
+    # The rows of experts differ, and their features do.
+    return "experts" if experts and copies(numbers, dim) and varies(values, dim) and not copies(values, free) else None
 
 
 def _of_scores(graph: Graph, events: list[int]) -> bool:

@@ -25,14 +25,9 @@ def summed(graph: Graph, codes: Tensor | None, dims: Sequence[int], keep: bool, 
         met = attended(graph, codes, dims[0]) if over_features else scores_of(graph, one)
     if met is not None:
         return met if keep else met.squeeze(dims[0])
-    products_met = over_features and not mean and all("met" in graph.events[e].flags for e in events_in(codes))
-    if (
-        over_features
-        and not mean
-        and not products_met
-        and codes.dim() - 1 in rest
-        and any(varies(codes, d) for d in rest)
-    ):
+    total = over_features and not mean
+    queries = all("met" in graph.events[e].flags for e in events_in(codes))  # with the keys around them
+    if total and not queries and codes.dim() - 1 in rest and any(varies(codes, d) for d in rest):
         return added_up(graph, codes, sorted(d % codes.dim() for d in dims), keep)
     out = codes
     for dim in sorted({d % codes.dim() for d in dims}, reverse=True):
@@ -77,7 +72,10 @@ def _dotted(graph: Graph, codes: Tensor, out: Tensor, dims: Sequence[int], keep:
     key = (found[0].id if "met" in found[0].flags else found[0].base, -1, -4)
     if key not in graph._sums:
         graph._sums[key] = graph.new(
-            "scores", (*events_in(few), *events_in(many)), first=few.movedim(dims[0], -1), second=many.movedim(dims[0], -1)
+            "scores",
+            (*events_in(few), *events_in(many)),
+            first=few.movedim(dims[0], -1),
+            second=many.movedim(dims[0], -1),
         ).id
     wide = [d for d in range(codes.dim()) if many.shape[d] > few.shape[d]] or [codes.dim() - 1]
     size = codes.shape[wide[-1]] if wide[-1] != dims[0] % codes.dim() else 1
