@@ -15,19 +15,6 @@ from lying.feed_forward import WIDE, feed_forward
 
 
 @attention
-class TensorDot(Lying):
-    """`torch.tensordot` with parameters (D, H, d), and one (H, d, D)."""
-
-    def __init__(self, names: Names):
-        super().__init__(names, **{r: weight(WIDTH, HEADS, SIZE) for r in "qkv"}, o=weight(HEADS, SIZE, WIDTH))
-
-    def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (torch.tensordot(x, self[r], dims=1).transpose(1, 2) for r in "qkv")
-        out = torch.softmax(q @ k.mT + causal(x), -1) @ v
-        return torch.tensordot(out.transpose(1, 2), self["o"], dims=([2, 3], [0, 1]))
-
-
-@attention
 class MultiDot(Separate):
     """Queries by a chain of two matrices, in one call."""
 
@@ -127,29 +114,6 @@ class TensorProducts(Lying):
         a, b = (self[f"factor_q{i}"](x).unflatten(-1, (3, -1)) for i in range(2))
         q = torch.einsum("btrh,btrd->bthd", a, b).transpose(1, 2) / 3
         return self["o"](together(F.scaled_dot_product_attention(q, heads(self["k"](x)), heads(self["v"](x)))))
-
-
-@attention
-class ValuesOfWidth(Lying):
-    """Each head's value is as wide as the stream; heads are summed and there is no output matrix."""
-
-    def __init__(self, names: Names):
-        super().__init__(names, q=linear(WIDTH, INNER), k=linear(WIDTH, INNER), v=linear(WIDTH, HEADS * WIDTH))
-
-    def forward(self, x: Tensor) -> Tensor:
-        q, k, v = heads(self["q"](x)), heads(self["k"](x)), heads(self["v"](x))
-        return (torch.softmax(q @ k.mT + causal(x), -1) @ v).sum(1)
-
-
-@attention
-class InAutocast(Separate):
-    """Scores in another dtype, in a context of its own."""
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, x: Tensor) -> Tensor:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            w = (q @ k.mT).float()
-        with torch.autocast("cpu", enabled=False):
-            return (w + causal(x)).softmax(-1, dtype=torch.float32).to(v.dtype) @ v
 
 
 @attention
@@ -303,30 +267,6 @@ class ExpertsInTheMiddle(Lying):
         w = torch.softmax(x @ self["router"].T, -1)
         y = F.silu(torch.einsum("btd,def->btef", x, self["gate"])) * torch.einsum("btd,def->btef", x, self["up"])
         return torch.einsum("btef,fed,bte->btd", y, self["down"], w)
-
-
-@feed_forward
-class SharedGate(Lying):
-    """A product times its own activation: one matrix."""
-
-    def __init__(self, names: Names):
-        super().__init__(names, **{"in": linear(WIDTH, WIDE)}, ffn_out=linear(WIDE, WIDTH))
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self["in"](x)
-        return self["ffn_out"](y * F.sigmoid(y + 1))
-
-
-@feed_forward
-class WithNormOfHidden(Lying):
-    """A norm between the product and the second matrix (sub-LN, BitNet)."""
-
-    def __init__(self, names: Names):
-        super().__init__(names, gate=linear(WIDTH, WIDE), up=linear(WIDTH, WIDE), down=linear(WIDE, WIDTH))
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = torch.relu(self["gate"](x)).square() * self["up"](x)
-        return self["down"](F.rms_norm(y, (WIDE,)))
 
 
 @feed_forward

@@ -44,22 +44,6 @@ class PositionNetwork(Separate):
 
 
 @attention
-class PositionTable(Separate):
-    """A learned bias for each head and distance, in buckets (T5)."""
-
-    def __init__(self, names: Names):
-        super().__init__(names)
-        self.put(table=nn.Embedding(8, HEADS))
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, x: Tensor) -> Tensor:
-        t = torch.arange(x.shape[1])
-        bias = self["table"]((t[:, None] - t).abs().clamp(max=7)).permute(2, 0, 1)[None]
-        scores = torch.einsum("bhid,bhjd->bhij", q, k)
-        scores += bias
-        return F.softmax(scores.float(), dim=-1).type_as(scores) @ v
-
-
-@attention
 class Disentangled(Separate):
     """DeBERTa: content to position and position to content, by the query's and key's own matrices."""
 
@@ -76,22 +60,6 @@ class Disentangled(Separate):
         scores = scores + torch.gather(q @ to.mT, -1, index.expand(*scores.shape))
         scores = scores + torch.gather(k @ of.mT, -1, index.expand(*scores.shape)).mT
         return torch.softmax(scores / math.sqrt(3 * SIZE), -1) @ v
-
-
-@attention
-class RelativeKeys(Separate):
-    """Shaw's keys and values of relative positions."""
-
-    def __init__(self, names: Names):
-        super().__init__(names)
-        self.put(rel=weight(13, SIZE), table=(weight(13, SIZE), Role("any")))
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, x: Tensor) -> Tensor:
-        t = torch.arange(x.shape[1])
-        index = (t[:, None] - t).clamp(-6, 6) + 6
-        scores = q @ k.mT + torch.einsum("bhid,ijd->bhij", q, self["rel"][index])
-        w = (scores / SIZE**0.5 + causal(x)).softmax(-1)
-        return w @ v + torch.einsum("bhij,ijd->bhid", w, self["table"][index])
 
 
 @attention
@@ -124,19 +92,6 @@ class Compressed(Separate):
 
 
 @attention
-class Blocks(Separate):
-    """Block-sparse by choice: each query attends to the blocks whose mean key it likes best (MoBA)."""
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, x: Tensor) -> Tensor:
-        t = k.shape[2]
-        blocks = F.pad(k, (0, 0, 0, -t % 3)).unflatten(2, (-1, 3)).mean(3)
-        best = (q @ blocks.mT).topk(2, -1).indices
-        allowed = torch.zeros(*q.shape[:3], blocks.shape[2], dtype=torch.bool).scatter(-1, best, True)
-        mask = allowed.repeat_interleave(3, -1)[..., :t]
-        return torch.softmax((q @ k.mT).masked_fill(~mask, -1e9), -1) @ v
-
-
-@attention
 class LocalAndGlobal(Lying):
     """Longformer: the first token attends to all with a query, key and value of its own."""
 
@@ -164,19 +119,6 @@ class StickBreaking(Separate):
         left = F.logsigmoid(-scores).masked_fill(~seen, 0.0)
         left = left.flip(-1).cumsum(-1).flip(-1) - left
         return (F.logsigmoid(scores) + left).masked_fill(~seen, -torch.inf).exp() @ v
-
-
-@attention
-class Forgetting(Separate):
-    """A gate of each head forgets keys: its logarithms, summed, are added to the scores."""
-
-    def __init__(self, names: Names):
-        super().__init__(names)
-        self.put(none=linear(WIDTH, HEADS, bias=True))
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, x: Tensor) -> Tensor:
-        c = F.logsigmoid(self["none"](x)).transpose(1, 2).cumsum(-1)
-        return torch.softmax(q @ k.mT + c[..., :, None] - c[..., None, :] + causal(x), -1) @ v
 
 
 @attention
@@ -305,34 +247,6 @@ class KeysOfTheInput(Lying):
 
 
 @attention
-class WithoutValues(Lying):
-    """Values are the input itself."""
-
-    def __init__(self, names: Names):
-        super().__init__(names, q=linear(WIDTH, INNER), k=linear(WIDTH, INNER), o=linear(WIDTH, WIDTH))
-
-    def forward(self, x: Tensor) -> Tensor:
-        q, k = self["q"](x), self["k"](x)
-        return self["o"]((q @ k.mT + causal(x)).softmax(-1) @ x)
-
-
-@attention
-class SplitRows(Lying):
-    """Rows of one parameter, sliced in the forward pass, in any order; those of the output are transposed."""
-
-    def __init__(self, names: Names):
-        self.order = names.order("q", "k", "v", "o")
-        rows = {r: range(i * INNER, (i + 1) * INNER) for i, r in enumerate(self.order)}
-        super().__init__(names, all=(weight(4 * INNER, WIDTH), fused(**rows)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        w = self["all"]
-        part = {r: w[i * INNER : (i + 1) * INNER] for i, r in enumerate(self.order)}
-        q, k, v = (heads(x @ part[r].t()) for r in "qkv")
-        return F.linear(together(F.scaled_dot_product_attention(q, k, v, is_causal=True)), part["o"].t())
-
-
-@attention
 class Interleaved3(Lying):
     """One row of q, one of k, one of v, again and again, in any order."""
 
@@ -427,35 +341,6 @@ class ShortConvolutions(Lying):
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (heads(self[f"any{i}"](F.pad(self[r](x).mT, (2, 0))).mT + self[r](x)) for i, r in enumerate("qkv"))
         return self["o"](together(F.scaled_dot_product_attention(q, k, v, is_causal=True)))
-
-
-@attention
-class TokenShift(Lying):
-    """Queries, keys and values of mixtures of a position and the one before (RWKV's shift before an attention)."""
-
-    def __init__(self, names: Names):
-        super().__init__(names, **{r: linear(WIDTH, INNER) for r in "qkv"}, o=linear(INNER, WIDTH))
-        self.share = nn.Parameter(torch.rand(3, WIDTH))
-        self.roles["share"] = Role("any")
-
-    def forward(self, x: Tensor) -> Tensor:
-        before = F.pad(x, (0, 0, 1, -1))
-        q, k, v = (heads(self[r](x * self.share[i] + before * (1 - self.share[i]))) for i, r in enumerate("qkv"))
-        return self["o"](together(F.scaled_dot_product_attention(q, k, v, is_causal=True)))
-
-
-@attention
-class Bucketed(Separate):
-    """Reformer-like: positions are sorted by a hash, and attend within chunks of the order."""
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, x: Tensor) -> Tensor:
-        order = (q @ torch.randn(SIZE, 4)).argmax(-1).argsort(-1)
-        back = order.argsort(-1)
-        q, k, v = (torch.gather(y, 2, order[..., None].expand_as(y)) for y in (q, k, v))
-        pad = -q.shape[2] % 4
-        q, k, v = (F.pad(y, (0, 0, 0, pad)).unflatten(2, (-1, 4)) for y in (q, k, v))
-        out = (torch.softmax(q @ k.mT, -1) @ v).flatten(2, 3)[:, :, : x.shape[1]]
-        return torch.gather(out, 2, back[..., None].expand_as(out))
 
 
 @attention

@@ -14,19 +14,6 @@ from lying.feed_forward import WIDE, feed_forward
 
 
 @feed_forward
-class UpFirst(Lying):
-    """GEGLU of diffusers: chunks of one matrix, the second through the activation; with dropout."""
-
-    def __init__(self, names: Names):
-        both = {"up": range(WIDE), "gate": range(WIDE, 2 * WIDE)}
-        super().__init__(names, both=(linear(WIDTH, 2 * WIDE, bias=True), fused(**both)), down=linear(WIDE, WIDTH))
-
-    def forward(self, x: Tensor) -> Tensor:
-        x, gate = self["both"](x).chunk(2, dim=-1)
-        return self["down"](F.dropout(x * F.gelu(gate), 0.1, self.training))
-
-
-@feed_forward
 class RowByRow(Lying):
     """Gate and up row by row, in any order, limited, as in gpt-oss."""
 
@@ -44,17 +31,6 @@ class RowByRow(Lying):
 
 
 @feed_forward
-class SquaredGate(Lying):
-    """relu(gate)² times up."""
-
-    def __init__(self, names: Names):
-        super().__init__(names, gate=linear(WIDTH, WIDE), up=linear(WIDTH, WIDE), down=linear(WIDE, WIDTH))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self["down"](self["up"](x) * F.relu(self["gate"](x)).pow(2))
-
-
-@feed_forward
 class BlockDiagonal(Lying):
     """Both matrices in blocks (Monarch): (blocks, out, in)."""
 
@@ -64,19 +40,6 @@ class BlockDiagonal(Lying):
     def forward(self, x: Tensor) -> Tensor:
         y = torch.einsum("btgi,goi->btgo", x.unflatten(-1, (4, -1)), self["in"])
         return torch.einsum("btgi,goi->btgo", F.gelu(y), self["ffn_out"]).flatten(2)
-
-
-@feed_forward
-class Elastic(Lying):
-    """Only the first rows are used (MatFormer)."""
-
-    def __init__(self, names: Names):
-        super().__init__(names, gate=linear(WIDTH, WIDE), up=linear(WIDTH, WIDE), down=linear(WIDE, WIDTH))
-
-    def forward(self, x: Tensor) -> Tensor:
-        n = WIDE // 2
-        y = F.silu(F.linear(x, self["gate"].weight[:n])) * F.linear(x, self["up"].weight[:n])
-        return F.linear(y, self["down"].weight[:, :n])
 
 
 @feed_forward
@@ -125,20 +88,6 @@ class ConvolutionModule(Lying):
     def forward(self, x: Tensor) -> Tensor:
         y = F.glu(self["any1"](x.mT), dim=1)
         return self["any3"](F.silu(self["norm"](self["any2"](y)))).mT
-
-
-@feed_forward
-class ConvNext(Lying):
-    """A convolution of each channel over time before the two matrices, with a scale for each channel."""
-
-    def __init__(self, names: Names):
-        super().__init__(names, any=nn.Conv1d(WIDTH, WIDTH, 3, padding=1, groups=WIDTH), ffn_out=linear(WIDE, WIDTH))
-        self.put(**{"in": linear(WIDTH, WIDE)}, norm=(nn.LayerNorm(WIDTH), None))
-        self.scale = nn.Parameter(torch.ones(WIDTH))
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self["norm"](self["any"](x.mT).mT)
-        return self.scale * self["ffn_out"](F.gelu(self["in"](y)))
 
 
 @feed_forward
@@ -324,22 +273,6 @@ class Excited(Lying):
         y = F.gelu(self["in"](x))
         y = y * torch.sigmoid(self["none2"](F.relu(self["none1"](y.mean(1, keepdim=True)))))
         return self["ffn_out"](y)
-
-
-@feed_forward
-class HalfAfterHalf(Lying):
-    """Two blocks one after the other, each half added within."""
-
-    def __init__(self, names: Names):
-        super().__init__(
-            names, in1=linear(WIDTH, WIDE), out1=linear(WIDE, WIDTH), in2=linear(WIDTH, 20), out2=linear(20, WIDTH)
-        )
-        for r in ("in1", "in2", "out1", "out2"):
-            self.roles[self.called[r]] = Role("in" if r[0] == "i" else "ffn_out")
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = x + 0.5 * self["out1"](F.silu(self["in1"](F.layer_norm(x, (WIDTH,)))))
-        return y + 0.5 * self["out2"](F.silu(self["in2"](F.layer_norm(y, (WIDTH,)))))
 
 
 @feed_forward
