@@ -291,8 +291,8 @@ class ByConvolution(Lying):
 
     def __init__(self, names: Names):
         self.order = names.order("gate", "up")
-        super().__init__(names, both=(nn.Conv1d(WIDTH, 2 * WIDE, 1), grid((2, WIDE), 0, self.order)))
-        self.put(down=nn.Conv1d(WIDE, WIDTH, 1))
+        super().__init__(names, both=(nn.Conv1d(WIDTH, 2 * WIDE, 1, bias=False), grid((2, WIDE), 0, self.order)))
+        self.put(down=nn.Conv1d(WIDE, WIDTH, 1, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:
         f = dict(zip(self.order, self["both"](x.mT).chunk(2, 1), strict=True))

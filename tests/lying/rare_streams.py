@@ -149,13 +149,13 @@ def fixed_connections(names: Names) -> tuple[nn.Module, Any]:
             super().__init__(names, Sdpa, InAndOut)
             self.put(any1=weight(3, 3), any2=weight(3, 3))
             self.share = nn.Parameter(torch.ones(2, 3))
-            self.out = nn.Parameter(torch.ones(2, 3))
-            self.roles |= {"share": Role("any"), "out": Role("any")}
+            self.back = nn.Parameter(torch.ones(2, 3))
+            self.roles |= {"share": Role("any"), "back": Role("any")}
 
         def forward(self, x: Tensor) -> Tensor:
             for i, (branch, norm) in enumerate((("a", "n"), ("f", "m"))):
                 y = self[branch](self[norm]((self.share[i, :, None] * x).sum(2)))
-                x = torch.einsum("nm,btnd->btmd", self[f"any{i + 1}"], x) + self.out[i, :, None] * y[:, :, None]
+                x = torch.einsum("nm,btnd->btmd", self[f"any{i + 1}"], x) + self.back[i, :, None] * y[:, :, None]
             return x
 
     class Copies(Model):
