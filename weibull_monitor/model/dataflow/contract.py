@@ -96,7 +96,9 @@ def matmul(graph: Graph, a: Tensor | None, b: Tensor | None, shape: torch.Size) 
     for one, other, summed in ((a, b, -2), (b, a, -1)):  # positions weighed by single numbers, as of a router
         if not varies(one, -1) and not varies(one, -2) and varies(other, -3 - summed):
             return _combined(graph, one, other, summed, shape)
-    if a.shape[-1] > 1 and varies(a, -2) and varies(b, -1):
+    if (
+        a.shape[-1] > 1 and varies(a, -2) and varies(b, -1) and copies(a, -1)
+    ):  # else numbers of each position (outlooks)
         made = scores(graph, a, b.mT, shape)
         graph.events[events_in(made)[0]].channels = True
         return made
