@@ -179,7 +179,7 @@ def weighed_depths(names: Names) -> tuple[nn.Module, Any]:
     class Deep(Model):
         def __init__(self, names: Names):
             super().__init__(names, blocks=3)
-            self.query = nn.Parameter(torch.randn(WIDTH))
+            self.wanted = nn.Parameter(torch.randn(WIDTH))
 
         def stream(self, x: Tensor) -> Tensor:
             states = [x]
@@ -188,7 +188,7 @@ def weighed_depths(names: Names) -> tuple[nn.Module, Any]:
                     x = block(x)
                 else:
                     every = torch.stack(states, 2)
-                    w = (F.rms_norm(every, (WIDTH,)) @ self.query).softmax(-1)
+                    w = (F.rms_norm(every, (WIDTH,)) @ self.wanted).softmax(-1)
                     x = block(torch.einsum("btn,btnd->btd", w, every))
                 states.append(x)
             return self["last"](x)  # type: ignore[no-any-return]
