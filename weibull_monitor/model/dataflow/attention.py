@@ -74,6 +74,7 @@ class AttentionRoles(Reading):
         reads: dict[str, set[int]] = {"q": set(), "k": set(), "v": set()}
         heads = {"q": 0, "k": 0, "v": 0}
         size, normed = 0, {"q": False, "k": False}
+        main: dict[int, str] = {}
         for number, (role, codes) in enumerate(sides):
             if codes is None:
                 continue
@@ -88,6 +89,8 @@ class AttentionRoles(Reading):
                     number > 2 and role == "k" and users[base.base] > 1
                 ):  # of positions in all attentions: it belongs to none
                     continue
+                if main.setdefault(base.parameter, role) != role and number > 2:
+                    continue  # a query's matrix that positions are multiplied with, too (DeBERTa)
                 elsewhere = base.kernel != 1 and (self._readers.get(base.base) or base.base in self._sums)
                 if base.type == "product" and not elsewhere:  # a convolution makes the stream, not only the query
                     self._add(base, Use(role, places, None, by_head, attention.id, why=_WHY[role]))
@@ -162,10 +165,22 @@ class AttentionRoles(Reading):
         common = self._lineage(one) & self._lineage(other)
         return any(self._events[c].type not in ("parameter", "embedding") or len(common) > 2 for c in common)
 
+    def _recurs(self, product: Event) -> bool:
+        """Whether a product only makes the gates of a recurrent cell, with another one of its state."""
+        sums = self._sums.get(product.base, [])
+        idle = any(other in self._graph.idle for _, other in sums)
+        if len({total for total, _ in sums}) < 2 and not idle:
+            return False
+        read = {s for p in self._products for s in p.sources} | {e for _, pair in self._graph.added for e in pair}
+        bare = {self._events[e].base for e in read | self._graph.outputs if "act" not in self._events[e].flags}
+        return not any(total in bare for total, _ in sums)
+
     def _outputs(self) -> None:
         for product in self._products:
             columns = self._column_types(product)
-            if "attention" in columns:
+            if "attention" in columns and self._recurs(product):
+                self._add(product, Use("mixer", self._rows_of(product), why="it makes the gates of a recurrent cell"))
+            elif "attention" in columns:
                 share = columns["attention"]
                 attention = self._events[int(share[1])].base
                 everything = len(columns) == 1

@@ -14,10 +14,11 @@ from weibull_monitor.model.architecture import held_by
 from weibull_monitor.model.dataflow.traced import Traced
 from weibull_monitor.model.dataflow.weights import Weights
 from weibull_monitor.model.sharding import LocalParameter, inside
+from weibull_monitor.model.sharding.made import HOOKS
 
 LARGEST_BUFFER: Final = 1 << 22
 _HOOKS: Final = (
-    "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_forward_hooks_with_kwargs",
+    "_forward_hooks", "_backward_hooks", "_backward_pre_hooks", "_forward_hooks_with_kwargs",
     "_forward_pre_hooks_with_kwargs", "_forward_hooks_always_called",
 )  # fmt: skip
 
@@ -100,7 +101,9 @@ class Clone:
         for name, value in old.__dict__.items():
             if name in put_back:
                 continue
-            if name in _HOOKS:
+            if name == "_forward_pre_hooks":
+                state[name] = type(value)({n: hook for n, hook in value.items() if isinstance(hook, HOOKS)})
+            elif name in _HOOKS:
                 state[name] = type(value)()
             elif name == "_parameters":
                 kept = {n: p for n, p in value.items() if id(p) not in self._taken}

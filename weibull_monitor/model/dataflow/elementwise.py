@@ -20,6 +20,7 @@ from weibull_monitor.model.dataflow.graph import (
     folded,
     one_event,
 )
+from weibull_monitor.model.dataflow.streams import meant
 from weibull_monitor.model.dataflow.traced import spread
 
 KEPT: Final = 1 << 16
@@ -85,8 +86,12 @@ def merged(
         """Codes of a sum or product where the operands have these events, for all elements."""
         decide = _add if operation == "add" else _mul
         event, from_first = decide(graph, first, second, mine_a, mine_b, scale, call, narrow)
-        if event >= 0 and graph.events[event].type in ("gated", "stream") and few_a.numel() < KEPT:
-            graph.operands.setdefault(graph.events[event].base, (a, b))
+        if event >= 0 and few_a.numel() < KEPT:
+            made = graph.events[event]
+            if made.type in ("gated", "stream"):
+                graph.operands.setdefault(made.base, (a, b))
+            elif "met" in made.flags:
+                graph.operands[made.id] = a, b
         if operation == "add" and graph.events[first].base == graph.events[second].base:
             from_first = _other_half(graph, event, mine_a, mine_b, call, from_first)
         low = few_a if from_first else few_b
@@ -164,6 +169,7 @@ def _add(
     graph: Graph, a: int, b: int, first: Tensor, second: Tensor, scale: int, call: int, one_for_all: bool = False
 ) -> tuple[int, bool]:
     """The event of a sum of two tracked elements, and whether their place is that of the first."""
+    a, b = meant(graph, a, b), meant(graph, b, a)
     ea, eb = graph.events[a], graph.events[b]
     if ea.base == eb.base:
         if "stat" in eb.flags or "stat" in ea.flags:
@@ -192,7 +198,10 @@ def _add(
             return one.id, is_first
     for one, other, is_first in ((ea, eb, True), (eb, ea, False)):
         if (
-            one.type == "product" and other.type == "parameter" and not graph.first_hand(one.base)
+            one.type == "product"
+            and other.type == "parameter"
+            and not graph.first_hand(one.base)
+            and not any(graph.events[s].type == "attention" and _reads(graph, s, other.id) for s in one.sources)
         ):  # a bias for each head or expert
             return one.id, is_first
     # One event for the whole operation, whatever its parts are made of (a class token beside patches, several experts).
@@ -275,6 +284,8 @@ def _mul(
                 whole, codes = graph.weighs.setdefault(smaller.base, (set(), []))
                 whole.add(larger.base)
                 codes.append(low)
+            if smaller.type == larger.type == "product" and "act" not in smaller.flags | larger.flags:
+                return graph.derive(larger.id, "met"), not is_first  # a query and the keys around it, perhaps
             scaled = larger.type == "stream" and not one_for_all
             return graph.derive(larger.id, "scaled") if scaled else larger.id, not is_first
     for one, other, is_first in ((ea, eb, True), (eb, ea, False)):

@@ -64,6 +64,15 @@ def follow(
         held: What is here of the parameters of the model, or of a larger one: by these the pass has their names and whole shapes.
         seconds: When to give up, in seconds of this thread.
     """
+    compiler = "torch._dynamo" in sys.modules
+    found = _follow(model, inputs, held, seconds)
+    if found.problem and not compiler and "torch._dynamo" in sys.modules and seconds > found.seconds:
+        # Something was compiled within the pass, where all has to stay as it is written: now that can be said to the compiler.
+        found = _follow(model, inputs, held, seconds - found.seconds)
+    return found
+
+
+def _follow(model: nn.Module, inputs: Inputs, held: Collection[LocalParameter], seconds: float) -> Pass:
     started = time.thread_time()
     inner = unwrapped(model)
     clone = Clone(inner, held)

@@ -34,7 +34,8 @@ class Event:
         base: The event that it is a variant of; itself if it is none.
         flags: What was done to the elements of the base: ``act`` (a nonlinearity), ``norm``, ``stat`` (a mean or a norm of
             features), ``pool`` (a mean over positions), ``depthwise`` (a convolution channel by channel), ``expanded`` (the
-            same in a hidden layer, or a running sum over positions), ``scaled`` (multiplied with something else).
+            same in a hidden layer, or a running sum over positions), ``scaled`` (multiplied with something else), ``met``
+            (multiplied with another product at each of several positions).
         parameter: Number of the parameter, for products, embeddings and parameters.
         step: Distance in the flat parameter between the elements of one row.
         width: Number of elements of a row.
@@ -93,6 +94,7 @@ class Graph:
         mixes: Events in which positions met otherwise than in an attention.
         depthwise: (parameter, event it was applied to) of convolutions channel by channel.
         imaginary: Bases of events that complex numbers were made of, and how far imaginary parts are from real ones.
+        outer: Bases of events in which each of a few numbers met every feature: the event of the features.
         halves: The operation that first added two pieces of a product, and the piece that its sum stands for.
     """
 
@@ -116,6 +118,7 @@ class Graph:
         self._derived: dict[tuple[int, frozenset[str]], int] = {}
         self.imaginary: dict[int, int] = {}
         self._constant: dict[int, bool] = {}
+        self.outer: dict[int, int] = {}
         self.halves: dict[tuple[int, int, int], tuple[int, int]] = {}
         self._sums: dict[tuple[int, int, int], int] = {}
 
@@ -209,8 +212,20 @@ def varies(codes: Tensor, dim: int) -> bool:
     """Whether the places of elements differ along a dimension, as features do and positions do not."""
     if codes.shape[dim] < 2 or codes.stride(dim) == 0:
         return False
-    a, b = codes.select(dim, 0), codes.select(dim, 1)
-    return bool((compact(a) != compact(b)).any()) if a.numel() else False
+    a, b = compact(codes.select(dim, 0)), compact(codes.select(dim, 1))
+    if a.numel() == 0 or bool((a != b).any()):
+        return a.numel() > 0
+    last = compact(codes.select(dim, codes.shape[dim] - 1))  # a rotation of one feature gives the same one twice
+    return bool(((a != last) & (event_of(a) == event_of(last))).any())
+
+
+def copies(codes: Tensor, dim: int) -> bool:
+    """Whether neighbours along a dimension are no different features of one event: other positions, or other streams."""
+    few = compact(codes)
+    if few.shape[dim] < 2:
+        return True
+    a, b = few.narrow(dim, 0, few.shape[dim] - 1), few.narrow(dim, 1, few.shape[dim] - 1)
+    return not bool(((event_of(a) == event_of(b)) & (a != b)).any())
 
 
 def folded(codes: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from weibull_monitor.model.dataflow import contract, elementwise
 from weibull_monitor.model.dataflow.crossed import scores_of
-from weibull_monitor.model.dataflow.graph import LOW_BITS, events_in
+from weibull_monitor.model.dataflow.graph import LOW_BITS, Graph, events_in
 from weibull_monitor.model.dataflow.making import product_of, with_adapter
 from weibull_monitor.model.dataflow.mode import Follow
 from weibull_monitor.model.dataflow.results import is_weight, result_of
@@ -80,7 +80,7 @@ def _by_weight(follow: Follow, a: Any, weight: Traced, name: str, shape: torch.S
     if mixing and x is not None:
         follow.graph.heads_mixed += events_in(rows)
         return spread(x.narrow(-1, 0, 1), shape)
-    return spread(rows, shape)
+    return _over_positions(follow, x, rows, -1, shape)
 
 
 def _of_weight(follow: Follow, weight: Traced, b: Any, shape: torch.Size) -> Tensor | None:
@@ -91,7 +91,23 @@ def _of_weight(follow: Follow, weight: Traced, b: Any, shape: torch.Size) -> Ten
     if mixing and x is not None:
         follow.graph.heads_mixed += events_in(rows)
         return spread(x.narrow(-2, 0, 1), shape)
-    return spread(rows, shape)
+    return _over_positions(follow, x, rows, -2, shape)
+
+
+def _over_positions(follow: Follow, x: Tensor | None, rows: Tensor, dim: int, shape: torch.Size) -> Tensor | None:
+    """Codes of a product that sums over positions: of keys and values, say, which stay what they are (Linformer)."""
+    graph = follow.graph
+    over = bool(events_in(rows)) and all(graph.events[e].tokens for e in events_in(rows))
+    if x is None or not over or not all(_by_features(graph, e) for e in events_in(x)):
+        return spread(rows, shape)
+    return spread(elementwise.flagged(graph, x.narrow(dim, 0, 1), "expanded"), shape)
+
+
+def _by_features(graph: Graph, event: int) -> bool:
+    """Whether an event is a product over features, and of things that are known by features."""
+    one = graph.events[event]
+    mixed = one.tokens or any(graph.events[s].tokens for s in one.sources)
+    return one.type == "product" and "act" not in one.flags and not mixed
 
 
 def _mixes_scores(follow: Follow, codes: Tensor | None) -> bool:

@@ -209,5 +209,8 @@ class Roles(BlockRoles):
             seen.add(here.base)
             if here.type == "product":
                 yield here
-            elif here.type in ("mixed", "gated", "weighted", "scores"):
+            elif here.type in ("mixed", "gated", "weighted", "scores") or (
+                here.type == "stream"
+                and not self._readers.get(here.base)  # a difference of two, say, within a recurrence
+            ):
                 todo += here.sources

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from weibull_monitor.model.dataflow import contract, elementwise, sums
-from weibull_monitor.model.dataflow.graph import LOW_BITS, coded, events_in, varies
+from weibull_monitor.model.dataflow.graph import events_in, varies
 from weibull_monitor.model.dataflow.making import turned, weights_first
 from weibull_monitor.model.dataflow.mode import Follow, attend, flat, hides_later, tree
 from weibull_monitor.model.dataflow.moves import move_rule, pad_rule
@@ -29,7 +29,7 @@ from weibull_monitor.model.dataflow.operations import (
     WRITES,
 )
 from weibull_monitor.model.dataflow.products import convolution_rule, product_rule
-from weibull_monitor.model.dataflow.results import copy_of, first_of, is_weight, result_of
+from weibull_monitor.model.dataflow.results import copy_of, first_of, is_weight, looked_up, result_of
 from weibull_monitor.model.dataflow.traced import Traced, spread
 from weibull_monitor.model.dataflow.writes import write_rule
 
@@ -129,14 +129,7 @@ def _is_relu(args: Any, kwargs: Any) -> bool:
 
 def _embedded(follow: Follow, func: Any, name: str, args: Any, kwargs: Any) -> Any:
     out = follow.run(func, args, kwargs)
-    weight = args[0]
-    first = out[0] if isinstance(out, (list, tuple)) else out
-    codes = None
-    if is_weight(weight):
-        number = int(follow.weights.locate(weight.elem, torch.zeros(1, weight.dim(), dtype=torch.int64))[0] >> LOW_BITS)
-        event = follow.graph.new("embedding", parameter=number)
-        codes = coded(event.id, torch.arange(first.shape[-1])).expand(first.shape)
-    return follow.wrap(out, codes)
+    return looked_up(follow, args[0], out) if is_weight(args[0]) else follow.wrap(out, None)
 
 
 def _glu(follow: Follow, func: Any, name: str, args: Any, kwargs: Any) -> Any:
