@@ -1,15 +1,18 @@
-"""Writes docs/architectures.md: the matrices found in every model type of the installed transformers. Takes two to three minutes.
+"""Writes docs/architectures.md: the matrices found in every model type of the installed transformers.
 
-    python docs/generate_architectures.py                # all model types, into docs/architectures.md
-    python docs/generate_architectures.py llama gpt2     # the rows of these, to standard output
+    python docs/generate_architectures.py                     # all model types, into docs/architectures.md
+    python docs/generate_architectures.py --into rows.jsonl   # the same, in steps: a row that is in the file is not made again
+    python docs/generate_architectures.py llama gpt2          # the rows of these, to standard output
 
-Each model is built from its default configuration on the meta device, so nothing is downloaded and no weight is made.
+Each model is built from its default configuration on the meta device, so nothing is downloaded and no weight is made. A type
+takes a second of one core, and some take half a minute.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import re
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -151,11 +154,31 @@ def _heads(one: AttentionType) -> str:
     return f"{one.query_heads}{shared}" + (f"×{one.head_size}" if one.head_size else "") if one.query_heads else ""
 
 
-def page(types: Sequence[str]) -> str:
-    """The whole page."""
+def rows_of(types: Sequence[str], into: Path | None) -> dict[str, Row | str]:
+    """The row of each model type, or why there is none.
+
+    Args:
+        types: Model types.
+        into: A file of a line of JSON for each of them, which is gone on from and added to.
+    """
+    lines = into.read_text(encoding="utf-8").splitlines() if into is not None and into.is_file() else []
+    found: dict[str, Row | str] = {}
+    for name, one in map(json.loads, lines):
+        found[name] = one if isinstance(one, str) else Row(*one)
+    for model_type in types:
+        if model_type not in found:
+            found[model_type] = _row_or_reason(model_type)
+            if into is not None:
+                with into.open("a", encoding="utf-8") as file:
+                    print(json.dumps([model_type, found[model_type]]), file=file)
+    return {model_type: found[model_type] for model_type in types}
+
+
+def page(types: Sequence[str], into: Path | None = None) -> str:
+    """The whole page; see `rows_of` for the arguments."""
     import transformers
 
-    found = {model_type: _row_or_reason(model_type) for model_type in types}
+    found = rows_of(types, into)
     rows = {name: one for name, one in found.items() if isinstance(one, Row)}
     failed = [f"- `{name}`: {one}" for name, one in found.items() if isinstance(one, str)]
     little = [f"`{name}` ({100 * r.coverage:.1f} %)" for name, r in rows.items() if r.coverage < 0.98]
@@ -187,10 +210,14 @@ def _reason(error: Exception) -> str:
 
 def main() -> None:
     """Writes the page, or prints the rows of the named model types."""
-    if sys.argv[1:]:
-        print("\n".join(row(model_type) for model_type in sys.argv[1:]))
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    parser.add_argument("types", nargs="*", help="model types whose rows are printed (default: all, into the page)")
+    parser.add_argument("--into", type=Path, help="a file for the rows, to go on from where a run was cut")
+    options = parser.parse_args()
+    if options.types:
+        print("\n".join(row(model_type) for model_type in options.types))
         return
-    TARGET.write_text(page(model_types()), encoding="utf-8")
+    TARGET.write_text(page(model_types(), options.into), encoding="utf-8")
     print(f"wrote {TARGET}")
 
 

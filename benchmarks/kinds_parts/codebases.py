@@ -169,7 +169,7 @@ def olmo(folder: Path) -> Iterator[Case]:
     for change in (
         {}, {"block_type": "llama"}, {"n_kv_heads": 2}, {"multi_query_attention": True}, {"activation_type": "gelu"},
         {"activation_type": "relu"}, {"attention_layer_norm": True}, {"norm_after": True}, {"alibi": True, "rope": False},
-        {"weight_tying": True}, {"block_type": "llama", "n_kv_heads": 2}, {"scale_logits": True, "clip_qkv": 8.0},
+        {"weight_tying": True}, {"scale_logits": True, "clip_qkv": 8.0},
     ):  # fmt: skip
         settings: dict[str, Any] = {
             "d_model": 64, "n_heads": 4, "n_layers": 2, "mlp_ratio": 4, "vocab_size": 64, "embedding_size": 64, "rope": True,

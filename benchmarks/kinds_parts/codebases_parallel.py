@@ -208,7 +208,7 @@ def modded_nanogpt(folder: Path) -> Iterator[Case]:
         if "class GPT(" not in text or "class CausalSelfAttention" not in text:
             continue
         try:
-            model = _record(text)
+            model = _record(text, 16 if "medium" in path.name else 12)
         except Exception as error:
             print(f"{path.parent.name}/{path.name}: {type(error).__name__}: {str(error)[:150]}", file=sys.stderr)
             continue
@@ -235,8 +235,9 @@ def _record_inputs(model: nn.Module) -> Any:
     return tuple(torch.tensor(1, dtype=torch.int32) if number.search(name) else ids for name in names)
 
 
-def _record(text: str) -> nn.Module:
+def _record(text: str, layers: int) -> nn.Module:
     """A small model of the classes and functions of a script, without running the rest of it."""
+    text = text.replace("_compile=True", "_compile=False")  # its compiler needs a GPU
     tree = ast.parse(re.sub("([\"'])cuda\\1", "'cpu'", text))
     kept = [n for n in tree.body if isinstance(n, (ast.Import, ast.ImportFrom, ast.ClassDef, ast.FunctionDef))]
     module = types.ModuleType("record")
@@ -258,7 +259,7 @@ def _record(text: str) -> nn.Module:
             "n_head": 4,
             "n_embd": 128,
             "block_size": 32,
-            "num_layers": 12,
+            "num_layers": layers,
             "model_dim": 128,
         }
         model: nn.Module = gpt(config(**{k: v for k, v in small.items() if k in fields}))
@@ -266,12 +267,16 @@ def _record(text: str) -> nn.Module:
         takes = inspect.signature(gpt.__init__).parameters
         small = {
             "vocab_size": 64,
-            "num_layers": 12,
-            "num_heads": 2,
+            "num_layers": layers,
+            "num_heads": 2 if "head_dim" in takes else 1,  # of 128 features
             "head_dim": 64,
             "model_dim": 128,
-            "max_seq_len": 64,
+            "max_seq_len": 256,
         }
         small |= {"mlp_ratio": 4, "num_val_emb": 2}
         model = gpt(**{k: v for k, v in small.items() if k in takes})
+    if any(p.dtype == torch.bfloat16 for p in model.parameters()):  # as the scripts do before they train
+        for module in model.modules():
+            if isinstance(module, nn.Embedding):
+                module.bfloat16()
     return model

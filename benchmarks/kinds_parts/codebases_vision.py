@@ -215,8 +215,8 @@ def open_clip(folder: Path) -> Iterator[Case]:
 
 
 THREE, NOT_THREE = (
-    re.compile(r"\.(?:qkv|self_attn\.kv)\."),
-    re.compile(r"qkv\.(?:dw|bn|conv)|qkvs|factoratt|xca|lambda"),
+    re.compile(r"\.(?:qkv|kv|qkvs\.\d+|in_proj)\.(?:conv|linear|c)?\.?weight$"),
+    re.compile(r"factoratt|xca|lambda|context_module|attn_block\.\d+\.kv"),
 )
 
 
@@ -224,16 +224,24 @@ def _timm_qkv(model: nn.Module) -> Any:
     """Rows of ``qkv`` by the module that holds it."""
 
     def label(name: str, shape: Any) -> Any:
-        module = model.get_submodule(re.split(r"\.q?kv\.", name)[0])
+        module = model.get_submodule(re.split(r"\.(?:q?kv|qkvs|in_proj)\.", name)[0])
         kind, pair = type(module).__name__, ".kv." in name
         if hasattr(module, "dim_head_qk") and pair:  # halo attention: each head's key, then its value
             return [(K, module.dim_head_qk), (V, module.dim_head_v)], module.num_heads
+        if ".qkvs." in name or kind == "SHSA":  # a head for itself; one head
+            size = module.key_dim if ".qkvs." in name else module.qk_dim
+            return [(Q, size), (K, size), (V, shape[0] - 2 * size)], 1
+        if kind == "AttentionDownsample":  # LeViT's: each head's key, then its value
+            return [(K, module.key_dim), (V, module.val_dim)], module.num_heads
         if hasattr(module, "key_dim") and hasattr(module, "val_dim"):  # LeViT and its kin: three of each head
             return [(Q, module.key_dim), (K, module.key_dim), (V, module.val_dim)], module.num_heads
         if kind in ("Attention2d", "AttentionCl") and getattr(module, "head_first", False):
             return [(r, module.dim_head) for r in QKV], module.num_heads
         if kind == "ChannelAttention":  # DaViT: softmax(k v), then times q: by what they do, v, q and k
             return [(r, shape[0] // 3) for r in (V, Q, K)], 1
+        if ".in_proj." in name:  # a block in parallel: its feed-forward part, then q, k and v
+            width = shape[1]
+            return [(IN, shape[0] - 3 * width), *((r, width) for r in QKV)], 1
         if pair or getattr(module, "use_global", False):
             return [(r, shape[0] // 2) for r in (K, V)], 1
         return [(r, shape[0] // 3) for r in QKV], 1
@@ -264,7 +272,7 @@ def timm(folder: Path) -> Iterator[Case]:
         )
 
         packed = {f"{n}.fc1.weight": m.gate_last for n, m in model.named_modules() if type(m).__name__ == "GluMlp"}
-        odd = name.startswith(("lambda", "swiftformer", "volo", "mobilevitv2"))
+        odd = name.startswith(("lambda", "swiftformer", "mobilevitv2"))
         plain_label = table(_timm_table(convolutional, packed, odd))
 
         def label(
@@ -284,6 +292,15 @@ def timm(folder: Path) -> Iterator[Case]:
         yield Case(name, model.eval(), inputs, label)
 
 
+HOLDERS = r"blocks|layers|stages|levels|network|blocks_token_only|serial_blocks\d|parallel_blocks|attn_pool|stage\d"
+"""Names of what holds the blocks of timm's models."""
+
+
+def _two_in_one(shape: Any) -> Any:
+    """The columns that read an attention, as many as the rows, then those that read the feed-forward block beside it."""
+    return rows(shape, 1, [WO] * shape[0] + [OUT] * (shape[1] - shape[0]))
+
+
 def _timm_table(convolutional: bool, packed: Mapping[str, bool], odd: bool) -> list[tuple[str, Any]]:
     ffn_in = (IN, "other", "mixer") if convolutional else IN
     ffn_out = (OUT, "other", "mixer") if convolutional else OUT
@@ -293,20 +310,69 @@ def _timm_table(convolutional: bool, packed: Mapping[str, bool], odd: bool) -> l
             NONE,
         ),
         (r"\.se\d?\.|_se\.|attention_biases|\.gate\.", NONE),
-        (r"factoratt|xca|meta_mlp|linear_attn", (*NONE, Q, K, V, WO)),  # linear attention, and biases of positions
+        (
+            r"factoratt|xca|meta_mlp|linear_attn|context_module",
+            (*NONE, Q, K, V, WO),
+        ),  # linear attention, and biases of positions
         *([(r"attn", (*NONE, Q, K, V, WO, "attn_qkv"))] if odd else []),  # no scores of queries and keys
         *((rf"^{re.escape(fc1)}$", halves(UP, GATE) if last else halves(GATE, UP)) for fc1, last in packed.items()),
         *((rf"^{re.escape(fc1.replace('fc1', 'fc2'))}$", DOWN) for fc1 in packed),
         (r"mlp_tokens", ("other", "mixer", IN, OUT)),
-        (r"attn\w*\.q(?:_proj|uery)?\.weight|self_attn\.q_proj", Q),
-        (r"attn\w*\.k(?:_proj|ey)?\.weight", K),
-        (r"attn\w*\.v(?:_proj)?\.weight", V),
+        # VOLO's outlook attention has no keys: one matrix makes the weights of the values.
+        (r"^network\.0\.\d+\.attn\.attn", NONE),
+        (r"^network\.0\.\d+\.attn\.(?:v|proj)", (*NONE, V, WO)),
+        (r"\.(?:talking_head\d|proj_[lw])\.", NONE),  # they mix the scores of heads
+        (
+            r"(?:^|\.)(?:\w*attn\w*|token_mixer|global_mixer)\.(?:q|wq|q_proj|query)\.(?:proj\.conv\.|ln\.linear\.|conv\.)?weight",
+            Q,
+        ),
+        (r"self_attn\.q_proj", Q),
+        (r"(?:^|\.)(?:\w*attn\w*|token_mixer)\.(?:k|wk|k_proj|key)\.(?:conv\.)?weight", K),
+        (r"(?:^|\.)(?:\w*attn\w*|token_mixer)\.(?:v|wv|v_proj)\.(?:conv\.)?weight", V),
         (r"attn\w*\.kv\.weight", lambda s: rows(s, 0, [K, V], (2, s[0] // 2, *s[1:]))),
         (r"attn\w*\.qk\.weight", lambda s: rows(s, 0, [Q, K], (2, s[0] // 2, *s[1:]))),
-        (r"attn\w*\.proj\.(?:ln\.|conv\.)?(?:linear\.)?weight|token_mixer\.proj\.weight", WO),
-        (r"mlp\.fc1_g", GATE),
-        (r"mlp\.fc1_x", UP),
+        (r"attn\w*\.proj\.(?:ln\.|1\.)?(?:conv\.|linear\.)?weight|token_mixer\.proj\.(?:conv\.)?weight", WO),
+        (r"\.mixer\.m\.proj\.1\.c\.weight|attn_out_proj", WO),  # SHViT: of attended channels, and of others beside them
+        (r"(?:^|\.)blocks\.\d+\.out_proj\.weight", _two_in_one),
+        (r"conv3_1x1", (WO, "other")),  # where a block has an attention, it reads it
+        (r"\.modulation\.", NONE),  # what is around a position chooses its channels
+        (r"mlp\.fc1_g|mlp\.w0\.", GATE),
+        (r"mlp\.fc1_x|mlp\.w1\.", UP),
         (r"mlp\.w12", halves(GATE, UP)),
-        (r"(?:blocks|layers|stages|levels)\..*mlp(?:_channels)?\.(?:fc1|ln1\.linear)\.weight", ffn_in),
-        (r"(?:blocks|layers|stages|levels)\..*mlp(?:_channels)?\.(?:fc2|ln2\.linear)\.weight", ffn_out),
+        (r"mlp\.w2\.", DOWN),
+        # Blocks of convolutions of which each reads one position, around one that reads several.
+        (r"\.(?:local_representation|blocks\.\d+)\.pwconv1\.", (IN, "other", "mixer")),
+        (r"\.(?:local_representation|blocks\.\d+)\.pwconv2\.", (OUT, "other", "mixer")),
+        (r"(?:channel_mixer|downsample\.ffn)\.conv1\.", IN),
+        (r"(?:channel_mixer|downsample\.ffn)\.conv2\.", OUT),
+        (r"\.(?:ffn\d?|res\d\.\d|downsample\.\d)\.m\.pw1\.", IN),
+        (r"\.(?:ffn\d?|res\d\.\d|downsample\.\d)\.m\.pw2\.", OUT),
+        (r"stage1\..*mlp\.conv", (IN, OUT, "other", "mixer")),  # Visformer's have a third, of groups, between
+        (r"mlp\.conv1\.", ffn_in),
+        (r"mlp\.conv3\.", ffn_out),
+        (r"\.linear\.fc1\.", IN),
+        (r"\.linear\.fc2\.", OUT),
+        (r"mlp_out_proj", OUT),
+        (rf"(?:{HOLDERS})\..*mlp(?:_channels|_in|\d)?\.(?:fc1|ln1\.linear)\.weight", ffn_in),
+        (rf"(?:{HOLDERS})\..*mlp(?:_channels|_in|\d)?\.(?:fc2|ln2\.linear)\.weight", ffn_out),
     ]
+
+
+@codebase("torchvision", None)
+def torchvision(folder: Path) -> Iterator[Case]:
+    models = importlib.import_module("torchvision.models")
+    third = lambda shape: rows(shape, 0, QKV, (3, shape[0] // 3, shape[1]))  # noqa: E731
+    entries = [
+        (r"cpb_mlp|squeeze_excitation|relative_position|logit_scale|MBconv", NONE),
+        (r"in_proj_weight|attn\.qkv|to_qkv", third),
+        (r"self_attention\.out_proj|attn\.proj|\.merge\.", WO),
+        (r"\.mlp\.0\.|\.mlp_layer\.1\.", IN),
+        (r"\.mlp\.3\.|\.mlp_layer\.3\.", OUT),
+        (r".", NONE),
+    ]
+    picture, film = torch.zeros(1, 3, 224, 224), torch.zeros(1, 3, 8, 64, 64)
+    for name in ("vit_b_32", "swin_t", "swin_v2_t", "maxvit_t", "swin3d_t"):
+        make = getattr(models, name, None) or getattr(models.video, name)
+        with torch.device("meta"):
+            model = make()
+        yield Case(name, model.eval(), (film if name == "swin3d_t" else picture,), table(entries))

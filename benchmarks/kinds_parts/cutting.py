@@ -102,7 +102,9 @@ class Cutting(TorchFunctionMode):
         if not name.startswith("clamp"):
             return bool(args[0].is_floating_point())
         low = kwargs.get("min", args[1] if len(args) > 1 else None)
-        return low == 0 and kwargs.get("max", args[2] if len(args) > 2 else None) is None
+        return (
+            not isinstance(low, Tensor) and low == 0 and kwargs.get("max", args[2] if len(args) > 2 else None) is None
+        )
 
     def is_weight(self, value: Any) -> bool:
         return isinstance(value, Tensor) and value.dim() > 1 and value.untyped_storage().data_ptr() in self.weights
@@ -222,6 +224,7 @@ def without_norms(model: nn.Module) -> Iterator[None]:
     changed = []
     for module in model.modules():
         small = all(p.dim() < 2 for p in module.parameters())
+        small = small and not type(module).__module__.startswith("torch.nn.utils")  # of weights
         if small and NORM.search(type(module).__name__) and not list(module.children()):
             module.forward = lambda x, *args, **kwargs: scaled(x)
             changed.append(module)

@@ -27,6 +27,7 @@ SOURCES: Final = {
     "open_clip": "open_clip_torch",
     "timm": "timm",
     "diffusers": "diffusers",
+    "torchvision": "torchvision",
     "transformers": "transformers",
 }
 """Where each code base comes from: a repository on GitHub, or a package on PyPI."""
@@ -77,10 +78,13 @@ python benchmarks/kinds.py --foreign DIR --into types.jsonl --keep kept.json --m
 DIR holds checkouts; packages are those that are installed. What was judged is kept in the two files, so that a run may be cut.
 Fused storage counts as the matrices that it holds: it is right if every one has exactly its rows. *Heads* are the matrices whose
 number of heads is known, and how many of them were cut so. *Evidence* counts what kinds rest on: the forward pass (use) or names.
+Model types are judged one by one, and not all of them again after each change of this package. Seconds are those of finding the
+kinds, on two cores that had other work, without a GPU.
 
 A label by effect comes from real numbers. The model is run, with norms taken out; every product is cut from those around it; and
 derivatives say what each does: along which operand of the scores the softmax goes, what its weights multiply, which product the
-next one's input bends with and which it is linear in. What shows no such effect has no label and is not judged.
+next one's input bends with and which it is linear in. What shows no such effect has no label and is not judged. By effect, a
+network over positions is like one over features; here it is a `mixer`.
 
 | code base | version | models | matrices | right | other | wrong | heads | by use | by name | seconds |
 |---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|

@@ -15,7 +15,7 @@ import torch
 import wild_models
 from torch import nn
 
-from kinds_parts import by_effect
+from kinds_parts import by_effect, fitting
 from kinds_parts.judge import Label, Verdict, judge, verdict_of
 from weibull_monitor.model.components import Discovery, discover
 from weibull_monitor.model.dataflow import example_inputs_of, parts_of
@@ -23,8 +23,6 @@ from weibull_monitor.model.meta_device import build_from, configuration, model_t
 
 MOST: Final = 40_000_000
 """Elements of a model that is still run."""
-SORTS: Final = {"use": None, "name": False}
-"""Evidence, and the example inputs that ask for it."""
 
 
 def judged(model_type: str) -> dict[str, Any]:
@@ -32,24 +30,30 @@ def judged(model_type: str) -> dict[str, Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            model, labels, problem = _labelled(model_type)
+            model, labels, problem, inputs = _labelled(model_type)
         except Exception as error:  # a constructor may fail in any way
             return {"type": model_type, "problem": f"not built: {_said(error)}"}
-        found = {sort: discover(model, resolution="head", example_inputs=given) for sort, given in SORTS.items()}
+        sorts: dict[str, Any] = {"use": inputs, "name": False}
+        found = {sort: discover(model, resolution="head", example_inputs=given) for sort, given in sorts.items()}
         verdicts = {
-            sort: vars(judge(model_type, model, SORTS[sort], lambda name, _: labels.get(name), found[sort]))
+            sort: vars(judge(model_type, model, sorts[sort], lambda name, _: labels.get(name), found[sort]))
             for sort in found
         }
         return {"type": model_type, "problem": problem, **verdicts, "apart": _apart(model_type, labels, **found)}
 
 
-def _labelled(model_type: str) -> tuple[nn.Module, dict[str, Label], str]:
+Labelled = tuple[nn.Module, dict[str, Label], str, Any]
+"""A model, its labels, why there are none of the whole, and the inputs that it took; None if those are the package's own."""
+
+
+def _labelled(model_type: str) -> Labelled:
     """A model of a type, as small as runs, and its labels; or the smallest, and why it does not run."""
-    kept: tuple[nn.Module, dict[str, Label], str] | None = None
+    kept: Labelled | None = None
     failed: Exception | None = None
     for divisor in (16, 8, 4, 2, 1):
         config = configuration(model_type)
         wild_models.shrink(config, divisor)
+        fitting.fit(config)
         try:
             model = build_from(config)
         except Exception as error:  # a size that does not go with another
@@ -57,11 +61,11 @@ def _labelled(model_type: str) -> tuple[nn.Module, dict[str, Label], str]:
             continue
         if sum(p.numel() for p in model.parameters()) > MOST:
             break
-        wild_models.materialise(model)
-        labels, problem = _labels(model.eval())
+        fitting.fill(model)
+        labels, problem, inputs = _labels(model.eval())
         again = kept is not None and problem == kept[2] and "made too small" not in problem
         if kept is None or len(labels) > len(kept[1]):
-            kept = (model, labels, problem)
+            kept = (model, labels, problem, inputs)
         if (labels and not problem) or again:
             break
     if kept is None:
@@ -69,27 +73,35 @@ def _labelled(model_type: str) -> tuple[nn.Module, dict[str, Label], str]:
     return kept
 
 
-def _labels(model: nn.Module) -> tuple[dict[str, Label], str]:
-    """The labels of a model and of the models in it, and why there are none of the whole."""
+def _labels(model: nn.Module) -> tuple[dict[str, Label], str, Any]:
+    """The labels of a model and of the models in it, why there are none of the whole, and the inputs that it took."""
     found: dict[str, Label] = {}
     problems = []
+    took: Any = None
     names = {id(module): name for name, module in model.named_modules()}
     for module in (model, *parts_of(model)):
-        inputs = example_inputs_of(module)
-        if inputs is None:
-            problems.append("it does not say what it takes")
-            continue
-        try:
-            own = by_effect.labels(module, inputs)
-        except Exception as error:
-            problems.append(_said(error))
+        own, problem, inputs = _own_labels(module)
+        if problem:
+            problems.append(problem)
             continue
         at = names[id(module)]
         for name, label in own.items():
             found.setdefault(f"{at}.{name}" if at else name, label)
         if module is model:
+            took = inputs
             break
-    return found, (problems or [""])[0]
+    return found, (problems or [""])[0], took
+
+
+def _own_labels(module: nn.Module) -> tuple[dict[str, Label], str, Any]:
+    """The labels of one model with the first inputs that it takes; the problem is that of the first."""
+    problem = ""
+    for n, inputs in enumerate(fitting.attempts(module)):
+        try:
+            return by_effect.labels(module, inputs), "", inputs if n or example_inputs_of(module) is None else None
+        except Exception as error:  # noqa: PERF203
+            problem = problem or _said(error)
+    return {}, problem or "it does not say what it takes", None
 
 
 def _apart(model_type: str, labels: dict[str, Label], use: Discovery, name: Discovery) -> list[str]:

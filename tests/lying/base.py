@@ -74,6 +74,11 @@ KINDS: dict[str, set[str]] = {
     "scale": {"other"},  # of a weight
     "both": {"ffn_in", "ffn_out", "other"},
     "receptance": {"ffn_gate", "other", "mixer"},
+    "memory": {"other", "mixer", "router", "embedding", "ffn_in", "ffn_out"},  # of keys and values
+    "q_a or q": {"attn_q_a", "attn_q", "other"},  # a chain of two that is one product
+    "factor of q": {"attn_q", "attn_q_a", "attn_q_b", "other"},
+    "wide": {"other", "embedding"},  # makes a stream of a narrow one
+    "unread": {"ffn_gate", "ffn_up", "ffn_down", "ffn_in", "ffn_out", "other"},
     "none": {"other"},  # squeeze-excite, position biases, modulations
     "any": {
         "other",

@@ -384,15 +384,8 @@ def frozen_half(names: Names) -> tuple[nn.Module, Any]:
 
 def builders() -> dict[str, Callable[[Names], tuple[nn.Module, Any]]]:
     """All builders by name."""
-    for module in (
-        "attention_more",
-        "fused",
-        "experts",
-        "odd",
-        "odd_whole",
-        "sly",
-        "sly_more",
-    ):  # these fill the tables
+    more = "attention_more fused experts odd odd_whole sly sly_more devious rare rare_more rare_streams rare_whole"
+    for module in more.split():  # these fill the tables
         importlib.import_module(f"lying.{module}")
     found = {f"attention {name}": with_attention(name) for name in ATTENTION}
     found |= {f"feed-forward {name}": with_feed_forward(name) for name in FEED_FORWARD}

@@ -115,3 +115,32 @@ def test_many_experts_are_measured_as_they_are_stored_unless_asked_for(tmp_path:
     assert len(all_of_them.discovery.components) > MAX_COMPONENTS
     few.close()
     all_of_them.close()
+
+
+def test_a_model_in_a_module_is_known_at_once_and_what_is_around_it_at_the_first_batch(tmp_path: Path) -> None:
+    class Task(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = gpt2()
+            self.query, self.key = nn.Linear(128, 90), nn.Linear(90, 128)
+
+        def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+            x = self.body(tokens).logits
+            return x + self.key(nn.functional.gelu(self.query(x)))
+
+    model = Task()
+    monitor = WeibullMonitor(model, output_dir=tmp_path, trackers=[])
+
+    def known() -> dict[str, tuple[str, str]]:
+        return {c.name.removesuffix(".weight"): (c.kind, c.evidence) for c in monitor.discovery.components}
+
+    first = known()
+    assert first["body.transformer.h.0.attn.c_attn"] == ("attn_qkv", "use")
+    assert first["query"][1] == "name"
+    model(torch.zeros(1, 5, dtype=torch.long))
+    then = known()
+    assert (then["query"], then["key"]) == (("ffn_in", "use"), ("ffn_out", "use"))
+    body = {name: kind for name, kind in first.items() if name.startswith("body")}
+    assert body.items() <= then.items()
+    assert not any(m._forward_pre_hooks for m in model.modules())
+    monitor.close()

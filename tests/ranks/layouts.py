@@ -128,7 +128,7 @@ def plain() -> Discovery:
 
 
 def by_use(model: nn.Module) -> Discovery:
-    """What a pass of a plain model shows of a model that is spread: no pass of a flattened one can be followed."""
+    """What a pass of a plain model shows, for a model that is spread: a pass in every layout would take long."""
     found = discover(model, resolution="head")
     names = {c.name.partition("[")[0]: c.parameter for c in found.components}
     dtype = next((c.dtype for c in found.components), torch.float32)  # a stage may have none

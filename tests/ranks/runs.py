@@ -99,11 +99,9 @@ def histories(directory: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if dist.get_rank() == 0:
         found["alone"] = trained(small(), directory / "alone", process_group=None)
-        found["by_name"] = trained(small(), directory / "by_name", process_group=None, example_inputs=False)
     found["ddp"] = trained(layouts.ddp(small()), directory / "ddp")
     found["fsdp2"] = trained(layouts.fsdp2(small()), directory / "fsdp2")
-    # No pass of a flattened model can be followed.
-    found["fsdp1_flat"] = trained(layouts.fsdp1_flat(small()), directory / "fsdp1_flat", example_inputs=False)
+    found["fsdp1_flat"] = trained(layouts.fsdp1_flat(small()), directory / "fsdp1_flat")
     return found
 
 

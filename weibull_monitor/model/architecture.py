@@ -11,6 +11,8 @@ from torch import nn
 Architecture = Literal["decoder", "encoder", "encoder-decoder", "other"]
 
 _CAUSAL: Final = re.compile(r"(ForCausalLM|LMHeadModel)$")
+WRAPPED: Final = ("_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+"""The names that wrappers give to the module in them."""
 _TASK: Final = re.compile(r"(ForCausalLM|LMHeadModel|Model|For[A-Z]\w*)$")
 
 
@@ -51,7 +53,7 @@ def architecture_of(model: nn.Module) -> Architecture | None:
 
 
 def innermost_model(model: nn.Module) -> nn.Module:
-    """The model inside of wrappers that hold it as ``module``, ``base_model`` or ``_orig_mod`` (DDP, PEFT, torch.compile)."""
+    """The model inside of wrappers that hold it as their only child (DDP, FSDP1, torch.compile), and of PEFT's."""
     for _ in range(5):
         inner = held_by(model)
         if inner is None:
@@ -64,10 +66,10 @@ def innermost_model(model: nn.Module) -> nn.Module:
 
 
 def held_by(model: nn.Module) -> nn.Module | None:
-    """The only child of a module, if it has the name that wrappers such as DDP and `torch.compile` give it."""
+    """The only child of a module, if it has a name that wrappers such as DDP, FSDP1 and `torch.compile` give it."""
     if len(model._modules) != 1:
         return None
-    return model._modules.get("_orig_mod") or model._modules.get("module")
+    return next((model._modules[name] for name in WRAPPED if name in model._modules), None)
 
 
 def facts_of(model: nn.Module) -> dict[str, Any]:

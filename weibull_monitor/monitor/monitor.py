@@ -144,7 +144,7 @@ class WeibullMonitor(Shown, OptimizerFollower):
                 self._guard("looking for earlier steps", notice_earlier_steps, self._guard, self._budgets.optimizers)
         if self._recorder is not None:
             self._recorder.take_over()
-        wanted = self._ranks is None and given.example_inputs is None and not self._find.followed.verdicts
+        wanted = self._ranks is None and given.example_inputs is None and not self._find.followed.whole
         self._first = FirstBatch(model if wanted else None, self._learn, self._guard)
 
     @property

@@ -221,3 +221,38 @@ def test_the_module_of_torch() -> None:
             "linear1": "ffn_in",
             "linear2": "ffn_out",
         }
+
+
+@pytest.mark.parametrize("embedded", [False, True])
+def test_a_value_that_is_taken_out_of_the_output_again_is_no_gate(embedded: bool) -> None:
+    """As in exclusive self-attention; and what is looked up for each token may be added to the value first."""
+
+    class Exclusive(Attention):
+        def __init__(self) -> None:
+            super().__init__(F.scaled_dot_product_attention)
+            self.table = nn.Embedding(11, WIDTH)
+            self.first, self.fc = nn.Embedding(11, WIDTH), nn.Linear(WIDTH, WIDTH, bias=False)
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            x = self.first(tokens)
+            y = F.layer_norm(x, (WIDTH,))
+            q, k, v = heads(self.up(y)), heads(self.down(y)), heads(self.gate(y))
+            v = v + heads(self.table(tokens)) if embedded else v
+            out, unit = self.attend(q, k, v), F.normalize(v, dim=-1)
+            out = out - (out * unit).sum(-1, keepdim=True) * unit
+            return x + self.query(merged(out) * torch.sigmoid(self.fc(y)))
+
+    found = kinds(Exclusive(), (torch.zeros(2, 7, dtype=torch.long),))
+    assert {name: found[name] for name in LIES} == LIES
+    assert (found["fc"], found["table"]) == ("attn_gate", "embedding")
+
+
+def test_a_narrow_input_of_queries_and_keys_alike_makes_no_latent_queries() -> None:
+    def bottleneck(block: nn.Module, x: Tensor) -> Tensor:
+        narrow = F.layer_norm(block.o(x), (12,))
+        q, k, v = heads(block.v(narrow)), heads(block.q(narrow)), heads(block.k(x))
+        return block.c(merged(F.scaled_dot_product_attention(q, k, v)))
+
+    matrices = {"v": linear(WIDTH, 12), "q": linear(WIDTH, 12), "k": linear(WIDTH), "c": linear(WIDTH)}
+    known = kinds(Block(bottleneck, o=linear(12), **matrices))
+    assert {name: known[name] for name in matrices} == {"v": "attn_q", "q": "attn_k", "k": "attn_v", "c": "attn_o"}

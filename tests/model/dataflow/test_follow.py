@@ -113,3 +113,34 @@ def test_a_pass_over_real_weights_gives_the_same_loss_afterwards() -> None:
     before = model(*INPUT)
     kinds(model)
     assert torch.equal(model(*INPUT), before)
+
+
+def test_a_part_that_gets_nothing_is_known_by_its_names() -> None:
+    """A block that a pass came to with no position is not one that the pass shows to be no block."""
+
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = nn.Embedding(9, 8)
+            self.layers = nn.ModuleList(
+                nn.ModuleDict({f"{name}_mlp": nn.ModuleDict(self.block()) for name in ("text", "audio")}) for _ in "ab"
+            )
+
+        def block(self) -> dict[str, nn.Module]:
+            shapes = {"gate_proj": (8, 20), "up_proj": (8, 20), "down_proj": (20, 8)}
+            return {name: nn.Linear(*shape) for name, shape in shapes.items()}
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            x = self.embed(tokens)
+            for layer in self.layers:
+                for name, mask in (("text", tokens < 9), ("audio", tokens >= 9)):
+                    mlp, some = layer[f"{name}_mlp"], x[mask]
+                    made = mlp["down_proj"](nn.functional.silu(mlp["gate_proj"](some)) * mlp["up_proj"](some))
+                    x = x.masked_scatter(mask[..., None], x[mask] + made)
+            return x
+
+    found = discover_components(Two(), example_inputs=(torch.zeros(2, 5, dtype=torch.long),))
+    said = {c.name.split(".", 2)[2].replace(".weight", ""): c.kind for c in found if c.name.startswith("layers.1")}
+    for name in ("text_mlp", "audio_mlp"):
+        block = [said[f"{name}.{matrix}_proj"] for matrix in ("gate", "up", "down")]
+        assert block == ["ffn_gate", "ffn_up", "ffn_down"], name

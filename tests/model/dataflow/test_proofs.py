@@ -35,6 +35,10 @@ FUSED = (
     "SlicesOfOne",  # F.linear on slices
     "InterleavedHeads",  # features outside, heads inside
     "ParallelInOne",  # with gate and up of a block
+    "Interleaved3",  # row by row
+    "RankAndHead",  # of two ranks
+    "Padded",  # with rows that nobody uses
+    "QueryGateKeyValue",  # all in one, with a gate
 )
 GATED = (
     "Gated",
@@ -48,6 +52,10 @@ GATED = (
     "SortedExperts",
     "KeyBeforeGate",
     "ClampedGate",
+    "ByConvolution",
+    "AccumulatedExperts",
+    "GatheredExperts",
+    "ExpertsInOneMatrix",
 )
 HEADED = ("FusedOneAfterTheOther", "FusedInEachHead", "FusedHeadsInside", "FusedGroups", "FusedTransposed")
 PLACES = {"attn_q": 0, "attn_k": 1, "attn_v": 2}

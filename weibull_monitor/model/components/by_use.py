@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
 from torch import nn
@@ -33,6 +33,8 @@ ExampleInputs = Inputs | Literal[False] | None
 """Arguments of ``forward``, by position or by name; None for those that the model names itself; False for no pass."""
 
 
+_HEADED: Final = re.compile("For[A-Z]|LMHead|DoubleHeads")
+"""In the names of the classes of transformers whose models make an output, and not what another model reads."""
 INNER: Final = ("stream", "embedding", "attention", "gated")
 """What the matrices within a model read, as `weibull_monitor.model.dataflow.graph.Event` calls it."""
 
@@ -46,7 +48,7 @@ class Followed:
         seen: The parameters that took part in a pass that came to its end.
         inner: Those that were multiplied with what an embedding or a block had made, so that they are no tables.
         problem: Why no pass was followed to its end; empty if one was, or if there was nothing to follow one with.
-        tried: Whether there were inputs.
+        tried: Whether there were inputs for the model itself, not only for models in it.
         seconds: How long it took.
     """
 
@@ -56,6 +58,11 @@ class Followed:
     problem: str = ""
     tried: bool = False
     seconds: float = 0.0
+
+    @property
+    def whole(self) -> bool:
+        """Whether a pass of the model itself, not only of models in it, settled anything."""
+        return self.tried and bool(self.verdicts)
 
 
 def follow_model(
@@ -74,56 +81,66 @@ def follow_model(
     try:
         inner = unwrapped(model)
         inputs: Any = example_inputs if example_inputs is not None else example_inputs_of(inner)
-        if inputs is None:
-            return Followed()
-        if not isinstance(inputs, (Mapping, list, tuple, Called)) or (
-            isinstance(inputs, tuple) and hasattr(inputs, "_fields")
+        if inputs is not None and (
+            not isinstance(inputs, (Mapping, list, tuple, Called)) or hasattr(inputs, "_fields")
         ):
             inputs = (inputs,)
-        shapes = {id(h.optimized): h.shape for h in held.values() if not h.problem and not h.sources}
-        made = {id(h.optimized): name for name, h in held.items()}
-        total = _one_pass(inner, inputs, shapes, made, heads)
-        if example_inputs is not None:
-            return total
-        for part in parts_of(inner):  # towers that the model's own inputs do not reach
-            left = any(made.get(id(p)) not in total.seen and p.dim() > 1 for p in part.parameters(recurse=True))
-            own = example_inputs_of(part) if left and total.seconds < SECONDS else None
-            if own is not None:
-                more = _one_pass(part, own, shapes, made, heads)
-                inner_verdicts = {
-                    n: v for n, v in more.verdicts.items() if v.kind != "lm_head"
-                }  # another part reads it
-                total = Followed(
-                    {**inner_verdicts, **total.verdicts},
-                    total.seen | more.seen,
-                    total.inner | more.inner,
-                    total.problem,
-                    True,
-                    total.seconds + more.seconds,
-                )
-        return total
+        total = _one_pass(inner, inputs, held, heads) if inputs is not None else Followed()
+        return _with_parts(total, inner, held, heads) if example_inputs is None else total
     except Exception as error:
         say(logging.DEBUG, "weibull_monitor: a forward pass cannot be followed", error)
         return Followed(problem=f"{type(error).__name__}: {text_of(error)}"[:300], tried=True)
 
 
-def _one_pass(
-    module: nn.Module, inputs: Inputs, shapes: dict[int, tuple[int, ...]], made: Mapping[int, str], heads: bool
-) -> Followed:
-    """What one pass of a module says, by the names of its parameters in the model, which ``made`` has by their ``id``."""
-    done = follow(module, inputs, shapes)
-    settled = verdicts(done, heads)
-    names = [(made[id(p)], name) for name, p in module.named_parameters() if id(p) in made]
-    found = {outer: settled[name] for outer, name in names if name in settled}
-    number = {name: n for n, name in enumerate(done.names)}
-    took_part = {e.parameter for e in done.graph.events if e.type in ("product", "parameter", "embedding")}
-    took_part |= {number for number, _ in done.graph.depthwise}
-    seen = {outer for outer, name in names if number[name] in took_part} if done.returned else set()
+def _with_parts(total: Followed, model: nn.Module, held: Mapping[str, LocalParameter], heads: bool) -> Followed:
+    """What a pass said, with passes of the models of transformers in a model that the first did not reach."""
+    whole: nn.Module | None = (
+        model if total.tried else None
+    )  # what makes the output, for which other models read each other
+    for part in parts_of(model):
+        own = example_inputs_of(part) if total.seconds < SECONDS and _left(part, held, total.seen) else None
+        if own is None:
+            continue
+        more = _one_pass(part, own, held, heads)
+        kept = more.verdicts
+        if whole is not None or not _HEADED.search(type(part).__name__):
+            kept = {n: v for n, v in kept.items() if v.kind != "lm_head"}  # another part reads it
+        whole = whole or part
+        total = replace(
+            total,
+            verdicts={**kept, **total.verdicts},
+            seen=total.seen | more.seen,
+            inner=total.inner | more.inner,
+            problem=total.problem if total.tried else total.problem or more.problem,
+            seconds=total.seconds + more.seconds,
+        )
+    return total
+
+
+def _left(part: nn.Module, held: Mapping[str, LocalParameter], seen: Set[str]) -> bool:
+    """Whether a module has matrices that are not ``seen``."""
+    modules, parameters = {id(m) for m in part.modules()}, {id(p) for p in part.parameters()}
+    return any(
+        name not in seen
+        and len(h.shape) > 1
+        and (any(id(m) in modules for m, _ in h.places) if h.places else id(h.optimized) in parameters)
+        for name, h in held.items()
+    )
+
+
+def _one_pass(module: nn.Module, inputs: Inputs, held: Mapping[str, LocalParameter], heads: bool) -> Followed:
+    """What one pass of a module says, by the names of its parameters in the model."""
+    done = follow(module, inputs, held.values())
+    found = {name: verdict for name, verdict in verdicts(done, heads).items() if name in held}
     events = done.graph.events
+    kinds = ("product", "parameter", "embedding")
+    took_part = {e.parameter for e in events if e.type in kinds and e.base not in done.graph.hollow}
+    took_part |= {number for number, _ in done.graph.depthwise}
+    seen = {done.names[number] for number in took_part if number >= 0} & held.keys() if done.returned else set[str]()
     reading = {
         e.parameter for e in events if e.type == "product" and any(events[source].type in INNER for source in e.sources)
     }
-    inner = {outer for outer, name in names if number[name] in reading}
+    inner = {done.names[number] for number in reading if number >= 0}
     return Followed(found, frozenset(seen), frozenset(inner & seen), done.problem, True, done.seconds)
 
 

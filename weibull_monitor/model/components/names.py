@@ -69,7 +69,7 @@ PLACES: Final[tuple[Surroundings, ...]] = (
         r"projector|merger|connector|pooler|aligner|classifier|_head$|^head$|^heads?_|bbox|_embed(?:s|_\w)?$|"
         r"position_bias_mlp|^time_mlp|hypernetwork|vision_adapter|"
         r"(?:text|audio|image|visual|vision|video|pointer|language)_proj(?:ection)?$|_generator$|^final_layer$|"
-        r"^reg_conf$",
+        r"^reg_conf$|^mlp_(?:scale|add)$",
         r"projector|merger|connector|pooler|aligner|classif|prediction_?head|position_?bias",
     ),
     Surroundings(
@@ -198,10 +198,8 @@ TABLE: Final[tuple[Row, ...]] = (
         r"linear|output_linear",
     ),
     # Feed-forward blocks; siblings and shapes decide the final kinds, see `feed_forward`.
-    Row("ffn_gate_up", "ffn", r"gate_(?:and_)?up(?:_proj)?|up_gate_proj|wi_fused|w12"),
-    Row(
-        "ffn_gate", "ffn", r"gate_proj|wi_0|w1|w_0|proj_up_gate|fc1_g|gate|linear_gate|receptance|c_fc2|fc_gate|ff_gate"
-    ),
+    Row("ffn_gate_up", "ffn", r"gate_(?:and_)?up(?:_proj)?|up_gate_proj|w12"),
+    Row("ffn_gate", "ffn", r"gate_proj|wi_0|w1|w_0|proj_up_gate|fc1_g|gate|receptance"),
     Row("ffn_up", "ffn", r"up_proj|wi_1|w3|v1|w_1|proj_up|fc1_x|up|linear_v|linear_up|linear_?3|c_fc_1"),
     Row("ffn_down", "ffn", r"down_proj|w2|[Ww]o|w_out|proj_down|down|linear_down"),
     Row(

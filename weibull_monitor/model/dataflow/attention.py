@@ -74,6 +74,7 @@ class AttentionRoles(Reading):
         reads: dict[str, set[int]] = {"q": set(), "k": set(), "v": set()}
         heads = {"q": 0, "k": 0, "v": 0}
         size, normed = 0, {"q": False, "k": False}
+        main: dict[int, str] = {}
         for number, (role, codes) in enumerate(sides):
             if codes is None:
                 continue
@@ -88,6 +89,8 @@ class AttentionRoles(Reading):
                     number > 2 and role == "k" and users[base.base] > 1
                 ):  # of positions in all attentions: it belongs to none
                     continue
+                if main.setdefault(base.parameter, role) != role and number > 2:
+                    continue  # a query's matrix that positions are multiplied with, too (DeBERTa)
                 elsewhere = base.kernel != 1 and (self._readers.get(base.base) or base.base in self._sums)
                 if base.type == "product" and not elsewhere:  # a convolution makes the stream, not only the query
                     self._add(base, Use(role, places, None, by_head, attention.id, why=_WHY[role]))
@@ -125,7 +128,8 @@ class AttentionRoles(Reading):
         out: dict[int, tuple[Tensor, list[Tensor]]] = {}
         for number, (places, heads) in grouped.items():
             event = self._graph.base(number)
-            if event.type != "stream" or event.base in self._sums or self._readers.get(event.base) or not depth:
+            added = any(self._events[e].type != "attention" for _, e in self._sums.get(event.base, ()))
+            if event.type != "stream" or added or self._readers.get(event.base) or not depth:
                 out[number] = places, heads
                 continue
             parts: dict[int, tuple[Tensor, list[Tensor]]] = {}
@@ -161,10 +165,22 @@ class AttentionRoles(Reading):
         common = self._lineage(one) & self._lineage(other)
         return any(self._events[c].type not in ("parameter", "embedding") or len(common) > 2 for c in common)
 
+    def _recurs(self, product: Event) -> bool:
+        """Whether a product only makes the gates of a recurrent cell, with another one of its state."""
+        sums = self._sums.get(product.base, [])
+        idle = any(other in self._graph.idle for _, other in sums)
+        if len({total for total, _ in sums}) < 2 and not idle:
+            return False
+        read = {s for p in self._products for s in p.sources} | {e for _, pair in self._graph.added for e in pair}
+        bare = {self._events[e].base for e in read | self._graph.outputs if "act" not in self._events[e].flags}
+        return not any(total in bare for total, _ in sums)
+
     def _outputs(self) -> None:
         for product in self._products:
             columns = self._column_types(product)
-            if "attention" in columns:
+            if "attention" in columns and self._recurs(product):
+                self._add(product, Use("mixer", self._rows_of(product), why="it makes the gates of a recurrent cell"))
+            elif "attention" in columns:
                 share = columns["attention"]
                 attention = self._events[int(share[1])].base
                 everything = len(columns) == 1
@@ -212,8 +228,11 @@ class AttentionRoles(Reading):
             if len(places) >= product.width and not self._normed(product, readers):
                 continue
             made = {u.role for u in uses}
+            of_query = [self._columns_from(r, product) for r in readers if self._role[r.base] == "q"]
+            of_others = [self._columns_from(r, product) for r in readers if self._role[r.base] != "q"]
+            shared = of_query and of_others and bool(torch.isin(torch.cat(of_query), torch.cat(of_others)).any())
             for use in uses:
-                use.latent = True
+                use.latent = not shared  # a narrow input of queries and keys alike is a latent of neither
             role = "q_a" if made <= {"q", "attn_gate"} else "kv_a" if made <= {"k", "v"} else "qkv_a"
             self._add(
                 product,

@@ -37,7 +37,11 @@ class BlockRoles(AttentionRoles):
             made = self._graph.base(sources[0].id)
             halves = [self._events[e] for codes in (made.first, made.second) for e in events_in(codes)[:1]]
             moved = {"depthwise", "expanded", "pool"}  # over positions
-            if len(halves) != 2 or any(self._graph.base(h.id).kernel != 1 or h.flags & moved for h in halves):
+            below = [self._events[s] for h in halves for s in self._graph.base(h.id).sources]
+            around = [e for e in below if e.type == "product"]  # focal modulation: by what is around each position
+            if len(halves) != 2 or any(e.flags & moved for e in (*halves, *around)):
+                return
+            if any(self._graph.base(h.id).kernel != 1 for h in halves):
                 return
             reads = [self._read_now(h) for h in halves]
             if not reads[0] or reads[0] != reads[1] or not self._reaches(product.base, reads[0]):

@@ -59,7 +59,7 @@ def box_of(
     view: list[int] = []
     ranges: list[Span] = []
     made: list[int] = []
-    lines_of: list[Tensor] = []
+    lines_of: list[int] = []
     for axis, size in enumerate(shape):
         if axis in summed and (columns is None or axis != summed[0]):
             view.append(size)
@@ -74,10 +74,12 @@ def box_of(
         ranges += found[1]
         made.append(len(lines))
         if axis not in summed:
-            lines_of.append(coordinates[axis])
+            lines_of.append(axis)
     if len(lines_of) > 1:  # rows that differ along several axes must be all rows of the box
-        rows = torch.unique(torch.stack(lines_of, dim=1), dim=0)
-        if len(rows) != math.prod(n for axis, n in enumerate(made) if axis not in summed):
+        number = coordinates[lines_of[0]]
+        for axis in lines_of[1:]:
+            number = number * shape[axis] + coordinates[axis]
+        if len(torch.unique(number)) != math.prod(made[axis] for axis in lines_of):
             return None
     return Box(tuple(view), tuple(ranges), tuple(made))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import types
+from collections.abc import Collection
 from functools import partial
 from typing import Any, Final
 
@@ -12,10 +13,12 @@ from torch import Tensor, nn
 from weibull_monitor.model.architecture import held_by
 from weibull_monitor.model.dataflow.traced import Traced
 from weibull_monitor.model.dataflow.weights import Weights
+from weibull_monitor.model.sharding import LocalParameter, inside
+from weibull_monitor.model.sharding.made import HOOKS
 
 LARGEST_BUFFER: Final = 1 << 22
 _HOOKS: Final = (
-    "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_forward_hooks_with_kwargs",
+    "_forward_hooks", "_backward_hooks", "_backward_pre_hooks", "_forward_hooks_with_kwargs",
     "_forward_pre_hooks_with_kwargs", "_forward_hooks_always_called",
 )  # fmt: skip
 
@@ -40,46 +43,71 @@ class Clone:
 
     Args:
         model: The model.
-        shapes: The whole shape of each parameter by its ``id``, where the model holds only a part of it.
+        held: What is here of its parameters, or of those of a larger model, which then counts: their names and whole shapes. What
+            FSDP1 has flattened is put back where it was; the copy has none of FSDP1's modules.
 
     Attributes:
         module: The copy of the model.
         twins: For each parameter by its ``id``: what stands for it.
         names: The names of the parameters; their places are their numbers.
+        shapes: Their shapes.
         weights: Where they lie.
     """
 
-    def __init__(self, model: nn.Module, shapes: dict[int, tuple[int, ...]] | None = None) -> None:
+    def __init__(self, model: nn.Module, held: Collection[LocalParameter] = ()) -> None:
         self.weights = Weights()
         self.twins: dict[int, Traced] = {}
         self.names: list[str] = []
-        shapes = shapes or {}
+        self.shapes: list[tuple[int, ...]] = []
+        self._put_back: dict[int, dict[str, Traced]] = {}  # by the ``id`` of a module: what FSDP1 has taken out of it
+        modules = {id(module): inside(module) for module in model.modules()}
+        flattened = [h for h in held if h.places]
+        whole = {id(h.optimized): h for h in held if not h.places}
+        self._taken = {id(h.optimized) for h in flattened}
         for name, parameter in model.named_parameters():
-            shape = shapes.get(id(parameter), tuple(parameter.shape))
-            dtype = (
-                parameter.dtype if parameter.dtype.is_floating_point and parameter.element_size() > 1 else torch.float32
-            )
-            elem = torch.empty(shape, dtype=dtype, device="meta")
-            if len(shape) > 1 and elem.numel():
-                self.weights.add(elem, len(self.names))
-            self.twins[id(parameter)] = Traced(elem, None, weight=len(shape) > 1 and elem.numel() > 0)
-            self.twins[id(parameter)]._is_param = True  # what `isinstance(…, nn.Parameter)` looks at
-            self.names.append(name)
-        self._modules: dict[int, nn.Module] = {}
+            if id(parameter) not in self._taken:
+                known = whole.get(id(parameter))
+                sharded = known is not None and not known.problem and not known.sources
+                shape = known.shape if known is not None and sharded else tuple(parameter.shape)
+                self.twins[id(parameter)] = self._twin(known.name if known else name, shape, parameter.dtype)
+        for original in flattened:
+            if any(id(module) in modules for module, _ in original.places):
+                twin = self.twins[id(original)] = self._twin(original.name, original.shape, original.dtype)
+                for module, attribute in original.places:
+                    self._put_back.setdefault(id(module), {})[attribute] = twin
         self._buffers: dict[int, Any] = {}
-        for inner in model.modules():
-            self._modules[id(inner)] = object.__new__(type(inner))
-        for inner in model.modules():
+        made = {id(module): object.__new__(type(module)) for module in modules.values()}
+        self._modules: dict[int, nn.Module] = {key: made[id(module)] for key, module in modules.items()}
+        for inner in modules.values():
             self._fill(inner, self._modules[id(inner)])
         self.module = self._modules[id(model)]
 
+    def _twin(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Traced:
+        """What stands for a parameter, under the next number."""
+        known = dtype.is_floating_point and dtype.itemsize > 1
+        elem = torch.empty(shape, dtype=dtype if known else torch.float32, device="meta")
+        matrix = len(shape) > 1 and elem.numel() > 0
+        if matrix:
+            self.weights.add(elem, len(self.names))
+        twin = Traced(elem, None, weight=matrix)
+        twin._is_param = True  # what `isinstance(…, nn.Parameter)` looks at
+        self.names.append(name)
+        self.shapes.append(shape)
+        return twin
+
     def _fill(self, old: nn.Module, new: nn.Module) -> None:
-        state = {}
+        state: dict[str, Any] = {}
+        put_back = self._put_back.get(id(old), {})
         for name, value in old.__dict__.items():
-            if name in _HOOKS:
+            if name in put_back:
+                continue
+            if name == "_forward_pre_hooks":
+                state[name] = type(value)({n: hook for n, hook in value.items() if isinstance(hook, HOOKS)})
+            elif name in _HOOKS:
                 state[name] = type(value)()
             elif name == "_parameters":
-                state[name] = {n: None if p is None else self._parameter(p) for n, p in value.items()}
+                kept = {n: p for n, p in value.items() if id(p) not in self._taken}
+                state[name] = {n: None if p is None else self._parameter(p) for n, p in kept.items()} | put_back
             elif name == "_buffers":
                 state[name] = {n: None if b is None else self._buffer(b) for n, b in value.items()}
             elif name == "_modules":

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from weibull_monitor.model.dataflow.graph import LOW_MASK, Event, Graph, coded, compact, event_of, events_in, varies
+from weibull_monitor.model.dataflow.streams import outer
 
 _OPERANDS = frozenset({"product", "parameter", "embedding", "stream"})
 
@@ -35,9 +36,7 @@ def crossed(graph: Graph, operation: str, a: Tensor, b: Tensor, shape: torch.Siz
     if at_a and at_b and features:
         return _pair(graph, operation, a, b, (at_a[-1], at_b[-1], features[-1]), shape)
     if operation == "mul" and any(varies(a, d) for d in only_a) and any(varies(b, d) for d in only_b):
-        made = graph.new("mixed", (*events_in(a), *events_in(b)))
-        graph.mixes.append(made.id)
-        return coded(made.id, torch.arange(shape[-1])).expand(shape)
+        return outer(graph, a, b, shape)
     return None
 
 
@@ -46,6 +45,9 @@ def _pair(
 ) -> Tensor | None:
     """Every query with every key. The place of an element says which: i · J + j."""
     i, j, c = dims
+    each = [{graph.events[e].type for e in events_in(x)} for x in (a, b)]
+    if operation == "add" and {"parameter"} in each and {"product"} in each:
+        return None  # a bias, of which nothing says that it is a query
     if operation == "add" and {graph.events[e].base for e in events_in(a)} == {
         graph.events[e].base for e in events_in(b)
     }:
@@ -105,10 +107,23 @@ def attended(graph: Graph, codes: Tensor, dim: int) -> Tensor | None:
     found = events_in(codes)
     if len(found) != 1 or graph.events[found[0]].type != "weighted" or codes.shape[dim] < 2:
         return None
-    weighted = graph.base(found[0])
     first, second = (compact(codes.narrow(dim, n, 1)) & LOW_MASK for n in (0, 1))
-    if not bool((second - first == weighted.size[0]).all()):
+    if not bool((second - first == graph.base(found[0]).size[0]).all()):
         return None
+    return _summed(graph, found[0], codes.narrow(dim, 0, 1))
+
+
+def gathered(graph: Graph, codes: Tensor) -> Tensor:
+    """Codes of weighed values that are added up where an index says, as over the edges of a graph; others stay as they are."""
+    found = events_in(codes)
+    if len(found) != 1 or graph.events[found[0]].type != "weighted":
+        return codes
+    return _summed(graph, found[0], codes)
+
+
+def _summed(graph: Graph, event: int, codes: Tensor) -> Tensor:
+    """Codes of weighed values (of one event, in any shape) after they were summed over keys."""
+    weighted = graph.base(event)
     base, soft = _scores_in(graph, weighted)
     key = (weighted.id, -1, -2)
     if key not in graph._sums:
@@ -120,9 +135,9 @@ def attended(graph: Graph, codes: Tensor, dim: int) -> Tensor | None:
             made = graph.new("mixed", weighted.sources)
             graph.mixes.append(made.id)
         graph._sums[key] = made.id
-    few = compact(codes.narrow(dim, 0, 1))
+    few = compact(codes)
     low = (few & LOW_MASK) % max(weighted.size[0], 1)
-    return torch.where(event_of(few) < 0, few, coded(graph._sums[key], low)).expand(codes.narrow(dim, 0, 1).shape)
+    return torch.where(event_of(few) < 0, few, coded(graph._sums[key], low)).expand(codes.shape)
 
 
 def _scores_in(graph: Graph, weighted: Event) -> tuple[Event, bool]:

@@ -13,11 +13,14 @@ from weibull_monitor.model.dataflow.graph import (
     LOW_MASK,
     Event,
     Graph,
+    coded,
     compact,
     event_of,
     events_in,
     folded,
+    one_event,
 )
+from weibull_monitor.model.dataflow.streams import meant
 from weibull_monitor.model.dataflow.traced import spread
 
 KEPT: Final = 1 << 16
@@ -76,27 +79,39 @@ def merged(
     scale = _scale(a, b, shape) if operation == "mul" else 0
     smaller = {1: a, 2: b}.get(scale)
     narrow = smaller is not None and len(shape) > 0 and smaller.shape[-1] == 1 and shape[-1] > 1
+    one_a, one_b = one_event(few_a), one_event(few_b)
     few_a, few_b = torch.broadcast_tensors(few_a, few_b)  # type: ignore[no-untyped-call]
+
+    def met_at(first: int, second: int, mine_a: Tensor, mine_b: Tensor) -> Tensor:
+        """Codes of a sum or product where the operands have these events, for all elements."""
+        decide = _add if operation == "add" else _mul
+        event, from_first = decide(graph, first, second, mine_a, mine_b, scale, call, narrow)
+        if event >= 0 and few_a.numel() < KEPT:
+            made = graph.events[event]
+            if made.type in ("gated", "stream"):
+                graph.operands.setdefault(made.base, (a, b))
+            elif "met" in made.flags:
+                graph.operands[made.id] = a, b
+        if operation == "add" and graph.events[first].base == graph.events[second].base:
+            from_first = _other_half(graph, event, mine_a, mine_b, call, from_first)
+        low = few_a if from_first else few_b
+        if event >= 0 and graph.events[event].type == "stream" and low.dim() and low.shape[-1] == shape[-1] > 1:
+            low = torch.arange(shape[-1]).expand(low.shape)
+        return coded(event, low)
+
+    if one_a is not None and one_b is not None:  # as nearly always: no element is asked for its own
+        if min(one_a, one_b) < 0:
+            return spread(few_a if one_b < 0 else few_b, shape)
+        wide = spread(met_at(one_a, one_b, few_a.flatten(), few_b.flatten()), shape)
+        return folded(wide) if wide is not None and few_a.numel() > 1 else wide
     event_a, event_b = event_of(few_a), event_of(few_b)
     out = torch.where(event_b < 0, few_a, few_b)
     both = (event_a >= 0) & (event_b >= 0)
-    pairs = event_a[:0].flatten()
-    if bool(both.any()):
-        pairs = ((event_a << 31) | event_b)[both]
-        same = bool((pairs == pairs[0]).all())
-        for pair in [int(pairs[0])] if same else torch.unique(pairs).tolist():
-            first, second = pair >> 31, pair & 0x7FFFFFFF
-            here = both & (event_a == first) & (event_b == second)
-            decide = _add if operation == "add" else _mul
-            event, from_first = decide(graph, first, second, few_a[here], few_b[here], scale, call, narrow)
-            if event >= 0 and graph.events[event].type in ("gated", "stream") and few_a.numel() < KEPT:
-                graph.operands.setdefault(graph.events[event].base, (a, b))
-            if operation == "add" and graph.events[first].base == graph.events[second].base:
-                from_first = _other_half(graph, event, few_a[here], few_b[here], call, from_first)
-            low = few_a if from_first else few_b
-            if event >= 0 and graph.events[event].type == "stream" and out.dim() and out.shape[-1] == shape[-1] > 1:
-                low = torch.arange(shape[-1])
-            out = torch.where(here, (low & LOW_MASK) | (event << 40), out)
+    pairs = ((event_a << 31) | event_b)[both]
+    for pair in torch.unique(pairs).tolist():
+        first, second = pair >> 31, pair & 0x7FFFFFFF
+        here = both & (event_a == first) & (event_b == second)
+        out = torch.where(here, met_at(first, second, few_a[here], few_b[here]), out)
     wide = spread(out, shape)
     return folded(wide) if wide is not None and len(pairs) > 1 else wide
 
@@ -154,6 +169,7 @@ def _add(
     graph: Graph, a: int, b: int, first: Tensor, second: Tensor, scale: int, call: int, one_for_all: bool = False
 ) -> tuple[int, bool]:
     """The event of a sum of two tracked elements, and whether their place is that of the first."""
+    a, b = meant(graph, a, b), meant(graph, b, a)
     ea, eb = graph.events[a], graph.events[b]
     if ea.base == eb.base:
         if "stat" in eb.flags or "stat" in ea.flags:
@@ -172,15 +188,20 @@ def _add(
     for one, other, is_first in ((ea, eb, True), (eb, ea, False)):
         if one.type == "pair":
             return one.id, is_first
-        if one.type in ("attention", "weighted") and other.type != "stream" and not _reads(graph, one.id, other.id):
-            return one.id, is_first
+        if one.type in ("attention", "weighted") and not _reads(graph, one.id, other.id):
+            values = {graph.events[e].base for e in events_in(graph.base(one.id).third)}
+            if other.type != "stream" or other.base in values:  # a part of the value is taken out again
+                return one.id, is_first
     for one, other, is_first in ((ea, eb, True), (eb, ea, False)):
         if _adapts(graph, other, one):
             graph.adapters.append((other.base, one.base))
             return one.id, is_first
     for one, other, is_first in ((ea, eb, True), (eb, ea, False)):
         if (
-            one.type == "product" and other.type == "parameter" and not graph.first_hand(one.base)
+            one.type == "product"
+            and other.type == "parameter"
+            and not graph.first_hand(one.base)
+            and not any(graph.events[s].type == "attention" and _reads(graph, s, other.id) for s in one.sources)
         ):  # a bias for each head or expert
             return one.id, is_first
     # One event for the whole operation, whatever its parts are made of (a class token beside patches, several experts).
@@ -263,6 +284,8 @@ def _mul(
                 whole, codes = graph.weighs.setdefault(smaller.base, (set(), []))
                 whole.add(larger.base)
                 codes.append(low)
+            if smaller.type == larger.type == "product" and "act" not in smaller.flags | larger.flags:
+                return graph.derive(larger.id, "met"), not is_first  # a query and the keys around it, perhaps
             scaled = larger.type == "stream" and not one_for_all
             return graph.derive(larger.id, "scaled") if scaled else larger.id, not is_first
     for one, other, is_first in ((ea, eb, True), (eb, ea, False)):

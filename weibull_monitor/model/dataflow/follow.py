@@ -7,7 +7,7 @@ import random
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -22,6 +22,7 @@ from weibull_monitor.model.dataflow.mode import Follow, FollowFunctions, OutOfTi
 from weibull_monitor.model.dataflow.rules import rule_of
 from weibull_monitor.model.dataflow.traced import Traced
 from weibull_monitor.model.dataflow.weights import Weights
+from weibull_monitor.model.sharding import LocalParameter
 
 SECONDS: Final = 30.0
 """How long a pass is followed at most."""
@@ -52,7 +53,7 @@ class Pass:
 def follow(
     model: nn.Module,
     inputs: Inputs,
-    shapes: dict[int, tuple[int, ...]] | None = None,
+    held: Collection[LocalParameter] = (),
     seconds: float = SECONDS,
 ) -> Pass:
     """Runs a forward pass of a copy of a model that has no weights. The model itself and the random state stay as they are.
@@ -60,14 +61,23 @@ def follow(
     Args:
         model: The model; its wrappers are looked through.
         inputs: The arguments of ``forward``, by position or by name. Only their shapes and, for integers, values matter.
-        shapes: The whole shape of each parameter by its ``id``, where the model holds only a part of it.
+        held: What is here of the parameters of the model, or of a larger one: by these the pass has their names and whole shapes.
         seconds: When to give up, in seconds of this thread.
     """
+    compiler = "torch._dynamo" in sys.modules
+    found = _follow(model, inputs, held, seconds)
+    if found.problem and not compiler and "torch._dynamo" in sys.modules and seconds > found.seconds:
+        # Something was compiled within the pass, where all has to stay as it is written: now that can be said to the compiler.
+        found = _follow(model, inputs, held, seconds - found.seconds)
+    return found
+
+
+def _follow(model: nn.Module, inputs: Inputs, held: Collection[LocalParameter], seconds: float) -> Pass:
     started = time.thread_time()
     inner = unwrapped(model)
-    clone = Clone(inner, shapes)
+    clone = Clone(inner, held)
     mode = Follow(clone.weights, clone.twins, rule_of, started + seconds)
-    found = Pass(mode.graph, clone.weights, clone.names, [tuple(p.shape) for p in clone.twins.values()])
+    found = Pass(mode.graph, clone.weights, clone.names, clone.shapes)
     if isinstance(inputs, Called):
         args, kwargs = inputs.args, dict(inputs.kwargs)
     else:

@@ -34,7 +34,8 @@ class Event:
         base: The event that it is a variant of; itself if it is none.
         flags: What was done to the elements of the base: ``act`` (a nonlinearity), ``norm``, ``stat`` (a mean or a norm of
             features), ``pool`` (a mean over positions), ``depthwise`` (a convolution channel by channel), ``expanded`` (the
-            same in a hidden layer, or a running sum over positions), ``scaled`` (multiplied with something else).
+            same in a hidden layer, or a running sum over positions), ``scaled`` (multiplied with something else), ``met``
+            (multiplied with another product at each of several positions).
         parameter: Number of the parameter, for products, embeddings and parameters.
         step: Distance in the flat parameter between the elements of one row.
         width: Number of elements of a row.
@@ -89,9 +90,11 @@ class Graph:
         heads_mixed: Products that mixed the scores of heads.
         outputs: Events in what the model returned, or what a loss was made of.
         idle: Products of weights with zeros.
+        hollow: Products of weights with nothing: of no position, as where no word is a picture.
         mixes: Events in which positions met otherwise than in an attention.
         depthwise: (parameter, event it was applied to) of convolutions channel by channel.
         imaginary: Bases of events that complex numbers were made of, and how far imaginary parts are from real ones.
+        outer: Bases of events in which each of a few numbers met every feature: the event of the features.
         halves: The operation that first added two pieces of a product, and the piece that its sum stands for.
     """
 
@@ -109,11 +112,13 @@ class Graph:
         self.heads_mixed: list[int] = []
         self.outputs: set[int] = set()
         self.idle: set[int] = set()
+        self.hollow: set[int] = set()
         self.mixes: list[int] = []
         self.depthwise: list[tuple[int, int]] = []
         self._derived: dict[tuple[int, frozenset[str]], int] = {}
         self.imaginary: dict[int, int] = {}
         self._constant: dict[int, bool] = {}
+        self.outer: dict[int, int] = {}
         self.halves: dict[tuple[int, int, int], tuple[int, int]] = {}
         self._sums: dict[tuple[int, int, int], int] = {}
 
@@ -188,19 +193,39 @@ def events_in(codes: Tensor | None) -> list[int]:
     """The different events of some codes, without untracked elements."""
     if codes is None or codes.numel() == 0:
         return []
-    found = event_of(compact(codes))
-    first = int(found.flatten()[0])
-    if bool((found == first).all()):
-        return [first] if first >= 0 else []
-    return [int(e) for e in torch.unique(found) if e >= 0]
+    few = compact(codes)
+    alone = one_event(few)
+    if alone is not None:
+        return [alone] if alone >= 0 else []
+    return [int(e) for e in torch.unique(event_of(few)) if e >= 0]
+
+
+def one_event(codes: Tensor) -> int | None:
+    """The event of all of some codes, negative if they are not tracked; None if there are several, or no codes."""
+    if not codes.numel():
+        return None
+    low, high = (int(code) >> LOW_BITS for code in codes.aminmax())
+    return low if low == high else None
 
 
 def varies(codes: Tensor, dim: int) -> bool:
     """Whether the places of elements differ along a dimension, as features do and positions do not."""
     if codes.shape[dim] < 2 or codes.stride(dim) == 0:
         return False
-    a, b = codes.select(dim, 0), codes.select(dim, 1)
-    return bool((compact(a) != compact(b)).any()) if a.numel() else False
+    a, b = compact(codes.select(dim, 0)), compact(codes.select(dim, 1))
+    if a.numel() == 0 or bool((a != b).any()):
+        return a.numel() > 0
+    last = compact(codes.select(dim, codes.shape[dim] - 1))  # a rotation of one feature gives the same one twice
+    return bool(((a != last) & (event_of(a) == event_of(last))).any())
+
+
+def copies(codes: Tensor, dim: int) -> bool:
+    """Whether neighbours along a dimension are no different features of one event: other positions, or other streams."""
+    few = compact(codes)
+    if few.shape[dim] < 2:
+        return True
+    a, b = few.narrow(dim, 0, few.shape[dim] - 1), few.narrow(dim, 1, few.shape[dim] - 1)
+    return not bool(((event_of(a) == event_of(b)) & (a != b)).any())
 
 
 def folded(codes: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from weibull_monitor.model.dataflow import elementwise
 from weibull_monitor.model.dataflow.graph import LOW_BITS, events_in
 from weibull_monitor.model.dataflow.mode import Follow, flat
-from weibull_monitor.model.dataflow.operations import ADDS, MULS, REDUCTIONS, SAME, SUMS
+from weibull_monitor.model.dataflow.operations import ACTIVATIONS, ADDS, MULS, NORMS, REDUCTIONS, SAME, SUMS
 from weibull_monitor.model.dataflow.results import copy_of, first_of, is_weight
 from weibull_monitor.model.dataflow.traced import Traced, spread
 
@@ -60,6 +60,9 @@ def _made(follow: Follow, func: Any, name: str, args: Any, kwargs: Any) -> Any:
                 how = "add" if plain in ADDS else "mul"
                 codes = made.codes if made.codes is not None else follow.activation(like[0])
                 made.codes = elementwise.merged(follow.graph, how, codes, t.codes, first.shape, follow.calls)
+    flag = "norm" if plain in NORMS else "act" if plain in ACTIVATIONS else ""
+    if flag and like[0].codes is not None:
+        made.codes = elementwise.flagged(follow.graph, like[0].codes, flag)
     rest = [follow.wrap(o, None) for o in out[1:]] if isinstance(out, (list, tuple)) else []
     return (made, *rest) if rest else made
 

@@ -62,7 +62,7 @@ class Follow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.failed: set[str] = set()
         self.calls = 0
         self._masks: dict[int, Tensor] = {}
-        self._parameters: dict[object, int] = {}
+        self._parameters: dict[int, int] = {}
         self._whole: weakref.WeakValueDictionary[int, Traced] = weakref.WeakValueDictionary()
         self._rewritten: dict[int, tuple[Tensor, Tensor]] = {}
         self._tainted: dict[int, tuple[Tensor, Tensor]] = {}
@@ -79,7 +79,7 @@ class Follow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.calls += 1
         if not hasattr(func, "_schema"):
             return self._higher(func, args, kwargs or {})
-        if time.thread_time() > self.deadline:
+        if not self.calls % 8 and time.thread_time() > self.deadline:  # the clock may take as long as an operation
             raise OutOfTime
         name = func._schema.name.partition("::")[2]
         kwargs = dict(kwargs or {})
@@ -220,11 +220,11 @@ class Follow(TorchDispatchMode):  # type: ignore[no-untyped-call]
             value.codes = _strided(found[1], value.elem).clone()
         if value.codes is not None or not value.weight:
             return value.codes
-        key = (key_of(value.elem), value.elem.storage_offset(), value.shape)
-        if key not in self._parameters:
-            number = int(self.weights.locate(value.elem, torch.zeros(1, value.dim(), dtype=torch.int64))[0] >> LOW_BITS)
-            self._parameters[key] = self.graph.new("parameter", parameter=number).id if number >= 0 else -1
-        event = self._parameters[key]
+        place = int(self.weights.locate(value.elem, torch.zeros(1, value.dim(), dtype=torch.int64))[0])
+        if place not in self._parameters:  # one event, however it is viewed or normalised
+            number = place >> LOW_BITS
+            self._parameters[place] = self.graph.new("parameter", parameter=number).id if number >= 0 else -1
+        event = self._parameters[place]
         return coded(event, torch.arange(value.shape[-1])).expand(value.shape) if event >= 0 else None
 
     def run(self, func: Any, args: Any, kwargs: Any) -> Any:

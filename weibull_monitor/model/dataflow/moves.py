@@ -12,7 +12,7 @@ from weibull_monitor.model.dataflow.graph import folded
 from weibull_monitor.model.dataflow.making import turned
 from weibull_monitor.model.dataflow.mode import Follow, flat, tree
 from weibull_monitor.model.dataflow.operations import names
-from weibull_monitor.model.dataflow.results import copy_of, first_of, is_weight, result_of
+from weibull_monitor.model.dataflow.results import copy_of, first_of, is_weight, looked_up, result_of
 from weibull_monitor.model.dataflow.traced import Traced, untracked
 
 VIEWS: Final = names("view select slice transpose permute t unsqueeze squeeze expand narrow as_strided alias")
@@ -26,6 +26,12 @@ def move_rule(follow: Follow, func: Any, name: str, args: Any, kwargs: Any) -> A
     if not tensors:
         return func(*args, **kwargs)
     out = follow.run(func, args, kwargs)
+    if name == "index" and is_weight(args[0]) and args[0].dim() == 2 and len(args[1]) == 1 and args[1][0].dim() > 1:
+        return looked_up(follow, args[0], out)
+    if name == "index" and is_weight(args[0]) and args[0].dim() > 2 and len(args[1]) == 1 and args[1][0].dim() > 1:
+        rows = args[1][0].flatten()  # of several experts for each token
+        flat_rows = torch.empty((len(rows), *out.shape[args[1][0].dim() :]), dtype=out.dtype, device="meta")
+        return Traced(copy_of(follow, flat_rows, tensors[:1], rows=rows).elem.view(out.shape), None, True)
     made = _of_weights(follow, name, args, kwargs, tensors, out) if all(t.weight for t in tensors) else None
     if made is not None and all(t.codes is None for t in tensors):
         return made

@@ -60,7 +60,7 @@ MOVES: Final = names("""
     repeat_interleave tile pixel_shuffle pixel_unshuffle as_strided gather index mT adjoint view_copy permute_copy
     transpose_copy expand_copy select_copy slice_copy split_copy unbind_copy squeeze_copy unsqueeze_copy
     channel_shuffle native_channel_shuffle rot90 take_along_dim flatten unflatten _chunk_cat concat concatenate
-    index_copy
+    index_copy unsafe_split unsafe_split_with_sizes unsafe_chunk
 """)
 """Operations whose result has elements of their arguments at other places."""
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from weibull_monitor.model.dataflow import contract, elementwise
 from weibull_monitor.model.dataflow.crossed import scores_of
-from weibull_monitor.model.dataflow.graph import LOW_BITS, events_in
+from weibull_monitor.model.dataflow.graph import LOW_BITS, Graph, events_in
 from weibull_monitor.model.dataflow.making import product_of, with_adapter
 from weibull_monitor.model.dataflow.mode import Follow
 from weibull_monitor.model.dataflow.results import is_weight, result_of
@@ -75,10 +75,12 @@ def _by_weight(follow: Follow, a: Any, weight: Traced, name: str, shape: torch.S
     rows = contract.product(follow.graph, follow.weights, x, elem, -1, elem.dim() - 2)
     if not isinstance(a, Traced) and not bool(a.any()):  # the output of an attention that needs a kernel, say
         follow.graph.idle.update(events_in(rows))
+    if 0 in shape:
+        follow.graph.hollow.update(events_in(rows))
     if mixing and x is not None:
         follow.graph.heads_mixed += events_in(rows)
         return spread(x.narrow(-1, 0, 1), shape)
-    return spread(rows, shape)
+    return _over_positions(follow, x, rows, -1, shape)
 
 
 def _of_weight(follow: Follow, weight: Traced, b: Any, shape: torch.Size) -> Tensor | None:
@@ -89,7 +91,23 @@ def _of_weight(follow: Follow, weight: Traced, b: Any, shape: torch.Size) -> Ten
     if mixing and x is not None:
         follow.graph.heads_mixed += events_in(rows)
         return spread(x.narrow(-2, 0, 1), shape)
-    return spread(rows, shape)
+    return _over_positions(follow, x, rows, -2, shape)
+
+
+def _over_positions(follow: Follow, x: Tensor | None, rows: Tensor, dim: int, shape: torch.Size) -> Tensor | None:
+    """Codes of a product that sums over positions: of keys and values, say, which stay what they are (Linformer)."""
+    graph = follow.graph
+    over = bool(events_in(rows)) and all(graph.events[e].tokens for e in events_in(rows))
+    if x is None or not over or not all(_by_features(graph, e) for e in events_in(x)):
+        return spread(rows, shape)
+    return spread(elementwise.flagged(graph, x.narrow(dim, 0, 1), "expanded"), shape)
+
+
+def _by_features(graph: Graph, event: int) -> bool:
+    """Whether an event is a product over features, and of things that are known by features."""
+    one = graph.events[event]
+    mixed = one.tokens or any(graph.events[s].tokens for s in one.sources)
+    return one.type == "product" and "act" not in one.flags and not mixed
 
 
 def _mixes_scores(follow: Follow, codes: Tensor | None) -> bool:
@@ -121,6 +139,9 @@ def convolution_rule(follow: Follow, func: Any, name: str, args: Any, kwargs: An
         flag = "expanded" if expanded or w.dim() != 4 else "depthwise"
         return follow.wrap(out, spread(elementwise.flagged(graph, few, flag), out.shape))
     rows = contract.product(follow.graph, follow.weights, codes, w.elem, 1, 0 if transposed else 1, kernel)
+    if codes is not None and codes.shape[2:] == out.shape[2:] and _mixes_scores(follow, codes):
+        follow.graph.heads_mixed += events_in(rows)
+        return follow.wrap(out, spread(codes.narrow(1, 0, 1), out.shape))
     rows = rows[(slice(None), slice(None), *(slice(0, 1) for _ in w.shape[2:]))]
     line = rows.flatten() if groups == 1 or not transposed else None
     if line is None or len(line) != out.shape[1]:

@@ -119,11 +119,10 @@ class Reading:
             if here in self._lineages:
                 todo.pop()
                 continue
-            below = (
-                [self._events[s].base for s in self._events[here].sources]
-                if self._events[here].type == "stream"
-                else []
-            )
+            event_here = self._events[here]
+            # A product over copies of a stream (fixed hyper-connections) is a state of it.
+            mixing = event_here.type == "product" and event_here.tokens and here in self._sums
+            below = [self._events[s].base for s in event_here.sources] if event_here.type == "stream" or mixing else []
             missing = [b for b in below if b not in self._lineages]
             if missing:
                 todo += missing

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, TypeGuard
 
+import torch
 from torch import Tensor
 
+from weibull_monitor.model.dataflow.graph import LOW_BITS, coded
 from weibull_monitor.model.dataflow.mode import Follow
 from weibull_monitor.model.dataflow.traced import Traced
 
@@ -36,3 +38,11 @@ def first_of(out: Any) -> Tensor:
     """The first result of an operation."""
     first: Tensor = out[0] if isinstance(out, (list, tuple)) else out
     return first
+
+
+def looked_up(follow: Follow, weight: Traced, out: Any) -> Any:
+    """The rows of a weight that numbers stand for, in the last dimension of the result."""
+    first = first_of(out)
+    place = follow.weights.locate(weight.elem, torch.zeros(1, weight.dim(), dtype=torch.int64))
+    event = follow.graph.new("embedding", parameter=int(place[0] >> LOW_BITS))
+    return follow.wrap(out, coded(event.id, torch.arange(first.shape[-1])).expand(first.shape))

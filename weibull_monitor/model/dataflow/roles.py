@@ -28,7 +28,12 @@ class Roles(BlockRoles):
             event = events[gate]
             if event.type == "product" and self._role.get(gate) in (None, "q", "k", "v"):
                 places = torch.unique(torch.cat([codes.flatten() for codes in found]) & LOW_MASK)
-                self._add(event, Use("attn_gate", places, why="it multiplies the output of an attention"))
+                for use in [
+                    u for u in self.uses[event.parameter] if u.event == gate
+                ]:  # a value that is taken out again
+                    places = places[~torch.isin(places, use.places)]
+                if len(places):
+                    self._add(event, Use("attn_gate", places, why="it multiplies the output of an attention"))
         outs = {p for p, role in self._role.items() if role in ("out", "down")}
         outs |= {e.base for e in events if e.type == "gated"}
         for base, (larger, found) in graph.weighs.items():
@@ -204,5 +209,8 @@ class Roles(BlockRoles):
             seen.add(here.base)
             if here.type == "product":
                 yield here
-            elif here.type in ("mixed", "gated", "weighted", "scores"):
+            elif here.type in ("mixed", "gated", "weighted", "scores") or (
+                here.type == "stream"
+                and not self._readers.get(here.base)  # a difference of two, say, within a recurrence
+            ):
                 todo += here.sources

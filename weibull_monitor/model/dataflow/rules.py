@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from weibull_monitor.model.dataflow import contract, elementwise, sums
-from weibull_monitor.model.dataflow.graph import LOW_BITS, coded, events_in, varies
+from weibull_monitor.model.dataflow.graph import events_in, varies
 from weibull_monitor.model.dataflow.making import turned, weights_first
 from weibull_monitor.model.dataflow.mode import Follow, attend, flat, hides_later, tree
 from weibull_monitor.model.dataflow.moves import move_rule, pad_rule
@@ -29,7 +29,7 @@ from weibull_monitor.model.dataflow.operations import (
     WRITES,
 )
 from weibull_monitor.model.dataflow.products import convolution_rule, product_rule
-from weibull_monitor.model.dataflow.results import copy_of, first_of, is_weight, result_of
+from weibull_monitor.model.dataflow.results import copy_of, first_of, is_weight, looked_up, result_of
 from weibull_monitor.model.dataflow.traced import Traced, spread
 from weibull_monitor.model.dataflow.writes import write_rule
 
@@ -68,7 +68,7 @@ def rule_of(name: str) -> Rule:
         return _run_along
     if plain in ("topk", "argmax", "argsort", "sort", "argmin", "multinomial"):
         return _chosen
-    if re.fullmatch(r"(avg|max)_pool[123]d(_with_indices)?", plain):
+    if re.fullmatch(r"(avg|max)_pool[123]d(_with_indices)?|_?upsample_\w+[123]d(_aa)?", plain):
         return _pooled
     if plain in ("im2col", "col2im"):
         return _patches
@@ -129,14 +129,7 @@ def _is_relu(args: Any, kwargs: Any) -> bool:
 
 def _embedded(follow: Follow, func: Any, name: str, args: Any, kwargs: Any) -> Any:
     out = follow.run(func, args, kwargs)
-    weight = args[0]
-    first = out[0] if isinstance(out, (list, tuple)) else out
-    codes = None
-    if is_weight(weight):
-        number = int(follow.weights.locate(weight.elem, torch.zeros(1, weight.dim(), dtype=torch.int64))[0] >> LOW_BITS)
-        event = follow.graph.new("embedding", parameter=number)
-        codes = coded(event.id, torch.arange(first.shape[-1])).expand(first.shape)
-    return follow.wrap(out, codes)
+    return looked_up(follow, args[0], out) if is_weight(args[0]) else follow.wrap(out, None)
 
 
 def _glu(follow: Follow, func: Any, name: str, args: Any, kwargs: Any) -> Any:
@@ -165,9 +158,12 @@ def _binary(follow: Follow, func: Any, name: str, args: Any, kwargs: Any) -> Any
     operation = "mul" if plain in MULS else "add"
     codes = None
     shape = out.shape
-    for n, operand in enumerate(operands):
-        here = follow.activation(operand) if not (is_weight(operand) and operand.dim() < 2) else None
-        how = "mul" if plain in ("addcmul", "addcdiv", "lerp") and n == 2 else operation
+    scaled = plain in ("addcmul", "addcdiv")
+    # a + b * c: the product first. A vector of scales or biases, however many dimensions it has, makes nothing of its own.
+    for n, operand in enumerate(operands[1:] + operands[:1] if scaled else operands):
+        vector = is_weight(operand) and operand.numel() == max(operand.shape, default=1)
+        here = follow.activation(operand) if not vector else None
+        how = "mul" if (scaled and n == 1) or (plain == "lerp" and n == 2) else operation
         codes = here if n == 0 else elementwise.merged(follow.graph, how, codes, here, shape, follow.calls)
     codes = spread(codes, shape)
     for operand in operands if operation == "add" else []:
@@ -269,10 +265,10 @@ def _complex(follow: Follow, func: Any, name: str, args: Any, kwargs: Any) -> An
 
 
 def _pooled(follow: Follow, func: Any, name: str, args: Any, kwargs: Any) -> Any:
-    """A pool over neighbouring positions, which are the last dimensions."""
+    """A pool over neighbouring positions, which are the last dimensions, or more positions between those there are."""
     out = follow.run(func, args, kwargs)
     codes = follow.activation(args[0])
-    positions = int(name.partition("pool")[2][0])
+    positions = next(n for n in (1, 2, 3) if f"{n}d" in name)
     if codes is None or any(varies(codes, -1 - n) for n in range(positions)):
         return follow.wrap(out, contract.mixed(follow.graph, [codes], first_of(out).shape))
     for n in range(positions):

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from weibull_monitor.model.dataflow.crossed import attended, scores_of
 from weibull_monitor.model.dataflow.elementwise import changed, flagged, merged
-from weibull_monitor.model.dataflow.graph import Graph, coded, events_in, varies
+from weibull_monitor.model.dataflow.graph import Graph, coded, copies, events_in, varies
+from weibull_monitor.model.dataflow.traced import spread
 
 
 def summed(graph: Graph, codes: Tensor | None, dims: Sequence[int], keep: bool, mean: bool) -> Tensor | None:
@@ -24,8 +25,10 @@ def summed(graph: Graph, codes: Tensor | None, dims: Sequence[int], keep: bool, 
         met = attended(graph, codes, dims[0]) if over_features else scores_of(graph, one)
     if met is not None:
         return met if keep else met.squeeze(dims[0])
-    if over_features and not mean and codes.dim() - 1 in rest and any(varies(codes, d) for d in rest):
-        return _added_up(graph, codes, sorted(d % codes.dim() for d in dims), keep)
+    total = over_features and not mean
+    queries = all("met" in graph.events[e].flags for e in events_in(codes))  # with the keys around them
+    if total and not queries and codes.dim() - 1 in rest and any(varies(codes, d) for d in rest):
+        return added_up(graph, codes, sorted(d % codes.dim() for d in dims), keep)
     out = codes
     for dim in sorted({d % codes.dim() for d in dims}, reverse=True):
         if out.shape[dim] == 0:
@@ -55,15 +58,24 @@ def _dotted(graph: Graph, codes: Tensor, out: Tensor, dims: Sequence[int], keep:
         return coded(made.id, torch.arange(out.shape[-1]) if out.dim() else torch.zeros((), dtype=torch.int64)).expand(
             out.shape
         )
-    operands = graph.operands.get(found[0].base)
+    operands = graph.operands.get(found[0].id if "met" in found[0].flags else found[0].base)
     if operands is None or operands[0].dim() != codes.dim():
         return None
+    for one, other in (operands, operands[::-1]):  # neighbours, each times a number of its own: a convolution
+        if found[0].type == "gated" and one.shape[dims[0]] > 1 and copies(one, dims[0]) and varies(other, dims[0]):
+            kept = one.narrow(dims[0], 0, 1)
+            return spread(flagged(graph, kept if keep else kept.squeeze(dims[0]), "expanded"), out.shape)
     # A query, or one at each position, with the keys of some positions: (…, 1, c) and (…, j, c).
     few, many = operands if operands[0].numel() <= operands[1].numel() else operands[::-1]
-    key = (found[0].base, -1, -4)
+    if not all(varies(x, dims[0]) for x in (few, many)):
+        return None
+    key = (found[0].id if "met" in found[0].flags else found[0].base, -1, -4)
     if key not in graph._sums:
         graph._sums[key] = graph.new(
-            "scores", found[0].sources, first=few.movedim(dims[0], -1), second=many.movedim(dims[0], -1)
+            "scores",
+            (*events_in(few), *events_in(many)),
+            first=few.movedim(dims[0], -1),
+            second=many.movedim(dims[0], -1),
         ).id
     wide = [d for d in range(codes.dim()) if many.shape[d] > few.shape[d]] or [codes.dim() - 1]
     size = codes.shape[wide[-1]] if wide[-1] != dims[0] % codes.dim() else 1
@@ -72,7 +84,7 @@ def _dotted(graph: Graph, codes: Tensor, out: Tensor, dims: Sequence[int], keep:
     return (low if keep else low.squeeze(dims[0])).expand(out.shape)
 
 
-def _added_up(graph: Graph, codes: Tensor, dims: list[int], keep: bool) -> Tensor:
+def added_up(graph: Graph, codes: Tensor, dims: list[int], keep: bool) -> Tensor:
     """Codes of a sum over heads or experts, whose rows differ: of the first of them, or a sum of all if they are products."""
     out = codes
     for dim in reversed(dims):

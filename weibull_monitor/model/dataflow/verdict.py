@@ -93,7 +93,7 @@ class Verdict:
 
 
 def verdicts(found: Pass, heads: bool = False) -> dict[str, Verdict]:
-    """What a pass settles, by the names of the parameters in the model without wrappers.
+    """What a pass settles, by the names that the pass has of the parameters.
 
     Args:
         found: The pass.

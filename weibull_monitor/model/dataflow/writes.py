@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from weibull_monitor.model.dataflow import contract, elementwise
+from weibull_monitor.model.dataflow.crossed import gathered
 from weibull_monitor.model.dataflow.graph import UNTRACKED, Graph, event_of, events_in
 from weibull_monitor.model.dataflow.mode import Follow
 from weibull_monitor.model.dataflow.results import is_weight
@@ -58,6 +59,8 @@ def _shadow_write(
     source = codes if codes is not None else untracked(value.shape if value is not None else ())
     if plain in ("index_put", "index_put_impl"):
         indices = tuple(slice(None) if i is None else i for i in args[1])
+        if len(args) > 3 and args[3]:
+            return _accumulated(graph, calls, before, indices, source)
         before[indices] = source
     elif plain == "index_add":
         index = args[2].view([-1 if d == args[1] % before.dim() else 1 for d in range(before.dim())])
@@ -83,9 +86,18 @@ def _shadow_write(
     return before
 
 
+def _accumulated(graph: Graph, calls: int, before: Tensor, indices: tuple[Any, ...], source: Tensor) -> Tensor:
+    """Codes of a tensor to which elements were added at some places."""
+    source = gathered(graph, source)
+    part = torch.full_like(before, UNTRACKED)
+    part[indices] = source
+    made = elementwise.merged(graph, "add", before, part, before.shape, -1 - (calls << 10))
+    return before if made is None else made
+
+
 def _added(graph: Graph, calls: int, before: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
     """Codes of a tensor to which elements were added, several at one place: those of several experts, say."""
-    total = before
+    total, source = before, gathered(graph, source)
     for n, event in enumerate(events_in(source)[:MOST_EXPERTS]):
         mine = torch.where(event_of(source) == event, source, UNTRACKED)
         part = torch.full_like(before, UNTRACKED).scatter_reduce_(dim, index, mine, "amax")

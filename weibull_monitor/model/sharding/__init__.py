@@ -1,5 +1,6 @@
 """Which elements of each parameter this rank holds, and how the ranks agree on who counts them."""
 
+from weibull_monitor.model.sharding.fsdp1 import inside as inside
 from weibull_monitor.model.sharding.join import UNDER_JOIN as UNDER_JOIN
 from weibull_monitor.model.sharding.join import JoinWatch as JoinWatch
 from weibull_monitor.model.sharding.layout import Box as Box

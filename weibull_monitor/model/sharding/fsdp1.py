@@ -26,12 +26,23 @@ def flat_parameters(modules: Mapping[str, nn.Module]) -> Iterator[tuple[Tensor, 
             yield from _originals(module._handle, names)
 
 
+def inside(module: nn.Module) -> nn.Module:
+    """The module in FSDP1's wrappers; any other module itself."""
+    fsdp = sys.modules.get("torch.distributed.fsdp.fully_sharded_data_parallel")
+    while fsdp is not None and isinstance(module, fsdp.FullyShardedDataParallel):
+        module = module._fsdp_wrapped_module
+    return module
+
+
 def _originals(handle: Any, names: dict[int, str]) -> Iterator[tuple[Tensor, LocalParameter]]:
     import torch.distributed as dist
 
     flat, sharded, me = handle.flat_param, handle.uses_sharded_strategy, dist.get_rank()
     ranks = tuple(dist.get_process_group_ranks(handle.process_group)) if sharded else (me,)
     offsets = _offsets(flat)
+    tied: dict[tuple[int, str], list[tuple[nn.Module, str]]] = {}
+    for info in flat._shared_param_infos:
+        tied.setdefault((id(info.prim_module), info.prim_param_name), []).append((info.module, info.param_name))
     for i, (info, shape) in enumerate(zip(flat._param_infos, flat._shapes, strict=True)):
         # Elements start to stop of the original, in row-major order, lie at `at` in what is here of the flat parameter.
         start, stop, at = 0, math.prod(shape), offsets[i]
@@ -57,6 +68,7 @@ def _originals(handle: Any, names: dict[int, str]) -> Iterator[tuple[Tensor, Loc
                 like=within if original is flat else torch.Tensor.detach,
                 peers=(me,),
                 copy=min(ranks),
+                places=((info.module, info.param_name), *tied.get((id(info.module), info.param_name), ())),
             ),
         )
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from weibull_monitor.model.sharding.layout import Layout
 
@@ -35,6 +35,7 @@ class LocalParameter:
             memory for it; `optimized` is one of the sources, and `steps_alike` says whether that is stepped like the weight.
         signature: What tells whether the sources are still the same.
         steps_alike: Whether an optimizer steps the elements of the weight as those of `optimized`.
+        places: For a parameter that FSDP1 has flattened: the modules that use it, and its name in each.
         problem: Why its elements cannot be found; empty if they can.
     """
 
@@ -51,6 +52,7 @@ class LocalParameter:
     sources: tuple[Tensor, ...] = field(default=(), compare=False)
     signature: object = field(default=None, compare=False)
     steps_alike: bool = True
+    places: tuple[tuple[nn.Module, str], ...] = field(default=(), compare=False, repr=False)
     problem: str = ""
 
     @cached_property
