@@ -7,15 +7,17 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
-from typing import Any, Final, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, cast
 
 import numpy as np
 
 from weibull_monitor.history.columns import SOURCES, unknown
 from weibull_monitor.history.reasons import Reason
 from weibull_monitor.history.shown import in_words, kinds_html
-from weibull_monitor.measure import WeibullFit
 from weibull_monitor.model.components import AttentionPair, Component, distinct, representatives
+
+if TYPE_CHECKING:
+    from weibull_monitor.measure import WeibullFit
 
 Detail = Literal["kind", "component"]
 
@@ -244,8 +246,7 @@ class Snapshot:
 
     def values(self, column: str) -> dict[str, float]:
         """The values of a column that exist, by component name, as `RecordedSnapshot.values`."""
-        pairs = zip(self.components, self.column(column), strict=True)
-        return {component.name: value for component, value in pairs if value is not None}
+        return {c.name: v for c, v in zip(self.components, self.column(column), strict=True) if v is not None}
 
     def metrics(self, detail: Detail = "kind") -> dict[str, float]:
         """The flat metrics of this sample: finite floats by key. A value that does not exist has no key.
@@ -291,8 +292,7 @@ class Snapshot:
 
     def _median_of(self, source: str, path: str, names: Iterable[str]) -> float | None:
         """Median of an attribute over the named components, of those that have it."""
-        held: Mapping[str, Any] = getattr(self, source)
-        return _median(_attribute(held.get(name), path) for name in names)
+        return _median(_attribute(getattr(self, source).get(name), path) for name in names)
 
     def _class_metrics(self, fits: Mapping[str, WeibullFit]) -> dict[str, float | None]:
         """k, its drift and the learning rates: medians over all matrices of a class, each element counted once."""

@@ -256,8 +256,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def _component_to_json(component: Component) -> dict[str, Any]:
-    dtype = str(component.dtype).removeprefix("torch.")
-    return asdict(component) | {"component_class": component.component_class, "dtype": dtype}
+    return asdict(component) | {"component_class": component.component_class, "dtype": component.dtype_name}
 
 
 def _rounded(value: float | None) -> float | None:
