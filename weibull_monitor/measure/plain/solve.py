@@ -74,7 +74,7 @@ def solve_on_device(counts: Tensor, bins: Bins, trim: bool, offsets: Tensor | No
     edges = _edges(bins, counts.device)  # (bins.finite + 1,)
     first, last = 0, bins.finite
     if trim:
-        used = counts[:, 1:-1].any(dim=0).nonzero()
+        used = counts[:, 1:-1].sum(dim=0).nonzero()  # much faster than `any`
         first, last = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 1)
     log_edges = edges[first : last + 1].log()  # (bins + 1,), where bins = last - first
     if offsets is None and bins.shift == 0:  # a bin of fp8 is a single value
