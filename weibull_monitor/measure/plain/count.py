@@ -108,7 +108,8 @@ def _added(
 
 def _within(places: Sequence[int], tensors: Sequence[Tensor]) -> Iterator[list[int]]:
     """The places of tensors, in groups of at most `SMALL_CHUNK` elements."""
-    group, elements = [], 0
+    group: list[int] = []
+    elements = 0
     for place in places:
         numel = tensors[place].numel()
         if group and elements + numel > SMALL_CHUNK:
