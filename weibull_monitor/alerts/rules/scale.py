@@ -125,8 +125,9 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         fall = np.full(fallen.shape, np.nan)
         fall[fallen] = np.sqrt(median_of(past**2) + spread_of(past, median_of(past)) ** 2 + least[fallen])
         falling = fallen & ((move.last + decay) / fall <= -COMMON * settings.z)
-        many = body.sum() > MIN_INTERVALS
-        common = many & (falling[..., body].mean(axis=-1, keepdims=True) > 0.5)
+        common = np.zeros(1, dtype=bool)
+        if body.sum() > MIN_INTERVALS:
+            common = falling[..., body].mean(axis=-1, keepdims=True) > 0.5
         # What training has added, and whether this fall leaves some of it.
         added = np.log(window.now("lambda") / window.baseline["lambda"]) + window.now("decay")
         grown = goes_on(window) | ~(added < (1.0 - LOST) * (added - move.last - decay))
