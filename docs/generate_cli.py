@@ -37,8 +37,8 @@ EXITS = """
 | 2 | wrong command line; standard error says what is wrong, and names the help |
 | 130 | interrupted by Ctrl-C; no file is half written |
 
-Only results go to standard output, so they can be piped. `--help`, `--version` and `completion` do not import torch, and answer
-at once.
+Only results go to standard output, so they can be piped. `--help`, `--version`, `completion` and the commands that only read
+histories (`alerts`, `compare`, `report`, `sweep`, `watch`) do not import torch.
 """
 
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hostile.inputs import write_history
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "weibull_monitor"
@@ -102,6 +103,27 @@ def test_importing_the_package_imports_no_optional_library() -> None:
     program = f"import sys, weibull_monitor; print([m for m in {optional} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a run with alerts and a resumption."""
+    return write_history(tmp_path_factory.mktemp("recorded"), steps=4).parent
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["alerts RUN", "compare RUN", "paper", "report RUN -o PAGE", "sweep RUN", "watch RUN --once", "--help"],
+    ids=lambda command: command.split()[0],
+)
+def test_a_history_is_read_without_torch(command: str, recorded: Path, tmp_path: Path) -> None:
+    """Importing torch takes two seconds of a core: those who look at a run should not wait for it."""
+    words = [{"RUN": str(recorded), "PAGE": str(tmp_path / "page.html")}.get(word, word) for word in command.split()]
+    program = "import sys; from weibull_monitor.cli.main import main\n"
+    program += "try: code = main(sys.argv[1:])\nexcept SystemExit as stop: code = stop.code\n"
+    program += "print(code, 'torch' in sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines()[-1] == "0 False"
 
 
 def test_the_table_of_contents_is_short() -> None:

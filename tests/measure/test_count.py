@@ -9,7 +9,16 @@ import torch
 
 from weibull_monitor.measure.bins import bins_of
 from weibull_monitor.measure.choose import count_magnitudes
-from weibull_monitor.measure.plain.count import HOST_CHUNK, chunks, count_by_bincount, count_by_scatter
+from weibull_monitor.measure.plain.count import (
+    HOST_CHUNK,
+    SMALL,
+    SMALL_CHUNK,
+    chunks,
+    count_by_bincount,
+    count_by_scatter,
+    places_by_bincount,
+    places_by_scatter,
+)
 from weibull_monitor.model.components.storage import MANTISSA
 
 DTYPES = list(MANTISSA)
@@ -59,6 +68,23 @@ def test_counts_equal_brute_force(dtype: torch.dtype, count: object) -> None:
     counted = count([tensor], bins_of(dtype))[0].numpy()
     np.testing.assert_array_equal(counted, brute_force(tensor))
     assert counted.sum() == tensor.numel()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_many_small_tensors_are_counted_as_if_each_were_alone(dtype: torch.dtype) -> None:
+    """They are counted together: rows that have several tensors, or none, and tensors of all sizes, without values too."""
+    bins, sizes = bins_of(dtype), [0, 1, 7, SMALL - 1, SMALL, SMALL + 1, 64, SMALL_CHUNK]
+    tensors = [awkward(dtype, max(size, 8))[:size].reshape(size, 1).mT for size in sizes]
+    tensors += [torch.zeros(9).to(dtype), torch.full((30, 40), 0.02).to(dtype).T]
+    rows = [3, 0, 0, 5, 3, 1, 5, 0, 7, 4]
+    counts = count_by_bincount(tensors, bins, rows).numpy()
+    for row in range(8):
+        mine = [tensor for tensor, of in zip(tensors, rows, strict=True) if of == row]
+        expected = np.sum([brute_force(tensor) for tensor in mine], axis=0) if mine else 0
+        np.testing.assert_array_equal(counts[row], np.broadcast_to(expected, bins.columns))
+    if bins.shift:  # places of 8-bit floats mean nothing
+        places, of_scatter = (by(tensors, bins, rows) for by in (places_by_bincount, places_by_scatter))
+        torch.testing.assert_close(places[:, :, 2:-1], of_scatter[:, :, 2:-1], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("dtype", [d for d in DTYPES if d.itemsize == 1], ids=str)

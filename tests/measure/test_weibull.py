@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import astuple
+
 import numpy as np
 import pytest
 import torch
@@ -40,6 +42,13 @@ PUBLISHED = {
 def test_anchors_to_six_digits(name: str) -> None:
     anchor = weibull.anchors()[name]
     assert (anchor.k, anchor.lambda_, anchor.r2) == pytest.approx(PUBLISHED[name], abs=1.1e-6)
+
+
+def test_anchors_are_those_of_the_quadrature() -> None:
+    computed = weibull.computed_anchors()
+    assert computed.keys() == weibull.anchors().keys()
+    for name, anchor in weibull.anchors().items():
+        assert astuple(anchor) == pytest.approx(astuple(computed[name]), rel=1e-12)
 
 
 @pytest.mark.parametrize(

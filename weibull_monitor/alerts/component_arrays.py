@@ -9,11 +9,11 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from weibull_monitor.alerts.statistics import Bools, Floats
 from weibull_monitor.analysis.published import AttentionKind
 from weibull_monitor.model.components import Component, representatives
+from weibull_monitor.model.components.component import DTYPES
 
 Ints = npt.NDArray[np.int64]
 ROUNDED: Final = 1e-4
@@ -97,8 +97,8 @@ class ComponentArrays:
             body=body,
             trainable=array(lambda c: c.trainable, bool),
             numel=array(lambda c: c.numel, float),
-            precision=array(lambda c: _precision(c.dtype), float),
-            coarse=array(lambda c: _precision(c.dtype) > ROUNDED, bool),
+            precision=array(lambda c: DTYPES.get(c.dtype_name, 0.0), float),
+            coarse=array(lambda c: DTYPES.get(c.dtype_name, 0.0) > ROUNDED, bool),
             blocks=array(lambda c: -1 if c.block is None else c.block, int),
             labels=tuple(c.label for c in components),
             towers=tuple(c.tower for c in components),
@@ -132,7 +132,3 @@ def _attention_kind(attention: Mapping[str, Any]) -> AttentionKind | None:
     if attention["sharing"] == "MHA":
         return "mha_qk_norm" if attention["qk_norm"] else "mha"
     return None
-
-
-def _precision(dtype: torch.dtype) -> float:
-    return float(torch.finfo(dtype).eps) if dtype.is_floating_point else 0.0

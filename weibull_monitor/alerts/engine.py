@@ -9,14 +9,21 @@ from typing import Any, Final
 
 import numpy as np
 
+from weibull_monitor.alerts.ahead import may_find
 from weibull_monitor.alerts.rule_state import RuleState
 from weibull_monitor.alerts.rules import RULES, RuleResult
 from weibull_monitor.alerts.settings import AlertSettings, RuleSettings
 from weibull_monitor.alerts.statistics import quiet, reaches
-from weibull_monitor.alerts.window import Sample, SampleWindow
+from weibull_monitor.alerts.window import CAPACITY, Sample, SampleWindow
 from weibull_monitor.errors import ConfigurationError
 from weibull_monitor.history.alert import Alert, rank
 
+AHEAD: Final = 512
+"""Samples of a recorded run that are looked at together, at most …"""
+TOGETHER: Final = 1 << 14
+"""… and their number times that of the components: temporaries of a few MB."""
+WORTH: Final = 8
+"""Fewer samples are judged one by one."""
 STRONGER_RULES: Final = {"scale_shift": ("impossible_change", "nonfinite"), "unchanged": ("nonfinite",)}
 """A rule skips a component where one of these stronger rules found the same fault at the same sample."""
 EXPLAINED_BY: Final = {
@@ -37,6 +44,7 @@ class Engine:
         attention: The model's types of attention, as in the history's ``run`` line.
         initial: The standard deviation that the model's configuration initialises matrices with, if known: in the history, the
             ``initializer_range`` of the model.
+        recorded: Whether `observe_all` is called, which needs more memory.
 
     >>> engine = Engine(AlertSettings())
     >>> engine.standing
@@ -44,10 +52,14 @@ class Engine:
     """
 
     def __init__(
-        self, settings: AlertSettings, attention: Iterable[Mapping[str, Any]] = (), initial: float | None = None
+        self,
+        settings: AlertSettings,
+        attention: Iterable[Mapping[str, Any]] = (),
+        initial: float | None = None,
+        recorded: bool = False,
     ) -> None:
         self._settings = settings
-        self._window = SampleWindow(attention, initial)
+        self._window = SampleWindow(attention, initial, AHEAD if recorded else CAPACITY)
         self._states = {name: RuleState(name) for name in RULES if self._settings_of(name).enabled}
         self._names: tuple[str, ...] = ()
         self._ignored: dict[str, Any] = {}  # by rule, bool, (components,)
@@ -71,16 +83,66 @@ class Engine:
         Returns:
             The new alerts, by rule: raised, worse, or cleared.
         """
-        alerts: list[Alert] = []
-        found: dict[str, RuleResult] = {}
         with quiet():
             self._push(sample)
+            return self._judged(self._states)
+
+    def observe_all(self, samples: Sequence[Sample]) -> list[Alert]:
+        """Judges samples one after the other, as `observe` does, many times as fast if few of them raise alerts."""
+        alerts: list[Alert] = []
+        first = 0
+        while first < len(samples):
+            some = self._alike(samples[first : first + AHEAD])
+            if not some:
+                alerts += self.observe(samples[first])
+            else:
+                with quiet():
+                    alerts += self._observe_together(some)
+            first += max(1, len(some))
+        return alerts
+
+    def _alike(self, samples: Sequence[Sample]) -> Sequence[Sample]:
+        """Of these samples the first ones that can be judged together; none if that is not worth while."""
+        components = self._window.known
+        if len(self._window.steps) < CAPACITY or not components:
+            return ()
+        most = min(AHEAD, TOGETHER // len(components))
+        count = next(
+            (n for n, s in enumerate(samples[:most]) if s.components is not components or s.step == 0),
+            min(most, len(samples)),
+        )
+        return samples[:count] if count >= WORTH else ()
+
+    def _observe_together(self, samples: Sequence[Sample]) -> list[Alert]:
+        window = self._window
+        window.move_down()
+        places = []
+        for sample in samples:
+            self._push(sample)
+            places.append(window.place())
+        may = may_find(window, places, self._settings)
+        alerts: list[Alert] = []
+        for n, place in enumerate(places):
+            asked = {name: state for name, state in self._states.items() if may[name][n] or not state.idle}
+            if asked:
+                window.go_to(place)
+                alerts += self._judged(asked)
             for name, state in self._states.items():
-                settings = self._settings_of(name)
-                result = RULES[name](self._window, settings)
-                if result is not None:
-                    found[name] = self._admitted(name, result, found)
-                    alerts += state.update(found[name], self._window.steps[-1], settings, self._settings.cool_down)
+                if name not in asked and name != "unchanged":  # that says nothing where all matrices move
+                    state.pass_by()
+        window.go_to(places[-1])
+        return alerts
+
+    def _judged(self, states: Mapping[str, RuleState]) -> list[Alert]:
+        """The new alerts of some rules at the latest sample."""
+        alerts: list[Alert] = []
+        found: dict[str, RuleResult] = {}
+        for name, state in states.items():
+            settings = self._settings_of(name)
+            result = RULES[name](self._window, settings)
+            if result is not None:
+                found[name] = self._admitted(name, result, found)
+                alerts += state.update(found[name], self._window.steps[-1], settings, self._settings.cool_down)
         return alerts
 
     def state_dict(self) -> dict[str, Any]:
@@ -163,5 +225,4 @@ def replay(
         attention: ``read_history(path).runs[-1].attention``. Without it, ranges that depend on attention are wide.
         initial: ``read_history(path).runs[-1].model.get("initializer_range")``.
     """
-    engine = Engine(settings or AlertSettings(), attention, initial)
-    return [alert for sample in samples for alert in engine.observe(sample)]
+    return Engine(settings or AlertSettings(), attention, initial, recorded=True).observe_all([*samples])

@@ -56,6 +56,16 @@ class RuleState:
         """Components that are in an alert, or wait for one, bool, shape (components,)."""
         return self._active
 
+    @property
+    def idle(self) -> bool:
+        """Whether no alert stands, and no component is active or was found at the last sample."""
+        return self._idle
+
+    def pass_by(self) -> None:
+        """Takes in a sample at which the rule, which is idle, finds nothing."""
+        if self._since_alert is not None:
+            self._since_alert += 1
+
     def adopt(self, names: tuple[str, ...]) -> None:
         """Sets the components' names; alerts of other components are dropped."""
         if self._names and names != self._names:
@@ -71,8 +81,7 @@ class RuleState:
         row below 0.8. Components that become active at one sample share one alert. During the cool-down after an alert, others
         wait and then share one, unless they are more severe.
         """
-        if self._since_alert is not None:
-            self._since_alert += 1
+        self.pass_by()
         if self._idle and not reaches(found.strength):
             return []  # nearly always
         hit = found.strength >= 1.0  # (components,)

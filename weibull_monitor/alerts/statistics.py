@@ -21,13 +21,15 @@ ON_GRIDS = 2e-5
 
 
 def median_of(values: Floats) -> Floats:
-    """Median of each column of ``values`` (n, m), shape (m,); NaN where a column has no value.
+    """Median of each column of ``values`` (n, m) or (n, …), shape (m,) or (…); NaN where a column has no value.
 
     >>> median_of(np.array([[1.0, np.nan], [2.0, np.nan], [np.nan, np.nan], [9.0, np.nan]])).tolist()
     [2.0, nan]
     """
     if not len(values):
         return np.full(values.shape[1:], np.nan)
+    if values.ndim > 2:
+        return median_of(values.reshape(len(values), -1)).reshape(values.shape[1:])
     ordered = np.sort(values, axis=0)  # (n, m), NaN last
     if not np.logical_or.reduce(
         np.isnan(ordered[-1]), axis=None
@@ -42,6 +44,16 @@ def median_of(values: Floats) -> Floats:
     with quiet():
         middle = (ordered[lower, columns] + ordered[upper, columns]) / 2.0
     return np.where(count > 0, middle, np.nan)
+
+
+def median_along(values: Floats) -> Floats:
+    """Median of ``values`` (…, n) along the last dimension, shape (…, 1); NaN where there is no value.
+
+    >>> median_along(np.array([[1.0, 2.0, 9.0], [np.nan, 3.0, 4.0]])).tolist()
+    [[2.0], [3.5]]
+    """
+    flat = values.reshape(-1, values.shape[-1]).T  # (n, …)
+    return median_of(flat).reshape(*values.shape[:-1], 1)
 
 
 def resolution(elements: Floats) -> Floats:

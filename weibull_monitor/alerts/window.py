@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from weibull_monitor.alerts.component_arrays import ComponentArrays
-from weibull_monitor.alerts.statistics import Bools, Floats, median_of, or_zero, quiet
+from weibull_monitor.alerts.statistics import Bools, Floats, median_along, or_zero, quiet
 from weibull_monitor.history.record import RecordedSnapshot, as_array
 from weibull_monitor.history.snapshot import NO_SCALING, Snapshot
 from weibull_monitor.model.components import AttentionPair, Component, attention_pairs
@@ -46,12 +47,28 @@ MIN_MOVING_SHARE: Final = 0.1
 """Below this share of the peak η (median over matrices), matrices may stand still."""
 
 
+class Place(NamedTuple):
+    """What a `SampleWindow` has been through up to a sample: attributes of the same names, and the end of the last ones."""
+
+    end: int
+    steps: list[int]
+    samples: int
+    reset: tuple[int, int]
+    peak: Floats
+    settled: Bools
+    plateau: Floats
+    speed: float
+    fastest: float
+    moving_intervals: int
+
+
 class SampleWindow:
     """The last samples, one array per column of the history; NaN where there is no value.
 
     Args:
         attention: The model's types of attention, as in the history's ``run`` line.
         initial: The standard deviation that the model's configuration initialises matrices with, if known.
+        ahead: For how many samples there is room beside those kept: so many can be taken in before `at` goes back to the first.
 
     Attributes:
         components: The properties of the components.
@@ -71,8 +88,10 @@ class SampleWindow:
         kept: Results about the components and the baseline; emptied when these change.
     """
 
-    def __init__(self, attention: Iterable[Mapping[str, Any]] = (), initial: float | None = None) -> None:
-        self._attention, self.initial = tuple(attention), initial
+    def __init__(
+        self, attention: Iterable[Mapping[str, Any]] = (), initial: float | None = None, ahead: int = CAPACITY
+    ) -> None:
+        self._attention, self.initial, self._room = tuple(attention), initial, CAPACITY + ahead
         self._buffer: dict[str, Any] = {}
         self._levels: Floats | None = None
         self.steps: list[int] = []
@@ -86,10 +105,17 @@ class SampleWindow:
         self.plateau: Floats = np.zeros(0)
         self.samples = 0
         self.reset = (0, 0)
-        self.speed, self.fastest, self.moving_intervals = math.nan, 0.0, 0
+        self.speed: Any = math.nan
+        self.fastest: Any = 0.0
+        self.moving_intervals: Any = 0
         self.memo: dict[Any, Any] = {}
         self.kept: dict[Any, Any] = {}
         self._adopt(())
+
+    @property
+    def known(self) -> tuple[Component, ...]:
+        """The components of the latest sample."""
+        return self._components
 
     def push(self, sample: Sample) -> None:
         """Takes in one more sample. Components that come or go are matched by name."""
@@ -99,11 +125,8 @@ class SampleWindow:
         self.reset = (self.reset[1], sample.withheld.get("optimizer_reset", 0))
         self.memo.clear()
         values = _values_of(sample)  # (columns, components)
-        # The buffer has twice the capacity, so that the last samples are always one slice; it moves down once in a while.
-        if self._end == 2 * CAPACITY:
-            for column in self._buffer.values():
-                column[:CAPACITY] = column[CAPACITY:]
-            self._end = CAPACITY
+        if self._end == self._room:
+            self.move_down()
         for name, row in zip(READ, values, strict=True):
             self._buffer[name][self._end] = row
         self.steps = [*self.steps[1 - CAPACITY :], sample.step]
@@ -113,6 +136,32 @@ class SampleWindow:
         if sample.step == 0:
             self.baseline = {name: self.now(name).copy() for name in READ}
             self.kept.clear()
+
+    def move_down(self) -> None:
+        """Moves the last samples to the start of the buffer, which has more room, so that they are always one slice."""
+        first = max(0, self._end - CAPACITY)
+        for column in self._buffer.values():
+            column[: self._end - first] = column[first : self._end].copy()
+        self._end -= first
+
+    def place(self) -> Place:
+        """Where the window stands: after its latest sample."""
+        past = self._end, self.steps, self.samples, self.reset, self.peak, self.settled, self.plateau
+        return Place(*past, self.speed, self.fastest, self.moving_intervals)
+
+    def go_to(self, place: Place) -> None:
+        """Goes back or forward to where the window stood, among samples that were taken in since `move_down`."""
+        self._end, self.steps, self.samples, self.reset, self.peak, self.settled, self.plateau = place[:7]
+        self.speed, self.fastest, self.moving_intervals = place[7:]
+        self.memo.clear()
+
+    def slices(self, places: Sequence[Place]) -> dict[str, Floats]:
+        """The columns of the last samples at several places in a row: views, each (samples, places, components)."""
+        first = places[0].end - CAPACITY
+        return {
+            name: np.moveaxis(sliding_window_view(values[first : places[-1].end], CAPACITY, axis=0), -1, 0)
+            for name, values in self._buffer.items()
+        }
 
     def __getitem__(self, column: str) -> Floats:
         """A column of the last samples, the latest last: a view, shape (samples, components)."""
@@ -138,13 +187,12 @@ class SampleWindow:
         directions go further. Intervals without a step do not count.
         """
         if "furthest" not in self.memo:
-            kept = self._buffer["moved"][
-                self._end - len(self.steps) : self._end - 1
-            ]  # (intervals, 2, columns, components)
+            kept = self["moved"][:-1]  # (intervals, 2, columns, components)
             with quiet():
-                most = np.maximum.reduce(kept, axis=0) if len(kept) else np.zeros(self._buffer["moved"].shape[1:])
-                self.memo["furthest"] = np.maximum(most[0], most[1] * np.sqrt(self.now("work")))
-        found: Floats = self.memo["furthest"][SHAPES.index(column)]
+                most = np.maximum.reduce(kept, axis=0) if len(kept) else np.zeros(self["moved"].shape[1:])
+                root = np.sqrt(self.now("work"))[..., None, :]
+                self.memo["furthest"] = np.maximum(most[..., 0, :, :], most[..., 1, :, :] * root)
+        found: Floats = self.memo["furthest"][..., SHAPES.index(column), :]
         return found
 
     def _once(self, name: str, make: Callable[[], Bools]) -> Bools:
@@ -178,8 +226,8 @@ class SampleWindow:
     def _moving(self) -> Bools:
         eta = self.now("eta")
         share = eta / np.maximum(self.peak, eta)
-        known = share[self.components.trainable & np.isfinite(share)]
-        at_work = bool(len(known)) and float(median_of(known[:, None])[0]) >= MIN_MOVING_SHARE
+        known = np.where(self.components.trainable & np.isfinite(share), share, np.nan)
+        at_work = median_along(known) >= MIN_MOVING_SHARE  # (1,)
         return self.components.trainable & (eta > 0) & at_work
 
     @property
@@ -201,7 +249,9 @@ class SampleWindow:
 
     def _jumped(self) -> Bools:
         spent, steps = self["eta_sum"], np.array(self.steps)
-        rates = (spent[1:] - spent[:-1]) / (steps[1:] - steps[:-1])[:, None]  # (intervals, components)
+        lengths = steps[1:] - steps[:-1]
+        lengths = lengths[:, None] if lengths.ndim == 1 else lengths
+        rates = (spent[1:] - spent[:-1]) / lengths  # (intervals, components)
         jumped = self.now("eta") > MAX_ETA_GROWTH * self.peak
         if len(rates) > 1:
             jumped = jumped | (rates[-1] > JUMP * np.fmax(np.fmax.reduce(rates[:-1], axis=0), self.peak))
@@ -220,7 +270,7 @@ class SampleWindow:
             if known:
                 eta = or_zero(buffer["eta"][last])
                 most = np.where(self.peak > 0, MAX_ETA_GROWTH * self.peak, np.inf)
-                self.settled |= (eta <= SETTLED_TOLERANCE * self.peak) & (eta > 0) & (self.samples > 5)
+                self.settled = self.settled | (eta <= SETTLED_TOLERANCE * self.peak) & (eta > 0) & (self.samples > 5)
                 self.peak = np.maximum(self.peak, np.minimum(eta, most))
                 self.plateau = np.where(self.settled & np.isnan(self.plateau), self.peak, self.plateau)
                 passed = path - or_zero(buffer["eta_sum"][last])
@@ -257,7 +307,7 @@ class SampleWindow:
         speed = np.sqrt(np.fmax(or_zero(grown / (work**2 / steps)), 0.0)) if late else np.zeros(len(work))
         self._buffer["speed"][now] = speed
         body = speed[self.components.body & self.components.trainable]
-        self.speed = float(median_of(body[:, None])[0]) if len(body) else math.nan
+        self.speed = float(median_along(body)[0]) if len(body) else math.nan
 
     def _adopt(self, components: tuple[Component, ...]) -> None:
         """Makes room for these components, and keeps the values of those that were there before."""
@@ -273,11 +323,9 @@ class SampleWindow:
 
         size = len(components)
         moved, levels = self._buffer.get("moved"), self._levels
-        self._buffer = {
-            name: carried(self._buffer.get(name), (2 * CAPACITY, size), np.nan) for name in (*READ, *DERIVED)
-        }
+        self._buffer = {name: carried(self._buffer.get(name), (self._room, size), np.nan) for name in (*READ, *DERIVED)}
         self.baseline = {name: carried(self.baseline.get(name), (size,), np.nan) for name in READ}
-        self._buffer["moved"] = carried(moved, (2 * CAPACITY, 2, len(SHAPES), size), 0.0).astype(np.float32)
+        self._buffer["moved"] = carried(moved, (self._room, 2, len(SHAPES), size), 0.0).astype(np.float32)
         self._levels = carried(levels, (len(SHAPES), size), np.nan)
         self.peak = carried(self.peak, (size,), 0.0)
         self.settled = carried(self.settled.astype(float), (size,), 0.0) > 0

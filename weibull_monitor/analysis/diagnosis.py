@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
-from typing import Final, Literal
-
-from torch import nn
+from typing import TYPE_CHECKING, Final, Literal
 
 from weibull_monitor.analysis import (
     Classification,
@@ -25,14 +23,17 @@ from weibull_monitor.analysis.published import FEED_FORWARD, LAST_SHALLOW_BLOCK,
 from weibull_monitor.analysis.sample import KindMedian, KnownAttention, Source, compared_sample
 from weibull_monitor.analysis.sigma import SigmaGrowth, attribute_sigma
 from weibull_monitor.errors import ConfigurationError
+from weibull_monitor.history.record import History, RecordedSnapshot
 from weibull_monitor.history.snapshot import Snapshot
-from weibull_monitor.measure import WeibullFit
-from weibull_monitor.measure.reader.reader import ModelReader
 from weibull_monitor.measure.shown import table
 from weibull_monitor.measure.weibull import anchors
 from weibull_monitor.model.adapters import of_adapters
-from weibull_monitor.model.architecture import facts_of
-from weibull_monitor.model.components import Component, discover
+from weibull_monitor.model.components import Component
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from weibull_monitor.measure import WeibullFit
 
 Verdict = Literal[
     "as initialised",
@@ -160,7 +161,7 @@ def diagnose(source: nn.Module | Source, attention: KnownAttention = None, step:
     ('k shows no training', 'uniform')
     """
     fits: Mapping[str, WeibullFit] = {}
-    if isinstance(source, nn.Module):
+    if not isinstance(source, (Snapshot, RecordedSnapshot, History)):
         source, attention = _measure(source, attention)
     if isinstance(source, Snapshot):
         fits = source.fits
@@ -182,6 +183,11 @@ def diagnose(source: nn.Module | Source, attention: KnownAttention = None, step:
 
 
 def _measure(model: nn.Module, attention: KnownAttention) -> tuple[Snapshot, KnownAttention]:
+    # Not at the top: who diagnoses a history does not wait for torch.
+    from weibull_monitor.measure.reader.reader import ModelReader
+    from weibull_monitor.model.architecture import facts_of
+    from weibull_monitor.model.components import discover
+
     reader = ModelReader(model, discover)
     reader.agree()
     fits = reader.read().measurement().fits

@@ -19,7 +19,7 @@ from weibull_monitor.history.reasons import EXPLANATION
 from weibull_monitor.history.record import History, RecordedSnapshot
 from weibull_monitor.history.snapshot import Reference, Snapshot
 from weibull_monitor.model.components import AttentionType, Component, representatives
-from weibull_monitor.model.initialisation import InitialScale
+from weibull_monitor.model.initial_scale import InitialScale
 
 Source = Snapshot | RecordedSnapshot | History
 KnownAttention = Attention | Iterable[AttentionType | Mapping[str, Any]] | None

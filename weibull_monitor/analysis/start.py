@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 
-import torch
-
 from weibull_monitor.history.snapshot import Reference
-from weibull_monitor.measure.weibull import Anchor, anchor, anchors
-from weibull_monitor.model.initialisation import InitialScale
+from weibull_monitor.measure.weibull import Anchor, anchor, anchors, normal_quantile
+from weibull_monitor.model.initial_scale import InitialScale
 
 
 @lru_cache(maxsize=64)
@@ -31,4 +29,4 @@ def reference_of(drawn: InitialScale) -> Reference:
 
 def _truncated(cut: float) -> Anchor:
     half = math.erf(cut / math.sqrt(2.0)) / 2.0
-    return anchor(lambda f: torch.special.ndtri(torch.from_numpy(0.5 + f * half)).numpy())
+    return anchor(lambda f: normal_quantile(0.5 + f * half))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from weibull_monitor.history.snapshot import Delta
-from weibull_monitor.measure import WeibullFit
 from weibull_monitor.model.adapters import Adapter
 from weibull_monitor.model.components import Component
 from weibull_monitor.model.components.names import kind_by_name
+
+if TYPE_CHECKING:
+    from weibull_monitor.measure import WeibullFit
 
 
 def base_of(target: str, by_parameter: Mapping[str, Component]) -> Component | str:

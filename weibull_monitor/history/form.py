@@ -9,7 +9,6 @@ from pathlib import Path, PurePath
 from typing import Any, Final, Literal, TypedDict
 
 import numpy as np
-import torch
 
 from weibull_monitor.errors import ConfigurationError
 from weibull_monitor.history.alert import Alert, Finding, alert_from_json
@@ -17,6 +16,7 @@ from weibull_monitor.history.columns import COLUMNS, FIRST_COLUMNS
 from weibull_monitor.history.conform import MAX_FLOAT, conforming, conforms, hints_of
 from weibull_monitor.history.record import SCHEMA, ColumnTable, RecordedPlot, RecordedSnapshot, RunRecord
 from weibull_monitor.model.components import CLASS_OF_KIND, AttentionType, Component, Part
+from weibull_monitor.model.components.component import DTYPES
 
 _NUMBERS: Final = frozenset({int, float, type(None)})
 """Types of the values in a column."""
@@ -175,8 +175,8 @@ def _component(value: object) -> Component:
     if not isinstance(value, dict):
         raise NotARunError("one of its components is not a table")
     known = {f.name: value[f.name] for f in fields(Component) if f.name in value}
-    dtype = getattr(torch, known["dtype"], None) if isinstance(known.get("dtype"), str) else None
-    if not isinstance(dtype, torch.dtype):
+    dtype = known.get("dtype")
+    if not (isinstance(dtype, str) and (dtype in DTYPES or _of_torch(dtype))):
         raise NotARunError(f"the dtype of a component is {str(known.get('dtype'))[:40]!r}")
     if known.get("part") is not None:
         known["part"] = _part(known["part"])
@@ -192,6 +192,13 @@ def _component(value: object) -> Component:
         return Component(**known | {"shape": tuple(known.get("shape", ())), "dtype": dtype})
     except TypeError as error:
         raise NotARunError(f"a component is not complete ({str(error)[:80]})") from error
+
+
+def _of_torch(name: str) -> bool:
+    """Whether this is the name of a dtype: one of which no weights are measured today."""
+    import torch
+
+    return isinstance(getattr(torch, name, None), torch.dtype)
 
 
 def _part(value: object) -> Part:

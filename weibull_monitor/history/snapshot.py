@@ -6,16 +6,18 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
-from typing import Any, Final, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import numpy as np
 
 from weibull_monitor.history.columns import SOURCES, unknown
 from weibull_monitor.history.reasons import Reason
 from weibull_monitor.history.shown import in_words, kinds_html
-from weibull_monitor.measure import WeibullFit
+from weibull_monitor.history.values import finite, median_of, read
 from weibull_monitor.model.components import AttentionPair, Component, distinct, representatives
+
+if TYPE_CHECKING:
+    from weibull_monitor.measure import WeibullFit
 
 Detail = Literal["kind", "component"]
 
@@ -101,7 +103,7 @@ class Reference:
 
 def reference_of(fit: WeibullFit) -> Reference:
     """The reference of a component, from its fit before the first step."""
-    return Reference(fit.k, fit.lambda_, _finite(fit.p999_p50), _finite(fit.largest / fit.rms))
+    return Reference(fit.k, fit.lambda_, finite(fit.p999_p50), finite(fit.largest / fit.rms))
 
 
 class ForceShares(NamedTuple):
@@ -239,13 +241,11 @@ class Snapshot:
         if name not in SOURCES:
             raise KeyError(unknown("column", name, SOURCES))
         source, path = SOURCES[name]
-        held: Mapping[str, Any] = getattr(self, source)
-        return [_finite(_attribute(held.get(component.name), path)) for component in self.components]
+        return [finite(value) for value in read(getattr(self, source), [c.name for c in self.components], path)]
 
     def values(self, column: str) -> dict[str, float]:
         """The values of a column that exist, by component name, as `RecordedSnapshot.values`."""
-        pairs = zip(self.components, self.column(column), strict=True)
-        return {component.name: value for component, value in pairs if value is not None}
+        return {c.name: v for c, v in zip(self.components, self.column(column), strict=True) if v is not None}
 
     def metrics(self, detail: Detail = "kind") -> dict[str, float]:
         """The flat metrics of this sample: finite floats by key. A value that does not exist has no key.
@@ -291,8 +291,7 @@ class Snapshot:
 
     def _median_of(self, source: str, path: str, names: Iterable[str]) -> float | None:
         """Median of an attribute over the named components, of those that have it."""
-        held: Mapping[str, Any] = getattr(self, source)
-        return _median(_attribute(held.get(name), path) for name in names)
+        return median_of(read(getattr(self, source), names, path))
 
     def _class_metrics(self, fits: Mapping[str, WeibullFit]) -> dict[str, float | None]:
         """k, its drift and the learning rates: medians over all matrices of a class, each element counted once."""
@@ -305,14 +304,14 @@ class Snapshot:
         for name, members in classes.items():
             k = {member: fits[member].k for member in members if member in fits}
             start = {n: r for n, r in self.baseline.items() if n not in still}
-            out[f"weibull_class/{name}_k"] = _median(k.values())
-            out[f"weibull_class/{name}_drift_pct"] = _median(
+            out[f"weibull_class/{name}_k"] = median_of(k.values())
+            out[f"weibull_class/{name}_drift_pct"] = median_of(
                 100.0 * (value / start[member].k - 1.0) for member, value in k.items() if member in start
             )
             out[f"weibull_update/{name}_k"] = self._median_of("updates", "k", members)
             out[f"weibull_update/{name}_rms"] = self._median_of("updates", "rms", members)
             ratios = [u.ratio for n in members if (u := self.updates.get(n)) is not None and u.ratio is not None]
-            out[f"weibull_update/{name}_ratio"] = _median(ratios)
+            out[f"weibull_update/{name}_ratio"] = median_of(ratios)
             out[f"weibull_update/{name}_ratio_max"] = max(ratios, default=None)
         both = [member for members in classes.values() for member in members]
         out["weibull_scaling/sqrt_eta_over_wd"] = self._median_of("scaling", "sqrt_eta_over_wd", both)
@@ -329,7 +328,7 @@ class Snapshot:
         out: dict[str, float | None] = {}
         for kind, members in kinds.items():
             for name in ("k", "lambda_", "ratio"):
-                out[f"weibull_adapter/{name.strip('_')}/{kind}"] = _median(getattr(one, name) for one in members)
+                out[f"weibull_adapter/{name.strip('_')}/{kind}"] = median_of(getattr(one, name) for one in members)
         return out
 
     def _attention_metrics(self, fits: Mapping[str, WeibullFit]) -> dict[str, float | None]:
@@ -339,7 +338,7 @@ class Snapshot:
             for pair in self.pairs
             if pair.head is None and pair.query in fits and pair.key in fits
         ]
-        return {ATTENTION_SCALE: _median(scales), f"{ATTENTION_SCALE}_max": max(scales, default=None)}
+        return {ATTENTION_SCALE: median_of(scales), f"{ATTENTION_SCALE}_max": max(scales, default=None)}
 
     def _tail_metrics(self, kind: str, names: Sequence[str]) -> dict[str, float | None]:
         """The extreme tail of a kind, where it has moved since the baseline: elsewhere it is what the sizes make it."""
@@ -383,18 +382,3 @@ _MEDIANS: Final = {
     "weibull_force/closure": ("forces", "closure"),
 }
 """Metrics that are a median over the matrices of a kind: the mapping of `Snapshot`, and the attribute of its values."""
-
-
-def _median(values: Iterable[float | None]) -> float | None:
-    """Median of the values that exist, or None."""
-    present = [value for value in values if value is not None]
-    return float(np.median(present)) if present else None
-
-
-def _attribute(value: Any, path: str) -> float | None:
-    """An attribute of an attribute, written with a dot; None if one of them is None."""
-    return cast("float | None", reduce(lambda of, name: getattr(of, name, None), path.split("."), value))
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None

@@ -119,7 +119,7 @@ class HistoryWriter:
             "seconds": _rounded(snapshot.seconds),
             "withheld": snapshot.withheld,
         }
-        self._write(line | {column: [_rounded(value) for value in snapshot.column(column)] for column in written})
+        self._write(line | {column: _all_rounded(snapshot.column(column)) for column in written})
         self._step = snapshot.step
 
     def write_plot(self, snapshot: Snapshot) -> None:
@@ -256,8 +256,14 @@ if hasattr(os, "register_at_fork"):
 
 
 def _component_to_json(component: Component) -> dict[str, Any]:
-    dtype = str(component.dtype).removeprefix("torch.")
-    return asdict(component) | {"component_class": component.component_class, "dtype": dtype}
+    return asdict(component) | {"component_class": component.component_class, "dtype": component.dtype_name}
+
+
+def _all_rounded(values: list[float | None]) -> list[float | None]:
+    """`_rounded` of each value. Rates are the same for all matrices, often: those are rounded once."""
+    if values and values[0] and values.count(values[0]) == len(values):
+        return [_rounded(values[0])] * len(values)
+    return [_rounded(value) for value in values]
 
 
 def _rounded(value: float | None) -> float | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
-from typing import overload
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -206,8 +206,13 @@ def delivered(queued: Iterable[tuple[Sequence[int], PendingResult]]) -> dict[int
 
 
 def _unpack(row: Sequence[float]) -> WeibullFit:
-    values = {name: int(v) if name in _INTEGERS else v for name, v in zip(_FIELDS, row, strict=False)}
-    return WeibullFit(**values, quantiles=tuple(row[len(Column) :]) if values["n"] else ())  # type: ignore[arg-type]
+    values: dict[str, Any] = dict(zip(_FIELDS, row, strict=False))
+    for name in _INTEGERS:
+        values[name] = int(values[name])
+    # As the constructor does it, in a fifth of the time: training waits for hundreds of them.
+    fit = object.__new__(WeibullFit)
+    fit.__dict__.update(values, quantiles=tuple(row[len(Column) :]) if values["n"] else (), problem="")
+    return fit
 
 
 def _refuses(tensor: Tensor, index: int) -> str:

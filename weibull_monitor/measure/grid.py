@@ -123,7 +123,7 @@ def evidence(tallies: Tensor, counts: Tensor, bins: Bins) -> Tensor:
     """
     finite, first = counts[:, 1:-1], 0
     if counts.device.type == "cpu" and bins.shift and len(counts):  # bins that no row uses cost time
-        used = finite.any(dim=0).nonzero()
+        used = finite.sum(dim=0).nonzero()  # much faster than `any`
         first, last = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 0)
         finite = finite[:, first:last]
     return torch.cat([tallies.to(counts.device), roughness(finite, bins, first)], dim=1)

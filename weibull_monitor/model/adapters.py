@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from weibull_monitor.model.components import Component
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 _PAIRS = (("lora_A", "lora_B"), ("lora_embedding_A", "lora_embedding_B"))
 
@@ -45,6 +46,7 @@ class Adapter:
 def adapters_of(model: nn.Module) -> list[Adapter]:
     """The adapters of a model with PEFT's attributes: ``lora_A``, ``lora_B`` and ``scaling`` of a module, by adapter or alone.
 
+    >>> from torch import nn
     >>> layer = nn.Linear(8, 8)
     >>> layer.lora_A, layer.lora_B, layer.scaling = nn.Parameter(layer.weight[:2]), nn.Parameter(layer.weight[:, :2]), 0.5
     >>> [(found.name, found.rank, found.scaling) for found in adapters_of(nn.Sequential(layer))]
@@ -73,6 +75,8 @@ def _of_module(path: str, module: nn.Module, names: Mapping[int, str]) -> Iterat
 
 def _by_name(held: Any) -> dict[str, Tensor]:
     """The matrices that a module holds, by adapter."""
+    from torch import Tensor, nn  # not at the top: who reads a history does not wait for torch
+
     if isinstance(held, Tensor):
         return {"": held}
     if isinstance(held, (nn.ModuleDict, nn.ParameterDict)):
@@ -87,6 +91,8 @@ def _of_adapter(held: Any, adapter: str) -> Any:
 
 
 def _holds(held: Any, adapter: str) -> bool:
+    from torch import nn
+
     return isinstance(held, nn.ModuleDict) and adapter in held
 
 

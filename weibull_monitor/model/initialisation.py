@@ -5,27 +5,15 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from weibull_monitor.model.initial_scale import InitialScale as InitialScale
+
 _aten = torch.ops.aten
-
-
-class InitialScale(NamedTuple):
-    """The distribution that a matrix is drawn from.
-
-    Attributes:
-        kind: ``normal``, ``truncated`` or ``uniform``.
-        scale: Its σ (before truncation), or the end of its interval ±b.
-        cut: Where a truncated distribution ends, in σ; 0 for the others.
-    """
-
-    kind: str
-    scale: float
-    cut: float = 0.0
 
 
 def initial_scales(model: nn.Module) -> dict[str, InitialScale]:

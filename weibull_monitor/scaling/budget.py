@@ -148,12 +148,14 @@ def scaling_of(
 def _why_not_beyond(stepped: StepInfo, lambda_0: float | None) -> Reason | None:
     """Why there must be no forecast for a component; None if there may be one. The first reason that holds counts."""
     used, budget = stepped.used, stepped.budget
-    reasons: list[tuple[bool, Reason]] = [
-        (budget is None, "unknown_past"),
-        (stepped.reset, "optimizer_reset"),
-        (budget is not None and budget.changed, "weight_decay_changed"),
-        (used.eta <= 0, "zero_learning_rate"),
-        (used.weight_decay <= 0, "no_weight_decay"),
-        (lambda_0 is None, "no_baseline"),
-    ]
-    return next((reason for holds, reason in reasons if holds), None)
+    if budget is None:
+        return "unknown_past"
+    if stepped.reset:
+        return "optimizer_reset"
+    if budget.changed:
+        return "weight_decay_changed"
+    if used.eta <= 0:
+        return "zero_learning_rate"
+    if used.weight_decay <= 0:
+        return "no_weight_decay"
+    return "no_baseline" if lambda_0 is None else None

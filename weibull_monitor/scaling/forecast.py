@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -81,13 +82,18 @@ class Points:
         """The values of some matrices, shape (4, matrices); NaN for matrices that the sample does not have."""
         if tuple(names) == self.names:
             return self.values
-        places = {name: n for n, name in enumerate(self.names)}
+        here, there = _places(tuple(names), self.names)
         values = np.full((4, len(names)), np.nan)
-        found = [(n, places[name]) for n, name in enumerate(names) if name in places]
-        if found:
-            here, there = map(list, zip(*found, strict=True))
-            values[:, here] = self.values[:, there]
+        values[:, here] = self.values[:, there]
         return values
+
+
+@lru_cache(maxsize=8)
+def _places(names: tuple[str, ...], among: tuple[str, ...]) -> tuple[list[int], list[int]]:
+    """Which of some names are among others, and their places there: the same at every sample, for most of a trail."""
+    places = {name: n for n, name in enumerate(among)}
+    found = [n for n, name in enumerate(names) if name in places]
+    return found, [places[names[n]] for n in found]
 
 
 class Trail:

@@ -88,34 +88,41 @@ def attention_scale(window: SampleWindow, settings: AttentionScale) -> RuleResul
         return None
     rms, decay = window["rms"], window["decay"]  # (samples, components) each
     lags = [lag for lag in LAGS if lag < len(window.steps)]
-    starts = [(window.baseline["rms"], np.zeros(len(window.components)), np.nan)]
+    starts = [(np.broadcast_to(window.baseline["rms"], rms[-1].shape), np.zeros(len(window.components)), 0)]
     starts += [(rms[-1 - lag], decay[-1 - lag], window.steps[-1 - lag]) for lag in lags]
-    now = pairs.factor * rms[-1][pairs.query] * rms[-1][pairs.key]  # (pairs,), as all that follows
-    best, usual, ratio, since = (np.full(len(now), np.nan) for _ in range(4))
+    now = pairs.factor * rms[-1][..., pairs.query] * rms[-1][..., pairs.key]  # (pairs,), as all that follows
+    best, usual, ratio, since = (np.full(now.shape, np.nan) for _ in range(4))
     with quiet():
         earlier = np.stack([before for before, _, _ in starts])  # (starts, components)
-        scales = pairs.factor * earlier[:, pairs.query] * earlier[:, pairs.key]  # (starts, pairs)
-        first = np.array([[step != step and window.steps[-1] <= EARLY] for _, _, step in starts])  # (starts, 1)
+        scales = pairs.factor * earlier[..., pairs.query] * earlier[..., pairs.key]  # (starts, pairs)
+        early = np.atleast_1d(window.steps[-1] <= EARLY)  # (1,)
+        first = np.stack([early, *[np.zeros_like(early)] * len(lags)])  # (starts, 1)
         added = np.where(first, EARLY_ADDED, 1.0) * settings.added
         growth = np.where(first, EARLY_GROWTH, 1.0) * np.log(settings.growth)
         growths = np.minimum((now - scales) / added, np.log(now / scales) / growth)
         for (_, spent, step), before, start, grown in zip(starts, earlier, scales, growths, strict=True):
-            if not grown.size or not np.fmax.reduce(grown) >= CLEAR:
+            if not grown.size or not np.fmax.reduce(grown, axis=None) >= CLEAR:
                 continue  # nearly always
             left = before**2 * np.exp(-2.0 * (decay[-1] - spent))  # what decay has left of the start, (components,)
             moved = np.maximum(rms[-1] ** 2 - left, 0.0) + NOISE * rms[-1] ** 2
-            of_pair = np.sqrt(moved[pairs.query] * moved[pairs.key])
-            of_others = median_of(np.where(pairs.others >= 0, moved[pairs.others], np.nan))
+            of_pair = np.sqrt(moved[..., pairs.query] * moved[..., pairs.key])
+            others = np.where(pairs.others >= 0, moved[..., pairs.others], np.nan)  # (most, pairs)
+            of_others = median_of(np.moveaxis(others, -2, 0))
             apart = np.sqrt(of_pair / of_others)
             strength = np.minimum(grown, apart / settings.ratio)
             better = np.isfinite(strength) & ~(best >= strength)
             best, usual = np.where(better, strength, best), np.where(better, start, usual)
-            ratio, since = np.where(better, apart, ratio), np.where(better, step if step == step else 0, since)
+            ratio, since = np.where(better, apart, ratio), np.where(better, step, since)
     if not (best > 0.0).any():
         return rule_result(
             np.zeros(len(window.components)), 2, "attention scale", np.full(len(window.components), np.nan), ""
         )
     size = len(window.components)
+    if best.ndim > 1:  # many samples at once, of which only the strength is asked for
+        every = np.zeros((len(best), size))
+        for n, members in enumerate(zip(pairs.query.tolist(), pairs.key.tolist(), strict=True)):
+            every[:, members] = np.fmax(every[:, members], best[:, n, None])
+        return rule_result(every, 2, "attention scale", every, "")
     owner = np.full(size, -1, dtype=np.int64)
     strength, value, low = np.zeros(size), np.full(size, np.nan), np.full(size, np.nan)
     for n in np.argsort(

@@ -10,7 +10,7 @@ from weibull_monitor.alerts.rules.movement import MIN_OTHERS
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result
 from weibull_monitor.alerts.rules.words import between, last_clean
 from weibull_monitor.alerts.settings import Dead, NoGradient, RuleSettings, Unchanged
-from weibull_monitor.alerts.statistics import Floats, median_of, quiet, resolution
+from weibull_monitor.alerts.statistics import Floats, median_along, quiet, resolution
 from weibull_monitor.alerts.window import SampleWindow
 
 MIN_ELEMENTS: Final = 1024
@@ -132,8 +132,7 @@ def no_gradient(window: SampleWindow, settings: NoGradient) -> RuleResult | None
         body = (
             components.body & components.trainable
         )  # experts and rows of embeddings may really get no gradient for a while
-        learning = most[body]
-        others = float(median_of(learning[:, None])[0]) if len(learning) >= MIN_OTHERS else 0.0
+        others = median_along(most[..., body]) if body.sum() >= MIN_OTHERS else np.zeros(1)
         since = np.abs(np.log(window.now("rms") / window.baseline["rms"]) + window.now("decay")) / tolerance
         judged = (
             window.moving
@@ -163,12 +162,12 @@ def optimizer_reset(window: SampleWindow, settings: RuleSettings) -> RuleResult:
     the reset raises an alert.
     """
     before, now = window.reset
-    reset = np.where(window.components.trainable, float(now > before), 0.0)
+    reset = np.where(window.components.trainable & (now > before), 1.0, 0.0)
     return rule_result(
         strength=reset,
         severity=2,
         quantity="matrices",
-        value=np.full(len(reset), float(now)),
+        value=np.full(reset.shape, now, dtype=float),
         high=0.0,
         meaning=lambda i: (
             f"The optimizer of these matrices has lost its state since step {window.steps[-2:][0]}: its "

@@ -8,20 +8,33 @@ import numpy as np
 
 from weibull_monitor.alerts.component_arrays import JudgedGroup
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result
-from weibull_monitor.alerts.statistics import Floats, median_of
+from weibull_monitor.alerts.statistics import Bools, Floats, median_along
+from weibull_monitor.alerts.window import SampleWindow
 
 
 class GroupResults:
-    """Collects one result per group; every member of the group gets it. All arrays have the shape (components,)."""
+    """Collects one result per group; every member of the group gets it.
 
-    def __init__(self, size: int) -> None:
-        self.strength, self.severity = np.zeros(size), np.ones(size, dtype=np.int8)
-        self.value, self.low, self.high = np.full(size, np.nan), np.full(size, np.nan), np.full(size, np.nan)
+    Args:
+        shape: Shape of a column of the window, (components,), which all arrays have.
+    """
 
-    def set(self, group: JudgedGroup, severity: int, strength: float, value: float, low: float, high: float) -> None:
-        """Sets the result of a group."""
-        at = group.members
-        self.severity[at], self.strength[at], self.value[at] = severity, strength, value
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.strength, self.severity = np.zeros(shape), np.ones(shape, dtype=np.int8)
+        self.value, self.low, self.high = np.full(shape, np.nan), np.full(shape, np.nan), np.full(shape, np.nan)
+
+    def set(
+        self,
+        group: JudgedGroup,
+        far: Bools,
+        strength: Floats,
+        value: Floats,
+        low: Floats | float,
+        high: Floats | float,
+    ) -> None:
+        """Sets the result of a group: a warning if it is ``far`` from what is expected, else an info. Arrays: (1,)."""
+        at = np.s_[..., group.members]
+        self.severity[at], self.strength[at], self.value[at] = np.where(far, 2, 1), strength, value
         self.low[at], self.high[at] = low, high
 
     def rule_result(self, quantity: str, meaning: str | Callable[[int], str]) -> RuleResult:
@@ -29,25 +42,48 @@ class GroupResults:
         return rule_result(self.strength, self.severity, quantity, self.value, meaning, self.low, self.high)
 
 
-def group_median(values: Floats, group: JudgedGroup) -> float:
-    """Median of ``values`` (components,) over the members of a group; NaN if there is no value."""
-    return float(median_of(values[group.members][:, None])[0])
+def group_median(values: Floats, group: JudgedGroup) -> Floats:
+    """Median of ``values`` (components,) over the members of a group, (1,); NaN if there is no value."""
+    return median_along(values[..., group.members])
 
 
-def around(low: float, start: float, high: float) -> tuple[float, float]:
-    """The range from ``low`` to ``high``, widened to hold ``start`` if that is known.
+def median_k(window: SampleWindow, group: JudgedGroup) -> Floats:
+    """Median k of a group now, (1,); several rules ask for it."""
+    if ("median k", id(group)) not in window.memo:
+        window.memo["median k", id(group)] = group_median(window.now("k"), group)
+    found: Floats = window.memo["median k", id(group)]
+    return found
 
-    >>> around(1.0, 1.5, 1.2), around(1.0, float("nan"), 1.2)
-    ((1.0, 1.5), (1.0, 1.2))
+
+def median_start(window: SampleWindow, group: JudgedGroup) -> Floats:
+    """Median k of a group at the baseline, (1,)."""
+    if ("median k", id(group)) not in window.kept:
+        window.kept["median k", id(group)] = group_median(window.baseline["k"], group)
+    found: Floats = window.kept["median k", id(group)]
+    return found
+
+
+def warm(window: SampleWindow, group: JudgedGroup) -> Bools:
+    """Whether all members of a group are past the warm-up, (1,)."""
+    return np.asarray(window.warm[..., group.members].all(axis=-1, keepdims=True), dtype=bool)
+
+
+def around(low: float, start: Floats, high: float) -> tuple[Floats, Floats]:
+    """The range from ``low`` to ``high``, widened to hold ``start`` (1,) if that is known.
+
+    >>> [end.tolist() for end in around(1.0, np.array([1.5]), 1.2)], [float(end) for end in around(1.0, np.nan, 1.2)]
+    ([[1.0], [1.5]], [1.0, 1.2])
     """
-    return (min(low, start), max(high, start)) if start == start else (low, high)
+    return np.fmin(low, start), np.fmax(high, start)
 
 
-def group_error(errors: Floats, group: JudgedGroup) -> float:
-    """Standard error of the group's median, from the standard errors (components,) of its members.
+def group_error(errors: Floats, group: JudgedGroup) -> Floats:
+    """Standard error of the group's median, from the standard errors (components,) of its members; shape (1,).
 
     For more than two normal values it is 1.2533 times that of their mean.
     """
-    known = errors[group.members]
-    known = known[np.isfinite(known)]
-    return float((1.2533 if len(known) > 2 else 1.0) * np.sqrt(np.sum(known**2)) / len(known)) if len(known) else np.nan
+    squares = errors[..., group.members] ** 2
+    known = np.isfinite(squares)
+    count = np.add.reduce(known, axis=-1, keepdims=True)
+    total = np.add.reduce(np.where(known, squares, 0.0), axis=-1, keepdims=True)
+    return np.where(count > 0, np.where(count > 2, 1.2533, 1.0) * np.sqrt(total) / count, np.nan)

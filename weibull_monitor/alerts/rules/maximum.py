@@ -46,7 +46,7 @@ def impossible_maximum(window: SampleWindow, settings: ImpossibleChange) -> Rule
     with quiet():
         path = window.path
         bound = np.fmax(window.now("element_max"), window.before("element_max"))
-        steps = float(window.steps[-1] - window.steps[-2])
+        steps = window.steps[-1] - window.steps[-2]
         likely = path * bound * np.where(components.coarse, 2.0, 1.0) * (1.0 + 1e-6)
         likely = likely + np.where(components.coarse, np.fmin(steps * components.precision, 1.0) * before, 0.0)
         lower = now / (1.0 + np.fmax(BIN, components.precision))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -42,8 +42,8 @@ class Movement:
         own: The largest past movement (`SampleWindow.furthest`), shape (components,).
         moves: The past movements as they were, whatever the length of their intervals, shape (intervals, components).
         alike: Number of past intervals that were about as long, shape (components,).
-        others: Median size of the last movement of the attention and feed-forward matrices; 0 if there are few.
-        most: The upper quartile of these sizes.
+        others: Median size of the last movement of the attention and feed-forward matrices, shape (1,); 0 if there are few.
+        most: The upper quartile of these sizes, shape (1,).
     """
 
     last: Floats
@@ -53,8 +53,8 @@ class Movement:
     own: Floats
     moves: Floats
     alike: Floats
-    others: float
-    most: float
+    others: Floats
+    most: Floats
 
     @cached_property
     def recent(self) -> Floats:
@@ -93,8 +93,8 @@ def usual_movement(window: SampleWindow, column: str, lookback: int) -> Movement
         count = np.isfinite(past).sum(axis=0)
         enough = count >= _needed(window, lookback)
         alike = (ratio <= SIMILAR_RATIO).sum(axis=0).astype(float)
-        body = np.abs(moves[-1][window.components.body & window.components.trainable])
-        others, most = middle_and_quartile(body)
+        body = window.components.body & window.components.trainable
+        others, most = middle_and_quartile(np.abs(moves[-1][..., body]))
     centre = np.where(enough, centre, np.nan)
     own = np.where(enough, window.furthest(column), np.nan)
     found = Movement(moves[-1], past, centre, size, own, moves[:-1], alike, others, most)
@@ -102,17 +102,23 @@ def usual_movement(window: SampleWindow, column: str, lookback: int) -> Movement
     return found
 
 
-def middle_and_quartile(sizes: Floats) -> tuple[float, float]:
-    """The median and the upper quartile of some sizes without NaN; 0 if there are fewer than `MIN_OTHERS`.
+def middle_and_quartile(sizes: Floats) -> tuple[Floats, Floats]:
+    """The median and the upper quartile of ``sizes`` (…, n), each (…, 1), without NaN; 0 where there are fewer than `MIN_OTHERS`.
 
-    >>> middle_and_quartile(np.array([4.0, 1.0, 2.0, 3.0, 6.0, np.nan, 5.0]))
-    (3.5, 4.0)
+    >>> [float(x[0]) for x in middle_and_quartile(np.array([4.0, 1.0, 2.0, 3.0, 6.0, np.nan, 5.0]))]
+    [3.5, 4.0]
     """
-    ordered = np.sort(sizes[sizes == sizes])
-    n = len(ordered)
-    if n < MIN_OTHERS:
-        return 0.0, 0.0
-    return float(ordered[(n - 1) // 2] + ordered[n // 2]) / 2.0, float(ordered[(3 * n + 1) // 4 - 1])
+    if sizes.shape[-1] < MIN_OTHERS:
+        return np.zeros((*sizes.shape[:-1], 1)), np.zeros((*sizes.shape[:-1], 1))
+    ordered = np.sort(sizes, axis=-1)  # NaN last
+    n = (ordered == ordered).sum(axis=-1, keepdims=True)
+
+    def at(places: Any) -> Floats:
+        return np.take_along_axis(ordered, np.maximum(places, 0), axis=-1)
+
+    enough = n >= MIN_OTHERS
+    middle = (at((n - 1) // 2) + at(np.minimum(n // 2, sizes.shape[-1] - 1))) / 2.0
+    return np.where(enough, middle, 0.0), np.where(enough, at((3 * n + 1) // 4 - 1), 0.0)
 
 
 def _needed(window: SampleWindow, lookback: int) -> Floats:
@@ -130,7 +136,7 @@ def suddenness(moved: Floats, usual: Floats, z: float | Floats, change: float | 
     return score, np.minimum(np.abs(score) / z, np.abs(moved) / change)
 
 
-def unlike_others(window: SampleWindow, moved: Floats, others: float, noise: Floats, settings: UnlikeOthers) -> Floats:
+def unlike_others(window: SampleWindow, moved: Floats, others: Floats, noise: Floats, settings: UnlikeOthers) -> Floats:
     """Strength of movements that are far larger than those of the other matrices in the same interval, shape (components,).
 
     It needs no past, so it also holds where intervals between samples get longer. Only attention and feed-forward matrices have
@@ -143,8 +149,8 @@ def unlike_others(window: SampleWindow, moved: Floats, others: float, noise: Flo
         noise: Size of a movement that is noise, shape (components,).
         settings: The thresholds.
     """
-    if not others:
-        return np.zeros(len(moved))
+    if not others.any():
+        return np.zeros(moved.shape)
     usual = np.sqrt(others**2 + noise**2)
     strength = np.minimum(np.abs(moved) / (settings.others * usual), np.abs(moved) / settings.far)
     return np.where(window.components.body, or_zero(strength), 0.0)
@@ -157,7 +163,7 @@ def unlike_both(
     noise: Floats,
     limits: tuple[float | Floats, float | Floats],
     sure: float,
-    others: float | Floats | None = None,
+    others: Floats | None = None,
     recent: float | Floats | None = RECENT,
 ) -> Floats:
     """Strength of movements unlike a matrix's own past and unlike those of the other matrices in the interval, (components,).
@@ -176,8 +182,8 @@ def unlike_both(
         others: What the others moved; their median if not given.
         recent: How many times as large as the recent movements and as the others the movement is; None to leave that out.
     """
-    if not move.others:
-        return np.zeros(len(moved))
+    if not move.others.any():
+        return np.zeros(moved.shape)
     size = np.abs(moved)
     squared, error = size * size, noise * noise  # squares, since np.hypot takes most of the time
     of_others = squared / ((move.others if others is None else others) ** 2 + error)
@@ -197,11 +203,11 @@ def outrunning(window: SampleWindow) -> Floats:
     matrix grows and η changes, and takes no account of intervals that grow longer. 0 where there is too little past.
     """
     past, now = window["speed"][:-1], window.now("speed")  # (intervals, components), (components,)
-    _, others = middle_and_quartile(now[window.components.body & window.components.trainable])
-    if len(past) < MIN_INTERVALS or not others:
-        return np.zeros(len(now))
+    _, others = middle_and_quartile(now[..., window.components.body & window.components.trainable])
+    if len(past) < MIN_INTERVALS or not others.any():
+        return np.zeros(now.shape)
     most = np.fmax(np.fmax.reduce(past, axis=0), others)
-    enough = (past > 0.0).sum(axis=0) >= MIN_INTERVALS - 1
+    enough = ((past > 0.0).sum(axis=0) >= MIN_INTERVALS - 1) & (others > 0.0)
     return np.where(window.components.body & enough, now / np.fmax(most, LEAST_SPEED), 0.0)
 
 

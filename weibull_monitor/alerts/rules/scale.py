@@ -22,7 +22,7 @@ from weibull_monitor.alerts.rules.movement import (
 from weibull_monitor.alerts.rules.result import RuleResult, graded, rule_result
 from weibull_monitor.alerts.rules.words import SE_LAMBDA, apart, between, cause_of, cause_of_shift
 from weibull_monitor.alerts.settings import ImpossibleChange, ScaleRunaway, ScaleShift, ScaleStall
-from weibull_monitor.alerts.statistics import median_of, or_zero, quiet, resolution, spread_of
+from weibull_monitor.alerts.statistics import Floats, median_along, median_of, or_zero, quiet, resolution, spread_of
 from weibull_monitor.alerts.window import SampleWindow
 
 BODY_REACH: Final = 0.1
@@ -117,19 +117,21 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         rise = np.sqrt(move.size**2 + least + allowed)
         # A fall: what it is beyond weight decay, which does not touch what is no matrix.
         rates = window["weight_decay"][-settings.lookback - 1 :]
-        usual_decay = rates[-1] if (rates[0] == rates[-1]).all() else median_of(rates[:-1])
+        steady = (rates[0] == rates[-1]).all(axis=-1, keepdims=True)
+        usual_decay = rates[-1] if steady.all() else np.where(steady, rates[-1], median_of(rates[:-1]))
         decay = or_zero(usual_decay * window.now("work"))
         fallen = np.isfinite(move.centre) & (move.last + decay < 0.0)
         past = np.minimum(move.past[:, fallen], 0.0)  # (intervals, fallen ones)
-        fall = np.full(len(components), np.nan)
+        fall = np.full(fallen.shape, np.nan)
         fall[fallen] = np.sqrt(median_of(past**2) + spread_of(past, median_of(past)) ** 2 + least[fallen])
         falling = fallen & ((move.last + decay) / fall <= -COMMON * settings.z)
-        common = bool(len(falling[body]) > MIN_INTERVALS and falling[body].mean() > 0.5)
+        common = np.zeros(1, dtype=bool)
+        if body.sum() > MIN_INTERVALS:
+            common = falling[..., body].mean(axis=-1, keepdims=True) > 0.5
         # What training has added, and whether this fall leaves some of it.
         added = np.log(window.now("lambda") / window.baseline["lambda"]) + window.now("decay")
-        grown = np.full(len(components), goes_on(window))
-        grown |= ~(added < (1.0 - LOST) * (added - move.last - decay))
-        fall = np.where(grown & (not common), np.sqrt(fall**2 + move.own**2), fall)
+        grown = goes_on(window) | ~(added < (1.0 - LOST) * (added - move.last - decay))
+        fall = np.where(grown & ~common, np.sqrt(fall**2 + move.own**2), fall)
         share = np.where(falling & common, COMMON, np.where(components.body, 1.0, UNLIKE_BLOCKS))
         share = np.where(driven, AFTER_JUMP, share)
         centre, usual = np.where(fallen, -decay, move.centre), np.where(fallen, fall, rise)
@@ -154,8 +156,8 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         outruns = outrunning(window) / np.where(components.selection, settings.fast_attention, settings.fast)
         besides = np.where(grew & (outruns >= 1.0), np.fmax(besides, type(settings).sure * outruns), besides)
         faster = _faster(window, settings) / settings.faster
-        if faster >= 1.0:
-            besides = np.where(body & grew, np.fmax(besides, type(settings).sure * faster), besides)
+        outran = (faster >= 1.0) & body & grew
+        besides = np.where(outran, np.fmax(besides, type(settings).sure * faster), besides)
         # Nobody means a negative λ_wd, so what it explains is no chance.
         against = driven & ~jumped & (move.last > 0.0)
         if against.any():
@@ -183,27 +185,27 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
     )
 
 
-def _faster(window: SampleWindow, settings: ScaleShift) -> float:
-    """How much faster the whole model moves for its η than it ever did after its first steps; 0 if that is not known.
+def _faster(window: SampleWindow, settings: ScaleShift) -> Floats:
+    """How much faster the whole model moves for its η than it ever did after its first steps, shape (1,); 0 if not known.
 
     A model that begins to learn moves its blocks, but an optimizer that goes wrong moves all that it steps: the smaller of two
     ratios is taken, that of the attention and feed-forward matrices and that of the others, such as embeddings and heads. Only
     where the size of steps can grow: those of signs and of orthogonal matrices cannot, and are as fast as their directions
     agree. And only where most matrices grow.
     """
-    components = window.components
+    components, speed = window.components, window.speed  # speed: a number, or (…, 1) at many samples
     body, rest = components.body & components.trainable, ~components.body & components.trainable
-    if window.moving_intervals <= MIN_INTERVALS or not window.warm[body].any() or not window.speed > window.fastest:
-        return 0.0
-    grew = np.log(window.now("rms")[body] / window.before("rms")[body])
-    can_grow = float(median_of(window.now("update_max")[body][:, None])[0]) > SIGN
-    if not can_grow or not float(median_of(grew[:, None])[0]) >= settings.change:
-        return 0.0
-    past, now = window["speed"][:-1, rest], window.now("speed")[rest]  # (intervals, others), (others,)
+    ratio = speed / np.fmax(window.fastest, FULL_STEPS)
+    if not np.any(ratio >= settings.faster) or not rest.any():
+        return np.zeros(1)  # nearly always
+    grew = median_along(np.log(window.now("rms") / window.before("rms"))[..., body]) >= settings.change
+    can_grow = median_along(window.now("update_max")[..., body]) > SIGN
+    warm = window.warm[..., body].any(axis=-1, keepdims=True)
+    past, now = window["speed"][:-1][..., rest], window.now("speed")[..., rest]  # (intervals, others), (others,)
     known = (past > 0.0).sum(axis=0) >= MIN_INTERVALS - 1
-    others = now[known] / np.fmax(np.fmax.reduce(past[:, known], axis=0), LEAST_SPEED)
-    beside = float(median_of(others[:, None])[0]) if len(others) else 0.0
-    return min(window.speed / max(window.fastest, FULL_STEPS), beside)
+    others = np.where(known, now / np.fmax(np.fmax.reduce(past, axis=0), LEAST_SPEED), np.nan)
+    judged = grew & can_grow & warm & (np.asarray(window.moving_intervals) > MIN_INTERVALS)
+    return np.where(judged, or_zero(np.minimum(ratio, median_along(others))), 0.0)
 
 
 def scale_runaway(window: SampleWindow, settings: ScaleRunaway) -> RuleResult | None:
@@ -223,17 +225,17 @@ def scale_runaway(window: SampleWindow, settings: ScaleRunaway) -> RuleResult | 
         c = np.where(
             np.isfinite(window.now("update_max")), np.sqrt(grown / window.now("budget")), np.nan
         )  # (components,)
-        usual = float(median_of(c[body][:, None])[0])
+        usual = median_along(c[..., body])  # (1,)
         strength = c / (settings.ratio * usual)
     return rule_result(
         strength=np.where(body & window.warm & (c > 1.0) & (grown > kept), strength, 0.0),
         severity=2,
         quantity="budget ratio c",
         value=c,
-        high=settings.ratio * usual,
+        high=settings.ratio * usual[..., 0],
         meaning=lambda i: (
-            f"λ {between(window.baseline['lambda'][i], window.now('lambda')[i], 0)}, {c[i] / usual:.2g} times as far as in the "
-            "other matrices for the same steps. Check first the learning rate of its parameter group against that of the "
+            f"λ {between(window.baseline['lambda'][i], window.now('lambda')[i], 0)}, {c[i] / usual[0]:.2g} times as far as in "
+            "the other matrices for the same steps. Check first the learning rate of its parameter group against that of the "
             "others. If it is the same, it was rescaled, or its gradients all point one way"
             + (": lower the rate of W_q and W_k." if components.selection[i] else ": go back to the last checkpoint.")
         ),

@@ -8,7 +8,15 @@ from typing import Final
 import numpy as np
 
 from weibull_monitor.alerts.component_arrays import JudgedGroup
-from weibull_monitor.alerts.rules.groups import GroupResults, around, group_error, group_median
+from weibull_monitor.alerts.rules.groups import (
+    GroupResults,
+    around,
+    group_error,
+    group_median,
+    median_k,
+    median_start,
+    warm,
+)
 from weibull_monitor.alerts.rules.movement import (
     AS_OTHERS,
     MIN_INTERVALS,
@@ -50,19 +58,19 @@ def selection_range(window: SampleWindow, settings: SelectionRange) -> RuleResul
     """
     normal = anchors()["normal"].k
     lowest = min(LOWEST_PUBLISHED.values())
-    results, starts = GroupResults(len(window.components)), np.full(len(window.components), np.nan)
+    results, starts = GroupResults(window.now("k").shape), np.full(len(window.components), np.nan)
     for group in _selection(window):
         types = [group.attention] if group.attention else LOWEST_PUBLISHED
         published = min(LOWEST_PUBLISHED[kind] for kind in types)
-        now, error = group_median(window.now("k"), group), group_error(window.now("k_se"), group)
-        start = group_median(window.baseline["k"], group)
-        starts[group.members] = start
+        now, error = median_k(window, group), group_error(window.now("k_se"), group)
+        starts[group.members] = start = median_start(window, group)
         low, high = around(published, start, normal)
         low, high = low - settings.margin, high + settings.margin
-        beyond = max(low - now, now - high) - RANGE_ERRORS * error
-        warm = bool(window.warm[group.members].all())
-        far = min(lowest - settings.margin, low) - now > RANGE_ERRORS * error
-        results.set(group, 2 if far else 1, 1.0 + beyond if warm and beyond > 0 else 0.0, now, low, high)
+        with quiet():
+            beyond = np.maximum(low - now, now - high) - RANGE_ERRORS * error
+            far = np.minimum(lowest - settings.margin, low) - now > RANGE_ERRORS * error
+            strength = np.where(warm(window, group) & (beyond > 0), 1.0 + beyond, 0.0)
+        results.set(group, far, strength, now, low, high)
     return results.rule_result(
         "median k",
         lambda i: (
@@ -114,8 +122,8 @@ def selection_drift(window: SampleWindow, settings: SelectionDrift) -> RuleResul
     started near an initialisation.
     """
     normal = anchors()["normal"].k
-    results = GroupResults(len(window.components))
-    starts, ends = np.full((2, len(window.components)), np.nan)
+    results = GroupResults(window.now("k").shape)
+    starts, ends = np.full(len(window.components), np.nan), np.full(window.now("k").shape, np.nan)
     for group in _selection(window):
         with quiet():
             drift = group_median(window.now("k") / window.baseline["k"], group) - 1.0
@@ -123,14 +131,14 @@ def selection_drift(window: SampleWindow, settings: SelectionDrift) -> RuleResul
                 group_error(values, group) for values in (window.now("k_se"), window.baseline["k_se"])
             )
             noise = np.hypot(error, start_error) / normal
-        start = group_median(window.baseline["k"], group)
-        starts[group.members], ends[group.members] = start, group_median(window.now("k"), group)
-        if not np.isfinite(drift) or abs(drift) < settings.z * noise or not window.warm[group.members].all():
-            continue
-        expected = group.attention == "mha" and start > MIN_START
-        severity = 2 if abs(drift) >= settings.strong and not expected else 1
-        limit = 100.0 * (settings.strong if severity == 2 else settings.mild)
-        results.set(group, severity, abs(drift) / settings.mild, 100.0 * drift, -limit, limit)
+            size = np.abs(drift)
+            found = np.isfinite(drift) & ~(size < settings.z * noise) & warm(window, group)
+        starts[group.members] = start = median_start(window, group)
+        ends[..., group.members] = median_k(window, group)
+        expected = (group.attention == "mha") & (start > MIN_START)
+        strong = (size >= settings.strong) & ~expected
+        limit = 100.0 * np.where(strong, settings.strong, settings.mild)
+        results.set(group, strong, np.where(found, size / settings.mild, 0.0), 100.0 * drift, -limit, limit)
     return results.rule_result(
         "drift of the median k, %",
         lambda i: (

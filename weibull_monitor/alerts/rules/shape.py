@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from weibull_monitor.alerts.rules.groups import GroupResults, around, group_error, group_median
+from weibull_monitor.alerts.rules.groups import GroupResults, around, group_error, median_k, median_start, warm
 from weibull_monitor.alerts.rules.movement import (
     AS_OTHERS,
     MIN_INTERVALS,
@@ -18,7 +18,7 @@ from weibull_monitor.alerts.rules.movement import (
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result
 from weibull_monitor.alerts.rules.words import apart, between
 from weibull_monitor.alerts.settings import BodyBreak, LayerOutlier, TransmissionExit
-from weibull_monitor.alerts.statistics import Bools, Floats, median_of, or_zero, quiet, spread_of
+from weibull_monitor.alerts.statistics import Bools, Floats, median_along, median_of, or_zero, quiet, spread_of
 from weibull_monitor.alerts.window import SampleWindow
 from weibull_monitor.analysis.published import FEED_FORWARD, LAST_SHALLOW_BLOCK, published_medians
 from weibull_monitor.measure.weibull import anchors
@@ -56,7 +56,7 @@ def layer_outlier(window: SampleWindow, settings: LayerOutlier) -> RuleResult:
     layers: _Layers = window.kept["layers"]
     if not len(layers.members):
         return rule_result(np.zeros(size), 1, "k", np.full(size, np.nan), "")
-    at = layers.members  # (members,), as all arrays below
+    at = np.s_[..., layers.members]  # (members,), as all arrays below
     with quiet():
         measures = []
         for now, noise, least in (
@@ -80,7 +80,7 @@ def layer_outlier(window: SampleWindow, settings: LayerOutlier) -> RuleResult:
         shallow = layers.shallow & ~as_loaded & (departs < 0) & ~by_scale
 
     def full(values: Floats | Bools, fill: float = np.nan) -> Floats:
-        out = np.full(size, fill)
+        out = np.full((*np.shape(values)[:-1], size), fill)
         out[at] = values
         return out  # (components,)
 
@@ -152,15 +152,17 @@ class _Layers:
     def departures(self, values: Floats) -> tuple[Floats, Floats, Floats]:
         """`departure` of values (components,) for each member: three arrays of shape (members,)."""
         there = self.table >= 0
-        departs, spread, centre = departure(np.where(there, values[self.table], np.nan))
-        return departs[there], spread[there], centre[there]
+        by_block = np.where(there, values[..., self.table], np.nan)  # (kinds, blocks)
+        found = departure(by_block.reshape(-1, by_block.shape[-1]))
+        departs, spread, centre = (one.reshape(by_block.shape)[..., there] for one in found)
+        return departs, spread, centre
 
     def stepped_apart(self, window: SampleWindow) -> Bools:
         """Members whose Σ η is not that of the others of their kind: frozen for a while, or in a group with a rate of its own."""
         path = np.where(window.components.trainable, or_zero(window.now("eta_sum")), 0.0)
-        usual = median_of(np.where(self.table >= 0, path[self.table], np.nan).T)  # (kinds,)
-        of_kind = np.broadcast_to(usual[:, None], self.table.shape)[self.table >= 0]
-        mine = path[self.members]
+        usual = median_along(np.where(self.table >= 0, path[..., self.table], np.nan))  # (kinds, 1)
+        of_kind = np.broadcast_to(usual, (*path.shape[:-1], *self.table.shape))[..., self.table >= 0]
+        mine = path[..., self.members]
         with quiet():
             apart: Bools = (np.abs(np.log(mine / of_kind)) > np.log(OWN_RATE)) & (mine != of_kind)
         return apart
@@ -201,22 +203,21 @@ def departure(values: Floats) -> tuple[Floats, Floats, Floats]:
 
 def transmission_exit(window: SampleWindow, settings: TransmissionExit) -> RuleResult:
     """The median k of a kind of the Transmission class left the band of healthy models."""
-    results, starts = GroupResults(len(window.components)), np.full(len(window.components), np.nan)
+    results, starts = GroupResults(window.now("k").shape), np.full(len(window.components), np.nan)
     for group in window.components.groups:
-        if group.component_class != "transmission" or not window.warm[group.members].all():
+        if group.component_class != "transmission" or not warm(window, group).any():
             continue
-        now, error = group_median(window.now("k"), group), group_error(window.now("k_se"), group)
-        start = group_median(window.baseline["k"], group)
-        starts[group.members] = start
+        now, error = median_k(window, group), group_error(window.now("k_se"), group)
+        starts[group.members] = start = median_start(window, group)
         # The start is always inside: PyTorch's default initialisation is at 1.375, a fine-tuned model starts where it was left.
         low, high = around(settings.low, start, settings.high)
-        beyond = max(low - now, now - high)
-        if beyond > settings.z * error:
+        with quiet():
+            beyond = np.maximum(low - now, now - high) / (settings.z * error)
             # The published models are decoders, and updates that are like signs lead beyond a uniform distribution: only what is
             # far below all of them is a warning.
-            far = min(low, LOWEST) - settings.margin - now
-            severity = 2 if far > settings.z * error else 1
-            results.set(group, severity, beyond / (settings.z * error), now, settings.low, settings.high)
+            far = np.minimum(low, LOWEST) - settings.margin - now > settings.z * error
+            strength = np.where(warm(window, group) & (beyond > 1.0), beyond, 0.0)
+        results.set(group, far, strength, now, settings.low, settings.high)
     return results.rule_result(
         "median k",
         lambda i: (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from threading import Lock
 
 import torch
@@ -20,6 +21,10 @@ DEVICE_CHUNK = 1 << 20
 """Elements per pass elsewhere, where indices are int64: about 21 MiB of temporaries."""
 MIN_SHARE = 1 << 20
 """Elements that are worth a thread of their own."""
+SMALL = 1 << 12
+"""Tensors of fewer elements are counted many at a time: a pass over all columns for each would cost more than its elements."""
+SMALL_CHUNK = 1 << 16
+"""Elements of those that are counted together: they stay in the cache."""
 MAX_THREADS = 16
 """More threads than this wait for memory anyway."""
 
@@ -51,17 +56,18 @@ def count_by_bincount(tensors: Sequence[Tensor], bins: Bins, rows: Sequence[int]
 
     `torch.bincount` runs on one thread and releases the GIL, so Python threads share the work.
     """
-    return _added(_count_piece, (bins.columns,), tensors, bins, rows)
+    return _added(_count_piece, _count_small, (bins.columns,), tensors, bins, rows)
 
 
 @torch.no_grad()
 def places_by_bincount(tensors: Sequence[Tensor], bins: Bins, rows: Sequence[int] | None = None) -> Tensor:
     """What `places_by_scatter` gives, on the host."""
-    return _added(_places_of_piece, (2, bins.columns), tensors, bins, rows)
+    return _added(_places_of_piece, _places_of_small, (2, bins.columns), tensors, bins, rows)
 
 
 def _added(
     of_piece: Callable[[Tensor, Bins, Tensor], Tensor],
+    of_small: Callable[[Sequence[Tensor], Sequence[int], Bins, Tensor], None],
     shape: tuple[int, ...],
     tensors: Sequence[Tensor],
     bins: Bins,
@@ -70,6 +76,12 @@ def _added(
     """Integers of a shape for each row, the sums over all pieces of its tensors, int64 (rows, *shape)."""
     rows = range(len(tensors)) if rows is None else rows
     counts = torch.zeros(max(rows, default=-1) + 1, *shape, dtype=torch.int64, device="cpu")
+    if bins.integer != torch.uint8:  # those have 256 columns
+        small = [place for place, tensor in enumerate(tensors) if 0 < tensor.numel() < SMALL]
+        for some in _within(small, tensors):
+            of_small([tensors[place] for place in some], [rows[place] for place in some], bins, counts)
+        large = [place for place, tensor in enumerate(tensors) if tensor.numel() >= SMALL]
+        tensors, rows = [tensors[place] for place in large], [rows[place] for place in large]
     total = sum(tensor.numel() for tensor in tensors)
     threads = max(1, min(torch.get_num_threads(), MAX_THREADS, total // MIN_SHARE))
     # One buffer per thread, and all of them within `HOST_BUFFERS`.
@@ -92,6 +104,78 @@ def _added(
         work(mine)  # a caller that only waited would invite the scheduler to put two workers on one core
         list(pending)
     return counts
+
+
+def _within(places: Sequence[int], tensors: Sequence[Tensor]) -> Iterator[list[int]]:
+    """The places of tensors, in groups of at most `SMALL_CHUNK` elements."""
+    group: list[int] = []
+    elements = 0
+    for place in places:
+        numel = tensors[place].numel()
+        if group and elements + numel > SMALL_CHUNK:
+            yield group
+            group, elements = [], 0
+        group.append(place)
+        elements += numel
+    if group:
+        yield group
+
+
+@dataclass(frozen=True)
+class _Small:
+    """Small tensors that are counted together.
+
+    Attributes:
+        bits: The bit patterns of all values, (elements,).
+        rows: The rows that they belong to, each once, int64 (tensors,) at most.
+        used: The columns that they fill, but for that of zeros.
+        place: For each value its row among ``rows``, times ``width``, and its column: 0 for zeros, else one more than its place
+            among those used; (elements,).
+        width: How many columns that are.
+    """
+
+    bits: Tensor
+    rows: Tensor
+    used: slice
+    place: Tensor
+    width: int
+
+    @staticmethod
+    def of(tensors: Sequence[Tensor], rows: Sequence[int], bins: Bins) -> _Small:
+        bits = torch.cat([tensor.detach().cpu().reshape(-1) for tensor in tensors]).view(bins.integer)
+        magnitude = bits & bins.mask
+        # As in `count_by_scatter`. Rows times columns do not fit into 16 bits.
+        column = (magnitude >> bins.shift).int() if bins.integer == torch.int16 else magnitude >> bins.shift
+        column = (column + (magnitude != 0)).clamp_(max=bins.columns - 1)
+        last = int(column.max()) + 1
+        first = min(last, int(column.where(column > 0, bins.columns).min()))
+        width = last - first + 1
+        nth = {row: n for n, row in enumerate(dict.fromkeys(rows))}
+        lengths = torch.tensor([tensor.numel() for tensor in tensors], device="cpu")
+        of = torch.tensor([nth[row] for row in rows], dtype=column.dtype, device="cpu")
+        of = of.repeat_interleave(lengths, output_size=len(bits))
+        place = of * width + (column - (first - 1)).clamp_(min=0)
+        return _Small(bits, torch.tensor(list(nth), device="cpu"), slice(first, last), place, width)
+
+    def summed(self, weights: Tensor | None = None) -> Tensor:
+        """How many values lie in each column, or the sum of their weights, (rows, width)."""
+        return torch.bincount(self.place, weights, minlength=len(self.rows) * self.width).view(-1, self.width)
+
+
+def _count_small(tensors: Sequence[Tensor], rows: Sequence[int], bins: Bins, counts: Tensor) -> None:
+    """Adds the counts of small tensors to their rows of ``counts``, (rows, bins.columns)."""
+    small = _Small.of(tensors, rows, bins)
+    found = small.summed()
+    counts[:, 0].index_add_(0, small.rows, found[:, 0])
+    counts[:, small.used].index_add_(0, small.rows, found[:, 1:])
+
+
+def _places_of_small(tensors: Sequence[Tensor], rows: Sequence[int], bins: Bins, sums: Tensor) -> None:
+    """Adds the sums of places of small tensors to their rows of ``sums``, (rows, 2, bins.columns)."""
+    small = _Small.of(tensors, rows, bins)
+    for moment, place in enumerate(_places(small.bits, bins)):
+        found = small.summed(place.double())[:, 1:].long()  # exact: below 2⁵³
+        sums[:, moment, small.used].index_add_(0, small.rows, found)
 
 
 def _count_piece(piece: Tensor, bins: Bins, buffer: Tensor) -> Tensor:

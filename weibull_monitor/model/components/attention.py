@@ -6,13 +6,15 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Final, Literal
-
-from torch import nn
+from typing import TYPE_CHECKING, Final, Literal
 
 from weibull_monitor.model.components.component import Component
 from weibull_monitor.model.components.heads import heads_of
-from weibull_monitor.model.dataflow.reading import AttentionUse
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from weibull_monitor.model.dataflow.reading import AttentionUse
 
 Sharing = Literal["MHA", "GQA", "MQA", "MLA", "unknown"]
 _QK_NORM: Final = r"(?:^|_)(?:q|k|qk|query|key)_?(?:layer)?_?norm|^norm_[qk]$|^[qk]_layernorm$|^ln_[qk]$"
@@ -121,6 +123,8 @@ def _as_seen(one: AttentionType, use: AttentionUse) -> AttentionType:
 
 def _attention_path(parameter: str, modules: dict[str, nn.Module]) -> str:
     """The module that holds all matrices of an attention."""
+    from torch import nn  # not at the top: who reads a history does not wait for torch
+
     segments = parameter.split(".")[:-1]
     owner = ".".join(segments)
     if isinstance(modules[owner], nn.MultiheadAttention):

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Final, Literal
-
-import torch
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from weibull_monitor.model.components.part import Part
-from weibull_monitor.model.dataflow.reading import AttentionUse
+
+if TYPE_CHECKING:
+    import torch
+
+    from weibull_monitor.model.dataflow.reading import AttentionUse
+
+    Dtype = torch.dtype
+else:
+    Dtype = Any
 
 ComponentClass = Literal["selection", "transmission", "mixed", "none"]
 Evidence = Literal["use", "name", "you"]
@@ -50,6 +56,19 @@ CLASS_OF_KIND: Final[dict[str, ComponentClass]] = {
 """Every kind and its class: T. Ding, arXiv:2605.18898 (2026), and the kinds that it does not name."""
 
 
+DTYPES: Final[dict[str, float]] = {
+    "float64": 2.0**-52,
+    "float32": 2.0**-23,
+    "float16": 2.0**-10,
+    "bfloat16": 2.0**-7,
+    "float8_e4m3fn": 2.0**-3,
+    "float8_e4m3fnuz": 2.0**-3,
+    "float8_e5m2": 2.0**-2,
+    "float8_e5m2fnuz": 2.0**-3,
+}
+"""The dtypes that can be measured, by name, and the distance between 1 and the next number, as `torch.finfo` has it."""
+
+
 @dataclass(frozen=True)
 class Component:
     """One logical weight matrix of a model. Holds no weights.
@@ -79,7 +98,7 @@ class Component:
     expert: int | None
     cross: bool
     shape: tuple[int, ...]
-    dtype: torch.dtype
+    dtype: Dtype
     trainable: bool
     parameter: str
     part: Part | None = None
@@ -87,6 +106,21 @@ class Component:
     why: str = ""
     evidence: Evidence = "name"
     because: str = field(default="", compare=False)
+
+    def __eq__(self, other: object) -> bool:
+        return self._compared() == other._compared() if isinstance(other, Component) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._compared())
+
+    def _compared(self) -> tuple[Any, ...]:
+        held = self.__dict__ | {"dtype": self.dtype_name}
+        return tuple(held[name] for name in _COMPARED)
+
+    @property
+    def dtype_name(self) -> str:
+        """The name of the dtype, such as ``bfloat16``."""
+        return str(self.__dict__["dtype"]).removeprefix("torch.")
 
     @property
     def component_class(self) -> ComponentClass:
@@ -102,6 +136,29 @@ class Component:
     def numel(self) -> int:
         """Number of elements."""
         return math.prod(self.shape)
+
+
+_COMPARED: Final = tuple(f.name for f in fields(Component) if f.compare)
+
+
+class _DtypeByName:
+    """The attribute `Component.dtype`. Components of a history are made with a name: it becomes a dtype when one is asked for."""
+
+    def __get__(self, component: Any, owner: type) -> Any:
+        if component is None:
+            return self
+        held = component.__dict__["dtype"]
+        if isinstance(held, str):
+            import torch  # not at the top: who reads a history does not wait for torch
+
+            held = component.__dict__["dtype"] = getattr(torch, held)
+        return held
+
+    def __set__(self, component: Any, value: Any) -> None:
+        component.__dict__["dtype"] = value
+
+
+Component.dtype = _DtypeByName()  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)

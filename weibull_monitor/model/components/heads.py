@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from torch import nn
+if TYPE_CHECKING:
+    from torch import nn
 
 _QUERY: Final = (
     "num_heads",
@@ -44,6 +45,7 @@ def heads_of(unit: nn.Module, configs: Iterable[Any] = ()) -> Heads | None:
         unit: The attention module; its attributes and those of its children come first.
         configs: Configurations of the modules above, nearest first.
 
+    >>> from torch import nn
     >>> heads_of(nn.MultiheadAttention(64, 4))
     Heads(query=4, key_value=4, size=16)
     """

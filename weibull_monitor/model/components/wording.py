@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-
-from torch import nn
+from typing import TYPE_CHECKING
 
 from weibull_monitor.errors import counted
 from weibull_monitor.model.components.component import Discovery
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def nothing_to_measure(model: nn.Module, discovery: Discovery) -> str:

@@ -97,7 +97,7 @@ def _diagnosed(history: History) -> Diagnosis | None:
 
 def _components(history: History) -> list[dict[str, Any]]:
     return [
-        {"name": c.name, "kind": c.label, "shape": list(c.shape), "dtype": str(c.dtype).removeprefix("torch.")}
+        {"name": c.name, "kind": c.label, "shape": list(c.shape), "dtype": c.dtype_name}
         | ({"expert": c.expert} if c.expert is not None else {})
         | ({"tower": c.tower} if c.tower else {})
         for c in history.components
