@@ -40,6 +40,7 @@ def test_a_failure_is_logged_once_and_plain_torch_counts(
     if what == "no Triton":
         for name in [name for name in sys.modules if name.startswith("weibull_monitor.measure.kernels.")]:
             monkeypatch.delitem(sys.modules, name)
+            monkeypatch.delattr(package, name.rpartition(".")[2], raising=False)  # else it is not imported again
         monkeypatch.setitem(sys.modules, "triton", None)
     elif what == "it does not compile":
 
@@ -57,9 +58,10 @@ def test_a_failure_is_logged_once_and_plain_torch_counts(
     (record,) = caplog.records
     assert "cannot be used on cuda:0" in record.message
     assert "WEIBULL_MONITOR_KERNELS=0" in record.message
+    assert what != "no Triton" or "triton" in record.message
 
 
-@pytest.mark.parametrize("wrong", ["count", "solve"])
+@pytest.mark.parametrize("wrong", ["count", "solve", "tally"])
 def test_kernels_that_compute_something_else_are_not_used(
     kernels: Kernels, wrong: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -71,13 +73,16 @@ def test_kernels_that_compute_something_else_are_not_used(
         right(self, *args, **kwargs)
         if wrong == "count":
             args[2][2, 9000] += 1
-        else:
+        elif wrong == "solve":
             args[3][2, 0] += 1e-3
+        else:
+            args[2][1, 3] += 1
 
     monkeypatch.setattr(Kernels, wrong, off_by_one)
     monkeypatch.setattr(package, "_kernels", lambda device: broken)
     with caplog.at_level(logging.WARNING, "weibull_monitor"):
         assert kernels_for(GPU, torch.bfloat16) is None
-    assert f"the kernel does not {wrong} torch.bfloat16 as plain torch does" in caplog.text
+    what = "find grids of" if wrong == "tally" else wrong
+    assert f"the kernel does not {what} torch.bfloat16 as plain torch does" in caplog.text
     monkeypatch.setattr(Kernels, wrong, right)
     assert broken.prepare(torch.bfloat16) is None
