@@ -41,7 +41,8 @@ def fit(config: Any) -> None:
             ("num_heads", "head_dim", "expand"),
         ):
             if all(isinstance(values.get(name), int) for name in (count, size, expand)):
-                values[size] = max(values[expand] * hidden // values[count], 1)
+                inner = values.get("mamba_d_ssm") or values[expand] * hidden
+                values[size] = max(inner // values[count], 1)
     if (
         "sliding_window" in values
         and values["sliding_window"] is None

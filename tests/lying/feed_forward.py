@@ -167,6 +167,20 @@ class Interleaved(Lying):
 
 
 @feed_forward
+class MultipliedOut(Lying):
+    """A gate times one more than the other, multiplied out, in one operation or in two."""
+
+    def __init__(self, names: Names):
+        super().__init__(names, gate=linear(WIDTH, WIDE), up=linear(WIDTH, WIDE), down=linear(WIDE, WIDTH))
+        self.way = names.random.randrange(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = F.silu(self["gate"](x)), self["up"](x)
+        ways = torch.addcmul(gate, gate, up), gate * up + gate, gate + up * gate
+        return self["down"](ways[self.way])  # type: ignore[no-any-return]
+
+
+@feed_forward
 class Unbound(Lying):
     """A Conv1D's (in, out) weight seen as pairs."""
 

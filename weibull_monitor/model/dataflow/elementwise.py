@@ -193,6 +193,10 @@ def _add(
             if other.type != "stream" or other.base in values:  # a part of the value is taken out again
                 return one.id, is_first
     for one, other, is_first in ((ea, eb, True), (eb, ea, False)):
+        factors = {graph.events[source].base for source in graph.base(one.id).sources}
+        if one.type == "gated" and other.type == "product" and other.base in factors:
+            return one.id, is_first  # g · u + g is g · (u + 1)
+    for one, other, is_first in ((ea, eb, True), (eb, ea, False)):
         if _adapts(graph, other, one):
             graph.adapters.append((other.base, one.base))
             return one.id, is_first
