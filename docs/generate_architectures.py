@@ -116,7 +116,11 @@ def _ending(parameter: str) -> str:
 
 
 def _labels(members: Sequence[Component]) -> str:
-    labels = (re.sub(r"expert \d+(, )?", "", c.part.label) for c in members if c.part is not None)
+    """The parts of a parameter, in the order in which they lie."""
+    parts = sorted(
+        (c.part for c in members if c.part is not None), key=lambda part: [start for start, _ in part.ranges]
+    )
+    labels = (re.sub(r"expert \d+(, )?", "", part.label) for part in parts)
     return ",".join(label for label in dict.fromkeys(labels) if label)
 
 
