@@ -79,6 +79,7 @@ def attention_types(
         components: Its components.
         seen: What a forward pass says about the attention that a parameter belongs to: `Discovery.attention`.
 
+    >>> from torch import nn
     >>> from weibull_monitor.model.components import discover_components
     >>> layer = nn.TransformerEncoderLayer(64, 4)
     >>> print(*attention_types(layer, discover_components(layer)))
