@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -175,6 +176,51 @@ def test_cross_attention_is_where_keys_come_from_another_stream() -> None:
 
     seen = kinds(Cross(), (INPUT[0], torch.randn(2, 5, 10)))
     assert [seen[f"self_attn.{n}"] for n in "wxyz"] == ["cross_attn_q", "cross_attn_k", "cross_attn_v", "cross_attn_o"]
+
+
+def compressed(block: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys of one position each, and a last one of which several positions are the gated mean (DeepSeek-V4)."""
+    pooled = (block.e(x) * block.f(x).softmax(1)).sum(1, keepdim=True)
+    return x, torch.cat([block.b(x), pooled], 1)
+
+
+def by_position(block: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys that are multiplied with something else that the same position makes (Inkling 2)."""
+    return x, block.b(x) * block.e(x)
+
+
+def pooled_queries(block: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Queries that are means over positions (Funnel)."""
+    return F.avg_pool2d(x[:, None], (2, 1), (2, 1), ceil_mode=True)[:, 0], block.b(x)
+
+
+@pytest.mark.parametrize("keys", [compressed, by_position, pooled_queries])
+@pytest.mark.parametrize("other", [False, True])
+def test_keys_made_of_the_stream_in_several_steps_are_no_other_sequence(keys: Any, other: bool) -> None:
+    """The same with a second sequence, which keys are made of in the same way, is a cross-attention."""
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.start, self.second = linear(WIDTH), linear(WIDTH, 10)
+            for name in "abcdef":
+                setattr(self, name, linear(WIDTH))
+
+        def forward(self, x: Tensor, memory: Tensor) -> Tensor:
+            stream = self.start(x)
+            memory = self.second(memory)
+            stream = stream + self.d(merged(F.scaled_dot_product_attention(*(heads(self.b(stream)),) * 3)))
+            read = F.layer_norm(stream, (WIDTH,))
+            q, k = keys(self, read)
+            if other:
+                k = keys(self, memory)[1]
+            y = F.scaled_dot_product_attention(heads(self.a(q)), heads(k), heads(k))
+            y = self.c(merged(y))
+            return stream + (y if y.shape[1] == x.shape[1] else y.repeat_interleave(2, 1)[:, : x.shape[1]])
+
+    seen = kinds(Model(), (INPUT[0], torch.randn(2, 7, 10)))
+    cross = "cross_" if other else ""
+    assert (seen["a"], seen["c"]) == (f"{cross}attn_q", f"{cross}attn_o")
 
 
 def test_latents_of_queries_keys_and_values() -> None:

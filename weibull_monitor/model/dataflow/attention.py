@@ -151,14 +151,36 @@ class AttentionRoles(Reading):
         return out
 
     def _same_stream(self, a: set[int], b: set[int]) -> bool:
-        """Whether what keys read is what queries read, or an earlier or later state of it."""
+        """Whether what keys read is what queries read, an earlier or later state of it, or made of these alone."""
+        of_a = a.union(*(self._origins(one) for one in a))
         for other in b:
-            lineage = self._lineage(other)
-            if not any(
-                other == one or other in self._lineage(one) or one in lineage or self._shared(one, other) for one in a
-            ):
+            origins = self._origins(other)
+            if not (self._state_of(a, other) or (origins and all(self._state_of(of_a, origin) for origin in origins))):
                 return False
         return True
+
+    def _state_of(self, a: set[int], other: int) -> bool:
+        """Whether an event is one of some, or an earlier or later state of one."""
+        lineage = self._lineage(other)
+        return any(
+            other == one or other in self._lineage(one) or one in lineage or self._shared(one, other) for one in a
+        )
+
+    def _origins(self, event: int) -> set[int]:
+        """The streams and inputs that keys compressed over positions, or queries pooled over them, were made of."""
+        seen: set[int] = set()
+        out: set[int] = set()
+        todo = [event]
+        while todo:
+            here = self._events[self._events[todo.pop()].base]
+            if here.id in seen or self._graph.constant(here.id):
+                continue
+            seen.add(here.id)
+            if here.type in _MADE and here.sources:
+                todo += here.sources
+            else:
+                out.add(here.id)
+        return out
 
     def _shared(self, one: int, other: int) -> bool:
         """Whether two states of a stream have a summand in common that is no parameter (x + positions, x)."""
@@ -260,6 +282,8 @@ class AttentionRoles(Reading):
         return reader.columns[mine] & LOW_MASK
 
 
+_MADE = frozenset({"product", "gated", "weighted", "mixed"})
+"""Types of events that one sequence makes of another, which stays the same sequence."""
 _WHY = {
     "q": "its product meets keys in the scores of an attention",
     "k": "its product meets queries in the scores of an attention",
