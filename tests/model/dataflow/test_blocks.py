@@ -81,6 +81,44 @@ def test_experts_and_their_router() -> None:
     assert torch.equal(part.part.select(weight).flatten(), weight[2, WIDE:].flatten())
 
 
+class LargestOnly(Mixture):
+    """One expert for each position, weighed by the largest of the router's numbers (Switch Transformers)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.reshape(-1, WIDTH)
+        numbers = self.value(flat).softmax(-1)
+        chosen, largest = numbers.argmax(-1), numbers.max(-1).values
+        out = torch.zeros_like(flat)
+        for expert in range(3):
+            (token,) = torch.where(chosen == expert)
+            gate, up = F.linear(flat[token], self.query[expert]).chunk(2, -1)
+            out.index_add_(0, token, F.linear(F.silu(gate) * up, self.key[expert]) * largest[token, None])
+        return x + out.view_as(x)
+
+
+def test_a_router_whose_largest_number_alone_is_used() -> None:
+    components = found(LargestOnly())
+    assert [components[n].kind for n in ("value", "query", "key")] == ["router", "ffn_gate_up", "ffn_down"]
+
+
+def test_a_router_of_the_outputs_of_an_attention() -> None:
+    """Experts make the output of an attention (JetMoe)."""
+
+    def run(block: nn.Module, x: Tensor) -> Tensor:
+        y = F.scaled_dot_product_attention(*(one(x)[:, None] for one in (block.a, block.b, block.c)))[:, 0]
+        weights, chosen = block.d(x).topk(2)
+        weights = weights.softmax(-1)
+        out = torch.zeros_like(x)
+        for expert in range(3):
+            at = torch.where(chosen == expert)
+            out = out.index_put(tuple(at[:2]), F.linear(y[at[:2]], block.e[expert]) * weights[at][:, None], True)
+        return out
+
+    model = Block(run, **{n: linear(WIDTH) for n in "abc"}, d=linear(3), e=nn.Parameter(torch.randn(3, WIDTH, WIDTH)))
+    seen = kinds(model)
+    assert (seen["d"], seen["e"], seen["a"]) == ("router", "attn_o", "attn_q")
+
+
 def test_squeeze_and_excite_is_no_feed_forward_block() -> None:
     def run(block: nn.Module, x: Tensor) -> Tensor:
         return x * torch.sigmoid(block.mlp["fc2"](F.relu(block.mlp["fc1"](x.mean(1, keepdim=True)))))

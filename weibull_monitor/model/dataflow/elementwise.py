@@ -272,6 +272,8 @@ def _mul(
         return a, True
     for one, other, is_first in ((ea, eb, True), (eb, ea, False)):
         if "stat" in other.flags or one.type == "pair":
+            if other.base in graph.routed:  # the largest of the numbers that choose an expert (Switch Transformers)
+                graph.scales.setdefault(other.base, set()).add(one.base)
             return one.id, is_first
         if one.type == "scores":
             narrow = (

@@ -43,12 +43,12 @@ class Roles(BlockRoles):
                 if base not in self._role and (base in graph.routed or len(places) > 1):
                     places = self._rows_of(event)
                 self._add(event, Use("router", places, why="it weighs feed-forward blocks"))
+        of_attention = {p for p, role in self._role.items() if role in ("v", "o")}
         for base in graph.routed:
-            if base not in self._role and graph.scales.get(base, set()) & outs:
-                self._add(
-                    events[base],
-                    Use("router", self._rows_of(events[base]), why="it chooses and weighs feed-forward blocks"),
-                )
+            weighed = graph.scales.get(base, set())
+            if base not in self._role and weighed & (outs | of_attention):
+                what = "feed-forward blocks" if weighed & outs else "experts of an attention"
+                self._add(events[base], Use("router", self._rows_of(events[base]), why=f"it chooses and weighs {what}"))
         for second, _ in graph.adapters:
             b = events[second]
             inner = [graph.base(s) for s in b.sources if graph.base(s).type == "product"]
