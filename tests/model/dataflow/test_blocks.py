@@ -119,6 +119,37 @@ def test_a_router_of_the_outputs_of_an_attention() -> None:
     assert (seen["d"], seen["e"], seen["a"]) == ("router", "attn_o", "attn_q")
 
 
+@pytest.mark.parametrize("with_gate", [False, True])
+@pytest.mark.parametrize("another", [False, True])
+def test_a_block_that_follows_an_attention_without_a_sum_between_them(with_gate: bool, another: bool) -> None:
+    """Also if one more matrix follows before the sum (Zamba2)."""
+
+    def run(block: nn.Module, x: Tensor) -> Tensor:
+        y = F.scaled_dot_product_attention(*(one(x)[:, None] for one in (block.a, block.b, block.c)))[:, 0]
+        y = F.layer_norm(block.d(y), (WIDTH,))
+        hidden = F.silu(block.e(y)) * block.f(y) if with_gate else F.gelu(block.e(y))
+        return block.h(block.g(hidden)) if another else block.g(hidden)
+
+    model = Block(
+        run, **{n: linear(WIDTH) for n in "abcdh"}, e=linear(WIDE), **{"f": linear(WIDE)}, g=linear(WIDTH, WIDE)
+    )
+    seen = kinds(model)
+    assert [seen[n] for n in "abcd"] == ["attn_q", "attn_k", "attn_v", "attn_o"]
+    assert (seen["e"], seen["g"]) == (("ffn_gate", "ffn_down") if with_gate else ("ffn_in", "ffn_out"))
+    assert seen["f"] == ("ffn_up" if with_gate else "other")
+    assert seen["h"] == "other"
+
+
+def test_a_gate_on_the_output_of_an_attention_in_two_steps_is_no_feed_forward_block() -> None:
+    def run(block: nn.Module, x: Tensor) -> Tensor:
+        y = F.scaled_dot_product_attention(*(one(x)[:, None] for one in (block.a, block.b, block.c)))[:, 0]
+        return block.f(F.silu(block.d(y)) * block.e(y))
+
+    seen = kinds(Block(run, **{n: linear(WIDTH) for n in "abcdef"}))
+    assert [seen[n] for n in "abc"] == ["attn_q", "attn_k", "attn_v"]
+    assert not {seen[n] for n in "def"} & {"ffn_gate", "ffn_up", "ffn_down"}
+
+
 def test_squeeze_and_excite_is_no_feed_forward_block() -> None:
     def run(block: nn.Module, x: Tensor) -> Tensor:
         return x * torch.sigmoid(block.mlp["fc2"](F.relu(block.mlp["fc1"](x.mean(1, keepdim=True)))))

@@ -44,7 +44,7 @@ class BlockRoles(AttentionRoles):
             if any(self._graph.base(h.id).kernel != 1 for h in halves):
                 return
             reads = [self._read_now(h) for h in halves]
-            if not reads[0] or reads[0] != reads[1] or not self._reaches(product.base, reads[0]):
+            if not reads[0] or reads[0] != reads[1] or not self._returns(product, halves, reads[0]):
                 return
             for source in sources:
                 self._pair(source)
@@ -63,7 +63,7 @@ class BlockRoles(AttentionRoles):
             self._add(product, Use("mixer", self._rows_of(product), why="it mixes positions"))
             return
         read = self._read_now(firsts[0])
-        if not read or not self._reaches(product.base, read):
+        if not read or not self._returns(product, firsts, read):
             return
         for first, source in zip(firsts, sources, strict=True):
             before = [self._events[s] for s in first.sources if self._events[s].type == "product"]
@@ -77,6 +77,24 @@ class BlockRoles(AttentionRoles):
         use = Use("out", self._rows_of(product), None if everything else columns)
         use.why = "it reads the activation of a feed-forward block"
         self._add(product, use)
+
+    def _returns(self, product: Event, firsts: list[Event], read: set[int]) -> bool:
+        """Whether the block that a product ends is added to the stream that it began with.
+
+        A block may follow an attention without a sum between them, and another matrix may follow it (Zamba2): then the stream
+        is that of the attention's queries.
+        """
+        if self._reaches(product.base, read):
+            return True
+        attentions = [self._events[r] for r in read]
+        if any(a.type != "attention" for a in attentions) or any(self._role.get(f.base) for f in firsts):
+            return False
+        queries = {self._graph.base(e) for a in attentions for e in events_in(a.first)}
+        began = set().union(*(self._read_by(query) for query in queries))
+        following, last = self._readers[product.base], product
+        if product.base not in self._sums and len(following) == 1 and following[0].sources == (product.base,):
+            last = following[0]
+        return self._reaches(last.base, began)
 
     def _used(self, product: Event, source: Event) -> Tensor:
         """The rows of a first matrix that a second one reads."""
