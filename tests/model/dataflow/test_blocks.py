@@ -150,6 +150,18 @@ def test_a_gate_on_the_output_of_an_attention_in_two_steps_is_no_feed_forward_bl
     assert not {seen[n] for n in "def"} & {"ffn_gate", "ffn_up", "ffn_down"}
 
 
+def test_a_sum_within_a_recurrence_is_no_stream() -> None:
+    """What the chunks of Mamba-2 give is added up, and what went in, before the last matrix."""
+
+    def run(block: nn.Module, x: Tensor) -> Tensor:
+        c, b, v = (F.silu(y) for y in block.a(x).split(WIDTH, -1))
+        within = (c @ b.mT).tril() @ v
+        carried = c @ (b.mT @ v)
+        return block.b(F.layer_norm(within + carried + 0.5 * v, (WIDTH,)))
+
+    assert kinds(Block(run, a=linear(3 * WIDTH), b=linear(WIDTH))) == {"a": "mixer", "b": "mixer"}
+
+
 def test_squeeze_and_excite_is_no_feed_forward_block() -> None:
     def run(block: nn.Module, x: Tensor) -> Tensor:
         return x * torch.sigmoid(block.mlp["fc2"](F.relu(block.mlp["fc1"](x.mean(1, keepdim=True)))))

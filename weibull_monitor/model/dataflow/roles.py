@@ -189,9 +189,12 @@ class Roles(BlockRoles):
                     )
             below.add(mix)
         for event in self._events:
-            if event.type in ("mixed", "gated", "weighted") and any(
-                self._events[s].base in below for s in event.sources
-            ):
+            made = {self._events[s].base for s in event.sources}
+            if not made & below:
+                continue
+            # A sum of what a recurrence gave, and of what went into it (Mamba-2), is no residual stream.
+            summed = event.type == "stream" and all(s in below or self._role.get(s) == "mixer" for s in made)
+            if event.type in ("mixed", "gated", "weighted") or summed:
                 below.add(event.base)
         for product in self._products:
             if product.base in self._role or not product.sources:
