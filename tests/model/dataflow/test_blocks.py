@@ -130,9 +130,7 @@ def test_a_block_that_follows_an_attention_without_a_sum_between_them(with_gate:
         hidden = F.silu(block.e(y)) * block.f(y) if with_gate else F.gelu(block.e(y))
         return block.h(block.g(hidden)) if another else block.g(hidden)
 
-    model = Block(
-        run, **{n: linear(WIDTH) for n in "abcdh"}, e=linear(WIDE), **{"f": linear(WIDE)}, g=linear(WIDTH, WIDE)
-    )
+    model = Block(run, **{n: linear(WIDTH) for n in "abcdh"}, e=linear(WIDE), f=linear(WIDE), g=linear(WIDTH, WIDE))
     seen = kinds(model)
     assert [seen[n] for n in "abcd"] == ["attn_q", "attn_k", "attn_v", "attn_o"]
     assert (seen["e"], seen["g"]) == (("ffn_gate", "ffn_down") if with_gate else ("ffn_in", "ffn_out"))
