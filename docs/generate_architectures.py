@@ -73,11 +73,12 @@ def _row(model_type: str) -> Row:
     found = discover(model)
     stored = [c for c in found.components if c.part is None]
     other = 100 * sum(c.numel for c in stored if c.kind == "other") / max(1, found.elements)
+    types = attention_types(model, found.components)
     cells = (
         f"`{model_type}`",
         matrices(stored),
-        fused(found),
-        attention(attention_types(model, found.components)),
+        fused(found, types),
+        attention(types),
         f"{other:.1f}" if other >= 0.05 else "",
     )
     return Row("| " + " | ".join(cells).strip() + " |", coverage(found))
@@ -95,15 +96,16 @@ def _short_kind(label: str) -> str:
     return label if label.endswith("attn_gate") else label.replace("attn_", "").replace("ffn_", "")
 
 
-def fused(found: Discovery) -> str:
+def fused(found: Discovery, types: Sequence[AttentionType]) -> str:
     """How the parameters that hold several matrices hold them."""
+    heads = {number or 0 for one in types for number in (one.query_heads, one.key_value_heads)}
     whole = {c.parameter: c for c in found.components if c.part is None}
     parts: dict[str, list[Component]] = {}
     for component in found.components:
         if component.part is not None:
             parts.setdefault(component.parameter, []).append(component)
     layouts = (
-        f"`{_ending(parameter)}`: {labels}{_layout(whole[parameter], members[0])}"
+        f"`{_ending(parameter)}`: {labels}{_layout(whole[parameter], members[0], heads)}"
         for parameter, members in parts.items()
         if (labels := _labels(members))
     )
@@ -124,7 +126,7 @@ def _labels(members: Sequence[Component]) -> str:
     return ",".join(label for label in dict.fromkeys(labels) if label)
 
 
-def _layout(whole: Component, member: Component) -> str:
+def _layout(whole: Component, member: Component, heads: set[int]) -> str:
     assert member.part is not None
     view = member.part.view
     extra = len(view) - len(whole.shape)
@@ -138,7 +140,8 @@ def _layout(whole: Component, member: Component) -> str:
     if "ffn" in member.kind:
         input_first = ", input first" if axis == len(whole.shape) - 1 else ""
         return (" alternating" if divided[1] == 2 else "") + input_first
-    return " per head"
+    # CodeGen: (4 groups, a fourth of the queries, values and keys each, features). Heads that are not known have the number 0.
+    return " per head" if 0 in heads or divided[0] in heads else f" in {divided[0]} groups"
 
 
 def attention(types: Sequence[AttentionType]) -> str:
