@@ -223,6 +223,18 @@ def test_keys_made_of_the_stream_in_several_steps_are_no_other_sequence(keys: An
     assert (seen["a"], seen["c"]) == (f"{cross}attn_q", f"{cross}attn_o")
 
 
+def test_queries_that_a_matrix_makes_of_pooled_positions_are_a_sequence_of_their_own() -> None:
+    """Patches of bytes, which attend to the bytes (BLT)."""
+
+    def run(block: nn.Module, x: Tensor) -> Tensor:
+        patches = F.layer_norm(block.a(F.avg_pool2d(x[:, None], (2, 1), (2, 1), ceil_mode=True)[:, 0]), (WIDTH,))
+        y = F.scaled_dot_product_attention(heads(block.b(patches)), heads(block.c(x)), heads(block.d(x)))
+        return block.e(merged(y)).repeat_interleave(2, 1)[:, : x.shape[1]]
+
+    seen = kinds(Block(run, **{n: linear(WIDTH) for n in "abcde"}))
+    assert [seen[n] for n in "bcde"] == ["cross_attn_q", "cross_attn_k", "cross_attn_v", "cross_attn_o"]
+
+
 def test_latents_of_queries_keys_and_values() -> None:
     def run(block: nn.Module, x: Tensor) -> Tensor:
         q = heads(block.b(F.layer_norm(block.a(x), (8,))))

@@ -152,9 +152,9 @@ class AttentionRoles(Reading):
 
     def _same_stream(self, a: set[int], b: set[int]) -> bool:
         """Whether what keys read is what queries read, an earlier or later state of it, or made of these alone."""
-        of_a = a.union(*(self._origins(one) for one in a))
+        of_a = a.union(*(self._origins(one, _POOLED) for one in a))
         for other in b:
-            origins = self._origins(other)
+            origins = self._origins(other, _MADE)
             if not (self._state_of(a, other) or (origins and all(self._state_of(of_a, origin) for origin in origins))):
                 return False
         return True
@@ -166,7 +166,7 @@ class AttentionRoles(Reading):
             other == one or other in self._lineage(one) or one in lineage or self._shared(one, other) for one in a
         )
 
-    def _origins(self, event: int) -> set[int]:
+    def _origins(self, event: int, through: frozenset[str]) -> set[int]:
         """The streams and inputs that keys compressed over positions, or queries pooled over them, were made of."""
         seen: set[int] = set()
         out: set[int] = set()
@@ -176,7 +176,7 @@ class AttentionRoles(Reading):
             if here.id in seen or self._graph.constant(here.id):
                 continue
             seen.add(here.id)
-            if here.type in _MADE and here.sources:
+            if here.type in through and here.sources:
                 todo += here.sources
             else:
                 out.add(here.id)
@@ -282,8 +282,10 @@ class AttentionRoles(Reading):
         return reader.columns[mine] & LOW_MASK
 
 
-_MADE = frozenset({"product", "gated", "weighted", "mixed"})
-"""Types of events that one sequence makes of another, which stays the same sequence."""
+_POOLED = frozenset({"gated", "weighted", "mixed"})
+"""Types of events that one sequence makes of another without a matrix, as a mean over positions."""
+_MADE = _POOLED | {"product"}
+"""The same with matrices: keys stay those of the sequence, but queries that a matrix made are a sequence of their own."""
 _WHY = {
     "q": "its product meets keys in the scores of an attention",
     "k": "its product meets queries in the scores of an attention",
