@@ -131,7 +131,9 @@ def _layout(whole: Component, member: Component, heads: set[int]) -> str:
     view = member.part.view
     extra = len(view) - len(whole.shape)
     if not extra:  # rows or columns side by side; of experts, the last dimension is that of the columns
-        cut = [axis for axis, (part, size) in enumerate(zip(member.part.ranges, view, strict=True)) if part != (0, size)]
+        cut = [
+            axis for axis, (part, size) in enumerate(zip(member.part.ranges, view, strict=True)) if part != (0, size)
+        ]
         return ", input first" if "ffn" in member.kind and len(view) == 3 and cut[-1:] == [2] else ""
     axis = next(i for i in range(len(view)) if i >= len(whole.shape) or view[i] != whole.shape[i])
     divided = view[axis : axis + extra + 1]
