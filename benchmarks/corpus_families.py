@@ -238,6 +238,18 @@ ENCODERS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
         {**LLAMA, "pad_token_id": 0, "cls_token_id": 1, "sep_token_id": 2, "local_attention": 16},
     ),
 }
+BART: Final = {
+    "vocab_size": BYTES + 1,
+    "d_model": WIDTH,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 160,
+    "decoder_ffn_dim": 160,
+    "max_position_embeddings": 64,
+    "decoder_start_token_id": 2,
+}
 SEQ2SEQ: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "t5": (
         "t5",
@@ -265,50 +277,19 @@ SEQ2SEQ: Final[dict[str, tuple[str, dict[str, Any]]]] = {
             "tie_word_embeddings": False,
         },
     ),
-    "bart": (
-        "bart",
-        {
-            "vocab_size": BYTES + 1,
-            "d_model": WIDTH,
-            "encoder_layers": 2,
-            "decoder_layers": 2,
-            "encoder_attention_heads": 4,
-            "decoder_attention_heads": 4,
-            "encoder_ffn_dim": 160,
-            "decoder_ffn_dim": 160,
-            "max_position_embeddings": 64,
-            "decoder_start_token_id": 2,
-        },
-    ),
-    "marian": (
-        "marian",
-        {
-            "vocab_size": BYTES + 1,
-            "d_model": WIDTH,
-            "encoder_layers": 2,
-            "decoder_layers": 2,
-            "encoder_attention_heads": 4,
-            "decoder_attention_heads": 4,
-            "encoder_ffn_dim": 160,
-            "decoder_ffn_dim": 160,
-            "max_position_embeddings": 64,
-            "decoder_start_token_id": 2,
-            "pad_token_id": 0,
-        },
-    ),
+    "bart": ("bart", BART),
+    "marian": ("marian", {**BART, "pad_token_id": 0}),
+}
+VIT: Final = {
+    "hidden_size": WIDTH,
+    "intermediate_size": 160,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "image_size": 32,
+    "patch_size": 8,
 }
 VISION: Final[dict[str, tuple[str, dict[str, Any]]]] = {
-    "vit": (
-        "vit",
-        {
-            "hidden_size": WIDTH,
-            "intermediate_size": 160,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 4,
-            "image_size": 32,
-            "patch_size": 8,
-        },
-    ),
+    "vit": ("vit", VIT),
     "swin": (
         "swin",
         {"embed_dim": 32, "depths": [2, 2], "num_heads": [2, 4], "window_size": 4, "image_size": 32, "patch_size": 4},

@@ -4,31 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from corpus_families import BYTES, EXPERTS, GROUPED, HEAD, LLAMA, NEUTRAL, PLAIN, WIDTH
+from corpus_families import BART, BYTES, EXPERTS, GROUPED, HEAD, LLAMA, NEUTRAL, PLAIN, VIT, WIDTH
 
 _GPT: Final = {**NEUTRAL, "n_embd": WIDTH, "n_layer": 3, "n_head": 4, "n_positions": 64}
 _PADDED: Final = {**PLAIN, "pad_token_id": 0}
 _FULL: Final = {**_PADDED, "embedding_size": WIDTH}
-_BART: Final = {
-    "vocab_size": BYTES + 1,
-    "d_model": WIDTH,
-    "encoder_layers": 2,
-    "decoder_layers": 2,
-    "encoder_attention_heads": 4,
-    "decoder_attention_heads": 4,
-    "encoder_ffn_dim": 160,
-    "decoder_ffn_dim": 160,
-    "max_position_embeddings": 64,
-    "decoder_start_token_id": 2,
-}
-_VIT: Final = {
-    "hidden_size": WIDTH,
-    "intermediate_size": 160,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "image_size": 32,
-    "patch_size": 8,
-}
 _PYRAMID: Final = {"hidden_sizes": [16, 32, 48, 64], "depths": [1, 1, 1, 1], "image_size": 32}
 
 DECODERS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
@@ -92,10 +72,10 @@ ENCODERS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "megatron": ("megatron-bert", _PADDED),
 }
 SEQ2SEQ: Final[dict[str, tuple[str, dict[str, Any]]]] = {
-    "blenderbot": ("blenderbot-small", _BART),
-    "mbart": ("mbart", _BART),
-    "pegasus": ("pegasus", _BART),
-    "m2m": ("m2m_100", {**_BART, "pad_token_id": 1}),
+    "blenderbot": ("blenderbot-small", BART),
+    "mbart": ("mbart", BART),
+    "pegasus": ("pegasus", BART),
+    "m2m": ("m2m_100", {**BART, "pad_token_id": 1}),
     "prophetnet": (
         "prophetnet",
         {
@@ -128,9 +108,9 @@ SEQ2SEQ: Final[dict[str, tuple[str, dict[str, Any]]]] = {
 VISION: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "pvt": ("pvt_v2", {**_PYRAMID, "num_attention_heads": [1, 2, 3, 4]}),
     "poolformer": ("poolformer", _PYRAMID),
-    "ijepa": ("ijepa", _VIT),
-    "vit_msn": ("vit_msn", _VIT),
-    "data2vec_vision": ("data2vec-vision", _VIT),
+    "ijepa": ("ijepa", VIT),
+    "vit_msn": ("vit_msn", VIT),
+    "data2vec_vision": ("data2vec-vision", VIT),
     "swinv2": (
         "swinv2",
         {"embed_dim": 32, "depths": [2, 2], "num_heads": [2, 4], "window_size": 4, "image_size": 32, "patch_size": 4},

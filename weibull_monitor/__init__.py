@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
+from weibull_monitor.model.lazy import on_first_use
+
 if TYPE_CHECKING:
     from weibull_monitor.errors import ConfigurationError as ConfigurationError
     from weibull_monitor.errors import MissingDependencyError as MissingDependencyError
@@ -30,19 +32,15 @@ _PUBLIC = {
 }
 """Where each public name is defined. It is imported when it is first used: `weibull-monitor --help` does not wait for torch."""
 
-_HOME = {name: module for module, names in _PUBLIC.items() for name in names}
-__all__ = list(_HOME)
+__all__ = [name for names in _PUBLIC.values() for name in names]
+_public = on_first_use(__name__, _PUBLIC)
 
 
 def __getattr__(name: str) -> Any:
-    from importlib import import_module, metadata
+    from importlib import metadata
 
-    if name == "__version__":
-        return metadata.version("weibull-monitor")
-    if name in _HOME:
-        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return metadata.version("weibull-monitor") if name == "__version__" else _public(name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME, "__version__"})
+    return sorted({*globals(), *__all__, "__version__"})

@@ -139,7 +139,7 @@ class _Reading:
             raise ConfigurationError(f"{self._file} is not a history ({why}); name one that a monitored run wrote")
         if self._unreadable:
             lines = counted(self._unreadable, "line")
-            say(logging.WARNING, f"weibull_monitor: {lines} of {self._file} cannot be read and left out")
+            say(logging.WARNING, f"weibull_monitor: {lines} of {self._file} cannot be read")
         if self._trials:
             trials = tuple(self._trials.values())
             return History(self._file, trials, ()) if self._in_list else _of_trials(self._file, trials)

@@ -4,9 +4,9 @@ A bin is about 1 % wide, and the fit takes its values to fill it. Values of a co
 fp32), nor do dequantised int8, fp8 or 4-bit values. For such matrices the sum of the places within each bin is taken beside the
 counts. These *offsets* are integers and add as counts do.
 
-Whether a matrix lies on a grid is told by integers that add up as well, over chunks, ranks and files: its counts, and a tally of
-the values at fixed places of the matrix (`weibull_monitor.model.sharding.layout.Layout.some`). So the answer is the same however
-the matrix is divided. Values that are taken for a grid by mistake lose nothing by it but time.
+Integers that add up as well, over chunks, ranks and files, decide whether a matrix lies on a grid: its counts, and a tally of the
+values at fixed places of the matrix (`weibull_monitor.model.sharding.layout.Layout.some`). So the answer is the same however the
+matrix is divided. Values that are taken for a grid by mistake lose nothing by it but time.
 """
 
 from __future__ import annotations

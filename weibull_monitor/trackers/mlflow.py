@@ -42,8 +42,9 @@ class MlflowTracker(NamedTracker):
         self._owns = False
         if run_id is None:
             run = self._mlflow.active_run()
+            name = run_name(directory) if directory else None  # a name of MLflow's own
             self._owns = run is None
-            run_id = (run or self._mlflow.start_run(run_name=run_name(directory))).info.run_id
+            run_id = (run or self._mlflow.start_run(run_name=name)).info.run_id
         self._run_id = run_id
         self._client = self._mlflow.MlflowClient()
 

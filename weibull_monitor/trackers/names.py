@@ -64,13 +64,13 @@ class CleanKeys:
         return name
 
 
-def run_name(directory: str | Path | None, otherwise: str = "run") -> str:
+def run_name(directory: str | Path) -> str:
     r"""The name of a run that is started for a directory: that of the directory, as a library can take it.
 
-    >>> run_name("runs/a\nb"), run_name(None), len(run_name("runs/" + "x" * 5000))
+    >>> run_name("runs/a\nb"), run_name("."), len(run_name("runs/" + "x" * 5000))
     ('a\\u000ab', 'run', 250)
     """
-    return visible(Path(directory).name)[:MOST] if directory is not None and Path(directory).name else otherwise
+    return visible(Path(directory).name)[:MOST] or "run"
 
 
 def plain_directory(directory: str | Path, library: str) -> Path:

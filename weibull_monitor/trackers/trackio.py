@@ -34,7 +34,8 @@ class TrackioTracker(NamedTracker):
         run = run or active_run()
         self._owns = run is None
         if run is None:
-            run = trackio.init(PROJECT, name=run_name(directory), embed=False, auto_log_gpu=False, auto_log_cpu=False)
+            name = run_name(directory) if directory else None  # one of Trackio's own
+            run = trackio.init(PROJECT, name=name, embed=False, auto_log_gpu=False, auto_log_cpu=False)
         self._run = run
         self._step_metric = step_metric
 

@@ -5,7 +5,7 @@ In the order of the data: `tree` finds the place of every parameter, `identify` 
 which parameters cannot be measured. `experts`, `attention`, `grid`, `table` and `wording` summarise what was found.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from weibull_monitor.model.components.attention import AttentionType as AttentionType
 from weibull_monitor.model.components.attention import attention_types as attention_types
@@ -25,6 +25,7 @@ from weibull_monitor.model.components.wording import by_reason as by_reason
 from weibull_monitor.model.components.wording import differs as differs
 from weibull_monitor.model.components.wording import moved as moved
 from weibull_monitor.model.components.wording import nothing_to_measure as nothing_to_measure
+from weibull_monitor.model.lazy import on_first_use
 
 if TYPE_CHECKING:
     from weibull_monitor.model.components.by_use import ExampleInputs as ExampleInputs
@@ -34,18 +35,12 @@ if TYPE_CHECKING:
     from weibull_monitor.model.components.table import coverage as coverage
     from weibull_monitor.model.components.table import render as render
 
-_OF_MODELS = {
-    "by_use": ("ExampleInputs",),
-    "discovery": ("Resolution", "discover", "discover_components"),
-    "table": ("coverage", "render"),
-}
-"""What needs torch, by module. It is imported when it is first used: who reads a history does not wait for torch."""
-
-
-def __getattr__(name: str) -> Any:
-    from importlib import import_module
-
-    for module, names in _OF_MODELS.items():
-        if name in names:
-            return getattr(import_module(f"{__name__}.{module}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# What needs torch is imported when it is first used: who reads a history does not wait for torch.
+__getattr__ = on_first_use(
+    __name__,
+    {
+        "by_use": ("ExampleInputs",),
+        "discovery": ("Resolution", "discover", "discover_components"),
+        "table": ("coverage", "render"),
+    },
+)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
@@ -248,8 +248,3 @@ def _fragment(
     # An axis of which the part has one element only is none of the part's.
     made = tuple(n for n, size in zip(box.shape, shape, strict=True) if n > 1 or size == 1 or len(shape) < 3)
     return Fragment(kind, Part(label, box.view, ranges, within), made, expert)
-
-
-def unsettled(names: Iterator[str]) -> list[str]:
-    """Patterns that name matrices whatever their block, for an advice."""
-    return list(dict.fromkeys(re.sub(r"\d+", r"\\d+", re.escape(name)) for name in names))
