@@ -32,7 +32,7 @@ def first() -> None:
     assert alert.finding.component == BROKEN
 
     def draw(figure: Figure, palette: Palette) -> None:
-        loss, scale, text = figure.subplots(3, 1, height_ratios=(1.1, 2.2, 0.75))
+        loss, scale, text = figure.subplots(3, 1, height_ratios=(1.1, 2.2, 0.95))
         scale.sharex(loss)
         loss.plot(*zip(*losses, strict=True), color=palette.ink, marker=".")
         loss.set_ylim(0, 1.15 * losses[0][1])
@@ -66,4 +66,4 @@ def first() -> None:
         words.set_in_layout(False)
         text.axvline(0, color=palette.alert, linewidth=5)
 
-    save("first", (8.0, 4.7), draw)
+    save("first", (8.0, 4.9), draw)
