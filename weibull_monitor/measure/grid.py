@@ -24,11 +24,11 @@ from weibull_monitor.measure.bins import MANTISSA_BITS, Bins, place_bits
 from weibull_monitor.model.components.storage import MANTISSA
 from weibull_monitor.model.upload import on_device
 
-FINE: Final = (7, 10, 12)
+_FINE: Final = (7, 10, 12)
 """Mantissa bits of the grids that zero bits tell: bf16, fp16 and TF32, and the finest that moves λ by almost 1e-4."""
 SLOTS: Final = 8
 """Between two values of a grid, places are told apart so finely: what has left a grid by a small step is still near it."""
-TALLIES: Final = len(FINE) * (SLOTS + 1)
+TALLIES: Final = len(_FINE) * (SLOTS + 1)
 """Integers in a tally."""
 _LEAST: Final = 0.005
 """A smaller share of values on a grid is left alone: on that of bf16, it moves λ by 1.5e-5."""
@@ -42,6 +42,15 @@ _DEVIATIONS: Final = 5.0
 """Roughness, or unevenness of places, by so many standard deviations above that of chance means a grid."""
 ROWS_AT_ONCE: Final = 32
 """Rows whose roughness is computed together, unless they are trimmed: 4 MiB a temporary."""
+
+
+def lows_of(dtype: torch.dtype) -> tuple[int, ...]:
+    """Bits of a dtype's mantissa below those of each grid that zero bits tell; 0 for grids that are not coarser than the dtype.
+
+    >>> lows_of(torch.float32), lows_of(torch.float16)
+    ((16, 13, 11), (3, 0, 0))
+    """
+    return tuple(max(0, MANTISSA[dtype] - mantissa) for mantissa in _FINE)
 
 
 @torch.no_grad()
@@ -58,16 +67,15 @@ def tally(values: Sequence[Tensor], bins: Bins) -> Tensor:
         are not in an eighth. All 0 for grids that are not coarser than the dtype, and for 8-bit floats.
     """
     device = values[0].device if values else torch.device("cpu")
-    out = torch.zeros(len(values), len(FINE), SLOTS + 1, dtype=torch.int64, device=device)
+    out = torch.zeros(len(values), len(_FINE), SLOTS + 1, dtype=torch.int64, device=device)
     if not values or not bins.shift:
         return out.flatten(1)
     bits = torch.cat(tuple(values)).view(bins.integer) & bins.mask  # (all values,)
     lengths = on_device(torch.tensor([len(some) for some in values], device="cpu"), device)
     of = torch.arange(len(values), device=device).repeat_interleave(lengths, output_size=len(bits))  # their matrix
     usable = ((bits != 0) & (bits < bins.finite << bins.shift)).long()  # beyond are Inf and NaN
-    for place, mantissa in enumerate(FINE):
-        low = MANTISSA[bins.dtype] - mantissa
-        if low <= 0:
+    for place, low in enumerate(lows_of(bins.dtype)):
+        if not low:
             continue
         after = bits & ((1 << low) - 1)  # the distance from the value of the grid below
         eighth = after >> (low - 3) if low >= 3 else after << (3 - low)
@@ -157,10 +165,10 @@ Answers = npt.NDArray[np.bool_]
 def _zero_bits(tallied: Numbers, bins: Bins) -> Answers:
     """Whether more values than by chance lie on one of the grids, or near it, (matrices,) from (matrices, TALLIES)."""
     found = np.zeros(len(tallied), dtype=np.bool_)
-    for place, mantissa in enumerate(FINE):
+    for place, low in enumerate(lows_of(bins.dtype)):
         of_grid = tallied[:, place * (SLOTS + 1) :][:, : SLOTS + 1]
         eighths, on_it = of_grid[:, :SLOTS].copy(), of_grid[:, SLOTS]  # (matrices, SLOTS), (matrices,)
-        values, low = of_grid.sum(axis=1), max(0, MANTISSA[bins.dtype] - mantissa)
+        values = of_grid.sum(axis=1)
         usual = values * 0.5**low
         found |= on_it > usual + 4.0 * np.sqrt(usual) + _LEAST * values + _CHANCE
         if low < 3:  # not all of the eighths can hold values

@@ -79,7 +79,7 @@ def tally_kernel(
         itemsize: Bytes of a value.
         mask: The bits of |w|.
         beyond: The lowest bit pattern of |w| that is not finite.
-        low_0: Bits of the mantissa below the first grid; at most 0 if that is not coarser than the dtype. So are the next two.
+        low_0: Bits of the mantissa below the first grid; 0 if that is not coarser than the dtype. So are the next two.
         low_1: Of the second.
         low_2: Of the third.
         block: Values that are looked at together.

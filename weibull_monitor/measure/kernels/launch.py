@@ -19,7 +19,7 @@ from torch import Tensor
 
 from weibull_monitor.errors import say, text_of
 from weibull_monitor.measure.bins import Bins, bins_of
-from weibull_monitor.measure.grid import FINE, TALLIES, roughness, tally
+from weibull_monitor.measure.grid import TALLIES, lows_of, roughness, tally
 from weibull_monitor.measure.kernels import count as counting
 from weibull_monitor.measure.kernels import evidence as looking
 from weibull_monitor.measure.kernels import solve as solving
@@ -34,7 +34,6 @@ from weibull_monitor.measure.plain.solve import (
     hashes,
     solve_on_device,
 )
-from weibull_monitor.model.components.storage import MANTISSA
 from weibull_monitor.model.sharding.layout import Elements
 from weibull_monitor.model.upload import on_device
 
@@ -132,7 +131,7 @@ class Kernels:
             out: int64, (matrices, TALLIES). Columns of grids that are not coarser than the dtype are not written.
             bins: The layout that the matrices are counted into.
         """
-        if len(values) and any(low > 0 for low in lows_of(bins.dtype)):
+        if len(values) and any(lows_of(bins.dtype)):
             with _on(self.device):
                 looking.tally_kernel[(len(values),)](
                     values, places, out, **tally_constants(bins), num_warps=looking.WARPS
@@ -282,11 +281,6 @@ def solve_constants(bins: Bins) -> dict[str, int]:
         "min_bins": MIN_BINS,
         "block": solving.BLOCK,
     }
-
-
-def lows_of(dtype: torch.dtype) -> tuple[int, ...]:
-    """Bits of a dtype's mantissa below those of each grid that `weibull_monitor.measure.grid.tally` tells."""
-    return tuple(MANTISSA[dtype] - mantissa for mantissa in FINE)
 
 
 def tally_constants(bins: Bins) -> dict[str, int]:
