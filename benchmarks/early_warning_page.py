@@ -203,9 +203,10 @@ def write(file: Path) -> None:
     results = judged(runs)
     counts = {fault: len([r for r in results if r.fault == fault]) for fault in FAULTS}
     least, most = (end(n for fault, n in counts.items() if fault) for end in (min, max))
+    faulty = str(most) if least == most else f"{least} to {most}"
     lines = [
         MARK,
-        f"{counts['']} healthy runs, and {least} to {most} of each fault, over {len(ARCHITECTURES)} architectures (OPT, Llama "
+        f"{counts['']} healthy runs, and {faulty} of each fault, over {len(ARCHITECTURES)} architectures (OPT, Llama "
         f"with grouped queries, ViT; two blocks of width {WIDTH}, AdamW, {LONGEST} steps or until they diverged). The table is "
         "written by `python benchmarks/early_warning.py --runs FILE --page`.",
         "",

@@ -181,8 +181,9 @@ def test_a_sample_is_of_its_own_step_though_the_weights_change_at_once(tmp_path:
     expected = [[fit_weibull(clone.cpu()).k for clone in clones] for clones in kept]
     assert max(abs(after / before - 1) for before, after in zip(expected[0], expected[1], strict=True)) > 1e-3
     for snapshot, ks in zip(read_history(tmp_path).snapshots[1:], expected, strict=True):
-        # Which matrices lie on a grid is known from the sample before: where that changes, k is only that near.
-        assert [snapshot.values("k")[name] for name in names] == pytest.approx(ks, rel=1e-4)
+        # Which matrices lie on a grid is known from the sample before. Where that changes, as here, k of bf16 weights is off by
+        # up to 4e-4 once. The weights of another step differ by more than twice that.
+        assert [snapshot.values("k")[name] for name in names] == pytest.approx(ks, rel=4.5e-4)
 
 
 def test_beside_cuda_graphs_and_a_compiled_optimizer(tmp_path: Path) -> None:
