@@ -5,6 +5,7 @@ Both depend on the steps and the rates alone, so that a recorded run can be repl
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -69,7 +70,7 @@ class RateWatch:
         last, before = self._seen[-1]
         if len(before) != len(rates):
             return len(rates) > len(before) > 0
-        linear = step / last * ROUNDING if last > 0 else 1.0
+        linear = _passed(last, step) * ROUNDING
         for i, (now, then) in enumerate(zip(rates, before, strict=True)):
             # What has not outgrown a linear warm-up since the last question has not since those before it, either.
             if now is not None and then is not None and now > then * linear and self._is_jump(step, rates, i, now):
@@ -78,7 +79,7 @@ class RateWatch:
 
     def _is_jump(self, step: int, rates: Rates, group: int, now: float) -> bool:
         for at, then in self._seen:
-            start, passed = then[group], step / at if at > 0 else 1.0
+            start, passed = then[group], _passed(at, step)
             if start is None or start < 0.0:
                 continue
             if start == 0.0:
@@ -104,6 +105,11 @@ class RateWatch:
                 self._seen.clear()
                 return
             self._seen.append((step, tuple(one[1])))  # type: ignore[arg-type]  # it is known
+
+
+def _passed(at: int, step: int) -> float:
+    """What a linear warm-up multiplies η by from one step to another; schedulers count the first step as 0."""
+    return (step - 1) / (at - 1) if at > 1 else math.inf
 
 
 def _outgrown(rates: Rates, then: Rates, growth: float) -> bool:
