@@ -23,7 +23,8 @@ class Adaptive:
 
     Every ``every/10`` steps, and at least every 10, it asks whether something has happened since it last asked: the η of a
     parameter group has jumped (`RateWatch`), or parameters that were frozen need a gradient. With ``alerts``, also whether an
-    alert of any severity was raised, or the run was resumed. If so, eight samples follow (`Denser`).
+    alert of any severity was raised, the run was resumed, or η has returned to where it was. If so, eight samples follow
+    (`Denser`).
 
     Without ``alerts`` it costs next to nothing: it reads learning rates, and waits for nothing. A resumed run then takes the
     samples that an uninterrupted one takes. With ``alerts`` all samples must have been judged before it is asked, and ranks
@@ -41,7 +42,7 @@ class Adaptive:
     """
 
     def __init__(self, every: Any, model: nn.Module, ranks: Ranks | None = None, alerts: bool = False) -> None:
-        self._denser, self._rates, self._ranks, self.alerts = Denser(every), RateWatch(), ranks, alerts
+        self._denser, self._rates, self._ranks, self.alerts = Denser(every), RateWatch(returns=alerts), ranks, alerts
         self.every, self._regular = self._denser.every, Schedule(every).every
         self._model, self._frozen, self._thawed = model, list[nn.Parameter](), set[int]()
         self._looked = self._event = False
@@ -86,13 +87,13 @@ class Adaptive:
 
     def state(self) -> dict[str, Any]:
         """What a resumed run needs, as JSON can hold it."""
-        return self._denser.state() | {"rates": self._rates.state()}
+        return self._denser.state() | self._rates.state() if self._looked else {}
 
     def resume(self, state: object) -> None:
         """Continues from `state`, or from nothing. With ``alerts``, a resumption is an event."""
         known = state if isinstance(state, Mapping) else {}
         self._denser.resume(known)
-        self._rates.resume(known.get("rates"))
+        self._rates.resume(known)
         self._event = self.alerts
 
     def _unfrozen(self) -> bool:

@@ -41,7 +41,11 @@ class RateWatch:
     Over the last ten questions, a warm-up raises η at most by (t/t₀)², from step t₀ to t: a linear one by t/t₀, a cosine by its
     square. What exceeds that by a factor of 1.5 is a jump. Where a group outgrows another one by 1.5, the two have no warm-up in
     common, and t/t₀ is the measure. So rates that rise by 2 % a step are noticed when they are about twice as high. A group
-    whose η leaves 0 when others are trained already, and a group that is added, are jumps too; whatever falls is not.
+    whose η leaves 0 when others are trained already, and a group that is added, are jumps too; whatever falls is not. Where all
+    groups return to what they had before, as in a warm restart, it is a jump only with ``returns``.
+
+    Args:
+        returns: Whether a return to a height that η has had before is a jump as well.
 
     >>> watch = RateWatch()
     >>> [watch.jumped(step, [1e-5 * step]) for step in (10, 20, 30)]
@@ -50,8 +54,10 @@ class RateWatch:
     True
     """
 
-    def __init__(self) -> None:
+    def __init__(self, returns: bool = False) -> None:
+        self._returns = returns
         self._seen: deque[tuple[int, Rates]] = deque(maxlen=LOOKED_BACK)
+        self._highest: list[float] = []
 
     def jumped(self, step: int, rates: Rates) -> bool:
         """Whether η of a group has jumped by a step, since the steps that were asked about before.
@@ -61,9 +67,14 @@ class RateWatch:
             rates: η of each parameter group at that step, always in one order; groups may be added at the end.
         """
         found = self._has_jumped(step, rates) if self._seen else False
-        if found or (self._seen and len(self._seen[-1][1]) != len(rates)):
+        if found or len(self._highest) != len(rates):
             self._seen.clear()
         self._seen.append((step, tuple(rates)))
+        if len(self._highest) != len(rates):
+            self._highest = [0.0] * len(rates)
+        for i, rate in enumerate(rates):
+            if rate is not None and rate > self._highest[i]:
+                self._highest[i] = rate
         return found
 
     def _has_jumped(self, step: int, rates: Rates) -> bool:
@@ -78,33 +89,42 @@ class RateWatch:
         return False
 
     def _is_jump(self, step: int, rates: Rates, group: int, now: float) -> bool:
+        new = self._returns or now > self._highest[group] * ROUNDING
         for at, then in self._seen:
             start, passed = then[group], _passed(at, step)
             if start is None or start < 0.0:
                 continue
             if start == 0.0:
-                if any(then):  # others were trained already
+                if new and any(then):  # others were trained already
                     return True
                 continue
             growth = now / (start * JUMP * passed)
-            if growth > passed or (growth > 1.0 and _outgrown(rates, then, now / start)):
+            if (new and growth > passed) or (growth > 1.0 and _outgrown(rates, then, now / start)):
                 return True
         return False
 
-    def state(self) -> list[list[Any]]:
+    def state(self) -> dict[str, Any]:
         """What a resumed run needs, as JSON can hold it."""
-        return [[step, list(rates)] for step, rates in self._seen]
+        return {"rates": [[step, list(rates)] for step, rates in self._seen], "highest": self._highest}
 
-    def resume(self, state: object) -> None:
+    def resume(self, state: Mapping[str, Any]) -> None:
         """Continues from `state`; from nothing, if it does not have that form."""
         self._seen.clear()
-        for one in state if isinstance(state, list) else ():
+        self._highest = []
+        seen, highest = state.get("rates"), state.get("highest")
+        if not isinstance(seen, list) or not isinstance(highest, list) or not _are_rates(highest) or None in highest:
+            return
+        for one in seen:
             step = as_integer(one[0]) if isinstance(one, list) and len(one) == 2 else None
-            known = step is not None and isinstance(one[1], list) and 0 <= step < MAX_INTEGER
-            if not known or any(not (x is None or type(x) in (int, float)) for x in one[1]):
+            if step is None or not 0 <= step < MAX_INTEGER or not _are_rates(one[1]) or len(one[1]) != len(highest):
                 self._seen.clear()
                 return
-            self._seen.append((step, tuple(one[1])))  # type: ignore[arg-type]  # it is known
+            self._seen.append((step, tuple(one[1])))
+        self._highest = list(highest)
+
+
+def _are_rates(given: object) -> bool:
+    return isinstance(given, list) and all(x is None or type(x) in (int, float) for x in given)
 
 
 def _passed(at: int, step: int) -> float:
