@@ -12,6 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 from collapse_runs import Training, train
+from corpus_replay import sampled_every
 
 from weibull_monitor import read_history
 from weibull_monitor.alerts import AlertSettings, replay
@@ -43,13 +44,7 @@ def newest() -> list[Training]:
 def judge(folder: Path, every: int) -> int | None:
     """The step of the first alert at a cadence; None if there is none."""
     history = read_history(folder)
-    last = history.snapshots[-1].step
-    chosen = [
-        s
-        for s in history.snapshots
-        if s.step % every == 0 or s.step == last or (s.step <= 64 and not s.step & (s.step - 1))
-    ]
-    alerts = replay(chosen, AlertSettings(), history.runs[-1].attention)
+    alerts = replay(sampled_every(history.snapshots, every), AlertSettings(), history.runs[-1].attention)
     return next((a.step for a in alerts if a.finding.rule == "attention_scale" and a.phase == "begins"), None)
 
 

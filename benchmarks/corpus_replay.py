@@ -23,6 +23,8 @@ from weibull_monitor.alerts.window import READ
 from weibull_monitor.history.alert import Alert
 from weibull_monitor.history.record import RecordedSnapshot
 from weibull_monitor.model.components import Component
+from weibull_monitor.monitor.adaptive import FROM
+from weibull_monitor.monitor.events import Denser, RateWatch
 from weibull_monitor.monitor.schedule import Schedule
 
 CADENCES: Final = (10, 50, 100)
@@ -59,11 +61,21 @@ def load(root: Path, folder: str) -> Run:
 def sampled_every(samples: Sequence[RecordedSnapshot], every: int) -> list[RecordedSnapshot]:
     """The samples that the monitor would have taken with ``every_n_steps=every``, of those of a multiple of it.
 
+    Among them are the denser ones that follow a jump of η by default, where they were recorded: every 10 steps in the corpus, so
+    all of them at a cadence of 100, and every other one at 50.
+
     η, λ_wd and the bound belong to the step of the sample, and Σ η is counted from the baseline: what an interval has spent
     is the difference of two samples, whichever are left out.
     """
-    due = Schedule(every)
-    return [s for s in samples if s.step == 0 or due(s.step) or s is samples[-1]]
+    due, denser, rates = Schedule(every), Denser(every), RateWatch()
+    follows = every >= FROM
+    chosen = []
+    for s in samples:
+        extra = follows and s.step > 0 and denser.asks(s.step)
+        extra = extra and denser.takes(s.step, rates.jumped(s.step, s.columns["eta"]))
+        if s.step == 0 or extra or due(s.step) or s is samples[-1]:
+            chosen.append(s)
+    return chosen
 
 
 def grave(alerts: Sequence[Alert]) -> list[Alert]:

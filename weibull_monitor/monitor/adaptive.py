@@ -6,54 +6,63 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from weibull_monitor.errors import as_integer
 from weibull_monitor.model.sharding import Ranks
+from weibull_monitor.monitor.events import Denser, Rates, RateWatch
 from weibull_monitor.monitor.schedule import Schedule
 
-DENSER: Final = 10
-"""Samples after an event are this many times as dense."""
-BURST: Final = 8
-"""Dense samples after an event."""
-START: Final = 16
-"""Dense samples that a run may take before its regular samples earn more: one each."""
-MOST: Final = 32
-"""Most dense samples that can be saved up."""
-JUMP: Final = 1.5
-"""Factor by which η must exceed what a linear warm-up would make of it, to be a jump."""
+FROM: Final = 20
+"""The shortest regular interval that is followed by default; below it, regular samples are dense enough."""
+WATCHED: Final = 256
+"""Frozen parameters that are looked at for unfreezing, at most."""
 
 
 class Adaptive:
     """Decides about samples beside the schedule, alike on every rank.
 
-    Every ``every/10`` steps it asks whether something has happened since it last asked: an alert of any severity was raised,
-    the η of a parameter group has jumped, more parameters need a gradient, or the run was resumed. If so, eight samples follow,
-    ``every/10`` steps apart. A dense sample costs one credit; a run begins with 16, and each regular sample earns one. So a run
-    takes at most 16 samples more than twice its regular ones.
+    Every ``every/10`` steps, and at least every 10, it asks whether something has happened since it last asked: the η of a
+    parameter group has jumped (`RateWatch`), or parameters that were frozen need a gradient. With ``alerts``, also whether an
+    alert of any severity was raised, the run was resumed, or η has returned to where it was. If so, eight samples follow
+    (`Denser`).
 
-    What is asked depends on the steps, the learning rates and the samples that were queued before alone. Ranks agree with one
-    all-reduce of one number each time.
+    Without ``alerts`` it costs next to nothing: it reads learning rates, and waits for nothing. A resumed run then takes the
+    samples that an uninterrupted one takes. With ``alerts`` all samples must have been judged before it is asked, and ranks
+    agree with one all-reduce of one number each time.
 
     Args:
         every: Number of optimizer steps between regular samples.
         model: The model.
         ranks: The processes that measure together; None for this one alone.
+        alerts: Whether to follow alerts and resumptions as well.
+
+    Attributes:
+        every: Number of steps between questions.
+        alerts: As given.
     """
 
-    def __init__(self, every: Any, model: nn.Module, ranks: Ranks | None) -> None:
-        self._schedule, self._model, self._ranks = Schedule(every), model, ranks
-        self.every = max(1, self._schedule.every // DENSER)
-        self._left, self._credit = 0, START
-        self._rates: tuple[float | None, ...] = ()
-        self._step, self._trainable, self._raised = 0, self._count_trainable(), 0
-        self._event = False
+    def __init__(self, every: Any, model: nn.Module, ranks: Ranks | None = None, alerts: bool = False) -> None:
+        self._denser, self._rates, self._ranks, self.alerts = Denser(every), RateWatch(returns=alerts), ranks, alerts
+        self.every, self._regular = self._denser.every, Schedule(every).every
+        self._model, self._frozen, self._thawed = model, list[nn.Parameter](), set[int]()
+        self._looked = self._event = False
+        self._raised = 0
+
+    @classmethod
+    def of(cls, wanted: bool | None, schedule: Any, model: nn.Module, ranks: Ranks | None) -> Adaptive | None:
+        """For the option ``adaptive``; None if nothing is followed.
+
+        By default that is so on several processes, which would have to agree, and with a function as schedule.
+        """
+        if wanted is None and (ranks is not None or not isinstance(schedule, Schedule) or schedule.every < FROM):
+            return None
+        return None if wanted is False else cls(schedule.every, model, ranks, alerts=wanted is True)
 
     def asks(self, step: int) -> bool:
-        """Whether it has to be asked about a step: before that, all samples queued before must have been judged."""
-        return step % self.every == 0 and step > min(self._schedule.early, self._schedule.every)
+        """Whether it has to be asked about a step: with ``alerts``, samples queued before must have been judged by then."""
+        return self._denser.asks(step)
 
-    def due(self, step: int, optimizers: Sequence[Any], raised: int) -> bool:
+    def due(self, step: int, optimizers: Sequence[Any], raised: int = 0) -> bool:
         """Whether a step at which it `asks` is sampled. Every rank has to call this.
 
         Args:
@@ -61,53 +70,53 @@ class Adaptive:
             optimizers: The optimizers, after that step and before their schedulers.
             raised: Number of alerts that were raised so far; on the main process, and 0 on the others.
         """
-        happened = self._jumped(step, optimizers) | self._unfrozen() | self._event | (raised > self._raised)
-        self._raised, self._event = raised, False
+        happened = self._rates.jumped(step, rates_of(optimizers)) | self._unfrozen()
+        if not self._looked or step % self._regular == 0:  # going through a model takes longer than a question may
+            self._look()
+        if self.alerts:
+            happened |= self._event | (raised > self._raised)
+            self._raised, self._event = raised, False
         if self._ranks is not None:
             votes = torch.tensor([int(happened)], device=self._ranks.device)
             happened = int(self._ranks.sum_(votes).item()) > 0
-        if happened:
-            self._left = BURST
-        if self._schedule(step):  # it is sampled anyway
-            self._credit = min(MOST, self._credit + 1)
-            return False
-        if not self._left or not self._credit:
-            return False
-        self._left -= 1
-        self._credit -= 1
-        return True
+        return self._denser.takes(step, happened)
+
+    def expects(self, step: int) -> bool:
+        """Whether it is known already that a step will be sampled."""
+        return self._denser.expects(step)
 
     def state(self) -> dict[str, Any]:
         """What a resumed run needs, as JSON can hold it."""
-        return {"credit": self._credit, "left": self._left}
+        return self._denser.state() | self._rates.state() if self._looked else {}
 
     def resume(self, state: object) -> None:
-        """Continues from `state`, or from nothing. A resumption is an event."""
-        credit = as_integer(state.get("credit")) if isinstance(state, Mapping) else None
-        self._credit = START if credit is None else min(max(credit, 0), MOST)
-        self._left, self._event, self._rates = 0, True, ()
-
-    def _jumped(self, step: int, optimizers: Sequence[Any]) -> bool:
-        """Whether η of a group is above what a linear warm-up would have made of it since the last time."""
-        now = tuple(_rate(group) for optimizer in optimizers for group in optimizer.param_groups)
-        before, self._rates = self._rates, now
-        growth = JUMP * (step / self._step if self._step else 1.0)
-        self._step = step
-        if len(before) != len(now):
-            return False
-        return any(a is not None and b is not None and 0.0 < a * growth < b for a, b in zip(before, now, strict=True))
+        """Continues from `state`, or from nothing. With ``alerts``, a resumption is an event."""
+        known = state if isinstance(state, Mapping) else {}
+        self._denser.resume(known)
+        self._rates.resume(known)
+        self._event = self.alerts
 
     def _unfrozen(self) -> bool:
-        before, self._trainable = self._trainable, self._count_trainable()
-        return self._trainable > before
+        """Whether a parameter that was frozen needs a gradient now. Those of a GAN, which come and go, count once."""
+        thawed = [id(p) for p in self._frozen if p.requires_grad]
+        if thawed:
+            self._thawed.update(thawed)
+            self._frozen = [p for p in self._frozen if not p.requires_grad]
+        return bool(thawed)
 
-    def _count_trainable(self) -> int:
-        return sum(parameter.requires_grad for parameter in self._model.parameters())
+    def _look(self) -> None:
+        frozen = [p for p in self._model.parameters() if not p.requires_grad and id(p) not in self._thawed]
+        self._frozen = frozen[:: len(frozen) // WATCHED + 1]  # of a layer, some are left
+        self._looked = True
 
 
-def _rate(group: Mapping[str, Any]) -> float | None:
-    """η of a group; None if it chooses its own, or if a device would have to be waited for."""
-    rate = group.get("lr")
-    if isinstance(rate, torch.Tensor):
+def rates_of(optimizers: Sequence[Any]) -> Rates:
+    """η of each parameter group; None if it chooses its own, or if a device would have to be waited for."""
+    rates = [group.get("lr") for optimizer in optimizers for group in optimizer.param_groups]
+    return [rate if type(rate) is float else _as_float(rate) for rate in rates]
+
+
+def _as_float(rate: Any) -> float | None:
+    if isinstance(rate, Tensor):
         return float(rate) if rate.device.type == "cpu" else None
     return None if rate is None else float(rate)

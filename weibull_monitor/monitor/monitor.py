@@ -123,7 +123,7 @@ class WeibullMonitor(Shown, OptimizerFollower):
         )
         self._sampler.name = given.name
         self._last_step = LastStep(self._reader, self._ranks)
-        self._adaptive = Adaptive(given.every_n_steps, model, self._ranks) if given.adaptive else None
+        self._adaptive = Adaptive.of(given.adaptive, given.schedule, model, self._ranks)
         self._join = JoinWatch(model)
         self._step, self._sampled = 0, -1
         self._baseline: dict[str, Reference] = {}
@@ -207,8 +207,8 @@ class WeibullMonitor(Shown, OptimizerFollower):
         if self._ranks is not None and not self.over and self._guard("looking for Join", self._join.active):
             self._ranks.broken = True
             self._guard.once(UNDER_JOIN)
-        followed = self._adaptive if not self.over else None
-        extra = followed is not None and self._guard("following events", self._is_extra, followed)
+        asked = self._adaptive is not None and self._adaptive.asks(self._step) and not self.over
+        extra = asked and self._guard("following events", self._is_extra)
         if (last or extra or self._guard("asking the schedule", self._due, self._step)) and not self.over:
             self._guard("sampling", self._sample_and_log)
         elif self._pending:
@@ -344,7 +344,7 @@ class WeibullMonitor(Shown, OptimizerFollower):
                 log_components(self.discovery, self._reader.different)
 
     def _prepare_forces(self) -> None:
-        if self._forces is not None and self._due(self._step + 1):
+        if self._forces is not None and (self._due(self._step + 1) or self._expects(self._step + 1)):
             self._forces.before()
 
     def _take_baseline(self) -> None:

@@ -68,6 +68,7 @@ class OptimizerFollower:
 
     _guard: Guard
     _ended: Ended | None
+    _adaptive: Adaptive | None
     _budgets: BudgetTracker
     _law: ScalingLaw
     _step: int
@@ -119,9 +120,15 @@ class OptimizerFollower:
         if self._guard("following other optimizers", self._budgets.follow, optimizers):
             self._guard("reading the schedule", self._law.set_scheduler, scheduler)
 
-    def _is_extra(self, adaptive: Adaptive) -> bool:
-        """Whether this step is sampled beside the schedule; every rank decides alike."""
-        if not adaptive.asks(self._step):
+    def _is_extra(self) -> bool:
+        """Whether this step, about which has to be asked, is sampled beside the schedule; every rank decides alike."""
+        adaptive = self._adaptive
+        if adaptive is None:
             return False
-        self._receive_all()
+        if adaptive.alerts:
+            self._receive_all()
         return adaptive.due(self._step, self._budgets.optimizers, self._recorder.raised if self._recorder else 0)
+
+    def _expects(self, step: int) -> bool:
+        """Whether it is known already that a step will be sampled beside the schedule."""
+        return self._adaptive is not None and self._adaptive.expects(step)

@@ -45,9 +45,11 @@ class MonitorOptions:
     Attributes:
         every_n_steps: Number of optimizer steps between samples, or a function of the step that returns whether to sample. With a
             number, steps 1, 2, 4, … 64 are sampled too. The baseline and the last step are always sampled.
-        adaptive: Whether to take eight samples that are ten times as dense after an alert of any severity, a jump of η,
-            unfreezing or a resumption. A run takes at most 16 samples more than twice its regular ones. It needs a number in
-            ``every_n_steps``.
+        adaptive: Whether to take eight samples that are ten times as dense, and at most 10 steps apart, after something has
+            happened. By default after a jump of η of a parameter group, growth of η that is no warm-up, and unfreezing: one
+            process alone, with a number of at least 20 in ``every_n_steps``. True also follows alerts of any severity and a
+            resumption, at any number and on several processes, and waits for samples on their way. A run takes at most 16
+            samples more than twice its regular ones. False takes none.
         output_dir: Directory of the run; the history is ``<output_dir>/weibull/history.jsonl``. Default: a new ``runs/<time>``,
             and in a callback the Trainer's own directory.
         name: Name of the model, where a run has several (``"student"`` and ``"teacher"``): its history is
@@ -97,7 +99,7 @@ class MonitorOptions:
     """
 
     every_n_steps: int | Callable[[int], bool] = 100
-    adaptive: bool = False
+    adaptive: bool | None = None
     output_dir: str | Path | None = None
     name: str | None = None
     trackers: Iterable[str | Tracker] = ()
