@@ -21,7 +21,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,20 +29,19 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TQDM_DISABLE", "1")
 
-import numpy as np
 import torch
 from corpus_cases import Case, cases
-from corpus_families import Task, build
+from corpus_evaluated_faults import EVALUATED_FAULTS
+from corpus_events import changed, freeze, prepared
+from corpus_families import Task
 from corpus_faults import FAULTS
-from corpus_faults_more import FAULTS_TOO
 from corpus_optimizers import make, rate
+from corpus_sides import SIDES, side
 from corpus_world import NotHere, World
 from torch import nn
 
 from weibull_monitor import WeibullMonitor
 from weibull_monitor.history.record import FILE
-from weibull_monitor.model.components import discover
-from weibull_monitor.monitor.schedule import Schedule
 
 EVERY = 10
 AFTER = 205
@@ -60,12 +59,10 @@ class Training:
         self.optimizers = make(case.optimizer, self.model, case.eta, case.weight_decay, case.layout)
         self.base = {key: group["lr"] for key, group in self.groups()}
         self.world = World(self.model, self.optimizers, random.Random(case.seed), {})
+        self._parts = 4 if case.event == "micro-batches" else 1
         if case.event == "unfreezing":
-            _freeze(self.model, 1.0)
-        self.largest: dict[int, list[float]] = {}
+            freeze(self.model, 1.0)
         self.monitor = self._monitor(None)
-        self._due = Schedule(EVERY)
-        self._note_largest()
 
     def groups(self) -> list[tuple[tuple[int, int], dict[str, Any]]]:
         return [
@@ -106,17 +103,10 @@ class Training:
                     group["lr"] = (
                         base * rate(case.schedule, self.step, case.steps, case.warmup) * world.factors.get(key, 1.0)
                     )
-            batch = self.task.batch(self.random, case.batch)
-            if case.event == "curriculum" and self.step > case.steps // 2:
-                batch = {name: 255 - t for name, t in batch.items()}
-            for change in world.on_batch:
-                change(batch)
-            loss = self.task.loss(self.model, batch)
-            value = loss.item()
-            self.losses.append(value if math.isfinite(value) else None)
             for optimizer in self.optimizers:
                 optimizer.zero_grad()
-            loss.backward()
+            value = sum(self._backward() for _ in range(self._parts)) / self._parts
+            self.losses.append(value if math.isfinite(value) else None)
             if case.clip:
                 nn.utils.clip_grad_norm_(self.model.parameters(), case.clip)
             for call in list(world.before_step):
@@ -127,79 +117,41 @@ class Training:
                 call()
             if case.event != "accumulation" or self.step % 4 == 0:
                 self.monitor.step(last=self.step == case.steps)
-            if self._due(self.step):
-                self._note_largest()
             if case.strikes and self.step == case.strikes - STALE:
                 world.earlier = {name: p.detach().clone() for name, p in self.model.named_parameters()}
+
+    def _backward(self) -> float:
+        """Adds the gradient of a batch; returns its loss."""
+        case, late = self.case, self.step > self.case.steps // 2
+        batch = self.task.batch(self.random, case.batch * (4 if late and case.event == "larger batches" else 1))
+        if late and case.event in ("curriculum", "other inputs"):
+            batch = changed(batch, case.event)
+        for change in self.world.on_batch:
+            change(batch)
+        with torch.autocast("cpu", torch.bfloat16, enabled=case.event == "autocast"):
+            loss = self.task.loss(self.model, batch)
+        (loss / self._parts).backward()  # type: ignore[no-untyped-call]
+        return loss.item()
 
     def _events(self) -> None:
         if self.case.event == "resumed" and self.step == self.case.steps // 2:  # without what the monitor knew before
             self.monitor.close(sample_last=False)
             shutil.rmtree(self.place)
-            self.largest = {}
             self.monitor = self._monitor(None)
+        if self.case.event == "restored" and self.step == self.case.steps // 2:
+            state = self.monitor.state_dict()
+            self.monitor.close(sample_last=False)
+            self.monitor = self._monitor(state)
         if self.case.event == "unfreezing" and self.step in (self.case.steps // 3, 2 * self.case.steps // 3):
-            _freeze(self.model, 0.5 if self.step < self.case.steps // 2 else 0.0)
-
-    def _note_largest(self) -> None:
-        """The largest |w| of each component, which the history did not hold when this was written."""
-        if not self.largest:
-            self.components = discover(self.model).components
-        parameters = dict(self.model.named_parameters(remove_duplicate=False))
-        values = []
-        for c in self.components:
-            p = parameters.get(c.parameter)
-            if p is None:  # the layer makes it of others
-                path, _, name = c.parameter.rpartition(".")
-                p = getattr(self.model.get_submodule(path), name)
-            p = p.detach()
-            values.append(float((c.part.select(p) if c.part else p).abs().max()))
-        self.largest[self.step] = values
+            freeze(self.model, 0.5 if self.step < self.case.steps // 2 else 0.0)
 
     def finish(self, **more: Any) -> dict[str, Any]:
         self.monitor.close()
-        names = np.array([c.name for c in self.components])
-        np.savez_compressed(
-            self.place / "largest.npz",
-            names=names,
-            steps=list(self.largest),
-            largest=np.array(list(self.largest.values())),
-        )
         case = self.case
-        entry = {"folder": self.place.name, "group": case.group, "steps": self.step, **asdict(case), **more}
+        entry = {"folder": self.place.name, "steps": self.step, **asdict(case), **more}
         entry.pop("faults")
         (self.place / "case.json").write_text(json.dumps({**entry, "losses": self.losses}, ensure_ascii=False))
         return entry
-
-
-def _freeze(model: nn.Module, share: float) -> None:
-    """Freezes the first share of the model's parameters, but the last ones."""
-    parameters = list(model.parameters())
-    for p in parameters:
-        p.requires_grad_(True)
-    for p in parameters[: int(share * (len(parameters) - 4))]:
-        p.requires_grad_(False)
-
-
-def prepared(case: Case) -> Task:
-    """The task of a case, with the model in the state that training begins from."""
-    torch.manual_seed(case.seed)
-    task = build(case.family)
-    model = task.model
-    if case.event == "uniform":
-        for module in model.modules():
-            if isinstance(module, nn.Linear):
-                module.reset_parameters()
-    if case.event == "frozen embeddings":
-        for name, p in model.named_parameters():
-            p.requires_grad_(not re.search(r"emb", name))
-    if case.event == "lora":
-        import peft
-
-        model = peft.get_peft_model(model, peft.LoraConfig(r=8, target_modules="all-linear", lora_dropout=0.0))
-    model = model.to(getattr(torch, case.dtype))
-    model.train(case.dropout)
-    return replace(task, model=model)
 
 
 def train(case: Case, root: Path) -> list[dict[str, Any]]:
@@ -221,7 +173,7 @@ def train(case: Case, root: Path) -> list[dict[str, Any]]:
             twin = training.branch(folder, case.seed + n)
             try:
                 with torch.no_grad():
-                    (FAULTS | FAULTS_TOO)[fault](twin.world)
+                    (FAULTS | EVALUATED_FAULTS)[fault](twin.world)
                 twin.run(case.strikes + AFTER)
             except NotHere:
                 twin.monitor.close(sample_last=False)
@@ -244,7 +196,7 @@ def write_index(root: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", type=Path)
-    parser.add_argument("--group", choices=("calibration", "held out", "evaluation"), help="only one side")
+    parser.add_argument("--side", choices=SIDES, help="only one side")
     parser.add_argument("--only", nargs="*", help="folders of healthy trainings")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -252,7 +204,7 @@ def main() -> None:
     options.root.mkdir(parents=True, exist_ok=True)
     chosen = {case.folder: case for case in cases()}
     for case in (chosen[folder] for folder in options.only or chosen):
-        if options.group not in (None, case.group):
+        if options.side not in (None, side(case.family)):
             continue
         if not options.only and (options.root / case.folder / "case.json").exists():
             continue

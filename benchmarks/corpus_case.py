@@ -1,14 +1,9 @@
-"""One training of the corpus, and which side it stands on."""
+"""One training of the corpus."""
 
 from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
-from typing import Literal
-
-from corpus_sides import CALIBRATED, HELD_OUT
-
-Group = Literal["calibration", "evaluation", "held out"]
 
 
 @dataclass(frozen=True)
@@ -24,8 +19,7 @@ class Case:
         weight_decay: λ_wd.
         layout: Of parameter groups, as `corpus_optimizers` has them.
         dtype: Of the weights.
-        event: What ordinary thing happens: ``lora``, ``unfreezing``, ``frozen embeddings``, ``curriculum``, ``accumulation``,
-            ``uniform``, ``fine-tuning``, ``resumed``; empty for none.
+        event: What ordinary thing happens, of those that `corpus_events` lists; empty for none.
         clip: Largest gradient norm; 0 for any.
         warmup: Steps of rising η.
         steps: Optimizer steps.
@@ -55,12 +49,6 @@ class Case:
     @property
     def folder(self) -> str:
         return f"{self.family}--{self.name}".replace(" ", "-").replace(",", "")
-
-    @property
-    def group(self) -> Group:
-        if self.family in HELD_OUT:
-            return "held out"
-        return "calibration" if self.family in CALIBRATED else "evaluation"
 
     @property
     def seed(self) -> int:

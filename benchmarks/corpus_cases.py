@@ -1,4 +1,4 @@
-"""The trainings that alerts are tried on, by name, and which of them thresholds may be chosen with."""
+"""The trainings that alerts are tried on, by name."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from corpus_case import Case
 from corpus_cases_more import faulty_too, healthy_too
-from corpus_sides import NEW, OLD, OLD_TOO
+from corpus_evaluated_cases import evaluated
+from corpus_faults import NEW, OLD, OLD_TOO
 
 
 def _healthy() -> list[Case]:
@@ -187,7 +188,7 @@ def _healthy() -> list[Case]:
 
 
 def _faulty() -> list[Case]:
-    calibrated = (
+    first = (
         Case("faults", "llama", schedule="constant"),
         Case("faults", "gpt2"),
         Case("faults", "bert"),
@@ -199,7 +200,7 @@ def _faulty() -> list[Case]:
         Case("faults, moonlight", "opt", "moonlight"),
         Case("faults", "llama_deep", eta=1e-3),
     )
-    evaluated = (
+    others = (
         Case("faults", "phi3"),
         Case("faults", "falcon", schedule="constant"),
         Case("faults", "roberta"),
@@ -225,26 +226,17 @@ def _faulty() -> list[Case]:
     )
     cases = []
     for n, case in enumerate(later):
-        chosen = tuple(OLD_TOO[(n * 7 + j) % len(OLD_TOO)] for j in range(7))
+        chosen = tuple([*OLD_TOO][(n * 7 + j) % len(OLD_TOO)] for j in range(7))
         cases.append(replace(case, strikes=(183, 127, 203, 155, 271)[n % 5], steps=500, faults=chosen))
-    for n, case in enumerate(calibrated):
-        chosen = tuple(OLD[(n * 7 + j) % len(OLD)] for j in range(7))
+    for n, case in enumerate(first):
+        chosen = tuple([*OLD][(n * 7 + j) % len(OLD)] for j in range(7))
         cases.append(replace(case, strikes=(83, 127, 203, 155, 171)[n % 5], steps=400, faults=chosen))
-    for n, case in enumerate(evaluated):
-        chosen = tuple(NEW[(n * 9 + j) % len(NEW)] for j in range(9))
+    for n, case in enumerate(others):
+        chosen = tuple([*NEW][(n * 9 + j) % len(NEW)] for j in range(9))
         cases.append(replace(case, strikes=(91, 137, 189, 203, 161)[n % 5], steps=400, faults=chosen))
     return cases
 
 
 def cases() -> list[Case]:
-    """All trainings, those for calibration first; faulty ones are spread among the healthy."""
-    found = []
-    for group in ("calibration", "held out", "evaluation"):
-        made = ([*_healthy(), *healthy_too()], [*_faulty(), *faulty_too()])
-        healthy, faulty = ([c for c in cases if c.group == group] for cases in made)
-        ranked = [
-            *((n / len(healthy), c) for n, c in enumerate(healthy)),
-            *((n / len(faulty), c) for n, c in enumerate(faulty)),
-        ]
-        found += [c for _, c in sorted(ranked, key=lambda pair: pair[0])]
-    return found
+    """All trainings; `corpus_sides` says which of them thresholds were chosen with."""
+    return [*_healthy(), *healthy_too(), *_faulty(), *faulty_too(), *evaluated()]

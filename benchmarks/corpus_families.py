@@ -344,16 +344,20 @@ def _of_transformers(auto: Any, kind: str, arguments: dict[str, Any], batch: Any
 
 def build(family: str) -> Task:
     """The task of a family; its weights come from torch's global random state."""
-    import corpus_families_more as more  # which imports this module
+    import corpus_evaluated_text as later  # which import this module
+    import corpus_families_more as more
 
-    if row := (DECODERS | more.DECODERS).get(family):  # a Mamba without its kernels takes one token after another
-        return _of_transformers(AutoModelForCausalLM, *row, short if family in ("mamba", "rwkv") else causal)
-    if row := (ENCODERS | more.ENCODERS).get(family):
+    if row := (DECODERS | more.DECODERS | later.DECODERS).get(family):
+        # A Mamba without its kernels takes one token after another.
+        return _of_transformers(AutoModelForCausalLM, *row, short if family == "mamba" else causal)
+    if row := (ENCODERS | more.ENCODERS | later.ENCODERS).get(family):
         return _of_transformers(AutoModelForMaskedLM, *row, masked)
-    if row := (SEQ2SEQ | more.SEQ2SEQ).get(family):
+    if row := (SEQ2SEQ | more.SEQ2SEQ | later.SEQ2SEQ).get(family):
         return _of_transformers(AutoModelForSeq2SeqLM, *row, translated)
-    if row := (VISION | more.VISION).get(family):
+    if row := (VISION | more.VISION | later.VISION).get(family):
         return _of_transformers(AutoModelForImageClassification, *row, pictures, num_labels=10)
-    from corpus_own import OWN
+    import corpus_evaluated_own
+    import corpus_evaluated_senses
+    import corpus_own
 
-    return OWN[family]()
+    return (corpus_own.OWN | corpus_evaluated_senses.SENSES | corpus_evaluated_own.OWN)[family]()

@@ -12,17 +12,6 @@ _FULL: Final = {**_PADDED, "embedding_size": WIDTH}
 _PYRAMID: Final = {"hidden_sizes": [16, 32, 48, 64], "depths": [1, 1, 1, 1], "image_size": 32}
 
 DECODERS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
-    "rwkv": (
-        "rwkv",
-        {
-            **NEUTRAL,
-            "hidden_size": WIDTH,
-            "attention_hidden_size": WIDTH,
-            "num_hidden_layers": 3,
-            "intermediate_size": 160,
-            "context_length": 64,
-        },
-    ),
     "gpt_bigcode": ("gpt_bigcode", _GPT),
     "phimoe": ("phimoe", {**GROUPED, **EXPERTS, "num_local_experts": 4}),
     "granitemoe": ("granitemoe", {**GROUPED, **EXPERTS, "num_local_experts": 4}),

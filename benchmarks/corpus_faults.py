@@ -6,33 +6,12 @@ import math
 from collections.abc import Callable
 from typing import Final
 
+import corpus_edits as edits
 import torch
-from corpus_world import FORWARD, MATRICES, SELECTION, NotHere, Q, World
+from corpus_world import MATRICES, SELECTION, NotHere, Q, World
 from torch import Tensor
 
 from weibull_monitor.model.components import discover
-
-
-def edit(
-    *kinds: str, whole: bool = False
-) -> Callable[[Callable[[World, Tensor], Tensor | None]], Callable[[World], None]]:
-    """A fault that rewrites one component of some kinds: in place, or to what the function returns."""
-
-    def made(change: Callable[[World, Tensor], Tensor | None]) -> Callable[[World], None]:
-        def fault(world: World) -> None:
-            component = world.one(*kinds, whole=whole)
-            values = world.values(component)
-            before = world.parameter(component).data.clone()
-            new = change(world, values)
-            if new is not None:
-                values.copy_(new)
-            if torch.equal(before, world.parameter(component).data):
-                raise NotHere(component.name)
-            world.strike(component)
-
-        return fault
-
-    return made
 
 
 def _faster_selection(world: World) -> None:
@@ -244,121 +223,53 @@ def _embedding(world: World) -> None:
     world.strike(component)
 
 
-@edit(*Q)
-def _blown_up(world: World, w: Tensor) -> None:
-    w.mul_(8.0)
+def _mixed(world: World) -> None:
+    chosen = world.components(*MATRICES)
+    one = world.chance.choice(chosen)
+    others = [c for c in chosen if (c.kind, c.tower, c.shape, c.cross) == (one.kind, one.tower, one.shape, one.cross)]
+    others = [c for c in others if c.block != one.block]
+    if not others:
+        raise NotHere("two layers")
+    world.values(one).add_(world.values(others[0])).mul_(0.5)
+    world.strike(one)
 
 
-@edit("attn_k", "attn_q_b", "attn_kv_b")
-def _reset_key(world: World, w: Tensor) -> None:
-    w.normal_(std=0.02)
+def _ascending(world: World) -> None:
+    def change() -> None:
+        for p in world.model.parameters():
+            if p.grad is not None:
+                p.grad.neg_()
+
+    world.before_step.append(change)
 
 
-@edit(*FORWARD)
-def _reset_forward(world: World, w: Tensor) -> None:
-    w.normal_(std=0.02)
+def _spike(world: World) -> None:
+    def change() -> None:
+        for p in world.model.parameters():
+            if p.grad is not None:
+                p.grad.mul_(1000.0)
+        world.before_step.clear()
+
+    world.before_step.append(change)
 
 
-@edit(*MATRICES, "attn_qkv", whole=True)
-def _bit(world: World, w: Tensor) -> None:
-    index = world.chance.randrange(w.numel())
-    w.view(-1)[index] *= 2.0**30  # one bit of the exponent
+def _some_steps(world: World, factor: float, steps: int) -> None:
+    factor_all(world, factor)
+    left = [steps]
+
+    def count() -> None:
+        left[0] -= 1
+        if not left[0]:
+            world.factors.clear()
+
+    world.after_step.append(count)
 
 
-@edit(*MATRICES, whole=True)
-def _transposed(world: World, w: Tensor) -> Tensor:
-    return w.T.contiguous().view(w.shape) if w.shape[0] != w.shape[1] else w.T.clone()
-
-
-@edit(*MATRICES)
-def _rows_zeroed(world: World, w: Tensor) -> None:
-    w[: max(1, len(w) // 8)] = 0.0
-
-
-@edit(*MATRICES)
-def _cast(world: World, w: Tensor) -> Tensor:
-    return w.to(torch.float8_e5m2).to(w.dtype)
-
-
-@edit(*MATRICES)
-def _nan(world: World, w: Tensor) -> None:
-    w[0, 0] = math.nan
-
-
-@edit(*MATRICES)
-def _noise(world: World, w: Tensor) -> None:
-    w.add_(0.5 * w.std() * torch.randn(w.shape))
-
-
-@edit(*MATRICES)
-def _summed(world: World, w: Tensor) -> None:
-    w.mul_(2.0)
-
-
-@edit(*MATRICES)
-def _halved(world: World, w: Tensor) -> None:
-    w.mul_(0.5)
-
-
-@edit(*MATRICES)
-def _columns(world: World, w: Tensor) -> None:
-    w[:, : w.shape[1] // 2] *= 3.0
-
-
-@edit(*MATRICES)
-def _four_bits(world: World, w: Tensor) -> Tensor:
-    step = w.abs().amax() / 7
-    return (w / step).round() * step
-
-
-@edit(*MATRICES)
-def _merged(world: World, w: Tensor) -> None:
-    a, b = torch.randn(w.shape[0], 4), torch.randn(4, w[0].numel())
-    w.add_((a @ b / 2.0 * w.std()).view(w.shape))
-
-
-@edit(*MATRICES)
-def _clamped(world: World, w: Tensor) -> None:
-    w.clamp_(-0.8 * w.std(), 0.8 * w.std())
-
-
-@edit(*MATRICES)
-def _uniform(world: World, w: Tensor) -> None:
-    limit = float(w.std()) * math.sqrt(3.0)
-    w.uniform_(-limit, limit)
-
-
-@edit(*MATRICES)
-def _shard(world: World, w: Tensor) -> None:
-    half = len(w) // 2
-    w[half : 2 * half] = w[:half].clone()
-
-
-@edit(*MATRICES)
-def _signs(world: World, w: Tensor) -> None:
-    w.neg_()
-
-
-@edit(*MATRICES)
-def _permuted(world: World, w: Tensor) -> Tensor:
-    return w[torch.randperm(len(w))]
-
-
-@edit(*MATRICES)
-def _sparse(world: World, w: Tensor) -> None:
-    w[w.abs() < 0.6 * w.std()] = 0.0
-
-
-@edit(*MATRICES)
-def _outliers(world: World, w: Tensor) -> None:
-    w[torch.rand(w.shape) < 0.02] *= 10.0
-
-
-FAULTS: Final[dict[str, Callable[[World], None]]] = {
+OLD: Final[dict[str, Callable[[World], None]]] = {
     "η × 30 for q and k": _faster_selection,
     "η × 30 for all": lambda world: factor_all(world, 30.0),
-    "W_q × 8": _blown_up,
-    "W_k re-initialised": _reset_key,
+    "W_q × 8": edits.blown_up,
+    "W_k re-initialised": edits.reset_key,
     "block re-initialised": _block,
     "head zeroed": _head,
     "frozen by rounding": lambda world: factor_one(world, 1e-4, *MATRICES),
@@ -372,34 +283,65 @@ FAULTS: Final[dict[str, Callable[[World], None]]] = {
     "no gradient": lambda world: _gradient(world, None, *MATRICES, "attn_qkv"),
     "labels all one token": lambda world: _labels(world, False),
     "label noise": lambda world: _labels(world, True),
-    "flipped exponent bit": _bit,
-    "transposed": _transposed,
+}
+OLD_TOO: Final[dict[str, Callable[[World], None]]] = {
+    "η × 15 for a matrix": lambda world: factor_one(world, 15.0, *MATRICES),
+    "columns zeroed": edits.columns_zeroed,
+    "rows × 4": edits.rows_grown,
+    "low rank added": edits.low_rank,
+    "five steps at η × 30": lambda world: _some_steps(world, 30.0, 5),
+    "second moment × 0.001": lambda world: second_moment(world, 1e-3),
+    "matrix × 1.5": edits.larger,
+    "matrix × 0.6": edits.smaller,
+    "normal instead of trained": edits.normal,
+    "decay × −30": lambda world: decay(world, -30.0),
+    "half of the values noise": edits.half_noise,
+    "3-bit rounding": edits.three_bits,
+    "clipped at 1.2 σ": edits.clipped,
+    "a quarter from the start": edits.quarter,
+}
+NEW: Final[dict[str, Callable[[World], None]]] = {
+    "flipped exponent bit": edits.bit,
+    "transposed": edits.transposed,
     "η × 10 for a matrix": lambda world: factor_one(world, 10.0, *MATRICES),
     "momentum × 100": _momentum,
-    "rows zeroed": _rows_zeroed,
-    "feed-forward re-initialised": _reset_forward,
+    "rows zeroed": edits.rows_zeroed,
+    "feed-forward re-initialised": edits.reset_forward,
     "stale weights": _stale,
     "another layer's weights": _other_layer,
-    "cast to fp8": _cast,
-    "NaN in a matrix": _nan,
+    "cast to fp8": edits.cast,
+    "NaN in a matrix": edits.nan,
     "dead layer": _dead,
-    "noise added": _noise,
-    "summed over ranks": _summed,
+    "noise added": edits.noise,
+    "summed over ranks": edits.summed,
     "embedding corrupted": _embedding,
-    "matrix halved": _halved,
-    "half of the columns × 3": _columns,
+    "matrix halved": edits.halved,
+    "half of the columns × 3": edits.columns,
     "decay with the wrong sign": lambda world: decay(world, -10.0),
     "one step at η × 100": lambda world: _one_step(world, 100.0),
     "second moment lost": second_moment,
-    "4-bit rounding": _four_bits,
-    "adapter merged twice": _merged,
-    "clamped": _clamped,
-    "uniform instead of normal": _uniform,
+    "4-bit rounding": edits.four_bits,
+    "adapter merged twice": edits.merged,
+    "clamped": edits.clamped,
+    "uniform instead of normal": edits.uniform,
     "η is 0": lambda world: factor_all(world, 0.0),
     "scrambled tokens": _scrambled,
-    "wrong shard": _shard,
-    "signs flipped": _signs,
-    "rows permuted": _permuted,
-    "sparsified": _sparse,
-    "outliers in a matrix": _outliers,
+    "wrong shard": edits.shard,
+    "signs flipped": edits.signs,
+    "rows permuted": edits.permuted,
+    "sparsified": edits.sparse,
+    "outliers in a matrix": edits.outliers,
 }
+LAST: Final[dict[str, Callable[[World], None]]] = {
+    "rows × 2": edits.rows_doubled,
+    "a third from the start": edits.third,
+    "weights dropped out": edits.dropped,
+    "ternary": edits.ternary,
+    "one row × 100": edits.row,
+    "powers of 1.4": edits.power,
+    "matrix × 0.7": edits.smaller_a_bit,
+    "merged with another layer": _mixed,
+    "gradient upside down": _ascending,
+    "one gradient × 1000": _spike,
+}
+FAULTS: Final[dict[str, Callable[[World], None]]] = OLD | OLD_TOO | NEW | LAST

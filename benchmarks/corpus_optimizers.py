@@ -124,6 +124,57 @@ class AdEMAMix(torch.optim.Optimizer):
                 p.sub_(group["lr"] * (u + group["weight_decay"] * p))
 
 
+class LAMB(torch.optim.Optimizer):
+    """Y. You et al., "Large batch optimization for deep learning" (2019): steps of Adam, as long as each weight's norm."""
+
+    def __init__(self, params: Any, lr: float, weight_decay: float) -> None:
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "betas": (0.9, 0.999), "eps": 1e-6})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            beta1, beta2 = group["betas"]
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state[p]
+                m, v = (state.setdefault(name, torch.zeros_like(p)) for name in ("exp_avg", "exp_avg_sq"))
+                state["step"] = state.get("step", 0) + 1
+                m.lerp_(p.grad, 1 - beta1)
+                v.lerp_(p.grad**2, 1 - beta2)
+                u = (m / (1 - beta1 ** state["step"])) / ((v / (1 - beta2 ** state["step"])).sqrt() + group["eps"])
+                u = u + group["weight_decay"] * p
+                norms = float(p.norm()), float(u.norm())
+                p.sub_(group["lr"] * (norms[0] / norms[1] if min(norms) > 0 else 1.0) * u)
+
+
+class Adan(torch.optim.Optimizer):
+    """X. Xie et al., "Adan: adaptive Nesterov momentum" (2022), with the decay that it divides by."""
+
+    def __init__(self, params: Any, lr: float, weight_decay: float) -> None:
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "betas": (0.98, 0.92, 0.99), "eps": 1e-8})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            rates = [1 - beta for beta in group["betas"]]
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state, g = self.state[p], p.grad
+                before = state.get("before", g)
+                m, v, n = (
+                    state.setdefault(name, torch.zeros_like(p)) for name in ("exp_avg", "exp_avg_diff", "exp_avg_sq")
+                )
+                m.lerp_(g, rates[0])
+                v.lerp_(g - before, rates[1])
+                n.lerp_((g + (1 - rates[1]) * (g - before)) ** 2, rates[2])
+                state["before"], state["step"] = g.clone(), state.get("step", 0) + 1
+                first, second, third = (1 - (1 - r) ** state["step"] for r in rates)
+                u = (m / first + (1 - rates[1]) * v / second) / ((n / third).sqrt() + group["eps"])
+                p.sub_(group["lr"] * u).div_(1 + group["lr"] * group["weight_decay"])
+
+
 def _is_hidden(name: str, p: Tensor) -> bool:
     return p.dim() == 2 and not re.search(r"embed|head|wte|wpe|shared|vocab|lora_", name)
 
@@ -185,6 +236,12 @@ MADE: Final[dict[str, Callable[[list[dict[str, Any]], dict[str, Any]], torch.opt
     "sgd": lambda groups, given: torch.optim.SGD(
         [{**g, "weight_decay": 1e-4} for g in groups], lr=given["lr"], momentum=0.9
     ),
+    "nesterov": lambda groups, given: torch.optim.SGD(
+        [{**g, "weight_decay": 5e-4} for g in groups], lr=given["lr"], momentum=0.9, nesterov=True
+    ),
+    "plain sgd": lambda groups, given: torch.optim.SGD([{**g, "weight_decay": 0.0} for g in groups], lr=given["lr"]),
+    "lamb": lambda groups, given: LAMB(groups, **given),
+    "adan": lambda groups, given: Adan(groups, **given),
     "rmsprop": lambda groups, given: torch.optim.RMSprop([{**g, "weight_decay": 0.0} for g in groups], lr=given["lr"]),
     "adagrad": lambda groups, given: torch.optim.Adagrad([{**g, "weight_decay": 0.0} for g in groups], lr=given["lr"]),
 }
@@ -210,6 +267,12 @@ def rate(schedule: str, step: int, steps: int, warmup: int) -> float:
         "inverse root": lambda: math.sqrt(warmup / step),
         "drops": lambda: 1.0 if phase < 0.4 else 0.1 if phase < 0.75 else 0.01,
         "cyclic": lambda: 0.1 + 0.9 * abs(1.0 - 2.0 * (4 * phase % 1.0)),
+        "one cycle": lambda: 1e-4 + 0.5 * (1 + math.cos(math.pi * phase)),
+        "stable, then root": lambda: 1.0 if phase < 0.7 else 1.0 - math.sqrt((phase - 0.7) / 0.3),
+        "exponential": lambda: math.exp(-3.0 * phase),
+        "halvings": lambda: 0.5 ** math.floor(5 * phase),
+        "square": lambda: (1.0 - phase) ** 2,
+        "stairs": lambda: (1 + math.floor(3 * phase)) / 3,
         "jump": lambda: 0.25 if phase < 0.5 else 1.0,
         "re-warmed": lambda: 0.5 * (1 + math.cos(math.pi * 2 * phase)) if phase < 0.5 else min(1.0, 8 * (phase - 0.5)),
     }[schedule]()
