@@ -227,7 +227,7 @@ def _published_run(name: str, steps: dict[int, dict[str, tuple[float, float]]], 
         unknown = np.full(len(k), math.nan)
         columns = {c: tuple(v if math.isfinite(v) else None for v in given.get(c, unknown).tolist()) for c in READ}
         samples.append(RecordedSnapshot(step, 0.0, components, columns))
-    return Run({"folder": f"published/{name}", "group": "evaluation", "family": "published"}, tuple(samples), ())
+    return Run({"folder": f"published/{name}", "family": "published"}, tuple(samples), ())
 
 
 def _component(matrix: str) -> Component:
@@ -253,10 +253,9 @@ def _component(matrix: str) -> Component:
     return Component(matrix, kind, block, None, False, shape, torch.float32, True, matrix, tower="layers")
 
 
-def runs(root: Path, group: str | None = None) -> Iterator[Run]:
+def runs(root: Path) -> Iterator[Run]:
     """The runs of a corpus that are there; faulty ones with their twin."""
     for case in sorted(root.glob("*/case.json")):
         run = load(root, case.parent.name)
-        finished = run.entry["fault"] is None or (root / run.entry["twin"] / "case.json").exists()
-        if finished and group in (None, run.entry["group"]):
+        if run.entry["fault"] is None or (root / run.entry["twin"] / "case.json").exists():
             yield run
