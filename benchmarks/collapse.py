@@ -49,6 +49,20 @@ def again() -> list[Training]:
     return [Training(arch, seed, fault) for arch in AGAIN for seed in AGAIN_SEEDS for fault in FAULTS]
 
 
+def others() -> list[Training]:
+    """Three architectures with other optimizers, and with a rate that is too high for all matrices."""
+    found = []
+    for fault in ("none", "x30", "late x30", "late x10", "ramp"):
+        for arch in ("gpt2", "vit", "t5"):
+            found += [
+                Training(arch, 1, fault, 2e-4, optimizer="lion"),
+                Training(arch, 1, fault, 2e-3, optimizer="muon"),
+            ]
+            found += [Training(arch, 1, fault, 3e-2, optimizer="sgd")] if fault != "x30" else []
+            found += [Training(arch, 1, f"all {fault}")] if fault in ("x30", "late x30", "ramp") else []
+    return found
+
+
 def gone(folder: Path) -> int | None:
     """The step at which the entropy of an attention is below a tenth of its start and, in the healthy twin, is not then."""
     outcome = json.loads((folder / "outcome.json").read_text())
@@ -79,6 +93,7 @@ def main() -> None:
     )
     parser.add_argument("--newest", action="store_true", help="three architectures with three seeds")
     parser.add_argument("--again", action="store_true", help="fifteen architectures with two more seeds, ramps too")
+    parser.add_argument("--others", action="store_true", help="other optimizers, and rates that are too high for all")
     parser.add_argument("--only-existing", action="store_true", help="judge the trainings that are there")
     options = parser.parse_args()
     counted: Counter[tuple[str, int, str]] = Counter()
@@ -90,6 +105,7 @@ def main() -> None:
         ]
     else:
         wanted = newest() if options.newest else again() if options.again else trainings(architectures)
+        wanted = others() if options.others else wanted
         folders = [train(training, options.folder) for training in wanted]
     for folder in sorted(folders):
         outcome = json.loads((folder / "outcome.json").read_text())
