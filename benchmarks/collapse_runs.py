@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import transformers
 from collapse_models import OWN
-from corpus_optimizers import Lion
+from corpus_optimizers import Lion, Muon, is_hidden
 from torch import nn
 
 from weibull_monitor import WeibullMonitor
@@ -33,11 +33,12 @@ class Training:
     Attributes:
         arch: One of `ARCHITECTURES`.
         seed: Chooses weights, data and, where the fault comes late, its step.
-        fault: ``none``; ``x10``, ``x30`` from the start; ``late x10``, ``late x30``; ``ramp``, 2 % more at each step.
+        fault: ``none``; ``x10``, ``x30`` from the start; ``late x10``, ``late x30``; ``ramp``, 2 % more at each step; with
+            ``all`` before it, for all matrices.
         eta: Highest η of all other matrices.
         warmup: Steps of rising η.
         init: ``own``, ``uniform`` (PyTorch's default) or ``trained`` (goes on from a training of its own).
-        optimizer: ``adamw``, ``lion`` or ``sgd``.
+        optimizer: ``adamw``, ``lion``, ``sgd`` or ``muon`` (with AdamW for what is not a matrix of a block).
         schedule: ``cosine`` or ``constant``.
     """
 
@@ -294,7 +295,7 @@ def onset(training: Training) -> int:
 
 def factor(training: Training, step: int) -> float:
     """By how much the rate of q and k is too high at a step."""
-    if training.fault == "ramp":
+    if training.fault.endswith("ramp"):
         return 1.02 ** max(0, step - 100)
     if training.fault == "none" or step <= onset(training):
         return 1.0
@@ -314,10 +315,16 @@ def train(training: Training, place: Path) -> Path:
     chosen = {name for name, kind in kinds.items() if kind in ("selection", "mixed") or re.search(r"\bWqkv\b", name)}
     q = [p for name, p in model.named_parameters() if name in chosen]
     rest = [p for name, p in model.named_parameters() if name not in chosen]
-    groups, eta = [{"params": q}, {"params": rest}], training.eta
+    groups: list[dict[str, Any]] = [{"params": q}, {"params": rest}]
+    eta = training.eta
     optimizer: torch.optim.Optimizer
     if training.optimizer == "lion":
         optimizer = Lion(groups, lr=eta, weight_decay=0.1)
+    elif training.optimizer == "muon":
+        hidden = [p for name, p in model.named_parameters() if name not in chosen and is_hidden(name, p)]
+        other = [p for name, p in model.named_parameters() if name not in chosen and not is_hidden(name, p)]
+        groups = [{"params": q}, {"params": hidden}, {"params": other, "use_muon": False}]
+        optimizer = Muon(groups, lr=eta, weight_decay=0.1)
     elif training.optimizer == "sgd":
         optimizer = torch.optim.SGD(groups, lr=eta, momentum=0.9)
     else:
@@ -333,8 +340,9 @@ def train(training: Training, place: Path) -> Path:
         every_n_steps=lambda s: s % EVERY == 0 or s in (1, 2, 4, 8, 16, 32, 64),
     )
     for step in range(1, STEPS + 1):
-        for group, more in zip(optimizer.param_groups, (factor(training, step), 1.0), strict=True):
-            group["lr"] = eta * rate(training, step) * more
+        for i, group in enumerate(optimizer.param_groups):
+            wrong = i == 0 or training.fault.startswith("all")
+            group["lr"] = eta * rate(training, step) * (factor(training, step) if wrong else 1.0)
         loss = model(**batch_of(training.arch, generator)).loss
         losses.append(loss.item())
         optimizer.zero_grad()

@@ -175,7 +175,8 @@ class Adan(torch.optim.Optimizer):
                 p.sub_(group["lr"] * u).div_(1 + group["lr"] * group["weight_decay"])
 
 
-def _is_hidden(name: str, p: Tensor) -> bool:
+def is_hidden(name: str, p: Tensor) -> bool:
+    """Whether Muon steps a parameter: a matrix of a block."""
     return p.dim() == 2 and not re.search(r"embed|head|wte|wpe|shared|vocab|lora_", name)
 
 
@@ -207,7 +208,7 @@ def make(name: str, model: nn.Module, eta: float, weight_decay: float, layout: s
     given: dict[str, Any] = {"lr": eta, "weight_decay": weight_decay}
     if name in ("muon", "moonlight"):
         trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-        hidden, rest = [p for n, p in trained if _is_hidden(n, p)], [p for n, p in trained if not _is_hidden(n, p)]
+        hidden, rest = [p for n, p in trained if is_hidden(n, p)], [p for n, p in trained if not is_hidden(n, p)]
         if name == "muon":
             return [torch.optim.Muon(hidden, lr=eta * 5, weight_decay=weight_decay), torch.optim.AdamW(rest, **given)]
         return [Muon([{"params": hidden}, {"params": rest, "use_muon": False}], **given)]

@@ -61,21 +61,31 @@ def load(root: Path, folder: str) -> Run:
 def sampled_every(samples: Sequence[RecordedSnapshot], every: int) -> list[RecordedSnapshot]:
     """The samples that the monitor would have taken with ``every_n_steps=every``, of those of a multiple of it.
 
-    Among them are the denser ones that follow a jump of η by default, where they were recorded: every 10 steps in the corpus, so
-    all of them at a cadence of 100, and every other one at 50.
+    Among them are the denser ones that follow a jump of η or unfreezing by default, where they were recorded: every 10 steps in
+    the corpus, so all of them at a cadence of 100, and every other one at 50.
 
     η, λ_wd and the bound belong to the step of the sample, and Σ η is counted from the baseline: what an interval has spent
     is the difference of two samples, whichever are left out.
     """
     due, denser, rates = Schedule(every), Denser(every), RateWatch()
-    follows = every >= FROM
+    trained: set[str] | None = None
     chosen = []
     for s in samples:
-        extra = follows and s.step > 0 and denser.asks(s.step)
-        extra = extra and denser.takes(s.step, rates.jumped(s.step, s.columns["eta"]))
+        extra = False
+        if every >= FROM and s.step > 0 and denser.asks(s.step):
+            now = {c.name for c in s.components if c.trainable}
+            happened = rates.jumped(s.step, s.columns["eta"]) or (trained is not None and not now <= trained)
+            trained = now | (trained or set())
+            extra = denser.takes(s.step, happened)
         if s.step == 0 or extra or due(s.step) or s is samples[-1]:
             chosen.append(s)
     return chosen
+
+
+def regular(samples: Sequence[RecordedSnapshot], every: int) -> list[RecordedSnapshot]:
+    """The samples at a cadence without those that follow events."""
+    due = Schedule(every)
+    return [s for s in samples if s.step == 0 or due(s.step) or s is samples[-1]]
 
 
 def grave(alerts: Sequence[Alert]) -> list[Alert]:
@@ -90,14 +100,14 @@ def judged(run: Run, every: int, settings: AlertSettings) -> tuple[list[Alert], 
 
 
 def visibility(run: Run, twin: Run, every: int) -> float:
-    """By how many of its own steps a fault has changed a distribution, at the second sample after it at the latest.
+    """By how many of its own steps a fault has changed a distribution, at the second regular sample after it at the latest.
 
     The change is the difference from the healthy twin at the same step, of k, ln λ, ln RMS and R², in the struck matrices (all if
     none was chosen). A step is the root mean square of the twin's movements between two samples up to then, of the
     last eight, and of the standard error of the fit. Infinite where Inf, NaN or zeros appear.
     """
     struck = int(run.entry["struck"])
-    mine, its = (sampled_every(r.samples, every) for r in (run, twin))
+    mine, its = (regular(r.samples, every) for r in (run, twin))
     later = [s for s in mine if s.step > struck][:2]
     by_step = {s.step: s for s in its}
     past = [s for s in its if s.step <= (later[-1].step if later else 0)]
@@ -154,7 +164,7 @@ class Judged:
     """What was made of one fault at one cadence.
 
     Attributes:
-        within: Samples after the fault until an alert; None if there was none in two.
+        within: Regular samples after the fault until an alert; None if there was none in two.
         first: Whether the worst matrix of the first alert is a struck one; None if the fault is not in particular matrices, or if
             NaN has spread to most of them by then.
         rules: Rules of the alerts within two samples.
@@ -172,8 +182,8 @@ class Judged:
 def judge(run: Run, twin: Run, every: int, settings: AlertSettings) -> Judged:
     alerts, samples = judged(run, every, settings)
     struck, wanted = int(run.entry["struck"]), set(run.entry["victims"])
-    later = [s.step for s in samples if s.step > struck]
-    soon = [a for a in alerts if a.step in later[:2]]
+    later = [s.step for s in regular(run.samples, every) if s.step > struck][:2]
+    soon = [a for a in alerts if later and struck < a.step <= later[-1]]  # denser samples may come before
     first = None
     at_once = [a for a in soon if a.step == soon[0].step]
     everywhere = any(
@@ -182,7 +192,7 @@ def judge(run: Run, twin: Run, every: int, settings: AlertSettings) -> Judged:
     if wanted and soon and not everywhere:
         first = any(a.finding.component in wanted for a in at_once)
     return Judged(
-        within=later.index(soon[0].step) + 1 if soon else None,
+        within=1 + (soon[0].step > later[0]) if soon else None,
         first=first,
         rules=tuple(dict.fromkeys(a.finding.rule for a in soon)),
         visible=visibility(run, twin, every),

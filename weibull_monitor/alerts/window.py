@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -34,7 +35,10 @@ SHAPES: Final = ("log lambda", "k", "r2")
 CAPACITY: Final = 32
 """Number of samples kept. 2,000 components take 14 MB."""
 MAX_ETA_GROWTH: Final = 2.0
-"""η may double from sample to sample, as in a warm-up. Above twice the highest η before, it excuses no larger movement."""
+"""η may double from sample to sample, as in a warm-up. Above twice the highest η before, it excuses no larger movement. Where
+samples are denser for a while, it may double in the time between the others, so that a jump is not forgotten sooner."""
+EARLY: Final = 64
+"""Up to this step, samples are denser than later anyway."""
 JUMP: Final = 1.5
 """After the warm-up, a mean η of an interval this many times as high as everything before is a jump."""
 FIRST_STEPS: Final = 10
@@ -75,7 +79,7 @@ class SampleWindow:
         pairs: Which W_q meets which W_k.
         baseline: The columns of the sample at step 0, each of shape (components,); NaN if there was none.
         peak: Highest η of each component before the latest sample, shape (components,); 0 before the first. A jump raises it
-            by a factor of two per sample at most.
+            by a factor of two per sample at most, and less where samples are denser than before.
         settled: Whether the warm-up of each component's η ended before the latest sample, shape (components,).
         plateau: η of each component when its warm-up ended, shape (components,); NaN before.
         steps: Optimizer steps of the samples kept, the latest last.
@@ -269,7 +273,7 @@ class SampleWindow:
         with quiet():
             if known:
                 eta = or_zero(buffer["eta"][last])
-                most = np.where(self.peak > 0, MAX_ETA_GROWTH * self.peak, np.inf)
+                most = np.where(self.peak > 0, MAX_ETA_GROWTH ** self._share() * self.peak, np.inf)
                 self.settled = self.settled | (eta <= SETTLED_TOLERANCE * self.peak) & (eta > 0) & (self.samples > 5)
                 self.peak = np.maximum(self.peak, np.minimum(eta, most))
                 self.plateau = np.where(self.settled & np.isnan(self.plateau), self.peak, self.plateau)
@@ -286,6 +290,11 @@ class SampleWindow:
             buffer["budget"][now] = budget * np.exp(-2.0 * spent) + or_zero(2.0 * mean * mean * steps)
             buffer["decay"][now] = decay + spent
             self._note_movement(known, steps, spent)
+
+    def _share(self) -> float:
+        """Length of the interval before the last one, as a share of the longest up to then."""
+        lengths = [b - a for a, b in pairwise(self.steps[:-1])]
+        return lengths[-1] / max(lengths) if lengths and self.steps[-2] > EARLY else 1.0
 
     def _note_movement(self, known: bool, steps: float, spent: Floats) -> None:
         """Keeps how far the columns `SHAPES` have moved, as it is and over the root of the work, and the model's speed."""

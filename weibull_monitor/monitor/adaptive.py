@@ -8,6 +8,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from weibull_monitor.errors import Guard
 from weibull_monitor.model.sharding import Ranks
 from weibull_monitor.monitor.events import Denser, Rates, RateWatch
 from weibull_monitor.monitor.schedule import Schedule
@@ -33,6 +34,7 @@ class Adaptive:
     Args:
         every: Number of optimizer steps between regular samples.
         model: The model.
+        guard: Reports problems once: what goes wrong on one rank must not keep it from agreeing with the others.
         ranks: The processes that measure together; None for this one alone.
         alerts: Whether to follow alerts and resumptions as well.
 
@@ -41,22 +43,25 @@ class Adaptive:
         alerts: As given.
     """
 
-    def __init__(self, every: Any, model: nn.Module, ranks: Ranks | None = None, alerts: bool = False) -> None:
-        self._denser, self._rates, self._ranks, self.alerts = Denser(every), RateWatch(returns=alerts), ranks, alerts
+    def __init__(self, every: Any, model: nn.Module, guard: Guard, ranks: Ranks | None, alerts: bool) -> None:
+        self._denser, self._rates = Denser(every), RateWatch(returns=alerts)
+        self._guard, self._ranks, self.alerts = guard, ranks, alerts
         self.every, self._regular = self._denser.every, Schedule(every).every
         self._model, self._frozen, self._thawed = model, list[nn.Parameter](), set[int]()
         self._looked = self._event = False
         self._raised = 0
 
     @classmethod
-    def of(cls, wanted: bool | None, schedule: Any, model: nn.Module, ranks: Ranks | None) -> Adaptive | None:
+    def of(
+        cls, wanted: bool | None, schedule: Any, model: nn.Module, guard: Guard, ranks: Ranks | None
+    ) -> Adaptive | None:
         """For the option ``adaptive``; None if nothing is followed.
 
         By default that is so on several processes, which would have to agree, and with a function as schedule.
         """
         if wanted is None and (ranks is not None or not isinstance(schedule, Schedule) or schedule.every < FROM):
             return None
-        return None if wanted is False else cls(schedule.every, model, ranks, alerts=wanted is True)
+        return None if wanted is False else cls(schedule.every, model, guard, ranks, alerts=wanted is True)
 
     def asks(self, step: int) -> bool:
         """Whether it has to be asked about a step: with ``alerts``, samples queued before must have been judged by then."""
@@ -70,12 +75,7 @@ class Adaptive:
             optimizers: The optimizers, after that step and before their schedulers.
             raised: Number of alerts that were raised so far; on the main process, and 0 on the others.
         """
-        happened = self._rates.jumped(step, rates_of(optimizers)) | self._unfrozen()
-        if not self._looked or step % self._regular == 0:  # going through a model takes longer than a question may
-            self._look()
-        if self.alerts:
-            happened |= self._event | (raised > self._raised)
-            self._raised, self._event = raised, False
+        happened = bool(self._guard("looking for events", self._has_happened, step, optimizers, raised))
         if self._ranks is not None:
             votes = torch.tensor([int(happened)], device=self._ranks.device)
             happened = int(self._ranks.sum_(votes).item()) > 0
@@ -95,6 +95,15 @@ class Adaptive:
         self._denser.resume(known)
         self._rates.resume(known)
         self._event = self.alerts
+
+    def _has_happened(self, step: int, optimizers: Sequence[Any], raised: int) -> bool:
+        happened = self._unfrozen() | self._rates.jumped(step, rates_of(optimizers))
+        if not self._looked or step % self._regular == 0:  # going through a model takes longer than a question may
+            self._look()
+        if self.alerts:
+            happened |= self._event | (raised > self._raised)
+            self._raised, self._event = raised, False
+        return happened
 
     def _unfrozen(self) -> bool:
         """Whether a parameter that was frozen needs a gradient now. Those of a GAN, which come and go, count once."""

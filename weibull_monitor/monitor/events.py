@@ -28,6 +28,8 @@ JUMP: Final = 1.5
 """Factor by which η must exceed what a warm-up would make of it, to be a jump."""
 LOOKED_BACK: Final = 10
 """Questions that growth is looked at over: one interval between regular samples."""
+KEPT: Final = 256
+"""Rates that are saved in a checkpoint, at most."""
 ROUNDING: Final = 1.0 + 1e-6
 """What growth in proportion to the step may differ by."""
 
@@ -104,8 +106,9 @@ class RateWatch:
         return False
 
     def state(self) -> dict[str, Any]:
-        """What a resumed run needs, as JSON can hold it."""
-        return {"rates": [[step, list(rates)] for step, rates in self._seen], "highest": self._highest}
+        """What a resumed run needs, as JSON can hold it; the latest questions alone where there are many groups."""
+        kept = list(self._seen)[-max(1, KEPT // max(1, len(self._highest))) :]
+        return {"rates": [[step, list(rates)] for step, rates in kept], "highest": self._highest}
 
     def resume(self, state: Mapping[str, Any]) -> None:
         """Continues from `state`; from nothing, if it does not have that form."""

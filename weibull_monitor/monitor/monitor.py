@@ -123,7 +123,7 @@ class WeibullMonitor(Shown, OptimizerFollower):
         )
         self._sampler.name = given.name
         self._last_step = LastStep(self._reader, self._ranks)
-        self._adaptive = Adaptive.of(given.adaptive, given.schedule, model, self._ranks)
+        self._adaptive = Adaptive.of(given.adaptive, given.schedule, model, self._guard, self._ranks)
         self._join = JoinWatch(model)
         self._step, self._sampled = 0, -1
         self._baseline: dict[str, Reference] = {}
