@@ -34,10 +34,10 @@ EXITS = """
 |---|---|
 | 0 | done |
 | 1 | failed; one line on standard error says why, and what to do |
-| 2 | wrong command line; standard error says what is wrong, and names the help |
-| 130 | interrupted by Ctrl-C; no file is half written |
+| 2 | wrong command line; standard error says what is wrong, and how to get help |
+| 130 | interrupted by Ctrl-C; no file is left half written |
 
-Only results go to standard output, so they can be piped. `--help`, `--version`, `completion` and the commands that only read
+Only results go to standard output, so you can pipe them. `--help`, `--version`, `completion` and the commands that only read
 histories (`alerts`, `compare`, `report`, `sweep`, `watch`) do not import torch.
 """
 
