@@ -67,26 +67,27 @@ HEADER = """\
 
 # Are the kinds right?
 
-The kinds of every attention and feed-forward matrix, in small models of other code bases and of every model type of transformers, are
-compared with labels that were made independently: by hand from the code of the code bases, and by effect for transformers. The labels use
-neither the table of names nor the followed forward pass of this package ([how kinds are found](concepts/kinds.md)).
+The kinds of every attention and feed-forward matrix, in small models of other code bases and of every model type of
+transformers, are compared with labels that were made independently: by hand from the code of the code bases, and by effect for
+transformers. The labels use neither the table of names nor the followed forward pass of this package ([how kinds are
+found](concepts/kinds.md)).
 
 ```
 python benchmarks/kinds.py --foreign DIR --into types.jsonl --keep kept.json --markdown docs/kinds.md
 ```
 
-DIR holds the checkouts; packages are those that are installed. Results are kept in the two files, so that an interrupted run can be
-continued. Not all model types are judged again after each change of this package.
+DIR holds the checkouts; packages are those that are installed. Results are kept in the two files, so that an interrupted run
+can be continued. Not all model types are judged again after each change of this package.
 
 - A fused matrix counts as the matrices that it holds, and is right if each of them has exactly its rows.
 - *heads*: how many matrices were cut into the right heads, of those whose number of heads is known.
 - *by use*, *by name*: whether a kind was found by the forward pass or by names.
 - *seconds*: the time to find the kinds, on two cores that had other work, without a GPU.
 
-**Labels by effect** come from real numbers. The model is run without its norms, and every product is cut off from those around it. Then
-derivatives show what each product does: along which operand of the scores the softmax goes, what its weights multiply, in which product the
-next input is nonlinear and in which it is linear. A matrix without such an effect has no label and is not judged. By effect, a network over
-positions looks like one over features; here it is called a `mixer`.
+**Labels by effect** come from real numbers. The model is run without its norms, and every product is cut off from those around
+it. Then derivatives show what each product does: along which operand of the scores the softmax goes, what its weights multiply,
+in which product the next input is nonlinear and in which it is linear. A matrix without such an effect has no label and is not
+judged. By effect, a network over positions looks like one over features; here it is called a `mixer`.
 
 | code base | version | models | matrices | right | other | wrong | heads | by use | by name | seconds |
 |---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|

@@ -14,8 +14,8 @@ def add(commands: Commands) -> None:
         "compare",
         _execute,
         help="compare a run with published models",
-        description="Compares k of a run with published models. For each kind it prints the published range, a verdict, the drift "
-        "and its severity; then the nearest models. docs/published.md explains the terms.",
+        description="Compares k of a run with published models. For each kind it prints the published range, a verdict, the "
+        "drift and its severity; then the nearest models. docs/published.md explains the terms.",
         examples=[
             ("runs/x", "the last sample of a run"),
             ("runs/x --step 500 --list", "an earlier sample, with every matrix by name"),

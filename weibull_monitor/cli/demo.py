@@ -23,9 +23,9 @@ def add(commands: Commands) -> None:
         "demo",
         _execute,
         help="train a small model, break a layer, and see the alert",
-        description="Trains a transformer of 0.9 million parameters on the sources of Python's standard library, on the CPU, with "
-        "a monitor. After two thirds of the steps one matrix is multiplied by 4. The loss does not show it, but the monitor does. "
-        "It needs no data, no network and no other library, and takes about half a minute.",
+        description="Trains a transformer of 0.9 million parameters on the sources of Python's standard library, on the CPU, "
+        "with a monitor. After two thirds of the steps one matrix is multiplied by 4. The loss does not show it, but the monitor "
+        "does. It needs no data, no network and no other library, and takes about half a minute.",
         examples=[
             ("", "write the run to runs/demo"),
             ("--healthy", "break nothing"),

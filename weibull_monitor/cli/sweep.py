@@ -23,7 +23,8 @@ def add(commands: Commands) -> None:
         "sweep",
         _execute,
         help="compare λ of several runs with √(η/λ_wd)",
-        description="Compares λ at the end of several runs with √(η/λ_wd), and with the effective value that includes the schedule.",
+        description="Compares λ at the end of several runs with √(η/λ_wd), and with the effective value that includes the "
+        "schedule.",
         examples=[
             ("runs/*", "a table of all runs"),
             ("runs/* --plot sweep.png --kind ffn_down", "with a picture of one kind"),
