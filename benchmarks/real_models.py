@@ -137,7 +137,7 @@ def section(model: RealModel, folder: Path) -> tuple[str, list[str]]:
         words,
         moved,
     ]
-    return f"## {name}\n\n{model.what[0].upper()}{model.what[1:]} (`{model.package}`).\n\n```\n{text}\n```\n", row
+    return f"## {name}\n\n{model.what[0].upper()}{model.what[1:]} (`{model.package}`).\n\n```text\n{text}\n```\n", row
 
 
 HEAD = """# What a scan says of real models
