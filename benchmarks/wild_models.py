@@ -5,7 +5,7 @@
     python benchmarks/wild_models.py --page docs/wild-models.md   # the page on what --into holds
 
 Each model is built from its default configuration, made small: widths divided, two blocks, four experts. It is never called: a
-`WeibullMonitor` is attached with AdamW, and takes three steps with made gradients. Nothing is downloaded.
+`WeibullMonitor` is attached with AdamW, and takes three steps with random gradients. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ def materialise(model: nn.Module) -> None:
 
 
 def measure(model: nn.Module, directory: Path, steps: int = 3) -> Measured:
-    """Takes some steps with made gradients under a monitor, and compares the last sample with the exact sort."""
+    """Takes some steps with random gradients under a monitor, and compares the last sample with the exact sort."""
     generator = torch.Generator().manual_seed(1)
     moving = [p for p in model.parameters() if p.requires_grad and p.is_floating_point()]
     optimizer = torch.optim.AdamW(moving, lr=1e-3) if moving else None
@@ -298,20 +298,20 @@ def page(lines: Sequence[str], types: int) -> str:
         "# Every model type of transformers, measured",
         "",
         "Made by `python benchmarks/wild_models.py` and `--page docs/wild-models.md`. Each model type is built small from its",
-        "default configuration, and a monitor follows three steps of AdamW with made gradients. Every fit, heads and experts",
-        "included, is held against the sort of all values in float64. A difference of 1e-4 is allowed in k and in λ (relative)",
-        "for 65,536 values and more; for n values, fewer than that, 65,536/n times as much.",
+        "default configuration, and a monitor follows three steps of AdamW with random gradients. Every fit, also of single",
+        "heads and experts, is compared with the sort of all values in float64. The allowed difference in k, and in λ",
+        "(relative), is 1e-4 for 65,536 values and more. For n values, fewer than that, it is 65,536/n times as much.",
         "",
         f"- transformers {importlib.metadata.version('transformers')}; {len(rows)} of its {types} model types were tried.",
         f"- {len(measured)} were measured: {sum(int(match[1].replace(',', '')) for match in found):,} fits. The largest",
         f"  differences were {worst[0]:.2f} of what is allowed in k and {worst[1]:.2f} in λ.",
-        *(f"- {len(members)}: {outcome}." for outcome, members in by_outcome.items() if outcome != "measured"),
+        *(f"- {len(members)} {outcome.lower()}." for outcome, members in by_outcome.items() if outcome != "measured"),
     ]
     for outcome, members in by_outcome.items():
         if outcome != "measured":
-            out += ["", f"## {outcome}", "", "| model type | why |", "|---|---|"]
+            out += ["", f"## {outcome.capitalize()}", "", "| model type | why |", "|---|---|"]
             out += [f"| `{name}` | {details[:110].replace('|', '/').replace('`', '')} |" for name, details in members]
-    out += ["", "## measured", "", ", ".join(f"`{name}`" for name, _ in measured), ""]
+    out += ["", "## Measured", "", ", ".join(f"`{name}`" for name, _ in measured), ""]
     return "\n".join(out)
 
 

@@ -35,7 +35,7 @@ def trackers_of(args: TrainingArguments, guard: Guard) -> list[Tracker]:
             continue
         if (ours := named(name)) is None:
             guard.once(
-                f"report_to={name!r} is not served by weibull_monitor; pass trackers=[...] with {choices()}. "
+                f"weibull_monitor has no tracker for report_to={name!r}; pass trackers=[...] with {choices()}. "
                 "The history is written in any case."
             )
         elif tracker := guard(f"finding the run of report_to={name!r}", _tracker_of, ours, args):

@@ -242,7 +242,7 @@ def test_report_to_mlflow_and_trackio_and_what_is_not_served(
     )
     arguments.report_to = [*arguments.report_to, "codecarbon"]  # as if its own callback were there
     trainer.train()
-    assert caplog.text.count("report_to='codecarbon' is not served by weibull_monitor; pass trackers=[...]") == 1
+    assert caplog.text.count("weibull_monitor has no tracker for report_to='codecarbon'; pass trackers=[...]") == 1
     k = dict(read_history(tmp_path).series("self_attn.q_proj.weight"))
     assert list(k) == SAMPLED
     for curves in (

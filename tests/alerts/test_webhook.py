@@ -168,7 +168,7 @@ def test_the_address_stands_nowhere(caplog: pytest.LogCaptureFixture) -> None:
     webhook._url = f"http://hooks.example.com/{SECRET} with a blank"  # urllib's own error would repeat it
     webhook.send(ALERT)
     webhook.close(patience=20)
-    assert "did not take an alert" in caplog.text
+    assert "did not accept an alert" in caplog.text
     assert SECRET not in caplog.text
 
 

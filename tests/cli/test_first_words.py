@@ -80,9 +80,9 @@ def test_a_missing_extra_is_named_before_anything_is_read(
 
 def test_a_sweep_of_one_run_says_what_it_needs(one_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sweep", str(one_run)]) == 0
-    assert "This is one run, and one point cannot show a law: name several" in capsys.readouterr().out
+    assert "This is only one run, which cannot show a law: name several" in capsys.readouterr().out
     assert main(["sweep", str(one_run), str(one_run)]) == 0
-    assert "This is one run" not in capsys.readouterr().out
+    assert "This is only one run" not in capsys.readouterr().out
 
 
 def test_one_of_something_is_not_several(one_run: Path, capsys: pytest.CaptureFixture[str]) -> None:

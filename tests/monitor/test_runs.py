@@ -164,7 +164,7 @@ def test_two_models_of_one_run(tmp_path: Path) -> None:
         assert f"{name}/weibull_k/other" in curves
     assert all(key.partition("/")[2].startswith("weibull_") for _, metrics in shared.records for key in metrics)
     with pytest.raises(
-        FileNotFoundError, match=r"no single history .*: name one of .*weibull/student, .*weibull/teacher"
+        FileNotFoundError, match=r"there are several histories in .*: name one of .*weibull/student, .*weibull/teacher"
     ):
         read_history(tmp_path)
 

@@ -13,7 +13,7 @@ from .launch import launch
 def test_a_rank_that_cannot_look_at_its_parameters_joins_the_others(tmp_path: Path) -> None:
     main, *_, last = launch("runs:one_rank_fails", 4, tmp_path)
     assert main["steps"] == ["0", "1", "3", "4", "5"]
-    assert "1 of 4 ranks could not look at their parameters, and say why" in "".join(main["messages"])
+    assert "1 of 4 ranks could not list their parameters; their logs say why" in "".join(main["messages"])
     assert [m for m in last["messages"] if "sampling failed and is skipped (RuntimeError: out of memory, say)" in m]
     assert [m for m in last["messages"] if "this rank cannot list its matrices (RuntimeError: out of memory, say)" in m]
 

@@ -173,7 +173,7 @@ class Engine:
                     self._states[name].adopt(self._names)
                     broken.append(name)
         if broken:
-            raise ConfigurationError(f"the state of {', '.join(broken)} cannot be read; these rules begin anew")
+            raise ConfigurationError(f"the state of {', '.join(broken)} cannot be read; these rules start again")
 
     def _settings_of(self, rule: str) -> RuleSettings:
         settings: RuleSettings = getattr(self._settings, rule)

@@ -13,11 +13,11 @@ def add(commands: Commands) -> None:
         commands,
         "alerts",
         _execute,
-        help="the alerts of a recorded run, with other thresholds if you like",
-        description="Applies the alert rules to the history of a run and prints the alerts: the way to tune thresholds.",
+        help="the alerts of a recorded run, with the default or other thresholds",
+        description="Applies the alert rules to the history of a run and prints the alerts. Use it to choose thresholds.",
         examples=[
-            ("runs/x", "alerts by the default thresholds"),
-            ("runs/x --config thresholds.toml --severity warning", "alerts by other thresholds, from warnings on"),
+            ("runs/x", "alerts with the default thresholds"),
+            ("runs/x --config thresholds.toml --severity warning", "warnings and errors with other thresholds"),
             ("runs/x --recorded", "the alerts that were raised during the run"),
         ],
     )

@@ -102,13 +102,13 @@ def open_run(path: str | Path) -> History:
         raise ConfigurationError(f"{error}; name a directory that a monitored run has written to") from error
     except OSError as error:
         raise ConfigurationError(
-            f"{error.filename or path} cannot be read: {error.strerror}; name a file that can"
+            f"{error.filename or path} cannot be read: {error.strerror}; name another file"
         ) from error
     if not history.runs:
         raise ConfigurationError(f"{history.path} holds no run; name a history.jsonl that a monitored run has written")
     if not history.snapshots and history.runs[-1].trial:
         raise ConfigurationError(
-            f"{history.path} lists trials whose histories are not there; name the directory of one"
+            f"{history.path} lists trials, but their histories are missing; name the directory of one trial"
         )
     if not history.snapshots:
         raise ConfigurationError(

@@ -14,8 +14,8 @@ def add(commands: Commands) -> None:
         "compare",
         _execute,
         help="compare a run with published models",
-        description="Compares the shapes of a run with those of published models: for each kind the expected range, the drift "
-        "and its severity, and the nearest models. See docs/published.md for the terms.",
+        description="Compares k of a run with published models. For each kind it prints the published range, a verdict, the "
+        "drift and its severity; then the nearest models. docs/published.md explains the terms.",
         examples=[
             ("runs/x", "the last sample of a run"),
             ("runs/x --step 500 --list", "an earlier sample, with every matrix by name"),

@@ -19,8 +19,8 @@ def add(commands: Commands) -> None:
         commands,
         "completion",
         _execute,
-        help="the completion script of a shell",
-        description="Prints the script with which a shell completes commands, options and paths.",
+        help="print the completion script for a shell",
+        description="Prints a script that makes a shell complete commands, options and paths.",
         examples=[
             ("bash > ~/.local/share/bash-completion/completions/weibull-monitor", "bash, from the next shell on"),
             ("zsh > ~/.zfunc/_weibull-monitor", "zsh, with ~/.zfunc in fpath before compinit"),

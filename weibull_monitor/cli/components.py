@@ -18,20 +18,20 @@ def add(commands: Commands) -> None:
         "components",
         _execute,
         help="the weight matrices of a model and their kinds",
-        description="Prints the weight matrices of a model per kind, and which are not recognised and why. Reads no weights.",
+        description="Prints the weight matrices of a model by kind, and which are not recognised and why. No weights are read.",
         examples=[
             ("llama", "the default Llama of transformers"),
             ("path/to/checkpoint --list", "the model of a checkpoint, from its config.json, with every matrix by name"),
-            ("llama --why layers.0.self_attn.q_proj", "what the kind of one matrix rests on"),
+            ("llama --why layers.0.self_attn.q_proj", "why a matrix has its kind"),
             (r"my_model/config.json --kind 'my_mixer\.w=mixer'", "with a kind for matrices that are not recognised"),
         ],
     )
-    command.add_argument("source", help="a directory with a config.json, such a file, or a model type such as 'llama'")
+    command.add_argument("source", help="a config.json, a directory with one, or a model type such as 'llama'")
     command.add_argument("--list", action="store_true", help="also list every matrix by name")
     command.add_argument(
         "--why",
         metavar="NAME",
-        help="say of each matrix with NAME in its name what its kind rests on, and nothing else",
+        help="print only why each matrix with NAME in its name has its kind",
     )
     command.add_argument(
         "--resolution",

@@ -23,12 +23,12 @@ def add(commands: Commands) -> None:
         "demo",
         _execute,
         help="train a small model, break a layer, and see the alert",
-        description="Trains a transformer of 0.9 million parameters on Python's own library sources, on the CPU, with a monitor. "
-        "When two thirds of the steps are done, one matrix is multiplied by 4: the loss does not show it, the monitor does. "
-        "Needs no data, no network and no other library, and takes about half a minute.",
+        description="Trains a transformer of 0.9 million parameters on the sources of Python's standard library, on the CPU, "
+        "with a monitor. After two thirds of the steps one matrix is multiplied by 4. The loss does not show it, but the monitor "
+        "does. It needs no data, no network and no other library, and takes about half a minute.",
         examples=[
-            ("", "writes the run to runs/demo"),
-            ("--healthy", "breaks nothing"),
+            ("", "write the run to runs/demo"),
+            ("--healthy", "break nothing"),
             ("--output /tmp/demo --steps 600", "a longer run, elsewhere"),
         ],
     )

@@ -14,8 +14,8 @@ def add(commands: Commands) -> None:
         "paper",
         _execute,
         help="the numbers of the papers, computed and as published",
-        description="Prints every number of the papers that follows from the published tables: computed from these, beside the "
-        "number as published, with the statistic named.",
+        description="Prints every number of the papers that can be computed from the published tables, beside the published "
+        "number.",
         examples=[("", "all of them")],
     )
 

@@ -16,14 +16,15 @@ def add(commands: Commands) -> None:
         "report",
         _execute,
         help="a run, or several side by side, as one HTML page",
-        description="Writes one HTML file that needs no network: k over the steps with the published ranges, a heatmap by block "
-        "and kind, the scaling law and its forecast, the probability plot of every matrix, alerts, facts. With --serve the page "
-        "is served to this machine only and follows the run; Ctrl-C ends that, with exit code 0.",
+        description="Writes one HTML file that needs no network: alerts, k over the steps with the published ranges, a heatmap "
+        "by block and kind, the scaling law and its forecast, the probability plot of every matrix, and facts about the run. "
+        "With --serve the page is served to this machine only and follows the run; Ctrl-C ends that, with exit code 0. Needs "
+        "the extra 'report'.",
         examples=[
             ("runs/x", "write report.html"),
             ("runs/a runs/b runs/c -o three.html", "three runs side by side"),
-            ("runs/x --serve", "follow a run: at a free port of 127.0.0.1, which is printed"),
-            ("runs/x --serve 8000", "at a port of your choice"),
+            ("runs/x --serve", "follow a run; prints the address of the page"),
+            ("runs/x --serve 8000", "the same at a port of your choice"),
         ],
     )
     add_run(command, several=True)

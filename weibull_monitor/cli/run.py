@@ -23,10 +23,10 @@ def add(commands: Commands) -> None:
         commands,
         "run",
         _execute,
-        help="run a training program of others, such as trl, with a monitor",
-        description="Runs a program so that each Hugging Face Trainer and each Lightning Trainer that it makes, in any of its "
-        "Python processes, has a monitor with the options given here. The program becomes this process: its output, exit code "
-        "and signals are its own. The history is in the Trainer's output directory. See docs/zero-code.md.",
+        help="run a training program with a monitor, without changing its code",
+        description="Runs a program and gives each Hugging Face Trainer and each Lightning Trainer that it makes, in any of its "
+        "Python processes, a monitor with these options. The program replaces this process: its output, exit code and signals "
+        "are its own. The history is in the Trainer's output directory. See docs/zero-code.md.",
         examples=[
             ("-- trl sft --config sft.yaml", "TRL's command line"),
             ("--every-n-steps 50 -- accelerate launch train.py", "a sample every 50 steps, in each process"),
@@ -37,26 +37,30 @@ def add(commands: Commands) -> None:
     option("--every-n-steps", type=positive, metavar="N", help="optimizer steps between samples (default: 100)")
     option("--adaptive", action="store_true", default=None, help="take more samples after alerts")
     option("--output-dir", metavar="DIR", help="directory of the run (default: that of the Trainer)")
-    option("--name", help="name of the model, before all keys")
+    option("--name", help="name of the model, which all logged keys begin with")
     option("--trackers", metavar="NAME,…", help="trackers, such as tensorboard,wandb (default: those of the Trainer)")
     option("--pictures-every", type=int, metavar="N", help="samples between two heatmaps; 0 for none")
-    option("--detail", choices=("kind", "component"), help="component: also three metrics per matrix")
+    option("--detail", choices=("kind", "component"), help="component: also log three metrics for each matrix")
     add_kind(command)
     option("--include", action="append", metavar="PATTERN", help="only parameters that match; may be repeated")
     option("--exclude", action="append", metavar="PATTERN", help="leave out parameters that match; may be repeated")
-    option("--resolution", choices=("auto", "parameter", "matrix", "head"), help="what is measured of fused matrices")
-    option("--frozen", choices=("read", "once"), help="how often to read what needs no gradient (default: read)")
-    option("--forces", action="store_true", default=None, help="measure the forces on each matrix too (AdamW)")
-    option("--updates", action="store_true", default=None, help="fit the last update of each matrix too")
-    option("--alerts", metavar="FILE", help="a TOML file with thresholds; off for no alerts")
+    option(
+        "--resolution",
+        choices=("auto", "parameter", "matrix", "head"),
+        help="which parts of fused matrices are measured",
+    )
+    option("--frozen", choices=("read", "once"), help="how often frozen matrices are read (default: read)")
+    option("--forces", action="store_true", default=None, help="also measure the forces on each matrix (AdamW)")
+    option("--updates", action="store_true", default=None, help="also fit the last update of each matrix")
+    option("--alerts", metavar="FILE", help="a TOML file with alert thresholds, or off for no alerts")
     option("--webhook", metavar="URL", help="post alerts to this address")
     option("--stop-on", choices=("error", "warning"), help="end training on alerts of this severity, with a checkpoint")
     option(
         "--log",
         metavar="FILE",
         default=LOG,
-        help=f"file for the monitor's messages (default: {LOG}, made by the "
-        "first message); - for the log of the program, which prints warnings on standard error",
+        help=f"file for the monitor's messages (default: {LOG}, which the first message creates); - for the log of the "
+        "program, which prints warnings on standard error",
     )
     option("program", nargs=argparse.REMAINDER, metavar="COMMAND", help="the program and its arguments, after --")
 

@@ -23,7 +23,7 @@ def add(commands: Commands) -> None:
         "scan",
         _execute,
         help="measure checkpoints on disk",
-        description="Measures a checkpoint as a monitor measures a model, without loading it: it is read once, in bounded "
+        description="Measures a checkpoint as a monitor measures a model, but without loading it. It is read once, with little "
         "memory, and none of its code runs. Several checkpoints form a trajectory. See docs/scan.md.",
         examples=[
             ("path/to/model", "a model folder, with or without shards"),
@@ -36,7 +36,7 @@ def add(commands: Commands) -> None:
     command.add_argument(
         "--config",
         metavar="SOURCE",
-        help="a config.json, a folder with one or a model type (default: beside the weights)",
+        help="a config.json, a folder with one, or a model type (default: the config.json beside the weights)",
     )
     command.add_argument(
         "--resolution",
@@ -57,13 +57,13 @@ def add(commands: Commands) -> None:
         "--weight-decay",
         type=_not_negative,
         metavar="λ_wd",
-        help="of the run: also show the alignment force along a trajectory",
+        help="weight decay of the run: also show the alignment force along a trajectory",
     )
     command.add_argument(
         "--learning-rate",
         type=_not_negative,
         metavar="η",
-        help="for --weight-decay, if it was constant (default: as logged in trainer_state.json)",
+        help="learning rate for --weight-decay, if it was constant (default: from trainer_state.json)",
     )
     command.add_argument(
         "--output", metavar="DIR", help="also write the scan as the history of a run, for the other commands"

@@ -11,8 +11,8 @@ from weibull_monitor.cli.common import OK, Commands, add_command, add_run, needs
 from weibull_monitor.errors import ConfigurationError, visible
 
 ONE = (
-    "This is one run, and one point cannot show a law: name several that differ in learning rate or weight decay, as in "
-    "weibull-monitor sweep runs/*. Their intervals begin to mean something from three runs on."
+    "This is only one run, which cannot show a law: name several that differ in learning rate or weight decay, as in "
+    "weibull-monitor sweep runs/*. The intervals need at least three runs."
 )
 
 
@@ -23,7 +23,8 @@ def add(commands: Commands) -> None:
         "sweep",
         _execute,
         help="compare λ of several runs with √(η/λ_wd)",
-        description="Compares λ at the end of several runs with √(η/λ_wd), and with its effective value for the schedule.",
+        description="Compares λ at the end of several runs with √(η/λ_wd), and with the effective value that includes the "
+        "schedule.",
         examples=[
             ("runs/*", "a table of all runs"),
             ("runs/* --plot sweep.png --kind ffn_down", "with a picture of one kind"),

@@ -14,9 +14,10 @@ def add(commands: Commands) -> None:
         commands,
         "wandb-workspace",
         _execute,
-        help="a saved view for a W&B project",
+        help="save a view of the charts in a W&B project",
         description="Builds a saved view on the W&B site: the classes with the published ranges, λ against effective √(η/λ_wd), "
-        "the shape of each kind, fit quality, alerts, health, the runs compared. Needs the extra 'workspaces' and a login.",
+        "the shape of each kind, fit quality, alerts, health, and the runs side by side. Needs the extra 'workspaces' and a "
+        "login.",
         examples=[
             ("my-team/my-project", "save the view"),
             ("my-team/my-project --run runs/x", "with a panel for each kind of this run"),

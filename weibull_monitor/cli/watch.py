@@ -15,9 +15,9 @@ def add(commands: Commands) -> None:
         "watch",
         _execute,
         help="follow a run in the terminal",
-        description="Shows a run in the terminal and refreshes it during training: the classes with the published ranges, every "
-        "kind with its drift and forecast, the worst components, alerts. Waits for a run that has not begun; Ctrl-C ends "
-        "it. Needs the extra 'report'.",
+        description="Shows a run in the terminal and refreshes it during training: alerts, the worst matrices, the classes with "
+        "the published ranges, and every kind with its drift and forecast. If the run has not begun, it waits. Ctrl-C ends it. "
+        "Needs the extra 'report'.",
         examples=[
             ("runs/x", "follow a run"),
             ("runs/x --every 10", "look for new samples every ten seconds"),

@@ -51,8 +51,8 @@ def _read(path: str | Path, in_list: bool = False) -> History:
         file = find_history(models[0])
     if file is None:
         if models:
-            raise FileNotFoundError(f"no single history at {path}: name one of {', '.join(map(str, models))}")
-        raise FileNotFoundError(f"no history at {path}: neither a file, nor {Path(path) / FILE}")
+            raise FileNotFoundError(f"there are several histories in {path}: name one of {', '.join(map(str, models))}")
+        raise FileNotFoundError(f"no history at {path}: it is not a file, and there is no {Path(path) / FILE}")
     reading = _Reading(file, in_list)
     with file.open("rb") as lines:
         for line in raw_lines(lines):

@@ -132,7 +132,7 @@ class Sampler:
         updates = None
         if self._updates is not None and step > 0:
             updates = self._guard("reading the updates", self._updates.collect)
-            self._report(self._updates.reasons, "have no update that can be read")
+            self._report(self._updates.reasons, "have an update that cannot be read")
         components = self._reader.discovery.components
         deltas = None
         if self._ranks is None or self._ranks.is_main:

@@ -133,7 +133,7 @@ class UpdateReader:
                 for row, (missing, below, above) in enumerate(packed[:, [MISSING, BELOW, ABOVE]].tolist()):
                     place = bucket.indices[row]
                     if missing:
-                        why = f"it could not be read on {missing} of {self._ranks.size} ranks, which say why"
+                        why = f"it could not be read on {missing} of {self._ranks.size} ranks; their logs say why"
                         problems.setdefault(place, why)
                     elif below or above:
                         outside.append(place)

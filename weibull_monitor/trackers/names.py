@@ -57,7 +57,7 @@ class CleanKeys:
             name = f"{name[: MOST - 9]}_{mark}"
         if name != key and not self._said:
             self._said = True
-            what = f"{self._library} does not take every name: {key[:80]} is logged as {name[:80]}"
+            what = f"{self._library} refuses some names: {key[:80]} is logged as {name[:80]}"
             say(logging.INFO if plainly else logging.WARNING, f"weibull_monitor: {what}")
         self._names[key] = name
         self._taken.add(name)

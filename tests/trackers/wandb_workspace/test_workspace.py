@@ -200,7 +200,7 @@ def test_a_server_that_does_not_take_it_is_one_line_with_a_hint(
     monkeypatch.setattr(internal, "upsert_view2", upsert)
     assert main(["wandb-workspace", "team/project"]) == 1
     error = capsys.readouterr().err
-    assert "W&B did not take the view (no route to host); run `wandb login`" in error
+    assert "W&B did not accept the view (no route to host); run `wandb login`" in error
     assert error.count("\n") == 1
 
 

@@ -99,7 +99,7 @@ class Webhook:
                 what = f"it redirects with {code}, which is not followed"
             elif attempt.over:
                 what = f"no whole answer within {self._timeout:g} s"
-            self._report(f"the webhook at {self.host} did not take an alert ({what}); training goes on")
+            self._report(f"the webhook at {self.host} did not accept an alert ({what}); training continues")
         finally:
             attempt.end()
 
@@ -188,5 +188,5 @@ def check_url(url: str) -> None:
         fit = False
     if not fit:
         raise ConfigurationError(
-            "webhook is not an http or https URL (it is not repeated here, since it may be a secret)"
+            "webhook is not an http or https URL (it is not shown here, because it may be a secret)"
         )

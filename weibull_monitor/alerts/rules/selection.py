@@ -74,8 +74,8 @@ def selection_range(window: SampleWindow, settings: SelectionRange) -> RuleResul
     return results.rule_result(
         "median k",
         lambda i: (
-            f"The median k of this kind {between(starts[i], results.value[i], 0)}, and is outside of what trained models with "
-            "this attention have. Check first the largest attention logit. If it grows, lower the rate of W_q and W_k or add "
+            f"The median k of this kind {between(starts[i], results.value[i], 0)}, and is outside the range of trained models "
+            "with this attention. Check first the largest attention logit. If it grows, lower the rate of W_q and W_k or add "
             "QK-norm; if the model is meant to be so, raise margin or switch the rule off."
         ),
     )

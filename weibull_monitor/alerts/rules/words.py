@@ -69,8 +69,12 @@ def last_clean(window: SampleWindow) -> str:
     counts = np.nansum(window["nonfinite"], axis=1)  # (samples,)
     clean = [step for step, count in zip(window.steps, counts.tolist(), strict=True) if count == 0]
     if not clean:
-        return "none of the last samples was without" if len(window.steps) > 1 else "it was so from the start"
-    return f"step {clean[-1]} was the last sample of the model without"
+        return (
+            "no recent sample of the model is without them"
+            if len(window.steps) > 1
+            else "they were there from the start"
+        )
+    return f"the last sample of the model without them was at step {clean[-1]}"
 
 
 def cause_of_shift(window: SampleWindow, i: int, found: Bools) -> str:
@@ -85,8 +89,8 @@ def cause_of_shift(window: SampleWindow, i: int, found: Bools) -> str:
     many = share_of_body(window, found) >= MOST
     if window.jumped[i]:
         return (
-            f"η has risen to more than twice everything before (it is {eta}): check first that you set it, for this parameter "
-            "group too. If not, correct it and go back to the checkpoint from before."
+            f"η is now {eta}, more than twice its highest value before: check first that you set it, for this parameter group "
+            "too. If not, correct it and go back to the checkpoint from before."
         )
     if many and window.now("lambda")[i] < window.before("lambda")[i]:
         return (

@@ -107,7 +107,9 @@ class DistributedCounter:
         if failed := int(table[0, _FAILED]):
             if failure is not None:
                 raise failure
-            raise RuntimeError(f"{failed} of {self._ranks.size} ranks could not look at their parameters, and say why")
+            raise RuntimeError(
+                f"{failed} of {self._ranks.size} ranks could not list their parameters; their logs say why"
+            )
         if table[0, _CHANGED]:
             return None
         # Equal steps, and only they, have (Σ step)² = ranks · Σ step²: so all ranks come to the same result.
@@ -189,7 +191,7 @@ class _RankShare:
         flags = packed[:, [MISSING, BELOW, ABOVE]].tolist()
         for row, (index, (missing, below, above)) in enumerate(zip(self.bucket.indices, flags, strict=True)):
             if missing:
-                why = f"it could not be read on {missing} of {self.ranks.size} ranks, which say why"
+                why = f"it could not be read on {missing} of {self.ranks.size} ranks; their logs say why"
                 self.problems.setdefault(index, why)
             elif below or above:
                 outside.append(index)
@@ -220,7 +222,7 @@ class _RankShare:
             unread = dict.fromkeys(row_of, f"{type(error).__name__}: {text_of(error)}")
         for index, why in unread.items():
             name = self.components[index].name
-            say(logging.WARNING, f"weibull_monitor: {name} lies on a grid, and where cannot be read: {why}")
+            say(logging.WARNING, f"weibull_monitor: {name} lies on a grid that cannot be read: {why}")
         return out
 
 

@@ -212,9 +212,9 @@ def second_witness(
         if leaf.parameter not in used and leaf.parameter in followed.seen:
             table = kind != "embedding" or leaf.parameter not in followed.inner
             if kind.startswith(shown) or not table or (misleading and kind not in ("other", "embedding", "lm_head")):
-                kind, why = "other", f"called {kind}, which a forward pass does not show"
+                kind, why = "other", f"its name says {kind}, but a forward pass does not show that"
         elif misleading and leaf.parameter not in used:
-            kind, why = "other", "the names of this model's matrices mislead"
+            kind, why = "other", "the names of this model's matrices are misleading"
         out.append((kind, why))
     return out
 

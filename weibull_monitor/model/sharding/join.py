@@ -12,7 +12,7 @@ from torch import nn
 
 UNDER_JOIN = (
     "the model is trained under Join, where ranks that have run out of data cannot take part in measuring: weibull_monitor "
-    "samples no more, and training continues. To measure, give all ranks equally much data and train without Join"
+    "takes no more samples, and training continues. To measure, give all ranks the same amount of data and train without Join"
 )
 
 

@@ -80,9 +80,9 @@ def headline(diagnosis: Diagnosis | None, wrong: str) -> str:
 
     Args:
         diagnosis: The diagnosis; None if no matrix has a fit.
-        wrong: What is wrong now; empty if no alert stands.
+        wrong: What is wrong now; empty if no alert is active.
     """
-    parts = [wrong or "Nothing is wrong: no warning and no error stands."]
+    parts = [wrong or "Nothing is wrong: there is no active warning or error."]
     adapted = diagnosis is not None and of_adapters(diagnosis.sample.components)
     if adapted:
         parts.append("Only adapters are trained: the figures are those of what they add to the frozen weights.")

@@ -70,7 +70,7 @@ def save(workspace: Any) -> str:
     except Exception as error:  # from wandb, requests or the library; the first line has the reason
         reason = (text_of(error) or type(error).__name__).splitlines()[0]
         raise ConfigurationError(
-            f"W&B did not take the view ({reason}); run `wandb login`, check the name of the project, or see it with --dry-run"
+            f"W&B did not accept the view ({reason}); run `wandb login`, check the name of the project, or see it with --dry-run"
         ) from error
 
 
