@@ -13,7 +13,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from weibull_monitor.alerts.component_arrays import ComponentArrays
 from weibull_monitor.alerts.statistics import Bools, Floats, median_along, or_zero, quiet
 from weibull_monitor.history.record import RecordedSnapshot, as_array
-from weibull_monitor.history.snapshot import NO_SCALING, Snapshot
+from weibull_monitor.history.snapshot import Snapshot
 from weibull_monitor.model.components import AttentionPair, Component, attention_pairs
 
 Sample = Snapshot | RecordedSnapshot
@@ -25,7 +25,6 @@ READ: Final = (
     *("element_max", "largest"),
 )
 """The recorded columns that rules read."""
-_NO_FIT: Final = (math.nan,) * 7
 DERIVED: Final = ("work", "budget", "decay", "speed")
 """Columns computed from them: the `work` of the interval before a sample, I and S of the scaling law at the sample, and the speed
 in the interval before it: the root of the growth of RMS² beyond weight decay, over what steps of size η in random directions make
@@ -350,18 +349,8 @@ def _values_of(sample: Sample) -> Floats:
 
     They are rounded as the history rounds them, so that live and replayed values are the same.
     """
-    if isinstance(
-        sample, Snapshot
-    ):  # not by `Snapshot.column`, which takes four times as long: training waits for this
-        rows = []
-        for component in sample.components:
-            fit, s = sample.fits.get(component.name), sample.scaling.get(component.name, NO_SCALING)
-            fitted = (fit.k, fit.lambda_, fit.r2, fit.k_se, fit.rms, fit.zeros, fit.nonfinite) if fit else _NO_FIT
-            update = sample.updates.get(component.name)
-            ratio = update.ratio if update else None
-            stepped = (s.eta, s.weight_decay, s.eta_sum, s.update_max, ratio, s.element_max)
-            rows.append((*fitted, *stepped, fit.largest if fit else math.nan))
-        values = np.array(rows, dtype=float).reshape(len(rows), len(READ)).T  # (columns, components); None becomes NaN
+    if isinstance(sample, Snapshot):
+        values = np.stack([sample.array(name) for name in READ])  # (columns, components)
     else:
         values = as_array(sample.columns, READ)
     return rounded(np.where(np.isfinite(values), values, np.nan))

@@ -54,6 +54,8 @@ FORCES: Final = tuple(_FORCES)
 """The columns that a line has only if forces were asked for."""
 UPDATES: Final = tuple(_UPDATES)
 """The columns that a line has only if updates were asked for."""
+COUNTS: Final = frozenset({"zeros", "nonfinite"})
+"""The columns of integers."""
 DELTAS: Final = tuple(_DELTAS)
 """The columns that a line has only if the model has adapters: of each A, what it and its B add to a weight."""
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from weibull_monitor.errors import MissingDependencyError, counted, visible
 from weibull_monitor.history.alert import Alert
-from weibull_monitor.history.columns import COLUMNS, unknown
+from weibull_monitor.history.columns import COLUMNS, COUNTS, unknown
 from weibull_monitor.history.shown import in_words, kinds_html
 from weibull_monitor.measure.shown import table
 from weibull_monitor.model.components import Component
@@ -92,7 +92,7 @@ class ColumnTable(Mapping[str, tuple["float | None", ...]]):
     def __getitem__(self, name: str) -> tuple[float | None, ...]:
         """One value per component; None where there is no value."""
         row: list[float] = self.numbers[_PLACES[name]].tolist()
-        if name in _COUNTS:
+        if name in COUNTS:
             return tuple(None if value != value else int(value) if value.is_integer() else value for value in row)
         return tuple(None if value != value else value for value in row)
 
@@ -108,7 +108,6 @@ class ColumnTable(Mapping[str, tuple["float | None", ...]]):
 
 
 _PLACES: Final = {name: place for place, name in enumerate(COLUMNS)}
-_COUNTS: Final = frozenset({"zeros", "nonfinite"})
 
 
 @dataclass(frozen=True)

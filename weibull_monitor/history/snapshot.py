@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from itertools import compress
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
-from weibull_monitor.history.columns import SOURCES, unknown
+from weibull_monitor.history.columns import COUNTS, SOURCES, unknown
+from weibull_monitor.history.metrics import metrics_of
 from weibull_monitor.history.reasons import Reason
 from weibull_monitor.history.shown import in_words, kinds_html
-from weibull_monitor.history.values import finite, median_of, read
-from weibull_monitor.model.components import AttentionPair, Component, distinct, representatives
+from weibull_monitor.history.values import aligned, finite
+from weibull_monitor.measure.rows import Numbers, Rows
+from weibull_monitor.model.components import AttentionPair, Component
+from weibull_monitor.model.components.kept import names_of
 
 if TYPE_CHECKING:
     from weibull_monitor.measure import WeibullFit
@@ -81,7 +86,56 @@ class Scaling:
     element_max: float | None = None
 
 
-NO_SCALING = Scaling()
+_NESTED, _ENDS = ("forecast", "equilibrium"), ("value", "low", "high")
+_SINGLE = tuple(f.name for f in fields(Scaling) if f.name not in (*_NESTED, "reason"))
+
+
+class ScalingRows(Rows[Scaling]):
+    """The scaling law of matrices by name.
+
+    Args:
+        names: The names of all matrices.
+        here: Whether a matrix has values, bool (matrices,).
+        columns: The attributes of `Scaling` that some have, ``forecast.value`` among them, float64 (matrices,) each; NaN for
+            None.
+        reasons: The reason of each, (matrices,).
+    """
+
+    def __init__(
+        self,
+        names: tuple[str, ...],
+        here: npt.NDArray[np.bool_],
+        columns: dict[str, Numbers],
+        reasons: list[Reason | None],
+    ) -> None:
+        super().__init__(names, here)
+        self.columns, self.reasons = columns, reasons
+
+    def column(self, path: str) -> Numbers:
+        """An attribute of each, float64 (matrices,); NaN where there is none."""
+        found = self.columns.get(path)
+        return np.full(len(self.names), np.nan) if found is None else found
+
+    def add(self, name: str, rows: npt.NDArray[np.bool_], found: tuple[Numbers, Numbers, Numbers]) -> None:
+        """Adds an `Estimate` to some rows: its value, and the ends of its interval, (rows,) each; none where that is not finite."""
+        for path, values in zip(_ENDS, found, strict=True):
+            column = self.columns[f"{name}.{path}"] = np.full(len(self.names), np.nan)
+            column[rows] = np.where(np.isfinite(found[0]), values, np.nan)
+
+    def counted(self) -> Counter[Reason | None]:
+        """How many rows have each reason."""
+        return Counter(compress(self.reasons, self.here.tolist()))
+
+    def _make(self, row: int) -> Scaling:
+        def value(path: str) -> Any:
+            number = float(self.column(path)[row])
+            return None if number != number else number
+
+        values = {name: value(name) for name in _SINGLE}
+        for name in _NESTED:
+            ends = [float(self.column(f"{name}.{path}")[row]) for path in _ENDS]
+            values[name] = None if math.isnan(ends[0]) else Estimate(*ends)
+        return Scaling(**values, reason=self.reasons[row])
 
 
 @dataclass(frozen=True)
@@ -99,6 +153,46 @@ class Reference:
     lambda_: float
     p999_p50: float | None = None
     largest: float | None = None
+
+
+class References(Rows[Reference]):
+    """References by name.
+
+    Args:
+        names: The names of all matrices.
+        columns: The attributes of `Reference`, float64 (matrices,) each; NaN for None.
+    """
+
+    def __init__(self, names: tuple[str, ...], columns: Mapping[str, Numbers]) -> None:
+        super().__init__(names, ~np.isnan(columns["k"]))
+        self.columns = columns
+
+    @staticmethod
+    def of(held: Mapping[str, Reference]) -> References:
+        """The same references as columns."""
+        names = tuple(held)
+        return References(names, {f.name: aligned(held, f.name, names) for f in fields(Reference)})
+
+    @staticmethod
+    def of_fits(fits: Mapping[str, WeibullFit]) -> References:
+        """The references of matrices, from their fits before the first step."""
+        names = fits.names if isinstance(fits, Rows) else tuple(fits)
+        k, lambda_, tail, largest, rms = (
+            aligned(fits, path, names) for path in ("k", "lambda_", "p999_p50", "largest", "rms")
+        )
+        with np.errstate(invalid="ignore", divide="ignore"):
+            size = largest / rms
+        available = np.isfinite(k) & np.isfinite(lambda_) & (k > 0)
+        columns = {"k": k, "lambda_": lambda_, "p999_p50": tail, "largest": size}
+        return References(names, {n: np.where(available & np.isfinite(v), v, np.nan) for n, v in columns.items()})
+
+    def column(self, path: str) -> Numbers:
+        """An attribute of each, float64 (matrices,); NaN where there is none."""
+        return self.columns[path]
+
+    def _make(self, row: int) -> Reference:
+        k, lambda_, *rest = (float(self.columns[f.name][row]) for f in fields(Reference))
+        return Reference(k, lambda_, *(finite(value) for value in rest))
 
 
 def reference_of(fit: WeibullFit) -> Reference:
@@ -226,7 +320,10 @@ class Snapshot:
     @property
     def withheld(self) -> dict[Reason, int]:
         """The reasons why components have no forecast of λ, and the number of components for each."""
-        found = Counter(scaling.reason for scaling in self.scaling.values() if scaling.forecast is None)
+        if isinstance(self.scaling, ScalingRows):
+            found = self.scaling.counted()
+        else:
+            found = Counter(scaling.reason for scaling in self.scaling.values() if scaling.forecast is None)
         return {reason: count for reason, count in found.items() if reason is not None}
 
     def column(self, name: str) -> list[float | None]:
@@ -240,8 +337,13 @@ class Snapshot:
         """
         if name not in SOURCES:
             raise KeyError(unknown("column", name, SOURCES))
+        made = int if name in COUNTS else float
+        return [made(value) if math.isfinite(value) else None for value in self.array(name).tolist()]
+
+    def array(self, name: str) -> Numbers:
+        """As `column`, float64 (components,): NaN or infinite where there is no finite value."""
         source, path = SOURCES[name]
-        return [finite(value) for value in read(getattr(self, source), [c.name for c in self.components], path)]
+        return aligned(getattr(self, source), path, names_of(self.components))
 
     def values(self, column: str) -> dict[str, float]:
         """The values of a column that exist, by component name, as `RecordedSnapshot.values`."""
@@ -254,131 +356,5 @@ class Snapshot:
             detail: ``"kind"`` for at most 80 keys whatever the model's depth; ``"component"`` for three more per component,
                 except experts.
         """
-        # Only fits that exist count: a matrix without one must not hide the others of its kind.
-        fits = {name: fit for name, fit in self.fits.items() if fit.available}
-        # A head or a fused matrix beside its parts would count elements twice: one matrix stands for each.
-        by_kind: dict[str, list[str]] = defaultdict(list)
-        for component in representatives(self.components):
-            if component.name in fits:
-                by_kind[component.label].append(component.name)
-        out = self._class_metrics(fits) | self._attention_metrics(fits) | self._health_metrics(fits)
-        out |= self._adapter_metrics()
-        for kind, names in by_kind.items():
-            for key, (source, path) in _MEDIANS.items():
-                out[f"{key}/{kind}"] = self._median_of(source, path, names)
-            foretold = all(self.scaling[name].forecast for name in names if name in self.scaling)
-            if not foretold:  # a median over some of the matrices would not go with λ, the median over all
-                del out[f"weibull_scaling/lambda_forecast/{kind}"]
-            # A median hides one bad matrix, the extreme shows it.
-            out[f"weibull_r2_min/{kind}"] = min(fits[name].r2 for name in names)
-            out |= self._tail_metrics(kind, [name for name in names if name in self.baseline])
-            if kind in OUTSIDE_OF_BLOCKS:
-                del out[f"weibull_scaling/lambda_ratio/{kind}"]  # the law fails there
-            else:
-                out[f"weibull_k_min/{kind}"] = min(fits[name].k for name in names)
-                out[f"weibull_lambda_max/{kind}"] = max(fits[name].lambda_ for name in names)
-            if detail == "component" and foretold:
-                for end in ("low", "high"):
-                    key = f"weibull_scaling/lambda_forecast_{end}/{kind}"
-                    out[key] = self._median_of("scaling", f"forecast.{end}", names)
-        if detail == "component":
-            for component in self.components:
-                if component.name in fits and component.expert is None:
-                    fit, key = fits[component.name], f"weibull_component/{component.name}"
-                    out |= {f"{key}/k": fit.k, f"{key}/lambda": fit.lambda_, f"{key}/r2": fit.r2}
         prefix = prefix_of(self.name)
-        return {prefix + key: float(value) for key, value in out.items() if value is not None and math.isfinite(value)}
-
-    def _median_of(self, source: str, path: str, names: Iterable[str]) -> float | None:
-        """Median of an attribute over the named components, of those that have it."""
-        return median_of(read(getattr(self, source), names, path))
-
-    def _class_metrics(self, fits: Mapping[str, WeibullFit]) -> dict[str, float | None]:
-        """k, its drift and the learning rates: medians over all matrices of a class, each element counted once."""
-        out: dict[str, float | None] = {}
-        still = {c.name for c in self.components if not c.trainable} if self.deltas else set()  # drift is of what moves
-        classes: dict[str, list[str]] = {"selection": [], "transmission": []}
-        for component in distinct(self.components):
-            if component.component_class in classes:
-                classes[component.component_class].append(component.name)
-        for name, members in classes.items():
-            k = {member: fits[member].k for member in members if member in fits}
-            start = {n: r for n, r in self.baseline.items() if n not in still}
-            out[f"weibull_class/{name}_k"] = median_of(k.values())
-            out[f"weibull_class/{name}_drift_pct"] = median_of(
-                100.0 * (value / start[member].k - 1.0) for member, value in k.items() if member in start
-            )
-            out[f"weibull_update/{name}_k"] = self._median_of("updates", "k", members)
-            out[f"weibull_update/{name}_rms"] = self._median_of("updates", "rms", members)
-            ratios = [u.ratio for n in members if (u := self.updates.get(n)) is not None and u.ratio is not None]
-            out[f"weibull_update/{name}_ratio"] = median_of(ratios)
-            out[f"weibull_update/{name}_ratio_max"] = max(ratios, default=None)
-        both = [member for members in classes.values() for member in members]
-        out["weibull_scaling/sqrt_eta_over_wd"] = self._median_of("scaling", "sqrt_eta_over_wd", both)
-        out["weibull_scaling/effective_sqrt_eta_over_wd"] = self._median_of("scaling", "effective", both)
-        out["weibull_scaling/t_over_tau"] = self._median_of("scaling", "t_over_tau", both)
-        return out
-
-    def _adapter_metrics(self) -> dict[str, float | None]:
-        """What adapters add to weights: medians over those of one kind."""
-        kinds: dict[str, list[Delta]] = defaultdict(list)
-        trained = {c.name for c in self.components if c.trainable} & self.deltas.keys()
-        for name in trained or self.deltas:  # another adapter of the same weight may be at rest
-            kinds[self.deltas[name].target].append(self.deltas[name])
-        out: dict[str, float | None] = {}
-        for kind, members in kinds.items():
-            for name in ("k", "lambda_", "ratio"):
-                out[f"weibull_adapter/{name.strip('_')}/{kind}"] = median_of(getattr(one, name) for one in members)
-        return out
-
-    def _attention_metrics(self, fits: Mapping[str, WeibullFit]) -> dict[str, float | None]:
-        """The scale of attention: median and highest over the blocks."""
-        scales = [
-            pair.scale(fits[pair.query].rms, fits[pair.key].rms)
-            for pair in self.pairs
-            if pair.head is None and pair.query in fits and pair.key in fits
-        ]
-        return {ATTENTION_SCALE: median_of(scales), f"{ATTENTION_SCALE}_max": max(scales, default=None)}
-
-    def _tail_metrics(self, kind: str, names: Sequence[str]) -> dict[str, float | None]:
-        """The extreme tail of a kind, where it has moved since the baseline: elsewhere it is what the sizes make it."""
-        out: dict[str, float | None] = {}
-        fits, starts = [self.fits[name] for name in names], [self.baseline[name] for name in names]
-        ratios = [(fit.p999_p50, start.p999_p50) for fit, start in zip(fits, starts, strict=True)]
-        peaks = [(fit.largest / fit.rms, start.largest) for fit, start in zip(fits, starts, strict=True)]
-        for key, pairs, chosen in (("p999_p50", ratios, np.median), ("max_over_rms", peaks, np.max)):
-            if known := [(now, start) for now, start in pairs if start is not None and math.isfinite(now)]:
-                now, start = chosen([now for now, _ in known]), chosen([start for _, start in known])
-                out[f"weibull_tail/{key}/{kind}"] = float(now) if abs(np.log(now / start)) >= TAIL_MOVED[key] else None
-        return out
-
-    def _health_metrics(self, fits: Mapping[str, WeibullFit]) -> dict[str, float | None]:
-        """What was read, and the cost of reading it."""
-        zeros = (fit.zeros / max(1, fit.n + fit.zeros + fit.nonfinite) for fit in self.fits.values())
-        once = (self.fits[c.name].nonfinite for c in distinct(self.components) if c.name in self.fits)
-        return {
-            "weibull_health/components": len(fits),
-            "weibull_health/nonfinite": sum(once),
-            "weibull_health/zero_fraction_max": max(zeros, default=None),
-            "weibull_health/unchanged": self.unchanged,
-            "weibull_health/seconds": self.seconds,
-        }
-
-
-ATTENTION_SCALE: Final = "weibull_selection/attention_scale"
-TAIL_MOVED: Final = {"p999_p50": math.log(1.1), "max_over_rms": math.log(1.25)}
-"""|ln| of the ratio to the baseline from which the tail of a kind is logged; noise of the largest of 10⁴ values is 0.08."""
-OUTSIDE_OF_BLOCKS: Final = frozenset({"embedding", "lm_head"})  # of one matrix: its k is the lowest, its λ the highest
-_MEDIANS: Final = {
-    "weibull_k": ("fits", "k"),
-    "weibull_lambda": ("fits", "lambda_"),
-    "weibull_scaling/lambda_ratio": ("scaling", "lambda_ratio"),
-    "weibull_scaling/budget_ratio": ("scaling", "budget_ratio"),
-    "weibull_scaling/lambda_forecast": ("scaling", "forecast.value"),
-    "weibull_force/alignment": ("forces", "shares.alignment"),  # shares: η moves all three terms together
-    "weibull_force/injection": ("forces", "shares.injection"),
-    "weibull_force/decay": ("forces", "shares.decay"),
-    "weibull_force/net": ("forces", "net"),
-    "weibull_force/closure": ("forces", "closure"),
-}
-"""Metrics that are a median over the matrices of a kind: the mapping of `Snapshot`, and the attribute of its values."""
+        return {prefix + key: value for key, value in metrics_of(self, detail).items()}

@@ -7,6 +7,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+
+from weibull_monitor.measure.rows import Numbers, Rows
 
 
 def median_of(values: Iterable[float | None]) -> float | None:
@@ -25,6 +28,20 @@ def read(held: Mapping[str, Any], names: Iterable[str], path: str) -> list[float
     first, _, second = path.partition(".")
     found = [getattr(held.get(name), first, None) for name in names]
     return [getattr(one, second, None) for one in found] if second else found
+
+
+def aligned(held: Mapping[str, Any], path: str, names: tuple[str, ...]) -> Numbers:
+    """As `read`, float64 (names,): NaN where there is none."""
+    if isinstance(held, Rows):
+        return held.aligned(path, names)
+    return np.array(read(held, names, path), dtype=np.float64)  # None becomes NaN
+
+
+def present(held: Mapping[str, Any], names: tuple[str, ...]) -> npt.NDArray[np.bool_]:
+    """Whether something is held for each name, bool (names,)."""
+    if isinstance(held, Rows) and (held.names is names or held.names == names):
+        return held.here
+    return np.array([name in held for name in names], dtype=bool)
 
 
 def finite(value: float | None) -> float | None:

@@ -116,7 +116,8 @@ class WeibullFit:
 
 
 _INTEGERS = {"n", "zeros", "nonfinite", "occupied_bins", "checksum"}
-_FIELDS = tuple(field.name for field in fields(WeibullFit))[: len(Column)]  # in the order of `Column`
+FIELDS = tuple(field.name for field in fields(WeibullFit))[: len(Column)]
+"""The attributes of a fit that are numbers, in the order of `Column`."""
 
 
 @overload
@@ -190,7 +191,7 @@ def _queued(members: Sequence[int], tensors: Sequence[Tensor]) -> list[tuple[Seq
 
 
 def _unread(problem: str) -> WeibullFit:
-    values = {name: 0 if name in _INTEGERS else math.nan for name in _FIELDS}
+    values = {name: 0 if name in _INTEGERS else math.nan for name in FIELDS}
     return WeibullFit(**values, problem=problem)  # type: ignore[arg-type]
 
 
@@ -201,15 +202,16 @@ def delivered(queued: Iterable[tuple[Sequence[int], PendingResult]]) -> dict[int
         queued: The indices that the rows of a result belong to, and that result on its way.
     """
     return {
-        index: _unpack(row) for indices, result in queued for index, row in zip(indices, result.rows(), strict=True)
+        index: unpacked(row) for indices, result in queued for index, row in zip(indices, result.rows(), strict=True)
     }
 
 
-def _unpack(row: Sequence[float]) -> WeibullFit:
-    values: dict[str, Any] = dict(zip(_FIELDS, row, strict=False))
+def unpacked(row: Sequence[float]) -> WeibullFit:
+    """The fit that a row of the result of `solve` holds."""
+    values: dict[str, Any] = dict(zip(FIELDS, row, strict=False))
     for name in _INTEGERS:
         values[name] = int(values[name])
-    # As the constructor does it, in a fifth of the time: training waits for hundreds of them.
+    # As the constructor does it, in a fifth of the time: a checkpoint may have thousands.
     fit = object.__new__(WeibullFit)
     fit.__dict__.update(values, quantiles=tuple(row[len(Column) :]) if values["n"] else (), problem="")
     return fit

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -32,16 +34,21 @@ class PendingResult:
                 self._copied = torch.cuda.current_stream().record_event()
 
     def ready(self) -> bool:
-        """Whether `rows` would not wait; asking waits for nothing."""
+        """Whether `numbers` would not wait; asking waits for nothing."""
         return self._copied is None or bool(self._copied.query())  # type: ignore[no-untyped-call]
 
-    def rows(self) -> list[list[float]]:
+    def numbers(self) -> npt.NDArray[np.float64]:
         """The numbers, waiting for them if need be. To be called once."""
         if self._copied is not None:
             self._copied.synchronize()
-        out: list[list[float]] = self._values.tolist()
+        out: npt.NDArray[np.float64] = self._values.to("cpu", torch.float64, copy=True).numpy()
         if self._copied is not None:
             self._pinned[self._values.shape, self._values.dtype].append(self._values)
+        return out
+
+    def rows(self) -> list[list[float]]:
+        """`numbers` as lists."""
+        out: list[list[float]] = self.numbers().tolist()
         return out
 
 
@@ -50,7 +57,7 @@ def to_host(values: Tensor) -> PendingResult:
 
     Args:
         values: Floating point, two dimensions. On CUDA nothing is waited for, and what is written to ``values`` later changes
-            nothing; elsewhere the wait is in `PendingResult.rows`.
+            nothing; elsewhere the wait is in `PendingResult.numbers`.
     """
     return PendingResult(values)
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from weibull_monitor.errors import ConfigurationError, Guard, shielded
 from weibull_monitor.history.places import new_directory
-from weibull_monitor.history.snapshot import Reference, Snapshot, reference_of
+from weibull_monitor.history.snapshot import Reference, References, Snapshot
 from weibull_monitor.measure.reader.reader import ModelReader
 from weibull_monitor.model.components import Component, Discovery, nothing_to_measure
 from weibull_monitor.model.components.finder import Finder
@@ -126,7 +126,7 @@ class WeibullMonitor(Shown, OptimizerFollower):
         self._adaptive = Adaptive.of(given.adaptive, given.schedule, model, self._guard, self._ranks)
         self._join = JoinWatch(model)
         self._step, self._sampled = 0, -1
-        self._baseline: dict[str, Reference] = {}
+        self._baseline: Mapping[str, Reference] = {}
         self._resumed_from: int | None = None
         self._begun = self._closed = self._advanced = self._called = False
         self._recorded: tuple[Component, ...] = ()
@@ -351,11 +351,12 @@ class WeibullMonitor(Shown, OptimizerFollower):
         self._sampled = self._step
         self.last = with_earlier_fits(self._finished(self._sampler.queue(self._step)), self.last)
         if self.last is not None:
-            self._baseline = {n: reference_of(fit) for n, fit in self.last.fits.items() if fit.available}
+            self._baseline = References.of_fits(self.last.fits)
 
     def _recall_baseline(self, recorder: Recorder, alerts: Any) -> None:
         self._baseline = {}
-        samples, self._baseline = recorder.recall(alerts, until=self._step)
+        samples, baseline = recorder.recall(alerts, until=self._step)
+        self._baseline = References.of(baseline)
         self._law.recall(samples, until=self._step)
 
     def _sample_and_log(self) -> None:

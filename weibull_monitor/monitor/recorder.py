@@ -145,7 +145,8 @@ class Recorder:
             self._plot(snapshot)
         alerts = [replace(alert, name=self._name) for alert in self._alerts.observe(snapshot)]
         self.raised += sum(alert.phase != "ends" for alert in alerts)
-        metrics = snapshot.metrics(self._detail) | prefixed(self._alerts.metrics(), snapshot.name)
+        if self._trackers:
+            metrics = snapshot.metrics(self._detail) | prefixed(self._alerts.metrics(), snapshot.name)
         for tracker in self._trackers:
             self._guard(f"logging to {type(tracker).__name__}", tracker.log, metrics, snapshot.step)
         self._alerts.deliver(alerts)

@@ -9,16 +9,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 from torch import nn
 
 from weibull_monitor.errors import Guard
 from weibull_monitor.history import RunRecord
-from weibull_monitor.history.snapshot import NO_SCALING, Reference, Scaling, Snapshot
+from weibull_monitor.history.snapshot import Reference, Scaling, Snapshot
+from weibull_monitor.history.values import aligned
 from weibull_monitor.measure import WeibullFit
 from weibull_monitor.measure.bins import MANTISSA_BITS
 from weibull_monitor.measure.reader.reader import ModelReader, PendingMeasurement
 from weibull_monitor.model.architecture import facts_of
 from weibull_monitor.model.components import AttentionPair, Component, attention_pairs, by_reason, moved
+from weibull_monitor.model.components.kept import names_of
 from weibull_monitor.model.sharding import Ranks
 from weibull_monitor.monitor.deltas import DeltaReader, PendingDeltas
 from weibull_monitor.monitor.options import MonitorOptions
@@ -200,14 +203,12 @@ class Sampler:
 
     def count_unchanged(self, fits: Mapping[str, WeibullFit], scaling: Mapping[str, Scaling], last: Snapshot) -> int:
         """Number of trainable components with η > 0 that were stepped since the sample ``last`` and have not changed."""
-        before, spent = last.fits, last.scaling
-        return sum(
-            name in before
-            and before[name].checksum == fits[name].checksum
-            and (scaling[name].eta or 0.0) > 0.0
-            and (scaling[name].eta_sum is None or scaling[name].eta_sum != spent.get(name, NO_SCALING).eta_sum)
-            for name in self._reader.trainable() & fits.keys()
-        )
+        names = names_of(self._reader.discovery.components)
+        now, before = (aligned(held, "checksum", names) for held in (fits, last.fits))
+        spent, spent_before = (aligned(held, "eta_sum", names) for held in (scaling, last.scaling))
+        trained = np.array([c.trainable for c in self._reader.discovery.components], dtype=bool)
+        stepped = (aligned(scaling, "eta", names) > 0.0) & (np.isnan(spent) | (spent != spent_before))
+        return int((trained & stepped & (now == before)).sum())
 
     def attention(self) -> list[dict[str, Any]]:
         """The kinds of attention in the model, as JSON can hold them."""

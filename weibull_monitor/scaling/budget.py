@@ -13,10 +13,14 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from weibull_monitor.errors import shown
 from weibull_monitor.history.conform import conforms
 from weibull_monitor.history.reasons import Reason
-from weibull_monitor.history.snapshot import Scaling
+from weibull_monitor.history.snapshot import ScalingRows
+from weibull_monitor.measure.rows import Numbers
 from weibull_monitor.scaling.optimizers import Hyperparameters, UpdateBound, UpdateForm
 
 
@@ -92,60 +96,104 @@ class StepInfo(NamedTuple):
     """How the size of an update follows from the optimizer's state; None if it does not."""
 
 
-def scaling_of(
-    stepped: StepInfo | None, lambda_: float, lambda_0: float | None, numel: int = 1, rms: float = 1.0
-) -> Scaling:
-    """Where a component stands on the law.
+class Shared(NamedTuple):
+    """What all matrices that were stepped alike have in common on the law. Values that do not exist are NaN."""
+
+    eta: float
+    weight_decay: float
+    sqrt_eta_over_wd: float = math.nan
+    effective: float = math.nan
+    t_over_tau: float = math.nan
+    eta_sum: float = math.nan
+    element_max: float = math.nan
+    highest: float = math.nan
+    """√(η_peak/λ_wd), which λ is held against: a schedule that goes to 0 at the end says nothing of λ."""
+    left: float = math.nan
+    """exp(-2S): what decay has left of λ_0²; NaN where there must be no budget ratio."""
+    reason: Reason | None = None
+
+
+def shared_of(stepped: StepInfo | None) -> Shared:
+    """What the matrices of a parameter have in common.
 
     Args:
-        stepped: How its parameter was stepped; None if no optimizer steps it.
-        lambda_: λ now; NaN if there is no fit.
-        lambda_0: λ at the baseline, if known.
-        numel: Number of elements of the component.
-        rms: RMS of the whole parameter.
+        stepped: How the parameter was stepped; None if no optimizer steps it.
 
     Returns:
-        The values; those that do not exist (no weight decay, no baseline, no step yet) are None. ``reason`` says why there
-        is no budget ratio, or why there must be no forecast from it.
+        ``reason`` says why there is no budget ratio, or why there must be no forecast from it, if a baseline is known.
     """
     if stepped is None:
-        return Scaling(reason="no_optimizer")
-    used, budget = stepped.used, stepped.budget
-    path, update_max = budget.path if budget else None, stepped.bound.rms(numel, rms) if stepped.bound else None
-    element_max = stepped.bound.element if stepped.bound else None
-    if used.reason == "own_learning_rate":
-        return Scaling(weight_decay=used.weight_decay, reason=used.reason)
-    if used.reason is not None:
-        eta = used.eta if math.isfinite(used.eta) else None
-        wd, reason = used.weight_decay, used.reason
-        return Scaling(
-            eta=eta, weight_decay=wd, reason=reason, eta_sum=path, update_max=update_max, element_max=element_max
-        )
+        return Shared(math.nan, math.nan, reason="no_optimizer")
+    (eta, decay, reason), budget, bound = stepped.used, stepped.budget, stepped.bound
+    if reason == "own_learning_rate":
+        return Shared(math.nan, decay, reason=reason)
+    path = budget.path if budget else math.nan
+    element = bound.element if bound else None
+    known = Shared(eta, decay, eta_sum=path, element_max=math.nan if element is None else element, reason=reason)
+    if reason is not None:
+        return known if math.isfinite(eta) else known._replace(eta=math.nan)
     # Muon's steps are not of AdamW's size: both roots are in units of AdamW's.
-    plain = stepped.scale * math.sqrt(used.eta / used.weight_decay) if used.weight_decay > 0 and used.eta > 0 else None
-    # λ belongs to the schedule as a whole, so it is held against the largest η: one that goes to 0 at the end says nothing of λ.
-    peak = max(used.eta, stepped.peak)
-    highest = stepped.scale * math.sqrt(peak / used.weight_decay) if used.weight_decay > 0 and peak > 0 else None
-    effective = stepped.scale * math.sqrt(budget.integral) if budget and budget.integral > 0 else None
-    # What training has put into λ²: λ² less what decay has left of the initial λ_0². NaN where it is not known.
-    grown = lambda_**2 - lambda_0**2 * math.exp(-2.0 * budget.decay) if budget and lambda_0 is not None else math.nan
-    known = effective and grown >= 0 and not stepped.reset
-    return Scaling(
-        eta=used.eta,
-        weight_decay=used.weight_decay,
-        sqrt_eta_over_wd=plain,
-        effective=effective,
-        t_over_tau=budget.decay if budget and used.weight_decay > 0 else None,
-        lambda_ratio=lambda_ / highest if highest and math.isfinite(lambda_) else None,
-        budget_ratio=math.sqrt(grown) / effective if known and effective else None,
-        reason=_why_not_beyond(stepped, lambda_0),
-        eta_sum=path,
-        update_max=update_max,
-        element_max=element_max,
+    peak = max(eta, stepped.peak)
+    return known._replace(
+        sqrt_eta_over_wd=stepped.scale * math.sqrt(eta / decay) if decay > 0 and eta > 0 else math.nan,
+        effective=stepped.scale * math.sqrt(budget.integral) if budget and budget.integral > 0 else math.nan,
+        t_over_tau=budget.decay if budget and decay > 0 else math.nan,
+        highest=stepped.scale * math.sqrt(peak / decay) if decay > 0 and peak > 0 else math.nan,
+        left=math.exp(-2.0 * budget.decay) if budget and not stepped.reset else math.nan,
+        reason=_why_not_beyond(stepped),
     )
 
 
-def _why_not_beyond(stepped: StepInfo, lambda_0: float | None) -> Reason | None:
+def scalings_of(
+    stepped: Sequence[StepInfo | None],
+    of: NDArray[np.int64],
+    names: tuple[str, ...],
+    lambda_: Numbers,
+    lambda_0: Numbers,
+    numel: Numbers,
+    rms: Numbers,
+) -> tuple[ScalingRows, list[Reason | None]]:
+    """Where matrices stand on the law.
+
+    Args:
+        stepped: The ways in which they were stepped; None for no optimizer.
+        of: The way of each matrix, (matrices,), like all that follows; -1 for matrices that are left out.
+        names: Their names.
+        lambda_: λ now; NaN if there is no fit.
+        lambda_0: λ at the baseline; NaN if that is not known.
+        numel: Number of elements.
+        rms: RMS of the whole parameter.
+
+    Returns:
+        The values; those that do not exist (no weight decay, no baseline, no step yet) are NaN. And the reason of each way.
+    """
+    shared = [shared_of(how) for how in stepped]
+    table = np.array([row[:-1] for row in shared] + [(np.nan,) * 9])[of].T  # (values, matrices)
+    columns = dict(zip(Shared._fields, table, strict=False))
+    highest, left = columns.pop("highest"), columns.pop("left")
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratio = np.where(np.isfinite(lambda_) & (highest != 0), lambda_ / highest, np.nan)
+        # What training has put into λ²: λ² less what decay has left of the initial λ_0².
+        grown = _squares(lambda_) - _squares(lambda_0) * left
+        budget_ratio = np.sqrt(np.where(grown >= 0, grown, np.nan)) / columns["effective"]
+    most = np.full(len(names), np.nan)
+    for n, how in enumerate(stepped):
+        if how is not None and how.bound is not None and shared[n].reason != "own_learning_rate":
+            here = of == n
+            most[here] = how.bound.rms_of(numel[here], rms[here])
+    reasons: list[Reason | None] = [shared[n].reason if n >= 0 else None for n in of.tolist()]
+    for n in np.flatnonzero(np.isnan(lambda_0)).tolist():
+        reasons[n] = reasons[n] or "no_baseline"
+    columns |= {"lambda_ratio": ratio, "budget_ratio": budget_ratio, "update_max": most}
+    return ScalingRows(names, of >= 0, columns, reasons), [one.reason for one in shared]
+
+
+def _squares(values: Numbers) -> Numbers:
+    """Squares as `pow` rounds them, which a product does not always do."""
+    return np.array([value**2 for value in values.tolist()], dtype=np.float64)
+
+
+def _why_not_beyond(stepped: StepInfo) -> Reason | None:
     """Why there must be no forecast for a component; None if there may be one. The first reason that holds counts."""
     used, budget = stepped.used, stepped.budget
     if budget is None:
@@ -156,6 +204,4 @@ def _why_not_beyond(stepped: StepInfo, lambda_0: float | None) -> Reason | None:
         return "weight_decay_changed"
     if used.eta <= 0:
         return "zero_learning_rate"
-    if used.weight_decay <= 0:
-        return "no_weight_decay"
-    return "no_baseline" if lambda_0 is None else None
+    return "no_weight_decay" if used.weight_decay <= 0 else None

@@ -20,6 +20,8 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from weibull_monitor.history.digits import nine_digits
+
 Array = NDArray[np.float64]
 
 MIN_DECAY: Final = 0.01
@@ -73,10 +75,14 @@ class Points:
     @classmethod
     def of(cls, step: int, rows: Mapping[str, Sequence[float]]) -> Points:
         """From λ, √I, S and Σ η by name."""
-        digits = [[float(f"{value:.9g}") for value in row] for row in rows.values()]
-        values = np.array(digits, dtype=np.float64).reshape(-1, 4).T
+        return cls.of_columns(step, tuple(rows), np.array(list(rows.values()), dtype=np.float64).reshape(-1, 4).T)
+
+    @classmethod
+    def of_columns(cls, step: int, names: tuple[str, ...], columns: Array) -> Points:
+        """From λ, √I, S and Σ η, shape (4, matrices)."""
+        values = nine_digits(columns)
         values[1] **= 2
-        return cls(step, tuple(rows), values)
+        return cls(step, names, values)
 
     def chosen(self, names: Sequence[str]) -> Array:
         """The values of some matrices, shape (4, matrices); NaN for matrices that the sample does not have."""

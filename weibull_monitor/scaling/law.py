@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import compress
+from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from weibull_monitor.errors import ConfigurationError, Guard, as_integer, say
 from weibull_monitor.history.reasons import EXPLANATION, PASSING, Reason
 from weibull_monitor.history.record import RecordedSnapshot
-from weibull_monitor.history.snapshot import Estimate, Reference, Scaling
+from weibull_monitor.history.snapshot import Reference, ScalingRows
+from weibull_monitor.history.values import aligned, present
 from weibull_monitor.measure import WeibullFit
+from weibull_monitor.measure.rows import Numbers
 from weibull_monitor.model.components import Component
-from weibull_monitor.scaling.budget import StepInfo, scaling_of
+from weibull_monitor.model.components.kept import Kept, names_of
+from weibull_monitor.scaling.budget import StepInfo, scalings_of
 from weibull_monitor.scaling.forecast import (
     MIN_DECAY,
     MIN_SHARE,
@@ -31,6 +35,9 @@ from weibull_monitor.scaling.forecast import (
 from weibull_monitor.scaling.learning_rates import RatesAhead, Rule, as_rules, plan_ahead, ticks_between
 from weibull_monitor.scaling.tracking import BudgetTracker
 
+Bools = NDArray[np.bool_]
+Places = NDArray[np.int64]
+_NOTHING: Final = (math.nan, math.nan)
 
 @dataclass
 class _Plan:
@@ -102,12 +109,12 @@ class ScalingLaw:
     def at(
         self,
         step: int,
-        components: Iterable[Component],
+        components: tuple[Component, ...],
         fits: Mapping[str, WeibullFit],
         baseline: Mapping[str, Reference],
         stepped: Mapping[str, StepInfo],
         outlook: Outlook,
-    ) -> dict[str, Scaling]:
+    ) -> ScalingRows:
         """Where the components stand at a step, by name. To be called in the order of the steps.
 
         Args:
@@ -118,56 +125,69 @@ class ScalingLaw:
             stepped: How each parameter was stepped, by its name, on this rank and on the others.
             outlook: The result of `look` at that step.
         """
-        found: dict[str, Scaling] = {}
-        rows: dict[str, tuple[float, float, float, float]] = {}
-        beyond: dict[str, tuple[StepInfo, float]] = {}  # those that the law holds for, and λ at the baseline
-        for component in components:
-            if component.name not in fits:
-                continue
-            name, lambda_ = component.name, fits[component.name].lambda_
-            whole = fits.get(component.parameter, fits[component.name])
-            how = stepped.get(component.parameter)
-            reference = baseline.get(name)
-            lambda_0 = reference.lambda_ if reference else None
-            scaling = scaling_of(how, lambda_, lambda_0, component.numel, whole.rms)
-            if how and how.budget and lambda_0 is not None and scaling.effective is not None:
-                rows[name] = (lambda_, scaling.effective, how.budget.decay, how.budget.path)
-                if scaling.reason is None and not _covered(component):
-                    scaling = _with(scaling, reason="kind_not_covered")
-                elif scaling.reason is None:
-                    beyond[name] = how, lambda_0
-            found[name] = scaling
-        if step > 0 and rows:
-            now = Points.of(step, rows)
-            if beyond:
-                found |= self._extrapolated(found, beyond, now, outlook)
+        facts = _facts_of(components)
+        names, here = facts.names, present(fits, facts.names)
+        lambda_, lambda_0 = aligned(fits, "lambda_", names), aligned(baseline, "lambda_", names)
+        ways, of_parameter = _ways([stepped.get(parameter) for parameter in facts.parameters])
+        of = np.where(here, of_parameter[facts.parameter], -1)  # (components,), as all that follows
+        rms = aligned(fits, "rms", names)[np.where(here[facts.whole], facts.whole, np.arange(len(names)))]
+        found, reasons = scalings_of(ways, of, names, lambda_, lambda_0, facts.numel, rms)
+        effective = found.column("effective")
+        known = ~np.isnan(effective) & ~np.isnan(lambda_0)
+        inside = known & np.array([*(reason is None for reason in reasons), False])[of]
+        for place in np.flatnonzero(inside & ~facts.covered).tolist():
+            found.reasons[place] = "kind_not_covered"
+        if step > 0 and known.any():
+            spent = np.array([(how.budget.decay, how.budget.path) if how and how.budget else _NOTHING for how in ways])
+            decay, path = spent[of[known]].T
+            values = np.stack([lambda_[known], effective[known], decay, path])
+            now = Points.of_columns(step, _chosen(names, known), values)
+            if (beyond := inside & facts.covered).any():
+                here = beyond[known]
+                now_beyond = now if here.all() else Points(step, _chosen(names, beyond), now.values[:, here])
+                self._extrapolate(found, beyond, lambda_0[beyond], ways, of[beyond], now_beyond, outlook)
             self._trail.add(now)
         self._say(found)
         return found
 
-    def _extrapolated(
-        self, found: Mapping[str, Scaling], beyond: Mapping[str, tuple[StepInfo, float]], now: Points, outlook: Outlook
-    ) -> dict[str, Scaling]:
-        """Adds the equilibrium and the forecast, or the reason why there is no forecast."""
-        names = tuple(beyond)
-        now = Points(now.step, names, now.chosen(names))
-        lambda_0 = np.array([beyond[name][1] for name in names])
+    def _extrapolate(
+        self,
+        found: ScalingRows,
+        rows: Bools,
+        lambda_0: Numbers,
+        ways: Sequence[StepInfo | None],
+        of: Places,
+        now: Points,
+        outlook: Outlook,
+    ) -> None:
+        """Adds the equilibrium and the forecast, or the reason why there is no forecast.
+
+        Args:
+            found: Receives them.
+            rows: The rows that get them, bool (components,).
+            lambda_0: λ of these rows at the baseline, (rows,).
+            ways: How matrices were stepped.
+            of: The way of each of these rows, (rows,).
+            now: Where they stand.
+            outlook: The learning rates to come.
+        """
         share = now.step / self.total_steps if self.total_steps else 0.0
         grown = growth(self._trail, lambda_0, now, self.total_steps or now.step)
         # An equilibrium does not need the schedule. In a long run that has passed τ it is known before MIN_SHARE.
         decay = now.values[2]
         settled = (decay >= MIN_DECAY) & ((share >= MIN_SHARE) | (decay >= 1.0))
-        plain = np.array([found[name].sqrt_eta_over_wd or np.nan for name in names])
-        level = equilibrium(now, grown, np.where(settled, plain, np.nan))
-        end = forecast(now, grown, np.array([self._rest(beyond[name][0], now.step, outlook) for name in names]).T)
-        result = {}
-        for n, name in enumerate(names):
-            reason, ahead = self._why_no_forecast(beyond[name][0], share, outlook), _estimate(end, n)
-            if reason is None and ahead is None:
-                reason = "shrunk"
-            ahead = ahead if reason is None else None
-            result[name] = _with(found[name], equilibrium=_estimate(level, n), forecast=ahead, reason=reason)
-        return result
+        plain = found.column("sqrt_eta_over_wd")[rows]
+        found.add("equilibrium", rows, equilibrium(now, grown, np.where(settled, plain, np.nan)))
+        rests, why = np.full((len(ways), 3), np.nan), dict[int, Reason | None]()
+        for n in np.unique(of).tolist():
+            if (how := ways[n]) is not None:
+                rests[n], why[n] = self._rest(how, now.step, outlook), self._why_no_forecast(how, share, outlook)
+        end = forecast(now, grown, rests[of].T)
+        there = np.isfinite(end.value)
+        for place, n, ahead in zip(np.flatnonzero(rows).tolist(), of.tolist(), there.tolist(), strict=True):
+            found.reasons[place] = why[n] or (None if ahead else "shrunk")
+        asked = there & np.array([why.get(n) is None for n in range(len(ways))])[of]
+        found.add("forecast", rows, Interval(*(np.where(asked, values, np.nan) for values in end)))
 
     @staticmethod
     def _rest(how: StepInfo, step: int, outlook: Outlook) -> tuple[float, float, float]:
@@ -209,9 +229,9 @@ class ScalingLaw:
                 self._plans[n] = _Plan(groups, step, rule.position(), steps, trusted=as_planned)
         return True
 
-    def _say(self, found: Mapping[str, Scaling]) -> None:
+    def _say(self, found: ScalingRows) -> None:
         """Logs each reason once, as a warning if something went wrong in mid-run."""
-        for reason, count in Counter(scaling.reason for scaling in found.values()).items():
+        for reason, count in found.counted().items():
             if reason is None or reason in self._said or reason in PASSING:
                 continue
             self._said.add(reason)
@@ -222,21 +242,56 @@ class ScalingLaw:
             )
 
 
-def _with(scaling: Scaling, **changes: Any) -> Scaling:
-    """`dataclasses.replace`, in a fifth of the time: training waits for hundreds of them."""
-    changed = object.__new__(Scaling)
-    changed.__dict__.update(scaling.__dict__, **changes)
-    return changed
+@dataclass(frozen=True, eq=False)
+class _Facts:
+    """What the law asks of components, each an array of shape (components,).
+
+    Attributes:
+        names: Their names.
+        parameters: The names of their parameters, each once.
+        parameter: The place of each one's parameter among those.
+        whole: The place of the component that is the whole parameter; its own where there is none.
+        numel: Number of elements.
+        covered: Whether the law is known to hold for matrices of this kind: those of attention and of feed-forward layers.
+    """
+
+    names: tuple[str, ...]
+    parameters: tuple[str, ...]
+    parameter: Places
+    whole: Places
+    numel: Numbers
+    covered: Bools
 
 
-def _estimate(found: Interval, n: int) -> Estimate | None:
-    value = float(found.value[n])
-    return Estimate(value, float(found.low[n]), float(found.high[n])) if math.isfinite(value) else None
+@Kept
+def _facts_of(components: tuple[Component, ...]) -> _Facts:
+    names = names_of(components)
+    place = {name: n for n, name in enumerate(names)}
+    parameters = {name: n for n, name in enumerate(dict.fromkeys(c.parameter for c in components))}
+    return _Facts(
+        names=names,
+        parameters=tuple(parameters),
+        parameter=np.array([parameters[c.parameter] for c in components], dtype=np.int64),
+        whole=np.array([place.get(c.parameter, n) for n, c in enumerate(components)], dtype=np.int64),
+        numel=np.array([c.numel for c in components], dtype=np.float64),
+        covered=np.array(
+            [c.component_class != "none" or c.kind.startswith("attn_") for c in components], dtype=np.bool_
+        ),
+    )
 
 
-def _covered(component: Component) -> bool:
-    """Whether the law is known to hold for matrices of this kind: those of attention and of feed-forward layers."""
-    return component.component_class != "none" or component.kind.startswith("attn_")
+def _ways(stepped: Sequence[StepInfo | None]) -> tuple[list[StepInfo | None], Places]:
+    """The different ones of some objects, and the place of each among them."""
+    places: dict[int, int] = {}
+    of = [places.setdefault(id(how), len(places)) for how in stepped]
+    different: list[StepInfo | None] = [None] * len(places)
+    for how, n in zip(stepped, of, strict=True):
+        different[n] = how
+    return different, np.array(of, dtype=np.int64)
+
+
+def _chosen(names: tuple[str, ...], rows: Bools) -> tuple[str, ...]:
+    return names if rows.all() else tuple(compress(names, rows.tolist()))
 
 
 def _went_as_planned(plan: _Plan, rule: Rule, step: int, steps: int, rates: Mapping[int, float]) -> bool:

@@ -18,6 +18,8 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Final, Literal, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from weibull_monitor.history.reasons import Reason
@@ -76,7 +78,12 @@ class UpdateBound:
         >>> UpdateBound(norm=8.0, relative=True).rms(16, weight=3.0)
         6.0
         """
-        return min(self.each, self.norm / math.sqrt(elements)) * (max(1.0, weight) if self.relative else 1.0)
+        return float(self.rms_of(np.array(float(elements)), np.array(weight)))
+
+    def rms_of(self, elements: NDArray[np.float64], weight: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The same of several sets of elements, each argument of shape (sets,)."""
+        most: NDArray[np.float64] = np.minimum(self.each, self.norm / np.sqrt(elements))
+        return most * np.fmax(1.0, weight) if self.relative else most
 
 
 def adam_bound(beta1: float, beta2: float) -> float:

@@ -7,21 +7,27 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from weibull_monitor.errors import say, text_of
 from weibull_monitor.measure.choose import solve
-from weibull_monitor.measure.fit import WeibullFit, delivered
+from weibull_monitor.measure.fit import WeibullFit
+from weibull_monitor.measure.fit_rows import FitRows
 from weibull_monitor.measure.kernels import kernels_for
+from weibull_monitor.measure.plain.solve import RESULT_COLUMNS
 from weibull_monitor.measure.reader.counter import CountResult, LocalCounter, Notes
 from weibull_monitor.measure.reader.distributed import DistributedCounter
 from weibull_monitor.measure.reader.frozen import FrozenWatch
 from weibull_monitor.measure.reader.inventory import Inventory, inventory_of
 from weibull_monitor.measure.reader.local_weights import LocalWeights
+from weibull_monitor.measure.rows import Numbers
 from weibull_monitor.measure.transfer import PendingResult, to_host
 from weibull_monitor.model.components import Component, Discovery
 from weibull_monitor.model.components.finder import Finder
+from weibull_monitor.model.components.kept import names_of
 from weibull_monitor.model.dataflow import Inputs
 from weibull_monitor.model.sharding import Ranks
 
@@ -35,13 +41,13 @@ class PendingMeasurement:
 
     Args:
         queued: The places that the rows of each result belong to, and that result.
-        finish: Makes the measurement of the fits by their place.
+        finish: Makes the measurement of these places and their rows, float64 (places, RESULT_COLUMNS).
     """
 
     def __init__(
         self,
         queued: Sequence[tuple[Sequence[int], PendingResult]],
-        finish: Callable[[Mapping[int, WeibullFit]], Measurement],
+        finish: Callable[[list[int], Numbers], Measurement],
     ) -> None:
         self._queued, self._finish = queued, finish
 
@@ -51,7 +57,9 @@ class PendingMeasurement:
 
     def measurement(self) -> Measurement:
         """What the reading gave, waiting for it if need be. To be called once, and in the order of the readings."""
-        return self._finish(delivered(self._queued))
+        rows = [result.numbers() for _, result in self._queued]
+        places = [place for indices, _ in self._queued for place in indices]
+        return self._finish(places, np.concatenate([np.empty((0, RESULT_COLUMNS)), *rows]))
 
 
 @dataclass(frozen=True)
@@ -104,7 +112,7 @@ class ModelReader:
         self._watch = FrozenWatch() if frozen == "once" else None
         self._read_once: set[str] = set()
         self.moved: tuple[str, ...] = ()
-        self._frozen: dict[str, WeibullFit] = {}
+        self._frozen: dict[str, Numbers] = {}  # the rows of those
         self.is_main = self._counter.is_main
         self.table = inventory_of(model, self.weights.held, find)
         self.different: tuple[str, ...] = ()
@@ -145,7 +153,9 @@ class ModelReader:
         moved = self._moved()
         self.moved = (*self.moved, *(name for name in moved if name not in self.moved))
         for attempt in range(ATTEMPTS):
-            due = [c for c in self.discovery.components if c.trainable or c.name not in self._read_once]
+            due: Sequence[Component] = self.discovery.components
+            if self._read_once:
+                due = [c for c in due if c.trainable or c.name not in self._read_once]
             counted = self._counter.count(due, self.weights, step, notes or {}, bool(moved) and not attempt)
             if counted is not None:
                 return self._reading(due, counted)
@@ -201,26 +211,39 @@ class ModelReader:
         spoiled = {due[index].parameter for index in counted.problems}
         once = [c.name for c in due if not c.trainable and c.parameter not in spoiled] if self._watch else []
         self._read_once.update(once)
-        components = self.discovery.components
+        names, places = self._placed(due)
 
-        def finish(found: Mapping[int, WeibullFit]) -> Measurement:
+        def finish(indices: list[int], rows: Numbers) -> Measurement:
             if not self.is_main:
                 return Measurement(problems=problems)
-            fresh = {due[index].name: fit for index, fit in found.items()}
-            self._frozen = {n: f for n, f in self._frozen.items() if n in self._read_once} | {
-                n: fresh[n] for n in once if n in fresh
-            }
-            for component in due:
-                fit = fresh.get(component.name)
-                if fit is None:
-                    problems.setdefault(component.name, "some of its parts could not be read")
-                elif not fit.available:
-                    problems[component.name] = fit.reason
-            fits = self._frozen | fresh
-            ordered = {c.name: fits[c.name] for c in components if c.name in fits}
-            return Measurement(ordered, problems, counted.notes)
+            numbers, here = np.full((len(names), RESULT_COLUMNS), np.nan), np.zeros(len(names), dtype=bool)
+            at = places[indices]
+            numbers[at], here[at] = rows, True
+            if self._watch is not None:
+                place = {name: n for n, name in enumerate(names)}
+                fresh = {name: numbers[place[name]] for name in once if here[place[name]]}
+                self._frozen = {n: row for n, row in self._frozen.items() if n in self._read_once} | fresh
+                for name, row in self._frozen.items():
+                    if name in place and not here[place[name]]:
+                        numbers[place[name]], here[place[name]] = row, True
+            fits = FitRows(names, numbers, here)
+            for n in places[~fits.available[places]].tolist():
+                if not here[n]:
+                    problems.setdefault(names[n], "some of its parts could not be read")
+                else:
+                    problems[names[n]] = fits[names[n]].reason
+            return Measurement(fits, problems, counted.notes)
 
         return PendingMeasurement(queued, finish)
+
+    def _placed(self, due: Sequence[Component]) -> tuple[tuple[str, ...], npt.NDArray[np.int64]]:
+        """The names of all components, and the places of those that are due among them."""
+        components = self.discovery.components
+        names = names_of(components)
+        if len(due) == len(names):
+            return names, np.arange(len(names))
+        place = {name: n for n, name in enumerate(names)}
+        return names, np.array([place[c.name] for c in due], dtype=np.int64)
 
     def _queued(self, counted: CountResult) -> list[tuple[Sequence[int], PendingResult]]:
         """The results of what was counted and of what was solved already, on their way to the host."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from weibull_monitor.errors import ConfigurationError, MissingDependencyError, text_of
-from weibull_monitor.history.snapshot import ATTENTION_SCALE, OUTSIDE_OF_BLOCKS
+from weibull_monitor.history.metrics import ATTENTION_SCALE, OUTSIDE_OF_BLOCKS
 from weibull_monitor.trackers.bands import PREFIX
 from weibull_monitor.trackers.wandb import CLASS_FIGURE, HEATMAP, STEP, TABLE
 from weibull_monitor.trackers.wandb_workspace.subject import Subject

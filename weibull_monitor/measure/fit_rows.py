@@ -1,0 +1,42 @@
+"""The fits of a model's matrices as one array."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from weibull_monitor.measure.fit import FIELDS, WeibullFit, unpacked
+from weibull_monitor.measure.rows import Numbers, Rows
+
+_PLACES = {name: place for place, name in enumerate(FIELDS)}
+
+
+class FitRows(Rows[WeibullFit]):
+    """The fits of matrices by name.
+
+    Args:
+        names: The names of all matrices.
+        numbers: Their rows of the result of `weibull_monitor.measure.solve`, float64 (matrices, RESULT_COLUMNS).
+        here: Whether a matrix has such a row, bool (matrices,). A row may still say that there is no fit.
+    """
+
+    def __init__(self, names: tuple[str, ...], numbers: Numbers, here: npt.NDArray[np.bool_]) -> None:
+        super().__init__(names, here)
+        self.numbers = np.ascontiguousarray(numbers.T)  # (RESULT_COLUMNS, matrices): it is read by columns
+
+    def column(self, path: str) -> Numbers:
+        """An attribute of each fit, float64 (matrices,); NaN for matrices that have none."""
+        values: Numbers = self.numbers[_PLACES[path]]
+        return values
+
+    @cached_property
+    def available(self) -> npt.NDArray[np.bool_]:
+        """`WeibullFit.available` of each matrix, bool (matrices,)."""
+        k = self.column("k")
+        fitted: npt.NDArray[np.bool_] = np.isfinite(k) & np.isfinite(self.column("lambda_")) & (k > 0)
+        return fitted
+
+    def _make(self, row: int) -> WeibullFit:
+        return unpacked(self.numbers[:, row].tolist())
