@@ -3,16 +3,24 @@ from __future__ import annotations
 import math
 from statistics import fmean, stdev
 
+import numpy as np
 import pytest
 import torch
 from late import Device
 from stepping import count_a_step
 
 from weibull_monitor.history.snapshot import Scaling
-from weibull_monitor.scaling.budget import Budget, StepInfo, scaling_of
+from weibull_monitor.scaling.budget import Budget, StepInfo, scalings_of
 from weibull_monitor.scaling.optimizers import Hyperparameters, rule_of
 from weibull_monitor.scaling.tracked import MAX_LATE
 from weibull_monitor.scaling.tracking import BudgetTracker
+
+
+def scaling_of(how: StepInfo | None, lambda_: float, lambda_0: float | None, numel: int = 1) -> Scaling:
+    """That of a single matrix."""
+    first = math.nan if lambda_0 is None else lambda_0
+    numbers = (np.array([value], dtype=np.float64) for value in (lambda_, first, numel, 1.0))
+    return scalings_of([how], np.zeros(1, dtype=np.int64), ("w",), *numbers)[0]["w"]
 
 
 def cosine(step: int, peak: float, total: int = 20_000, warmup: int = 200, floor: float = 0.1) -> float:

@@ -349,11 +349,12 @@ def _values_of(sample: Sample) -> Floats:
 
     They are rounded as the history rounds them, so that live and replayed values are the same.
     """
-    if isinstance(sample, Snapshot):
-        values = np.stack([sample.array(name) for name in READ])  # (columns, components)
-    else:
-        values = as_array(sample.columns, READ)
+    values = _live(sample) if isinstance(sample, Snapshot) else as_array(sample.columns, READ)
     return rounded(np.where(np.isfinite(values), values, np.nan))
+
+
+def _live(sample: Snapshot) -> Floats:
+    return np.stack([sample.array(name) for name in READ])
 
 
 def rounded(values: Floats) -> Floats:

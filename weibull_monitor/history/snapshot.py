@@ -117,7 +117,7 @@ class ScalingRows(Rows[Scaling]):
         return np.full(len(self.names), np.nan) if found is None else found
 
     def add(self, name: str, rows: npt.NDArray[np.bool_], found: tuple[Numbers, Numbers, Numbers]) -> None:
-        """Adds an `Estimate` to some rows: its value, and the ends of its interval, (rows,) each; none where that is not finite."""
+        """Adds an `Estimate` to some rows: its value and its ends, (rows,) each; none where the value is not finite."""
         for path, values in zip(_ENDS, found, strict=True):
             column = self.columns[f"{name}.{path}"] = np.full(len(self.names), np.nan)
             column[rows] = np.where(np.isfinite(found[0]), values, np.nan)

@@ -20,8 +20,6 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from weibull_monitor.history.digits import nine_digits
-
 Array = NDArray[np.float64]
 
 MIN_DECAY: Final = 0.01
@@ -80,7 +78,10 @@ class Points:
     @classmethod
     def of_columns(cls, step: int, names: tuple[str, ...], columns: Array) -> Points:
         """From λ, √I, S and Σ η, shape (4, matrices)."""
-        values = nine_digits(columns)
+        values = np.empty(columns.shape)
+        for place, row in enumerate(columns.tolist()):
+            digits = {value: float(f"{value:.9g}") for value in set(row)}  # most are the same for many matrices
+            values[place] = [digits[value] for value in row]
         values[1] **= 2
         return cls(step, names, values)
 

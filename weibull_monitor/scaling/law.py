@@ -39,6 +39,7 @@ Bools = NDArray[np.bool_]
 Places = NDArray[np.int64]
 _NOTHING: Final = (math.nan, math.nan)
 
+
 @dataclass
 class _Plan:
     """The planned learning rates of one optimizer, and where it was when they were last compared with the real ones."""

@@ -18,8 +18,8 @@ from scipy import stats
 from weibull_monitor import ConfigurationError, MemoryTracker, read_history
 from weibull_monitor.history import HistoryWriter
 from weibull_monitor.history.alert import Alert, Finding
-from weibull_monitor.history.record import History
 from weibull_monitor.history.metrics import OUTSIDE_OF_BLOCKS
+from weibull_monitor.history.record import History
 from weibull_monitor.measure.weibull import anchors
 from weibull_monitor.report.html.alerts import intervals
 from weibull_monitor.report.html.data import page_data
