@@ -12,8 +12,11 @@ import argparse
 import os
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack
 from statistics import median
 from typing import Any
+from unittest import mock
 
 os.environ.setdefault("TRITON_INTERPRET", "1")  # the kernels are not run
 
@@ -21,9 +24,14 @@ import torch
 from torch import nn
 
 from weibull_monitor import WeibullMonitor
+from weibull_monitor.measure import bins_of, count_magnitudes, solve
 
 TARGET = 5.0
 """Microseconds, with two parameter groups."""
+PARTS = ("queueing", "delivery", "fits", "law", "history", "alerts", "metrics")
+"""Parts of a sample: the first two make it up, the others are in the second."""
+ROW = solve(count_magnitudes([0.02 * torch.randn(4000)], bins_of(torch.float32)), bins_of(torch.float32))
+"""What a launch gives of a normal matrix."""
 
 
 def microseconds(groups: int, optimizers: int = 1, steps: int = 3_000) -> float:
@@ -50,12 +58,15 @@ def microseconds(groups: int, optimizers: int = 1, steps: int = 3_000) -> float:
     return 1e6 * median(times)
 
 
-def host_milliseconds(blocks: int, rounds: int = 50) -> tuple[int, float, float]:
-    """Matrices of a Llama of so many blocks; queueing a sample, and making it of numbers that have arrived: medians."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
+def host_milliseconds(model: nn.Module, resolution: str, rounds: int = 30) -> tuple[int, dict[str, float]]:
+    """How many rows a model has, and the milliseconds of each part of a sample, with alerts and one tracker: medians."""
+    from weibull_monitor.alerts.dispatch import Dispatcher
+    from weibull_monitor.history.snapshot import Snapshot
+    from weibull_monitor.history.writer import HistoryWriter
     from weibull_monitor.measure.kernels.launch import Kernels
     from weibull_monitor.measure.reader import counter as planned
+    from weibull_monitor.measure.reader.reader import PendingMeasurement
+    from weibull_monitor.scaling.law import ScalingLaw
 
     class NoKernels(Kernels):
         def count(self, *args: Any, **kwargs: Any) -> None: ...
@@ -63,31 +74,73 @@ def host_milliseconds(blocks: int, rounds: int = 50) -> tuple[int, float, float]
         def tally(self, *args: Any, **kwargs: Any) -> None: ...
 
         def solve(self, counts: Any, rows: Any, bins: Any, out: torch.Tensor, *args: Any, **kwargs: Any) -> None:
-            out.fill_(0.5)
+            out.copy_(ROW * (1.0 + 0.001 * torch.rand(len(out), 1, dtype=torch.float64)))
 
     kernels = NoKernels(torch.device("cpu"))
     planned.kernels_for = lambda device, dtype: kernels  # type: ignore[attr-defined]
-    sizes = {"hidden_size": 64, "intermediate_size": 128, "vocab_size": 256, "num_attention_heads": 4}
-    model = LlamaForCausalLM(LlamaConfig(**sizes, num_hidden_layers=blocks))
-    optimizer = torch.optim.AdamW(model.parameters())
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    with tempfile.TemporaryDirectory() as place:
-        monitor = WeibullMonitor(model, optimizer, every_n_steps=lambda step: False, output_dir=place, alerts=False)
-        optimizer.step()
-        monitor.step()
-        queueing, delivery = [], []
-        for _ in range(rounds):
-            times = [time.perf_counter()]
+    spent: dict[str, list[float]] = {part: [] for part in PARTS}
+    taken: dict[str, float] = {}
+
+    def clocked(kind: type, method: str, part: str) -> None:
+        inner = getattr(kind, method)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            begun = time.thread_time()
+            try:
+                return inner(*args, **kwargs)
+            finally:
+                taken[part] = taken.get(part, 0.0) + time.thread_time() - begun
+
+        patches.enter_context(mock.patch.object(kind, method, call))
+
+    with tempfile.TemporaryDirectory() as place, ExitStack() as patches:
+        clocked(PendingMeasurement, "measurement", "fits")
+        clocked(ScalingLaw, "at", "law")
+        clocked(HistoryWriter, "write_snapshot", "history")
+        clocked(Dispatcher, "observe", "alerts")
+        clocked(Snapshot, "metrics", "metrics")
+        monitor = WeibullMonitor(
+            model,
+            optimizer,
+            every_n_steps=lambda step: False,
+            output_dir=place,
+            resolution=resolution,  # type: ignore[arg-type]
+            trackers=["memory"],
+            scheduler=lambda step: 1.0,
+            total_steps=4 * rounds,
+        )
+        monitor._begin()
+        for _ in range(2 * rounds):
+            optimizer.step()
+            monitor.step()
+            taken.clear()
+            begun = time.thread_time()
             sampling = monitor._sampler.queue(monitor._step)
-            times.append(time.perf_counter())
-            monitor._finished(sampling)
-            times.append(time.perf_counter())
-            queueing.append(times[1] - times[0])
-            delivery.append(times[2] - times[1])
+            queued = time.thread_time()
+            monitor._log(monitor._finished(sampling))
+            taken |= {"queueing": queued - begun, "delivery": time.thread_time() - queued}
+            for part, seconds in taken.items():
+                spent[part].append(seconds)
         count = len(monitor.discovery.components)
         monitor.close()
-    return count, 1e3 * median(queueing), 1e3 * median(delivery)
+    return count, {part: 1e3 * median(seconds[rounds:]) for part, seconds in spent.items()}
+
+
+def models() -> Iterator[tuple[str, nn.Module, str]]:
+    """Models with the matrices of large ones, at tiny widths: a name, the model, and the resolution."""
+    from transformers import LlamaConfig, LlamaForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+    sizes = {"hidden_size": 32, "vocab_size": 128, "num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 8}
+    for blocks in (12, 32):
+        config = LlamaConfig(**sizes, intermediate_size=64, num_hidden_layers=blocks)
+        yield f"Llama of {blocks} blocks", LlamaForCausalLM(config), "auto"
+    for blocks, experts in ((16, 40), (24, 64)):
+        moe = {"num_hidden_layers": blocks, "num_experts": experts, "moe_intermediate_size": 16}
+        config = Qwen3MoeConfig(**sizes, **moe, num_experts_per_tok=2)
+        yield f"MoE of {blocks} blocks, each of {experts} experts", Qwen3MoeForCausalLM(config), "matrix"
 
 
 def main() -> None:
@@ -99,11 +152,12 @@ def main() -> None:
         target = f"≤ {TARGET:.0f}" if (groups, optimizers) == (2, 1) else ""
         what = f"{groups} parameter groups" + (f" in each of {optimizers} optimizers" if optimizers > 1 else "")
         print(f"| {what} | {microseconds(groups, optimizers):.1f} | {target} |")
-    print("\n| a sample on an accelerator, its launches left out | queueing, ms | delivery, ms |")
-    print("|---|---|---|")
-    for blocks in (12, 32):
-        count, queueing, delivery = host_milliseconds(blocks)
-        print(f"| Llama of {blocks} blocks, {count} matrices | {queueing:.2f} | {delivery:.2f} |")
+    print("\nA sample on an accelerator, its launches left out: milliseconds of the training thread\n")
+    print(f"| model | rows | {' | '.join(PARTS)} |")
+    print(f"|---|---|{'---|' * len(PARTS)}")
+    for name, model, resolution in models():
+        count, parts = host_milliseconds(model, resolution)
+        print(f"| {name} | {count:,} | {' | '.join(f'{parts[part]:.2f}' for part in PARTS)} |")
 
 
 if __name__ == "__main__":

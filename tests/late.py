@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from weibull_monitor.measure.rows import Numbers
+
 
 @dataclass
 class Device:
@@ -39,12 +41,16 @@ class OnItsWay:
     def ready(self) -> bool:
         return self._device.now >= self._due
 
-    def rows(self) -> list[list[float]]:
+    def numbers(self) -> Numbers:
         if not self.ready():
             self._device.waits += 1
             self._device.now = self._due
         self._device.under_way -= 1
         if self._device.broken:
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
-        rows: list[list[float]] = self._values.tolist()
+        numbers: Numbers = self._values.double().numpy()
+        return numbers
+
+    def rows(self) -> list[list[float]]:
+        rows: list[list[float]] = self.numbers().tolist()
         return rows

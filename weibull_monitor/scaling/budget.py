@@ -152,7 +152,7 @@ def scalings_of(
     lambda_0: Numbers,
     numel: Numbers,
     rms: Numbers,
-) -> tuple[ScalingRows, list[Reason | None]]:
+) -> tuple[ScalingRows, list[Shared]]:
     """Where matrices stand on the law.
 
     Args:
@@ -165,7 +165,7 @@ def scalings_of(
         rms: RMS of the whole parameter.
 
     Returns:
-        The values; those that do not exist (no weight decay, no baseline, no step yet) are NaN. And the reason of each way.
+        The values; those that do not exist (no weight decay, no baseline, no step yet) are NaN. And what is common to each way.
     """
     shared = [shared_of(how) for how in stepped]
     table = np.array([row[:-1] for row in shared] + [(np.nan,) * 9])[of].T  # (values, matrices)
@@ -185,7 +185,7 @@ def scalings_of(
     for n in np.flatnonzero(np.isnan(lambda_0)).tolist():
         reasons[n] = reasons[n] or "no_baseline"
     columns |= {"lambda_ratio": ratio, "budget_ratio": budget_ratio, "update_max": most}
-    return ScalingRows(names, of >= 0, columns, reasons), [one.reason for one in shared]
+    return ScalingRows(names, of >= 0, columns, reasons), shared
 
 
 def _squares(values: Numbers) -> Numbers:

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+Places = NDArray[np.int64]
 
 MIN_DECAY: Final = 0.01
 """Smallest S that gives an equilibrium."""
@@ -73,34 +73,41 @@ class Points:
     @classmethod
     def of(cls, step: int, rows: Mapping[str, Sequence[float]]) -> Points:
         """From λ, √I, S and Σ η by name."""
-        return cls.of_columns(step, tuple(rows), np.array(list(rows.values()), dtype=np.float64).reshape(-1, 4).T)
+        values = np.array(list(rows.values()), dtype=np.float64).reshape(-1, 4).T
+        return cls.of_columns(step, tuple(rows), values[0], values[1:], np.arange(len(rows)))
 
     @classmethod
-    def of_columns(cls, step: int, names: tuple[str, ...], columns: Array) -> Points:
-        """From λ, √I, S and Σ η, shape (4, matrices)."""
-        values = np.empty(columns.shape)
-        for place, row in enumerate(columns.tolist()):
-            digits = {value: float(f"{value:.9g}") for value in set(row)}  # most are the same for many matrices
-            values[place] = [digits[value] for value in row]
+    def of_columns(cls, step: int, names: tuple[str, ...], lambda_: Array, spent: Array, of: Places) -> Points:
+        """From columns.
+
+        Args:
+            step: Optimizer steps taken.
+            names: Names of the matrices.
+            lambda_: λ of each, shape (matrices,).
+            spent: √I, S and Σ η of each set of matrices that were stepped alike, shape (3, sets).
+            of: The set of each matrix, shape (matrices,).
+        """
+        values = np.empty((4, len(names)))
+        values[0] = _nine_digits(lambda_)
+        values[1:] = np.array([_nine_digits(row) for row in spent])[:, of]
         values[1] **= 2
         return cls(step, names, values)
 
-    def chosen(self, names: Sequence[str]) -> Array:
+    def chosen(self, names: tuple[str, ...]) -> Array:
         """The values of some matrices, shape (4, matrices); NaN for matrices that the sample does not have."""
-        if tuple(names) == self.names:
+        if names is self.names:
             return self.values
-        here, there = _places(tuple(names), self.names)
-        values = np.full((4, len(names)), np.nan)
-        values[:, here] = self.values[:, there]
-        return values
+        known = self.__dict__.get("_chosen")  # the same names are asked for at every sample
+        if known is None or known[0] is not names:
+            places = {name: n for n, name in enumerate(self.names)}
+            found = np.append(self.values, np.full((4, 1), np.nan), axis=1)[:, [places.get(name, -1) for name in names]]
+            known = self.__dict__["_chosen"] = names, found
+        found = known[1]
+        return found
 
 
-@lru_cache(maxsize=8)
-def _places(names: tuple[str, ...], among: tuple[str, ...]) -> tuple[list[int], list[int]]:
-    """Which of some names are among others, and their places there: the same at every sample, for most of a trail."""
-    places = {name: n for n, name in enumerate(among)}
-    found = [n for n, name in enumerate(names) if name in places]
-    return found, [places[names[n]] for n in found]
+def _nine_digits(values: Array) -> list[float]:
+    return [float(f"{value:.9g}") for value in values.tolist()]
 
 
 class Trail:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import compress
 from typing import Any, Final
 
@@ -38,6 +38,8 @@ from weibull_monitor.scaling.tracking import BudgetTracker
 Bools = NDArray[np.bool_]
 Places = NDArray[np.int64]
 _NOTHING: Final = (math.nan, math.nan)
+_MASKS: Final = 16
+"""Choices of components that are remembered."""
 
 
 @dataclass
@@ -132,20 +134,19 @@ class ScalingLaw:
         ways, of_parameter = _ways([stepped.get(parameter) for parameter in facts.parameters])
         of = np.where(here, of_parameter[facts.parameter], -1)  # (components,), as all that follows
         rms = aligned(fits, "rms", names)[np.where(here[facts.whole], facts.whole, np.arange(len(names)))]
-        found, reasons = scalings_of(ways, of, names, lambda_, lambda_0, facts.numel, rms)
+        found, shared = scalings_of(ways, of, names, lambda_, lambda_0, facts.numel, rms)
         effective = found.column("effective")
         known = ~np.isnan(effective) & ~np.isnan(lambda_0)
-        inside = known & np.array([*(reason is None for reason in reasons), False])[of]
+        inside = known & np.array([*(one.reason is None for one in shared), False])[of]
         for place in np.flatnonzero(inside & ~facts.covered).tolist():
             found.reasons[place] = "kind_not_covered"
         if step > 0 and known.any():
             spent = np.array([(how.budget.decay, how.budget.path) if how and how.budget else _NOTHING for how in ways])
-            decay, path = spent[of[known]].T
-            values = np.stack([lambda_[known], effective[known], decay, path])
-            now = Points.of_columns(step, _chosen(names, known), values)
+            roots = np.array([one.effective for one in shared])
+            now = Points.of_columns(step, facts.chosen(known), lambda_[known], np.vstack([roots, spent.T]), of[known])
             if (beyond := inside & facts.covered).any():
                 here = beyond[known]
-                now_beyond = now if here.all() else Points(step, _chosen(names, beyond), now.values[:, here])
+                now_beyond = now if here.all() else Points(step, facts.chosen(beyond), now.values[:, here])
                 self._extrapolate(found, beyond, lambda_0[beyond], ways, of[beyond], now_beyond, outlook)
             self._trail.add(now)
         self._say(found)
@@ -262,6 +263,16 @@ class _Facts:
     whole: Places
     numel: Numbers
     covered: Bools
+    _memo: dict[bytes, tuple[str, ...]] = field(default_factory=dict)
+
+    def chosen(self, rows: Bools) -> tuple[str, ...]:
+        """The names of some: the same tuple for the same rows, so that it is seen at once to be the same."""
+        key = rows.tobytes()
+        if key not in self._memo:
+            if len(self._memo) >= _MASKS:
+                self._memo.clear()
+            self._memo[key] = tuple(compress(self.names, rows.tolist()))
+        return self._memo[key]
 
 
 @Kept
@@ -289,10 +300,6 @@ def _ways(stepped: Sequence[StepInfo | None]) -> tuple[list[StepInfo | None], Pl
     for how, n in zip(stepped, of, strict=True):
         different[n] = how
     return different, np.array(of, dtype=np.int64)
-
-
-def _chosen(names: tuple[str, ...], rows: Bools) -> tuple[str, ...]:
-    return names if rows.all() else tuple(compress(names, rows.tolist()))
 
 
 def _went_as_planned(plan: _Plan, rule: Rule, step: int, steps: int, rates: Mapping[int, float]) -> bool:
