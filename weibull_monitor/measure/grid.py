@@ -24,6 +24,9 @@ from weibull_monitor.measure.bins import MANTISSA_BITS, Bins, place_bits
 from weibull_monitor.model.components.storage import MANTISSA
 from weibull_monitor.model.upload import on_device
 
+Numbers = npt.NDArray[np.float64]
+Answers = npt.NDArray[np.bool_]
+
 _FINE: Final = (7, 10, 12)
 """Mantissa bits of the grids that zero bits tell: bf16, fp16 and TF32, and the finest that moves λ by almost 1e-4."""
 SLOTS: Final = 8
@@ -137,7 +140,7 @@ def evidence(tallies: Tensor, counts: Tensor, bins: Bins) -> Tensor:
     return torch.cat([tallies.to(counts.device), roughness(finite, bins, first)], dim=1)
 
 
-def on_grid(found: Sequence[Sequence[float]], bins: Bins) -> list[bool]:
+def on_grid(found: Sequence[Sequence[float]] | Numbers, bins: Bins) -> list[bool]:
     """Which matrices lie on a grid, so that all of their values have to be looked at.
 
     Args:
@@ -158,14 +161,12 @@ def on_grid(found: Sequence[Sequence[float]], bins: Bins) -> list[bool]:
     return both
 
 
-Numbers = npt.NDArray[np.float64]
-Answers = npt.NDArray[np.bool_]
-
-
 def _zero_bits(tallied: Numbers, bins: Bins) -> Answers:
     """Whether more values than by chance lie on one of the grids, or near it, (matrices,) from (matrices, TALLIES)."""
     found = np.zeros(len(tallied), dtype=np.bool_)
     for place, low in enumerate(lows_of(bins.dtype)):
+        if not low:  # nothing was tallied
+            continue
         of_grid = tallied[:, place * (SLOTS + 1) :][:, : SLOTS + 1]
         eighths, on_it = of_grid[:, :SLOTS].copy(), of_grid[:, SLOTS]  # (matrices, SLOTS), (matrices,)
         values = of_grid.sum(axis=1)

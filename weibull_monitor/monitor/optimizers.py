@@ -50,7 +50,7 @@ def notice_earlier_steps(guard: Guard, optimizers: Sequence[Any]) -> None:
         guard: Logs the message.
         optimizers: The optimizers themselves, without wrappers.
     """
-    from weibull_monitor.scaling.optimizers import steps_taken
+    from weibull_monitor.scaling.counts import steps_taken
 
     for optimizer in optimizers:
         held = ((p, group) for group in optimizer.param_groups for p in group["params"])

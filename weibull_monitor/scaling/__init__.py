@@ -17,11 +17,12 @@ In the order of the data:
 """
 
 from weibull_monitor.scaling.budget import StepInfo
+from weibull_monitor.scaling.counts import steps_taken
 from weibull_monitor.scaling.deepspeed import engine_of
 from weibull_monitor.scaling.force_reader import ForceReader, PendingForces
 from weibull_monitor.scaling.law import Outlook, ScalingLaw
 from weibull_monitor.scaling.learning_rates import Rule
-from weibull_monitor.scaling.optimizers import innermost, steps_taken
+from weibull_monitor.scaling.optimizers import innermost
 from weibull_monitor.scaling.tracking import BudgetTracker
 from weibull_monitor.scaling.wire import pack, unpack
 

@@ -9,6 +9,7 @@ change raises, says whether a step was taken. Optimizers without a count (SGD, M
 from __future__ import annotations
 
 import weakref
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -47,24 +48,66 @@ class StepCounts:
 
     def of(self, parameter: Tensor, group: Group) -> Tensor | float | None:
         """The count of one parameter, unread; None if the optimizer does not count, or has not stepped it."""
-        states = getattr(self._optimizer, "state", None)
-        if not isinstance(states, Mapping):
-            return None
-        if self._in_group:
-            count = _highest(states, group)
-        else:
-            state = states.get(parameter)
-            count = state.get("step") if state else None
-        if isinstance(count, Tensor):
-            return count if not count.dim() or count.numel() == 1 else None
-        return count if isinstance(count, (int, float)) else None
+        return step_counter(self._optimizer, parameter, group, self._in_group)
 
 
-def _highest(states: Mapping[Any, Any], group: Group) -> Any:
-    # Apex counts in the group. DeepSpeed gives every parameter's state a count of 0, counts in the state of the last parameter
-    # that has a gradient, and steps all of them by that: the highest count is the right one.
-    counts = [states[p]["step"] for p in group["params"] if p in states and "step" in states[p]]
-    return max(counts) if counts else group.get("step")
+def step_counter(
+    optimizer: Any, parameter: Tensor, group: Group, in_group: bool | None = None
+) -> Tensor | float | None:
+    """An optimizer's own count of the steps of a parameter, as `steps_taken`, but unread, so that nothing waits.
+
+    Args:
+        optimizer: The optimizer itself, without wrappers.
+        parameter: The parameter, as the optimizer holds it.
+        group: The parameter group that it is in.
+        in_group: Whether it counts in the group, if that is known.
+
+    Returns:
+        A number or a tensor of one element, on any device; None if the optimizer does not count, or not yet.
+    """
+    states: Any = getattr(optimizer, "state", None)
+    if type(states) not in _STATES and not isinstance(states, Mapping):
+        return None
+    if rule_of(optimizer).step_count == "group" if in_group is None else in_group:
+        # Apex counts in the group. DeepSpeed gives every parameter's state a count of 0, counts in the state of the last
+        # parameter that has a gradient, and steps all of them by that: the highest count is the right one.
+        counts = [states[p]["step"] for p in group["params"] if p in states and "step" in states[p]]
+        count = max(counts) if counts else group.get("step")
+    else:
+        state = states.get(parameter)
+        count = state.get("step") if state else None
+    if isinstance(count, Tensor):
+        return count if not count.dim() or count.numel() == 1 else None
+    return count if isinstance(count, (int, float)) else None
+
+
+_STATES: Final = (dict, defaultdict)  # `isinstance` of an abstract class takes longer than all the rest
+
+
+def steps_taken(optimizer: Any, parameter: Tensor, group: Group) -> int | None:
+    """How many steps an optimizer has taken on a parameter by its own count; waits for a count on an accelerator.
+
+    Steps that a loss scaler skips are not counted, nor are steps without a gradient where the count is the parameter's own.
+
+    Args:
+        optimizer: The optimizer itself, without wrappers.
+        parameter: The parameter, as the optimizer holds it.
+        group: The parameter group that it is in.
+
+    Returns:
+        The count; None if the optimizer does not count, or has not stepped the parameter.
+
+    >>> import torch
+    >>> weight = torch.nn.Parameter(torch.zeros(2, 2))
+    >>> optimizer = torch.optim.AdamW([weight])
+    >>> for _ in range(3):
+    ...     weight.grad = torch.ones(2, 2)
+    ...     optimizer.step()
+    >>> steps_taken(optimizer, weight, optimizer.param_groups[0])
+    3
+    """
+    count = step_counter(optimizer, parameter, group)
+    return None if count is None else int(count)
 
 
 class ParameterSteps:

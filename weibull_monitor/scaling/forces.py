@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from weibull_monitor.history.snapshot import Forces
-from weibull_monitor.scaling.optimizers import rule_of, step_counter
+from weibull_monitor.scaling.counts import step_counter
+from weibull_monitor.scaling.optimizers import rule_of
 
 CHUNK: Final = 1 << 19
 """Elements per pass, which keeps the temporaries at a few MiB."""

@@ -20,7 +20,6 @@ from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from weibull_monitor.history.reasons import Reason
 from weibull_monitor.scaling.deepspeed import wrappers
@@ -322,51 +321,6 @@ def _row_of(kind: type) -> OptimizerRule | None:
 def _step_of(kind: type) -> Any:
     """The function that takes a step, without what PyTorch puts around it."""
     return inspect.unwrap(getattr(kind, "step", None) or object)
-
-
-def step_counter(optimizer: Any, parameter: Tensor, group: Group) -> Tensor | float | None:
-    """An optimizer's own count of the steps of a parameter, as `steps_taken`, but unread, so that nothing waits.
-
-    Returns:
-        A number or a tensor of one element, on any device; None if the optimizer does not count, or not yet.
-    """
-    states = getattr(optimizer, "state", None)
-    if not isinstance(states, Mapping):
-        return None
-    count = (states.get(parameter) or {}).get("step")
-    if rule_of(optimizer).step_count == "group":
-        # Apex counts in the group. DeepSpeed gives every parameter's state a count of 0, counts in the state of the last
-        # parameter that has a gradient, and steps all of them by that: the highest count is the right one.
-        counts = (states[p].get("step", 0) for p in group["params"] if p in states)
-        count = group.get("step") if count is None else max(counts)
-    single = isinstance(count, Tensor) and count.numel() == 1
-    return count if single or isinstance(count, (int, float)) else None
-
-
-def steps_taken(optimizer: Any, parameter: Tensor, group: Group) -> int | None:
-    """How many steps an optimizer has taken on a parameter by its own count; waits for a count on an accelerator.
-
-    Steps that a loss scaler skips are not counted, nor are steps without a gradient where the count is the parameter's own.
-
-    Args:
-        optimizer: The optimizer itself, without wrappers.
-        parameter: The parameter, as the optimizer holds it.
-        group: The parameter group that it is in.
-
-    Returns:
-        The count; None if the optimizer does not count, or has not stepped the parameter.
-
-    >>> import torch
-    >>> weight = torch.nn.Parameter(torch.zeros(2, 2))
-    >>> optimizer = torch.optim.AdamW([weight])
-    >>> for _ in range(3):
-    ...     weight.grad = torch.ones(2, 2)
-    ...     optimizer.step()
-    >>> steps_taken(optimizer, weight, optimizer.param_groups[0])
-    3
-    """
-    count = step_counter(optimizer, parameter, group)
-    return None if count is None else int(count)
 
 
 def describe(optimizers: Iterable[Any]) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ import torch
 
 from weibull_monitor.errors import shown
 from weibull_monitor.history.conform import conforms
-from weibull_monitor.scaling.optimizers import step_counter
+from weibull_monitor.scaling.counts import step_counter
 
 
 class StateWatch:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import compress
 
 import torch
 from torch import Tensor
@@ -154,8 +155,7 @@ class GridWatch:
     def on_grid(self) -> frozenset[int]:
         """The components that lie on a grid, by what was noted."""
         for indices, bins, result in self._arriving:
-            found = zip(indices, on_grid(result.rows(), bins), strict=True)
-            self._found |= {index for index, grid in found if grid}
+            self._found |= frozenset(compress(indices, on_grid(result.numbers(), bins)))
         self._arriving = []
         return self._found
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from weibull_monitor.errors import text_of
 from weibull_monitor.model.components import Component
 from weibull_monitor.model.components.storage import unsupported
-from weibull_monitor.model.sharding import Box, Layout, LocalParameter, local_parameters
+from weibull_monitor.model.sharding import Box, Layout, LocalParameter, ParameterWatch
 from weibull_monitor.model.sharding.division import Agreement, Share
 from weibull_monitor.model.sharding.layout import Elements
 
@@ -26,17 +26,18 @@ class LocalWeights:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._model = model
         self._shares: Mapping[str, Share] = {}
         self._agreed: Mapping[str, LocalParameter] = {}
-        self.held = local_parameters(model)
+        self._look = ParameterWatch(model)
+        self.held = self._look()
+        self._firsts: tuple[Sequence[Component], dict[str, Component]] | None = None
 
     def refresh(self) -> bool:
         """Looks again at the parameters, and says whether they are still those of the agreement.
 
         This is the one place where a change is found: parameters that came or went, were frozen, cast or sharded in another way.
         """
-        self.held = local_parameters(self._model, self.held)
+        self.held = self._look()
         return self.held == self._agreed
 
     def settle(self, agreement: Agreement) -> None:
@@ -98,7 +99,9 @@ class LocalWeights:
 
     def addresses(self, components: Sequence[Component]) -> tuple[int, ...]:
         """The address of each parameter in memory, of the components that `stays` says so of; 0 for others."""
-        firsts = {component.parameter: component for component in components}
+        if self._firsts is None or self._firsts[0] is not components:
+            self._firsts = components, {component.parameter: component for component in components}
+        firsts = self._firsts[1]
         return tuple(self.held[name].optimized.data_ptr() if self.stays(first) else 0 for name, first in firsts.items())
 
     def optimized(self) -> Mapping[str, Tensor]:

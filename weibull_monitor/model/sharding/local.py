@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Mapping, Set
 from functools import partial
+from operator import is_
 from typing import Any
 
 import torch
@@ -28,9 +29,67 @@ def local_parameters(model: nn.Module, before: Mapping[str, LocalParameter] | No
         model: The model.
         before: What was found the last time; what has stayed the same is not looked at again.
     """
-    modules = dict(model.named_modules())  # gone through once: this is done at every sample
+    modules = dict(model.named_modules())  # gone through once
     _reshard(modules.values())
-    before = before or {}
+    return _of_modules(model, modules, before or {})
+
+
+class ParameterWatch:
+    """Calls `local_parameters` of one model again and again; where nothing has changed, which is seen in a fraction of the time.
+
+    Args:
+        model: The model. Not modified.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._held: dict[str, LocalParameter] = {}
+        self._modules: list[nn.Module] = []
+        self._seen: list[object] = []  # what all of them hold; empty if the whole has to be gone through each time
+
+    def __call__(self) -> dict[str, LocalParameter]:
+        """What this rank holds now."""
+        if self._seen and self._same():
+            return self._held
+        modules = dict(self._model.named_modules())
+        _reshard(modules.values())
+        self._held = _of_modules(self._model, modules, self._held)
+        self._modules = list(modules.values())
+        methods = ("named_modules", "named_parameters")
+        plain = all(getattr(type(self._model), name) is getattr(nn.Module, name) for name in methods)
+        # Under FSDP parameters may be in another state than that in which they are measured.
+        self._seen = _holdings(self._modules) if plain and not any(map(_is_fsdp, self._modules)) else []
+        return self._held
+
+    def _same(self) -> bool:
+        """Whether each module holds the same modules, parameters and hooks as the last time, and these are what they were."""
+        seen = _holdings(self._modules)
+        return (
+            len(seen) == len(self._seen)
+            and all(map(is_, seen, self._seen))
+            and all(held.describes(held.optimized) for held in self._held.values())
+        )
+
+
+def _holdings(modules: Iterable[nn.Module]) -> list[object]:
+    """All that some modules hold that `local_parameters` looks at."""
+    found: list[object] = []
+    for module in modules:
+        if module._modules:
+            found += module._modules
+            found += module._modules.values()
+        if module._parameters:
+            found += module._parameters
+            found += module._parameters.values()
+        if module._forward_pre_hooks:
+            found += module._forward_pre_hooks.values()
+        found.append(module)
+    return found
+
+
+def _of_modules(
+    model: nn.Module, modules: Mapping[str, nn.Module], before: Mapping[str, LocalParameter]
+) -> dict[str, LocalParameter]:
     out: dict[str, LocalParameter] = {}
     flat: dict[str, LocalParameter] = {}
     covered: set[int] = set()
@@ -183,6 +242,12 @@ def _zero3(parameter: Any, made_of: Callable[..., LocalParameter]) -> LocalParam
         copy=min(dist.get_process_group_ranks(group)),
         problem="" if available else "DeepSpeed ZeRO-3 has moved its shard to disk",
     )
+
+
+def _is_fsdp(module: nn.Module) -> bool:
+    kinds = (("torch.distributed.fsdp", "FSDPModule"), ("torch.distributed.fsdp", "FullyShardedDataParallel"))
+    found = (getattr(sys.modules.get(path), name, None) for path, name in kinds)
+    return any(kind is not None and isinstance(module, kind) for kind in found)
 
 
 def _reshard(modules: Iterable[nn.Module]) -> None:
