@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from weibull_monitor.history.reasons import EXPLANATION
+from weibull_monitor.scaling.counts import steps_taken
 from weibull_monitor.scaling.optimizers import (
     RULES,
     UpdateBound,
@@ -18,7 +19,6 @@ from weibull_monitor.scaling.optimizers import (
     chooses_rate,
     describe,
     rule_of,
-    steps_taken,
 )
 
 

@@ -76,7 +76,8 @@ def layer_outlier(window: SampleWindow, settings: LayerOutlier) -> RuleResult:
         middle = np.where(by_scale, np.sqrt(low * high), (low + high) / 2.0)
         as_loaded = np.abs(np.where(by_scale, layers.start[1], layers.start[0])) >= LOADED_SHARE * np.abs(departs)
         tolerated = as_loaded & (~by_scale | (np.abs(departs) < TOLERATED_RATIO))
-        tolerated |= layers.stepped_apart(window)
+        own = layers.stepped_apart(window)
+        tolerated |= own
         shallow = layers.shallow & ~as_loaded & (departs < 0) & ~by_scale
 
     def full(values: Floats | Bools, fill: float = np.nan) -> Floats:
@@ -85,10 +86,7 @@ def layer_outlier(window: SampleWindow, settings: LayerOutlier) -> RuleResult:
         return out  # (components,)
 
     scale_reported, shallow_case, loaded_so = full(by_scale, 0.0), full(shallow, 0.0), full(as_loaded, 0.0)
-    usually, own_rate = (
-        full(middle),
-        full(layers.stepped_apart(window), 0.0),
-    )
+    usually, own_rate = full(middle), full(own, 0.0)
 
     def meaning(i: int) -> str:
         column = "lambda" if scale_reported[i] else "k"
@@ -185,7 +183,8 @@ def departure(values: Floats) -> tuple[Floats, Floats, Floats]:
     [-0.01, 0.0, 0.0, -0.42, 0.01, 0.01, 0.01]
     """
     width = values.shape[1]
-    padded = np.pad(values, ((0, 0), (2, 2)), constant_values=np.nan)
+    padded = np.full((len(values), width + 4), np.nan)  # as np.pad, in a tenth of the time
+    padded[:, 2:-2] = values
     neighbours = np.stack([padded[:, i : i + width].ravel() for i in (0, 1, 3, 4)])  # (4, kinds · blocks)
     beside = median_of(neighbours).reshape(values.shape)
     overall = np.broadcast_to(median_of(values.T)[:, None], values.shape)
