@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -28,17 +31,16 @@ class LastStep:
         self._reader, self._ranks = reader, ranks
         self._seen: Tensor | None = None
         self._name = ""
-        self._view: tuple[LocalParameter, Tensor, int, Tensor] | None = (
-            None  # the parameter, its address, and some of its values
-        )
+        # The parameter, its address, and what copies some of its values.
+        self._view: tuple[LocalParameter, Tensor, int, Callable[[], object]] | None = None
 
     def remember(self) -> None:
         """Copies the values. It does not wait for the device."""
         held = self._reader.weights.held
         if self._view is not None and self._seen is not None:
-            of, parameter, address, values = self._view
+            of, parameter, address, copy = self._view
             if held.get(self._name) is of and parameter.data_ptr() == address:
-                self._seen.copy_(values)
+                copy()
                 return
         self._seen = self._view = None
         if self._name not in held:
@@ -50,7 +52,8 @@ class LastStep:
             self._seen = self._values().clone()
             local = held[self._name]
             if type(local.optimized) is nn.Parameter and not local.sources and not local.problem:
-                self._view = (local, local.optimized, local.optimized.data_ptr(), self._values())
+                copy = _copying(self._values(), self._seen)
+                self._view = (local, local.optimized, local.optimized.data_ptr(), copy)
 
     def passed(self) -> bool:
         """Whether the weights have changed since, on any rank. All ranks have to call this."""
@@ -72,3 +75,11 @@ class LastStep:
         if local.dim() == 2:
             local = local.diagonal()
         return local[:: max(1, len(local) // VALUES)]
+
+
+def _copying(values: Tensor, to: Tensor) -> Callable[[], object]:
+    """What copies some values; on the host by NumPy, which takes a fifth of the time, as integers of their size."""
+    if values.device.type != "cpu":
+        return partial(to.copy_, values)
+    integer = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[values.dtype.itemsize]
+    return partial(to.view(integer).numpy().__setitem__, ..., values.view(integer).numpy())

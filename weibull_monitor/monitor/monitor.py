@@ -203,7 +203,7 @@ class WeibullMonitor(Shown, OptimizerFollower):
         if self._advanced:
             self._advanced = False
         else:
-            self._guard("reading the optimizer's parameter groups", self._budgets.advance, missed=missed)
+            self._guard("reading the optimizer's parameter groups", self._budgets.advance, None, missed)
         if self._ranks is not None and not self.over and self._guard("looking for Join", self._join.active):
             self._ranks.broken = True
             self._guard.once(UNDER_JOIN)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from weibull_monitor.scaling.accounts import GroupAccounts, Rates
 from weibull_monitor.scaling.counts import ParameterSteps
 from weibull_monitor.scaling.optimizers import chooses_rate
 
-_NUMBERS = (float, int)
+_NUMBERS = frozenset((float, int))
 
 
 class QuickCalls:
@@ -33,7 +34,7 @@ class QuickCalls:
         self._optimizer, self._groups = optimizer, optimizer.param_groups
         self._length = len(self._groups)
         self._ones = [one for one, _ in ones]
-        self._counts = [(counter.item, counter.item()) for _, counter in ones]
+        self._counts = [(_reads(counter), counter.item()) for _, counter in ones]
         self._calls = 0
         self.rates: list[list[Rates]] = []
 
@@ -58,10 +59,12 @@ class QuickCalls:
         for count, before in self._counts:
             if count() != before + risen:
                 return False
-        rates = [(group["lr"], group.get("weight_decay")) for group in groups]
-        for eta, weight_decay in rates:
+        rates = []
+        for group in groups:
+            eta, weight_decay = group["lr"], group.get("weight_decay")
             if type(eta) not in _NUMBERS or type(weight_decay) not in _NUMBERS:
                 return False
+            rates.append((eta, weight_decay))
         self.rates.append(rates)
         self._calls = risen
         return True
@@ -74,3 +77,10 @@ class QuickCalls:
         by_group = [[(float(eta), float(wd)) for eta, wd in of_group] for of_group in zip(*self.rates, strict=True)]
         self.rates = []
         return by_group
+
+
+def _reads(counter: Tensor) -> Callable[[], float]:
+    """What reads a count: through NumPy, which takes a third of the time."""
+    if counter.dtype is torch.float32 and type(counter) is Tensor and not counter.requires_grad:
+        return counter.numpy().item
+    return counter.item
