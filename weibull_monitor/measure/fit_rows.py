@@ -18,13 +18,13 @@ class FitRows(Rows[WeibullFit]):
 
     Args:
         names: The names of all matrices.
-        numbers: Their rows of the result of `weibull_monitor.measure.solve`, float64 (matrices, RESULT_COLUMNS).
-        here: Whether a matrix has such a row, bool (matrices,). A row may still say that there is no fit.
+        numbers: The columns of the result of `weibull_monitor.measure.solve`, float64 (RESULT_COLUMNS, matrices).
+        here: Whether a matrix has such a result, bool (matrices,). It may still say that there is no fit.
     """
 
     def __init__(self, names: tuple[str, ...], numbers: Numbers, here: npt.NDArray[np.bool_]) -> None:
         super().__init__(names, here)
-        self.numbers = np.ascontiguousarray(numbers.T)  # (RESULT_COLUMNS, matrices): it is read by columns
+        self.numbers = numbers
 
     def column(self, path: str) -> Numbers:
         """An attribute of each fit, float64 (matrices,); NaN for matrices that have none."""

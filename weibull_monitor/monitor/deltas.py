@@ -13,6 +13,7 @@ from weibull_monitor.measure import WeibullFit
 from weibull_monitor.measure.product import PendingProducts, queue_products
 from weibull_monitor.model.adapters import Adapter, adapters_of
 from weibull_monitor.model.components import Component
+from weibull_monitor.model.components.kept import Kept
 from weibull_monitor.model.sharding.dtensor import is_dtensor
 
 
@@ -22,6 +23,11 @@ class PendingDeltas(NamedTuple):
     names: tuple[str, ...]
     bases: tuple[Component | str, ...]
     products: PendingProducts
+
+
+@Kept
+def _has_adapters(components: tuple[Component, ...]) -> bool:
+    return any(c.kind == "adapter_a" for c in components)
 
 
 class DeltaReader:
@@ -38,9 +44,9 @@ class DeltaReader:
         self._model = model
         self.reasons: dict[str, str] = {}
 
-    def collect(self, components: Sequence[Component]) -> PendingDeltas | None:
+    def collect(self, components: tuple[Component, ...]) -> PendingDeltas | None:
         """Queues the products of all adapters; None if there are none."""
-        if not any(c.kind == "adapter_a" for c in components):
+        if not _has_adapters(components):
             return None
         found = self._found(components)
         self.reasons = {name: why for name, one, _ in found if (why := _sharded(one))}

@@ -14,6 +14,7 @@ from torch import nn
 
 from weibull_monitor.errors import Guard
 from weibull_monitor.history import RunRecord
+from weibull_monitor.history.metrics import groups_of
 from weibull_monitor.history.snapshot import Reference, Scaling, Snapshot
 from weibull_monitor.history.values import aligned
 from weibull_monitor.measure import WeibullFit
@@ -21,7 +22,7 @@ from weibull_monitor.measure.bins import MANTISSA_BITS
 from weibull_monitor.measure.reader.reader import ModelReader, PendingMeasurement
 from weibull_monitor.model.architecture import facts_of
 from weibull_monitor.model.components import AttentionPair, Component, attention_pairs, by_reason, moved
-from weibull_monitor.model.components.kept import names_of
+from weibull_monitor.model.components.kept import Kept, names_of
 from weibull_monitor.model.sharding import Ranks
 from weibull_monitor.monitor.deltas import DeltaReader, PendingDeltas
 from weibull_monitor.monitor.options import MonitorOptions
@@ -80,6 +81,11 @@ def state_readers(
 
         updates = UpdateReader(reader, budgets, ranks)
     return forces, updates
+
+
+@Kept
+def _adapters_of(components: tuple[Component, ...]) -> frozenset[str]:
+    return frozenset(c.name for c in components if c.kind.startswith("adapter"))
 
 
 class Sampler:
@@ -203,10 +209,10 @@ class Sampler:
 
     def count_unchanged(self, fits: Mapping[str, WeibullFit], scaling: Mapping[str, Scaling], last: Snapshot) -> int:
         """Number of trainable components with η > 0 that were stepped since the sample ``last`` and have not changed."""
-        names = names_of(self._reader.discovery.components)
+        components = self._reader.discovery.components
+        names, trained = names_of(components), ~groups_of(components).still
         now, before = (aligned(held, "checksum", names) for held in (fits, last.fits))
         spent, spent_before = (aligned(held, "eta_sum", names) for held in (scaling, last.scaling))
-        trained = np.array([c.trainable for c in self._reader.discovery.components], dtype=bool)
         stepped = (aligned(scaling, "eta", names) > 0.0) & (np.isnan(spent) | (spent != spent_before))
         return int((trained & stepped & (now == before)).sum())
 
@@ -255,10 +261,10 @@ class Sampler:
         return self._budgets.by_parameter(self._reader.optimized())
 
     def _report_problems(
-        self, problems: Mapping[str, str], components: Sequence[Component], fits: Mapping[str, WeibullFit]
+        self, problems: Mapping[str, str], components: tuple[Component, ...], fits: Mapping[str, WeibullFit]
     ) -> None:
         """Warns of matrices without a fit. Adapters that begin at zero, as LoRA's B, need no warning before their first fit."""
-        adapters = {c.name for c in components if c.kind.startswith("adapter")}
+        adapters = _adapters_of(components)
         self._begun |= {name for name in adapters & fits.keys() if fits[name].available}
         young = {n: why for n, why in problems.items() if n in adapters - self._begun and EARLY.search(why)}
         self._report({n: why for n, why in problems.items() if n not in young}, "have no fit")

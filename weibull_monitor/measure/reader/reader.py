@@ -41,13 +41,13 @@ class PendingMeasurement:
 
     Args:
         queued: The places that the rows of each result belong to, and that result.
-        finish: Makes the measurement of these places and their rows, float64 (places, RESULT_COLUMNS).
+        finish: Makes the measurement of such places and their rows, float64 (places, RESULT_COLUMNS).
     """
 
     def __init__(
         self,
         queued: Sequence[tuple[Sequence[int], PendingResult]],
-        finish: Callable[[list[int], Numbers], Measurement],
+        finish: Callable[[Sequence[tuple[Sequence[int], Numbers]]], Measurement],
     ) -> None:
         self._queued, self._finish = queued, finish
 
@@ -57,9 +57,7 @@ class PendingMeasurement:
 
     def measurement(self) -> Measurement:
         """What the reading gave, waiting for it if need be. To be called once, and in the order of the readings."""
-        rows = [result.numbers() for _, result in self._queued]
-        places = [place for indices, _ in self._queued for place in indices]
-        return self._finish(places, np.concatenate([np.empty((0, RESULT_COLUMNS)), *rows]))
+        return self._finish([(places, result.numbers()) for places, result in self._queued])
 
 
 @dataclass(frozen=True)
@@ -213,19 +211,20 @@ class ModelReader:
         self._read_once.update(once)
         names, places = self._placed(due)
 
-        def finish(indices: list[int], rows: Numbers) -> Measurement:
+        def finish(arrived: Sequence[tuple[Sequence[int], Numbers]]) -> Measurement:
             if not self.is_main:
                 return Measurement(problems=problems)
-            numbers, here = np.full((len(names), RESULT_COLUMNS), np.nan), np.zeros(len(names), dtype=bool)
-            at = places[indices]
-            numbers[at], here[at] = rows, True
+            numbers, here = np.full((RESULT_COLUMNS, len(names)), np.nan), np.zeros(len(names), dtype=bool)
+            for indices, rows in arrived:
+                at = places[list(indices)]
+                numbers[:, at], here[at] = rows.T, True
             if self._watch is not None:
                 place = {name: n for n, name in enumerate(names)}
-                fresh = {name: numbers[place[name]] for name in once if here[place[name]]}
+                fresh = {name: numbers[:, place[name]] for name in once if here[place[name]]}
                 self._frozen = {n: row for n, row in self._frozen.items() if n in self._read_once} | fresh
                 for name, row in self._frozen.items():
                     if name in place and not here[place[name]]:
-                        numbers[place[name]], here[place[name]] = row, True
+                        numbers[:, place[name]], here[place[name]] = row, True
             fits = FitRows(names, numbers, here)
             for n in places[~fits.available[places]].tolist():
                 if not here[n]:
