@@ -355,8 +355,7 @@ class WeibullMonitor(Shown, OptimizerFollower):
 
     def _recall_baseline(self, recorder: Recorder, alerts: Any) -> None:
         self._baseline = {}
-        samples, baseline = recorder.recall(alerts, until=self._step)
-        self._baseline = References.of(baseline)
+        samples, self._baseline = recorder.recall(alerts, until=self._step)
         self._law.recall(samples, until=self._step)
 
     def _sample_and_log(self) -> None:

@@ -15,7 +15,7 @@ from weibull_monitor.errors import Guard, say
 from weibull_monitor.history import HistoryWriter, RecordedSnapshot, RunRecord, read_history
 from weibull_monitor.history.places import add_trial
 from weibull_monitor.history.record import FILE
-from weibull_monitor.history.snapshot import Reference, Snapshot
+from weibull_monitor.history.snapshot import Reference, References, Snapshot
 from weibull_monitor.model.components import Discovery, by_reason, differs, render
 from weibull_monitor.monitor.options import MonitorOptions
 from weibull_monitor.trackers import as_trackers
@@ -94,7 +94,7 @@ class Recorder:
         """Starts the alert rules, which depend on the model's kinds of attention and on its initialisation."""
         self._guard("preparing the alerts", self._alerts.begin, attention, initial)
 
-    def recall(self, alerts: object, until: int) -> tuple[Sequence[RecordedSnapshot], dict[str, Reference]]:
+    def recall(self, alerts: object, until: int) -> tuple[Sequence[RecordedSnapshot], Mapping[str, Reference]]:
         """Continues from ``alerts``, taken at step ``until`` of the run in the history.
 
         Returns:
@@ -110,10 +110,11 @@ class Recorder:
         if history.baseline is None:
             raise LookupError(f"{history.path} holds no sample of step 0: there will be no drift and no budget ratio")
         scales, tails, largest, rms = map(history.baseline.values, ("lambda", "p999_p50", "largest", "rms"))
-        return history.snapshots, {
+        found = {
             n: Reference(k, scales[n], tails.get(n), largest[n] / rms[n] if n in largest and rms.get(n) else None)
             for n, k in history.baseline.values("k").items()
         }
+        return history.snapshots, References.of(found)
 
     def alerts(self) -> dict[str, Any] | None:
         """What the alert rules of a resumed run need besides the history."""
