@@ -49,8 +49,12 @@ def main() -> None:
     )
     parser.add_argument("--every-n-steps", type=int, default=100, help="steps between samples (default: 100)")
     parser.add_argument("--save-steps", type=int, default=0, help="steps between checkpoints (default: none)")
-    parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint in the output directory")
-    parser.add_argument("--break-a-layer", action="store_true", help="break W_q of one block after two thirds of the steps")
+    parser.add_argument(
+        "--resume", action="store_true", help="continue from the last checkpoint in the output directory"
+    )
+    parser.add_argument(
+        "--break-a-layer", action="store_true", help="break W_q of one block after two thirds of the steps"
+    )
     options = parser.parse_args()
 
     set_seed(0)
