@@ -1,4 +1,4 @@
-"""A loop of one's own on Accelerate, with gradient accumulation; k and λ go to the accelerator's trackers.
+"""A training loop with Accelerate and gradient accumulation; k and λ go to the accelerator's trackers.
 
     python examples/accelerate_loop.py
     accelerate launch --multi_gpu --num_processes 2 examples/accelerate_loop.py                  # on two GPUs
@@ -39,7 +39,7 @@ def main() -> None:
     data = torch.utils.data.DataLoader(LibrarySources(), batch_size=4, shuffle=True)
     model, optimizer, data, scheduler = accelerator.prepare(model, optimizer, data, scheduler)
 
-    # The accelerator says where to log, which calls are micro-batches, and which process writes.
+    # The accelerator decides where to log, which calls are micro-batches, and which process writes.
     with AccelerateMonitor(accelerator, model, optimizer, every_n_steps=options.every_n_steps) as monitor:
         steps = 0
         for batch in data:

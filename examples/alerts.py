@@ -1,10 +1,10 @@
-"""Breaks a training on purpose in the middle, and shows that the weights tell while the loss does not.
+"""Breaks a training on purpose, and shows that the weights reveal it while the loss does not.
 
     python examples/alerts.py
 
-A small Llama-style model learns Python's own library sources. After step 100 the W_q of its second block is scaled by 8, as a
-mis-loaded layer or a wrong rescaling would: the loss hardly stirs. The next sample raises an alert, and a picture shows
-λ of every W_q beside the loss. Needs ``pip install '.[transformers,report]'``; a minute or two on two cores.
+A small Llama-style model learns the sources of Python's standard library. After step 100 the W_q of its second block is
+multiplied by 8, as by a wrong rescaling. The loss hardly changes. The next sample raises an alert, and a picture shows λ of every
+W_q beside the loss. Needs ``pip install '.[transformers,report]'``; a minute or two on two cores.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def main() -> None:
     where = Path(options.output_dir)
     losses = train(where, options.steps, options.broken_at)
     print(f"\nThe picture:  {picture(where, losses, options.broken_at)}")
-    print(f"The same again, with other thresholds if you like:  weibull-monitor alerts {where} --config FILE")
+    print(f"The alerts with other thresholds:  weibull-monitor alerts {where} --config FILE")
 
 
 if __name__ == "__main__":

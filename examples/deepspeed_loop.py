@@ -1,8 +1,8 @@
-"""Trains a model in DeepSpeed's engine, at any stage of ZeRO, with k and λ of every weight matrix; on GPUs, or on the CPU.
+"""Trains a model with DeepSpeed's engine, at any stage of ZeRO, with k and λ of every weight matrix; on GPUs, or on the CPU.
 
     torchrun --nproc-per-node 2 examples/deepspeed_loop.py --stage 3
 
-Every process makes a monitor and counts what it holds; no weight is gathered; rank 0 writes.
+Every process creates a monitor and counts its own shards. No weight is gathered, and rank 0 writes.
 Needs ``pip install '.[transformers]' deepspeed`` and no network; half a minute on two cores.
 """
 
@@ -31,7 +31,7 @@ def main() -> None:
         "--output-dir", default="runs/deepspeed", help="where everything goes (default: runs/deepspeed)"
     )
     parser.add_argument("--every-n-steps", type=int, default=20, help="steps between samples (default: 20)")
-    parser.add_argument("--stage", type=int, default=3, choices=[0, 1, 2, 3], help="of ZeRO (default: 3)")
+    parser.add_argument("--stage", type=int, default=3, choices=[0, 1, 2, 3], help="stage of ZeRO (default: 3)")
     options = parser.parse_args()
 
     if not torch.cuda.is_available():  # else it compiles an extension for its collectives on the CPU, for minutes
@@ -51,7 +51,7 @@ def main() -> None:
     )
     data, draw = LibrarySources(), torch.Generator().manual_seed(dist.get_rank())
 
-    # The engine's optimizer, as `initialize` returned it: it knows which parameters its flattened groups stand for.
+    # The optimizer that `initialize` returned: only this one knows which parameters are in its flattened groups.
     with WeibullMonitor(
         engine, optimizer, every_n_steps=options.every_n_steps, output_dir=options.output_dir
     ) as monitor:

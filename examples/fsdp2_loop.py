@@ -1,9 +1,9 @@
-"""Trains a model sharded by FSDP2 (and by tensor parallelism) in a loop of its own, as torchtitan does; on GPUs, or on the CPU.
+"""Trains a model that is sharded by FSDP2 (and tensor parallelism) in a plain loop, as torchtitan does; on GPUs, or on the CPU.
 
     torchrun --nproc-per-node 2 examples/fsdp2_loop.py
     torchrun --nproc-per-node 4 examples/fsdp2_loop.py --tensor-parallel 2
 
-Every process makes a monitor and counts what it holds; no weight is gathered; rank 0 writes.
+Every process creates a monitor and counts its own shards. No weight is gathered, and rank 0 writes.
 Needs ``pip install '.[transformers]'`` (for the model) and no network; half a minute on two cores.
 """
 

@@ -3,7 +3,7 @@
     python examples/lightning_parallel.py
     python examples/lightning_parallel.py --strategy model-parallel
 
-The callback is that of one process: it measures on every rank what is there, and rank 0 writes.
+The callback is the same as on one process. Every rank measures its own shards, and rank 0 writes.
 Needs ``pip install '.[lightning]' transformers`` and no network; half a minute on two cores.
 """
 

@@ -1,4 +1,4 @@
-"""A loop in the manner of nanoGPT: plain PyTorch, a model and a learning rate of one's own, and three lines for k and λ.
+"""A training loop in the style of nanoGPT: plain PyTorch, a model and a learning rate of its own, and three lines for k and λ.
 
     python examples/nanogpt_loop.py
     tensorboard --logdir runs/nanogpt

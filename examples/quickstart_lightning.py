@@ -48,7 +48,7 @@ def main() -> None:
     )
     parser.add_argument("--logger", default="tensorboard", choices=["tensorboard", "csv"], help="the Trainer's logger")
     parser.add_argument("--every-n-steps", type=int, default=50, help="steps between samples (default: 50)")
-    parser.add_argument("--resume", default=None, metavar="CKPT", help="a checkpoint to go on from")
+    parser.add_argument("--resume", default=None, metavar="CKPT", help="a checkpoint to continue from")
     options = parser.parse_args()
 
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
@@ -60,7 +60,7 @@ def main() -> None:
         accelerator="auto",
         devices=1,
         logger=logger,
-        callbacks=[monitoring],  # this line is all there is to it
+        callbacks=[monitoring],  # the only line for the monitor
         log_every_n_steps=20,
         enable_model_summary=False,
     )

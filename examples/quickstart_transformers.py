@@ -1,10 +1,10 @@
-"""Trains a small Llama-style model on Python's own library sources, with k and λ of every weight matrix beside the loss.
+"""Trains a small Llama-style model on the sources of Python's standard library, with k and λ of every weight matrix.
 
     python examples/quickstart_transformers.py --report-to tensorboard
     tensorboard --logdir runs/quickstart
 
-With ``--break-a-layer`` it goes wrong on purpose: when two thirds of the steps are done, W_q of one block is multiplied by 4.
-The loss does not show it. That is what ``make demo`` trains.
+With ``--break-a-layer`` it breaks a layer on purpose: after two thirds of the steps, W_q of one block is multiplied by 4. The
+loss does not show it. ``make demo`` runs this.
 
 Needs ``pip install '.[transformers,tensorboard]'``, no network and no GPU; about two minutes on two cores.
 """
@@ -49,8 +49,12 @@ def main() -> None:
     )
     parser.add_argument("--every-n-steps", type=int, default=100, help="steps between samples (default: 100)")
     parser.add_argument("--save-steps", type=int, default=0, help="steps between checkpoints (default: none)")
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the output directory")
-    parser.add_argument("--break-a-layer", action="store_true", help="break W_q of one block when two thirds are done")
+    parser.add_argument(
+        "--resume", action="store_true", help="continue from the last checkpoint in the output directory"
+    )
+    parser.add_argument(
+        "--break-a-layer", action="store_true", help="break W_q of one block after two thirds of the steps"
+    )
     options = parser.parse_args()
 
     set_seed(0)
@@ -73,7 +77,7 @@ def main() -> None:
         model=small_llama(),
         args=arguments,
         train_dataset=LibrarySources(),
-        callbacks=[WeibullCallback(every_n_steps=options.every_n_steps)],  # this line is all there is to it
+        callbacks=[WeibullCallback(every_n_steps=options.every_n_steps)],  # the only line for the monitor
     )
     if options.break_a_layer:
         trainer.add_callback(BreakALayer(2 * options.max_steps // 3))

@@ -1,4 +1,4 @@
-"""What the examples train: a small Llama-style model, and real text that is on every machine."""
+"""What the examples train: a small Llama-style model, on text that is on every machine."""
 
 from __future__ import annotations
 

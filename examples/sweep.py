@@ -3,8 +3,8 @@
     python examples/sweep.py --output-dir runs/sweep
     weibull-monitor sweep runs/sweep/* --plot sweep.png
 
-λ is said to end at a multiple of √(η/λ_wd). That is for a constant rate and long runs; these are neither, as most runs are not.
-Against the effective √(η/λ_wd), which follows the schedule, they fall on one line. Weight decays are larger than is
+By the scaling law, λ ends at a multiple of √(η/λ_wd) in long runs with a constant rate. These runs, like most, are neither.
+Against the effective √(η/λ_wd), which takes the schedule into account, they fall on one line. The weight decays are larger than
 usual because the runs are short: S = Σ ηλ_wd goes from 0.05 to 5.
 
 Needs ``pip install '.[transformers,report]'``, no network and no GPU; about ten minutes on two cores.
@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument(
         "--lengths", type=int, nargs=3, default=LENGTHS, help="steps of the runs (default: 500 1000 2000)"
     )
-    parser.add_argument("--width", type=int, default=96, help="of the model (default: 96)")
+    parser.add_argument("--width", type=int, default=96, help="width of the model (default: 96)")
     options = parser.parse_args()
     names = list(SCHEDULES)
     for i, eta in enumerate(RATES):

@@ -2,10 +2,10 @@
 
     torchrun --nproc-per-node 2 examples/trainer_fsdp.py                      # FSDP2
     torchrun --nproc-per-node 2 examples/trainer_fsdp.py --engine zero3       # DeepSpeed ZeRO-3
-    accelerate launch --multi_gpu --num_processes 2 examples/trainer_fsdp.py  # the same by Accelerate's launcher
+    accelerate launch --multi_gpu --num_processes 2 examples/trainer_fsdp.py  # with Accelerate's launcher
 
-The callback is that of one process: it measures on every rank what is there, and rank 0 writes.
-Needs ``pip install '.[transformers]'``, for ZeRO also deepspeed, no network; half a minute on two cores.
+The callback is the same as on one process. Every rank measures its own shards, and rank 0 writes.
+Needs ``pip install '.[transformers]'`` (and deepspeed for ZeRO) and no network; half a minute on two cores.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Fine-tunes a small model with TRL's SFTTrainer and LoRA: the adapters are curves of their own, the frozen base is read once.
+"""Fine-tunes a small model with TRL's SFTTrainer and LoRA: the adapters, and what they add to the weights, have their own curves.
 
     python examples/trl_lora.py
     tensorboard --logdir runs/trl
 
 Needs ``pip install '.[transformers,tensorboard]' trl peft``, no network and no GPU; half a minute on two cores.
-In real life the model and its tokenizer come from the Hub; here they are made on the spot.
+A real model and its tokenizer would come from the Hub; here they are created by the script.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def main() -> None:
             use_cpu=not torch.cuda.is_available(),
             bf16=False,
         ),
-        callbacks=[WeibullCallback(every_n_steps=options.every_n_steps)],  # this line is all there is to it
+        callbacks=[WeibullCallback(every_n_steps=options.every_n_steps)],  # the only line for the monitor
     )
     trainer.train()
 

@@ -66,7 +66,7 @@ def text_of(error: BaseException) -> str:
 
 
 def visible(text: str) -> str:
-    r"""A name or another text that is data, with every character that is no visible one as an escape of JSON.
+    r"""A text that is data, such as a name, with every invisible character escaped as in JSON.
 
     These are control characters, line breaks, lone surrogates, and marks that turn text around: they could move the cursor,
     forge a line, or break an encoding.

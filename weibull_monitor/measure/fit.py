@@ -136,9 +136,9 @@ def fit_weibull(weights: Tensor | Sequence[Tensor]) -> WeibullFit | list[Weibull
 
     Returns:
         The fit of the one tensor, or a list of fits in the order of the sequence. Zeros and non-finite values are left
-        out and counted. Where no line can be fitted, ``available`` is False and `reason` says why. So it is for a tensor of
-        a sequence whose class refuses to be read (a subclass of another library, a nested tensor, a DTensor): the others
-        have their fits.
+        out and counted. Where no line can be fitted, ``available`` is False and `reason` says why. In a sequence, the same
+        holds for a tensor whose class refuses to be read (a subclass of another library, a nested tensor, a DTensor); the
+        other tensors have their fits.
 
     Raises:
         UnsupportedTensorError: For an integer, boolean, complex, meta, sparse, quantised or empty tensor; for a single tensor

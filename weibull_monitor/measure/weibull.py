@@ -139,7 +139,7 @@ def normal_quantile(p: Array) -> Array:
 
 
 def computed_anchors() -> dict[str, Anchor]:
-    """What `anchors` returns, computed anew: a tenth of a second, which is long for who only reads a history."""
+    """What `anchors` returns, computed anew: a tenth of a second, which is long for a program that only reads a history."""
 
     def truncated(at: float) -> Callable[[Array], Array]:
         half = math.erf(at / math.sqrt(2.0)) / 2.0

@@ -67,22 +67,22 @@ class MonitorOptions:
             and up; each expert); ``"head"`` also each attention head. ``"auto"`` is ``"matrix"``, without single experts if they
             would make more than 2,000 components.
         example_inputs: Arguments of the model's ``forward``, a tuple or a dictionary, to follow a forward pass with when the
-            monitor is made: what a matrix does in it outweighs its name. Default: what a model of transformers or Lightning says
-            that it takes, else the shapes of the first batch. False follows no pass: names decide.
-        frozen: ``"read"`` reads matrices that need no gradient at every sample, since they may move all the same (the
+            monitor is made: what a matrix does in it outweighs its name. Default: small inputs that a model of transformers or
+            Lightning accepts, else the shapes of the first batch. With False no pass is followed, and names decide.
+        frozen: ``"read"`` reads matrices that need no gradient at every sample, because they may still change (the
             discriminator of a GAN, an EMA teacher, merged adapters). ``"once"`` reads them once, and again if their version or
-            a few of their elements have changed: for a large frozen base.
+            a few of their elements have changed; for a large frozen base.
         scheduler: The learning-rate scheduler, for the forecast of λ: one per optimizer, or a function of the optimizer step
             (from 1) that the learning rate is proportional to. It is read and never stepped.
         total_steps: Number of optimizer steps of the whole run, for the forecast of λ.
-        forces: Whether to measure at each sample how the step changed the squared norm of each matrix: by alignment, injection
-            and decay. AdamW only. It reads the optimizer's state, and the weights once more before the step.
-        updates: Whether to fit the last update of each matrix at each sample too, from the optimizer's state: k, λ and RMS of
-            |u|, and RMS(u)·η/RMS(w). It reads the state once. AdamW, Adam, SGD with momentum, Lion and Muon.
+        forces: Whether to measure at each sample how the step changed the squared norm of each matrix, by alignment, injection
+            and decay. For AdamW only. It reads the optimizer's state, and the weights once more before the step.
+        updates: Whether to fit the last update of each matrix at each sample, from the optimizer's state: k, λ and RMS of
+            |u|, and RMS(u)·η/RMS(w). It reads the state once. For AdamW, Adam, SGD with momentum, Lion and Muon.
         alerts: Thresholds of the alert rules (docs/alerts.md): True for the defaults, the path of a TOML file, a dictionary or an
             `AlertSettings`; False for no alerts.
         on_alert: Function that is called with each `Alert` of severity warning or error.
-        webhook: URL that these alerts are posted to, in the format of Slack's incoming webhooks. It is never logged.
+        webhook: URL that these alerts are posted to, in the format of Slack's incoming webhooks. The URL is never logged.
         stop_on: Severity (``"error"``, ``"warning"``) of the alerts that set `WeibullMonitor.stop_requested`. A callback then
             saves a checkpoint and ends training.
         resume: A `WeibullMonitor.state_dict` to continue from: no new baseline is taken, and the history in ``output_dir`` is
