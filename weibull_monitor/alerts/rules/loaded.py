@@ -10,6 +10,7 @@ from typing import Final
 import numpy as np
 
 from weibull_monitor.alerts.component_arrays import Ints
+from weibull_monitor.alerts.rules.new_kinds import new_kinds
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result
 from weibull_monitor.alerts.rules.shape import departure
 from weibull_monitor.alerts.rules.trained import (
@@ -50,8 +51,9 @@ class _Loaded:
         found: Their indices, shape (found,).
         group: The indices of each one's group, and its place in it.
         sigma: The standard deviation that each would have been initialised with, shape (found,).
-        usual: λ of the others, shape (found,).
+        usual: λ of the others, shape (found,); NaN where the kind is new as a whole.
         z: Departure of ln λ, in units of the usual one, shape (found,).
+        whole: Those whose kind is new as a whole.
     """
 
     found: Ints
@@ -59,13 +61,15 @@ class _Loaded:
     sigma: Floats
     usual: Floats
     z: Floats
+    whole: frozenset[int]
 
 
 def initialised_anew(window: SampleWindow, settings: InitialisedAnew) -> RuleResult | None:
     """A matrix, a head or a block sits at its initialisation though the others of its kind were trained.
 
     Judged at the baseline (step 0) of runs that go on from trained weights, among attention and feed-forward matrices in blocks.
-    So new heads for classification, new rows of embeddings and adapters are never judged, nor is a kind that is new as a whole.
+    So new heads for classification, new rows of embeddings and adapters are never judged, nor is cross-attention or a tower that
+    is new as a whole.
     A matrix is found if its k is that of an initialisation (normal, uniform) within four standard errors, and
 
     - its λ departs from the blocks beside it and from all others by ``log_lambda`` and by ``z`` times their spread, or lies
@@ -75,7 +79,8 @@ def initialised_anew(window: SampleWindow, settings: InitialisedAnew) -> RuleRes
     - its λ departs by ``alone``; or
     - its standard deviation is the ``initializer_range``, and that of each of the others is 10 % away from it; or
     - k of the others is that of trained matrices, its own k and λ are those of the ``initializer_range``, and λ departs a
-      little or another matrix of its block is so, too.
+      little or another matrix of its block is so, too; or
+    - its kind is as initialised in every block, and other kinds of these blocks are not (`new_kinds`).
 
     An alert stands until λ has come half of the way to the others.
     """
@@ -96,7 +101,7 @@ def initialised_anew(window: SampleWindow, settings: InitialisedAnew) -> RuleRes
             now = np.log(window.now("lambda")[i] / _middle(others)) if np.isfinite(others).any() else np.nan
             moved = abs(np.log(window.now("lambda")[i] / window.baseline["lambda"][i]))
             stands = abs(now) > 0.5 * abs(start) if abs(start) > settings.log_lambda else moved < settings.log_lambda
-            strength[i] = 1.0 + abs(start) if stands else 0.0
+            strength[i] = 1.0 + (abs(start) if abs(start) > 0.0 else 0.0) if stands else 0.0
             usual[i], z[i] = loaded.usual[n], loaded.z[n]
     place_of = {int(i): n for n, i in enumerate(loaded.found)}
     blocks = window.components.blocks
@@ -104,11 +109,21 @@ def initialised_anew(window: SampleWindow, settings: InitialisedAnew) -> RuleRes
 
     def meaning(i: int) -> str:
         n, many = place_of[i], in_block[int(blocks[i])]
-        where = f"as are {many - 1} more of block {blocks[i]}, " if many > 1 else ""
+        if i in loaded.whole:
+            kind, size = window.components.labels[i], len(loaded.group[n][0])
+            what = (
+                f"the {size} matrices of the kind {kind} were as initialised with a standard deviation of {loaded.sigma[n]:.3g}, "
+                f"while other kinds of these blocks were trained (k {window.baseline['k'][i]:.4f})"
+            )
+        else:
+            where = f"as are {many - 1} more of block {blocks[i]}, " if many > 1 else ""
+            what = (
+                f"this matrix was as initialised with a standard deviation of {loaded.sigma[n]:.3g}, {where}while the others of "
+                f"its kind were trained (k {window.baseline['k'][i]:.4f}; λ {value[i]:.4g}, theirs {usual[i]:.4g})"
+            )
         return (
-            f"At step 0 this matrix was as initialised with a standard deviation of {loaded.sigma[n]:.3g}, {where}while the "
-            f"others of its kind were trained (k {window.baseline['k'][i]:.4f}; λ {value[i]:.4g}, theirs {usual[i]:.4g}). It was "
-            "not in the checkpoint, or under another name: read the messages about missing keys from loading it."
+            f"At step 0 {what}. Probably the checkpoint does not have it, or has it under another name: read the messages about "
+            "missing keys from loading it, and load it again. If you meant it to be new, nothing has to be done."
         )
 
     return rule_result(strength, 2, "λ at step 0", value, meaning, low=usual, high=usual, z=z)
@@ -121,7 +136,7 @@ def _look(window: SampleWindow, settings: InitialisedAnew) -> _Loaded:
         sigma, away = initial_spread(window)
     groups = _groups(window)
     body = np.array(sorted({i for group in groups for i in group.tolist()}), dtype=np.int64)
-    empty = _Loaded(np.zeros(0, dtype=np.int64), [], np.zeros(0), np.zeros(0), np.zeros(0))
+    empty = _Loaded(np.zeros(0, dtype=np.int64), [], np.zeros(0), np.zeros(0), np.zeros(0), frozenset())
     if not goes_on(window):
         return empty
     unlike: dict[
@@ -152,20 +167,24 @@ def _look(window: SampleWindow, settings: InitialisedAnew) -> _Loaded:
     for i, (group, place, d, _, by_shape) in unlike.items():
         exact, peers = i in exactly, beside(i, departed)
         shared = sum(_close(sigma[i], float(sigma[j]), float(np.hypot(noise[i], noise[j]))) for j in peers) >= 2
-        others = np.log(np.delete(sigma[group], place) / sigma[i])
-        only = exact and bool((np.abs(others[np.isfinite(others)]) >= max(MOVED, FAR * noise[i])).all())
+        rest = group[~exact_ones[group]]  # several blocks may be new
+        others = np.abs(np.log(sigma[rest] / sigma[i]))
+        only = (
+            exact
+            and len(rest) >= 0.5 * len(group)
+            and bool((others >= max(MOVED, FAR * noise[i]))[np.isfinite(others)].all())
+        )
         unlikely = by_shape and exact and (abs(d) >= APART or bool(beside(i, exactly)))
         # The first and the last block differ from the others anyway, and a trained k may pass that of an initialisation.
         within = 0 < place < len(group) - 1
         a_start = exact or bool(usual_ones[i])
-        # Training makes matrices larger.
-        alone = (
-            i in (far if components.body[i] else departed)
-            and abs(d) >= settings.alone
-            and (a_start or (within and d < 0.0))
-        )
+        # Training makes matrices larger. A head has few values and few others: only its scale counts.
+        if components.body[i]:
+            alone = i in far and abs(d) >= settings.alone and (a_start or (within and d < 0.0))
+        else:
+            sure = exact if window.initial else a_start and d < 0.0
+            alone = i in departed and abs(d) >= settings.alone and sure
         known_so = i in departed and (((by_shape or a_start) and within) or exact or shared)
-        # A head has few values and few others: only its scale counts.
         if alone or (components.body[i] and (only or unlikely or known_so)):
             found.append(i)
     if len(found) > 0.5 * len(body):  # then these are not the exception
@@ -178,10 +197,14 @@ def _look(window: SampleWindow, settings: InitialisedAnew) -> _Loaded:
     for i, group, place in _few(window, exact_ones):
         unlike[i] = (group, place, *_against(np.log(scale[group]), place, float(noise[i])), False)
         found.append(i)
-    typical = np.array([_middle(np.delete(scale[unlike[i][0]], unlike[i][1])) for i in found])
+    whole = {int(i): group for group in new_kinds(window) for i in group}
+    for i, group in whole.items():
+        unlike[i] = (group, int(np.flatnonzero(group == i)[0]), 0.0, np.nan, False)
+    found = list(dict.fromkeys([*found, *whole]))
+    typical = np.array([np.nan if i in whole else _middle(np.delete(scale[unlike[i][0]], unlike[i][1])) for i in found])
     scores = np.array([unlike[i][3] for i in found])
     places = [(unlike[i][0], unlike[i][1]) for i in found]
-    return _Loaded(np.array(found, dtype=np.int64), places, sigma[found], typical, scores)
+    return _Loaded(np.array(found, dtype=np.int64), places, sigma[found], typical, scores, frozenset(whole))
 
 
 def _few(window: SampleWindow, exact: Bools) -> list[tuple[int, Ints, int]]:

@@ -17,10 +17,8 @@ TRAINED_ERRORS: Final = 6.0
 """Standard errors from every initialisation beyond which k is that of a trained matrix."""
 TRAINED_SHARE: Final = 0.25
 """Share of such matrices from which on a run goes on from trained weights."""
-FRESH_STEP: Final = 0.674, 0.786
-"""Median of |x| for normal x, and the standard deviation of that median times the root of the number of values."""
 ROUGH_ERRORS: Final = 5.0
-"""Standard deviations above that median from which on λ differs from block to block as no initialisation makes it."""
+"""Standard deviations of noise from which on λ differs from block to block as no initialisation makes it."""
 CERTAIN: Final = 11.8
 """Bound of the squared errors of k and ln λ together, for both to be those of an initialisation: 99.7 % of them are within."""
 SLOPES: Final = (0.0, 0.5, 1.0)
@@ -82,32 +80,40 @@ def noise_of(window: SampleWindow) -> Floats:
 def rough(window: SampleWindow, groups: list[Ints]) -> bool:
     """Whether λ differs from block to block as no initialisation makes it: training leaves no two matrices alike.
 
+    For each kind two sizes are taken, in units of the standard error and beyond a known course over the depth (`SLOPES`): the
+    steps from block to block, of which the median over all kinds counts; and the standard deviation without the block that
+    differs most, which sees small differences, if there are enough blocks.
+
     Args:
         window: The window.
         groups: Matrices of one kind by rising block, indices of shape (members,) each.
     """
-    found = [steps for steps in _steps(window, groups) if len(steps)]
-    steps = np.concatenate(found) if found else np.zeros(0)
-    middle, spread = FRESH_STEP
-    return bool(len(steps)) and float(np.median(steps)) > middle + ROUGH_ERRORS * spread / np.sqrt(len(steps))
-
-
-def _steps(window: SampleWindow, groups: list[Ints]) -> Iterator[Floats]:
-    """For each group |Δ ln λ| between blocks that follow each other, in standard errors; beyond a known course over the depth.
-
-    Blocks whose matrices have other sizes may be initialised otherwise, and are not compared.
-    """
     scale, noise = np.log(window.baseline["lambda"]), noise_of(window)
+    steps, spreads, freedom = [np.zeros(0)], [], 0
+    for members in _of_one_size(window, groups):
+        values = scale[members] + np.outer(SLOPES, np.log(window.components.blocks[members] + 1.0))  # (slopes, members)
+        of_step = np.abs(np.diff(values, axis=1)) / np.hypot(noise[members[1:]], noise[members[:-1]])
+        steps.append(min(of_step, key=np.median))
+        if len(members) > 2:
+            off = np.abs(values - np.median(values, axis=1, keepdims=True)) / noise[members]
+            kept = np.sort(off, axis=1)[:, :-1]
+            spreads.append(float(np.sqrt((kept**2).sum(axis=1) / (len(members) - 2)).min()))
+            freedom += len(members) - 2
+    # Standard deviations of noise: of a median of N values |x| for normal x, and of one of G roots of means of n squares.
+    number = sum(map(len, steps))
+    by_steps = number > 0 and np.median(np.concatenate(steps)) > 0.674 + ROUGH_ERRORS * 0.786 / np.sqrt(number)
+    return bool(by_steps or (spreads and np.median(spreads) > 1.0 + ROUGH_ERRORS * 1.25 / np.sqrt(2.0 * freedom)))
+
+
+def _of_one_size(window: SampleWindow, groups: list[Ints]) -> Iterator[Ints]:
+    """The parts of groups, of two or more members, whose matrices have one size: others may be initialised otherwise."""
+    known = np.isfinite(window.baseline["lambda"] + window.baseline["k_se"]) & (window.components.blocks >= 0)
     for members in groups:
-        first, second = members[:-1], members[1:]
-        error = np.hypot(noise[first], noise[second])
-        depth = np.log(window.components.blocks + 1.0)
-        alike: Bools = window.components.numel[first] == window.components.numel[second]
-        by_slope = [
-            np.abs(scale[second] - scale[first] + slope * (depth[second] - depth[first])) / error for slope in SLOPES
-        ]
-        kept = [steps[alike & np.isfinite(steps)] for steps in by_slope]
-        yield min(kept, key=lambda steps: float(np.median(steps)) if len(steps) else 0.0)
+        sizes = window.components.numel[members]
+        for size in np.unique(sizes):
+            of_size = members[(sizes == size) & known[members]]
+            if len(of_size) > 1:
+                yield of_size
 
 
 def initial_spread(window: SampleWindow) -> tuple[Floats, Floats]:
