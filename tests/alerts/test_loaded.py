@@ -15,6 +15,7 @@ from alerts.simulated import ATTENTION, KINDS, Columns, component, components, i
 from weibull_monitor import WeibullMonitor, read_history
 from weibull_monitor.alerts import replay
 from weibull_monitor.history.alert import Alert
+from weibull_monitor.measure.weibull import anchors
 from weibull_monitor.model.components import Component
 
 NORMAL, ERROR = 1.205434, 1.137 * 1.2054 / 256
@@ -110,10 +111,91 @@ def test_heads_embeddings_and_adapters_are_ordinary(kind: str) -> None:
     assert named(columns, of) == []
 
 
-def test_a_kind_that_is_new_as_a_whole_is_ordinary() -> None:
+@pytest.mark.parametrize("initial", [None, 0.02])
+def test_a_kind_that_is_new_in_every_block_is_named_as_a_kind(initial: float | None) -> None:
     columns = loaded()
     begin_anew(columns, *(index(block, "attn_o") for block in range(6)))
+    (alert,) = named(columns, initial=initial)
+    assert (alert.step, alert.finding.count) == (0, 6)
+    assert all("attn_o" in name for name in alert.finding.components)
+    assert "the 6 matrices of the kind attn_o were as initialised with a standard deviation of 0.02" in alert.text
+
+
+def test_cross_attention_that_is_new_as_a_whole_is_ordinary() -> None:
+    columns = loaded()
+    begin_anew(columns, *(index(block, "attn_o") for block in range(6)))
+    of = [replace(c, cross=True) if c.kind == "attn_o" else c for c in components(6)]
+    assert named(columns, of, initial=0.02) == []
+
+
+def test_a_fresh_model_whose_scale_depends_on_the_depth_is_not_taken_for_a_trained_one() -> None:
+    for power in (0.5, 1.0):
+        columns = loaded(trained=False)
+        for now in columns:
+            for block in range(6):
+                for kind in KINDS:
+                    now["lambda"][index(block, kind)] /= (block + 1) ** power
+        assert named(columns, initial=0.02) == []
+
+
+def with_heads(columns: list[Columns]) -> tuple[list[Columns], list[Component]]:
+    """The same with the four heads of each W_q and W_k, whose fits have twice the error."""
+    of, chance = list(components(6)), np.random.default_rng(3)
+    picked = [i for i, c in enumerate(of) if c.kind in ("attn_q", "attn_k") for _ in range(4)]
+    for n, i in enumerate(picked):
+        of.append(replace(of[i], name=f"{of[i].name}[head {n % 4}]", shape=(64, 256)))
+    noise = 0.863 / 128 * chance.standard_normal(len(picked))
+    wider = []
+    for now in columns:
+        heads = {name: values[picked].copy() for name, values in now.items()}
+        heads["lambda"] *= np.exp(noise)
+        heads["k_se"] *= 2.0
+        wider.append({name: np.concatenate([values, heads[name]]) for name, values in now.items()})
+    return wider, of
+
+
+def test_heads_do_not_dilute_what_tells_that_the_model_was_trained() -> None:
+    """k of small matrices tells nothing; their λ differ by less than the fits of heads can tell."""
+    columns = loaded()
+    for now in columns:
+        now["k"] = NORMAL + (now["k"] - NORMAL) * 0.2
+        now["k_se"] *= 2.0
+        now["lambda"] = 0.03 * (now["lambda"] / 0.0266) ** 0.6
+    begin_anew(columns, index(3, "ffn_up"))
+    wider, of = with_heads(columns)
+    (alert,) = named(wider, of, initial=0.02)
+    assert alert.finding.components == (component(3, "ffn_up").name,)
+
+
+def test_the_usual_ways_to_initialise_are_known_without_a_configuration() -> None:
+    """1/√fan_in as a bound, as in PyTorch's own layers: uniform, σ = 1/√(3·256)."""
+    uniform = anchors()["uniform"]
+    columns = loaded()
+    for now in columns:  # k of trained ones tells nothing
+        now["k"] = uniform.k + (now["k"] - now["k"].mean()) * 0.2
+        now["k_se"] *= 4.0
+        now["lambda"] *= 2.2
+    i = index(3, "ffn_up")
+    begin_anew(columns, i)
+    for now in columns:
+        now["k"][i], now["lambda"][i] = uniform.k, uniform.lambda_ / 16.0
+    (alert,) = named(columns)
+    assert alert.finding.components == (component(3, "ffn_up").name,)
+    assert "a standard deviation of 0.0361" in alert.text
+
+
+def test_a_model_of_two_blocks_is_judged_by_its_configuration() -> None:
+    columns = loaded(blocks=2)
+    for now in columns:
+        now["k_se"] *= 0.25  # as of matrices of 1024 x 1024
+        now["k"] = NORMAL + (now["k"] - NORMAL) * 0.25 - 0.03
+    i = index(1, "ffn_up")
+    begin_anew(columns, i)
+    for now in columns:
+        now["k"][i], now["lambda"][i] = NORMAL, 0.02 * 0.887487
     assert named(columns) == []
+    (alert,) = named(columns, initial=0.02)
+    assert alert.finding.components == (component(1, "ffn_up").name,)
 
 
 def test_it_stands_until_the_matrix_has_come_half_of_the_way() -> None:

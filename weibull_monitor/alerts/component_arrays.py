@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -54,6 +55,8 @@ class ComponentArrays:
         labels: Kinds, as metric keys spell them.
         towers: Paths of the lists of blocks.
         groups: The groups that are judged together.
+        sides: Both sides of each matrix, and of the stored parameter that it is a part of, shape (4, components); of more than
+            two dimensions the first, and the product of the others.
     """
 
     names: tuple[str, ...]
@@ -67,6 +70,7 @@ class ComponentArrays:
     labels: tuple[str, ...]
     towers: tuple[str, ...]
     groups: tuple[JudgedGroup, ...]
+    sides: Floats
 
     def __len__(self) -> int:
         return len(self.names)
@@ -103,7 +107,18 @@ class ComponentArrays:
             labels=tuple(c.label for c in components),
             towers=tuple(c.tower for c in components),
             groups=_groups(components, np.flatnonzero(body), types),
+            sides=_sides(components),
         )
+
+
+def _sides(components: Sequence[Component]) -> Floats:
+    whole = {c.parameter: c.shape for c in components if c.part is None}
+
+    def of(shape: tuple[int, ...]) -> tuple[int, int]:
+        return (shape[0] if shape else 1), math.prod(shape[1:])
+
+    sides = [(*of(c.shape), *of(whole.get(c.parameter, c.shape))) for c in components]
+    return np.array(sides, dtype=float).reshape(len(components), 4).T
 
 
 def _groups(

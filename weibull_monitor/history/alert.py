@@ -47,6 +47,15 @@ def apart(first: float, second: float) -> tuple[str, str]:
     return f"{first:.{digits}g}", f"{second:.{digits}g}"
 
 
+def in_digits(value: float, digits: int) -> str:
+    """A number with so many digits; whole numbers, which count something, with all of them.
+
+    >>> in_digits(0.0274612, 4), in_digits(24672.0, 4), in_digits(4e36, 4)
+    ('0.02746', '24,672', '4e+36')
+    """
+    return f"{value:,.0f}" if float(value).is_integer() and 1e3 <= abs(value) < 1e12 else f"{value:.{digits}g}"
+
+
 def rank(severity: Severity) -> int:
     """1 for info, 2 for warning, 3 for error."""
     return SEVERITIES.index(severity) + 1
@@ -145,7 +154,7 @@ class Alert:
         z = f", z {finding.z:.1f}" if finding.z is not None and math.isfinite(finding.z) else ""
         edges = [edge for edge in finding.expected if edge is not None and edge != finding.value]
         digits = max((digits_apart(finding.value, edge) for edge in edges), default=4)
-        return f"{finding.quantity} {finding.value:.{digits}g}{expectation(finding.expected, digits)}{z}"
+        return f"{finding.quantity} {in_digits(finding.value, digits)}{expectation(finding.expected, digits)}{z}"
 
     def to_json(self) -> dict[str, Any]:
         """The ``alert`` line of the history."""
@@ -156,7 +165,7 @@ class Alert:
 
 def expectation(expected: tuple[float | None, float | None], digits: int = 4) -> str:
     """The expected range in words; empty if it is open at both ends."""
-    low, high = (None if edge is None else f"{edge:.{digits}g}" for edge in expected)
+    low, high = (None if edge is None else in_digits(edge, digits) for edge in expected)
     if low is not None and high is not None:
         return f", expected {low}" if low == high else f", expected {low} to {high}"
     if low is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from typing import Any, Final, Literal
@@ -75,10 +76,22 @@ def held_by(model: nn.Module) -> nn.Module | None:
 def facts_of(model: nn.Module) -> dict[str, Any]:
     """What the history says of a model beside its matrices: class, type, architecture and the σ of its initialisation."""
     config: Any = getattr(innermost_model(model), "config", None)
-    sigma = getattr(config, "initializer_range", None)
+    sigma = _initial_spread(config)
     return {
         "class": type(model).__name__,
         "model_type": getattr(config, "model_type", None),
         "architecture": architecture_of(model),
-        "initializer_range": float(sigma) if isinstance(sigma, (int, float)) and sigma > 0 else None,
+        "initializer_range": sigma,
     }
+
+
+INITIAL: Final = ("initializer_range", "init_std", "initializer_std", "init_method_std")
+"""Names of the standard deviation of the initialisation in configurations: most models, BART and OPT, Funnel, Megatron."""
+
+
+def _initial_spread(config: Any) -> float | None:
+    """The standard deviation that a configuration initialises matrices with; of several parts, if they agree."""
+    parts = (config, *(getattr(config, name, None) for name in ("text_config", "vision_config", "audio_config")))
+    given = [getattr(part, name, None) for part in parts for name in INITIAL]
+    found = {float(sigma) for sigma in given if isinstance(sigma, (int, float)) and 0 < sigma < math.inf}
+    return found.pop() if len(found) == 1 else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -10,26 +10,33 @@ from typing import Final
 import numpy as np
 
 from weibull_monitor.alerts.component_arrays import Ints
+from weibull_monitor.alerts.rules.new_kinds import new_kinds
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result
 from weibull_monitor.alerts.rules.shape import departure
-from weibull_monitor.alerts.rules.words import SAME_ERRORS, SE_LAMBDA
+from weibull_monitor.alerts.rules.trained import (
+    TRAINED_ERRORS,
+    configured,
+    customary,
+    goes_on,
+    initial_spread,
+    matches,
+    noise_of,
+)
+from weibull_monitor.alerts.rules.words import SAME_ERRORS
 from weibull_monitor.alerts.settings import InitialisedAnew
-from weibull_monitor.alerts.statistics import Bools, Floats, median_of, quiet
+from weibull_monitor.alerts.statistics import Bools, Floats, quiet
 from weibull_monitor.alerts.window import SampleWindow
-from weibull_monitor.measure.weibull import anchors
 
 LEAST: Final = 3
 """Matrices of a kind (or heads of a matrix) that are needed besides one, for it to be unlike the others."""
-TRAINED_ERRORS: Final = 6.0
-"""Standard errors from every initialisation beyond which k is that of a trained matrix."""
-TRAINED_SHARE: Final = 0.25
-"""Share of such matrices from which on a run goes on from trained weights."""
-ROUGH: Final = 3.0
-"""Or this many standard errors, by the median, between ln λ of a matrix and of those beside it: training leaves no two alike."""
 MOVED: Final = 0.1
 """|ln| of the ratio of two standard deviations from which on one of them was trained, if the other is the initial one."""
 FAR: Final = 8.0
 """The same in standard errors."""
+PRECISE: Final = 0.004
+"""Standard error of ln λ up to which a matrix by itself may be said to be as its configuration initialises it (45,000 values)."""
+MANY: Final = 3
+"""Or this many matrices of one block together."""
 APART: Final = 0.05
 """Departure of ln λ that a matrix needs whose k and λ are those of the initialisation, if it is the only one in its block."""
 CERTAIN: Final = 11.8
@@ -44,8 +51,9 @@ class _Loaded:
         found: Their indices, shape (found,).
         group: The indices of each one's group, and its place in it.
         sigma: The standard deviation that each would have been initialised with, shape (found,).
-        usual: λ of the others, shape (found,).
+        usual: λ of the others, shape (found,); NaN where the kind is new as a whole.
         z: Departure of ln λ, in units of the usual one, shape (found,).
+        whole: Those whose kind is new as a whole.
     """
 
     found: Ints
@@ -53,13 +61,15 @@ class _Loaded:
     sigma: Floats
     usual: Floats
     z: Floats
+    whole: frozenset[int]
 
 
 def initialised_anew(window: SampleWindow, settings: InitialisedAnew) -> RuleResult | None:
     """A matrix, a head or a block sits at its initialisation though the others of its kind were trained.
 
     Judged at the baseline (step 0) of runs that go on from trained weights, among attention and feed-forward matrices in blocks.
-    So new heads for classification, new rows of embeddings and adapters are never judged, nor is a kind that is new as a whole.
+    So new heads for classification, new rows of embeddings and adapters are never judged, nor is cross-attention or a tower that
+    is new as a whole.
     A matrix is found if its k is that of an initialisation (normal, uniform) within four standard errors, and
 
     - its λ departs from the blocks beside it and from all others by ``log_lambda`` and by ``z`` times their spread, or lies
@@ -69,7 +79,8 @@ def initialised_anew(window: SampleWindow, settings: InitialisedAnew) -> RuleRes
     - its λ departs by ``alone``; or
     - its standard deviation is the ``initializer_range``, and that of each of the others is 10 % away from it; or
     - k of the others is that of trained matrices, its own k and λ are those of the ``initializer_range``, and λ departs a
-      little or another matrix of its block is so, too.
+      little or another matrix of its block is so, too; or
+    - its kind is as initialised in every block, and other kinds of these blocks are not (`new_kinds`).
 
     An alert stands until λ has come half of the way to the others.
     """
@@ -90,7 +101,7 @@ def initialised_anew(window: SampleWindow, settings: InitialisedAnew) -> RuleRes
             now = np.log(window.now("lambda")[i] / _middle(others)) if np.isfinite(others).any() else np.nan
             moved = abs(np.log(window.now("lambda")[i] / window.baseline["lambda"][i]))
             stands = abs(now) > 0.5 * abs(start) if abs(start) > settings.log_lambda else moved < settings.log_lambda
-            strength[i] = 1.0 + abs(start) if stands else 0.0
+            strength[i] = 1.0 + (abs(start) if abs(start) > 0.0 else 0.0) if stands else 0.0
             usual[i], z[i] = loaded.usual[n], loaded.z[n]
     place_of = {int(i): n for n, i in enumerate(loaded.found)}
     blocks = window.components.blocks
@@ -98,45 +109,34 @@ def initialised_anew(window: SampleWindow, settings: InitialisedAnew) -> RuleRes
 
     def meaning(i: int) -> str:
         n, many = place_of[i], in_block[int(blocks[i])]
-        where = f"as are {many - 1} more of block {blocks[i]}, " if many > 1 else ""
+        if i in loaded.whole:
+            kind, size = window.components.labels[i], len(loaded.group[n][0])
+            what = (
+                f"the {size} matrices of the kind {kind} were as initialised with a standard deviation of {loaded.sigma[n]:.3g}, "
+                f"while other kinds of these blocks were trained (k {window.baseline['k'][i]:.4f})"
+            )
+        else:
+            where = f"as are {many - 1} more of block {blocks[i]}, " if many > 1 else ""
+            what = (
+                f"this matrix was as initialised with a standard deviation of {loaded.sigma[n]:.3g}, {where}while the others of "
+                f"its kind were trained (k {window.baseline['k'][i]:.4f}; λ {value[i]:.4g}, theirs {usual[i]:.4g})"
+            )
         return (
-            f"At step 0 this matrix was as initialised with a standard deviation of {loaded.sigma[n]:.3g}, {where}while the "
-            f"others of its kind were trained (k {window.baseline['k'][i]:.4f}; λ {value[i]:.4g}, theirs {usual[i]:.4g}). It was "
-            "not in the checkpoint, or under another name: read the messages about missing keys from loading it."
+            f"At step 0 {what}. Probably the checkpoint does not have it, or has it under another name: read the messages about "
+            "missing keys from loading it, and load it again. If you meant it to be new, nothing has to be done."
         )
 
     return rule_result(strength, 2, "λ at step 0", value, meaning, low=usual, high=usual, z=z)
 
 
-def goes_on(window: SampleWindow) -> bool:
-    """Whether the run goes on from trained weights, or has no sample at step 0 that could tell."""
-    if "goes on" not in window.kept:
-        with quiet():
-            window.kept["goes on"] = not window.baseline or _were_trained(window)
-    found: bool = window.kept["goes on"]
-    return found
-
-
-def _were_trained(window: SampleWindow) -> bool:
-    start, body = window.baseline, window.components.body
-    away = _from_anchors(start["k"], start["k_se"])[0][body]
-    known = away[np.isfinite(away)]
-    if not len(known) or float((known > TRAINED_ERRORS).mean()) >= TRAINED_SHARE:
-        return True
-    noise = SE_LAMBDA * start["k_se"] / start["k"]
-    return _roughness(start["lambda"], noise, _groups(window)) > ROUGH
-
-
 def _look(window: SampleWindow, settings: InitialisedAnew) -> _Loaded:
-    components, start = window.components, window.baseline
-    k, scale, error = start["k"], start["lambda"], start["k_se"]  # (components,) each, as all that follows
+    components, scale = window.components, window.baseline["lambda"]  # all arrays: (components,)
     with quiet():
-        noise = SE_LAMBDA * error / k
-        away, ratio = _from_anchors(k, error)
-        sigma = scale / ratio
+        noise = noise_of(window)
+        sigma, away = initial_spread(window)
     groups = _groups(window)
     body = np.array(sorted({i for group in groups for i in group.tolist()}), dtype=np.int64)
-    empty = _Loaded(np.zeros(0, dtype=np.int64), [], np.zeros(0), np.zeros(0), np.zeros(0))
+    empty = _Loaded(np.zeros(0, dtype=np.int64), [], np.zeros(0), np.zeros(0), np.zeros(0), frozenset())
     if not goes_on(window):
         return empty
     unlike: dict[
@@ -151,13 +151,12 @@ def _look(window: SampleWindow, settings: InitialisedAnew) -> _Loaded:
             departs, spread = _departure(np.log(scale[group]), place)
             z = departs / float(np.hypot(spread, noise[i]))
             unlike[i] = (group, place, departs, z, bool((others > TRAINED_ERRORS).mean() >= 0.5))
-    normal = anchors()["normal"].k
     far = {i for i, (_, _, d, z, _) in unlike.items() if abs(d) >= settings.log_lambda and abs(z) >= settings.z}
     departed = far | {
         i for i, (group, place, *_) in unlike.items() if _outside(scale[group], place, settings.log_lambda)
     }
-    initial = window.initial or np.nan
-    exactly = {i for i in unlike if _is_exact(sigma[i], initial, noise[i], (k[i] - normal) / error[i])}
+    exact_ones, usual_ones = matches(window, configured(window)), matches(window, customary(window))
+    exactly = {i for i in unlike if exact_ones[i]}
 
     def beside(i: int, these: Iterable[int]) -> list[int]:
         """Those in the same block."""
@@ -168,14 +167,24 @@ def _look(window: SampleWindow, settings: InitialisedAnew) -> _Loaded:
     for i, (group, place, d, _, by_shape) in unlike.items():
         exact, peers = i in exactly, beside(i, departed)
         shared = sum(_close(sigma[i], float(sigma[j]), float(np.hypot(noise[i], noise[j]))) for j in peers) >= 2
-        others = np.log(np.delete(sigma[group], place) / sigma[i])
-        only = exact and bool((np.abs(others[np.isfinite(others)]) >= max(MOVED, FAR * noise[i])).all())
+        rest = group[~exact_ones[group]]  # several blocks may be new
+        others = np.abs(np.log(sigma[rest] / sigma[i]))
+        only = (
+            exact
+            and len(rest) >= 0.5 * len(group)
+            and bool((others >= max(MOVED, FAR * noise[i]))[np.isfinite(others)].all())
+        )
         unlikely = by_shape and exact and (abs(d) >= APART or bool(beside(i, exactly)))
-        alone = i in (far if components.body[i] else departed) and abs(d) >= settings.alone
         # The first and the last block differ from the others anyway, and a trained k may pass that of an initialisation.
         within = 0 < place < len(group) - 1
-        known_so = i in departed and ((by_shape and within) or exact or shared)
-        # A head has few values and few others: only its scale counts.
+        a_start = exact or bool(usual_ones[i])
+        # Training makes matrices larger. A head has few values and few others: only its scale counts.
+        if components.body[i]:
+            alone = i in far and abs(d) >= settings.alone and (a_start or (within and d < 0.0))
+        else:
+            sure = exact if window.initial else a_start and d < 0.0
+            alone = i in departed and abs(d) >= settings.alone and sure
+        known_so = i in departed and (((by_shape or a_start) and within) or exact or shared)
         if alone or (components.body[i] and (only or unlikely or known_so)):
             found.append(i)
     if len(found) > 0.5 * len(body):  # then these are not the exception
@@ -185,10 +194,52 @@ def _look(window: SampleWindow, settings: InitialisedAnew) -> _Loaded:
         alike = sum(_close(sigma[i], float(sigma[j]), float(np.hypot(noise[i], noise[j]))) for j in beside(i, found))
         if i not in found and alike >= 2 and abs(d) >= settings.log_lambda:
             found.append(i)
-    typical = np.array([_middle(np.delete(scale[unlike[i][0]], unlike[i][1])) for i in found])
+    for i, group, place in _few(window, exact_ones):
+        unlike[i] = (group, place, *_against(np.log(scale[group]), place, float(noise[i])), False)
+        found.append(i)
+    whole = {int(i): group for group in new_kinds(window) for i in group}
+    for i, group in whole.items():
+        unlike[i] = (group, int(np.flatnonzero(group == i)[0]), 0.0, np.nan, False)
+    found = list(dict.fromkeys([*found, *whole]))
+    typical = np.array([np.nan if i in whole else _middle(np.delete(scale[unlike[i][0]], unlike[i][1])) for i in found])
     scores = np.array([unlike[i][3] for i in found])
     places = [(unlike[i][0], unlike[i][1]) for i in found]
-    return _Loaded(np.array(found, dtype=np.int64), places, sigma[found], typical, scores)
+    return _Loaded(np.array(found, dtype=np.int64), places, sigma[found], typical, scores, frozenset(whole))
+
+
+def _few(window: SampleWindow, exact: Bools) -> list[tuple[int, Ints, int]]:
+    """Of groups with few blocks: matrices exactly as configured, if the rest of their tower is far from that.
+
+    Args:
+        window: The window.
+        exact: Whether a matrix is as its configuration initialises it, shape (components,).
+
+    Returns:
+        For each matrix its index, its group, and its place in it.
+    """
+    components = window.components
+    groups = [g.members for g in components.groups if 1 < len(g.members) <= LEAST]
+    scale, noise = np.log(window.baseline["lambda"]), noise_of(window)
+    found = []
+    for tower in {components.towers[group[0]] for group in groups}:
+        here = [group for group in groups if components.towers[group[0]] == tower]
+        every = np.concatenate(here)
+        new = every[exact[every]]
+        rest = every[~exact[every] & np.isfinite(scale[every])]
+        if not 0 < len(new) <= 0.5 * len(rest):
+            continue
+        with quiet():
+            for group in here:
+                others = scale[np.setdiff1d(group, new)]
+                for place, i in enumerate(group.tolist()):
+                    far = np.abs(others - scale[i]) >= max(MOVED, FAR * noise[i])
+                    if exact[i] and len(others) and far.all():
+                        found.append((i, group, place))
+    # Small matrices may come near it by chance, but not several of one block.
+    many = Counter((components.towers[i], components.blocks[i]) for i, *_ in found)
+    return [
+        f for f in found if noise[f[0]] <= PRECISE or many[components.towers[f[0]], components.blocks[f[0]]] >= MANY
+    ]
 
 
 def _groups(window: SampleWindow) -> list[Ints]:
@@ -221,6 +272,13 @@ def _departure(values: Floats, place: int) -> tuple[float, float]:
     return departs, spread
 
 
+def _against(values: Floats, place: int, noise: float) -> tuple[float, float]:
+    """Departure of one of few members from the median of the others, and in units of their spread."""
+    others = np.delete(values, place)
+    departs = float(values[place] - _middle(others))
+    return departs, departs / float(np.hypot(np.ptp(others[np.isfinite(others)]), noise))
+
+
 def _outside(scale: Floats, place: int, least: float) -> bool:
     """Whether ln λ of a member lies outside those of all others, by ``least`` and by as much as they differ."""
     others = np.log(np.delete(scale, place))
@@ -236,36 +294,5 @@ def _middle(values: Floats) -> float:
     return float(np.median(known)) if len(known) else np.nan
 
 
-def _roughness(scale: Floats, noise: Floats, groups: list[Ints]) -> float:
-    """The median difference of ln λ between a matrix and those beside it, in standard errors; about 0.8 before training."""
-    found = []
-    for group in groups:
-        values = np.log(scale[group])  # (members,)
-        padded = np.pad(np.where(np.isfinite(values), values, np.nan), 2, constant_values=np.nan)
-        near = median_of(np.stack([padded[i : i + len(values)] for i in (0, 1, 3, 4)]))  # two on each side
-        found.append(np.abs(values - near) / noise[group])
-    known = np.concatenate(found) if found else np.zeros(0)
-    known = known[np.isfinite(known)]
-    return float(np.median(known)) if len(known) else 0.0
-
-
-def _from_anchors(k: Floats, error: Floats) -> tuple[Floats, Floats]:
-    """Standard errors to the nearest initialisation, and its λ over its standard deviation; shape (components,) each."""
-    known = anchors()
-    # λ in units of the standard deviation. Truncated normal distributions are cut at ±2, far from all values, in most libraries.
-    ratios = [(known["normal"].k, known["normal"].lambda_), (known["uniform"].k, known["uniform"].lambda_ * 3.0**0.5)]
-    away = np.stack([np.abs(k - at) / error for at, _ in ratios])  # (anchors, components)
-    # The first that fits, since most matrices are initialised so; else the nearest.
-    order = np.where(away <= SAME_ERRORS, np.arange(len(ratios))[:, None] - len(ratios), away)
-    nearest = np.argmin(np.where(np.isfinite(order), order, np.inf), axis=0)
-    chosen: Bools = np.array([ratio for _, ratio in ratios])[nearest]
-    return np.take_along_axis(away, nearest[None], axis=0)[0], np.asarray(chosen, dtype=float)
-
-
 def _close(sigma: float, other: float, noise: float) -> bool:
     return bool(abs(np.log(sigma / other)) <= SAME_ERRORS * noise)
-
-
-def _is_exact(sigma: float, initial: float, noise: float, away: float) -> bool:
-    """Whether k and λ are those of a normal distribution with the standard deviation ``initial``."""
-    return bool((np.log(sigma / initial) / noise) ** 2 + away**2 <= CERTAIN)

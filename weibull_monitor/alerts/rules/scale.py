@@ -7,7 +7,6 @@ from typing import Final
 
 import numpy as np
 
-from weibull_monitor.alerts.rules.loaded import goes_on
 from weibull_monitor.alerts.rules.movement import (
     AS_OTHERS,
     LEAST_SPEED,
@@ -20,6 +19,7 @@ from weibull_monitor.alerts.rules.movement import (
     usual_movement,
 )
 from weibull_monitor.alerts.rules.result import RuleResult, graded, rule_result
+from weibull_monitor.alerts.rules.trained import goes_on
 from weibull_monitor.alerts.rules.words import SE_LAMBDA, apart, between, cause_of, cause_of_shift
 from weibull_monitor.alerts.settings import ImpossibleChange, ScaleRunaway, ScaleShift, ScaleStall
 from weibull_monitor.alerts.statistics import Floats, median_along, median_of, or_zero, quiet, resolution, spread_of

@@ -16,6 +16,10 @@ SAME_ERRORS: Final = 4.0
 """Standard errors within which two values of k or ln λ are the same."""
 SAME_SCALE: Final = 0.01
 """|Δ ln λ| within which a scale is the same, whatever its standard error."""
+FEW_JUMP: Final = 0.2
+"""|Δ ln| of the RMS or of the largest value from which on a jump of theirs is told apart from the movement of λ …"""
+FEW_SHARE: Final = 0.2
+"""… and the share of it up to which λ stayed."""
 SE_LAMBDA: Final = 0.761
 """se(ln λ) in units of se(k)/k, at the normal anchor: 0.862/1.132 (`weibull.anchors`)."""
 
@@ -44,9 +48,9 @@ def cause_of(window: SampleWindow, i: int, found: Bools) -> str:
             "k and λ are back where they began at step 0: this matrix was initialised anew. Load its weights from the last "
             "checkpoint."
         )
-    if _same(window, i, "before"):
+    if _same(window, i, "before") or _of_few_values(window, i):
         return (
-            "k and λ stayed, so few values changed, as after a flipped bit or a bad copy. Look at `weight.abs().argmax()`; if "
+            "λ hardly moved, so few values changed, as after a flipped bit or a bad copy. Look at `weight.abs().argmax()`; if "
             "you did not set it, go back to the last checkpoint."
         )
     with quiet():
@@ -62,6 +66,14 @@ def cause_of(window: SampleWindow, i: int, found: Bools) -> str:
         "Something else than the optimizer wrote to this matrix: weights that were loaded, or memory that was corrupted. If it "
         "was not you, go back to the last checkpoint."
     )
+
+
+def _of_few_values(window: SampleWindow, i: int) -> bool:
+    """Whether the RMS or the largest value jumped and λ did not, beside what the optimizer moved it in the meantime."""
+    with quiet():
+        moved = [abs(np.log(window.now(c)[i] / window.before(c)[i])) for c in ("lambda", "rms", "largest")]
+    jumped = float(np.fmax(moved[1], moved[2]))
+    return jumped >= FEW_JUMP and moved[0] <= FEW_SHARE * jumped
 
 
 def last_clean(window: SampleWindow) -> str:
