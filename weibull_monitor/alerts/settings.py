@@ -93,21 +93,20 @@ class UnlikeOthers(RuleSettings):
 
 
 @dataclass(frozen=True)
-class ScaleShift(UnlikeOthers):
+class ScaleShift(RuleSettings):
     """ln λ moved by ``z`` times its usual size for this matrix, and by ``change`` or more, or fell by ``fall`` beyond decay.
 
-    Or otherwise than the others (`UnlikeOthers`; ``both_fall`` is for falls, ``both_lost`` for those that take away most of what
-    training has added). Or ``fast`` times as fast for its η as ever (W_q, W_k: ``fast_attention``); the model ``faster`` times.
+    Or the RMS rose by ``far`` or more, ``alone`` times as much as that of any other matrix, and ``own`` times its largest past
+    movement. Or λ fell by ``both_fall`` times the largest of its own past falls and what the others moved, ``both_lost`` times if
+    that takes away most of what training has added. Or the whole model is ``faster`` times as fast for its η as ever.
     """
 
     sure: float = 2.5
-    others: float = 8.0
-    far: float = 0.4
-    both: float = 3.3
+    far: float = 0.2
+    alone: float = 1.8
+    own: float = 1.5
     both_fall: float = 1.9
     both_lost: float = 0.9
-    fast: float = 1.85
-    fast_attention: float = 3.3
     faster: float = 1.25
     z: float = 5.0
     change: float = 0.07

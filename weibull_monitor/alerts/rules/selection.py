@@ -20,7 +20,6 @@ from weibull_monitor.alerts.rules.groups import (
 from weibull_monitor.alerts.rules.movement import (
     AS_OTHERS,
     MIN_INTERVALS,
-    RECENT,
     shift_result,
     unlike_both,
     unlike_others,
@@ -93,8 +92,8 @@ def selection_shift(window: SampleWindow, settings: SelectionShift) -> RuleResul
         # Attention that begins to learn takes one direction, which makes k rise; nothing healthy makes it fall as quickly.
         rises = move.last > 0.0
         limits = np.where(rises, settings.both_rise, settings.both), settings.change
-        recent = np.where(rises, settings.both_rise, RECENT)
-        both = unlike_both(window, move.last, move, error, limits, type(settings).sure, None, recent)
+        recent = np.where(rises, settings.both_rise, 1.5 * settings.both)
+        both = unlike_both(window, move.last, move, error, limits, type(settings).sure, recent)
         besides = np.fmax(
             unlike_others(window, move.last, move.others, error, settings), np.where(window.jumped, 0.0, both)
         )

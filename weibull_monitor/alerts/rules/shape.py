@@ -249,9 +249,7 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
             z = (move.last - move.centre) / np.sqrt(move.size**2 + R2_NOISE**2 / components.numel)
             strength = np.minimum(-z / settings.z, (move.centre - move.last) / settings.fall)
             noise, limits = R2_NOISE / np.sqrt(components.numel), (settings.both_r2, settings.fall)
-            alone = unlike_both(
-                window, np.minimum(move.last, 0.0), move, noise, limits, type(settings).sure, None, None
-            )
+            alone = unlike_both(window, np.minimum(move.last, 0.0), move, noise, limits, type(settings).sure, None)
             strength = np.where(window.jumped, strength, np.fmax(strength, alone))
             # A change of k in either direction, if it is the stronger sign.
             move = usual_movement(window, "k", LOOKBACK)
