@@ -81,10 +81,18 @@ class ImpossibleChange(RuleSettings):
 
 
 @dataclass(frozen=True)
-class UnlikeOthers(RuleSettings):
+class Alone(RuleSettings):
+    """A movement ``alone`` times as large as that of any other matrix in the interval, and ``own`` times its largest past one."""
+
+    alone: float = 4.5
+    own: float = 1.75
+
+
+@dataclass(frozen=True)
+class UnlikeOthers(Alone):
     """A movement by ``far`` or more, and ``others`` times what the other matrices moved in the same interval.
 
-    Or one that is ``both`` times the largest of its own past and what they moved.
+    Or one that is ``both`` times the largest of its own past and what they moved; or a fall of k that is `Alone`.
     """
 
     others: float = 9.0
@@ -93,12 +101,12 @@ class UnlikeOthers(RuleSettings):
 
 
 @dataclass(frozen=True)
-class ScaleShift(RuleSettings):
+class ScaleShift(Alone):
     """ln λ moved by ``z`` times its usual size for this matrix, and by ``change`` or more, or fell by ``fall`` beyond decay.
 
-    Or the RMS rose by ``far`` or more, ``alone`` times as much as that of any other matrix, and ``own`` times its largest past
-    movement. Or λ fell by ``both_fall`` times the largest of its own past falls and what the others moved, ``both_lost`` times if
-    that takes away most of what training has added. Or the whole model is ``faster`` times as fast for its η as ever.
+    Or the RMS rose by ``far`` or more, and did so `Alone`. Or λ fell by ``both_fall`` times the largest of its own past falls and
+    what the others moved, ``both_lost`` times if that takes away most of what training has added. Or the whole model is
+    ``faster`` times as fast for its η as ever.
     """
 
     sure: float = 2.5

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result
-from weibull_monitor.alerts.settings import ScaleShift, UnlikeOthers
+from weibull_monitor.alerts.settings import Alone, UnlikeOthers
 from weibull_monitor.alerts.statistics import Bools, Floats, median_along, median_of, or_zero, quiet, spread_of
 from weibull_monitor.alerts.window import SampleWindow
 
@@ -22,8 +22,8 @@ AS_OTHERS: Final = 0.7
 """Share of the movement of the other matrices in the same interval that counts as usual: the model begins to learn as a whole."""
 LEAST_SPEED: Final = 0.3
 """Below this speed a matrix is as good as still: healthy ones that learn have 0.5 to 3."""
-FURTHER_IF_SMALL: Final = 1.5
-"""How much more unlike its past and the others a small rise has to be."""
+FURTHER: Final = 1.5
+"""How much more unlike its past and the others a small movement has to be."""
 RECENT: Final = 5.5
 """How many times the recent movements, by their root mean square, a movement has to be, to be unlike its own past."""
 LONGER: Final = 1.5
@@ -197,28 +197,29 @@ def largest_other(sizes: Floats, among: Bools) -> Floats:
     return found
 
 
-def unlike_any_other(window: SampleWindow, moved: Floats, own: Floats, noise: Floats, settings: ScaleShift) -> Floats:
-    """Strength of rises that are larger than that of any other matrix in the interval, and than their own past, (components,).
+def alone(
+    window: SampleWindow, moved: Floats, own: Floats, noise: Floats, settings: Alone, least: tuple[float, float]
+) -> Floats:
+    """Strength of movements larger than those of any other matrix in the interval, and than their own past, (components,).
 
-    Between samples far apart a healthy matrix may grow more than ever before, and attention that wakes grows more than all else;
+    Between samples far apart a healthy matrix may move more than ever before, and attention that wakes moves more than all else;
     but it wakes in several matrices. W_q and W_k are compared with all matrices of the blocks, the others among themselves.
 
     Args:
         window: The window.
-        moved: The movements, shape (components,); what has fallen counts as 0.
+        moved: The movements in the direction that counts, shape (components,); those in the other are below 0.
         own: The largest past movement, shape (components,).
         noise: Size of a movement that is noise, shape (components,).
         settings: The thresholds.
+        least: How large the movement is in itself, and, where it is half as unlike again, how large it has to be then.
     """
     size = np.fmax(moved, 0.0)
     body = window.components.body & window.components.trainable
     rest = body & ~window.components.selection
     others = np.where(rest, largest_other(size, rest), largest_other(size, body))
     by_others = size / (settings.alone * np.maximum(others, noise))
-    by_past = size / (settings.own * np.maximum(own, noise))
-    unlike = np.minimum(by_others, by_past)
-    small = np.minimum(unlike / FURTHER_IF_SMALL, size / settings.change)
-    return or_zero(np.fmax(np.minimum(unlike, size / settings.far), small))
+    unlike = np.minimum(by_others, size / (settings.own * np.maximum(own, noise)))
+    return or_zero(np.fmax(*(np.minimum(unlike / by, size / x) for by, x in zip((1.0, FURTHER), least, strict=True))))
 
 
 def shift_result(

@@ -12,9 +12,9 @@ from weibull_monitor.alerts.rules.movement import (
     AS_OTHERS,
     LEAST_SPEED,
     MIN_INTERVALS,
+    alone,
     shift_result,
     suddenness,
-    unlike_any_other,
     unlike_both,
     usual_movement,
 )
@@ -131,7 +131,8 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         added = np.log(window.now("lambda") / window.baseline["lambda"]) + window.now("decay")
         grown = goes_on(window) | ~(added < (1.0 - LOST) * (added - move.last - decay))
         fall = np.where(grown & ~common, np.sqrt(fall**2 + move.own**2), fall)
-        share = np.where(falling & common, COMMON, np.where(components.body, 1.0, UNLIKE_BLOCKS))
+        ordinary = components.body & (fallen | ~components.selection)
+        share = np.where(falling & common, COMMON, np.where(ordinary, 1.0, UNLIKE_BLOCKS))
         share = np.where(driven, AFTER_JUMP, share)
         centre, usual = np.where(fallen, -decay, move.centre), np.where(fallen, fall, rise)
         change = np.where(fallen, settings.fall, settings.change) * np.where(jumped, 1.0, share)
@@ -145,9 +146,9 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
             besides = np.where(driven & (after >= 1.0), np.fmax(besides, type(settings).sure * after), besides)
         rose = np.log(window.now("rms") / window.before("rms"))
         ever = window.furthest("log rms")
-        alone = unlike_any_other(window, rose + decay, ever, noise, settings)
-        alone = np.where(driven | ~np.isfinite(move.centre), 0.0, alone)
-        besides = np.where(alone >= 1.0, np.fmax(besides, type(settings).sure * alone), besides)
+        by_rms = alone(window, rose + decay, ever, noise, settings, (settings.far, settings.change))
+        by_rms = np.where(driven | ~np.isfinite(move.centre), 0.0, by_rms)
+        besides = np.where(by_rms >= 1.0, np.fmax(besides, type(settings).sure * by_rms), besides)
         grew = np.isfinite(window.now("update_max")) & (rose >= settings.change) & ~driven
         faster = _faster(window, settings) / settings.faster
         outran = (faster >= 1.0) & body & grew
@@ -161,12 +162,12 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
     def meaning(i: int) -> str:
         with quiet():
             strength = np.fmax(suddenness(move.last - centre, usual, settings.z * share, change)[1], besides)
-        by_rms = alone[i] >= 1.0
-        name, by = ("RMS", rose[i]) if by_rms else ("λ", move.last[i])
-        before, now = (read("rms" if by_rms else "lambda")[i] for read in (window.before, window.now))
+        of_rms = by_rms[i] >= 1.0
+        name, by = ("RMS", rose[i]) if of_rms else ("λ", move.last[i])
+        before, now = (read("rms" if of_rms else "lambda")[i] for read in (window.before, window.now))
         usually = (
             f"its largest change before, in such a time, was {100 * np.expm1(ever[i]):.1f} %"
-            if by_rms
+            if of_rms
             else f"a usual change in this time is {100 * centre[i]:+.1f} %"
         )
         return (
