@@ -19,7 +19,7 @@ from weibull_monitor.history.alert import Alert
 from weibull_monitor.monitor.schedule import Schedule
 
 AT = 15
-Q, UP = index(2, "attn_q"), index(2, "ffn_up")
+Q, V, UP = index(2, "attn_q"), index(2, "attn_v"), index(2, "ffn_up")
 
 
 def all_alerts(break_it: Callable[[list[Columns]], object], of: object = None, **options: int) -> list[Alert]:
@@ -35,15 +35,16 @@ def grown(columns: list[Columns], members: list[int], share: float, start: int =
 
 
 def test_a_finding_that_is_not_sure_is_an_info() -> None:
-    found = [a for a in all_alerts(lambda c: grown(c, [Q], 0.09)) if a.finding.rule == "scale_shift"]
+    """Two matrices that grow together are unlike their past, but neither is alone."""
+    found = [a for a in all_alerts(lambda c: grown(c, [V, UP], 0.09)) if a.finding.rule == "scale_shift"]
     assert [a.finding.severity for a in found] == ["info"]
-    found = [a for a in all_alerts(lambda c: grown(c, [Q], 0.3)) if a.finding.rule == "scale_shift"]
+    found = [a for a in all_alerts(lambda c: grown(c, [V, UP], 0.3)) if a.finding.rule == "scale_shift"]
     assert [a.finding.severity for a in found] == ["warning"]
 
 
 def test_how_sure_a_warning_must_be_is_a_setting() -> None:
-    assert alerts_of(lambda c: grown(c, [Q], 0.25), AlertSettings.of({"scale_shift": {"sure": 9.0}})) == []
-    assert alerts_of(lambda c: grown(c, [Q], 0.09), AlertSettings.of({"scale_shift": {"sure": 1.0}})) != []
+    assert alerts_of(lambda c: grown(c, [V, UP], 0.25), AlertSettings.of({"scale_shift": {"sure": 9.0}})) == []
+    assert alerts_of(lambda c: grown(c, [V, UP], 0.09), AlertSettings.of({"scale_shift": {"sure": 1.0}})) != []
 
 
 def test_a_model_that_begins_to_learn_as_a_whole_is_no_fault() -> None:

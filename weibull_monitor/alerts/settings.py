@@ -81,10 +81,18 @@ class ImpossibleChange(RuleSettings):
 
 
 @dataclass(frozen=True)
-class UnlikeOthers(RuleSettings):
+class Alone(RuleSettings):
+    """A movement ``alone`` times as large as that of any other matrix in the interval, and ``own`` times its largest past one."""
+
+    alone: float = 4.5
+    own: float = 1.75
+
+
+@dataclass(frozen=True)
+class UnlikeOthers(Alone):
     """A movement by ``far`` or more, and ``others`` times what the other matrices moved in the same interval.
 
-    Or one that is ``both`` times the largest of its own past and what they moved.
+    Or one that is ``both`` times the largest of its own past and what they moved; or a fall of k that is `Alone`.
     """
 
     others: float = 9.0
@@ -93,21 +101,20 @@ class UnlikeOthers(RuleSettings):
 
 
 @dataclass(frozen=True)
-class ScaleShift(UnlikeOthers):
+class ScaleShift(Alone):
     """ln λ moved by ``z`` times its usual size for this matrix, and by ``change`` or more, or fell by ``fall`` beyond decay.
 
-    Or otherwise than the others (`UnlikeOthers`; ``both_fall`` is for falls, ``both_lost`` for those that take away most of what
-    training has added). Or ``fast`` times as fast for its η as ever (W_q, W_k: ``fast_attention``); the model ``faster`` times.
+    Or the RMS rose by ``far`` or more, and did so `Alone`. Or λ fell by ``both_fall`` times the largest of its own past falls and
+    what the others moved, ``both_lost`` times if that takes away most of what training has added. Or the whole model is
+    ``faster`` times as fast for its η as ever.
     """
 
     sure: float = 2.5
-    others: float = 8.0
-    far: float = 0.4
-    both: float = 3.3
+    far: float = 0.2
+    alone: float = 1.8
+    own: float = 1.5
     both_fall: float = 1.9
     both_lost: float = 0.9
-    fast: float = 1.85
-    fast_attention: float = 3.3
     faster: float = 1.25
     z: float = 5.0
     change: float = 0.07

@@ -29,7 +29,7 @@ DERIVED: Final = ("work", "budget", "decay", "speed")
 """Columns computed from them: the `work` of the interval before a sample, I and S of the scaling law at the sample, and the speed
 in the interval before it: the root of the growth of RMS² beyond weight decay, over what steps of size η in random directions make
 of it. It is 0 in the first steps, and for what has shrunk."""
-SHAPES: Final = ("log lambda", "k", "r2")
+SHAPES: Final = ("log lambda", "log rms", "k", "r2")
 """Columns whose movements are kept, one after the other, for `SampleWindow.furthest`."""
 CAPACITY: Final = 32
 """Number of samples kept. 2,000 components take 14 MB."""
@@ -298,7 +298,9 @@ class SampleWindow:
     def _note_movement(self, known: bool, steps: float, spent: Floats) -> None:
         """Keeps how far the columns `SHAPES` have moved, as it is and over the root of the work, and the model's speed."""
         now, last, work = self._end - 1, self._end - 2, self.now("work")
-        levels = np.stack([np.log(self.now("lambda")), self.now("k"), self.now("r2")])  # (columns, components)
+        levels = np.stack(
+            [*np.log([self.now("lambda"), self.now("rms")]), self.now("k"), self.now("r2")]
+        )  # (columns, components)
         moved = np.abs(levels - self._levels)
         counts = np.isfinite(moved)
         if known:

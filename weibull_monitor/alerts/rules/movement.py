@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result
-from weibull_monitor.alerts.settings import UnlikeOthers
-from weibull_monitor.alerts.statistics import Bools, Floats, median_of, or_zero, quiet, spread_of
+from weibull_monitor.alerts.settings import Alone, UnlikeOthers
+from weibull_monitor.alerts.statistics import Bools, Floats, median_along, median_of, or_zero, quiet, spread_of
 from weibull_monitor.alerts.window import SampleWindow
 
 MIN_INTERVALS: Final = 3
@@ -22,6 +22,8 @@ AS_OTHERS: Final = 0.7
 """Share of the movement of the other matrices in the same interval that counts as usual: the model begins to learn as a whole."""
 LEAST_SPEED: Final = 0.3
 """Below this speed a matrix is as good as still: healthy ones that learn have 0.5 to 3."""
+FURTHER: Final = 1.5
+"""How much more unlike its past and the others a small movement has to be."""
 RECENT: Final = 5.5
 """How many times the recent movements, by their root mean square, a movement has to be, to be unlike its own past."""
 LONGER: Final = 1.5
@@ -43,7 +45,6 @@ class Movement:
         moves: The past movements as they were, whatever the length of their intervals, shape (intervals, components).
         alike: Number of past intervals that were about as long, shape (components,).
         others: Median size of the last movement of the attention and feed-forward matrices, shape (1,); 0 if there are few.
-        most: The upper quartile of these sizes, shape (1,).
     """
 
     last: Floats
@@ -54,7 +55,6 @@ class Movement:
     moves: Floats
     alike: Floats
     others: Floats
-    most: Floats
 
     @cached_property
     def recent(self) -> Floats:
@@ -94,31 +94,18 @@ def usual_movement(window: SampleWindow, column: str, lookback: int) -> Movement
         enough = count >= _needed(window, lookback)
         alike = (ratio <= SIMILAR_RATIO).sum(axis=0).astype(float)
         body = window.components.body & window.components.trainable
-        others, most = middle_and_quartile(np.abs(moves[-1][..., body]))
+        others = median_if_many(np.abs(moves[-1][..., body]))
     centre = np.where(enough, centre, np.nan)
     own = np.where(enough, window.furthest(column), np.nan)
-    found = Movement(moves[-1], past, centre, size, own, moves[:-1], alike, others, most)
+    found = Movement(moves[-1], past, centre, size, own, moves[:-1], alike, others)
     window.memo[column, lookback] = found
     return found
 
 
-def middle_and_quartile(sizes: Floats) -> tuple[Floats, Floats]:
-    """The median and the upper quartile of ``sizes`` (…, n), each (…, 1), without NaN; 0 where there are fewer than `MIN_OTHERS`.
-
-    >>> [float(x[0]) for x in middle_and_quartile(np.array([4.0, 1.0, 2.0, 3.0, 6.0, np.nan, 5.0]))]
-    [3.5, 4.0]
-    """
-    if sizes.shape[-1] < MIN_OTHERS:
-        return np.zeros((*sizes.shape[:-1], 1)), np.zeros((*sizes.shape[:-1], 1))
-    ordered = np.sort(sizes, axis=-1)  # NaN last
-    n = (ordered == ordered).sum(axis=-1, keepdims=True)
-
-    def at(places: Any) -> Floats:
-        return np.take_along_axis(ordered, np.maximum(places, 0), axis=-1)
-
-    enough = n >= MIN_OTHERS
-    middle = (at((n - 1) // 2) + at(np.minimum(n // 2, sizes.shape[-1] - 1))) / 2.0
-    return np.where(enough, middle, 0.0), np.where(enough, at((3 * n + 1) // 4 - 1), 0.0)
+def median_if_many(sizes: Floats) -> Floats:
+    """The median of ``sizes`` (…, n) without NaN, shape (…, 1); 0 where there are fewer than `MIN_OTHERS`."""
+    enough = (sizes == sizes).sum(axis=-1, keepdims=True) >= MIN_OTHERS
+    return np.where(enough, median_along(sizes), 0.0) if sizes.shape[-1] else np.zeros((*sizes.shape[:-1], 1))
 
 
 def _needed(window: SampleWindow, lookback: int) -> Floats:
@@ -163,7 +150,6 @@ def unlike_both(
     noise: Floats,
     limits: tuple[float | Floats, float | Floats],
     sure: float,
-    others: Floats | None = None,
     recent: float | Floats | None = RECENT,
 ) -> Floats:
     """Strength of movements unlike a matrix's own past and unlike those of the other matrices in the interval, (components,).
@@ -179,36 +165,61 @@ def unlike_both(
         noise: Size of a movement that is noise, shape (components,).
         limits: ``limit``, and how large the movement is in itself.
         sure: The rule's setting of that name.
-        others: What the others moved; their median if not given.
         recent: How many times as large as the recent movements and as the others the movement is; None to leave that out.
     """
     if not move.others.any():
         return np.zeros(moved.shape)
     size = np.abs(moved)
     squared, error = size * size, noise * noise  # squares, since np.hypot takes most of the time
-    of_others = squared / ((move.others if others is None else others) ** 2 + error)
+    of_others = squared / (move.others**2 + error)
     by_past = np.minimum(squared / (move.own**2 + error), of_others) / np.square(limits[0])
     if recent is not None:
         latest = recent * np.where(move.alike > 0, 1.0, LONGER)
-        unlike = np.minimum(squared / (move.recent**2 + error), squared / (move.others**2 + error))
+        unlike = np.minimum(squared / (move.recent**2 + error), of_others)
         by_past = np.fmax(by_past, unlike / latest**2)
     ratio = or_zero(np.minimum(np.sqrt(by_past), size / limits[1]))
     return np.where(window.components.body, np.where(ratio >= 1.0, sure * ratio, ratio), 0.0)
 
 
-def outrunning(window: SampleWindow) -> Floats:
-    """How many times as fast as ever before a matrix moves, and as the upper quartile of the others, shape (components,).
+def largest_other(sizes: Floats, among: Bools) -> Floats:
+    """The largest of the other members' ``sizes`` (…, components) for each member of ``among`` (components,), (…, components).
 
-    The speed is that of steps in random directions (`weibull_monitor.alerts.window.DERIVED`), which stays about the same while a
-    matrix grows and η changes, and takes no account of intervals that grow longer. 0 where there is too little past.
+    NaN for what is no member, and for all if there are fewer than `MIN_OTHERS`. NaN counts as 0.
+
+    >>> largest_other(np.array([4.0, 1.0, 3.0, np.nan, 2.0, 0.0, 9.0]), np.arange(7) < 6).tolist()
+    [3.0, 4.0, 4.0, 4.0, 4.0, 4.0, nan]
     """
-    past, now = window["speed"][:-1], window.now("speed")  # (intervals, components), (components,)
-    _, others = middle_and_quartile(now[..., window.components.body & window.components.trainable])
-    if len(past) < MIN_INTERVALS or not others.any():
-        return np.zeros(now.shape)
-    most = np.fmax(np.fmax.reduce(past, axis=0), others)
-    enough = ((past > 0.0).sum(axis=0) >= MIN_INTERVALS - 1) & (others > 0.0)
-    return np.where(window.components.body & enough, now / np.fmax(most, LEAST_SPEED), 0.0)
+    found = np.full(sizes.shape, np.nan)
+    members = or_zero(sizes[..., among])  # (…, members)
+    if members.shape[-1] >= MIN_OTHERS:
+        second, first = np.moveaxis(np.partition(members, -2, axis=-1)[..., -2:, None], -2, 0)  # each (…, 1)
+        found[..., among] = np.where(members < first, first, second)
+    return found
+
+
+def alone(
+    window: SampleWindow, moved: Floats, own: Floats, noise: Floats, settings: Alone, least: tuple[float, float]
+) -> Floats:
+    """Strength of movements larger than those of any other matrix in the interval, and than their own past, (components,).
+
+    Between samples far apart a healthy matrix may move more than ever before, and attention that wakes moves more than all else;
+    but it wakes in several matrices. W_q and W_k are compared with all matrices of the blocks, the others among themselves.
+
+    Args:
+        window: The window.
+        moved: The movements in the direction that counts, shape (components,); those in the other are below 0.
+        own: The largest past movement, shape (components,).
+        noise: Size of a movement that is noise, shape (components,).
+        settings: The thresholds.
+        least: How large the movement is in itself, and, where it is half as unlike again, how large it has to be then.
+    """
+    size = np.fmax(moved, 0.0)
+    body = window.components.body & window.components.trainable
+    rest = body & ~window.components.selection
+    others = np.where(rest, largest_other(size, rest), largest_other(size, body))
+    by_others = size / (settings.alone * np.maximum(others, noise))
+    unlike = np.minimum(by_others, size / (settings.own * np.maximum(own, noise)))
+    return or_zero(np.fmax(*(np.minimum(unlike / by, size / x) for by, x in zip((1.0, FURTHER), least, strict=True))))
 
 
 def shift_result(

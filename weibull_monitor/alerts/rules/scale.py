@@ -11,11 +11,10 @@ from weibull_monitor.alerts.rules.movement import (
     AS_OTHERS,
     LEAST_SPEED,
     MIN_INTERVALS,
-    outrunning,
+    alone,
     shift_result,
     suddenness,
     unlike_both,
-    unlike_others,
     usual_movement,
 )
 from weibull_monitor.alerts.rules.result import RuleResult, graded, rule_result
@@ -132,29 +131,25 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         added = np.log(window.now("lambda") / window.baseline["lambda"]) + window.now("decay")
         grown = goes_on(window) | ~(added < (1.0 - LOST) * (added - move.last - decay))
         fall = np.where(grown & ~common, np.sqrt(fall**2 + move.own**2), fall)
-        share = np.where(falling & common, COMMON, np.where(components.body, 1.0, UNLIKE_BLOCKS))
+        ordinary = components.body & (fallen | ~components.selection)
+        share = np.where(falling & common, COMMON, np.where(ordinary, 1.0, UNLIKE_BLOCKS))
         share = np.where(driven, AFTER_JUMP, share)
         centre, usual = np.where(fallen, -decay, move.centre), np.where(fallen, fall, rise)
         change = np.where(fallen, settings.fall, settings.change) * np.where(jumped, 1.0, share)
-        besides = np.where(fallen, 0.0, unlike_others(window, move.last, move.others, noise, settings))
-        # W_q and W_k grow quickly when attention begins to specialise (`attention_scale` judges that), and steps without a bound
-        # have no usual size.
-        bounded = np.isfinite(window.now("update_max"))
-        rises = np.where(components.selection | ~bounded, np.inf, settings.both)
-        limit = np.where(fallen, np.where(grown, settings.both_fall, settings.both_lost), rises)
-        beyond, others = np.where(fallen, move.last + decay, move.last), np.where(fallen, move.others, move.most)
-        limits = limit, np.where(fallen, settings.fall, settings.change)
+        limits = np.where(grown, settings.both_fall, settings.both_lost), settings.fall
         # A matrix that was still for long moves unlike its recent past when it learns.
-        besides = np.fmax(
-            besides, unlike_both(window, beyond, move, noise, limits, type(settings).sure, others, np.inf)
-        )
+        lost = unlike_both(window, move.last + decay, move, noise, limits, type(settings).sure, np.inf)
+        besides = np.where(fallen, lost, 0.0)
         # A higher η moves all matrices, so there are no others to be unlike; the past is what it was before the jump.
         if driven.any():
             after = np.abs(move.last) / (AFTER_OTHERS * np.hypot(move.recent, noise))
             besides = np.where(driven & (after >= 1.0), np.fmax(besides, type(settings).sure * after), besides)
-        grew = bounded & (np.log(window.now("rms") / window.before("rms")) >= settings.change) & ~driven
-        outruns = outrunning(window) / np.where(components.selection, settings.fast_attention, settings.fast)
-        besides = np.where(grew & (outruns >= 1.0), np.fmax(besides, type(settings).sure * outruns), besides)
+        rose = np.log(window.now("rms") / window.before("rms"))
+        ever = window.furthest("log rms")
+        by_rms = alone(window, rose + decay, ever, noise, settings, (settings.far, settings.change))
+        by_rms = np.where(driven | ~np.isfinite(move.centre), 0.0, by_rms)
+        besides = np.where(by_rms >= 1.0, np.fmax(besides, type(settings).sure * by_rms), besides)
+        grew = np.isfinite(window.now("update_max")) & (rose >= settings.change) & ~driven
         faster = _faster(window, settings) / settings.faster
         outran = (faster >= 1.0) & body & grew
         besides = np.where(outran, np.fmax(besides, type(settings).sure * faster), besides)
@@ -163,12 +158,22 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         if against.any():
             unusual = suddenness(move.last - centre, usual, settings.z * share, change)[1]
             besides = np.where(against & (unusual >= 1.0), np.fmax(besides, type(settings).sure * unusual), besides)
-    now, before = window.now("lambda"), window.before("lambda")
 
-    def cause(i: int) -> str:
+    def meaning(i: int) -> str:
         with quiet():
             strength = np.fmax(suddenness(move.last - centre, usual, settings.z * share, change)[1], besides)
-        return cause_of_shift(window, i, strength >= 1.0)
+        of_rms = by_rms[i] >= 1.0
+        name, by = ("RMS", rose[i]) if of_rms else ("λ", move.last[i])
+        before, now = (read("rms" if of_rms else "lambda")[i] for read in (window.before, window.now))
+        usually = (
+            f"its largest change before, in such a time, was {100 * np.expm1(ever[i]):.1f} %"
+            if of_rms
+            else f"a usual change in this time is {100 * centre[i]:+.1f} %"
+        )
+        return (
+            f"{name} {between(before, now, window.steps[-2])}, by {100 * np.expm1(by):+.1f} %; {usually}. "
+            f"{cause_of_shift(window, i, strength >= 1.0)}"
+        )
 
     return shift_result(
         window,
@@ -177,10 +182,7 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         (settings.z * share, change),
         components.trainable & window.warm,
         "λ",
-        lambda i: (
-            f"λ {between(before[i], now[i], window.steps[-2])}, by {100 * np.expm1(move.last[i]):+.1f} %; a usual change in this "
-            f"time is {100 * centre[i]:+.1f} %. " + cause(i)
-        ),
+        meaning,
         besides,
     )
 

@@ -20,7 +20,7 @@ from weibull_monitor.alerts.rules.groups import (
 from weibull_monitor.alerts.rules.movement import (
     AS_OTHERS,
     MIN_INTERVALS,
-    RECENT,
+    alone,
     shift_result,
     unlike_both,
     unlike_others,
@@ -93,11 +93,11 @@ def selection_shift(window: SampleWindow, settings: SelectionShift) -> RuleResul
         # Attention that begins to learn takes one direction, which makes k rise; nothing healthy makes it fall as quickly.
         rises = move.last > 0.0
         limits = np.where(rises, settings.both_rise, settings.both), settings.change
-        recent = np.where(rises, settings.both_rise, RECENT)
-        both = unlike_both(window, move.last, move, error, limits, type(settings).sure, None, recent)
-        besides = np.fmax(
-            unlike_others(window, move.last, move.others, error, settings), np.where(window.jumped, 0.0, both)
-        )
+        recent = np.where(rises, settings.both_rise, 1.5 * settings.both)
+        both = unlike_both(window, move.last, move, error, limits, type(settings).sure, recent)
+        fell = alone(window, -move.last, move.own, error, settings, (settings.change, settings.change))
+        both = np.where(window.jumped, 0.0, np.fmax(both, np.where(fell >= 1.0, type(settings).sure * fell, 0.0)))
+        besides = np.fmax(unlike_others(window, move.last, move.others, error, settings), both)
     return shift_result(
         window,
         "k",
