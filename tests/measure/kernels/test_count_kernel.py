@@ -64,6 +64,17 @@ def test_weights_outside_of_the_window_are_exact(kernels: Kernels, dtype: torch.
     torch.testing.assert_close(counted(kernels, [tensor]), expected([tensor]), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_zeros_among_weights_are_counted_into_all_rows(kernels: Kernels, dtype: torch.dtype) -> None:
+    whole = torch.randn(2 * TILE // 64, 128).to(dtype)
+    whole[torch.rand(whole.shape) < 0.5] = 0.0
+    whole[0, 0] = 1e30  # Inf in fp16
+    parts = list(whole.split(64, dim=1))  # in runs
+    rows = counted(kernels, [*parts, whole], [[0, 2], [1, 2], [3]])
+    torch.testing.assert_close(rows[:2], expected(parts), rtol=0, atol=0)
+    torch.testing.assert_close(rows[2:], expected([whole, whole]), rtol=0, atol=0)
+
+
 def _views(dtype: torch.dtype) -> dict[str, torch.Tensor]:
     base = (torch.randn(96, 3 * 128) * 0.02).to(dtype)
     cube = (torch.randn(4, 3, 8, 160) * 0.02).to(dtype)

@@ -22,10 +22,12 @@ import triton.language as tl
 from weibull_monitor.measure.kernels import table
 
 WINDOW = 2048
-"""Bins that are counted in shared memory: 32 octaves of 64."""
+"""Bins that are counted in shared memory: 31.5 octaves of 64, and `SPREAD` for what is outside of them."""
 CHUNK = 1024
 """Elements of a tile that are read one by one at a time, where that has to be."""
 WARPS = 4
+SPREAD = 32
+"""Bins in shared memory for values outside of the window, one for each lane of a warp: half of a matrix may be zeros."""
 
 # The bins in PTX: add one to bin $1, read it, read it and set it to zero.
 _ADD: tl.constexpr = tl.constexpr(
@@ -50,6 +52,7 @@ FIRST_ROW: tl.constexpr = tl.constexpr(table.FIRST_ROW)
 DENSE: tl.constexpr = tl.constexpr(table.DENSE)
 RUNS: tl.constexpr = tl.constexpr(table.RUNS)
 ODD: tl.constexpr = tl.constexpr(table.ODD)
+_SPREAD: tl.constexpr = tl.constexpr(SPREAD)
 
 
 def declared(window: int) -> str:
@@ -59,39 +62,41 @@ def declared(window: int) -> str:
 
 @triton.jit
 def _add_outside(
-    bits, valid, counts, piece, row_stride,
+    bits, valid, zeros, counts, piece, row_stride,
     low: tl.constexpr, limit: tl.constexpr, shift: tl.constexpr, mask: tl.constexpr, finite: tl.constexpr,
     rows: tl.constexpr,
 ):  # fmt: skip
-    """Adds values outside of the window to their bins, one by one: zeros, the smallest, the largest, Inf and NaN."""
+    """Adds values outside of the window to their bins, one by one: the smallest, the largest, Inf and NaN.
+
+    Zeros may be many: returns ``zeros`` (chunk,) with those of each place added.
+    """
     magnitude = bits & mask  # (chunk,)
     pattern = magnitude >> shift
     outside = valid & ((pattern < low) | (pattern >= low + limit))
-    zeros = tl.sum((outside & (magnitude == 0)).to(tl.int32), 0)
     some = outside & (magnitude != 0)
-    # Column 0 is for zeros; whatever lies beyond the finite bins is Inf or NaN, in the last column.
+    # Whatever lies beyond the finite bins is Inf or NaN, in the last column.
     column = 1 + tl.minimum(pattern, finite)
     one = tl.full(bits.shape, 1, counts.dtype.element_ty)
     for place in tl.static_range(rows):
         row = tl.load(piece + FIRST_ROW + place)
         if row >= 0:
-            to = counts + row * row_stride
-            tl.atomic_add(to, zeros.to(counts.dtype.element_ty), sem="relaxed")
-            tl.atomic_add(to + column, one, mask=some, sem="relaxed")
+            tl.atomic_add(counts + row * row_stride + column, one, mask=some, sem="relaxed")
+    return zeros + (outside & (magnitude == 0)).to(tl.int32)
 
 
 @triton.jit
 def _add_window(
-    total, bins, counts, piece, row_stride, low: tl.constexpr, limit: tl.constexpr, rows: tl.constexpr
+    total, bins, zeros, counts, piece, row_stride, low: tl.constexpr, limit: tl.constexpr, rows: tl.constexpr
 ):  # fmt: skip
-    """Adds the histogram of the window, ``total`` (window,), to every row that a piece is counted into."""
-    # The last bin, `limit`, holds values outside of the window: `_add_outside` has added them.
+    """Adds the histogram of the window, ``total`` (window,), and ``zeros`` to every row that a piece is counted into."""
+    # The bins from `limit` on hold values outside of the window: `_add_outside` has added them.
     some = (total > 0) & (bins < limit)
     for place in tl.static_range(rows):
         row = tl.load(piece + FIRST_ROW + place)
         if row >= 0:
-            to = counts + row * row_stride + 1 + low + bins
-            tl.atomic_add(to, total.to(counts.dtype.element_ty), mask=some, sem="relaxed")
+            to = counts + row * row_stride
+            tl.atomic_add(to, zeros.to(counts.dtype.element_ty), mask=zeros > 0, sem="relaxed")  # column 0
+            tl.atomic_add(to + 1 + low + bins, total.to(counts.dtype.element_ty), mask=some, sem="relaxed")
 
 
 @triton.jit(do_not_specialize=["row_stride"])
@@ -112,7 +117,7 @@ def count_kernel(
         shift: Mantissa bits that are dropped.
         finite: Finite bins.
         low: The pattern at which the window begins, at least 1.
-        limit: Patterns in the window, less than ``window``.
+        limit: Patterns in the window, at most ``window - SPREAD``.
         tile: Elements of a tile.
         chunk: Elements that are read one by one at a time.
         window: Bins of the histogram, a power of two.
@@ -132,7 +137,10 @@ def count_kernel(
     end = tl.load(starts + program * 2 + 2)
     bins = tl.arange(0, window)  # (window,)
     lane = tl.arange(0, n_words)  # (n_words,): a tile in words of 32 bits
+    # The bin of values outside of the window: lanes of a warp, of which each reads 16 bytes, do not wait for one another.
+    top = tl.full((n_words,), limit, tl.uint32)
     if own:
+        top = (limit + (lane // 4) % _SPREAD).to(tl.uint32, bitcast=True)
         # `none` is a zero that only the declaration gives, so that nothing is moved before it. Taking empties the bins.
         none = tl.inline_asm_elementwise(declare, "=r,r", [row_stride], dtype=tl.int32, is_pure=False, pack=1)
         tl.inline_asm_elementwise(_TAKE, "=r,r", [bins], dtype=tl.int32, is_pure=False, pack=1)
@@ -148,6 +156,7 @@ def count_kernel(
         run = tl.load(piece + RUN)
         stride = tl.load(piece + STRIDE)
         total = tl.zeros((window,), tl.int32)  # the histogram of this piece
+        zeros = tl.zeros((chunk,), tl.int32)  # its zeros
         seen = tl.full((), 0, tl.int32)
         # One turn for each tile of the piece.
         while at < stop:
@@ -164,19 +173,19 @@ def count_kernel(
                     start = (group // a_run) * (stride // vector) + group % a_run
                     word = tl.load(words + (start * 4)[:, None] + tl.arange(0, 4)[None, :])
                     word = tl.reshape(word, (n_words,))
-                # The place of each value in the window; `limit` for those above it, and for those below: the subtraction wraps.
+                # The place of each value in the window; ``top`` for those above it, and for those below: the subtraction wraps.
                 below = (((word & mask) >> shift) - low).to(tl.uint32, bitcast=True)
-                below = tl.minimum(below, limit).to(tl.int32, bitcast=True)
+                below = tl.minimum(below, top).to(tl.int32, bitcast=True)
                 above = ((((word >> 16) & mask) >> shift) - low).to(tl.uint32, bitcast=True)
-                above = tl.minimum(above, limit).to(tl.int32, bitcast=True)
+                above = tl.minimum(above, top).to(tl.int32, bitcast=True)
                 if own:
                     tl.inline_asm_elementwise(_ADD, "=r,r", [below], dtype=tl.int32, is_pure=False, pack=1)
                     if itemsize == 2:
                         tl.inline_asm_elementwise(_ADD, "=r,r", [above], dtype=tl.int32, is_pure=False, pack=1)
                     tl.debug_barrier()
-                    outside = tl.inline_asm_elementwise(
-                        _GET, "=r,r", [none + limit], dtype=tl.int32, is_pure=False, pack=1
-                    )
+                    spread = none + limit + tl.arange(0, _SPREAD)
+                    outside = tl.inline_asm_elementwise(_GET, "=r,r", [spread], dtype=tl.int32, is_pure=False, pack=1)
+                    outside = tl.sum(outside, 0)
                     tl.debug_barrier()  # all have read it before anyone adds to it
                     one_by_one = outside > seen
                     seen = outside
@@ -193,7 +202,9 @@ def count_kernel(
                 while begin < until:
                     index = begin + tl.arange(0, chunk)
                     valid = index < until
-                    offset = (index // run) * stride + index % run
+                    offset = index
+                    if layout != DENSE:  # a division of 64 bits takes longer than all the rest
+                        offset = (index // run) * stride + index % run
                     if itemsize == 2:
                         bits = tl.load(address.to(tl.pointer_type(tl.int16)) + offset, mask=valid, other=0).to(tl.int32)
                     else:
@@ -205,12 +216,14 @@ def count_kernel(
                             tl.inline_asm_elementwise(_ADD, "=r,r", [inside], dtype=tl.int32, is_pure=False, pack=1)
                         else:
                             total += tl.histogram(inside, window)
-                    _add_outside(bits, valid, counts, piece, row_stride, low, limit, shift, mask, finite, rows)
+                    zeros = _add_outside(
+                        bits, valid, zeros, counts, piece, row_stride, low, limit, shift, mask, finite, rows
+                    )
                     begin += chunk
             at += 1
         if own:
             tl.debug_barrier()
             total = tl.inline_asm_elementwise(_TAKE, "=r,r", [bins], dtype=tl.int32, is_pure=False, pack=1)
             tl.debug_barrier()
-        _add_window(total, bins, counts, piece, row_stride, low, limit, rows)
+        _add_window(total, bins, tl.sum(zeros, 0), counts, piece, row_stride, low, limit, rows)
         piece += columns
