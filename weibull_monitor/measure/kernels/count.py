@@ -22,12 +22,10 @@ import triton.language as tl
 from weibull_monitor.measure.kernels import table
 
 WINDOW = 2048
-"""Bins that are counted in shared memory: 31.5 octaves of 64, and `SPREAD` for what is outside of them."""
+"""Bins that are counted in shared memory: 32 octaves of 64."""
 CHUNK = 1024
 """Elements of a tile that are read one by one at a time, where that has to be."""
 WARPS = 4
-SPREAD = 32
-"""Bins in shared memory for values outside of the window, one for each lane of a warp: half of a matrix may be zeros."""
 
 # The bins in PTX: add one to bin $1, read it, read it and set it to zero.
 _ADD: tl.constexpr = tl.constexpr(
@@ -52,7 +50,6 @@ FIRST_ROW: tl.constexpr = tl.constexpr(table.FIRST_ROW)
 DENSE: tl.constexpr = tl.constexpr(table.DENSE)
 RUNS: tl.constexpr = tl.constexpr(table.RUNS)
 ODD: tl.constexpr = tl.constexpr(table.ODD)
-_SPREAD: tl.constexpr = tl.constexpr(SPREAD)
 
 
 def declared(window: int) -> str:
@@ -89,7 +86,7 @@ def _add_window(
     total, bins, zeros, counts, piece, row_stride, low: tl.constexpr, limit: tl.constexpr, rows: tl.constexpr
 ):  # fmt: skip
     """Adds the histogram of the window, ``total`` (window,), and ``zeros`` to every row that a piece is counted into."""
-    # The bins from `limit` on hold values outside of the window: `_add_outside` has added them.
+    # The last bin, `limit`, holds values outside of the window: `_add_outside` has added them, or they are zeros.
     some = (total > 0) & (bins < limit)
     for place in tl.static_range(rows):
         row = tl.load(piece + FIRST_ROW + place)
@@ -117,7 +114,7 @@ def count_kernel(
         shift: Mantissa bits that are dropped.
         finite: Finite bins.
         low: The pattern at which the window begins, at least 1.
-        limit: Patterns in the window, at most ``window - SPREAD``.
+        limit: Patterns in the window, less than ``window``.
         tile: Elements of a tile.
         chunk: Elements that are read one by one at a time.
         window: Bins of the histogram, a power of two.
@@ -137,10 +134,7 @@ def count_kernel(
     end = tl.load(starts + program * 2 + 2)
     bins = tl.arange(0, window)  # (window,)
     lane = tl.arange(0, n_words)  # (n_words,): a tile in words of 32 bits
-    # The bin of values outside of the window: lanes of a warp, of which each reads 16 bytes, do not wait for one another.
-    top = tl.full((n_words,), limit, tl.uint32)
     if own:
-        top = (limit + (lane // 4) % _SPREAD).to(tl.uint32, bitcast=True)
         # `none` is a zero that only the declaration gives, so that nothing is moved before it. Taking empties the bins.
         none = tl.inline_asm_elementwise(declare, "=r,r", [row_stride], dtype=tl.int32, is_pure=False, pack=1)
         tl.inline_asm_elementwise(_TAKE, "=r,r", [bins], dtype=tl.int32, is_pure=False, pack=1)
@@ -156,7 +150,8 @@ def count_kernel(
         run = tl.load(piece + RUN)
         stride = tl.load(piece + STRIDE)
         total = tl.zeros((window,), tl.int32)  # the histogram of this piece
-        zeros = tl.zeros((chunk,), tl.int32)  # its zeros
+        zeros = tl.zeros((chunk,), tl.int32)  # its zeros that are seen one by one
+        whole = tl.full((), 0, tl.int32)  # and those of whole tiles
         seen = tl.full((), 0, tl.int32)
         # One turn for each tile of the piece.
         while at < stop:
@@ -173,22 +168,32 @@ def count_kernel(
                     start = (group // a_run) * (stride // vector) + group % a_run
                     word = tl.load(words + (start * 4)[:, None] + tl.arange(0, 4)[None, :])
                     word = tl.reshape(word, (n_words,))
-                # The place of each value in the window; ``top`` for those above it, and for those below: the subtraction wraps.
+                # The place of each value in the window; `limit` for those above it, and for those below: the subtraction wraps.
                 below = (((word & mask) >> shift) - low).to(tl.uint32, bitcast=True)
-                below = tl.minimum(below, top).to(tl.int32, bitcast=True)
+                below = tl.minimum(below, limit).to(tl.int32, bitcast=True)
                 above = ((((word >> 16) & mask) >> shift) - low).to(tl.uint32, bitcast=True)
-                above = tl.minimum(above, top).to(tl.int32, bitcast=True)
+                above = tl.minimum(above, limit).to(tl.int32, bitcast=True)
                 if own:
                     tl.inline_asm_elementwise(_ADD, "=r,r", [below], dtype=tl.int32, is_pure=False, pack=1)
                     if itemsize == 2:
                         tl.inline_asm_elementwise(_ADD, "=r,r", [above], dtype=tl.int32, is_pure=False, pack=1)
                     tl.debug_barrier()
-                    spread = none + limit + tl.arange(0, _SPREAD)
-                    outside = tl.inline_asm_elementwise(_GET, "=r,r", [spread], dtype=tl.int32, is_pure=False, pack=1)
-                    outside = tl.sum(outside, 0)
+                    outside = tl.inline_asm_elementwise(
+                        _GET, "=r,r", [none + limit], dtype=tl.int32, is_pure=False, pack=1
+                    )
                     tl.debug_barrier()  # all have read it before anyone adds to it
-                    one_by_one = outside > seen
+                    more = outside - seen
                     seen = outside
+                    one_by_one = more > 0
+                    # Many weights may be zeros: where all that is outside of the window is one, nothing is read again.
+                    if one_by_one:
+                        empty = ((word & mask) == 0).to(tl.int32)
+                        if itemsize == 2:
+                            empty += (((word >> 16) & mask) == 0).to(tl.int32)
+                        here = tl.sum(empty, 0)
+                        one_by_one = here != more
+                        if here == more:
+                            whole += here
                 else:
                     if itemsize == 2:
                         found = tl.histogram(tl.reshape(tl.join(below, above), (tile,)), window)
@@ -225,5 +230,5 @@ def count_kernel(
             tl.debug_barrier()
             total = tl.inline_asm_elementwise(_TAKE, "=r,r", [bins], dtype=tl.int32, is_pure=False, pack=1)
             tl.debug_barrier()
-        _add_window(total, bins, tl.sum(zeros, 0), counts, piece, row_stride, low, limit, rows)
+        _add_window(total, bins, whole + tl.sum(zeros, 0), counts, piece, row_stride, low, limit, rows)
         piece += columns

@@ -1,7 +1,7 @@
 """The kernels on one device: their constants and their launches. Nothing here waits for the device.
 
 >>> window_of(torch.bfloat16, Shape())
-SharedBins(low=6336, limit=2016)
+SharedBins(low=6336, limit=2047)
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def window_of(dtype: torch.dtype, shape: Shape) -> SharedBins:
     """The window of a dtype."""
     bins = bins_of(dtype)
     low = max(1, int((bins.edges[:-1] < 2.0**shape.lowest).sum()) - 1 if bins.finite > shape.window else 1)
-    return SharedBins(low, min(shape.window - counting.SPREAD, bins.finite - low))
+    return SharedBins(low, min(shape.window - 1, bins.finite - low))
 
 
 class Kernels:
