@@ -6,7 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +16,8 @@ from weibull_monitor.measure.rows import Numbers, Rows
 from weibull_monitor.model.components import Component, distinct, representatives
 from weibull_monitor.model.components.kept import Kept, names_of
 
-if TYPE_CHECKING:
-    from weibull_monitor.history.snapshot import Delta, Detail, Snapshot
-
+Sample = Any
+"""A `weibull_monitor.history.snapshot.Snapshot`, whose module imports this one."""
 Places = npt.NDArray[np.int64]
 
 ATTENTION_SCALE: Final = "weibull_selection/attention_scale"
@@ -81,7 +80,7 @@ def groups_of(components: tuple[Component, ...]) -> Groups:
     )
 
 
-def metrics_of(sample: Snapshot, detail: Detail) -> dict[str, float]:
+def metrics_of(sample: Sample, detail: str) -> dict[str, float]:
     """The metrics of a sample, as `Snapshot.metrics` returns them; without the name of the model."""
     columns = _Columns(sample)
     groups, available = groups_of(sample.components), columns.available
@@ -119,7 +118,7 @@ def metrics_of(sample: Snapshot, detail: Detail) -> dict[str, float]:
 class _Columns:
     """The columns of a sample, each made once."""
 
-    def __init__(self, sample: Snapshot) -> None:
+    def __init__(self, sample: Sample) -> None:
         self.sample = sample
         self.names = names_of(sample.components)
         self._made: dict[tuple[str, str], Numbers] = {}
@@ -182,12 +181,12 @@ def _of_classes(columns: _Columns) -> dict[str, float | None]:
     return out
 
 
-def _of_adapters(sample: Snapshot) -> dict[str, float | None]:
+def _of_adapters(sample: Sample) -> dict[str, float | None]:
     """What adapters add to weights: medians over those of one kind."""
     out: dict[str, float | None] = {}
     if not sample.deltas:
         return out
-    kinds: dict[str, list[Delta]] = defaultdict(list)
+    kinds: dict[str, list[Any]] = defaultdict(list)
     trained = {c.name for c in sample.components if c.trainable} & sample.deltas.keys()
     for name in trained or sample.deltas:  # another adapter of the same weight may be at rest
         kinds[sample.deltas[name].target].append(sample.deltas[name])
