@@ -49,6 +49,21 @@ def test_which_half_is_the_gate(first: str, alternating: bool) -> None:
     assert torch.equal(model(*INPUT), INPUT[0])  # without its gate the block gives nothing
 
 
+@pytest.mark.parametrize("first", ["gate", "up"])
+@pytest.mark.parametrize("swish", [F.silu, lambda x: torch.tanh(x) * torch.sigmoid(x)])
+def test_which_half_is_the_gate_if_both_are_capped(first: str, swish: object) -> None:
+    def run(block: nn.Module, x: Tensor) -> Tensor:
+        a, b = block.c(x).chunk(2, -1)
+        gate, up = (a, b) if first == "gate" else (b, a)
+        return block.d(swish(gate) * (3.0 * torch.tanh(up / 3.0)))  # type: ignore[operator]
+
+    components = found(Block(run, c=linear(2 * WIDE), d=linear(WIDTH, WIDE)))
+    assert components["c"].kind == "ffn_gate_up"
+    part = components["c[gate]"].part
+    assert part is not None
+    assert part.ranges[0] == ((0, WIDE) if first == "gate" else (WIDE, 2 * WIDE))
+
+
 class Mixture(nn.Module):
     """Experts in one parameter of three dimensions, and a router."""
 

@@ -7,7 +7,7 @@ import random
 
 import pytest
 import torch
-from dataflow_models import INPUT, LIES, WIDTH, Attention, kinds, linear
+from dataflow_models import INPUT, LIES, WIDTH, Attention, heads, kinds, linear, merged
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -144,3 +144,31 @@ def test_a_part_that_gets_nothing_is_known_by_its_names() -> None:
     for name in ("text_mlp", "audio_mlp"):
         block = [said[f"{name}.{matrix}_proj"] for matrix in ("gate", "up", "down")]
         assert block == ["ffn_gate", "ffn_up", "ffn_down"], name
+
+
+class TwoSorts(nn.Module):
+    """A block whose four matrices make an attention, or a running sum over positions."""
+
+    def __init__(self, attends: bool) -> None:
+        super().__init__()
+        self.attends = attends
+        self.a, self.b, self.c, self.d = linear(WIDTH), linear(WIDTH), linear(WIDTH), linear(WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (heads(one(x)) for one in (self.a, self.b, self.c))
+        made = F.scaled_dot_product_attention(q, k, v) if self.attends else q * (k * v).cumsum(2)
+        return x + self.d(merged(made))
+
+
+@pytest.mark.parametrize("sorts", [[False, True, False, True], [True, False, True, False]])
+def test_a_block_of_another_sort_is_not_like_one_that_a_pass_saw_before_it_ended(sorts: list[bool]) -> None:
+    class CutOff(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            super().forward(x)
+            raise ValueError("the rest cannot be followed")
+
+    model = CutOff(*(TwoSorts(attends) for attends in sorts))
+    found = {c.name: c.kind for c in discover_components(model, example_inputs=INPUT)}
+    for n, attends in enumerate(sorts[:-1]):  # the pass may have been cut off within the last block
+        outputs = {found[f"{n}.{name}.weight"] for name in "abcd"}
+        assert outputs == {"attn_q", "attn_k", "attn_v", "attn_o"} if attends else not any("attn" in o for o in outputs)

@@ -46,6 +46,8 @@ class Followed:
     Attributes:
         verdicts: What it says about parameters, by their names in ``model.named_parameters()``.
         seen: The parameters that took part in a pass that came to its end.
+        judged: Those that took part in any pass, but for the block in which one was cut off: what says nothing of them now has
+            nothing to say.
         inner: Those that were multiplied with what an embedding or a block had made, so that they are no tables.
         problem: Why no pass was followed to its end; empty if one was, or if there was nothing to follow one with.
         tried: Whether there were inputs for the model itself, not only for models in it.
@@ -54,6 +56,7 @@ class Followed:
 
     verdicts: Mapping[str, Verdict] = field(default_factory=dict)
     seen: frozenset[str] = frozenset()
+    judged: frozenset[str] = frozenset()
     inner: frozenset[str] = frozenset()
     problem: str = ""
     tried: bool = False
@@ -110,6 +113,7 @@ def _with_parts(total: Followed, model: nn.Module, held: Mapping[str, LocalParam
             total,
             verdicts={**kept, **total.verdicts},
             seen=total.seen | more.seen,
+            judged=total.judged | more.judged,
             inner=total.inner | more.inner,
             problem=total.problem if total.tried else total.problem or more.problem,
             seconds=total.seconds + more.seconds,
@@ -136,21 +140,27 @@ def _one_pass(module: nn.Module, inputs: Inputs, held: Mapping[str, LocalParamet
     kinds = ("product", "parameter", "embedding")
     took_part = {e.parameter for e in events if e.type in kinds and e.base not in done.graph.hollow}
     took_part |= {number for number, _ in done.graph.depthwise}
-    seen = {done.names[number] for number in took_part if number >= 0} & held.keys() if done.returned else set[str]()
+    took = {done.names[number] for number in took_part if number >= 0} & held.keys()
+    seen = took if done.returned else set[str]()
+    products = [e.parameter for e in events if e.type == "product" and e.parameter >= 0]
+    last = re.match(r"(?:.*?\.)?\d+\.", done.names[products[-1]]) if products and not done.returned else None
+    judged = {name for name in took if last is None or not name.startswith(last[0])}
     reading = {
         e.parameter for e in events if e.type == "product" and any(events[source].type in INNER for source in e.sources)
     }
     inner = {done.names[number] for number in reading if number >= 0}
-    return Followed(found, frozenset(seen), frozenset(inner & seen), done.problem, True, done.seconds)
+    return Followed(
+        found, frozenset(seen), frozenset(judged), frozenset(inner & seen), done.problem, True, done.seconds
+    )
 
 
 def with_peers(
-    leaves: Sequence[Leaf], found: Mapping[str, Verdict], seen: Set[str] = frozenset()
+    leaves: Sequence[Leaf], found: Mapping[str, Verdict], judged: Set[str] = frozenset()
 ) -> dict[str, Verdict]:
     """Verdicts also for matrices that the pass did not reach, if all like them in other blocks or experts have the same.
 
     Alike are matrices whose names differ in numbers only, of one shape, held by modules of one class. What took part in the
-    pass (``seen``) is none of them: the steps of one network are numbered, too.
+    pass (``judged``) is none of them: the steps of one network are numbered, too, and so are blocks of two sorts.
     """
     groups: dict[tuple[object, ...], list[Leaf]] = {}
     for leaf in leaves:
@@ -163,7 +173,7 @@ def with_peers(
             first = known[0]
             if all((v.kind, v.cross, v.pieces) == (first.kind, first.cross, first.pieces) for v in known):
                 for leaf in group:
-                    if leaf.parameter not in seen:
+                    if leaf.parameter not in judged:
                         out.setdefault(leaf.parameter, first)
     return out
 

@@ -100,7 +100,7 @@ def discover(
     matrices, skipped, elements, vectors = _sort_parameters(model, held)
     found = list(leaves(model, matrices))
     followed = follow_model(model, held, example_inputs, resolution == "head") if followed is None else followed
-    used = with_peers(found, followed.verdicts, followed.seen)
+    used = with_peers(found, followed.verdicts, followed.judged)
     named = second_witness(found, kinds_of(found, _output_embeddings(model)), followed, used)
     identified = [
         (next((kind for pattern, kind in overrides if pattern.search(leaf.name)), ""), *kind)

@@ -67,6 +67,7 @@ class Finder:
         self.followed = Followed(
             {**self.followed.verdicts, **found.verdicts},
             self.followed.seen | found.seen,
+            self.followed.judged | found.judged,
             self.followed.inner | found.inner,
             found.problem,
             True,

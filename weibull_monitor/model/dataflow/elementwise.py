@@ -266,7 +266,7 @@ def _mul(
         if ea.type != "product":
             return more, more == a
         if first.shape == second.shape and bool(((first ^ second) & LOW_MASK == 0).all()):
-            return graph.derive(more, "act"), True  # x·sigmoid(x), x·x
+            return graph.derive(graph.derive(more, "act"), "self"), True  # x·sigmoid(x), x·x
         if scale == 0 and _halves(first, second):
             return _gated(graph, ea, eb, first, second, call)
         return a, True
@@ -331,9 +331,13 @@ def _once(graph: Graph, type: str, a: int, b: int, call: int) -> int:
 
 
 def _gated(graph: Graph, ea: Event, eb: Event, first: Tensor, second: Tensor, call: int) -> tuple[int, bool]:
-    """The product of two projections: the one that passed a nonlinearity is the gate."""
-    gate_first = "act" in ea.flags
-    clear = gate_first != ("act" in eb.flags)
+    """The product of two projections: the one that passed a nonlinearity is the gate.
+
+    Of two that did (a swish beside a soft cap), it is the one that was multiplied with its own nonlinearity.
+    """
+    flag = "self" if "act" in ea.flags and "act" in eb.flags else "act"
+    gate_first = flag in ea.flags
+    clear = gate_first != (flag in eb.flags)
     key = (ea.id, eb.id, -1 - call)
     if key not in graph._sums:
         made = graph.new("gated", (ea.id, eb.id))

@@ -18,6 +18,9 @@ ACTIVATIONS: Final = names("""
 """)
 """Functions of single elements that are no sums or products: what passes one is no longer linear."""
 
+SELF_GATED: Final = names("silu gelu mish hardswish")
+"""Of these the functions that are a number times its own nonlinearity, as x·sigmoid(x)."""
+
 ADDS: Final = names("""
     add sub rsub addcmul addcdiv maximum minimum where lerp logaddexp hypot atan2 fmod remainder
 """)

@@ -25,6 +25,7 @@ from weibull_monitor.model.dataflow.operations import (
     PRODUCTS,
     REDUCTIONS,
     SAME,
+    SELF_GATED,
     SUMS,
     WRITES,
 )
@@ -189,10 +190,11 @@ def _note_mask(follow: Follow, codes: Tensor | None, mask: Any, hidden: bool) ->
 def _activated(follow: Follow, func: Any, name: str, args: Any, kwargs: Any) -> Any:
     out = follow.run(func, args, kwargs)
     codes = next((follow.activation(a) for a in args if isinstance(a, Traced) and a.shape == first_of(out).shape), None)
-    flag = "act"
     if codes is not None and all("stat" in follow.graph.events[e].flags for e in events_in(codes)):
         return result_of(follow, name, args, out, codes)
-    return result_of(follow, name, args, out, elementwise.flagged(follow.graph, codes, flag))
+    for flag in ("act", "self") if name.rstrip("_") in SELF_GATED else ("act",):
+        codes = elementwise.flagged(follow.graph, codes, flag)
+    return result_of(follow, name, args, out, codes)
 
 
 @weights_first
