@@ -218,27 +218,53 @@ class Blocks(nn.Module):
         )
 
 
+def fill(model: nn.Module, anew: Callable[[str], bool], chance: torch.Generator) -> None:
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            weight.normal_(std=0.02, generator=chance)
+            if not anew(name):  # a trained matrix: heavier tails, another size each
+                weight.mul_(1.0 + 0.4 * weight.abs() / 0.02)
+                weight.mul_(1.4 + 0.1 * torch.rand(1, generator=chance).item())
+
+
 def test_a_real_model_whose_block_was_loaded_anew(tmp_path: Path) -> None:
-    chance = torch.Generator().manual_seed(0)
-    model = Blocks()
-
-    def fill(anew: Callable[[str], bool]) -> None:
-        with torch.no_grad():
-            for name, weight in model.named_parameters():
-                weight.normal_(std=0.02, generator=chance)
-                if not anew(name):  # a trained matrix: heavier tails, another size each
-                    weight.mul_(1.0 + 0.4 * weight.abs() / 0.02)
-                    weight.mul_(1.4 + 0.1 * torch.rand(1, generator=chance).item())
-
+    chance, model = torch.Generator().manual_seed(0), Blocks()
     for place, anew, expected in (
         ("fresh", lambda name: True, 0),
         ("trained", lambda name: False, 0),
         ("block", lambda name: "layers.3." in name, 2),
     ):
-        fill(anew)
+        fill(model, anew, chance)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
         with WeibullMonitor(model, optimizer, output_dir=tmp_path / place) as monitor:
             monitor.step()
         found = [a for a in read_history(tmp_path / place).alerts if a.finding.rule == "initialised_anew"]
         assert [(a.step, a.finding.count) for a in found] == ([(0, expected)] if expected else [])
         assert all("layers.3." in name for a in found for name in a.finding.components)
+
+
+def test_a_run_that_resumes_without_its_history_is_judged_by_what_it_loaded(tmp_path: Path) -> None:
+    """As with a checkpoint of the Trainer that was written without the callback: the step is known, and nothing else."""
+    model = Blocks()
+    fill(model, lambda name: "layers.3." in name, torch.Generator().manual_seed(0))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    with WeibullMonitor(model, optimizer, output_dir=tmp_path, every_n_steps=2, resume={"step": 501}) as monitor:
+        for _ in range(3):
+            monitor.step()
+    history = read_history(tmp_path)
+    assert [s.step for s in history.snapshots] == [501, 502, 504]
+    assert history.baseline is None
+    (alert,) = (a for a in history.alerts if a.finding.rule == "initialised_anew")
+    assert (alert.step, alert.finding.count) == (501, 2)
+    assert "At step 501 this matrix was as initialised" in alert.text
+
+
+def test_a_run_that_resumes_with_its_history_takes_no_sample_of_its_own(tmp_path: Path) -> None:
+    model = Blocks()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    with WeibullMonitor(model, optimizer, output_dir=tmp_path, every_n_steps=2) as monitor:
+        monitor.step()
+        state = monitor.state_dict()
+    with WeibullMonitor(model, optimizer, output_dir=tmp_path, every_n_steps=2, resume=state) as monitor:
+        monitor.step()
+    assert [s.step for s in read_history(tmp_path).snapshots] == [0, 1, 2]

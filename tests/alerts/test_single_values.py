@@ -116,7 +116,7 @@ def test_an_alert_about_a_jump_ends_when_it_is_undone() -> None:
 
     found = [a for a in alerts_of(there_and_back, samples=40) if a.finding.rule == "impossible_change"]
     assert [(a.phase, a.step) for a in found] == [("begins", 150), ("ends", 320)]
-    assert "undone: largest |w| is 0.1" in found[1].text
+    assert "undone: largest |w| is back: it is 0.1" in found[1].text
     stays = [a for a in alerts_of(largest_set(8.0), samples=60) if a.finding.rule == "impossible_change"]
     assert [a.phase for a in stays] == ["begins"]
 

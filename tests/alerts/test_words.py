@@ -159,3 +159,66 @@ def test_a_shift_is_told_with_the_cause_that_the_data_support() -> None:
 
     assert "The other matrices do not." in said(one, "scale_shift")
     assert "more than twice its highest value before" in said(rate, "scale_shift")
+
+
+def test_what_comes_back_by_training_is_not_told_as_undone() -> None:
+    """W_k initialised anew: λ grows back in the following steps, and what the matrix had learnt is lost all the same."""
+
+    def anew(columns: list[Columns]) -> None:
+        for n, now in enumerate(columns[AT:]):
+            now["lambda"][UP] *= 0.75 + 0.25 * min(1.0, n / 3)
+
+    (ended,) = [a for a in alerts_of(anew) if a.finding.rule == "scale_shift" and a.phase == "ends"]
+    assert "λ is back: it is" in ended.text
+    assert "at it. Training can do that, too" in ended.text
+    assert "undone" not in ended.text
+
+
+def test_half_of_the_way_back_is_told_so() -> None:
+    def half(columns: list[Columns]) -> None:
+        for n, now in enumerate(columns[AT:]):
+            now["lambda"][UP] *= 0.6 if n < 2 else 0.85
+
+    (ended, *_) = [a for a in alerts_of(half) if a.finding.rule == "scale_shift" and a.phase == "ends"]
+    assert "λ is more than half of the way back" in ended.text
+
+
+def test_a_matrix_that_changed_as_a_whole_has_no_two_populations() -> None:
+    def whole(columns: list[Columns]) -> None:
+        for now in columns[AT:]:
+            now["k"][UP] -= 0.3
+
+    def part(columns: list[Columns]) -> None:
+        whole(columns)
+        for now in columns[AT:]:
+            now["r2"][UP] -= 0.03
+
+    assert "all of its values changed alike" in said(whole, "body_break")
+    assert "no longer form one population" in said(part, "body_break")
+
+
+def test_weights_that_were_loaded_after_the_monitor_was_made_are_told_so() -> None:
+    def loaded_late(columns: list[Columns]) -> None:
+        for now in columns[1:]:
+            for name in ("lambda", "rms", "largest"):
+                now[name] *= 3.0
+
+    assert "weights were loaded after the monitor was made" in said(loaded_late, "impossible_change")
+
+
+def test_a_rate_far_below_that_of_the_others_explains_a_matrix_that_stands_still() -> None:
+    def slow(columns: list[Columns]) -> None:
+        for now in columns:
+            now["eta"][UP] *= 1e-4
+        for now in columns[AT:]:
+            for name in ("k", "lambda", "rms", "r2", "zeros"):
+                now[name][UP] = columns[AT][name][UP]
+
+    assert "check first whether its parameter group is meant to have so low a rate" in said(slow, "unchanged")
+
+
+def test_an_info_does_not_send_anybody_back_by_itself() -> None:
+    infos = [a for rule in RULES for a in rendered(rule) if a.phase != "ends" and a.finding.severity == "info"]
+    assert infos
+    for alert in infos:
+        assert "go back" not in alert.text or "only if the loss or another alert says so" in alert.text

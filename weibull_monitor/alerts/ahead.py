@@ -31,7 +31,8 @@ class SamplesTogether(SampleWindow):
 
     def __init__(self, window: SampleWindow, places: Sequence[Place]) -> None:
         self.components, self.pairs, self.initial = window.components, window.pairs, window.initial
-        self.baseline, self.kept, self.memo = window.baseline, window.kept, {}
+        self.baseline, self.loaded, self.loaded_at = window.baseline, window.loaded, window.loaded_at
+        self.kept, self.memo = window.kept, {}
         self._together = window.slices(places)  # each (samples, places, components)
         every = np.array([place.steps for place in places])[:, :, None]  # (places, samples, 1)
         self.steps = [*np.moveaxis(every, 1, 0)]  # of (places, 1)

@@ -21,6 +21,8 @@ CLEARING_STRENGTH: Final = 0.8
 
 SMALL_JUMP: Final = 0.02
 """|Δ ln| of a level below which nothing is said of its coming back: training moves levels by as much."""
+BACK: Final = 0.1
+"""Share of a jump that may be left of it for a level to be back."""
 TINY: Final = 1e-300
 
 
@@ -195,9 +197,18 @@ class RuleState:
         level = int(np.nanargmax(moved))
         name, before, now = found.level_names[level], self._jumps[0][level, i], found.levels[level, i]
         was, is_now = apart(before, now)
+        values = f"it is {is_now}, and was {was} before step {alert.since} and {self._jumps[1][level, i]:.4g} at it"
         if self._displaced(found)[i]:
-            return f"no further jump, but {name} has not come back: it is {is_now}, and was {was} before step {alert.since}."
-        return f"undone: {name} is {is_now}, and was {was} before step {alert.since}."
+            return f"no further jump, but {name} has not come back: {values}."
+        with quiet():
+            at = self._jumps[1][level, i]
+            left = np.log(np.fmax(now, TINY) / np.fmax(before, TINY)) / np.log(
+                np.fmax(at, TINY) / np.fmax(before, TINY)
+            )
+        back = "is back" if left <= BACK else "is more than half of the way back"
+        if found.lasting:
+            return f"undone: {name} {back}: {values}."
+        return f"{name} {back}: {values}. Training can do that, too: a matrix that was overwritten may still be another one."
 
     def _worsened(self, found: RuleResult, hit: Bools, step: int, sure: float) -> list[Alert]:
         alerts = []

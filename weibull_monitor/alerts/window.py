@@ -77,6 +77,8 @@ class SampleWindow:
         components: The properties of the components.
         pairs: Which W_q meets which W_k.
         baseline: The columns of the sample at step 0, each of shape (components,); NaN if there was none.
+        loaded: The columns of the first sample of the run, at step 0 or at its resumption, each of shape (components,).
+        loaded_at: The step of that sample.
         peak: Highest η of each component before the latest sample, shape (components,); 0 before the first. A jump raises it
             by a factor of two per sample at most, and less where samples are denser than before.
         settled: Whether the warm-up of each component's η ended before the latest sample, shape (components,).
@@ -103,6 +105,8 @@ class SampleWindow:
         self.components = ComponentArrays.of(())
         self.pairs: tuple[AttentionPair, ...] = ()
         self.baseline: dict[str, Floats] = {}
+        self.loaded: dict[str, Floats] = {}
+        self.loaded_at = 0
         self.peak: Floats = np.zeros(0)
         self.settled: Bools = np.zeros(0, dtype=bool)
         self.plateau: Floats = np.zeros(0)
@@ -138,6 +142,8 @@ class SampleWindow:
         self._derive()
         if sample.step == 0:
             self.baseline = {name: self.now(name).copy() for name in READ}
+        if sample.step == 0 or self.samples == 1:
+            self.loaded, self.loaded_at = {name: self.now(name).copy() for name in READ}, sample.step
             self.kept.clear()
 
     def move_down(self) -> None:
@@ -335,6 +341,7 @@ class SampleWindow:
         moved, levels = self._buffer.get("moved"), self._levels
         self._buffer = {name: carried(self._buffer.get(name), (self._room, size), np.nan) for name in (*READ, *DERIVED)}
         self.baseline = {name: carried(self.baseline.get(name), (size,), np.nan) for name in READ}
+        self.loaded = {name: carried(self.loaded.get(name), (size,), np.nan) for name in READ}
         self._buffer["moved"] = carried(moved, (self._room, 2, len(SHAPES), size), 0.0).astype(np.float32)
         self._levels = carried(levels, (len(SHAPES), size), np.nan)
         self.peak = carried(self.peak, (size,), 0.0)

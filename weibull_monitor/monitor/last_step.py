@@ -63,9 +63,7 @@ class LastStep:
                 changed = not torch.equal(self._seen.view(torch.uint8), self._values().clone().view(torch.uint8))
         except Exception:  # the other ranks wait at the sum; a matrix that cannot be read is named when it is measured
             changed = False
-        if self._ranks is not None:
-            return bool(self._ranks.sum_(torch.tensor([int(changed)], device=self._ranks.device)).item())
-        return changed
+        return changed if self._ranks is None else self._ranks.any(changed)
 
     def _values(self) -> Tensor:
         """Up to `VALUES` elements along the diagonal of the matrix, or along a shard of it, as a view."""

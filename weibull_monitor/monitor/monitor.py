@@ -26,8 +26,9 @@ from weibull_monitor.monitor.ended import Ended
 from weibull_monitor.monitor.first_batch import FirstBatch, with_earlier_fits
 from weibull_monitor.monitor.last_step import PASSED, LastStep
 from weibull_monitor.monitor.optimizers import OptimizerFollower, explain_step, notice_earlier_steps
-from weibull_monitor.monitor.options import MonitorArguments, MonitorOptions, step_of, takes_options
+from weibull_monitor.monitor.options import MonitorArguments, MonitorOptions, takes_options
 from weibull_monitor.monitor.recorder import Recorder, log_components
+from weibull_monitor.monitor.resuming import Resuming
 from weibull_monitor.monitor.sampling import QueuedSample, Sampler, state_readers
 from weibull_monitor.monitor.shown import Shown
 
@@ -39,7 +40,7 @@ IN_FLIGHT = 4
 far apart; when every step is sampled, waiting for the previous one would let the device run dry."""
 
 
-class WeibullMonitor(Shown, OptimizerFollower):
+class WeibullMonitor(Shown, OptimizerFollower, Resuming):
     """Fits every weight matrix of a model at a few optimizer steps, and logs k and λ.
 
     The integrations are thin layers over this class. In your own training loop::
@@ -128,7 +129,7 @@ class WeibullMonitor(Shown, OptimizerFollower):
         self._step, self._sampled = 0, -1
         self._baseline: Mapping[str, Reference] = {}
         self._resumed_from: int | None = None
-        self._begun = self._closed = self._advanced = self._called = False
+        self._begun = self._closed = self._advanced = self._called = self._sampled_first = self._recalled = False
         self._recorded: tuple[Component, ...] = ()
         self._pending: deque[QueuedSample] = deque()
         self.last: Snapshot | None = None
@@ -138,6 +139,7 @@ class WeibullMonitor(Shown, OptimizerFollower):
         if given.resume is not None:
             self.load_state_dict(given.resume)
             self._guard("preparing to measure", self._reader.prepare)
+            self._guard("taking the first sample", self._begin_with_what_was_loaded)
         else:
             self._guard("taking the baseline", self._take_baseline)
             if self.is_main:
@@ -311,34 +313,15 @@ class WeibullMonitor(Shown, OptimizerFollower):
         if wait:
             self._receive_all()
         state = {"step": self._step, "budgets": self._budgets.state(wait), "watched": self._budgets.watched()}
-        alerts = self._recorder.alerts() if self._recorder is not None else None
-        adaptive = self._adaptive.state() if self._adaptive is not None else None
-        return state | {name: one for name, one in (("alerts", alerts), ("adaptive", adaptive)) if one}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continues from `state_dict`, with the history, the baseline and the budgets. Call it before the first `step`.
-
-        Args:
-            state: The state. ``step`` is enough; without the rest, what the optimizers have spent is unknown, and so is
-                everything that follows from it.
-
-        Raises:
-            ConfigurationError: If the monitor is closed, or the state has no step.
-        """
-        if self._ended is not None:
-            raise ConfigurationError("the monitor is closed; make another one, with resume=")
-        self._step = self._sampled = self._resumed_from = step_of(state)
-        self._guard("restoring the budgets", self._budgets.restore, state.get("budgets"), state.get("watched"))
-        if self._adaptive is not None:
-            self._adaptive.resume(state.get("adaptive"))
-        self.last = None
-        if self._recorder is not None:
-            what = "reading the baseline of the resumed run"
-            self._guard(what, self._recall_baseline, self._recorder, state.get("alerts"))
+        more = {
+            "alerts": self._recorder and self._recorder.alerts(),
+            "adaptive": self._adaptive and self._adaptive.state(),
+        }
+        return state | {name: one for name, one in more.items() if one}
 
     def _learn(self, module: nn.Module, inputs: Any) -> None:
         if self._ended is None and not self._called and self._reader.relearn(self._find, module, inputs):
-            if self._resumed_from is None:
+            if self._resumed_from is None or self._sampled_first:
                 self._take_baseline()
             if self._recorder is not None:
                 log_components(self.discovery, self._reader.different)
@@ -348,15 +331,10 @@ class WeibullMonitor(Shown, OptimizerFollower):
             self._forces.before()
 
     def _take_baseline(self) -> None:
-        self._sampled = self._step
+        self._sampled, self._sampled_first = self._step, True
         self.last = with_earlier_fits(self._finished(self._sampler.queue(self._step)), self.last)
-        if self.last is not None:
+        if self.last is not None and self._step == 0:
             self._baseline = References.of_fits(self.last.fits)
-
-    def _recall_baseline(self, recorder: Recorder, alerts: Any) -> None:
-        self._baseline = {}
-        samples, self._baseline = recorder.recall(alerts, until=self._step)
-        self._law.recall(samples, until=self._step)
 
     def _sample_and_log(self) -> None:
         if not self._begun:
@@ -391,7 +369,7 @@ class WeibullMonitor(Shown, OptimizerFollower):
         self._begun = True
         if self._recorder is not None:
             self._record_run(self.discovery.components, self._resumed_from)
-            if self.last is not None and self.last.step == 0:
+            if self.last is not None and self._sampled_first:
                 self._recorder.log(replace(self.last, baseline=self._baseline))
 
     def _record_run(self, components: tuple[Component, ...], resumed_from: int | None) -> None:

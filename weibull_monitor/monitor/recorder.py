@@ -98,17 +98,19 @@ class Recorder:
         """Continues from ``alerts``, taken at step ``until`` of the run in the history.
 
         Returns:
-            The samples of the history, and k and λ of each component before the first step.
-
-        Raises:
-            LookupError: If the history does not have them.
+            The samples of the history, and k and λ of each component before the first step; empty if it does not have them.
         """
         history = read_history(self.path)
         self._plotted = max((plot.step for plot in history.plots if plot.step <= until), default=None)
         samples = [sample for sample in history.snapshots if sample.step <= until]
         self._guard("restoring the alerts", self._alerts.resume, alerts, samples)
         if history.baseline is None:
-            raise LookupError(f"{history.path} holds no sample of step 0: there will be no drift and no budget ratio")
+            self._guard.once(
+                f"{history.path} has no sample of step 0 of this run, which is at step {until}: there will be no drift and no "
+                "budget ratio. To have them, resume in the directory of the earlier run",
+                key="no baseline",
+            )
+            return history.snapshots, {}
         scales, tails, largest, rms = map(history.baseline.values, ("lambda", "p999_p50", "largest", "rms"))
         found = {
             n: Reference(k, scales[n], tails.get(n), largest[n] / rms[n] if n in largest and rms.get(n) else None)

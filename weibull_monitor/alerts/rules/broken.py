@@ -15,6 +15,8 @@ from weibull_monitor.alerts.window import SampleWindow
 
 MIN_ELEMENTS: Final = 1024
 """`unchanged` skips smaller matrices: it can happen that none of their values crosses the edge of a bin."""
+LOW_RATE: Final = 0.01
+"""Share of the others' η below which that of a matrix explains by itself that it stands still."""
 COMPARED: Final = ("k", "lambda", "r2", "rms", "zeros")
 """Columns that are equal to nine digits if the counts are equal."""
 CERTAIN: Final = 1e6
@@ -97,6 +99,7 @@ def unchanged(window: SampleWindow, settings: Unchanged) -> RuleResult | None:
     never = np.all([window.now(name) == window.baseline[name] for name in ("rms", "zeros")], axis=0)
     body = window.components.body & window.components.trainable
     still = bool(body.any()) and bool((strength[body] >= 1.0).mean() > 0.5)
+    others = median_along(np.where(window.components.trainable, window.now("eta"), np.nan))  # (1,)
     return rule_result(
         strength=strength,
         severity=np.where(never & (not still), 1, 2).astype(np.int8),
@@ -105,8 +108,10 @@ def unchanged(window: SampleWindow, settings: Unchanged) -> RuleResult | None:
         meaning=lambda i: (
             f"No value has moved to another bin since step {first[i]}, although η is {window.now('eta')[i]:.3g}. "
             + (
-                "Its values are too coarse for steps as small as this η makes: check first whether there is a master copy in "
-                "fp32, and add one, or round stochastically."
+                f"The others have {others[0]:.3g}: check first whether its parameter group is meant to have so low a rate."
+                if window.now("eta")[i] < LOW_RATE * others[0]
+                else "Its values are too coarse for steps as small as this η makes: check first whether there is a master copy "
+                "in fp32, and add one, or round stochastically."
                 if window.components.coarse[i]
                 else "Check first whether it gets a gradient and belongs to a parameter group of the optimizer."
             )
@@ -149,8 +154,8 @@ def no_gradient(window: SampleWindow, settings: NoGradient) -> RuleResult | None
         value=window.now("lambda"),
         meaning=lambda i: (
             f"Only weight decay moves this matrix: λ {between(before[i], scale[i], window.steps[-2])}, "
-            "which is Σ ηλ_wd, so its gradient is zero. Check first whether the layer is used in the forward pass; "
-            "then whether something detaches it (torch.no_grad, .detach(), an activation that is always off)."
+            "just what weight decay takes away, so its gradient is zero. Check first whether the layer is used in the forward "
+            "pass; then whether something detaches it (torch.no_grad, .detach(), an activation that is always off)."
         ),
     )
 
@@ -167,8 +172,7 @@ def optimizer_reset(window: SampleWindow, settings: RuleSettings) -> RuleResult:
         strength=reset,
         severity=2,
         quantity="matrices",
-        value=np.full(reset.shape, now, dtype=float),
-        high=0.0,
+        value=np.full(reset.shape, np.nan),
         meaning=lambda i: (
             f"The optimizer of these matrices has lost its state since step {window.steps[-2:][0]}: its "
             "moments start again, and its steps have another size for a while. Check first that the optimizer state of the "

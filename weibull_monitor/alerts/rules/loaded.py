@@ -17,10 +17,10 @@ from weibull_monitor.alerts.rules.trained import (
     TRAINED_ERRORS,
     configured,
     customary,
-    goes_on,
     initial_spread,
     matches,
     noise_of,
+    were_trained,
 )
 from weibull_monitor.alerts.rules.words import SAME_ERRORS
 from weibull_monitor.alerts.settings import InitialisedAnew
@@ -67,7 +67,8 @@ class _Loaded:
 def initialised_anew(window: SampleWindow, settings: InitialisedAnew) -> RuleResult | None:
     """A matrix, a head or a block sits at its initialisation though the others of its kind were trained.
 
-    Judged at the baseline (step 0) of runs that go on from trained weights, among attention and feed-forward matrices in blocks.
+    Judged at the first sample (step 0, or that of a resumption without history) of runs that go on from trained weights, among
+    attention and feed-forward matrices in blocks.
     So new heads for classification, new rows of embeddings and adapters are never judged, nor is cross-attention or a tower that
     is new as a whole.
     A matrix is found if its k is that of an initialisation (normal, uniform) within four standard errors, and
@@ -84,7 +85,7 @@ def initialised_anew(window: SampleWindow, settings: InitialisedAnew) -> RuleRes
 
     An alert stands until λ has come half of the way to the others.
     """
-    if window.samples == 0 or not np.isfinite(window.baseline["k"]).any():
+    if window.samples == 0 or not np.isfinite(window.loaded["k"]).any():
         return None
     if "loaded" not in window.kept:
         window.kept["loaded"] = _look(window, settings)
@@ -92,14 +93,14 @@ def initialised_anew(window: SampleWindow, settings: InitialisedAnew) -> RuleRes
     if not len(loaded.found):
         return None
     size = len(window.components)
-    strength, value, usual, z = np.zeros(size), window.baseline["lambda"], np.full(size, np.nan), np.full(size, np.nan)
+    strength, value, usual, z = np.zeros(size), window.loaded["lambda"], np.full(size, np.nan), np.full(size, np.nan)
     with quiet():
         for n, i in enumerate(loaded.found.tolist()):
             members, place = loaded.group[n]
-            start = np.log(window.baseline["lambda"][i] / loaded.usual[n])
+            start = np.log(window.loaded["lambda"][i] / loaded.usual[n])
             others = np.delete(window.now("lambda")[members], place)
             now = np.log(window.now("lambda")[i] / _middle(others)) if np.isfinite(others).any() else np.nan
-            moved = abs(np.log(window.now("lambda")[i] / window.baseline["lambda"][i]))
+            moved = abs(np.log(window.now("lambda")[i] / window.loaded["lambda"][i]))
             stands = abs(now) > 0.5 * abs(start) if abs(start) > settings.log_lambda else moved < settings.log_lambda
             strength[i] = 1.0 + (abs(start) if abs(start) > 0.0 else 0.0) if stands else 0.0
             usual[i], z[i] = loaded.usual[n], loaded.z[n]
@@ -113,31 +114,31 @@ def initialised_anew(window: SampleWindow, settings: InitialisedAnew) -> RuleRes
             kind, size = window.components.labels[i], len(loaded.group[n][0])
             what = (
                 f"the {size} matrices of the kind {kind} were as initialised with a standard deviation of {loaded.sigma[n]:.3g}, "
-                f"while other kinds of these blocks were trained (k {window.baseline['k'][i]:.4f})"
+                f"while other kinds of these blocks were trained (k {window.loaded['k'][i]:.4f})"
             )
         else:
             where = f"as are {many - 1} more of block {blocks[i]}, " if many > 1 else ""
             what = (
                 f"this matrix was as initialised with a standard deviation of {loaded.sigma[n]:.3g}, {where}while the others of "
-                f"its kind were trained (k {window.baseline['k'][i]:.4f}; λ {value[i]:.4g}, theirs {usual[i]:.4g})"
+                f"its kind were trained (k {window.loaded['k'][i]:.4f}; λ {value[i]:.4g}, theirs {usual[i]:.4g})"
             )
         return (
-            f"At step 0 {what}. Probably the checkpoint does not have it, or has it under another name: read the messages about "
-            "missing keys from loading it, and load it again. If you meant it to be new, nothing has to be done."
+            f"At step {window.loaded_at} {what}. Probably the checkpoint does not have it, or has it under another name: read "
+            "the messages about missing keys, and load it again. If it is meant to be new, nothing has to be done."
         )
 
-    return rule_result(strength, 2, "λ at step 0", value, meaning, low=usual, high=usual, z=z)
+    return rule_result(strength, 2, f"λ at step {window.loaded_at}", value, meaning, low=usual, high=usual, z=z)
 
 
 def _look(window: SampleWindow, settings: InitialisedAnew) -> _Loaded:
-    components, scale = window.components, window.baseline["lambda"]  # all arrays: (components,)
+    components, scale = window.components, window.loaded["lambda"]  # all arrays: (components,)
     with quiet():
         noise = noise_of(window)
         sigma, away = initial_spread(window)
     groups = _groups(window)
     body = np.array(sorted({i for group in groups for i in group.tolist()}), dtype=np.int64)
     empty = _Loaded(np.zeros(0, dtype=np.int64), [], np.zeros(0), np.zeros(0), np.zeros(0), frozenset())
-    if not goes_on(window):
+    if not were_trained(window):
         return empty
     unlike: dict[
         int, tuple[Ints, int, float, float, bool]
@@ -219,7 +220,7 @@ def _few(window: SampleWindow, exact: Bools) -> list[tuple[int, Ints, int]]:
     """
     components = window.components
     groups = [g.members for g in components.groups if 1 < len(g.members) <= LEAST]
-    scale, noise = np.log(window.baseline["lambda"]), noise_of(window)
+    scale, noise = np.log(window.loaded["lambda"]), noise_of(window)
     found = []
     for tower in {components.towers[group[0]] for group in groups}:
         here = [group for group in groups if components.towers[group[0]] == tower]

@@ -54,15 +54,15 @@ def _is_new(window: SampleWindow, group: Ints) -> bool:
 
 def _began_so(window: SampleWindow, group: Ints, start: Start, precise: float) -> bool:
     """Whether all matrices of a group together have k and λ of one way to initialise."""
-    family, k = families()[start.family], window.baseline["k"][group]
+    family, k = families()[start.family], window.loaded["k"][group]
     error = float(np.sqrt(np.mean(noise_of(window)[group] ** 2) / len(group)))
-    beside = np.mean(np.log(window.baseline["lambda"][group] / (family.ratio * start.sigma[group]))) / error
-    away = np.mean(k - family.k) / np.sqrt(np.mean(window.baseline["k_se"][group] ** 2) / len(group))
+    beside = np.mean(np.log(window.loaded["lambda"][group] / (family.ratio * start.sigma[group]))) / error
+    away = np.mean(k - family.k) / np.sqrt(np.mean(window.loaded["k_se"][group] ** 2) / len(group))
     return bool(error <= precise and beside**2 + away**2 <= CERTAIN)
 
 
 def _apart(window: SampleWindow, trained: list[Ints]) -> bool:
     """Whether the blocks of the other kinds differ by far more than a fit can tell."""
-    scale, noise = np.log(window.baseline["lambda"]), noise_of(window)
+    scale, noise = np.log(window.loaded["lambda"]), noise_of(window)
     spread = [float(np.std(scale[group]) / np.mean(noise[group])) for group in trained]
     return bool(np.median(spread) >= FAR_KINDS)

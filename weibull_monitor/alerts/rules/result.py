@@ -141,8 +141,15 @@ def _sureness(rule: str, found: RuleResult, i: int, sure: float) -> str:
     if found.severity[i] > 1:
         return f"Strength {strength:.3g}, a warning from {sure:.3g} on."
     if strength < sure:
-        return f"Strength {strength:.3g}, a warning from {sure:.3g} on: healthy runs can have this, too."
-    return "Healthy runs can have this, too."
+        return (
+            f"Strength {strength:.3g}, a warning from {sure:.3g} on: healthy runs can have this, too{_alone(found, i)}."
+        )
+    return f"Healthy runs can have this, too{_alone(found, i)}."
+
+
+def _alone(found: RuleResult, i: int) -> str:
+    """What an info adds where its rule says to go back, which is right for a warning."""
+    return ", so do that only if the loss or another alert says so" if "go back" in found.meaning(i) else ""
 
 
 def graded(strength: Floats, levels: tuple[Floats | float, ...]) -> Ranks:

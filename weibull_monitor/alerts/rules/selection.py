@@ -27,7 +27,7 @@ from weibull_monitor.alerts.rules.movement import (
     usual_movement,
 )
 from weibull_monitor.alerts.rules.result import RuleResult
-from weibull_monitor.alerts.rules.words import between
+from weibull_monitor.alerts.rules.words import between, fit_got_worse
 from weibull_monitor.alerts.settings import SelectionDrift, SelectionRange, SelectionShift
 from weibull_monitor.alerts.statistics import quiet
 from weibull_monitor.alerts.window import SampleWindow
@@ -107,9 +107,15 @@ def selection_shift(window: SampleWindow, settings: SelectionShift) -> RuleResul
         "k",
         lambda i: (
             f"k of this matrix, which makes queries or keys, {between(before[i], now[i], window.steps[-2])}; it usually moves by "
-            f"{np.fmin(usual, move.own)[i]:.2g} from sample to sample. Its attention is changing suddenly, or a part of it was "
-            "overwritten. Check first the learning rate of its parameter group, then the gradient norm and the attention logits. "
-            "If it was not you, go back to the last checkpoint."
+            f"{np.fmin(usual, move.own)[i]:.2g} from sample to sample. "
+            + (
+                "Its fit got worse, too, so a part of it was overwritten, such as a head or some rows. Check first the matrix by "
+                "row (`weight.std(1)`); if it was not you, go back to the last checkpoint."
+                if fit_got_worse(window, i)
+                else "Its attention is changing suddenly, or it was overwritten as a whole. Check first the learning rate of its "
+                "parameter group, then the gradient norm and the attention logits. If it was not you, go back to the last "
+                "checkpoint."
+            )
         ),
         besides,
     )
@@ -140,14 +146,18 @@ def selection_drift(window: SampleWindow, settings: SelectionDrift) -> RuleResul
         limit = 100.0 * np.where(strong, settings.strong, settings.mild)
         results.set(group, strong, np.where(found, size / settings.mild, 0.0), 100.0 * drift, -limit, limit)
     return results.rule_result(
-        "drift of the median k, %",
+        "drift of the median k in %",
         lambda i: (
             f"The median k of this kind {between(starts[i], ends[i], 0)}. "
             + (
                 "This is a strong drift. If the model was not trained from scratch, check first its outputs against those of the "
                 "model it started from; if they are worse, lower the learning rate."
                 if abs(results.value[i]) >= 100.0 * settings.strong
-                else "It does so when attention specialises; nothing has to be done."
+                else (
+                    "It falls when attention specialises; nothing has to be done."
+                    if results.value[i] < 0.0
+                    else "It rises before attention begins to learn, and under steps like signs; nothing has to be done."
+                )
             )
         ),
     )

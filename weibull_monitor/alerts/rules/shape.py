@@ -17,7 +17,7 @@ from weibull_monitor.alerts.rules.movement import (
     usual_movement,
 )
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result
-from weibull_monitor.alerts.rules.words import apart, between
+from weibull_monitor.alerts.rules.words import apart, between, fit_got_worse
 from weibull_monitor.alerts.settings import BodyBreak, LayerOutlier, TransmissionExit
 from weibull_monitor.alerts.statistics import Bools, Floats, median_along, median_of, or_zero, quiet, spread_of
 from weibull_monitor.alerts.window import SampleWindow
@@ -293,8 +293,13 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
                 if len(window.steps) > 1 and np.isfinite(window.before("k")[i])
                 else ""
             )
-            + "The weights no longer form one population: a part of them (a head, some rows, a piece of a checkpoint) has "
-            'another size than the rest. Check first the matrix by row and by head (`weight.std(1)`, resolution="head"); if '
-            "something wrote to it, go back to the last checkpoint."
+            + (
+                "Its fit is as good as before, so all of its values changed alike, as if it was initialised or loaded anew. "
+                "Check first whether something wrote to it; if so, and if you did not mean it, go back to the last checkpoint."
+                if by_k[i] and not fit_got_worse(window, i)
+                else "The weights no longer form one population: a part of them (a head, some rows, a piece of a checkpoint) has "
+                'another size than the rest. Check first the matrix by row and by head (`weight.std(1)`, resolution="head"); if '
+                "something wrote to it, go back to the last checkpoint."
+            )
         ),
     )

@@ -1,4 +1,4 @@
-"""Whether a run goes on from trained weights, as its baseline shows: k, and how λ differs from block to block."""
+"""Whether a run goes on from trained weights, as its first sample shows: k, and how λ differs from block to block."""
 
 from __future__ import annotations
 
@@ -51,13 +51,14 @@ def goes_on(window: SampleWindow) -> bool:
     """Whether the run goes on from trained weights, or has no sample at step 0 that could tell."""
     if "goes on" not in window.kept:
         with quiet():
-            window.kept["goes on"] = not window.baseline or _were_trained(window)
+            window.kept["goes on"] = window.loaded_at > 0 or were_trained(window)
     found: bool = window.kept["goes on"]
     return found
 
 
-def _were_trained(window: SampleWindow) -> bool:
-    start, body = window.baseline, window.components.body
+def were_trained(window: SampleWindow) -> bool:
+    """Whether the weights that the run began with were trained, as k of its attention and feed-forward matrices and λ show."""
+    start, body = window.loaded, window.components.body
     away = errors_from_families(start["k"], start["k_se"]).min(axis=0)[body]
     known = away[np.isfinite(away)]
     return (
@@ -73,8 +74,8 @@ def errors_from_families(k: Floats, error: Floats) -> Floats:
 
 
 def noise_of(window: SampleWindow) -> Floats:
-    """Standard error of ln λ at the baseline, shape (components,)."""
-    return np.asarray(SE_LAMBDA * window.baseline["k_se"] / window.baseline["k"])
+    """Standard error of ln λ at the first sample, shape (components,)."""
+    return np.asarray(SE_LAMBDA * window.loaded["k_se"] / window.loaded["k"])
 
 
 def rough(window: SampleWindow, groups: list[Ints]) -> bool:
@@ -88,7 +89,7 @@ def rough(window: SampleWindow, groups: list[Ints]) -> bool:
         window: The window.
         groups: Matrices of one kind by rising block, indices of shape (members,) each.
     """
-    scale, noise = np.log(window.baseline["lambda"]), noise_of(window)
+    scale, noise = np.log(window.loaded["lambda"]), noise_of(window)
     steps, spreads, freedom = [np.zeros(0)], [], 0
     for members in _of_one_size(window, groups):
         values = scale[members] + np.outer(SLOPES, np.log(window.components.blocks[members] + 1.0))  # (slopes, members)
@@ -107,7 +108,7 @@ def rough(window: SampleWindow, groups: list[Ints]) -> bool:
 
 def _of_one_size(window: SampleWindow, groups: list[Ints]) -> Iterator[Ints]:
     """The parts of groups, of two or more members, whose matrices have one size: others may be initialised otherwise."""
-    known = np.isfinite(window.baseline["lambda"] + window.baseline["k_se"]) & (window.components.blocks >= 0)
+    known = np.isfinite(window.loaded["lambda"] + window.loaded["k_se"]) & (window.components.blocks >= 0)
     for members in groups:
         sizes = window.components.numel[members]
         for size in np.unique(sizes):
@@ -122,11 +123,11 @@ def initial_spread(window: SampleWindow) -> tuple[Floats, Floats]:
     Of the first of `families` whose k fits within `SAME_ERRORS`, since most matrices are initialised so; else of the nearest.
     Shape (components,) each.
     """
-    away = errors_from_families(window.baseline["k"], window.baseline["k_se"])  # (families, components)
+    away = errors_from_families(window.loaded["k"], window.loaded["k_se"])  # (families, components)
     order = np.where(away <= SAME_ERRORS, np.arange(len(away))[:, None] - float(len(away)), away)
     nearest = np.argmin(np.where(np.isfinite(order), order, np.inf), axis=0)
     ratios = np.array([family.ratio for family in families()])[nearest]
-    return window.baseline["lambda"] / ratios, np.take_along_axis(away, nearest[None], axis=0)[0]
+    return window.loaded["lambda"] / ratios, np.take_along_axis(away, nearest[None], axis=0)[0]
 
 
 class Start(NamedTuple):
@@ -191,8 +192,8 @@ def matches(window: SampleWindow, starts: list[Start]) -> Bools:
     """Whether k and λ of a matrix are together those of one of these ways to initialise, 99.7 % sure; shape (components,)."""
     found = np.zeros(len(window.components), dtype=bool)
     with quiet():
-        away = errors_from_families(window.baseline["k"], window.baseline["k_se"])
-        noise, scale = noise_of(window), np.log(window.baseline["lambda"])
+        away = errors_from_families(window.loaded["k"], window.loaded["k_se"])
+        noise, scale = noise_of(window), np.log(window.loaded["lambda"])
         for start in starts:
             beside = (scale - np.log(families()[start.family].ratio * start.sigma)) / noise
             found |= beside**2 + away[start.family] ** 2 <= CERTAIN

@@ -16,6 +16,8 @@ SAME_ERRORS: Final = 4.0
 """Standard errors within which two values of k or ln λ are the same."""
 SAME_SCALE: Final = 0.01
 """|Δ ln λ| within which a scale is the same, whatever its standard error."""
+WORSE_FIT: Final = 0.005
+"""Fall of R² from which on a fit got worse: twice the difference between a normal distribution and a straight line."""
 FEW_JUMP: Final = 0.2
 """|Δ ln| of the RMS or of the largest value from which on a jump of theirs is told apart from the movement of λ …"""
 FEW_SHARE: Final = 0.2
@@ -38,6 +40,11 @@ def cause_of(window: SampleWindow, i: int, found: Bools) -> str:
         i: Index of the component.
         found: The components that changed so at this sample, bool, shape (components,).
     """
+    if share_of_body(window, found) >= MOST and window.steps[-2] == 0:
+        return (
+            "Most matrices changed at once after the first sample: probably weights were loaded after the monitor was made. Make "
+            "it after loading. If that is not so, look at the gradient norm and at η of the first steps."
+        )
     if share_of_body(window, found) >= MOST:
         return (
             "Most matrices changed at once, so this is not one layer: the optimizer's moments or the learning rate blew up "
@@ -74,6 +81,12 @@ def _of_few_values(window: SampleWindow, i: int) -> bool:
         moved = [abs(np.log(window.now(c)[i] / window.before(c)[i])) for c in ("lambda", "rms", "largest")]
     jumped = float(np.fmax(moved[1], moved[2]))
     return jumped >= FEW_JUMP and moved[0] <= FEW_SHARE * jumped
+
+
+def fit_got_worse(window: SampleWindow, i: int) -> bool:
+    """Whether R² of a matrix fell by more than noise since the sample before, as it does where a part of the values changed."""
+    fallen = window.before("r2")[i] - window.now("r2")[i]
+    return bool(fallen >= WORSE_FIT)
 
 
 def last_clean(window: SampleWindow) -> str:

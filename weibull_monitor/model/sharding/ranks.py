@@ -150,6 +150,10 @@ class Ranks:
         self._dist.all_reduce(values, op=self._dist.ReduceOp.MIN, group=self._group)
         return values.cpu()
 
+    def any(self, here: bool) -> bool:
+        """Whether something is so on any rank; all ranks have to call this. It waits for the others."""
+        return bool(self.sum_(torch.tensor([int(here)], device=self.device)).item())
+
     def sum_(self, values: Tensor) -> Tensor:
         """The sum over the ranks, in place and on every rank: one all-reduce.
 
