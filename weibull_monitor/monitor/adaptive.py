@@ -19,11 +19,14 @@ FROM: Final = 10
 WATCHED: Final = 256
 """Frozen parameters that are looked at for unfreezing, at most."""
 
+AT_ONCE: Final = 4
+"""Parameter groups that are looked at in one step; of more, others in the next steps."""
+
 
 class Adaptive:
     """Decides about samples beside the schedule, alike on every rank.
 
-    A jump of the η of a parameter group is noticed at its step. Every ``every/10`` steps, and at least every 10, it asks whether
+    A jump of the η of a parameter group is noticed at its step; with more than four groups, a few steps later. Every ``every/10`` steps, and at least every 10, it asks whether
     something else has happened: η has grown (`RateWatch`), or parameters that were frozen need a gradient. With ``alerts``, also
     whether an alert of any severity was raised, the run was resumed, or η has returned to where it was. If so, eight samples
     follow (`Denser`).
@@ -49,7 +52,7 @@ class Adaptive:
         self._guard, self._ranks, self.alerts = guard, ranks, alerts
         self.every, self._regular = self._denser.every, Schedule(every).every
         self._model, self._frozen, self._thawed = model, list[nn.Parameter](), set[int]()
-        self._limits: list[tuple[Mapping[str, Any], float]] = []
+        self._limits: list[list[tuple[Mapping[str, Any], float]]] = []
         self._looked = self._event = False
         self._raised = 0
 
@@ -67,9 +70,11 @@ class Adaptive:
 
     def asks(self, step: int) -> bool:
         """Whether it has to be asked about a step: with ``alerts``, samples queued before must have been judged by then."""
-        if self._denser.asks(step):
+        if step % self.every == 0 or step >= self._denser.next:
             return True
-        for group, limit in self._limits:  # a few groups at every step: nothing but comparisons
+        if not self._limits:
+            return False
+        for group, limit in self._limits[step % len(self._limits)]:  # at every step: nothing but comparisons
             rate = group["lr"]
             if type(rate) is float and rate > limit:
                 return True
@@ -111,7 +116,8 @@ class Adaptive:
         change = self._rates.change(step, [rate_of(group) for group in groups])
         if self._ranks is None:  # all ranks have to ask at the same steps
             limits = zip(groups, self._rates.limits(self.every), strict=True)
-            self._limits = [(group, limit) for group, limit in limits if limit < math.inf]
+            known = [(group, limit) for group, limit in limits if limit < math.inf]
+            self._limits = [known[i : i + AT_ONCE] for i in range(0, len(known), AT_ONCE)]
         if not self._looked or step % self._regular == 0:  # going through a model takes longer than a question may
             self._look()
         if self.alerts:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import IntEnum
 from typing import Any, Final
 
@@ -176,6 +176,7 @@ class Denser:
 
     Attributes:
         every: Number of steps between questions, and between dense samples.
+        next: The next step that is wanted after a jump; infinite if none is.
 
     >>> denser = Denser(100)
     >>> [s for s in range(110, 300) if denser.asks(s) and denser.takes(s, Change.SLOW if s == 150 else Change.NONE)]
@@ -190,10 +191,11 @@ class Denser:
         self.every = max(1, min(self._schedule.every // DENSER, FARTHEST))
         self._left, self._credit = 0, START
         self._wanted: list[int] = []
+        self.next = math.inf
 
     def asks(self, step: int) -> bool:
         """Whether `takes` has to be asked about a step."""
-        return step % self.every == 0 or (bool(self._wanted) and step >= self._wanted[0])
+        return step % self.every == 0 or step >= self.next
 
     def takes(self, step: int, change: Change) -> bool:
         """Whether a step is sampled beside the schedule: one at which it `asks`, or at which something happened.
@@ -203,12 +205,12 @@ class Denser:
             change: What has happened since the last question.
         """
         if change is Change.JUMP:
-            self._wanted = [step + later for later in AFTER_JUMP if later < self._schedule.every]
+            self._want(step + later for later in AFTER_JUMP if later < self._schedule.every)
         elif change is Change.SLOW:
             self._left = BURST
-        wanted = bool(self._wanted) and step >= self._wanted[0]
+        wanted = step >= self.next
         if wanted:
-            self._wanted = [later for later in self._wanted if later > step]
+            self._want(later for later in self._wanted if later > step)
         if self._schedule(step):  # it is sampled anyway
             self._credit = min(MOST, self._credit + (step % self.every == 0))
             return False
@@ -220,8 +222,12 @@ class Denser:
 
     def expects(self, step: int) -> bool:
         """Whether a step will be sampled beside the schedule, whatever happens until then."""
-        wanted = bool(self._wanted) and step >= self._wanted[0]
-        return self._credit > 0 and (wanted or (self._left > 0 and step % self.every == 0)) and not self._schedule(step)
+        dense = step >= self.next or (self._left > 0 and step % self.every == 0)
+        return dense and self._credit > 0 and not self._schedule(step)
+
+    def _want(self, steps: Iterable[int]) -> None:
+        self._wanted = list(steps)
+        self.next = self._wanted[0] if self._wanted else math.inf
 
     def state(self) -> dict[str, Any]:
         """What a resumed run needs, as JSON can hold it."""
@@ -233,4 +239,4 @@ class Denser:
         self._credit = START if credit is None else min(max(credit, 0), MOST)
         self._left = 0 if left is None else min(max(left, 0), BURST)
         whole = wanted[: len(AFTER_JUMP)] if isinstance(wanted, list) else []
-        self._wanted = sorted(step for one in whole if (step := as_integer(one)) is not None)
+        self._want(sorted(step for one in whole if (step := as_integer(one)) is not None))
