@@ -18,7 +18,6 @@ FROM: Final = 10
 """The shortest regular interval that is followed by default; below it, regular samples are dense enough."""
 WATCHED: Final = 256
 """Frozen parameters that are looked at for unfreezing, at most."""
-
 AT_ONCE: Final = 4
 """Parameter groups that are looked at in one step; of more, others in the next steps."""
 
@@ -26,10 +25,10 @@ AT_ONCE: Final = 4
 class Adaptive:
     """Decides about samples beside the schedule, alike on every rank.
 
-    A jump of the η of a parameter group is noticed at its step; with more than four groups, a few steps later. Every ``every/10`` steps, and at least every 10, it asks whether
-    something else has happened: η has grown (`RateWatch`), or parameters that were frozen need a gradient. With ``alerts``, also
-    whether an alert of any severity was raised, the run was resumed, or η has returned to where it was. If so, eight samples
-    follow (`Denser`).
+    A jump of the η of a parameter group is noticed at its step; with more than four groups, a few steps later. Every
+    ``every/10`` steps, and at least every 10, it asks whether something else has happened: η has grown (`RateWatch`), or
+    parameters that were frozen need a gradient. With ``alerts``, also whether an alert of any severity was raised, the run was
+    resumed, or η has returned to where it was. If so, eight samples follow (`Denser`).
 
     Without ``alerts`` it costs next to nothing: it reads learning rates, and waits for nothing. A resumed run then takes the
     samples that an uninterrupted one takes. With ``alerts`` all samples must have been judged before it is asked. Several ranks
