@@ -246,7 +246,8 @@ typed in by hand.
 
 The runs are trainings of 100 to 700 steps of small models (about 0.2 M parameters, two to eight blocks), with the optimizers,
 courses of η and ordinary events that `benchmarks/corpus_cases.py` lists. Each is sampled at steps 1, 2, 4, … 64 and every 10, and
-replayed at cadences of 10, 50 and 100. An alarm is a warning or an error; infos are not counted.
+replayed at cadences of 10, 50 and 100, with the samples that a run has by default after a jump of η or unfreezing. An alarm is
+a warning or an error; infos are not counted.
 
 Families stand on one of three sides, by name, since before the first run of each side was trained. Thresholds were chosen with
 *calibration*. *Evaluation* has been looked at six times, so that its numbers are not unseen. After each look something was
@@ -278,7 +279,8 @@ TAIL = """
 - *Visible*: faults that have changed a distribution by more than five of its own steps by the second sample after them: the
   largest difference of k, ln λ, ln RMS or R² from the healthy twin at the same step, over the root mean square of the
   twin's last eight movements and the standard error of the fit. Inf, NaN and more than 2 % new zeros are visible, too.
-- *Found*: of these, by a warning or an error at the first or second sample after the fault. *Right first*: the first alert names
+- *Found*: of these, by a warning or an error at the first or second regular sample after the fault, or at a denser one before.
+  *Right first*: the first alert names
   a struck matrix as its worst; faults that are in no particular matrix do not count, nor does NaN that has spread to most
   matrices by then.
 - *Weights and rates*: all faults but those that only change what is learned from (labels, inputs, gains of norms, gradients under
