@@ -253,8 +253,8 @@ typed in by hand.
 
 The runs are trainings of 100 to 700 steps of small models (about 0.2 M parameters, two to eight blocks), with the optimizers,
 courses of η and ordinary events that `corpus_cases.py`, `corpus_evaluated_cases.py` and `corpus_events.py` in `benchmarks/` list.
-Each is sampled at steps 1, 2, 4, … 64 and every 10, and replayed at cadences of 10, 50 and 100. An alarm is a warning or an
-error; infos are not counted.
+Each is sampled at steps 1, 2, 4, … 64 and every 10, and replayed at cadences of 10, 50 and 100, with the samples that a run has by
+default after a jump of η or unfreezing. An alarm is a warning or an error; infos are not counted.
 
 Families stand on one of two sides, by name. Thresholds were *chosen with* one of them: all its runs and faults have been looked
 at, most of them several times, so that the numbers of that side say how well the rules fit and not how good they are. Its last
@@ -278,9 +278,9 @@ TAIL = """
 - *Visible*: faults that have changed a distribution by more than five of its own steps by the second sample after them: the
   largest difference of k, ln λ, ln RMS or R² from the healthy twin at the same step, over the root mean square of the
   twin's last eight movements and the standard error of the fit. Inf, NaN and more than 2 % new zeros are visible, too.
-- *Found*: of these, by a warning or an error at the first or second sample after the fault. *Right first*: the first alert names
-  a struck matrix as its worst; faults that are in no particular matrix do not count, nor does NaN that has spread to most
-  matrices by then.
+- *Found*: of these, by a warning or an error at the first or second regular sample after the fault, or at a denser one before.
+  *Right first*: the first alert names a struck matrix as its worst; faults that are in no particular matrix do not count, nor
+  does NaN that has spread to most matrices by then.
 - *Weights and rates*: all faults but those that only change what is learned from (labels, inputs, gains of norms,
   gradients). Such a fault moves k and λ as a model moves that begins to learn, and a threshold that finds it also finds healthy
   runs.

@@ -23,7 +23,7 @@ from torch import nn
 from weibull_monitor import WeibullMonitor
 from weibull_monitor.model.components import discover
 
-WINDOW, BATCH, STEPS, EVERY = 48, 8, 400, 5
+WINDOW, BATCH, STEPS, EVERY, LATER = 48, 8, 400, 5, 70
 
 
 @dataclass(frozen=True)
@@ -337,7 +337,8 @@ def train(training: Training, place: Path) -> Path:
         model,
         optimizer,
         output_dir=folder,
-        every_n_steps=lambda s: s % EVERY == 0 or s in (1, 2, 4, 8, 16, 32, 64),
+        # Every step is sampled where a run with the defaults may take samples after a jump.
+        every_n_steps=lambda s: s % EVERY == 0 or s in (1, 2, 4, 8, 16, 32, 64) or 0 < s - onset(training) <= LATER,
     )
     for step in range(1, STEPS + 1):
         for i, group in enumerate(optimizer.param_groups):

@@ -24,7 +24,7 @@ from weibull_monitor.history.alert import Alert
 from weibull_monitor.history.record import RecordedSnapshot
 from weibull_monitor.model.components import Component
 from weibull_monitor.monitor.adaptive import FROM
-from weibull_monitor.monitor.events import Denser, RateWatch
+from weibull_monitor.monitor.events import Change, Denser, RateWatch
 from weibull_monitor.monitor.schedule import Schedule
 
 CADENCES: Final = (10, 50, 100)
@@ -69,14 +69,18 @@ def sampled_every(samples: Sequence[RecordedSnapshot], every: int) -> list[Recor
     """
     due, denser, rates = Schedule(every), Denser(every), RateWatch()
     trained: set[str] | None = None
+    limits: list[float] = []
     chosen = []
     for s in samples:
-        extra = False
-        if every >= FROM and s.step > 0 and denser.asks(s.step):
+        extra, eta = False, s.columns["eta"]
+        far = any(now is not None and now > limit for now, limit in zip(eta, limits, strict=False))
+        if every >= FROM and s.step > 0 and (far or denser.asks(s.step)):
+            change, limits = rates.change(s.step, eta), rates.limits(denser.every)
             now = {c.name for c in s.components if c.trainable}
-            happened = rates.jumped(s.step, s.columns["eta"]) or (trained is not None and not now <= trained)
+            if trained is not None and not now <= trained:
+                change = max(change, Change.SLOW)
             trained = now | (trained or set())
-            extra = denser.takes(s.step, happened)
+            extra = denser.takes(s.step, change if denser.every > 1 or change is Change.JUMP else Change.NONE)
         if s.step == 0 or extra or due(s.step) or s is samples[-1]:
             chosen.append(s)
     return chosen

@@ -65,10 +65,18 @@ def test_without_an_event_the_schedule_is_the_regular_one(tmp_path: Path, train:
     assert steps_of(tmp_path) == [*REGULAR, 80, 100, 120, 140, 160]
 
 
+@pytest.mark.parametrize("adaptive", [True, None])
+def test_samples_follow_a_jump_of_the_rate_at_once(tmp_path: Path, train: Train, adaptive: bool | None) -> None:
+    run = Run(tmp_path, jump, alerts=False, adaptive=adaptive)
+    train(run.model, run.optimizer, 160, run.after)
+    run.monitor.close()
+    assert steps_of(tmp_path) == [*REGULAR, 80, 91, 92, 93, 95, 99, 100, 107, 120, 140, 160]
+
+
 @pytest.mark.parametrize(
     ("event", "first"),
-    [(jump, 92), (unfreeze, 92), (scale, 102)],  # a fault shows at the regular sample of step 100
-    ids=["jump of η", "unfreezing", "alert"],
+    [(unfreeze, 92), (scale, 102)],  # a fault shows at the regular sample of step 100
+    ids=["unfreezing", "alert"],
 )
 def test_eight_dense_samples_follow_an_event(
     tmp_path: Path, train: Train, event: Callable[[Run], object], first: int
@@ -123,6 +131,7 @@ def test_a_run_is_reproduced_and_a_resumption_is_an_event(tmp_path: Path, train:
     train(run.model, run.optimizer, 100, run.after)
     state = json.loads(json.dumps(run.monitor.state_dict()))
     assert (state["adaptive"]["credit"], state["adaptive"]["left"]) == (27, 0)  # all 11 regular samples but step 1
+    assert len(json.dumps(state["adaptive"])) < 300
     run.monitor.close(sample_last=False)
     run.monitor = run.make(resume=copy.deepcopy(state))
     train(run.model, run.optimizer, 40, run.after)
@@ -139,11 +148,11 @@ def test_by_default_alerts_and_resumptions_are_not_followed_and_samples_not_wait
     run = Run(tmp_path, lambda run: (scale(run), jump(run)), adaptive=None)
     train(run.model, run.optimizer, 160, run.after)
     assert run.monitor._adaptive is not None
-    run.monitor.close(sample_last=False)
-    assert steps_of(tmp_path) == [*REGULAR, 80, *range(92, 100, 2), *range(100, 112, 2), 120, 140, 160]
+    run.monitor.close(sample_last=False)  # the sample of step 160 may not have been judged yet
+    assert steps_of(tmp_path)[: len(REGULAR) + 10] == [*REGULAR, 80, 91, 92, 93, 95, 99, 100, 107, 120, 140]
 
 
-@pytest.mark.parametrize("every", [5, 19, lambda step: step % 20 == 0])
+@pytest.mark.parametrize("every", [1, 9, lambda step: step % 20 == 0])
 def test_by_default_only_sparse_samples_are_followed(tmp_path: Path, every: Any) -> None:
     run = Run(tmp_path, adaptive=None, every_n_steps=every)
     assert run.monitor._adaptive is None
@@ -165,7 +174,7 @@ def test_a_resumed_run_takes_the_samples_of_an_uninterrupted_one(
         train(run.model, run.optimizer, 140 - interrupted, run.after)
         run.monitor.close()
     assert steps_of(tmp_path / "parts") == steps_of(tmp_path / "whole")
-    assert 92 in steps_of(tmp_path / "whole")
+    assert 93 in steps_of(tmp_path / "whole")
 
 
 def test_a_rate_that_was_raised_between_two_runs_is_followed(tmp_path: Path, train: Train) -> None:
@@ -177,7 +186,7 @@ def test_a_rate_that_was_raised_between_two_runs_is_followed(tmp_path: Path, tra
     run.monitor = run.make(resume=state)
     train(run.model, run.optimizer, 10, run.after)
     run.monitor.close()
-    assert [s for s in steps_of(tmp_path) if s > 100] == [102, 104, 106, 108, 110]
+    assert [s for s in steps_of(tmp_path) if s > 100] == [102, 103, 104, 106, 110]
 
 
 def test_parameters_that_come_and_go_are_unfrozen_once(tmp_path: Path, train: Train) -> None:
@@ -235,7 +244,7 @@ def test_a_scheduler_of_the_trainer_that_jumps_is_followed(tmp_path: Path) -> No
     trainer.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(trainer.optimizer, rates)
     trainer.train()
     assert callback is not None
-    assert small_trainer.steps(tmp_path) == [0, 1, 2, 4, 8, 16, 32, 40, 52, 56, 60, 64, 68, 72]
+    assert small_trainer.steps(tmp_path) == [0, 1, 2, 4, 8, 16, 32, 40, 51, 52, 53, 55, 59, 64, 67, 72]
 
 
 def test_a_function_as_schedule_is_refused(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,17 +12,29 @@ import torch
 from torch.optim import lr_scheduler
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
 
-from weibull_monitor.monitor.adaptive import rates_of
-from weibull_monitor.monitor.events import BURST, MOST, START, Denser, RateWatch
+from weibull_monitor.monitor.adaptive import rate_of
+from weibull_monitor.monitor.events import BURST, MOST, START, Change, Denser, RateWatch
 
 CADENCES = (20, 50, 100, 1000)
 Course = Callable[[int], Sequence[float | None]]
 
 
 def events(course: Course, every: int, steps: int = 3000, returns: bool = False) -> list[int]:
-    """Steps at which a jump is noticed of rates that are a function of the step."""
-    denser, watch = Denser(every), RateWatch(returns)
-    return [s for s in range(1, steps + 1) if denser.asks(s) and watch.jumped(s, course(s))]
+    """Steps at which an event is noticed of rates that are a function of the step."""
+    return list(changes(course, every, steps, returns))
+
+
+def changes(course: Course, every: int, steps: int = 3000, returns: bool = False) -> dict[int, Change]:
+    """By step, what is noticed."""
+    denser, watch, limits, found = Denser(every), RateWatch(returns), list[float](), dict[int, Change]()
+    for step in range(1, steps + 1):
+        rates = course(step)
+        at_once = any(r is not None and r > most for r, most in zip(rates, limits, strict=False))
+        if denser.asks(step) or at_once:
+            if change := watch.change(step, rates):
+                found[step] = change
+            limits = watch.limits(denser.every)
+    return found
 
 
 def scheduled(make: Callable[[torch.optim.Optimizer], Any], *rates: float, steps: int = 3000) -> Course:
@@ -33,7 +44,7 @@ def scheduled(make: Callable[[torch.optim.Optimizer], Any], *rates: float, steps
     scheduler, out = make(optimizer), []
     for _ in range(steps):
         optimizer.step()
-        out.append(list(rates_of([optimizer])))
+        out.append([rate_of(group) for group in optimizer.param_groups])
         scheduler.step()
     return lambda step: out[step - 1]
 
@@ -113,12 +124,13 @@ UNUSUAL: dict[str, tuple[Callable[[], Course], int]] = {
 
 @pytest.mark.parametrize("every", CADENCES)
 @pytest.mark.parametrize("name", UNUSUAL)
-def test_a_jump_of_the_rate_is_noticed_at_the_next_question(name: str, every: int) -> None:
+def test_a_jump_of_the_rate_is_noticed_at_its_step(name: str, every: int) -> None:
     course, at = UNUSUAL[name][0](), UNUSUAL[name][1]
-    found, denser = events(course, every), Denser(every)
-    expected = next(s for s in range(at + 1, at + 12) if denser.asks(s))
-    assert found[0] in (expected, expected + denser.every), found  # where the first step is still low, at the second
-    assert len(found) == 1
+    found = changes(course, every)
+    if name.startswith("a group that"):  # unfreezing, in a way, which happens slowly
+        assert [change for step, change in found.items() if at < step <= at + 10] == [Change.SLOW]
+    else:
+        assert found == {at + 1: Change.JUMP}
 
 
 @pytest.mark.parametrize("every", CADENCES)
@@ -128,10 +140,10 @@ def test_a_return_to_an_earlier_rate_is_followed_only_where_alerts_are(every: in
     higher: Course = lambda step: [1e-3 * (0.01 if 900 < step < 1500 else 1.6 if step >= 1500 else 1.0)]  # noqa: E731
     for course in (scheduled(again, 1e-3, 1e-4), warmed):
         assert events(course, every) == []
-    assert [1500 <= step < 1511 for step in events(higher, every)] == [True]
+    assert events(higher, every) == [1500]
     restarts = events(scheduled(again), every, returns=True)
     assert [step // 1000 for step in restarts] == [1, 2]
-    assert events(warmed, every, returns=True)[0] <= 1520
+    assert events(warmed, every, returns=True)[0] <= 1510
 
 
 @pytest.mark.parametrize(
@@ -154,7 +166,7 @@ def test_all_rates_that_grow_by_two_percent_a_step_are_noticed(at: int, highest:
 
 def test_rates_that_are_tensors_or_unknown() -> None:
     groups = [{"lr": torch.tensor(0.5)}, {"lr": torch.zeros((), device="meta")}, {"lr": None}, {"lr": 1}, {}]
-    assert rates_of([SimpleNamespace(param_groups=groups)] * 2) == [0.5, None, None, 1.0, None] * 2
+    assert [rate_of(group) for group in groups] == [0.5, None, None, 1.0, None]
 
 
 def test_numbers_that_are_not_finite_or_negative_raise_nothing() -> None:
@@ -169,21 +181,22 @@ def test_numbers_that_are_not_finite_or_negative_raise_nothing() -> None:
         [1.0],
     ]
     for step, rates in enumerate(odd):
-        watch.jumped(10 * step, rates)
-    assert not watch.jumped(500, [1.0])
+        watch.change(10 * step, rates)
+        watch.limits(10)
+    assert not watch.change(500, [1.0])
 
 
 def test_what_a_resumed_run_knows() -> None:
     watch, denser = RateWatch(), Denser(100)
     for step in range(10, 160, 10):
-        denser.takes(step, watch.jumped(step, [1e-3, 1e-3 * (5.0 if step > 130 else 1.0)]))
+        denser.takes(step, watch.change(step, [1e-3, 1e-3 * (5.0 if step > 130 else 1.0)]))
     state = json.loads(json.dumps(denser.state() | watch.state()))
     again, same = Denser(100), RateWatch()
     again.resume(state)
     same.resume(state)
-    assert again.state() == denser.state() == {"credit": START + 1 - 2, "left": BURST - 2}
+    assert again.state() == denser.state() == {"credit": START + 1 - 2, "left": 0, "wanted": [156, 172, 204]}
     assert same.state() == watch.state()
-    assert same.jumped(160, [1e-3, 5e-2])
+    assert same.change(160, [1e-3, 5e-2]) is Change.JUMP
     for broken in (
         None,
         5,
@@ -198,26 +211,42 @@ def test_what_a_resumed_run_knows() -> None:
         for highest in ([1.0], None, [None], "x"):
             same.resume({"rates": broken, "highest": highest})
             assert same.state() == {"rates": [], "highest": []}
+    for odd in (None, "x", [None], [True], [[]], {}):
+        again.resume({"credit": odd, "left": odd, "wanted": odd})
+        assert again.state() == {"credit": START, "left": 0, "wanted": []}
 
 
 @pytest.mark.parametrize("every", [1, 7, 20, 100, 1000])
-def test_dense_samples_are_bounded_whatever_happens(every: int) -> None:
+@pytest.mark.parametrize("change", [Change.SLOW, Change.JUMP])
+def test_dense_samples_are_bounded_whatever_happens(every: int, change: Change) -> None:
     denser, regular, extra = Denser(every), 0, 0
     for step in range(1, 20 * every + 500):
-        if denser.asks(step):
+        if denser.asks(step) or change is Change.JUMP:
             expected = denser.expects(step)
-            took = denser.takes(step, happened=True)
+            took = denser.takes(step, change)
             assert took or not expected
             extra += took
         regular += step % every == 0 or step in (1, 2, 4, 8, 16, 32, 64)
         assert extra <= START + regular
     quiet = Denser(every)
-    assert not any(quiet.takes(s, happened=False) for s in range(1, 5000) if quiet.asks(s))
+    assert not any(quiet.takes(s, Change.NONE) for s in range(1, 5000) if quiet.asks(s))
     assert quiet.state()["credit"] <= MOST
 
 
 @pytest.mark.parametrize(("every", "dense"), [(20, 2), (50, 5), (100, 10), (500, 10), (5000, 10)])
 def test_dense_samples_are_at_most_ten_steps_apart(every: int, dense: int) -> None:
-    denser = Denser(every)
-    taken = [s for s in range(1, 20000) if denser.asks(s) and denser.takes(s, happened=s == 10010)]
-    assert taken == [s for s in range(10010, 20000, dense) if s % every][:8]
+    def taken(change: Change, at: int) -> list[int]:
+        denser = Denser(every)
+        asked = (s for s in range(1, 20000) if denser.asks(s) or s == at)
+        return [s for s in asked if denser.takes(s, change if s == at else Change.NONE)]
+
+    assert taken(Change.SLOW, 10010) == [s for s in range(10010, 20000, dense) if s % every][:BURST]
+    expected = [10001 + after for after in (0, 1, 2, 4, 8, 16, 32, 64) if after < every]
+    assert taken(Change.JUMP, 10001) == [s for s in expected if s % every]
+
+
+def test_steps_that_the_caller_leaves_out_are_made_up_for() -> None:
+    denser = Denser(100)
+    assert denser.takes(203, Change.JUMP)
+    taken = [s for s in (209, 217, 218, 300, 301) if denser.asks(s) and denser.takes(s, Change.NONE)]
+    assert taken == [209, 217, 301][:2]

@@ -42,3 +42,30 @@ def an_alert(directory: Path) -> dict[str, Any]:
     dist.barrier()
     history = read_history(directory)
     return {"asked": asked, "steps": [s.step for s in history.snapshots], "alerts": [a.step for a in history.alerts]}
+
+
+def a_rate_of_one_rank(directory: Path) -> dict[str, Any]:
+    """η of a group jumps on the second rank alone; by default that is not followed, with ``adaptive=True`` by both ranks."""
+    taken: dict[str, Any] = {}
+    for adaptive in (None, True):
+        model = llama()
+        spread = DistributedDataParallel(model)
+        chosen = [p for name, p in model.named_parameters() if "q_proj" in name]
+        others = [p for name, p in model.named_parameters() if "q_proj" not in name]
+        optimizer = torch.optim.AdamW([{"params": chosen}, {"params": others}], lr=1e-4)
+        place = directory / str(adaptive)
+        monitor = WeibullMonitor(spread, optimizer, output_dir=place, every_n_steps=20, adaptive=adaptive, alerts=False)
+        steps = []
+        for step in range(1, 61):
+            if step == 31 and dist.get_rank() == 1:
+                optimizer.param_groups[0]["lr"] = 1e-3
+            ids = torch.randint(0, 60, (1, 8))
+            spread(input_ids=ids, labels=ids).loss.backward()
+            optimizer.step()
+            monitor.step()
+            if monitor.sampled_step == step:
+                steps.append(step)
+        monitor.close()
+        taken[str(adaptive)] = steps
+        dist.barrier()
+    return taken

@@ -114,3 +114,10 @@ def test_ranks_follow_an_alert_of_the_main_process_together(tmp_path: Path) -> N
     assert 60 in main["alerts"]  # the regular sample after the fault
     assert extra[:8] == [62, 66, 68, 70, 72, 74, 76, 78]  # 64 is sampled anyway
     assert set(extra) <= set(main["steps"])
+
+
+def test_a_rate_that_jumps_on_one_rank_alone_stops_nobody(tmp_path: Path) -> None:
+    main, other = launch("followed:a_rate_of_one_rank", 2, tmp_path)
+    assert main == other
+    assert main["None"] == [1, 2, 4, 8, 16, 20, 32, 40, 60]
+    assert main["True"] == [1, 2, 4, 8, 16, 20, 32, 33, 34, 36, 40, 48, 60]

@@ -35,7 +35,11 @@ def add(commands: Commands) -> None:
     )
     option = command.add_argument
     option("--every-n-steps", type=positive, metavar="N", help="optimizer steps between samples (default: 100)")
-    option("--adaptive", action="store_true", default=None, help="take more samples after alerts")
+    option(
+        "--adaptive",
+        action=argparse.BooleanOptionalAction,
+        help="take more samples after alerts too (default: after jumps of the learning rate), or none",
+    )
     option("--output-dir", metavar="DIR", help="directory of the run (default: that of the Trainer)")
     option("--name", help="name of the model, which all logged keys begin with")
     option("--trackers", metavar="NAME,…", help="trackers, such as tensorboard,wandb (default: those of the Trainer)")

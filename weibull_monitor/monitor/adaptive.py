@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -10,26 +11,28 @@ from torch import Tensor, nn
 
 from weibull_monitor.errors import Guard
 from weibull_monitor.model.sharding import Ranks
-from weibull_monitor.monitor.events import Denser, Rates, RateWatch
+from weibull_monitor.monitor.events import Change, Denser, RateWatch
 from weibull_monitor.monitor.schedule import Schedule
 
-FROM: Final = 20
+FROM: Final = 10
 """The shortest regular interval that is followed by default; below it, regular samples are dense enough."""
 WATCHED: Final = 256
 """Frozen parameters that are looked at for unfreezing, at most."""
+AT_ONCE: Final = 4
+"""Parameter groups that are looked at in one step; of more, others in the next steps."""
 
 
 class Adaptive:
     """Decides about samples beside the schedule, alike on every rank.
 
-    Every ``every/10`` steps, and at least every 10, it asks whether something has happened since it last asked: the η of a
-    parameter group has jumped (`RateWatch`), or parameters that were frozen need a gradient. With ``alerts``, also whether an
-    alert of any severity was raised, the run was resumed, or η has returned to where it was. If so, eight samples follow
-    (`Denser`).
+    A jump of the η of a parameter group is noticed at its step; with more than four groups, a few steps later. Every
+    ``every/10`` steps, and at least every 10, it asks whether something else has happened: η has grown (`RateWatch`), or
+    parameters that were frozen need a gradient. With ``alerts``, also whether an alert of any severity was raised, the run was
+    resumed, or η has returned to where it was. If so, eight samples follow (`Denser`).
 
     Without ``alerts`` it costs next to nothing: it reads learning rates, and waits for nothing. A resumed run then takes the
-    samples that an uninterrupted one takes. With ``alerts`` all samples must have been judged before it is asked, and ranks
-    agree with one all-reduce of one number each time.
+    samples that an uninterrupted one takes. With ``alerts`` all samples must have been judged before it is asked. Several ranks
+    notice a jump when they ask, and agree with one all-reduce of two numbers each time.
 
     Args:
         every: Number of optimizer steps between regular samples.
@@ -48,6 +51,7 @@ class Adaptive:
         self._guard, self._ranks, self.alerts = guard, ranks, alerts
         self.every, self._regular = self._denser.every, Schedule(every).every
         self._model, self._frozen, self._thawed = model, list[nn.Parameter](), set[int]()
+        self._limits: list[list[tuple[Mapping[str, Any], float]]] = []
         self._looked = self._event = False
         self._raised = 0
 
@@ -65,7 +69,15 @@ class Adaptive:
 
     def asks(self, step: int) -> bool:
         """Whether it has to be asked about a step: with ``alerts``, samples queued before must have been judged by then."""
-        return self._denser.asks(step)
+        if step % self.every == 0 or step >= self._denser.next:
+            return True
+        if not self._limits:
+            return False
+        for group, limit in self._limits[step % len(self._limits)]:  # at every step: nothing but comparisons
+            rate = group["lr"]
+            if type(rate) is float and rate > limit:
+                return True
+        return False
 
     def due(self, step: int, optimizers: Sequence[Any], raised: int = 0) -> bool:
         """Whether a step at which it `asks` is sampled. Every rank has to call this.
@@ -75,11 +87,12 @@ class Adaptive:
             optimizers: The optimizers, after that step and before their schedulers.
             raised: Number of alerts that were raised so far; on the main process, and 0 on the others.
         """
-        happened = bool(self._guard("looking for events", self._has_happened, step, optimizers, raised))
+        change = self._guard("looking for events", self._change, step, optimizers, raised) or Change.NONE
         if self._ranks is not None:
-            votes = torch.tensor([int(happened)], device=self._ranks.device)
-            happened = int(self._ranks.sum_(votes).item()) > 0
-        return self._denser.takes(step, happened)
+            votes = torch.tensor([int(change is one) for one in (Change.SLOW, Change.JUMP)], device=self._ranks.device)
+            slow, jump = self._ranks.sum_(votes).tolist()
+            change = Change.JUMP if jump else Change.SLOW if slow else Change.NONE
+        return self._denser.takes(step, change)
 
     def expects(self, step: int) -> bool:
         """Whether it is known already that a step will be sampled."""
@@ -96,14 +109,22 @@ class Adaptive:
         self._rates.resume(known)
         self._event = self.alerts
 
-    def _has_happened(self, step: int, optimizers: Sequence[Any], raised: int) -> bool:
-        happened = self._unfrozen() | self._rates.jumped(step, rates_of(optimizers))
+    def _change(self, step: int, optimizers: Sequence[Any], raised: int) -> Change:
+        happened = self._unfrozen()
+        groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+        change = self._rates.change(step, [rate_of(group) for group in groups])
+        if self._ranks is None:  # all ranks have to ask at the same steps
+            limits = zip(groups, self._rates.limits(self.every), strict=True)
+            known = [(group, limit) for group, limit in limits if limit < math.inf]
+            self._limits = [known[i : i + AT_ONCE] for i in range(0, len(known), AT_ONCE)]
         if not self._looked or step % self._regular == 0:  # going through a model takes longer than a question may
             self._look()
         if self.alerts:
             happened |= self._event | (raised > self._raised)
             self._raised, self._event = raised, False
-        return happened
+        elif self.every == 1:  # regular samples are dense enough for what is slow
+            return change if change is Change.JUMP else Change.NONE
+        return max(change, Change.SLOW if happened else Change.NONE)
 
     def _unfrozen(self) -> bool:
         """Whether a parameter that was frozen needs a gradient now. Those of a GAN, which come and go, count once."""
@@ -119,13 +140,11 @@ class Adaptive:
         self._looked = True
 
 
-def rates_of(optimizers: Sequence[Any]) -> Rates:
-    """η of each parameter group; None if it chooses its own, or if a device would have to be waited for."""
-    rates = [group.get("lr") for optimizer in optimizers for group in optimizer.param_groups]
-    return [rate if type(rate) is float else _as_float(rate) for rate in rates]
-
-
-def _as_float(rate: Any) -> float | None:
+def rate_of(group: Mapping[str, Any]) -> float | None:
+    """η of a parameter group; None if it chooses its own, or if a device would have to be waited for."""
+    rate = group.get("lr")
+    if type(rate) is float:
+        return rate
     if isinstance(rate, Tensor):
         return float(rate) if rate.device.type == "cpu" else None
     return None if rate is None else float(rate)

@@ -30,6 +30,7 @@ from weibull_monitor.monitor.options import MonitorArguments, MonitorOptions, ta
 from weibull_monitor.monitor.recorder import Recorder, log_components
 from weibull_monitor.monitor.resuming import Resuming
 from weibull_monitor.monitor.sampling import QueuedSample, Sampler, state_readers
+from weibull_monitor.monitor.schedule import Schedule
 from weibull_monitor.monitor.shown import Shown
 
 if TYPE_CHECKING:
@@ -198,8 +199,9 @@ class WeibullMonitor(Shown, OptimizerFollower, Resuming):
             explain_step(self._guard, step, self._step, first=not self._called)
             if step <= self._step:
                 return
-        self._called = True
-        self._first.done()
+        if not self._called:
+            self._called = True
+            self._first.done()
         missed = step is not None and step > self._step + 1
         self._step = self._step + 1 if step is None else step
         if self._advanced:
@@ -211,7 +213,9 @@ class WeibullMonitor(Shown, OptimizerFollower, Resuming):
             self._guard.once(UNDER_JOIN)
         asked = self._adaptive is not None and self._adaptive.asks(self._step) and not self.over
         extra = asked and self._guard("following events", self._is_extra)
-        if (last or extra or self._guard("asking the schedule", self._due, self._step)) and not self.over:
+        safe = type(self._due) is Schedule
+        due = self._due(self._step) if safe else self._guard("asking the schedule", self._due, self._step)
+        if (last or extra or due) and not self.over:
             self._guard("sampling", self._sample_and_log)
         elif self._pending:
             self._guard("receiving a sample", self._receive)
@@ -325,10 +329,6 @@ class WeibullMonitor(Shown, OptimizerFollower, Resuming):
                 self._take_baseline()
             if self._recorder is not None:
                 log_components(self.discovery, self._reader.different)
-
-    def _prepare_forces(self) -> None:
-        if self._forces is not None and (self._due(self._step + 1) or self._expects(self._step + 1)):
-            self._forces.before()
 
     def _take_baseline(self) -> None:
         self._sampled, self._sampled_first = self._step, True

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from weibull_monitor.monitor.adaptive import Adaptive
     from weibull_monitor.monitor.ended import Ended
     from weibull_monitor.monitor.recorder import Recorder
+    from weibull_monitor.scaling.force_reader import ForceReader
     from weibull_monitor.scaling.law import ScalingLaw
     from weibull_monitor.scaling.tracking import BudgetTracker
 
@@ -69,6 +70,8 @@ class OptimizerFollower:
     _guard: Guard
     _ended: Ended | None
     _adaptive: Adaptive | None
+    _due: Callable[[int], bool]
+    _forces: ForceReader | None
     _budgets: BudgetTracker
     _law: ScalingLaw
     _step: int
@@ -129,6 +132,10 @@ class OptimizerFollower:
             self._receive_all()
         return adaptive.due(self._step, self._budgets.optimizers, self._recorder.raised if self._recorder else 0)
 
-    def _expects(self, step: int) -> bool:
-        """Whether it is known already that a step will be sampled beside the schedule."""
-        return self._adaptive is not None and self._adaptive.expects(step)
+    def _prepare_forces(self) -> None:
+        """Measures what `forces` needs from before the next step, if it is known that this will be sampled."""
+        later = self._step + 1
+        if self._forces is not None and (
+            self._due(later) or (self._adaptive is not None and self._adaptive.expects(later))
+        ):
+            self._forces.before()
