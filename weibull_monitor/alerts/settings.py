@@ -110,7 +110,7 @@ class ScaleShift(Alone):
     """
 
     sure: float = 2.5
-    far: float = 0.2
+    far: float = 0.18
     alone: float = 1.8
     own: float = 1.5
     both_fall: float = 1.9

@@ -259,7 +259,7 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
             k_strength = np.fmax(k_strength, unlike_others(window, move.last, move.others, error, settings))
             limits = settings.both, settings.change
             both = unlike_both(window, move.last, move, error, limits, type(settings).sure)
-            fell = alone(window, -move.last, move.own, error, settings, (settings.change, settings.change))
+            fell = np.minimum(alone(window, -move.last, move.own, error, settings), -move.last / settings.change)
             both = np.fmax(both, np.where(fell >= 1.0, type(settings).sure * fell, 0.0))
             k_strength = np.fmax(k_strength, np.where(window.jumped, 0.0, both))
             by_k = ~components.selection & window.warm & (k_strength > or_zero(strength))
