@@ -22,7 +22,7 @@ AS_OTHERS: Final = 0.7
 """Share of the movement of the other matrices in the same interval that counts as usual: the model begins to learn as a whole."""
 LEAST_SPEED: Final = 0.3
 """Below this speed a matrix is as good as still: healthy ones that learn have 0.5 to 3."""
-TRADES: Final = ((0.75, 2.7), (1.4, 0.75))
+TRADES: Final = ((0.8, 2.7), (1.4, 0.75))
 """Shares of ``alone`` and ``own`` (`Alone`) that are enough, too."""
 RECENT: Final = 5.5
 """How many times the recent movements, by their root mean square, a movement has to be, to be unlike its own past."""

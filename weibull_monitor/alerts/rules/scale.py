@@ -38,6 +38,10 @@ AFTER_OTHERS: Final = 7.0
 """How many times its recent movements a matrix has to move after a jump of η, to be found for that alone."""
 LOST: Final = 2 / 3
 """Share of what training has added to a matrix that no healthy fall takes away in one interval."""
+YOUNG: Final = 100.0
+"""Steps at the highest η, by Σ η, before which matrices grow less alike: some begin to learn, and others do not yet."""
+LESS_ALIKE: Final = 1.25
+"""How much more a rise has to be of one matrix alone until then."""
 SMALL: Final = 1.5
 """How much more a rise has to be of one matrix alone where it is small."""
 FULL_STEPS: Final = 1.0
@@ -149,6 +153,7 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         rose = np.log(window.now("rms") / window.before("rms"))
         ever = window.furthest("log rms")
         by_rms = alone(window, rose + decay, ever, noise, settings, trade=True)
+        by_rms = by_rms / np.where(window.now("eta_sum") >= YOUNG * window.peak, 1.0, LESS_ALIKE)
         small = np.minimum(by_rms / SMALL, (rose + decay) / settings.change)
         by_rms = np.fmax(np.minimum(by_rms, (rose + decay) / settings.far), small)
         by_rms = np.where(driven | ~np.isfinite(move.centre), 0.0, by_rms)
