@@ -110,8 +110,8 @@ class ScaleShift(Alone):
     """
 
     sure: float = 2.5
-    far: float = 0.2
-    alone: float = 1.8
+    far: float = 0.18
+    alone: float = 1.6
     own: float = 1.5
     both_fall: float = 1.9
     both_lost: float = 0.9

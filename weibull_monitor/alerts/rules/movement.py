@@ -22,8 +22,8 @@ AS_OTHERS: Final = 0.7
 """Share of the movement of the other matrices in the same interval that counts as usual: the model begins to learn as a whole."""
 LEAST_SPEED: Final = 0.3
 """Below this speed a matrix is as good as still: healthy ones that learn have 0.5 to 3."""
-FURTHER: Final = 1.5
-"""How much more unlike its past and the others a small movement has to be."""
+TRADES: Final = ((0.8, 2.7), (1.4, 0.75))
+"""Shares of ``alone`` and ``own`` (`Alone`) that are enough, too."""
 RECENT: Final = 5.5
 """How many times the recent movements, by their root mean square, a movement has to be, to be unlike its own past."""
 LONGER: Final = 1.5
@@ -198,9 +198,9 @@ def largest_other(sizes: Floats, among: Bools) -> Floats:
 
 
 def alone(
-    window: SampleWindow, moved: Floats, own: Floats, noise: Floats, settings: Alone, least: tuple[float, float]
+    window: SampleWindow, moved: Floats, own: Floats, noise: Floats, settings: Alone, trade: bool = False
 ) -> Floats:
-    """Strength of movements larger than those of any other matrix in the interval, and than their own past, (components,).
+    """How far movements are beyond those of any other matrix in the interval, and beyond their own past, shape (components,).
 
     Between samples far apart a healthy matrix may move more than ever before, and attention that wakes moves more than all else;
     but it wakes in several matrices. W_q and W_k are compared with all matrices of the blocks, the others among themselves.
@@ -210,16 +210,19 @@ def alone(
         moved: The movements in the direction that counts, shape (components,); those in the other are below 0.
         own: The largest past movement, shape (components,).
         noise: Size of a movement that is noise, shape (components,).
-        settings: The thresholds.
-        least: How large the movement is in itself, and, where it is half as unlike again, how large it has to be then.
+        settings: The thresholds: both have to be reached for a strength of 1.
+        trade: Whether the further beyond the one, the less beyond the other is enough (`TRADES`).
     """
     size = np.fmax(moved, 0.0)
     body = window.components.body & window.components.trainable
     rest = body & ~window.components.selection
     others = np.where(rest, largest_other(size, rest), largest_other(size, body))
     by_others = size / (settings.alone * np.maximum(others, noise))
-    unlike = np.minimum(by_others, size / (settings.own * np.maximum(own, noise)))
-    return or_zero(np.fmax(*(np.minimum(unlike / by, size / x) for by, x in zip((1.0, FURTHER), least, strict=True))))
+    by_past = size / (settings.own * np.maximum(own, noise))
+    strength = np.minimum(by_others, by_past)
+    for share_others, share_past in TRADES if trade else ():
+        strength = np.fmax(strength, np.minimum(by_others / share_others, by_past / share_past))
+    return or_zero(strength)
 
 
 def shift_result(

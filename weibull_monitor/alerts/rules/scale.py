@@ -38,6 +38,12 @@ AFTER_OTHERS: Final = 7.0
 """How many times its recent movements a matrix has to move after a jump of η, to be found for that alone."""
 LOST: Final = 2 / 3
 """Share of what training has added to a matrix that no healthy fall takes away in one interval."""
+YOUNG: Final = 100.0
+"""Steps at the highest η, by Σ η, before which matrices grow less alike: some begin to learn, and others do not yet."""
+LESS_ALIKE: Final = 1.25
+"""How much more a rise has to be of one matrix alone until then."""
+SMALL: Final = 1.5
+"""How much more a rise has to be of one matrix alone where it is small."""
 FULL_STEPS: Final = 1.0
 """Speed of steps with an RMS of 1 in random directions: a model that begins to learn may come to it."""
 SIGN: Final = 1.0
@@ -146,7 +152,10 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
             besides = np.where(driven & (after >= 1.0), np.fmax(besides, type(settings).sure * after), besides)
         rose = np.log(window.now("rms") / window.before("rms"))
         ever = window.furthest("log rms")
-        by_rms = alone(window, rose + decay, ever, noise, settings, (settings.far, settings.change))
+        by_rms = alone(window, rose + decay, ever, noise, settings, trade=True)
+        by_rms = by_rms / np.where(window.now("eta_sum") >= YOUNG * window.peak, 1.0, LESS_ALIKE)
+        small = np.minimum(by_rms / SMALL, (rose + decay) / settings.change)
+        by_rms = np.fmax(np.minimum(by_rms, (rose + decay) / settings.far), small)
         by_rms = np.where(driven | ~np.isfinite(move.centre), 0.0, by_rms)
         besides = np.where(by_rms >= 1.0, np.fmax(besides, type(settings).sure * by_rms), besides)
         grew = np.isfinite(window.now("update_max")) & (rose >= settings.change) & ~driven
@@ -180,7 +189,7 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         "log lambda",
         (move.last, centre, usual),
         (settings.z * share, change),
-        components.trainable & window.warm,
+        components.trainable & (window.warm | (by_rms >= 1.0)),
         "λ",
         meaning,
         besides,

@@ -10,7 +10,6 @@ from weibull_monitor.alerts.rules.groups import GroupResults, around, group_erro
 from weibull_monitor.alerts.rules.movement import (
     AS_OTHERS,
     MIN_INTERVALS,
-    alone,
     suddenness,
     unlike_both,
     unlike_others,
@@ -249,8 +248,8 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
             z = (move.last - move.centre) / np.sqrt(move.size**2 + R2_NOISE**2 / components.numel)
             strength = np.minimum(-z / settings.z, (move.centre - move.last) / settings.fall)
             noise, limits = R2_NOISE / np.sqrt(components.numel), (settings.both_r2, settings.fall)
-            lost = unlike_both(window, np.minimum(move.last, 0.0), move, noise, limits, type(settings).sure, None)
-            strength = np.where(window.jumped, strength, np.fmax(strength, lost))
+            alone = unlike_both(window, np.minimum(move.last, 0.0), move, noise, limits, type(settings).sure, None)
+            strength = np.where(window.jumped, strength, np.fmax(strength, alone))
             # A change of k in either direction, if it is the stronger sign.
             move = usual_movement(window, "k", LOOKBACK)
             error = window.now("k_se")
@@ -259,8 +258,6 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
             k_strength = np.fmax(k_strength, unlike_others(window, move.last, move.others, error, settings))
             limits = settings.both, settings.change
             both = unlike_both(window, move.last, move, error, limits, type(settings).sure)
-            fell = alone(window, -move.last, move.own, error, settings, (settings.change, settings.change))
-            both = np.fmax(both, np.where(fell >= 1.0, type(settings).sure * fell, 0.0))
             k_strength = np.fmax(k_strength, np.where(window.jumped, 0.0, both))
             by_k = ~components.selection & window.warm & (k_strength > or_zero(strength))
             strength, z = np.where(by_k, k_strength, strength), np.where(by_k, k_z, z)
