@@ -6,6 +6,7 @@ import math
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,6 +16,7 @@ from weibull_monitor.history.columns import COLUMNS, DELTAS, FORCES, UPDATES
 from weibull_monitor.history.follower import HistoryTail
 from weibull_monitor.history.record import FILE
 from weibull_monitor.history.snapshot import Estimate, Forces, Scaling, Snapshot, Update
+from weibull_monitor.history.writer import _numbers
 from weibull_monitor.model.components import discover
 
 
@@ -341,3 +343,14 @@ def test_a_name_that_the_history_does_not_have_is_an_error_that_says_what_is_nea
     with pytest.raises(KeyError, match="'lambda_'; did you mean 'lambda'"):
         snapshot(tiny_model, 1).column("lambda_")
     assert history.series("layers.0.self_attn.q_proj.weight", "lambda_forecast") == []
+
+
+def test_numbers_are_written_as_json_writes_what_nine_digits_leave() -> None:
+    chance = np.random.default_rng(0)
+    sizes = 10.0 ** chance.integers(-300, 300, 3000)
+    ties = (chance.integers(10**8, 10**9, 1000) + 0.5) / 10.0 ** chance.integers(0, 20, 1000)
+    special = [0.0, -0.0, math.nan, math.inf, -math.inf, 1.0, 1e8, 1e9, 123456789.5, 0.99999999951, 1e15, 1e16, 1e22]
+    values = np.concatenate([chance.normal(size=3000) * sizes, chance.random(1000), ties, special, [5e-324, 1.7e308]])
+    for some in (values, np.full(3, 0.1), np.full(3, 2.0), np.full(2, math.nan), np.array([])):
+        rounded = [float(f"{value:.9g}") if math.isfinite(value) else None for value in some.tolist()]
+        assert _numbers(some) == json.dumps(rounded, separators=(",", ":"))

@@ -1,15 +1,22 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from pathlib import Path
 from statistics import median
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from weibull_monitor import fit_weibull
-from weibull_monitor.history.snapshot import Reference, Scaling, Snapshot, reference_of
+from weibull_monitor.history import HistoryWriter
+from weibull_monitor.history.snapshot import Reference, References, Scaling, ScalingRows, Snapshot, reference_of
 from weibull_monitor.measure import WeibullFit
+from weibull_monitor.measure.fit import FIELDS
+from weibull_monitor.measure.fit_rows import FitRows
+from weibull_monitor.measure.plain.solve import RESULT_COLUMNS
 from weibull_monitor.model.components import attention_pairs, attention_types, discover
 
 
@@ -125,3 +132,42 @@ def test_the_scale_of_attention_and_tails_that_have_moved_are_metrics() -> None:
     tails = {key: value for key, value in metrics.items() if "weibull_tail" in key}
     assert list(tails) == ["weibull_tail/max_over_rms/ffn_in"]
     assert tails["weibull_tail/max_over_rms/ffn_in"] == pytest.approx(0.3 / 0.02, rel=0.05)
+
+
+def test_a_sample_of_columns_says_what_one_of_objects_says(snapshot: Snapshot, tmp_path: Path) -> None:
+    names, rows = tuple(c.name for c in snapshot.components), len(snapshot.components)
+    numbers = np.full((RESULT_COLUMNS, rows), np.nan)
+    here = np.arange(rows) != 3  # one that could not be read
+    for n, name in enumerate(names):
+        fit = snapshot.fits[name]
+        numbers[:, n] = [*(getattr(fit, field) for field in FIELDS), *fit.quantiles]
+    numbers[:, 5] = [*np.full(6, np.nan), 0.0, 64.0, 0.0, *np.full(RESULT_COLUMNS - 9, np.nan)]  # one without a fit
+    numbers[-3:, 5], numbers[17, 5] = np.nan, 7.0
+    numbers[16, 5] = 0.0
+    fits = FitRows(names, np.where(here, numbers, np.nan), here)
+    some = np.where(here & (np.arange(rows) % 4 > 0), np.linspace(0.1, 0.9, rows), np.nan)
+    columns = {"eta": np.where(here, 1e-3, np.nan), "effective": some, "lambda_ratio": some / 3, "eta_sum": some * 7}
+    scaling = ScalingRows(names, here, columns, ["shrunk" if n % 4 else None for n in range(rows)])
+    scaling.add(
+        "forecast", np.arange(rows) % 4 == 0, tuple(np.array([1.5, 1.2, 1.8])[:, None] + np.zeros(len(some[::4])))
+    )
+    baseline = References.of_fits(snapshot.fits)
+    assert dict(baseline) == {name: reference_of(fit) for name, fit in snapshot.fits.items()}
+    assert dict(References.of(dict(baseline))) == dict(baseline)
+    of_rows = replace(snapshot, fits=fits, scaling=scaling, baseline=baseline)
+    of_objects = replace(snapshot, fits=dict(fits), scaling=dict(scaling), baseline=dict(baseline))
+    assert len(fits) == len(dict(fits)) == rows - 1
+    assert names[3] not in fits
+    assert fits[names[5]].reason == "all 64 finite values are zero"
+    for detail in ("kind", "component"):
+        assert of_rows.metrics(detail) == of_objects.metrics(detail)  # type: ignore[arg-type]
+    assert of_rows.withheld == of_objects.withheld
+    lines = []
+    for n, sample in enumerate((of_rows, of_objects)):
+        writer = HistoryWriter(tmp_path / str(n))
+        writer.write_snapshot(sample)
+        writer.write_plot(sample)
+        writer.close()
+        lines.append(writer.path.read_bytes())
+    assert lines[0] == lines[1]
+    assert of_rows == of_objects

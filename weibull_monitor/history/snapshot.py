@@ -97,7 +97,7 @@ class ScalingRows(Rows[Scaling]):
         names: The names of all matrices.
         here: Whether a matrix has values, bool (matrices,).
         columns: The attributes of `Scaling` that some have, ``forecast.value`` among them, float64 (matrices,) each; NaN for
-            None.
+            None, and for matrices without values.
         reasons: The reason of each, (matrices,).
     """
 
