@@ -24,6 +24,8 @@ ATTENTION_SCALE: Final = "weibull_selection/attention_scale"
 TAIL_MOVED: Final = {"p999_p50": math.log(1.1), "max_over_rms": math.log(1.25)}
 """|ln| of the ratio to the baseline from which the tail of a kind is logged; noise of the largest of 10⁴ values is 0.08."""
 OUTSIDE_OF_BLOCKS: Final = frozenset({"embedding", "lm_head"})  # of one matrix: its k is the lowest, its λ the highest
+MANY: Final = 500
+"""From so many values on, NumPy finds a median sooner than Python."""
 _MEDIANS: Final = {
     "weibull_k": ("fits", "k"),
     "weibull_lambda": ("fits", "lambda_"),
@@ -102,8 +104,8 @@ def metrics_of(sample: Sample, detail: str) -> dict[str, float]:
         if kind in OUTSIDE_OF_BLOCKS:
             out.pop(f"weibull_scaling/lambda_ratio/{kind}", None)  # the law fails there
         else:
-            out[f"weibull_k_min/{kind}"] = min(k[places].tolist())
-            out[f"weibull_lambda_max/{kind}"] = max(lambda_[places].tolist())
+            out[f"weibull_k_min/{kind}"] = float(k[places].min())
+            out[f"weibull_lambda_max/{kind}"] = float(lambda_[places].max())
         if detail == "component" and foretold:
             for end in ("low", "high"):
                 key = f"weibull_scaling/lambda_forecast_{end}/{kind}"
@@ -142,7 +144,12 @@ class _Columns:
 
     def median(self, source: str, path: str, places: Places) -> float | None:
         """Their median."""
-        return median_of(self.values(source, path, places)) if getattr(self.sample, source) else None
+        held = getattr(self.sample, source)
+        if isinstance(held, Rows) and len(places) > MANY:  # not as a list
+            values = self.of(source, path)[places]
+            values = values[~np.isnan(values)]
+            return float(np.median(values)) if len(values) else None
+        return median_of(self.values(source, path, places)) if held else None
 
     def all_foretold(self, places: Places) -> bool:
         """Whether all of some components that have values of the scaling law have a forecast."""
@@ -198,6 +205,8 @@ def _of_adapters(sample: Sample) -> dict[str, float | None]:
 
 def _of_attention(columns: _Columns) -> dict[str, float | None]:
     """The scale of attention: median and highest over the blocks."""
+    if not columns.sample.pairs:
+        return {}
     rms = dict(zip(columns.names, np.where(columns.available, columns.of("fits", "rms"), np.nan).tolist(), strict=True))
     scales = [
         pair.scale(rms[pair.query], rms[pair.key])
