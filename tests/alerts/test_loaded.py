@@ -268,3 +268,29 @@ def test_a_run_that_resumes_with_its_history_takes_no_sample_of_its_own(tmp_path
     with WeibullMonitor(model, optimizer, output_dir=tmp_path, every_n_steps=2, resume=state) as monitor:
         monitor.step()
     assert [s.step for s in read_history(tmp_path).snapshots] == [0, 1, 2]
+
+
+def test_a_matrix_that_was_loaded_as_zeros_is_named() -> None:
+    columns, i = loaded(), index(2, "attn_k")
+
+    def zero(columns: list[Columns], *members: int) -> None:
+        for now in columns:
+            for j in members:
+                now["zeros"][j] = components(6)[j].numel
+                now["k"][j] = now["lambda"][j] = now["k_se"][j] = now["r2"][j] = np.nan
+                now["rms"][j] = now["largest"][j] = 0.0
+
+    zero(columns, i)
+    (alert,) = named(columns)
+    assert alert.finding.components == (component(2, "attn_k").name,)
+    assert "all values of this matrix were zero" in alert.text
+    fresh = loaded(trained=False)
+    zero(fresh, *(index(block, "attn_o") for block in range(6)))  # as outputs of blocks are often initialised
+    assert named(fresh) == []
+
+
+def test_a_checkpoint_of_half_as_many_blocks() -> None:
+    columns = loaded()
+    begin_anew(columns, *(index(block, kind) for block in (3, 4, 5) for kind in KINDS))
+    (alert,) = named(columns, initial=0.02)
+    assert alert.finding.count == 3 * len(KINDS)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from transformers import CONFIG_MAPPING, AutoModel, AutoModelForCausalLM
 
-from weibull_monitor.model.architecture import architecture_of, innermost_model
+from weibull_monitor.model.architecture import architecture_of, facts_of, innermost_model
 
 
 def hollow(kind: str, causal: bool = False, **options: object) -> nn.Module:
@@ -46,3 +46,25 @@ def test_peft_is_looked_through() -> None:
     model = AutoModelForCausalLM.from_config(CONFIG_MAPPING["gpt2"](n_layer=1, n_embd=16, n_head=2, vocab_size=20))
     wrapped = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["c_attn"], fan_in_fan_out=True))
     assert architecture_of(wrapped) == "decoder"
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "expected"),
+    [
+        ("llama", {"initializer_range": 0.015}, 0.015),
+        ("opt", {"init_std": 0.01}, 0.01),
+        ("bart", {"init_std": 0.03}, 0.03),
+        ("whisper", {"init_std": 0.01}, 0.01),
+        ("t5", {}, None),
+    ],
+)
+def test_configurations_say_their_initialisation_under_several_names(
+    kind: str, options: dict[str, object], expected: float | None
+) -> None:
+    assert facts_of(hollow(kind, **options))["initializer_range"] == expected
+
+
+def test_parts_that_are_initialised_otherwise_say_nothing_together() -> None:
+    text, vision = {"initializer_range": 0.02}, {"initializer_range": 0.05}
+    model = hollow("clip", text_config=text, vision_config=vision)
+    assert facts_of(model)["initializer_range"] is None

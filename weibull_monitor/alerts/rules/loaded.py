@@ -27,6 +27,8 @@ from weibull_monitor.alerts.settings import InitialisedAnew
 from weibull_monitor.alerts.statistics import Bools, Floats, quiet
 from weibull_monitor.alerts.window import SampleWindow
 
+EXCEPTIONS: Final = 0.6
+"""Share of the attention and feed-forward matrices above which those that are as initialised are not the exception."""
 LEAST: Final = 3
 """Matrices of a kind (or heads of a matrix) that are needed besides one, for it to be unlike the others."""
 MOVED: Final = 0.1
@@ -54,6 +56,7 @@ class _Loaded:
         usual: λ of the others, shape (found,); NaN where the kind is new as a whole.
         z: Departure of ln λ, in units of the usual one, shape (found,).
         whole: Those whose kind is new as a whole.
+        zero: Those that are zero.
     """
 
     found: Ints
@@ -62,6 +65,7 @@ class _Loaded:
     usual: Floats
     z: Floats
     whole: frozenset[int]
+    zero: frozenset[int]
 
 
 def initialised_anew(window: SampleWindow, settings: InitialisedAnew) -> RuleResult | None:
@@ -81,6 +85,7 @@ def initialised_anew(window: SampleWindow, settings: InitialisedAnew) -> RuleRes
     - its standard deviation is the ``initializer_range``, and that of each of the others is 10 % away from it; or
     - k of the others is that of trained matrices, its own k and λ are those of the ``initializer_range``, and λ departs a
       little or another matrix of its block is so, too; or
+    - all of its values are zero, and most others of its kind are not; or
     - its kind is as initialised in every block, and other kinds of these blocks are not (`new_kinds`).
 
     An alert stands until λ has come half of the way to the others.
@@ -102,6 +107,8 @@ def initialised_anew(window: SampleWindow, settings: InitialisedAnew) -> RuleRes
             now = np.log(window.now("lambda")[i] / _middle(others)) if np.isfinite(others).any() else np.nan
             moved = abs(np.log(window.now("lambda")[i] / window.loaded["lambda"][i]))
             stands = abs(now) > 0.5 * abs(start) if abs(start) > settings.log_lambda else moved < settings.log_lambda
+            if i in loaded.zero:
+                stands = bool(window.now("zeros")[i] >= window.components.numel[i])
             strength[i] = 1.0 + (abs(start) if abs(start) > 0.0 else 0.0) if stands else 0.0
             usual[i], z[i] = loaded.usual[n], loaded.z[n]
     place_of = {int(i): n for n, i in enumerate(loaded.found)}
@@ -110,7 +117,11 @@ def initialised_anew(window: SampleWindow, settings: InitialisedAnew) -> RuleRes
 
     def meaning(i: int) -> str:
         n, many = place_of[i], in_block[int(blocks[i])]
-        if i in loaded.whole:
+        if i in loaded.zero:
+            what = (
+                f"all values of this matrix were zero, while those of the others of its kind are not (λ {usual[i]:.4g})"
+            )
+        elif i in loaded.whole:
             kind, size = window.components.labels[i], len(loaded.group[n][0])
             what = (
                 f"the {size} matrices of the kind {kind} were as initialised with a standard deviation of {loaded.sigma[n]:.3g}, "
@@ -137,7 +148,7 @@ def _look(window: SampleWindow, settings: InitialisedAnew) -> _Loaded:
         sigma, away = initial_spread(window)
     groups = _groups(window)
     body = np.array(sorted({i for group in groups for i in group.tolist()}), dtype=np.int64)
-    empty = _Loaded(np.zeros(0, dtype=np.int64), [], np.zeros(0), np.zeros(0), np.zeros(0), frozenset())
+    empty = _Loaded(np.zeros(0, dtype=np.int64), [], np.zeros(0), np.zeros(0), np.zeros(0), frozenset(), frozenset())
     if not were_trained(window):
         return empty
     unlike: dict[
@@ -188,7 +199,7 @@ def _look(window: SampleWindow, settings: InitialisedAnew) -> _Loaded:
         known_so = i in departed and (((by_shape or a_start) and within) or exact or shared)
         if alone or (components.body[i] and (only or unlikely or known_so)):
             found.append(i)
-    if len(found) > 0.5 * len(body):  # then these are not the exception
+    if len(found) > EXCEPTIONS * len(body):  # then these are not the exception
         return empty
     # The rest of a block that was found in part: matrices whose spread is wider, with the same standard deviation.
     for i, (_, _, d, _, _) in unlike.items():
@@ -201,11 +212,34 @@ def _look(window: SampleWindow, settings: InitialisedAnew) -> _Loaded:
     whole = {int(i): group for group in new_kinds(window) for i in group}
     for i, group in whole.items():
         unlike[i] = (group, int(np.flatnonzero(group == i)[0]), 0.0, np.nan, False)
-    found = list(dict.fromkeys([*found, *whole]))
+    zero = _zero(window)
+    for i, group, place in zero:
+        unlike[i] = (group, place, 0.0, np.nan, False)
+    found = list(dict.fromkeys([*found, *whole, *(i for i, *_ in zero)]))
     typical = np.array([np.nan if i in whole else _middle(np.delete(scale[unlike[i][0]], unlike[i][1])) for i in found])
     scores = np.array([unlike[i][3] for i in found])
     places = [(unlike[i][0], unlike[i][1]) for i in found]
-    return _Loaded(np.array(found, dtype=np.int64), places, sigma[found], typical, scores, frozenset(whole))
+    return _Loaded(
+        np.array(found, dtype=np.int64),
+        places,
+        sigma[found],
+        typical,
+        scores,
+        frozenset(whole),
+        frozenset(i for i, *_ in zero),
+    )
+
+
+def _zero(window: SampleWindow) -> list[tuple[int, Ints, int]]:
+    """Matrices that are zero though most others of their kind are not: for each its index, its group, and its place in it."""
+    empty = window.loaded["zeros"] >= window.components.numel
+    return [
+        (i, group.members, place)
+        for group in window.components.groups
+        if 0 < empty[group.members].sum() < 0.5 * len(group.members)
+        for place, i in enumerate(group.members.tolist())
+        if empty[i]
+    ]
 
 
 def _few(window: SampleWindow, exact: Bools) -> list[tuple[int, Ints, int]]:

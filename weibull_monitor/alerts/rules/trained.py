@@ -21,8 +21,8 @@ ROUGH_ERRORS: Final = 5.0
 """Standard deviations of noise from which on λ differs from block to block as no initialisation makes it."""
 CERTAIN: Final = 11.8
 """Bound of the squared errors of k and ln λ together, for both to be those of an initialisation: 99.7 % of them are within."""
-SLOPES: Final = (0.0, 0.5, 1.0)
-"""Initialisations whose standard deviation depends on the depth divide it by a power of the number of the block, from 1."""
+SLOPES: Final = (0.0, 0.5, 1.0, -0.5)
+"""Initialisations whose standard deviation depends on the depth divide it by a power of the number of the block, from 1 on."""
 
 
 class Family(NamedTuple):
