@@ -58,9 +58,13 @@ class Movement:
 
     @cached_property
     def recent(self) -> Floats:
-        """Root mean square of ``moves``, without intervals that do not count, shape (components,); NaN where ``own`` is."""
+        """Root mean square of ``moves``, without intervals that do not count, shape (components,); NaN where ``own`` is.
+
+        Those of longer intervals than the last one are brought to its length, as in ``past``.
+        """
         known = self.past == self.past
-        size = np.sqrt(np.where(known, self.moves**2, 0.0).sum(axis=0) / known.sum(axis=0))
+        squares = np.where(known, np.minimum(self.moves**2, self.past**2), 0.0)
+        size = np.sqrt(squares.sum(axis=0) / known.sum(axis=0))
         return np.where(self.own == self.own, size, np.nan)
 
 

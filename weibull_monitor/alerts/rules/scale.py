@@ -156,7 +156,7 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         by_rms = by_rms / np.where(window.now("eta_sum") >= YOUNG * window.peak, 1.0, LESS_ALIKE)
         small = np.minimum(by_rms / SMALL, (rose + decay) / settings.change)
         by_rms = np.fmax(np.minimum(by_rms, (rose + decay) / settings.far), small)
-        by_rms = np.where(driven | ~np.isfinite(move.centre), 0.0, by_rms)
+        by_rms = np.where(~np.isfinite(move.centre), 0.0, by_rms)
         besides = np.where(by_rms >= 1.0, np.fmax(besides, type(settings).sure * by_rms), besides)
         grew = np.isfinite(window.now("update_max")) & (rose >= settings.change) & ~driven
         faster = _faster(window, settings) / settings.faster
