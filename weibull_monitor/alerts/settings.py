@@ -82,10 +82,7 @@ class ImpossibleChange(RuleSettings):
 
 @dataclass(frozen=True)
 class UnlikeOthers(RuleSettings):
-    """A movement by ``far`` or more, and ``others`` times what the other matrices moved in the same interval.
-
-    Or one that is ``both`` times the largest of its own past and what they moved.
-    """
+    """A movement by ``far``, ``others`` times what the others moved; or ``both`` times its largest past and what they moved."""
 
     others: float = 9.0
     far: float = 0.12
@@ -96,9 +93,9 @@ class UnlikeOthers(RuleSettings):
 class ScaleShift(RuleSettings):
     """ln λ moved by ``z`` times its usual size for this matrix, and by ``change`` or more, or fell by ``fall`` beyond decay.
 
-    Or the RMS rose by ``far`` or more, ``alone`` times as much as any other, and ``own`` times its largest past movement. Or λ fell
-    by ``both_fall`` times its past falls and what the others moved, ``both_lost`` times if that takes away most of what training
-    has added. Or the whole model is ``faster`` times as fast for its η as ever.
+    Or the RMS rose by ``far``, ``alone`` times as much as any other, and ``own`` times its largest past movement. Or λ fell by
+    ``both_fall`` times its past falls and what others moved, ``both_lost`` times if it lost most of what training has added. Or
+    the whole model is ``faster`` than ever for its η.
     """
 
     sure: float = 2.5
