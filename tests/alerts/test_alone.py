@@ -10,7 +10,7 @@ import pytest
 
 from alerts.simulated import ATTENTION, KINDS, Columns, Sample, components, healthy, index, samples_of, window_of
 from weibull_monitor.alerts import AlertSettings, replay
-from weibull_monitor.alerts.rules.movement import largest_other
+from weibull_monitor.alerts.rules.movement import largest_other, usual_movement
 from weibull_monitor.history.alert import Alert
 
 FAR_APART = (0, 1, 2, 4, 8, 16, 32, 64, 100, 200, 300)
@@ -133,3 +133,27 @@ def test_the_past_holds_the_largest_movement_of_the_rms() -> None:
     moved = np.log(columns[AT]["rms"][UP] / columns[AT - 1]["rms"][UP])
     window = window_of(far_apart(columns)[: AT + 2])
     assert window.furthest("log rms")[UP] == pytest.approx(moved, rel=1e-5)
+
+
+def test_a_matrix_whose_own_rate_jumps_is_found_as_well() -> None:
+    """η of its group is 15 times that of the others from then on."""
+
+    def jumps(columns: list[Columns]) -> None:
+        scaled(columns, [V], 1.6)
+        for before, now in zip(columns[AT - 1 :], columns[AT:], strict=False):
+            now["eta"][V] *= 15
+            now["eta_sum"][V] = before["eta_sum"][V] + 15 * 2e-3 * 100
+
+    found = warnings_of(jumps)
+    assert [a.finding.component for a in found if a.step == 200] == [components()[V].name]
+
+
+def test_recent_movements_of_longer_intervals_are_brought_to_the_length_of_the_last_one() -> None:
+    """Samples that are denser for a while are compared with what such a time usually brings."""
+    columns = young()
+    columns[AT + 1]["eta_sum"][:] = 2e-3 * 210
+    *before, last = far_apart(columns)
+    dense = [*before, replace(last, step=210)]
+    move = usual_movement(window_of(dense), "log lambda", 8)
+    assert (move.recent < np.sqrt(np.mean(move.moves**2, axis=0)))[[V, UP]].all()
+    assert move.recent[UP] == pytest.approx(np.sqrt(np.mean(np.minimum(move.moves, move.past) ** 2, axis=0))[UP])

@@ -81,19 +81,8 @@ class ImpossibleChange(RuleSettings):
 
 
 @dataclass(frozen=True)
-class Alone(RuleSettings):
-    """A movement ``alone`` times as large as that of any other matrix in the interval, and ``own`` times its largest past one."""
-
-    alone: float = 4.5
-    own: float = 1.75
-
-
-@dataclass(frozen=True)
-class UnlikeOthers(Alone):
-    """A movement by ``far`` or more, and ``others`` times what the other matrices moved in the same interval.
-
-    Or one that is ``both`` times the largest of its own past and what they moved; or a fall of k that is `Alone`.
-    """
+class UnlikeOthers(RuleSettings):
+    """A movement by ``far``, ``others`` times what the others moved; or ``both`` times its largest past and what they moved."""
 
     others: float = 9.0
     far: float = 0.12
@@ -101,12 +90,12 @@ class UnlikeOthers(Alone):
 
 
 @dataclass(frozen=True)
-class ScaleShift(Alone):
+class ScaleShift(RuleSettings):
     """ln λ moved by ``z`` times its usual size for this matrix, and by ``change`` or more, or fell by ``fall`` beyond decay.
 
-    Or the RMS rose by ``far`` or more, and did so `Alone`. Or λ fell by ``both_fall`` times the largest of its own past falls and
-    what the others moved, ``both_lost`` times if that takes away most of what training has added. Or the whole model is
-    ``faster`` times as fast for its η as ever.
+    Or the RMS rose by ``far``, ``alone`` times as much as any other, and ``own`` times its largest past movement. Or λ fell by
+    ``both_fall`` times its past falls and what others moved, ``both_lost`` times if it lost most of what training has added. Or
+    the whole model is ``faster`` than ever for its η.
     """
 
     sure: float = 2.5
@@ -152,10 +141,12 @@ class SelectionRange(RuleSettings):
 class SelectionShift(UnlikeOthers):
     """k of a W_q or W_k moved by more than ``z`` times its usual size, and by ``change`` or more; or unlike the others.
 
-    ``both_rise`` is for rises what ``both`` of `UnlikeOthers` is for falls.
+    ``both_rise`` is for rises what ``both`` of `UnlikeOthers` is for falls; ``alone`` and ``own`` are for falls only.
     """
 
     sure: float = 2.0
+    alone: float = 4.5
+    own: float = 1.75
     both: float = 4.0
     both_rise: float = 8.0
     z: float = 6.0

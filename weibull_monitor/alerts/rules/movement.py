@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result
-from weibull_monitor.alerts.settings import Alone, UnlikeOthers
+from weibull_monitor.alerts.settings import UnlikeOthers
 from weibull_monitor.alerts.statistics import Bools, Floats, median_along, median_of, or_zero, quiet, spread_of
 from weibull_monitor.alerts.window import SampleWindow
 
@@ -23,7 +23,7 @@ AS_OTHERS: Final = 0.7
 LEAST_SPEED: Final = 0.3
 """Below this speed a matrix is as good as still: healthy ones that learn have 0.5 to 3."""
 TRADES: Final = ((0.8, 2.7), (1.4, 0.75))
-"""Shares of ``alone`` and ``own`` (`Alone`) that are enough, too."""
+"""Shares of the two limits of `alone` that are enough, too."""
 RECENT: Final = 5.5
 """How many times the recent movements, by their root mean square, a movement has to be, to be unlike its own past."""
 LONGER: Final = 1.5
@@ -58,9 +58,13 @@ class Movement:
 
     @cached_property
     def recent(self) -> Floats:
-        """Root mean square of ``moves``, without intervals that do not count, shape (components,); NaN where ``own`` is."""
+        """Root mean square of ``moves``, without intervals that do not count, shape (components,); NaN where ``own`` is.
+
+        Those of longer intervals than the last one are brought to its length, as in ``past``.
+        """
         known = self.past == self.past
-        size = np.sqrt(np.where(known, self.moves**2, 0.0).sum(axis=0) / known.sum(axis=0))
+        squares = np.where(known, np.minimum(self.moves**2, self.past**2), 0.0)
+        size = np.sqrt(squares.sum(axis=0) / known.sum(axis=0))
         return np.where(self.own == self.own, size, np.nan)
 
 
@@ -198,7 +202,7 @@ def largest_other(sizes: Floats, among: Bools) -> Floats:
 
 
 def alone(
-    window: SampleWindow, moved: Floats, own: Floats, noise: Floats, settings: Alone, trade: bool = False
+    window: SampleWindow, moved: Floats, own: Floats, noise: Floats, limits: tuple[float, float], trade: bool = False
 ) -> Floats:
     """How far movements are beyond those of any other matrix in the interval, and beyond their own past, shape (components,).
 
@@ -210,15 +214,15 @@ def alone(
         moved: The movements in the direction that counts, shape (components,); those in the other are below 0.
         own: The largest past movement, shape (components,).
         noise: Size of a movement that is noise, shape (components,).
-        settings: The thresholds: both have to be reached for a strength of 1.
+        limits: How many times as large as that of any other, and as its own past; both have to be reached for a strength of 1.
         trade: Whether the further beyond the one, the less beyond the other is enough (`TRADES`).
     """
     size = np.fmax(moved, 0.0)
     body = window.components.body & window.components.trainable
     rest = body & ~window.components.selection
     others = np.where(rest, largest_other(size, rest), largest_other(size, body))
-    by_others = size / (settings.alone * np.maximum(others, noise))
-    by_past = size / (settings.own * np.maximum(own, noise))
+    by_others = size / (limits[0] * np.maximum(others, noise))
+    by_past = size / (limits[1] * np.maximum(own, noise))
     strength = np.minimum(by_others, by_past)
     for share_others, share_past in TRADES if trade else ():
         strength = np.fmax(strength, np.minimum(by_others / share_others, by_past / share_past))

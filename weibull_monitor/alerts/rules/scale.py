@@ -152,11 +152,11 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
             besides = np.where(driven & (after >= 1.0), np.fmax(besides, type(settings).sure * after), besides)
         rose = np.log(window.now("rms") / window.before("rms"))
         ever = window.furthest("log rms")
-        by_rms = alone(window, rose + decay, ever, noise, settings, trade=True)
+        by_rms = alone(window, rose + decay, ever, noise, (settings.alone, settings.own), trade=True)
         by_rms = by_rms / np.where(window.now("eta_sum") >= YOUNG * window.peak, 1.0, LESS_ALIKE)
         small = np.minimum(by_rms / SMALL, (rose + decay) / settings.change)
         by_rms = np.fmax(np.minimum(by_rms, (rose + decay) / settings.far), small)
-        by_rms = np.where(driven | ~np.isfinite(move.centre), 0.0, by_rms)
+        by_rms = np.where(~np.isfinite(move.centre), 0.0, by_rms)
         besides = np.where(by_rms >= 1.0, np.fmax(besides, type(settings).sure * by_rms), besides)
         grew = np.isfinite(window.now("update_max")) & (rose >= settings.change) & ~driven
         faster = _faster(window, settings) / settings.faster

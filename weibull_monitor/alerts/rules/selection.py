@@ -95,7 +95,9 @@ def selection_shift(window: SampleWindow, settings: SelectionShift) -> RuleResul
         limits = np.where(rises, settings.both_rise, settings.both), settings.change
         recent = np.where(rises, settings.both_rise, 1.5 * settings.both)
         both = unlike_both(window, move.last, move, error, limits, type(settings).sure, recent)
-        fell = np.minimum(alone(window, -move.last, move.own, error, settings), -move.last / settings.change)
+        fell = np.minimum(
+            alone(window, -move.last, move.own, error, (settings.alone, settings.own)), -move.last / settings.change
+        )
         both = np.where(window.jumped, 0.0, np.fmax(both, np.where(fell >= 1.0, type(settings).sure * fell, 0.0)))
         besides = np.fmax(unlike_others(window, move.last, move.others, error, settings), both)
     return shift_result(
