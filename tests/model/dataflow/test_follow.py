@@ -160,15 +160,19 @@ class TwoSorts(nn.Module):
         return x + self.d(merged(made))
 
 
-@pytest.mark.parametrize("sorts", [[False, True, False, True], [True, False, True, False]])
+@pytest.mark.parametrize("sorts", [[False, True, False, True, False, True], [True, False, True, False, True, False]])
 def test_a_block_of_another_sort_is_not_like_one_that_a_pass_saw_before_it_ended(sorts: list[bool]) -> None:
     class CutOff(nn.Sequential):
         def forward(self, x: Tensor) -> Tensor:
-            super().forward(x)
+            for block in self[:4]:
+                x = block(x)
             raise ValueError("the rest cannot be followed")
 
     model = CutOff(*(TwoSorts(attends) for attends in sorts))
     found = {c.name: c.kind for c in discover_components(model, example_inputs=INPUT)}
-    for n, attends in enumerate(sorts[:-1]):  # the pass may have been cut off within the last block
-        outputs = {found[f"{n}.{name}.weight"] for name in "abcd"}
-        assert outputs == {"attn_q", "attn_k", "attn_v", "attn_o"} if attends else not any("attn" in o for o in outputs)
+    for n, attends in enumerate(sorts):
+        of_block = {found[f"{n}.{name}.weight"] for name in "abcd"}
+        if attends and n < 3:  # the pass may have been cut off within the fourth
+            assert of_block == {"attn_q", "attn_k", "attn_v", "attn_o"}
+        elif not attends:
+            assert not any("attn" in kind for kind in of_block)

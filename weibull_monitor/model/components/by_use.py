@@ -159,8 +159,9 @@ def with_peers(
 ) -> dict[str, Verdict]:
     """Verdicts also for matrices that the pass did not reach, if all like them in other blocks or experts have the same.
 
-    Alike are matrices whose names differ in numbers only, of one shape, held by modules of one class. What took part in the
-    pass (``judged``) is none of them: the steps of one network are numbered, too, and so are blocks of two sorts.
+    Alike are matrices whose names differ in numbers only, of one shape, held by modules of one class. They are not if the pass
+    has nothing to say of one that took part (``judged``): the steps of one network are numbered, too, and so are blocks of two
+    sorts.
     """
     groups: dict[tuple[object, ...], list[Leaf]] = {}
     for leaf in leaves:
@@ -169,12 +170,12 @@ def with_peers(
     out = dict(found)
     for group in groups.values():
         known = [found[leaf.parameter] for leaf in group if leaf.parameter in found]
-        if known and len(known) < len(group):
+        silent = any(leaf.parameter in judged for leaf in group if leaf.parameter not in found)
+        if known and len(known) < len(group) and not silent:
             first = known[0]
             if all((v.kind, v.cross, v.pieces) == (first.kind, first.cross, first.pieces) for v in known):
                 for leaf in group:
-                    if leaf.parameter not in judged:
-                        out.setdefault(leaf.parameter, first)
+                    out.setdefault(leaf.parameter, first)
     return out
 
 
