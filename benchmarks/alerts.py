@@ -253,8 +253,8 @@ typed in by hand.
 
 The runs are trainings of 100 to 700 steps of small models (about 0.2 M parameters, two to eight blocks), with the optimizers,
 courses of η and ordinary events that `corpus_cases.py`, `corpus_evaluated_cases.py` and `corpus_events.py` in `benchmarks/` list.
-Each is sampled at steps 1, 2, 4, … 64 and every 10, and replayed at cadences of 10, 50 and 100, with the samples that a run has by
-default after a jump of η or unfreezing. An alarm is a warning or an error; infos are not counted.
+Each is sampled at steps 1, 2, 4, … 64 and every 10, and replayed at cadences of 10, 50 and 100, with the samples that a run has
+by default after a jump of η or unfreezing. An alarm is a warning or an error; infos are not counted.
 
 Families stand on one of two sides, by name. Thresholds were *chosen with* one of them: all its runs and faults have been looked
 at, most of them several times, so that the numbers of that side say how well the rules fit and not how good they are. Its last
