@@ -18,17 +18,19 @@ FROM: Final = 10
 """The shortest regular interval that is followed by default; below it, regular samples are dense enough."""
 WATCHED: Final = 256
 """Frozen parameters that are looked at for unfreezing, at most."""
-AT_ONCE: Final = 4
-"""Parameter groups that are looked at in one step; of more, others in the next steps."""
+CHECKED: Final = 4
+"""Steps between looks for a jump of η: at all others, nothing but a number is compared."""
+AT_ONCE: Final = 16
+"""Parameter groups that are looked at for it together; of more, others the next time."""
 
 
 class Adaptive:
     """Decides about samples beside the schedule, alike on every rank.
 
-    A jump of the η of a parameter group is noticed at its step; with more than four groups, a few steps later. Every
-    ``every/10`` steps, and at least every 10, it asks whether something else has happened: η has grown (`RateWatch`), or
-    parameters that were frozen need a gradient. With ``alerts``, also whether an alert of any severity was raised, the run was
-    resumed, or η has returned to where it was. If so, eight samples follow (`Denser`).
+    A jump of the η of a parameter group is noticed within four steps. Every ``every/10`` steps, and at least every 10, it asks
+    whether something else has happened: η has grown (`RateWatch`), or parameters that were frozen need a gradient. With
+    ``alerts``, also whether an alert of any severity was raised, the run was resumed, or η has returned to where it was. If so,
+    eight samples follow (`Denser`).
 
     Without ``alerts`` it costs next to nothing: it reads learning rates, and waits for nothing. A resumed run then takes the
     samples that an uninterrupted one takes. With ``alerts`` all samples must have been judged before it is asked. Several ranks
@@ -43,6 +45,7 @@ class Adaptive:
 
     Attributes:
         every: Number of steps between questions.
+        next: The next step at which it may ask.
         alerts: As given.
     """
 
@@ -53,7 +56,8 @@ class Adaptive:
         self._model, self._frozen, self._thawed = model, list[nn.Parameter](), set[int]()
         self._limits: list[list[tuple[Mapping[str, Any], float]]] = []
         self._looked = self._event = False
-        self._raised = 0
+        self._raised, self._question = 0, self._denser.after(0)
+        self._wait(0)
 
     @classmethod
     def of(
@@ -68,15 +72,18 @@ class Adaptive:
         return None if wanted is False else cls(schedule.every, model, guard, ranks, alerts=wanted is True)
 
     def asks(self, step: int) -> bool:
-        """Whether it has to be asked about a step: with ``alerts``, samples queued before must have been judged by then."""
-        if step % self.every == 0 or step >= self._denser.next:
+        """Whether it has to be asked about a step: with ``alerts``, samples queued before must have been judged by then.
+
+        It need not be called before step ``next``.
+        """
+        if step >= self._question:
             return True
-        if not self._limits:
-            return False
-        for group, limit in self._limits[step % len(self._limits)]:  # at every step: nothing but comparisons
-            rate = group["lr"]
-            if type(rate) is float and rate > limit:
-                return True
+        self._wait(step)
+        if self._limits:
+            for group, limit in self._limits[step // CHECKED % len(self._limits)]:
+                rate = group["lr"]
+                if type(rate) is float and rate > limit:
+                    return True
         return False
 
     def due(self, step: int, optimizers: Sequence[Any], raised: int = 0) -> bool:
@@ -92,7 +99,10 @@ class Adaptive:
             votes = torch.tensor([int(change is one) for one in (Change.SLOW, Change.JUMP)], device=self._ranks.device)
             slow, jump = self._ranks.sum_(votes).tolist()
             change = Change.JUMP if jump else Change.SLOW if slow else Change.NONE
-        return self._denser.takes(step, change)
+        taken = self._denser.takes(step, change)
+        self._question = self._denser.after(step)
+        self._wait(step)
+        return taken
 
     def expects(self, step: int) -> bool:
         """Whether it is known already that a step will be sampled."""
@@ -102,12 +112,13 @@ class Adaptive:
         """What a resumed run needs, as JSON can hold it."""
         return self._denser.state() | self._rates.state() if self._looked else {}
 
-    def resume(self, state: object) -> None:
-        """Continues from `state`, or from nothing. With ``alerts``, a resumption is an event."""
+    def resume(self, state: object, step: int) -> None:
+        """Continues after a step from `state`, or from nothing. With ``alerts``, a resumption is an event."""
         known = state if isinstance(state, Mapping) else {}
         self._denser.resume(known)
         self._rates.resume(known)
-        self._event = self.alerts
+        self._event, self._question = self.alerts, self._denser.after(step)
+        self._wait(step)
 
     def _change(self, step: int, optimizers: Sequence[Any], raised: int) -> Change:
         happened = self._unfrozen()
@@ -125,6 +136,9 @@ class Adaptive:
         elif self.every == 1:  # regular samples are dense enough for what is slow
             return change if change is Change.JUMP else Change.NONE
         return max(change, Change.SLOW if happened else Change.NONE)
+
+    def _wait(self, step: int) -> None:
+        self.next = min(step - step % CHECKED + CHECKED, self._question)
 
     def _unfrozen(self) -> bool:
         """Whether a parameter that was frozen needs a gradient now. Those of a GAN, which come and go, count once."""

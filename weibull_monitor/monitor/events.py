@@ -197,6 +197,10 @@ class Denser:
         """Whether `takes` has to be asked about a step."""
         return step % self.every == 0 or step >= self.next
 
+    def after(self, step: int) -> float:
+        """The next step at which it `asks`."""
+        return min(step - step % self.every + self.every, self.next)
+
     def takes(self, step: int, change: Change) -> bool:
         """Whether a step is sampled beside the schedule: one at which it `asks`, or at which something happened.
 

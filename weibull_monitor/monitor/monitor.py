@@ -211,8 +211,8 @@ class WeibullMonitor(Shown, OptimizerFollower, Resuming):
         if self._ranks is not None and not self.over and self._guard("looking for Join", self._join.active):
             self._ranks.broken = True
             self._guard.once(UNDER_JOIN)
-        asked = self._adaptive is not None and self._adaptive.asks(self._step) and not self.over
-        extra = asked and self._guard("following events", self._is_extra)
+        follows = self._adaptive is not None and self._step >= self._adaptive.next
+        extra = follows and not self.over and self._guard("following events", self._is_extra)
         safe = type(self._due) is Schedule
         due = self._due(self._step) if safe else self._guard("asking the schedule", self._due, self._step)
         if (last or extra or due) and not self.over:

@@ -124,9 +124,9 @@ class OptimizerFollower:
             self._guard("reading the schedule", self._law.set_scheduler, scheduler)
 
     def _is_extra(self) -> bool:
-        """Whether this step, about which has to be asked, is sampled beside the schedule; every rank decides alike."""
+        """Whether this step is sampled beside the schedule; every rank decides alike."""
         adaptive = self._adaptive
-        if adaptive is None:
+        if adaptive is None or not adaptive.asks(self._step):
             return False
         if adaptive.alerts:
             self._receive_all()

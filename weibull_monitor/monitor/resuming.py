@@ -53,7 +53,7 @@ class Resuming:
         self._step = self._sampled = self._resumed_from = step_of(state)
         self._guard("restoring the budgets", self._budgets.restore, state.get("budgets"), state.get("watched"))
         if self._adaptive is not None:
-            self._adaptive.resume(state.get("adaptive"))
+            self._adaptive.resume(state.get("adaptive"), self._step)
         self.last, self._baseline, self._sampled_first = None, {}, False
         if self._recorder is not None:
             self._guard("reading the history", self._recall_baseline, self._recorder, state.get("alerts"))
