@@ -172,16 +172,19 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         with quiet():
             strength = np.fmax(suddenness(move.last - centre, usual, settings.z * share, change)[1], besides)
         of_rms = by_rms[i] >= 1.0
-        name, by = ("RMS", rose[i]) if of_rms else ("λ", move.last[i])
-        before, now = (read("rms" if of_rms else "lambda")[i] for read in (window.before, window.now))
-        usually = (
-            f"its largest change before, in such a time, was {100 * np.expm1(ever[i]):.1f} %"
-            if of_rms
-            else f"a usual change in this time is {100 * centre[i]:+.1f} %"
-        )
+        column, name, by = ("rms", "RMS", rose[i]) if of_rms else ("lambda", "λ", move.last[i])
+        before, now = window.before(column)[i], window.now(column)[i]
+        if of_rms:
+            usually = f"its largest change before, in such a time, was {100 * np.expm1(ever[i]):.1f} %"
+            others = (
+                f"No other matrix{'' if components.selection[i] else ' but perhaps W_q and W_k'} grew nearly as much."
+            )
+        else:
+            usually = f"a usual change in this time is {100 * centre[i]:+.1f} %"
+            others = "The other matrices do not."
         return (
             f"{name} {between(before, now, window.steps[-2])}, by {100 * np.expm1(by):+.1f} %; {usually}. "
-            f"{cause_of_shift(window, i, strength >= 1.0)}"
+            f"{cause_of_shift(window, i, strength >= 1.0, others)}"
         )
 
     return shift_result(

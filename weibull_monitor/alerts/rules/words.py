@@ -102,13 +102,14 @@ def last_clean(window: SampleWindow) -> str:
     return f"the last sample of the model without them was at step {clean[-1]}"
 
 
-def cause_of_shift(window: SampleWindow, i: int, found: Bools) -> str:
+def cause_of_shift(window: SampleWindow, i: int, found: Bools, others: str = "The other matrices do not.") -> str:
     """What may have moved λ of a matrix suddenly, what to check first, and what to do, as the data support it.
 
     Args:
         window: The window.
         i: Index of the component.
         found: The components that moved so at this sample, bool, shape (components,).
+        others: What the other matrices did, if it is one that moved.
     """
     eta, decay = _known(window, "eta", i), _known(window, "weight_decay", i)
     many = share_of_body(window, found) >= MOST
@@ -128,7 +129,7 @@ def cause_of_shift(window: SampleWindow, i: int, found: Bools) -> str:
             "the gradient norm and the last batches. After a plateau, this is how a model begins to learn."
         )
     return (
-        f"The other matrices do not. Check first η and λ_wd of its parameter group, {eta} and {decay}; if they are right, "
+        f"{others} Check first η and λ_wd of its parameter group, {eta} and {decay}; if they are right, "
         "whether something wrote to this matrix (a checkpoint that was loaded, an adapter that was merged). If it was not you, "
         "go back to the last checkpoint."
     )
