@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from weibull_monitor.errors import Guard
 from weibull_monitor.model.sharding import Ranks
-from weibull_monitor.monitor.events import Change, Denser, RateWatch
+from weibull_monitor.monitor.events import Change, Denser, Rates, RateWatch
 from weibull_monitor.monitor.schedule import Schedule
 
 FROM: Final = 10
@@ -55,6 +55,7 @@ class Adaptive:
         self.every, self._regular = self._denser.every, Schedule(every).every
         self._model, self._frozen, self._thawed = model, list[nn.Parameter](), set[int]()
         self._limits: list[list[tuple[Mapping[str, Any], float]]] = []
+        self._then: Rates = ()
         self._looked = self._event = False
         self._raised, self._question = 0, self._denser.after(0)
         self._wait(0)
@@ -123,11 +124,10 @@ class Adaptive:
     def _change(self, step: int, optimizers: Sequence[Any], raised: int) -> Change:
         happened = self._unfrozen()
         groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-        change = self._rates.change(step, [rate_of(group) for group in groups])
-        if self._ranks is None:  # all ranks have to ask at the same steps
-            limits = zip(groups, self._rates.limits(self.every), strict=True)
-            known = [(group, limit) for group, limit in limits if limit < math.inf]
-            self._limits = [known[i : i + AT_ONCE] for i in range(0, len(known), AT_ONCE)]
+        rates = [rate_of(group) for group in groups]
+        change = self._rates.change(step, rates)
+        if self._ranks is None and (change or step % self.every or self._are_stale(rates)):
+            self._set_limits(groups, rates)  # on several ranks, all have to ask at the same steps
         if not self._looked or step % self._regular == 0:  # going through a model takes longer than a question may
             self._look()
         if self.alerts:
@@ -136,6 +136,18 @@ class Adaptive:
         elif self.every == 1:  # regular samples are dense enough for what is slow
             return change if change is Change.JUMP else Change.NONE
         return max(change, Change.SLOW if happened else Change.NONE)
+
+    def _are_stale(self, rates: Rates) -> bool:
+        """Whether limits have to be made anew: groups that share a schedule move together, so the first stands for all."""
+        if len(rates) != len(self._then):
+            return True
+        now, then = (rates[0], self._then[0]) if rates else (None, None)
+        return now is not None and then is not None and not 0.9 * then <= now <= 1.1 * then
+
+    def _set_limits(self, groups: Sequence[Mapping[str, Any]], rates: Rates) -> None:
+        limits = zip(groups, self._rates.limits(self.every), strict=True)
+        known = [(group, limit) for group, limit in limits if limit < math.inf]
+        self._limits, self._then = [known[i : i + AT_ONCE] for i in range(0, len(known), AT_ONCE)], rates
 
     def _wait(self, step: int) -> None:
         self.next = min(step - step % CHECKED + CHECKED, self._question)
