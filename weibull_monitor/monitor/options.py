@@ -45,12 +45,12 @@ class MonitorOptions:
     Attributes:
         every_n_steps: Number of optimizer steps between samples, or a function of the step that returns whether to sample. With a
             number, steps 1, 2, 4, … 64 are sampled too. The baseline and the last step are always sampled.
-        adaptive: Whether to take up to eight samples more after something has happened. At a jump of η of a group, which is
-            noticed within four steps: at once, and 1, 2, 4, … 64 steps later. After unfreezing, or growth of η that is no
-            warm-up, they are ``every_n_steps/10`` steps apart, and at most 10. By default so in one process, with a number of at
-            least 10 in ``every_n_steps``; it waits for nothing. True also follows alerts of any severity, a resumption and
-            returns of η to where it was, on several processes too, and waits for samples on their way. A run takes at most 16
-            samples more than twice its regular ones. False takes none.
+        adaptive: Whether to take up to eight more samples after something has happened. After a jump of η of a parameter group,
+            which is noticed within four steps, at once and 1, 2, 4, … 64 steps later. After unfreezing, or growth of η that is
+            not a warm-up, ``every_n_steps/10`` steps apart, and at most 10. This is the default in one process if
+            ``every_n_steps`` is a number of at least 10; it waits for nothing. True also follows alerts of any severity, a
+            resumption and returns of η to an earlier value, also on several processes, and waits for samples on their way. A
+            run takes at most 16 samples more than twice its regular ones. False takes none.
         output_dir: Directory of the run; the history is ``<output_dir>/weibull/history.jsonl``. Default: a new ``runs/<time>``,
             and in a callback the Trainer's own directory.
         name: Name of the model, where a run has several (``"student"`` and ``"teacher"``): its history is
