@@ -49,6 +49,7 @@ def test_a_sentence_says_what_happened_since_when_how_sure_and_what_to_do(rule: 
         numbers_differ(text)
         value, (low, high) = alert.finding.value, alert.finding.expected
         assert value is None or not (low is not None and high is not None and low < value < high), text
+        assert value is None or low is not None or high is None or value > high, text
         assert re.search(r"step \d+", alert.finding.meaning), text  # since when
         assert re.search(r"This is certain\.|Strength [\d.e+]+, a warning from|Healthy runs can have this", text), text
         assert re.search(
@@ -222,3 +223,18 @@ def test_an_info_does_not_send_anybody_back_by_itself() -> None:
     assert infos
     for alert in infos:
         assert "go back" not in alert.text or "only if the loss or another alert says so" in alert.text
+
+
+def test_attention_that_outruns_the_rest_at_once_is_held_against_the_limit_of_the_first_steps() -> None:
+    def at_once(columns: list[Columns]) -> None:
+        for n, now in enumerate(columns):
+            for kind in ("attn_q", "attn_k"):
+                for name in ("lambda", "rms", "largest"):
+                    now[name][index(1, kind)] *= 1.0 + 0.3 * n
+
+    (first, *_) = [a for a in alerts_of(at_once) if a.finding.rule == "attention_scale" and a.phase != "ends"]
+    value, (_, high) = first.finding.value, first.finding.expected
+    assert first.step <= 64
+    assert value is not None
+    assert high is not None
+    assert value > high

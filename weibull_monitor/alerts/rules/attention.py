@@ -91,7 +91,7 @@ def attention_scale(window: SampleWindow, settings: AttentionScale) -> RuleResul
     starts = [(np.broadcast_to(window.baseline["rms"], rms[-1].shape), np.zeros(len(window.components)), 0)]
     starts += [(rms[-1 - lag], decay[-1 - lag], window.steps[-1 - lag]) for lag in lags]
     now = pairs.factor * rms[-1][..., pairs.query] * rms[-1][..., pairs.key]  # (pairs,), as all that follows
-    best, usual, ratio, since = (np.full(now.shape, np.nan) for _ in range(4))
+    best, usual, limit, ratio, since = (np.full(now.shape, np.nan) for _ in range(5))
     with quiet():
         earlier = np.stack([before for before, _, _ in starts])  # (starts, components)
         scales = pairs.factor * earlier[..., pairs.query] * earlier[..., pairs.key]  # (starts, pairs)
@@ -100,7 +100,8 @@ def attention_scale(window: SampleWindow, settings: AttentionScale) -> RuleResul
         added = np.where(first, EARLY_ADDED, 1.0) * settings.added
         growth = np.where(first, EARLY_GROWTH, 1.0) * np.log(settings.growth)
         growths = np.minimum((now - scales) / added, np.log(now / scales) / growth)
-        for (_, spent, step), before, start, grown in zip(starts, earlier, scales, growths, strict=True):
+        limits = np.maximum(scales + added, scales * np.exp(growth))
+        for (_, spent, step), before, start, most, grown in zip(starts, earlier, scales, limits, growths, strict=True):
             if not grown.size or not np.fmax.reduce(grown, axis=None) >= CLEAR:
                 continue  # nearly always
             left = before**2 * np.exp(-2.0 * (decay[-1] - spent))  # what decay has left of the start, (components,)
@@ -111,6 +112,7 @@ def attention_scale(window: SampleWindow, settings: AttentionScale) -> RuleResul
             apart = np.sqrt(of_pair / of_others)
             strength = np.minimum(grown, apart / settings.ratio)
             better = np.isfinite(strength) & ~(best >= strength)
+            limit = np.where(better, most, limit)
             best, usual = np.where(better, strength, best), np.where(better, start, usual)
             ratio, since = np.where(better, apart, ratio), np.where(better, step, since)
     if not (best > 0.0).any():
@@ -124,12 +126,12 @@ def attention_scale(window: SampleWindow, settings: AttentionScale) -> RuleResul
             every[:, members] = np.fmax(every[:, members], best[:, n, None])
         return rule_result(every, 2, "attention scale", every, "")
     owner = np.full(size, -1, dtype=np.int64)
-    strength, value, low = np.zeros(size), np.full(size, np.nan), np.full(size, np.nan)
+    strength, value, high = np.zeros(size), np.full(size, np.nan), np.full(size, np.nan)
     for n in np.argsort(
         np.nan_to_num(best)
     ).tolist():  # a key that several heads share: the worst of them, which comes last
         for i in (int(pairs.key[n]), int(pairs.query[n])):
-            owner[i], strength[i], value[i], low[i] = n, best[n], now[n], usual[n]
+            owner[i], strength[i], value[i], high[i] = n, best[n], now[n], limit[n]
     judged = window.components.trainable & (owner >= 0)
 
     def meaning(i: int) -> str:
@@ -147,6 +149,6 @@ def attention_scale(window: SampleWindow, settings: AttentionScale) -> RuleResul
         quantity="attention scale",
         value=value,
         meaning=meaning,
-        high=low + settings.added,
+        high=high,
         together=(pairs.query, pairs.key),
     )

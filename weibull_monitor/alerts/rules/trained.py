@@ -181,8 +181,10 @@ def _by_depth(window: SampleWindow) -> list[Floats]:
     """What outputs of blocks are multiplied by: 1/√2n for n blocks, or 1/√2l or 1/√l in block l; NaN for other matrices."""
     components = window.components
     ends = np.array([label.endswith(("attn_o", "ffn_down", "ffn_out")) for label in components.labels], dtype=bool)
-    towers = np.array(components.towers)
-    deepest = np.array([components.blocks[towers == tower].max() + 1.0 for tower in components.towers])
+    last: dict[str, int] = {}
+    for tower, block in zip(components.towers, components.blocks.tolist(), strict=True):
+        last[tower] = max(block, last.get(tower, 0))
+    deepest = np.array([last[tower] + 1.0 for tower in components.towers])
     level = components.blocks + 1.0
     scales = 1.0 / np.sqrt(2.0 * deepest), 1.0 / np.sqrt(2.0 * level), 1.0 / np.sqrt(level)
     return [np.where(ends, scale, np.nan) for scale in scales]
