@@ -196,7 +196,8 @@ def _look(window: SampleWindow, settings: InitialisedAnew) -> _Loaded:
         else:
             sure = exact if window.initial else a_start and d < 0.0
             alone = i in departed and abs(d) >= settings.alone and sure
-        known_so = i in departed and (((by_shape or a_start) and within) or exact or shared)
+        # Nor are several matrices of the first block that have grown alike.
+        known_so = i in departed and (exact or (within and (by_shape or a_start or shared)) or (a_start and shared))
         if alone or (components.body[i] and (only or unlikely or known_so)):
             found.append(i)
     if len(found) > EXCEPTIONS * len(body):  # then these are not the exception
