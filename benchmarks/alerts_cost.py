@@ -111,6 +111,7 @@ def main() -> None:
         window.push(run[-1])
     print(f"| of that: taking the sample in | {1e3 * (time.process_time() - begin) / 20:.2f} | |")
     for name, rule in RULES.items():
+        rule(window, getattr(settings, name))  # what a rule looks at once in a run
         begin = time.process_time()
         for _ in range(20):
             window.memo.clear()
