@@ -28,6 +28,10 @@ RECENT: Final = 5.5
 """How many times the recent movements, by their root mean square, a movement has to be, to be unlike its own past."""
 LONGER: Final = 1.5
 """How much further that is in an interval that is longer than all before."""
+ONE_WAY: Final = 0.25
+"""Share of (Σ η)² by which RMS² grows where steps go one way; in random directions it is one over the number of steps."""
+SUSTAINED_ONE_WAY: Final = 1.5
+"""Largest RMS of the updates in which they do so."""
 SIMILAR_RATIO: Final = 1.5
 """An interval is as long as another if its `work` is at most this many times as much."""
 
@@ -119,6 +123,26 @@ def _needed(window: SampleWindow, lookback: int) -> Floats:
     """
     start = np.isfinite(window.baseline["k"])
     return np.where(start | (not start.any()), MIN_INTERVALS, lookback)
+
+
+def one_way(window: SampleWindow) -> Bools:
+    """Matrices whose steps of the last interval, all in one direction, explain that k rose; shape (components,).
+
+    Where a gradient keeps its sign, an optimizer that normalises moves each value by η in the same direction at every step. The
+    values become ±Σ η, all of one size: RMS² grows by up to (Σ η)², k rises far above that of a normal distribution, and R²
+    falls meanwhile. What is written to a matrix may do the same to k, but hardly to the RMS, too; and where two sizes are
+    mixed, k falls.
+    """
+    return window.once("one way", lambda: _one_way(window))
+
+
+def _one_way(window: SampleWindow) -> Bools:
+    path, rms, before = window.path, window.now("rms"), window.before("rms")  # all arrays (components,)
+    grown = rms**2 - (before * np.exp(-or_zero(window.now("weight_decay")) * path)) ** 2
+    within = rms - before <= path * np.minimum(window.now("update_max"), SUSTAINED_ONE_WAY)
+    rose = window.now("k") > window.before("k")
+    found: Bools = rose & within & (grown >= ONE_WAY * path**2)
+    return found
 
 
 def suddenness(moved: Floats, usual: Floats, z: float | Floats, change: float | Floats) -> tuple[Floats, Floats]:
@@ -238,6 +262,7 @@ def shift_result(
     quantity: str,
     meaning: Callable[[int], str],
     besides: Floats | float = 0.0,
+    healthy: Bools | None = None,
 ) -> RuleResult:
     """The result of a rule for sudden changes of a column: a warning, with the latest value and the expected range.
 
@@ -250,6 +275,7 @@ def shift_result(
         quantity: Name of the value.
         meaning: What to say of the component with this index.
         besides: Strength for another reason, shape (components,).
+        healthy: Components for which it is an info, however strong, shape (components,).
     """
     last, centre, usual = moved
     name = column.removeprefix("log ")
@@ -263,4 +289,5 @@ def shift_result(
         low, high, z = (np.where(inside, np.nan, shown) for shown in (low, high, z))
     strength = np.fmax(strength, besides)
     levels = {"levels": window.now(name)[None], "before": before[None], "level_names": (quantity,)}
-    return rule_result(np.where(judged, strength, 0.0), 2, quantity, window.now(name), meaning, low, high, z, **levels)
+    severity = np.full(strength.shape, 2, dtype=np.int8) - (False if healthy is None else healthy)
+    return rule_result(np.where(judged, strength, 0.0), severity.astype(np.int8), quantity, window.now(name), meaning, low, high, z, **levels)

@@ -10,13 +10,14 @@ from weibull_monitor.alerts.rules.groups import GroupResults, around, group_erro
 from weibull_monitor.alerts.rules.movement import (
     AS_OTHERS,
     MIN_INTERVALS,
+    one_way,
     suddenness,
     unlike_both,
     unlike_others,
     usual_movement,
 )
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result
-from weibull_monitor.alerts.rules.words import apart, between, fit_got_worse
+from weibull_monitor.alerts.rules.words import ONE_WAY_CASE, apart, between, fit_got_worse
 from weibull_monitor.alerts.settings import BodyBreak, LayerOutlier, TransmissionExit
 from weibull_monitor.alerts.statistics import Bools, Floats, median_along, median_of, or_zero, quiet, spread_of
 from weibull_monitor.alerts.window import SampleWindow
@@ -270,6 +271,8 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
         sudden = (or_zero(strength) >= 1.0) & ~(~np.isfinite(start) & nearer)
         strength = np.fmax(below, strength)
         z = np.where(np.abs(z) < settings.z, np.nan, z)  # found for another reason
+        straight = one_way(window)
+        sudden &= ~straight
 
     def moved_by(i: int, column: str) -> str:
         return between(window.before(column)[i], window.now(column)[i], window.steps[-2])
@@ -291,7 +294,9 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
                 else ""
             )
             + (
-                "Its fit is as good as before, so all of its values changed alike, as if it was initialised or loaded anew. "
+                ONE_WAY_CASE
+                if straight[i]
+                else "Its fit is as good as before, so all of its values changed alike, as if it was initialised or loaded anew. "
                 "Check first whether something wrote to it; if so, and if you did not mean it, go back to the last checkpoint."
                 if by_k[i] and not fit_got_worse(window, i)
                 else "The weights no longer form one population: a part of them (a head, some rows, a piece of a checkpoint) has "
