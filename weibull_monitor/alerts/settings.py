@@ -117,6 +117,7 @@ class ScaleRunaway(RuleSettings):
     """The budget ratio c is above ``ratio`` times the median of all attention and feed-forward matrices."""
 
     persist: int = 2
+    sure: float = 2.0
     ratio: float = 5.0
 
 

@@ -10,6 +10,7 @@ from typing import Final
 import numpy as np
 
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result
+from weibull_monitor.alerts.rules.trained import goes_on
 from weibull_monitor.alerts.settings import UnlikeOthers
 from weibull_monitor.alerts.statistics import Bools, Floats, median_along, median_of, or_zero, quiet, spread_of
 from weibull_monitor.alerts.window import SampleWindow
@@ -31,7 +32,13 @@ LONGER: Final = 1.5
 ONE_WAY: Final = 0.25
 """Share of (Σ η)² by which RMS² grows where steps go one way; in random directions it is one over the number of steps."""
 SUSTAINED_ONE_WAY: Final = 1.5
-"""Largest RMS of the updates in which they do so."""
+"""Largest RMS of the updates in which they do so …"""
+LEAST_ONE_WAY: Final = 0.1
+"""… and the least share of Σ η that the RMS grows by."""
+YOUNG: Final = (60.0, 120.0)
+"""Steps at the η of the end of the warm-up, by Σ η, up to which a run is young, and from which on it is not."""
+LESS_ALIKE: Final = 1.5
+"""How much further a movement of one matrix has to be in a young run, where some begin to learn and others do not yet."""
 SIMILAR_RATIO: Final = 1.5
 """An interval is as long as another if its `work` is at most this many times as much."""
 
@@ -140,8 +147,26 @@ def _one_way(window: SampleWindow) -> Bools:
     path, rms, before = window.path, window.now("rms"), window.before("rms")  # all arrays (components,)
     grown = rms**2 - (before * np.exp(-or_zero(window.now("weight_decay")) * path)) ** 2
     within = rms - before <= path * np.minimum(window.now("update_max"), SUSTAINED_ONE_WAY)
-    rose = window.now("k") > window.before("k")
-    found: Bools = rose & within & (grown >= ONE_WAY * path**2)
+    rose = window.now("k") - window.before("k") > window.now("k_se")
+    enough = (grown >= ONE_WAY * path**2) & (rms - before >= LEAST_ONE_WAY * path)
+    found: Bools = rose & within & enough
+    return found
+
+
+def caution(window: SampleWindow) -> Floats:
+    """Factor of the thresholds for sudden movements of single matrices, shape (components,): above 1 in a young run.
+
+    A model begins to learn with one matrix after the other. So what a matrix does alone says less in the warm-up and soon
+    after it. Trained weights are not young.
+    """
+    if "caution" not in window.memo:
+        with quiet():
+            rate = np.where(window.plateau > 0.0, window.plateau, window.peak)
+            age = np.where(window.warm, window.now("eta_sum") / rate, 0.0)  # in steps
+            share = np.clip((YOUNG[1] - age) / (YOUNG[1] - YOUNG[0]), 0.0, 1.0)
+        known = 1.0 + (LESS_ALIKE - 1.0) * or_zero(share)
+        window.memo["caution"] = np.ones(known.shape) if goes_on(window) else known
+    found: Floats = window.memo["caution"]
     return found
 
 
@@ -287,7 +312,7 @@ def shift_result(
         # What is found for another reason may be within the usual range, which then says nothing.
         inside = (window.now(name) >= low) & (window.now(name) <= high)
         low, high, z = (np.where(inside, np.nan, shown) for shown in (low, high, z))
-    strength = np.fmax(strength, besides)
+    strength = np.fmax(strength, besides) / caution(window)
     levels = {"levels": window.now(name)[None], "before": before[None], "level_names": (quantity,)}
     severity = np.full(strength.shape, 2, dtype=np.int8) - (False if healthy is None else healthy)
     return rule_result(np.where(judged, strength, 0.0), severity.astype(np.int8), quantity, window.now(name), meaning, low, high, z, **levels)

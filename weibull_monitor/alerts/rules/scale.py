@@ -11,7 +11,9 @@ from weibull_monitor.alerts.rules.movement import (
     AS_OTHERS,
     LEAST_SPEED,
     MIN_INTERVALS,
+    SUSTAINED_ONE_WAY,
     alone,
+    one_way,
     shift_result,
     suddenness,
     unlike_both,
@@ -38,10 +40,8 @@ AFTER_OTHERS: Final = 7.0
 """How many times its recent movements a matrix has to move after a jump of η, to be found for that alone."""
 LOST: Final = 2 / 3
 """Share of what training has added to a matrix that no healthy fall takes away in one interval."""
-YOUNG: Final = 100.0
-"""Steps at the highest η, by Σ η, before which matrices grow less alike: some begin to learn, and others do not yet."""
-LESS_ALIKE: Final = 1.25
-"""How much more a rise has to be of one matrix alone until then."""
+MOST_OF_ALL: Final = 1.4
+"""An interval with this many times the Σ η of all steps before it may well take away what these have added."""
 SMALL: Final = 1.5
 """How much more a rise has to be of one matrix alone where it is small."""
 FULL_STEPS: Final = 1.0
@@ -75,7 +75,9 @@ def impossible_change(window: SampleWindow, settings: ImpossibleChange) -> RuleR
         bound = np.fmax(window.now("update_max"), window.before("update_max"))
         rounding = np.where(window.components.coarse, 2.0, 1.0)
         certain = path * bound * rounding + rest
-        likely = path * np.minimum(bound, settings.sustained) * rounding + rest
+        # Gradients that keep their sign while they grow lead a little further.
+        sustained = np.where(one_way(window), np.fmax(settings.sustained, SUSTAINED_ONE_WAY), settings.sustained)
+        likely = path * np.minimum(bound, sustained) * rounding + rest
         moved = np.abs(rms - before)
         strength = moved / likely
         impossible = moved > certain
@@ -135,7 +137,8 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
             common = falling[..., body].mean(axis=-1, keepdims=True) > 0.5
         # What training has added, and whether this fall leaves some of it.
         added = np.log(window.now("lambda") / window.baseline["lambda"]) + window.now("decay")
-        grown = goes_on(window) | ~(added < (1.0 - LOST) * (added - move.last - decay))
+        long = window.path > MOST_OF_ALL * window.before("eta_sum")
+        grown = goes_on(window) | long | ~(added < (1.0 - LOST) * (added - move.last - decay))
         fall = np.where(grown & ~common, np.sqrt(fall**2 + move.own**2), fall)
         ordinary = components.body & (fallen | ~components.selection)
         share = np.where(falling & common, COMMON, np.where(ordinary, 1.0, UNLIKE_BLOCKS))
@@ -153,7 +156,6 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         rose = np.log(window.now("rms") / window.before("rms"))
         ever = window.furthest("log rms")
         by_rms = alone(window, rose + decay, ever, noise, (settings.alone, settings.own), trade=True)
-        by_rms = by_rms / np.where(window.now("eta_sum") >= YOUNG * window.peak, 1.0, LESS_ALIKE)
         small = np.minimum(by_rms / SMALL, (rose + decay) / settings.change)
         by_rms = np.fmax(np.minimum(by_rms, (rose + decay) / settings.far), small)
         by_rms = np.where(~np.isfinite(move.centre), 0.0, by_rms)

@@ -10,6 +10,7 @@ from weibull_monitor.alerts.rules.groups import GroupResults, around, group_erro
 from weibull_monitor.alerts.rules.movement import (
     AS_OTHERS,
     MIN_INTERVALS,
+    caution,
     one_way,
     suddenness,
     unlike_both,
@@ -261,7 +262,7 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
             both = unlike_both(window, move.last, move, error, limits, type(settings).sure)
             k_strength = np.fmax(k_strength, np.where(window.jumped, 0.0, both))
             by_k = ~components.selection & window.warm & (k_strength > or_zero(strength))
-            strength, z = np.where(by_k, k_strength, strength), np.where(by_k, k_z, z)
+            strength, z = np.where(by_k, k_strength, strength) / caution(window), np.where(by_k, k_z, z)
         # R² below its limit: strength 1 at the limit, whatever was usual.
         below = (1.0 - r2) / (1.0 - settings.r2)
         by_k &= ~(below > strength)
