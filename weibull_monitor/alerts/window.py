@@ -261,10 +261,14 @@ class SampleWindow:
         lengths = steps[1:] - steps[:-1]
         lengths = lengths[:, None] if lengths.ndim == 1 else lengths
         rates = (spent[1:] - spent[:-1]) / lengths  # (intervals, components)
-        jumped = self.now("eta") > MAX_ETA_GROWTH * self.peak
+        eta = self["eta"]
+        jumped: Bools = eta[-1] > MAX_ETA_GROWTH * self.peak
+        if len(eta) > 2:  # a jump may come at the end of an interval, so that only the next one shows what it does
+            jumped = jumped | (eta[-1] > self.peak) & (eta[-1] > MAX_ETA_GROWTH * np.fmax.reduce(eta[:-2], axis=0))
         if len(rates) > 1:
             jumped = jumped | (rates[-1] > JUMP * np.fmax(np.fmax.reduce(rates[:-1], axis=0), self.peak))
-        return self.settled & jumped
+        found: Bools = self.settled & jumped
+        return found
 
     def _derive(self) -> None:
         """Fills the derived columns of the latest sample, and raises the peak to the sample before. All arrays (components,)."""

@@ -29,12 +29,10 @@ RECENT: Final = 5.5
 """How many times the recent movements, by their root mean square, a movement has to be, to be unlike its own past."""
 LONGER: Final = 1.5
 """How much further that is in an interval that is longer than all before."""
-ONE_WAY: Final = 0.25
-"""Share of (Σ η)² by which RMS² grows where steps go one way; in random directions it is one over the number of steps."""
 SUSTAINED_ONE_WAY: Final = 1.5
-"""Largest RMS of the updates in which they do so …"""
+"""Largest RMS of updates that go one way …"""
 LEAST_ONE_WAY: Final = 0.1
-"""… and the least share of Σ η that the RMS grows by."""
+"""… and the least share of Σ η that the RMS grows by meanwhile."""
 YOUNG: Final = (60.0, 120.0)
 """Steps at the η of the end of the warm-up, by Σ η, up to which a run is young, and from which on it is not."""
 LESS_ALIKE: Final = 1.5
@@ -137,8 +135,9 @@ def one_way(window: SampleWindow) -> Bools:
 
     Where a gradient keeps its sign, an optimizer that normalises moves each value by η in the same direction at every step. The
     values become ±Σ η, all of one size: RMS² grows by up to (Σ η)², k rises far above that of a normal distribution, and R²
-    falls meanwhile. What is written to a matrix may do the same to k, but hardly to the RMS, too; and where two sizes are
-    mixed, k falls.
+    falls meanwhile. In n steps of random directions RMS² grows by (Σ η)²/n. What is above the geometric mean of both,
+    (Σ η)²/√n, counts as one way. What writes to a matrix may make k rise, too, but the RMS hardly grows by just so much then;
+    and where two sizes are mixed, k falls.
     """
     return window.once("one way", lambda: _one_way(window))
 
@@ -148,7 +147,8 @@ def _one_way(window: SampleWindow) -> Bools:
     grown = rms**2 - (before * np.exp(-or_zero(window.now("weight_decay")) * path)) ** 2
     within = rms - before <= path * np.minimum(window.now("update_max"), SUSTAINED_ONE_WAY)
     rose = window.now("k") - window.before("k") > window.now("k_se")
-    enough = (grown >= ONE_WAY * path**2) & (rms - before >= LEAST_ONE_WAY * path)
+    steps = np.fmax(window.steps[-1] - window.steps[-2], 1) if len(window.steps) > 1 else 1
+    enough = (grown >= path**2 / np.sqrt(steps)) & (rms - before >= LEAST_ONE_WAY * path)
     found: Bools = rose & within & enough
     return found
 
@@ -286,7 +286,8 @@ def shift_result(
     judged: Bools,
     quantity: str,
     meaning: Callable[[int], str],
-    besides: Floats | float = 0.0,
+    besides: Floats | float,
+    factor: Floats,
     healthy: Bools | None = None,
 ) -> RuleResult:
     """The result of a rule for sudden changes of a column: a warning, with the latest value and the expected range.
@@ -300,6 +301,7 @@ def shift_result(
         quantity: Name of the value.
         meaning: What to say of the component with this index.
         besides: Strength for another reason, shape (components,).
+        factor: Of all thresholds, shape (components,).
         healthy: Components for which it is an info, however strong, shape (components,).
     """
     last, centre, usual = moved
@@ -312,7 +314,9 @@ def shift_result(
         # What is found for another reason may be within the usual range, which then says nothing.
         inside = (window.now(name) >= low) & (window.now(name) <= high)
         low, high, z = (np.where(inside, np.nan, shown) for shown in (low, high, z))
-    strength = np.fmax(strength, besides) / caution(window)
+    strength = np.fmax(strength, besides) / factor
     levels = {"levels": window.now(name)[None], "before": before[None], "level_names": (quantity,)}
-    severity = np.full(strength.shape, 2, dtype=np.int8) - (False if healthy is None else healthy)
-    return rule_result(np.where(judged, strength, 0.0), severity.astype(np.int8), quantity, window.now(name), meaning, low, high, z, **levels)
+    severity = np.where(False if healthy is None else healthy, 1, np.full(strength.shape, 2)).astype(np.int8)
+    return rule_result(
+        np.where(judged, strength, 0.0), severity, quantity, window.now(name), meaning, low, high, z, **levels
+    )

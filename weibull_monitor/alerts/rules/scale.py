@@ -13,6 +13,7 @@ from weibull_monitor.alerts.rules.movement import (
     MIN_INTERVALS,
     SUSTAINED_ONE_WAY,
     alone,
+    caution,
     one_way,
     shift_result,
     suddenness,
@@ -194,10 +195,11 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         "log lambda",
         (move.last, centre, usual),
         (settings.z * share, change),
-        components.trainable & (window.warm | (by_rms >= 1.0)),
+        components.trainable & (window.warm | (by_rms >= 1.0) | (besides >= type(settings).sure)),
         "λ",
         meaning,
         besides,
+        np.where(fallen, 1.0, caution(window)),  # a young matrix grows, and does not shrink
     )
 
 

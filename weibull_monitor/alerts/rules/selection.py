@@ -21,6 +21,7 @@ from weibull_monitor.alerts.rules.movement import (
     AS_OTHERS,
     MIN_INTERVALS,
     alone,
+    caution,
     one_way,
     shift_result,
     unlike_both,
@@ -115,8 +116,8 @@ def selection_shift(window: SampleWindow, settings: SelectionShift) -> RuleResul
             + (
                 ONE_WAY_CASE
                 if straight[i]
-                else "Its fit got worse, too, so a part of it was overwritten, such as a head or some rows. Check first the matrix by "
-                "row (`weight.std(1)`); if it was not you, go back to the last checkpoint."
+                else "Its fit got worse, too, so a part of it was overwritten, such as a head or some rows. Check first the "
+                "matrix by row (`weight.std(1)`); if it was not you, go back to the last checkpoint."
                 if fit_got_worse(window, i)
                 else "Its attention is changing suddenly, or it was overwritten as a whole. Check first the learning rate of its "
                 "parameter group, then the gradient norm and the attention logits. If it was not you, go back to the last "
@@ -124,6 +125,7 @@ def selection_shift(window: SampleWindow, settings: SelectionShift) -> RuleResul
             )
         ),
         besides,
+        caution(window),
         straight,
     )
 
