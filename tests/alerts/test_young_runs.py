@@ -123,3 +123,14 @@ def test_the_tensor_of_all_experts_is_compared_with_other_matrices() -> None:
     parts = [Part(f"expert {e}", tensor.shape, ((e, e + 1), (0, 64), (0, 64))) for e in range(4)]
     single = [replace(tensor, name=f"experts[{e}]", expert=e, part=part) for e, part in enumerate(parts)]
     assert ComponentArrays.of((tensor, *single)).body.tolist() == [True] + [False] * 4
+
+
+@pytest.mark.parametrize(("times", "warned"), [(1.0, False), (2.0, False), (10.0, True)])
+def test_a_smaller_fall_of_all_is_enough_where_weight_decay_has_jumped(times: float, warned: bool) -> None:
+    def falls(columns: list[Columns]) -> None:
+        for n, now in enumerate(columns[AT:]):
+            now["weight_decay"] *= times
+            for name in ("lambda", "rms", "largest"):
+                now[name] *= np.exp(-0.055 * (n + 1))
+
+    assert bool([a for a in found(falls) if a.finding.severity != "info"]) == warned

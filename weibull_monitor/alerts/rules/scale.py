@@ -39,6 +39,10 @@ AFTER_JUMP: Final = 1 / 3
 """Share of ``z`` that is enough if η has jumped beyond twice everything before."""
 AFTER_OTHERS: Final = 7.0
 """How many times its recent movements a matrix has to move after a jump of η, to be found for that alone."""
+DECAY_JUMP: Final = 3.0
+"""A λ_wd this many times the usual one has jumped …"""
+UNDER_DECAY: Final = 1 / 4
+"""… and this share of ``z`` is enough, as what it does is no chance."""
 LOST: Final = 2 / 3
 """Share of what training has added to a matrix that no healthy fall takes away in one interval."""
 MOST_OF_ALL: Final = 1.4
@@ -118,15 +122,18 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         move = usual_movement(window, "log lambda", settings.lookback)
         noise = SE_LAMBDA * window.now("k_se") / window.now("k")  # all arrays: (components,)
         least = noise**2 + settings.floor**2
-        driven = jumped | (window.now("weight_decay") < 0.0)
+        # The usual λ_wd; that of the first sample is not known.
+        rates = window["weight_decay"][-settings.lookback - 1 :]
+        steady = (rates[0] == rates[-1]).all(axis=-1, keepdims=True)
+        usual_decay = rates[-1] if steady.all() else np.where(steady, rates[-1], median_of(rates[:-1]))
+        negative = rates[-1] < 0.0
+        raised = (rates[-1] > DECAY_JUMP * usual_decay) & (usual_decay > 0.0)
+        driven = jumped | negative | raised
         reach = np.where(components.body, BODY_REACH, OTHER_REACH) * window.now("work") / window.now("rms")
         unexplained = np.where(np.isfinite(window.now("update_max")), reach, OTHER_REACH) / (1.0 + move.alike) ** 2
         allowed = np.where(driven, 0.0, unexplained**2 + (AS_OTHERS * move.others) ** 2)
         rise = np.sqrt(move.size**2 + least + allowed)
         # A fall: what it is beyond weight decay, which does not touch what is no matrix.
-        rates = window["weight_decay"][-settings.lookback - 1 :]
-        steady = (rates[0] == rates[-1]).all(axis=-1, keepdims=True)
-        usual_decay = rates[-1] if steady.all() else np.where(steady, rates[-1], median_of(rates[:-1]))
         decay = or_zero(usual_decay * window.now("work"))
         fallen = np.isfinite(move.centre) & (move.last + decay < 0.0)
         past = np.minimum(move.past[:, fallen], 0.0)  # (intervals, fallen ones)
@@ -143,7 +150,7 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         fall = np.where(grown & ~common, np.sqrt(fall**2 + move.own**2), fall)
         ordinary = components.body & (fallen | ~components.selection)
         share = np.where(falling & common, COMMON, np.where(ordinary, 1.0, UNLIKE_BLOCKS))
-        share = np.where(driven, AFTER_JUMP, share)
+        share = np.where(raised, UNDER_DECAY, np.where(driven, AFTER_JUMP, share))
         centre, usual = np.where(fallen, -decay, move.centre), np.where(fallen, fall, rise)
         change = np.where(fallen, settings.fall, settings.change) * np.where(jumped, 1.0, share)
         limits = np.where(grown, settings.both_fall, settings.both_lost), settings.fall
@@ -166,7 +173,7 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         outran = (faster >= 1.0) & body & grew
         besides = np.where(outran, np.fmax(besides, type(settings).sure * faster), besides)
         # Nobody means a negative λ_wd, so what it explains is no chance.
-        against = driven & ~jumped & (move.last > 0.0)
+        against = negative & ~jumped & (move.last > 0.0)
         if against.any():
             unusual = suddenness(move.last - centre, usual, settings.z * share, change)[1]
             besides = np.where(against & (unusual >= 1.0), np.fmax(besides, type(settings).sure * unusual), besides)
