@@ -144,12 +144,13 @@ def one_way(window: SampleWindow) -> Bools:
 
 def _one_way(window: SampleWindow) -> Bools:
     path, rms, before = window.path, window.now("rms"), window.before("rms")  # all arrays (components,)
+    bound = window.now("update_max")
+    full = path * np.minimum(bound, 1.0)  # for what a step is below η in any case, as of Muon
     grown = rms**2 - (before * np.exp(-or_zero(window.now("weight_decay")) * path)) ** 2
-    within = rms - before <= path * np.minimum(window.now("update_max"), SUSTAINED_ONE_WAY)
-    rose = window.now("k") - window.before("k") > window.now("k_se")
     steps = np.fmax(window.steps[-1] - window.steps[-2], 1) if len(window.steps) > 1 else 1
-    enough = (grown >= path**2 / np.sqrt(steps)) & (rms - before >= LEAST_ONE_WAY * path)
-    found: Bools = rose & within & enough
+    enough = (grown >= full**2 / np.sqrt(steps)) & (rms - before >= LEAST_ONE_WAY * full)
+    within = rms - before <= path * np.minimum(bound, SUSTAINED_ONE_WAY)
+    found: Bools = (window.now("k") - window.before("k") > window.now("k_se")) & enough & within
     return found
 
 
