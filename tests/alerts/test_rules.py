@@ -74,9 +74,9 @@ def without_gradient(columns: list[Columns], i: int) -> None:
             now[name][i] = columns[AT - 1][name][i] * np.exp(-1e-3 * n)
 
 
-def too_fast(columns: list[Columns], *members: int) -> None:
-    """These matrices take steps of ten times the size from sample AT on."""
-    for n, now in enumerate(columns[AT:], 1):
+def too_fast(columns: list[Columns], *members: int, start: int = AT) -> None:
+    """These matrices take steps of ten times the size from a sample on."""
+    for n, now in enumerate(columns[start:], 1):
         for i in members:
             for name in ("lambda", "rms", "largest"):
                 now[name][i] *= 1.0 + 0.3 * n
@@ -88,7 +88,7 @@ FAULTS = {
     "dead": (lambda c: set_from(c, "zeros", OUT, 16384.0), OUT, "warning"),
     "impossible_change": (lambda c: scaled(c, Q, 8.0), Q, "error"),
     "scale_shift": (lambda c: scaled(c, K, 0.8), K, "warning"),
-    "scale_runaway": (lambda c: too_fast(c, Q), Q, "warning"),
+    "scale_runaway": (lambda c: too_fast(c, Q, start=6), Q, "warning"),
     "scale_stall": (lambda c: slowed(c, UP), UP, "warning"),
     "selection_shift": (lambda c: set_from(c, "k", Q, 1.10), Q, "warning"),
     "selection_range": (lambda c: drifting(c, ("attn_q",), 0.55), index(0, "attn_q"), "warning"),

@@ -87,7 +87,8 @@ class ComponentArrays:
         def array(of: Callable[[Component], Any], dtype: Any) -> Any:
             return np.array([of(c) for c in components], dtype=dtype)
 
-        shown = {id(c) for c in representatives(components)}
+        # Single experts are not compared, so the tensor of all of them is, also where it has one kind with them.
+        shown = {id(c) for c in representatives([c for c in components if c.expert is None])}
 
         def comparable(c: Component) -> bool:
             # Heads and experts have more noise and fewer peers; adapters of one block have all shapes.

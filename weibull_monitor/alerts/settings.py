@@ -117,6 +117,7 @@ class ScaleRunaway(RuleSettings):
     """The budget ratio c is above ``ratio`` times the median of all attention and feed-forward matrices."""
 
     persist: int = 2
+    sure: float = 2.0
     ratio: float = 5.0
 
 
@@ -144,8 +145,8 @@ class SelectionShift(UnlikeOthers):
     ``both_rise`` is for rises what ``both`` of `UnlikeOthers` is for falls; ``alone`` and ``own`` are for falls only.
     """
 
-    sure: float = 2.0
-    alone: float = 4.5
+    sure: float = 2.5
+    alone: float = 5.5
     own: float = 1.75
     both: float = 4.0
     both_rise: float = 8.0

@@ -204,7 +204,7 @@ class SampleWindow:
         found: Floats = self.memo["furthest"][..., SHAPES.index(column), :]
         return found
 
-    def _once(self, name: str, make: Callable[[], Bools]) -> Bools:
+    def once(self, name: str, make: Callable[[], Bools]) -> Bools:
         """What several rules ask about the latest sample, made once."""
         if name not in self.memo:
             with quiet():
@@ -230,7 +230,7 @@ class SampleWindow:
 
         The end of the schedule is where η, by the median over matrices, is below a tenth of its peak.
         """
-        return self._once("moving", self._moving)
+        return self.once("moving", self._moving)
 
     def _moving(self) -> Bools:
         eta = self.now("eta")
@@ -242,7 +242,7 @@ class SampleWindow:
     @property
     def warm(self) -> Bools:
         """Components past the warm-up, where η is no longer above all earlier values; shape (components,)."""
-        return self._once("warm", self._warm)
+        return self.once("warm", self._warm)
 
     def _warm(self) -> Bools:
         settled = or_zero(self.now("eta")) <= SETTLED_TOLERANCE * self.peak
@@ -254,17 +254,21 @@ class SampleWindow:
 
         Or was, between the last two samples: the mean η of that interval is above `JUMP` times everything before.
         """
-        return self._once("jumped", self._jumped)
+        return self.once("jumped", self._jumped)
 
     def _jumped(self) -> Bools:
         spent, steps = self["eta_sum"], np.array(self.steps)
         lengths = steps[1:] - steps[:-1]
         lengths = lengths[:, None] if lengths.ndim == 1 else lengths
         rates = (spent[1:] - spent[:-1]) / lengths  # (intervals, components)
-        jumped = self.now("eta") > MAX_ETA_GROWTH * self.peak
+        eta = self["eta"]
+        jumped: Bools = eta[-1] > MAX_ETA_GROWTH * self.peak
+        if len(eta) > 2:  # a jump may come at the end of an interval, so that only the next one shows what it does
+            jumped = jumped | (eta[-1] > self.peak) & (eta[-1] > MAX_ETA_GROWTH * np.fmax.reduce(eta[:-2], axis=0))
         if len(rates) > 1:
             jumped = jumped | (rates[-1] > JUMP * np.fmax(np.fmax.reduce(rates[:-1], axis=0), self.peak))
-        return self.settled & jumped
+        found: Bools = self.settled & jumped
+        return found
 
     def _derive(self) -> None:
         """Fills the derived columns of the latest sample, and raises the peak to the sample before. All arrays (components,)."""

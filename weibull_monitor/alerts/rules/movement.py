@@ -10,6 +10,7 @@ from typing import Final
 import numpy as np
 
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result
+from weibull_monitor.alerts.rules.trained import goes_on
 from weibull_monitor.alerts.settings import UnlikeOthers
 from weibull_monitor.alerts.statistics import Bools, Floats, median_along, median_of, or_zero, quiet, spread_of
 from weibull_monitor.alerts.window import SampleWindow
@@ -28,6 +29,14 @@ RECENT: Final = 5.5
 """How many times the recent movements, by their root mean square, a movement has to be, to be unlike its own past."""
 LONGER: Final = 1.5
 """How much further that is in an interval that is longer than all before."""
+SUSTAINED_ONE_WAY: Final = 1.5
+"""Largest RMS of updates that go one way …"""
+LEAST_ONE_WAY: Final = 0.1
+"""… and the least share of Σ η that the RMS grows by meanwhile."""
+YOUNG: Final = (60.0, 120.0)
+"""Steps at the η of the end of the warm-up, by Σ η, up to which a run is young, and from which on it is not."""
+LESS_ALIKE: Final = 1.5
+"""How much further a movement of one matrix has to be in a young run, where some begin to learn and others do not yet."""
 SIMILAR_RATIO: Final = 1.5
 """An interval is as long as another if its `work` is at most this many times as much."""
 
@@ -119,6 +128,47 @@ def _needed(window: SampleWindow, lookback: int) -> Floats:
     """
     start = np.isfinite(window.baseline["k"])
     return np.where(start | (not start.any()), MIN_INTERVALS, lookback)
+
+
+def one_way(window: SampleWindow) -> Bools:
+    """Matrices whose steps of the last interval, all in one direction, explain that k rose; shape (components,).
+
+    Where a gradient keeps its sign, an optimizer that normalises moves each value by η in the same direction at every step. The
+    values become ±Σ η, all of one size: RMS² grows by up to (Σ η)², k rises far above that of a normal distribution, and R²
+    falls meanwhile. In n steps of random directions RMS² grows by (Σ η)²/n. What is above the geometric mean of both,
+    (Σ η)²/√n, counts as one way. What writes to a matrix may make k rise, too, but the RMS hardly grows by just so much then;
+    and where two sizes are mixed, k falls.
+    """
+    return window.once("one way", lambda: _one_way(window))
+
+
+def _one_way(window: SampleWindow) -> Bools:
+    path, rms, before = window.path, window.now("rms"), window.before("rms")  # all arrays (components,)
+    bound = window.now("update_max")
+    full = path * np.minimum(bound, 1.0)  # for what a step is below η in any case, as of Muon
+    grown = rms**2 - (before * np.exp(-or_zero(window.now("weight_decay")) * path)) ** 2
+    steps = np.fmax(window.steps[-1] - window.steps[-2], 1) if len(window.steps) > 1 else 1
+    enough = (grown >= full**2 / np.sqrt(steps)) & (rms - before >= LEAST_ONE_WAY * full)
+    within = rms - before <= path * np.minimum(bound, SUSTAINED_ONE_WAY)
+    found: Bools = (window.now("k") - window.before("k") > window.now("k_se")) & enough & within
+    return found
+
+
+def caution(window: SampleWindow) -> Floats:
+    """Factor of the thresholds for sudden movements of single matrices, shape (components,): above 1 in a young run.
+
+    A model begins to learn with one matrix after the other. So what a matrix does alone says less in the warm-up and soon
+    after it. Trained weights are not young.
+    """
+    if "caution" not in window.memo:
+        with quiet():
+            rate = np.where(window.plateau > 0.0, window.plateau, window.peak)
+            age = np.where(window.warm, window.now("eta_sum") / rate, 0.0)  # in steps
+            share = np.clip((YOUNG[1] - age) / (YOUNG[1] - YOUNG[0]), 0.0, 1.0)
+        known = 1.0 + (LESS_ALIKE - 1.0) * or_zero(share)
+        window.memo["caution"] = np.ones(known.shape) if goes_on(window) else known
+    found: Floats = window.memo["caution"]
+    return found
 
 
 def suddenness(moved: Floats, usual: Floats, z: float | Floats, change: float | Floats) -> tuple[Floats, Floats]:
@@ -237,7 +287,9 @@ def shift_result(
     judged: Bools,
     quantity: str,
     meaning: Callable[[int], str],
-    besides: Floats | float = 0.0,
+    besides: Floats | float,
+    factor: Floats,
+    healthy: Bools | None = None,
 ) -> RuleResult:
     """The result of a rule for sudden changes of a column: a warning, with the latest value and the expected range.
 
@@ -250,6 +302,8 @@ def shift_result(
         quantity: Name of the value.
         meaning: What to say of the component with this index.
         besides: Strength for another reason, shape (components,).
+        factor: Of all thresholds, shape (components,).
+        healthy: Components for which it is an info, however strong, shape (components,).
     """
     last, centre, usual = moved
     name = column.removeprefix("log ")
@@ -261,6 +315,9 @@ def shift_result(
         # What is found for another reason may be within the usual range, which then says nothing.
         inside = (window.now(name) >= low) & (window.now(name) <= high)
         low, high, z = (np.where(inside, np.nan, shown) for shown in (low, high, z))
-    strength = np.fmax(strength, besides)
+    strength = np.fmax(strength, besides) / factor
     levels = {"levels": window.now(name)[None], "before": before[None], "level_names": (quantity,)}
-    return rule_result(np.where(judged, strength, 0.0), 2, quantity, window.now(name), meaning, low, high, z, **levels)
+    severity = np.where(False if healthy is None else healthy, 1, np.full(strength.shape, 2)).astype(np.int8)
+    return rule_result(
+        np.where(judged, strength, 0.0), severity, quantity, window.now(name), meaning, low, high, z, **levels
+    )

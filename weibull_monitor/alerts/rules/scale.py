@@ -11,7 +11,10 @@ from weibull_monitor.alerts.rules.movement import (
     AS_OTHERS,
     LEAST_SPEED,
     MIN_INTERVALS,
+    SUSTAINED_ONE_WAY,
     alone,
+    caution,
+    one_way,
     shift_result,
     suddenness,
     unlike_both,
@@ -36,12 +39,14 @@ AFTER_JUMP: Final = 1 / 3
 """Share of ``z`` that is enough if η has jumped beyond twice everything before."""
 AFTER_OTHERS: Final = 7.0
 """How many times its recent movements a matrix has to move after a jump of η, to be found for that alone."""
+DECAY_JUMP: Final = 3.0
+"""A λ_wd this many times the usual one has jumped …"""
+UNDER_DECAY: Final = 1 / 4
+"""… and this share of ``z`` is enough, as what it does is no chance."""
 LOST: Final = 2 / 3
 """Share of what training has added to a matrix that no healthy fall takes away in one interval."""
-YOUNG: Final = 100.0
-"""Steps at the highest η, by Σ η, before which matrices grow less alike: some begin to learn, and others do not yet."""
-LESS_ALIKE: Final = 1.25
-"""How much more a rise has to be of one matrix alone until then."""
+MOST_OF_ALL: Final = 1.4
+"""An interval with this many times the Σ η of all steps before it may well take away what these have added."""
 SMALL: Final = 1.5
 """How much more a rise has to be of one matrix alone where it is small."""
 FULL_STEPS: Final = 1.0
@@ -75,7 +80,9 @@ def impossible_change(window: SampleWindow, settings: ImpossibleChange) -> RuleR
         bound = np.fmax(window.now("update_max"), window.before("update_max"))
         rounding = np.where(window.components.coarse, 2.0, 1.0)
         certain = path * bound * rounding + rest
-        likely = path * np.minimum(bound, settings.sustained) * rounding + rest
+        # Gradients that keep their sign while they grow lead a little further.
+        sustained = np.where(one_way(window), np.fmax(settings.sustained, SUSTAINED_ONE_WAY), settings.sustained)
+        likely = path * np.minimum(bound, sustained) * rounding + rest
         moved = np.abs(rms - before)
         strength = moved / likely
         impossible = moved > certain
@@ -115,15 +122,18 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         move = usual_movement(window, "log lambda", settings.lookback)
         noise = SE_LAMBDA * window.now("k_se") / window.now("k")  # all arrays: (components,)
         least = noise**2 + settings.floor**2
-        driven = jumped | (window.now("weight_decay") < 0.0)
+        # The usual λ_wd; that of the first sample is not known.
+        rates = window["weight_decay"][-settings.lookback - 1 :]
+        steady = (rates[0] == rates[-1]).all(axis=-1, keepdims=True)
+        usual_decay = rates[-1] if steady.all() else np.where(steady, rates[-1], median_of(rates[:-1]))
+        negative = rates[-1] < 0.0
+        raised = (rates[-1] > DECAY_JUMP * usual_decay) & (usual_decay > 0.0)
+        driven = jumped | negative | raised
         reach = np.where(components.body, BODY_REACH, OTHER_REACH) * window.now("work") / window.now("rms")
         unexplained = np.where(np.isfinite(window.now("update_max")), reach, OTHER_REACH) / (1.0 + move.alike) ** 2
         allowed = np.where(driven, 0.0, unexplained**2 + (AS_OTHERS * move.others) ** 2)
         rise = np.sqrt(move.size**2 + least + allowed)
         # A fall: what it is beyond weight decay, which does not touch what is no matrix.
-        rates = window["weight_decay"][-settings.lookback - 1 :]
-        steady = (rates[0] == rates[-1]).all(axis=-1, keepdims=True)
-        usual_decay = rates[-1] if steady.all() else np.where(steady, rates[-1], median_of(rates[:-1]))
         decay = or_zero(usual_decay * window.now("work"))
         fallen = np.isfinite(move.centre) & (move.last + decay < 0.0)
         past = np.minimum(move.past[:, fallen], 0.0)  # (intervals, fallen ones)
@@ -135,11 +145,12 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
             common = falling[..., body].mean(axis=-1, keepdims=True) > 0.5
         # What training has added, and whether this fall leaves some of it.
         added = np.log(window.now("lambda") / window.baseline["lambda"]) + window.now("decay")
-        grown = goes_on(window) | ~(added < (1.0 - LOST) * (added - move.last - decay))
+        long = window.path > MOST_OF_ALL * window.before("eta_sum")
+        grown = goes_on(window) | long | ~(added < (1.0 - LOST) * (added - move.last - decay))
         fall = np.where(grown & ~common, np.sqrt(fall**2 + move.own**2), fall)
         ordinary = components.body & (fallen | ~components.selection)
         share = np.where(falling & common, COMMON, np.where(ordinary, 1.0, UNLIKE_BLOCKS))
-        share = np.where(driven, AFTER_JUMP, share)
+        share = np.where(raised, UNDER_DECAY, np.where(driven, AFTER_JUMP, share))
         centre, usual = np.where(fallen, -decay, move.centre), np.where(fallen, fall, rise)
         change = np.where(fallen, settings.fall, settings.change) * np.where(jumped, 1.0, share)
         limits = np.where(grown, settings.both_fall, settings.both_lost), settings.fall
@@ -153,7 +164,6 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         rose = np.log(window.now("rms") / window.before("rms"))
         ever = window.furthest("log rms")
         by_rms = alone(window, rose + decay, ever, noise, (settings.alone, settings.own), trade=True)
-        by_rms = by_rms / np.where(window.now("eta_sum") >= YOUNG * window.peak, 1.0, LESS_ALIKE)
         small = np.minimum(by_rms / SMALL, (rose + decay) / settings.change)
         by_rms = np.fmax(np.minimum(by_rms, (rose + decay) / settings.far), small)
         by_rms = np.where(~np.isfinite(move.centre), 0.0, by_rms)
@@ -163,7 +173,7 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         outran = (faster >= 1.0) & body & grew
         besides = np.where(outran, np.fmax(besides, type(settings).sure * faster), besides)
         # Nobody means a negative λ_wd, so what it explains is no chance.
-        against = driven & ~jumped & (move.last > 0.0)
+        against = negative & ~jumped & (move.last > 0.0)
         if against.any():
             unusual = suddenness(move.last - centre, usual, settings.z * share, change)[1]
             besides = np.where(against & (unusual >= 1.0), np.fmax(besides, type(settings).sure * unusual), besides)
@@ -192,10 +202,11 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         "log lambda",
         (move.last, centre, usual),
         (settings.z * share, change),
-        components.trainable & (window.warm | (by_rms >= 1.0)),
+        components.trainable & (window.warm | (by_rms >= 1.0) | (besides >= type(settings).sure)),
         "λ",
         meaning,
         besides,
+        np.where(fallen, 1.0, caution(window)),  # a young matrix grows, and does not shrink
     )
 
 

@@ -21,13 +21,15 @@ from weibull_monitor.alerts.rules.movement import (
     AS_OTHERS,
     MIN_INTERVALS,
     alone,
+    caution,
+    one_way,
     shift_result,
     unlike_both,
     unlike_others,
     usual_movement,
 )
 from weibull_monitor.alerts.rules.result import RuleResult
-from weibull_monitor.alerts.rules.words import between, fit_got_worse
+from weibull_monitor.alerts.rules.words import ONE_WAY_CASE, between, fit_got_worse
 from weibull_monitor.alerts.settings import SelectionDrift, SelectionRange, SelectionShift
 from weibull_monitor.alerts.statistics import quiet
 from weibull_monitor.alerts.window import SampleWindow
@@ -100,6 +102,7 @@ def selection_shift(window: SampleWindow, settings: SelectionShift) -> RuleResul
         )
         both = np.where(window.jumped, 0.0, np.fmax(both, np.where(fell >= 1.0, type(settings).sure * fell, 0.0)))
         besides = np.fmax(unlike_others(window, move.last, move.others, error, settings), both)
+    straight = one_way(window)
     return shift_result(
         window,
         "k",
@@ -111,8 +114,10 @@ def selection_shift(window: SampleWindow, settings: SelectionShift) -> RuleResul
             f"k of this matrix, which makes queries or keys, {between(before[i], now[i], window.steps[-2])}; it usually moves by "
             f"{np.fmin(usual, move.own)[i]:.2g} from sample to sample. "
             + (
-                "Its fit got worse, too, so a part of it was overwritten, such as a head or some rows. Check first the matrix by "
-                "row (`weight.std(1)`); if it was not you, go back to the last checkpoint."
+                ONE_WAY_CASE
+                if straight[i]
+                else "Its fit got worse, too, so a part of it was overwritten, such as a head or some rows. Check first the "
+                "matrix by row (`weight.std(1)`); if it was not you, go back to the last checkpoint."
                 if fit_got_worse(window, i)
                 else "Its attention is changing suddenly, or it was overwritten as a whole. Check first the learning rate of its "
                 "parameter group, then the gradient norm and the attention logits. If it was not you, go back to the last "
@@ -120,6 +125,8 @@ def selection_shift(window: SampleWindow, settings: SelectionShift) -> RuleResul
             )
         ),
         besides,
+        caution(window),
+        straight,
     )
 
 

@@ -10,13 +10,15 @@ from weibull_monitor.alerts.rules.groups import GroupResults, around, group_erro
 from weibull_monitor.alerts.rules.movement import (
     AS_OTHERS,
     MIN_INTERVALS,
+    caution,
+    one_way,
     suddenness,
     unlike_both,
     unlike_others,
     usual_movement,
 )
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result
-from weibull_monitor.alerts.rules.words import apart, between, fit_got_worse
+from weibull_monitor.alerts.rules.words import ONE_WAY_CASE, apart, between, fit_got_worse
 from weibull_monitor.alerts.settings import BodyBreak, LayerOutlier, TransmissionExit
 from weibull_monitor.alerts.statistics import Bools, Floats, median_along, median_of, or_zero, quiet, spread_of
 from weibull_monitor.alerts.window import SampleWindow
@@ -260,7 +262,7 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
             both = unlike_both(window, move.last, move, error, limits, type(settings).sure)
             k_strength = np.fmax(k_strength, np.where(window.jumped, 0.0, both))
             by_k = ~components.selection & window.warm & (k_strength > or_zero(strength))
-            strength, z = np.where(by_k, k_strength, strength), np.where(by_k, k_z, z)
+            strength, z = np.where(by_k, k_strength, strength) / caution(window), np.where(by_k, k_z, z)
         # R² below its limit: strength 1 at the limit, whatever was usual.
         below = (1.0 - r2) / (1.0 - settings.r2)
         by_k &= ~(below > strength)
@@ -270,6 +272,8 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
         sudden = (or_zero(strength) >= 1.0) & ~(~np.isfinite(start) & nearer)
         strength = np.fmax(below, strength)
         z = np.where(np.abs(z) < settings.z, np.nan, z)  # found for another reason
+        straight = one_way(window)
+        sudden &= ~straight
 
     def moved_by(i: int, column: str) -> str:
         return between(window.before(column)[i], window.now(column)[i], window.steps[-2])
@@ -291,7 +295,9 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
                 else ""
             )
             + (
-                "Its fit is as good as before, so all of its values changed alike, as if it was initialised or loaded anew. "
+                ONE_WAY_CASE
+                if straight[i]
+                else "Its fit is as good as before, so all of its values changed alike, as if it was initialised or loaded anew. "
                 "Check first whether something wrote to it; if so, and if you did not mean it, go back to the last checkpoint."
                 if by_k[i] and not fit_got_worse(window, i)
                 else "The weights no longer form one population: a part of them (a head, some rows, a piece of a checkpoint) has "

@@ -143,6 +143,14 @@ def between(before: float, now: float, since: int) -> str:
     return f"went from {was} to {is_now} since step {since}"
 
 
+ONE_WAY_CASE: Final = (
+    "Its RMS grew by what so many steps of the optimizer in one direction give: its gradient kept its sign, so that all of its "
+    "values move alike and come to one size. Nothing wrote to it. If the loss is not good either, check first the learning rate "
+    "of its parameter group."
+)
+"""What an info says of a matrix whose k rose in steps that all go one way."""
+
+
 def _same(window: SampleWindow, i: int, when: str) -> bool:
     """Whether k and λ are those of the baseline, or of the sample before, though λ was another one in between."""
     then = {c: window.baseline[c] if when == "baseline" else window.before(c) for c in ("k", "lambda", "k_se")}
