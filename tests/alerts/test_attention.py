@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.alerts.simulated import KINDS, Columns, healthy, index, samples_of, window_of
-from weibull_monitor.alerts.rules.attention import attention_scale
+from weibull_monitor.alerts.rules.attention import BEYOND, attention_scale
 from weibull_monitor.alerts.rules.result import RuleResult
 from weibull_monitor.alerts.settings import AttentionScale
 
@@ -62,6 +62,17 @@ def test_growth_at_a_higher_rate_is_a_warning_that_names_it(members: list[int], 
     assert found.strength[Q] > 1.0
     assert found.severity[Q] == found.severity[K] == 2
     assert f"the η of {names} was {times:.3g} times that of the others" in found.meaning(Q)
+
+
+def test_with_a_higher_rate_less_is_enough() -> None:
+    """Six times as far as the others: with one rate for all that is nothing."""
+
+    def change(columns: list[Columns]) -> None:
+        grow(columns, factor=1.75)
+        rate(columns, 10.0, [Q, K])
+
+    assert judged(change).strength[Q] > 1.0
+    assert judged(lambda columns: grow(columns, factor=1.75)).strength[Q] < 1.0
 
 
 def test_a_rate_that_was_higher_from_the_start_is_found_as_well() -> None:
@@ -124,10 +135,9 @@ def test_rates_that_cannot_be_compared_count_as_equal(unknown: Callable[[list[Co
 
 def test_growth_far_beyond_what_healthy_runs_have_is_a_warning_with_any_rate() -> None:
     found = judged(lambda columns: grow(columns, factor=6.0))
-    assert found.strength[Q] >= AttentionScale().equal
+    assert found.strength[Q] >= BEYOND
     assert found.severity[Q] == 2
     assert judged(lambda columns: grow(columns, factor=6.0), AttentionScale(equal=9.0)).severity[Q] == 1
-    assert judged(grow, AttentionScale(equal=1.0)).severity[Q] == 2
 
 
 def test_matrices_whose_rate_is_0_are_not_compared_with() -> None:

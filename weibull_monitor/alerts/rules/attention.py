@@ -29,6 +29,8 @@ EARLY_GROWTH: Final = 0.4
 """Share of ln ``growth`` that is enough then."""
 NOISE: Final = 4e-4
 """Change of the square of an RMS, as a share, that its resolution can make."""
+BEYOND: Final = 3.0
+"""Strength from which growth with equal rates is a warning: 2.6 times what healthy runs reach."""
 SAME_RATE: Final = 1.1
 """Up to this ratio, two η are said to be the same."""
 
@@ -79,10 +81,10 @@ def attention_scale(window: SampleWindow, settings: AttentionScale) -> RuleResul
     the other matrices of the same block over the same steps. Displacement is √(RMS² - RMS₀²·exp(-2S)), as in the budget ratio.
 
     A pair is found if, since the baseline or over the last 1, 2, 4 or 8 samples, A grew by ``added`` and by the factor
-    ``growth``, and the geometric mean of the displacements of q and k is ``ratio`` times the median of the others. Attention of
-    healthy runs that begins to work gets there, too, with one η for all. So it is a warning where Σ η of q or k over the same
-    steps is ``faster`` times the median of the others, or their η since then that after the warm-up; or where growth (as a
-    logarithm) and displacement are ``equal`` times the thresholds. Else, or where η is not known, it is an info.
+    ``growth``, and the geometric mean of the displacements of q and k is ``ratio`` times the median of the others, while the
+    cause is known: Σ η of q or k over the same steps is ``faster`` times the median of the others, or their η since then that
+    after the warm-up. Attention of healthy runs that begins to work moves up to eight times as far with one η for all. So
+    where η is not higher, or not known, the displacement has to be ``equal`` times the others', and it is an info up to `BEYOND`.
     """
     if len(window.steps) < 2 or not window.pairs:
         return None
@@ -118,10 +120,11 @@ def attention_scale(window: SampleWindow, settings: AttentionScale) -> RuleResul
             of_pair = np.sqrt(moved[..., pairs.query] * moved[..., pairs.key])
             spent = path[-1] - walked  # Σ η
             apart = np.sqrt(of_pair / _of_others(np.where(spent == 0, np.nan, moved), pairs))  # η = 0 moves nothing
-            strength = np.minimum(grown, apart / settings.ratio)
             rose = np.fmax.reduce(window["eta"][-lag:], axis=0) / window.plateau
             apace = np.stack([_rates(spent, window.now("update_max"), pairs), _of_pairs(rose, pairs)])  # (2, 2, pairs)
-            sure = (apace >= settings.faster).any(axis=(0, 1)) | (strength >= settings.equal)
+            faster = (apace >= settings.faster).any(axis=(0, 1))
+            strength = np.minimum(grown, apart / np.where(faster, settings.ratio, settings.equal))
+            sure = faster | (strength >= BEYOND)
             strength = np.where(sure, strength, np.minimum(strength, 1.0))
             better = np.isfinite(strength) & ~(best >= strength)
             limit = np.where(better, most, limit)
