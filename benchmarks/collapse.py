@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from collapse_runs import Training, train
-from corpus_replay import sampled_every
+from corpus_replay import grave, sampled_every
 
 from weibull_monitor import read_history
 from weibull_monitor.alerts import AlertSettings, replay
@@ -78,10 +78,10 @@ def gone(folder: Path) -> int | None:
 
 
 def judge(folder: Path, every: int) -> int | None:
-    """The step of the first alert at a cadence; None if there is none."""
+    """The step of the first warning at a cadence; None if there is none."""
     history = read_history(folder)
-    alerts = replay(sampled_every(history.snapshots, every), AlertSettings(), history.runs[-1].attention)
-    return next((a.step for a in alerts if a.finding.rule == "attention_scale" and a.phase == "begins"), None)
+    alerts = grave(replay(sampled_every(history.snapshots, every), AlertSettings(), history.runs[-1].attention))
+    return next((a.step for a in alerts if a.finding.rule == "attention_scale"), None)
 
 
 def main() -> None:

@@ -231,6 +231,8 @@ def test_attention_that_outruns_the_rest_at_once_is_held_against_the_limit_of_th
             for kind in ("attn_q", "attn_k"):
                 for name in ("lambda", "rms", "largest"):
                     now[name][index(1, kind)] *= 1.0 + 0.3 * n
+                for name in ("eta", "eta_sum"):
+                    now[name][index(1, kind)] *= 10.0
 
     (first, *_) = [a for a in alerts_of(at_once) if a.finding.rule == "attention_scale" and a.phase != "ends"]
     value, (_, high) = first.finding.value, first.finding.expected

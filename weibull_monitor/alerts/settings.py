@@ -179,14 +179,16 @@ class InitialisedAnew(RuleSettings):
 
 @dataclass(frozen=True)
 class AttentionScale(RuleSettings):
-    """The scale of attention grew by ``added`` and by the factor ``growth``.
+    """The scale of attention grew by ``added`` and the factor ``growth``; W_q and W_k moved ``ratio`` times as far as the others.
 
-    And W_q and W_k moved ``ratio`` times as far as the other matrices of their block.
+    And their η is ``faster`` times that of the others or that after the warm-up. If not, an info if they moved ``equal`` times.
     """
 
     added: float = 0.1
     growth: float = 1.25
-    ratio: float = 7.0
+    ratio: float = 5.0
+    equal: float = 7.0
+    faster: float = 4.0
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from weibull_monitor.alerts.component_arrays import Ints
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result
 from weibull_monitor.alerts.rules.words import between
 from weibull_monitor.alerts.settings import AttentionScale
-from weibull_monitor.alerts.statistics import Floats, median_of, quiet
+from weibull_monitor.alerts.statistics import Floats, median_of, or_zero, quiet
 from weibull_monitor.alerts.window import SampleWindow
 
 LAGS: Final = (1, 2, 4, 8)
@@ -29,6 +29,10 @@ EARLY_GROWTH: Final = 0.4
 """Share of ln ``growth`` that is enough then."""
 NOISE: Final = 4e-4
 """Change of the square of an RMS, as a share, that its resolution can make."""
+BEYOND: Final = 3.0
+"""Strength from which growth with equal rates is a warning: 2.6 times what healthy runs reach."""
+SAME_RATE: Final = 1.1
+"""Up to this ratio, two η are said to be the same."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +81,10 @@ def attention_scale(window: SampleWindow, settings: AttentionScale) -> RuleResul
     the other matrices of the same block over the same steps. Displacement is √(RMS² - RMS₀²·exp(-2S)), as in the budget ratio.
 
     A pair is found if, since the baseline or over the last 1, 2, 4 or 8 samples, A grew by ``added`` and by the factor
-    ``growth``, and the geometric mean of the displacements of q and k is ``ratio`` times the median of the others.
+    ``growth``, and the geometric mean of the displacements of q and k is ``ratio`` times the median of the others, while the
+    cause is known: Σ η of q or k over the same steps is ``faster`` times the median of the others, or their η since then that
+    after the warm-up. Attention of healthy runs that begins to work moves up to eight times as far with one η for all. So
+    where η is not higher, or not known, the displacement has to be ``equal`` times the others', and it is an info up to `BEYOND`.
     """
     if len(window.steps) < 2 or not window.pairs:
         return None
@@ -86,14 +93,16 @@ def attention_scale(window: SampleWindow, settings: AttentionScale) -> RuleResul
     pairs: _Pairs = window.kept["attention"]
     if not len(pairs.others):
         return None
-    rms, decay = window["rms"], window["decay"]  # (samples, components) each
+    rms, decay, path = window["rms"], window["decay"], window["eta_sum"]  # (samples, components) each
     lags = [lag for lag in LAGS if lag < len(window.steps)]
-    starts = [(np.broadcast_to(window.baseline["rms"], rms[-1].shape), np.zeros(len(window.components)), 0)]
-    starts += [(rms[-1 - lag], decay[-1 - lag], window.steps[-1 - lag]) for lag in lags]
+    none = np.zeros(len(window.components))
+    starts = [(np.broadcast_to(window.baseline["rms"], rms[-1].shape), none, none, 0, 0)]
+    starts += [(rms[-1 - lag], decay[-1 - lag], or_zero(path[-1 - lag]), window.steps[-1 - lag], lag) for lag in lags]
     now = pairs.factor * rms[-1][..., pairs.query] * rms[-1][..., pairs.key]  # (pairs,), as all that follows
     best, usual, limit, ratio, since = (np.full(now.shape, np.nan) for _ in range(5))
+    rates, certain = np.full((2, 2, *now.shape), np.nan), np.zeros(now.shape, dtype=bool)
     with quiet():
-        earlier = np.stack([before for before, _, _ in starts])  # (starts, components)
+        earlier = np.stack([before for before, *_ in starts])  # (starts, components)
         scales = pairs.factor * earlier[..., pairs.query] * earlier[..., pairs.key]  # (starts, pairs)
         early = np.atleast_1d(window.steps[-1] <= EARLY)  # (1,)
         first = np.stack([early, *[np.zeros_like(early)] * len(lags)])  # (starts, 1)
@@ -101,20 +110,27 @@ def attention_scale(window: SampleWindow, settings: AttentionScale) -> RuleResul
         growth = np.where(first, EARLY_GROWTH, 1.0) * np.log(settings.growth)
         growths = np.minimum((now - scales) / added, np.log(now / scales) / growth)
         limits = np.maximum(scales + added, scales * np.exp(growth))
-        for (_, spent, step), before, start, most, grown in zip(starts, earlier, scales, limits, growths, strict=True):
+        for (_, decayed, walked, step, lag), before, start, most, grown in zip(
+            starts, earlier, scales, limits, growths, strict=True
+        ):
             if not grown.size or not np.fmax.reduce(grown, axis=None) >= CLEAR:
                 continue  # nearly always
-            left = before**2 * np.exp(-2.0 * (decay[-1] - spent))  # what decay has left of the start, (components,)
+            left = before**2 * np.exp(-2.0 * (decay[-1] - decayed))  # what decay has left of the start, (components,)
             moved = np.maximum(rms[-1] ** 2 - left, 0.0) + NOISE * rms[-1] ** 2
             of_pair = np.sqrt(moved[..., pairs.query] * moved[..., pairs.key])
-            others = np.where(pairs.others >= 0, moved[..., pairs.others], np.nan)  # (most, pairs)
-            of_others = median_of(np.moveaxis(others, -2, 0))
-            apart = np.sqrt(of_pair / of_others)
-            strength = np.minimum(grown, apart / settings.ratio)
+            spent = path[-1] - walked  # Σ η
+            apart = np.sqrt(of_pair / _of_others(np.where(spent == 0, np.nan, moved), pairs))  # η = 0 moves nothing
+            rose = np.fmax.reduce(window["eta"][-lag:], axis=0) / window.plateau
+            apace = np.stack([_rates(spent, window.now("update_max"), pairs), _of_pairs(rose, pairs)])  # (2, 2, pairs)
+            faster = (apace >= settings.faster).any(axis=(0, 1))
+            strength = np.minimum(grown, apart / np.where(faster, settings.ratio, settings.equal))
+            sure = faster | (strength >= BEYOND)
+            strength = np.where(sure, strength, np.minimum(strength, 1.0))
             better = np.isfinite(strength) & ~(best >= strength)
             limit = np.where(better, most, limit)
             best, usual = np.where(better, strength, best), np.where(better, start, usual)
             ratio, since = np.where(better, apart, ratio), np.where(better, step, since)
+            rates, certain = np.where(better, apace, rates), np.where(better, sure, certain)
     if not (best > 0.0).any():
         return rule_result(
             np.zeros(len(window.components)), 2, "attention scale", np.full(len(window.components), np.nan), ""
@@ -138,17 +154,67 @@ def attention_scale(window: SampleWindow, settings: AttentionScale) -> RuleResul
         n = owner[i]
         return (
             f"The scale of attention logits, RMS_q·RMS_k·d_in, {between(usual[n], now[n], int(since[n]))}, and W_q and W_k moved "
-            f"{ratio[n]:.2g} times as far as the other matrices of the block: attention is about to collapse onto single keys. "
-            "Check first the learning rate of W_q and W_k against that of the others, and lower it. If they are equal, go back "
-            "to a checkpoint from before and add QK-norm."
+            f"{ratio[n]:.2g} times as far as the other matrices of the block{_cause(rates[..., n], settings.faster)}"
         )
 
     return rule_result(
         strength=np.where(judged, strength, 0.0),
-        severity=2,
+        severity=np.where(certain[owner], 2, 1).astype(np.int8),
         quantity="attention scale",
         value=value,
         meaning=meaning,
         high=high,
         together=(pairs.query, pairs.key),
     )
+
+
+def _of_others(values: Floats, pairs: _Pairs) -> Floats:
+    """The median of the other matrices of each pair, shape (pairs,), of values of shape (components,)."""
+    return median_of(np.moveaxis(np.where(pairs.others >= 0, values[..., pairs.others], np.nan), -2, 0))
+
+
+def _of_pairs(values: Floats, pairs: _Pairs) -> Floats:
+    """The values of W_q and of W_k, shape (2, pairs), of values of shape (components,)."""
+    return np.stack([values[..., pairs.query], values[..., pairs.key]])
+
+
+def _rates(spent: Floats, bound: Floats, pairs: _Pairs) -> Floats:
+    """How many times Σ η of the other matrices that of W_q and of W_k is, shape (2, pairs); NaN where they cannot be compared.
+
+    Σ η is in units of AdamW's steps if the optimizer is known, which the bound of its updates tells.
+
+    Args:
+        spent: Σ η of each matrix, shape (components,); NaN if unknown.
+        bound: The bound, shape (components,); NaN if there is none.
+        pairs: The pairs.
+    """
+    ratio = _of_pairs(spent, pairs) / _of_others(np.where(spent > 0, spent, np.nan), pairs)
+    known = np.isfinite(bound).astype(float)
+    return np.where(_of_pairs(known, pairs) == _of_others(known, pairs), ratio, np.nan)
+
+
+def _cause(rates: Floats, faster: float) -> str:
+    """The end of a sentence: why W_q and W_k moved so far, and what to do.
+
+    Args:
+        rates: η of W_q and of W_k, shape (2, 2); in units of that of the others, and of that after the warm-up. NaN if unknown.
+        faster: From which of them on it is the cause.
+    """
+    most, rose = np.fmax(rates[:, 0], rates[:, 1]).tolist()
+    of_others, before = rates >= faster
+    if of_others.any() or before.any():
+        what, high, by = (
+            ("that of the others", of_others, most) if of_others.any() else ("that after the warm-up", before, rose)
+        )
+        names = " and ".join(name for name, is_high in zip(("W_q", "W_k"), high, strict=True) if is_high)
+        return (
+            f", as the η of {names} was {by:.3g} times {what}: attention is about to collapse onto single keys. Lower it, and go "
+            "back to a checkpoint from before."
+        )
+    if not np.isfinite(most):
+        known = "Their η cannot be compared with that of the others; check it first, and lower it if it is too high. If not,"
+    elif most > SAME_RATE:
+        known = f"Their η was {most:.3g} times that of the others; lower it first. If that does not help,"
+    else:
+        known = "Their η was not higher than that of the others, so it is not the cause:"
+    return f". Attention may be about to collapse onto single keys. {known} go back to a checkpoint from before and add QK-norm."
