@@ -244,13 +244,14 @@ def about(results: dict[str, Result]) -> dict[str, Any]:
     }
 
 
-LOOKS: Final = """It has been replayed twice. The first time, when the rules were finished, 38 more families stood on this
-side: 11, 10 and 10 of 119 healthy runs were alarmed every 10, 50 and 100 (4, 5 and 5 of the 64 that still stand here), and 47 of 54,
-39 of 47 and 34 of 42 visible faults of weights and rates were found (22 of 23, 17 of 22 and 18 of 23). The rules of the version before,
-on the same runs: 11, 10 and 12 of 119; 47 of 54, 36 of 47 and 31 of 42. Then the families from a to l were moved to the other
-side, and rules were changed with them: steps that all go one way explain a k that rises, more is asked for in young runs,
-`attention_scale` asks whether η of W_q and W_k was higher, and `scale_runaway` warns later. The table is the second time. One
-healthy run is left out, by a rule made before: the loss of seed_oss--adapters ended above its start."""
+LOOKS: Final = """It has been replayed twice. The first time, when the rules were finished, 38 more families stood on this side:
+11, 10 and 10 of 119 healthy runs were alarmed every 10, 50 and 100 (4, 5 and 5 of the 64 that still stand
+here), and 47 of 54, 39 of 47 and 34 of 42 visible faults of weights and rates were found (22 of 23, 17 of 22
+and 18 of 23). The rules of the version before, on the same runs: 11, 10 and 12 of 119; 47 of 54, 36 of 47 and
+31 of 42. Then the families from a to l were moved to the other side, and rules were changed with them: steps
+that all go one way explain a k that rises, more is asked for in young runs, `attention_scale` asks whether η
+of W_q and W_k was higher, and `scale_runaway` warns later. The table is the second time. One healthy run is
+left out, by a rule made before: the loss of seed_oss--adapters ended above its start."""
 """How often the evaluated side has been replayed, when, what came of it, and what was changed after it."""
 HEAD = """# How good the alerts are
 
