@@ -38,7 +38,7 @@ def bent(columns: list[Columns], i: int, k: float, straight: float) -> None:
 @pytest.mark.parametrize("i", [Q, V])
 def test_a_k_that_rises_because_all_steps_go_one_way_is_an_info(i: int) -> None:
     """As of values W₀ ± Σ η: the optimizer explains it, and nothing was overwritten."""
-    alerts = [a for a in found(lambda c: bent(c, i, 0.4, 0.9)) if a.finding.rule in ("selection_shift", "body_break")]
+    alerts = [a for a in found(lambda c: bent(c, i, 0.14, 0.9)) if a.finding.rule in ("selection_shift", "body_break")]
     assert {a.finding.severity for a in alerts} == {"info"}
     assert all("in one direction" in a.finding.meaning and "overwritten" not in a.finding.meaning for a in alerts)
 
@@ -49,6 +49,7 @@ def test_a_k_that_rises_because_all_steps_go_one_way_is_an_info(i: int) -> None:
     [
         pytest.param(0.4, 0.0, id="the RMS stays"),
         pytest.param(0.4, -0.9, id="the RMS falls"),
+        pytest.param(0.4, 0.9, id="k rises far more than the RMS"),
         pytest.param(-0.3, 0.9, id="k falls, as of two sizes"),
         pytest.param(0.4, 25.0, id="further than the optimizer goes"),
     ],
@@ -134,3 +135,19 @@ def test_a_smaller_fall_of_all_is_enough_where_weight_decay_has_jumped(times: fl
                 now[name] *= np.exp(-0.055 * (n + 1))
 
     assert bool([a for a in found(falls) if a.finding.severity != "info"]) == warned
+
+
+@pytest.mark.parametrize(
+    ("k", "times", "warned"), [(0.3, 1.0, True), (0.3, 1.2, False), (0.02, 1.0, False), (-0.3, 1.0, True)]
+)
+def test_a_sudden_change_of_k_of_an_embedding_is_found(k: float, times: float, warned: bool) -> None:
+    """Unlike its own past, and more than steps that go one way explain."""
+    outside = replace(components()[V], name="embed.weight", kind="embedding", block=None, parameter="embed.weight")
+    columns = healthy(eta=ETA)
+    for now in columns[AT:]:
+        now["k"][V] += k
+        for name in ("lambda", "rms", "largest"):
+            now[name][V] *= times
+    of = tuple(outside if i == V else c for i, c in enumerate(components()))
+    alerts = replay(samples_of(columns, of=of), None, [ATTENTION])
+    assert bool([a for a in alerts if a.finding.rule == "body_break" and a.finding.severity != "info"]) == warned

@@ -31,8 +31,8 @@ LONGER: Final = 1.5
 """How much further that is in an interval that is longer than all before."""
 SUSTAINED_ONE_WAY: Final = 1.5
 """Largest RMS of updates that go one way …"""
-LEAST_ONE_WAY: Final = 0.1
-"""… and the least share of Σ η that the RMS grows by meanwhile."""
+K_AS_RMS: Final = 2.0
+"""… and how many times as much as ln RMS ln k rises then: about as much, since the mean of |w| grows and its spread does not."""
 YOUNG: Final = (60.0, 120.0)
 """Steps at the η of the end of the warm-up, by Σ η, up to which a run is young, and from which on it is not."""
 LESS_ALIKE: Final = 1.5
@@ -136,8 +136,8 @@ def one_way(window: SampleWindow) -> Bools:
     Where a gradient keeps its sign, an optimizer that normalises moves each value by η in the same direction at every step. The
     values become ±Σ η, all of one size: RMS² grows by up to (Σ η)², k rises far above that of a normal distribution, and R²
     falls meanwhile. In n steps of random directions RMS² grows by (Σ η)²/n. What is above the geometric mean of both,
-    (Σ η)²/√n, counts as one way. What writes to a matrix may make k rise, too, but the RMS hardly grows by just so much then;
-    and where two sizes are mixed, k falls.
+    (Σ η)²/√n, counts as one way, if k rises about as the RMS does. What writes to a matrix may make k rise, too, but the RMS
+    hardly grows by just so much then; and where two sizes are mixed, k falls.
     """
     return window.once("one way", lambda: _one_way(window))
 
@@ -148,9 +148,10 @@ def _one_way(window: SampleWindow) -> Bools:
     full = path * np.minimum(bound, 1.0)  # for what a step is below η in any case, as of Muon
     grown = rms**2 - (before * np.exp(-or_zero(window.now("weight_decay")) * path)) ** 2
     steps = np.fmax(window.steps[-1] - window.steps[-2], 1) if len(window.steps) > 1 else 1
-    enough = (grown >= full**2 / np.sqrt(steps)) & (rms - before >= LEAST_ONE_WAY * full)
-    within = rms - before <= path * np.minimum(bound, SUSTAINED_ONE_WAY)
-    found: Bools = (window.now("k") - window.before("k") > window.now("k_se")) & enough & within
+    enough = (grown >= full**2 / np.sqrt(steps)) & (rms - before <= path * np.minimum(bound, SUSTAINED_ONE_WAY))
+    k, k_before = window.now("k"), window.before("k")
+    rose = (k - k_before > window.now("k_se")) & (np.log(k / k_before) <= K_AS_RMS * np.log(rms / before))
+    found: Bools = rose & enough
     return found
 
 

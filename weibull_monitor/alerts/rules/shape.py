@@ -21,7 +21,7 @@ from weibull_monitor.alerts.rules.result import RuleResult, rule_result
 from weibull_monitor.alerts.rules.words import ONE_WAY_CASE, apart, between, fit_got_worse
 from weibull_monitor.alerts.settings import BodyBreak, LayerOutlier, TransmissionExit
 from weibull_monitor.alerts.statistics import Bools, Floats, median_along, median_of, or_zero, quiet, spread_of
-from weibull_monitor.alerts.window import SampleWindow
+from weibull_monitor.alerts.window import EARLY, SampleWindow
 from weibull_monitor.analysis.published import FEED_FORWARD, LAST_SHALLOW_BLOCK, published_medians
 from weibull_monitor.measure.weibull import anchors
 
@@ -29,6 +29,10 @@ LOOKBACK: Final = 8
 """Past intervals that `body_break` looks at."""
 MIN_ELEMENTS: Final = 1024
 """`body_break` skips smaller matrices: their se(R²) is above 0.01."""
+OUTSIDE: Final = 4.0
+"""How many times its largest past movement k of what is in no block has to move …"""
+OUTSIDE_CHANGE: Final = 0.1
+"""… and by how much; in the first steps, it moves by far more."""
 R2_NOISE: Final = 0.06
 """sd(R²)·√n of a normal matrix."""
 LOG_NOISE: Final = 0.02
@@ -242,7 +246,8 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
     """
     components, r2, start = window.components, window.now("r2"), window.baseline["r2"]  # arrays: (components,)
     strength, z = np.zeros(len(components)), np.full(len(components), np.nan)
-    by_k = np.zeros(len(components), dtype=bool)
+    by_k, outside = np.zeros(len(components), dtype=bool), np.zeros(len(components))
+    lone = ~components.body & (components.blocks < 0) & components.trainable
     with quiet():
         if len(window.steps) >= MIN_INTERVALS + 2:
             # A fall of R²: only a fall counts, so the sign stays.
@@ -261,16 +266,22 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
             limits = settings.both, settings.change
             both = unlike_both(window, move.last, move, error, limits, type(settings).sure)
             k_strength = np.fmax(k_strength, np.where(window.jumped, 0.0, both))
-            by_k = ~components.selection & window.warm & (k_strength > or_zero(strength))
+            # Embeddings and heads are like no others, so only their past tells.
+            size = np.abs(move.last)
+            further = np.minimum(size / (OUTSIDE * np.hypot(move.own, error)), size / OUTSIDE_CHANGE)
+            late = (window.steps[-1] > EARLY) & ~one_way(window) & ~window.jumped
+            outside = or_zero(np.where(lone & late & (further >= 1.0), type(settings).sure * further, 0.0))
+            by_k = (~components.selection & window.warm & (k_strength > or_zero(strength))) | (outside > 0.0)
             strength, z = np.where(by_k, k_strength, strength) / caution(window), np.where(by_k, k_z, z)
         # R² below its limit: strength 1 at the limit, whatever was usual.
         below = (1.0 - r2) / (1.0 - settings.r2)
-        by_k &= ~(below > strength)
+        by_k &= ~(below > strength) | (outside > 0.0)
         # What began at zero comes to the shape of the others by and by, which is not a break.
         normal = anchors()["normal"].k
         nearer = np.abs(window.now("k") - normal) <= np.abs(window.before("k") - normal)
         sudden = (or_zero(strength) >= 1.0) & ~(~np.isfinite(start) & nearer)
-        strength = np.fmax(below, strength)
+        sudden |= outside > 0.0
+        strength = np.where(components.body, np.fmax(below, strength), outside)
         z = np.where(np.abs(z) < settings.z, np.nan, z)  # found for another reason
         straight = one_way(window)
         sudden &= ~straight
@@ -279,7 +290,7 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
         return between(window.before(column)[i], window.now(column)[i], window.steps[-2])
 
     return rule_result(
-        strength=np.where(components.body & (components.numel >= MIN_ELEMENTS), strength, 0.0),
+        strength=np.where(components.numel >= MIN_ELEMENTS, strength, 0.0),
         # What was no population at the baseline, such as zeros, has not broken. One that bends slowly is not broken, either:
         # steps like signs do that. A sudden change is always a warning.
         severity=np.where(sudden | ((r2 < settings.slowly) & (start >= settings.r2)), 2, 1).astype(np.int8),
