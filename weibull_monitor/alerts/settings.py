@@ -222,10 +222,7 @@ class TransmissionExit(RuleSettings):
 
 @dataclass(frozen=True)
 class UpdateGrowth(RuleSettings):
-    """RMS(u)·η/RMS(w) is above ``factor`` times what it should be at most: its highest so far, at η after the warm-up.
-
-    Like ``update_excess``, only with ``updates=True``.
-    """
+    """RMS(u)·η/RMS(w) is above ``factor`` times its highest, at η after the warm-up; only with ``updates=True``, as the next."""
 
     persist: int = 2
     factor: float = 1.75
