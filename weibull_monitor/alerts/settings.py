@@ -181,7 +181,7 @@ class InitialisedAnew(RuleSettings):
 class AttentionScale(RuleSettings):
     """The scale of attention grew by ``added`` and the factor ``growth``; W_q and W_k moved ``ratio`` times as far as the others.
 
-    And their η is ``faster`` times that of the others or that after the warm-up. If not, an info if they moved ``equal`` times.
+    And their η is ``faster`` times that of the others. If not, they have to move ``equal`` times as far, which is mostly an info.
     """
 
     added: float = 0.1
