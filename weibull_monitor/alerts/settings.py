@@ -179,9 +179,9 @@ class InitialisedAnew(RuleSettings):
 
 @dataclass(frozen=True)
 class AttentionScale(RuleSettings):
-    """The scale of attention grew by ``added`` and the factor ``growth``; W_q and W_k moved ``ratio`` times as far as the others.
+    """A grew by ``added`` and ``growth``.
 
-    And their η is ``faster`` times that of the others or that after the warm-up. If not, an info if they moved ``equal`` times.
+    And W_q and W_k moved ``ratio`` times as far with ``faster`` times the η of the others, or ``equal`` times.
     """
 
     added: float = 0.1

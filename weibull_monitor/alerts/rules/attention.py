@@ -11,7 +11,7 @@ from weibull_monitor.alerts.component_arrays import Ints
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result
 from weibull_monitor.alerts.rules.words import between
 from weibull_monitor.alerts.settings import AttentionScale
-from weibull_monitor.alerts.statistics import Floats, median_of, or_zero, quiet
+from weibull_monitor.alerts.statistics import Bools, Floats, median_of, or_zero, quiet
 from weibull_monitor.alerts.window import SampleWindow
 
 LAGS: Final = (1, 2, 4, 8)
@@ -81,10 +81,10 @@ def attention_scale(window: SampleWindow, settings: AttentionScale) -> RuleResul
     the other matrices of the same block over the same steps. Displacement is √(RMS² - RMS₀²·exp(-2S)), as in the budget ratio.
 
     A pair is found if, since the baseline or over the last 1, 2, 4 or 8 samples, A grew by ``added`` and by the factor
-    ``growth``, and the geometric mean of the displacements of q and k is ``ratio`` times the median of the others, while the
-    cause is known: Σ η of q or k over the same steps is ``faster`` times the median of the others, or their η since then that
-    after the warm-up. Attention of healthy runs that begins to work moves up to eight times as far with one η for all. So
-    where η is not higher, or not known, the displacement has to be ``equal`` times the others', and it is an info up to `BEYOND`.
+    ``growth``, and the geometric mean of the displacements of q and k is ``ratio`` times the median of the others, while Σ η of
+    q or k over the same steps is ``faster`` times the median of the others. Attention of healthy runs that begins to work moves
+    up to eight times as far with one η for all. So where η is not higher, or not known, the displacement has to be ``equal``
+    times the others'; and then it is an info up to `BEYOND`, unless η since then is ``faster`` times that after the warm-up.
     """
     if len(window.steps) < 2 or not window.pairs:
         return None
@@ -122,9 +122,9 @@ def attention_scale(window: SampleWindow, settings: AttentionScale) -> RuleResul
             apart = np.sqrt(of_pair / _of_others(np.where(spent == 0, np.nan, moved), pairs))  # η = 0 moves nothing
             rose = np.fmax.reduce(window["eta"][-lag:], axis=0) / window.plateau
             apace = np.stack([_rates(spent, window.now("update_max"), pairs), _of_pairs(rose, pairs)])  # (2, 2, pairs)
-            faster = (apace >= settings.faster).any(axis=(0, 1))
-            strength = np.minimum(grown, apart / np.where(faster, settings.ratio, settings.equal))
-            sure = faster | (strength >= BEYOND)
+            faster: Bools = np.any(apace >= settings.faster, axis=1)  # than the others, than before, (2, pairs)
+            strength = np.minimum(grown, apart / np.where(faster[0], settings.ratio, settings.equal))
+            sure = faster[0] | faster[1] | (strength >= BEYOND)
             strength = np.where(sure, strength, np.minimum(strength, 1.0))
             better = np.isfinite(strength) & ~(best >= strength)
             limit = np.where(better, most, limit)
