@@ -179,7 +179,7 @@ class InitialisedAnew(RuleSettings):
 
 @dataclass(frozen=True)
 class AttentionScale(RuleSettings):
-    """A grew by ``added`` and ``growth``.
+    """The scale of attention, A, grew by ``added`` and ``growth``.
 
     And W_q and W_k moved ``ratio`` times as far with ``faster`` times the η of the others, or ``equal`` times.
     """
