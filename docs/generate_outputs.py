@@ -52,7 +52,7 @@ def output_of(command: str) -> str:
     )
     if done.returncode:
         raise SystemExit(f"{command} ended with {done.returncode}:\n{done.stdout[-2000:]}")
-    return done.stdout
+    return done.stdout.replace(f"{ROOT}/", "")
 
 
 def shortened(text: str) -> str:
