@@ -168,5 +168,3 @@ FAULTS: dict[str, Callable[[World], None]] = {
     "label noise": _noisy,
     "optimizer state lost": _forgotten,
 }
-SUDDEN = tuple(name for name in FAULTS if name not in ("label noise", "optimizer state lost"))
-"""Those that change weights or rates at once; of the two others the first is gradual, and the second leaves the weights alone."""

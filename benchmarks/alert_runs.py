@@ -1,4 +1,4 @@
-"""Small real trainings, healthy and broken on purpose: what `benchmarks/alerts.py` judges the rules by.
+"""Small real trainings, healthy and broken on purpose: what the pictures of the documentation show.
 
 Every run writes the history that the rules are replayed over, and the losses. Runs differ in architecture, optimizer,
 schedule, dtype and initialisation; a fault happens once, at a step and to a matrix that the seed chooses.
@@ -87,67 +87,3 @@ def outcome_of(place: Path) -> Outcome:
     case = Case(**value.pop("case"))
     lists = {name: tuple(value.pop(name)) for name in ("victims", "losses")}
     return Outcome(case, **value, **lists)
-
-
-def healthy_cases(seed: int) -> list[Case]:
-    """Trainings that nothing is wrong with, of every variety."""
-    cases = []
-    for arch in ("llama", "llama-gqa", "qwen3", "neox", "gpt2", "bert"):
-        cases += [
-            Case("cosine, decay", arch),
-            Case("constant, decay", arch, schedule="constant"),
-            Case("cosine, no decay", arch, weight_decay=0.0),
-            Case("cosine, decay, bf16", arch, dtype="bfloat16"),
-        ]
-    cases += [
-        Case("olmo2", "olmo2"),
-        Case("latent attention", "deepseek"),
-        Case("mixture of experts", "mixtral"),
-        Case("every head", resolution="head"),
-        Case("uniform initialisation", init="uniform"),
-        Case("uniform initialisation, constant", init="uniform", schedule="constant", weight_decay=0.0),
-        Case("restarts", schedule="restarts", warmup=10),
-        Case("stable, then decay", schedule="stable-decay"),
-        Case("long warm-up", warmup=160),
-        Case("no warm-up, no clipping", warmup=1, clip=0.0),
-        Case("high rate", eta=6e-3),
-        Case("low rate", eta=1e-4, schedule="constant"),
-        Case("strong decay", weight_decay=1.0),
-        Case("tiny", width=32, blocks=2),
-        Case("six blocks", blocks=6, width=64),
-        Case("beta2 0.95", "neox", optimizer="adamw95"),
-        Case("Lion", optimizer="lion", eta=2e-4),
-        Case("SGD", optimizer="sgd", eta=0.1, weight_decay=1e-4),
-        Case("Adafactor", optimizer="adafactor", eta=1e-2, weight_decay=0.0),
-        Case("Muon", optimizer="muon"),
-        Case("Adam with decay in the gradient", optimizer="adam-l2"),
-        Case("LoRA", init="lora"),
-        Case("partly frozen", init="frozen"),
-        Case("fine-tuning", init="fine-tuned", eta=2e-4),
-        Case("fine-tuning, hot", "llama-gqa", init="fine-tuned", eta=2e-3),
-        Case("sampled every 3 steps", every=3, steps=150),
-        Case("sampled every 40 steps", every=40, steps=640),
-    ]
-    return [replace(case, seed=seed + i) for i, case in enumerate(cases)]
-
-
-def faulty_cases(seed: int, repeats: int) -> list[Case]:
-    """Every fault in several architectures and at several steps."""
-    variants = [
-        Case("cosine", "llama", schedule="cosine"),
-        Case("constant", "llama-gqa", schedule="constant"),
-        Case("no decay", "qwen3", weight_decay=0.0),
-        Case("fused", "neox"),
-        Case("fused Conv1D", "gpt2", schedule="constant"),
-        Case("masked", "bert"),
-    ]
-    cases = []
-    for repeat in range(repeats):
-        for index, fault in enumerate(FAULTS):
-            case = replace(variants[(index + repeat) % len(variants)], steps=240)
-            if fault == "weight decay x 100" and case.weight_decay == 0.0:
-                case = replace(case, weight_decay=0.1, name="decay")
-            if fault == "bf16 freezes a matrix":
-                case = replace(case, dtype="bfloat16", name=case.name + ", bf16")
-            cases.append(replace(case, fault=fault, seed=seed + 100 * index + repeat))
-    return cases

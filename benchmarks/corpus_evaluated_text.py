@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from corpus_families import BART, BYTES, EXPERTS, GROUPED, HEAD, LLAMA, NEUTRAL, PLAIN, VIT, WIDTH
+from corpus_families import BART, BYTES, EXPERTS, GROUPED, HEAD, LLAMA, NEUTRAL, PLAIN, T5, VIT, WIDTH
 
 _WIDE: Final = {**GROUPED, "hidden_size": 96, "intermediate_size": 192, "num_hidden_layers": 2}
 _DEEP: Final = {**GROUPED, "hidden_size": 48, "intermediate_size": 128, "num_hidden_layers": 5}
@@ -26,15 +26,6 @@ _STATE: Final = {
 _GPT: Final = {**NEUTRAL, "n_embd": WIDTH, "n_layer": 3, "n_head": 4, "n_positions": 64}
 _PADDED: Final = {**PLAIN, "pad_token_id": 0}
 _FULL: Final = {**_PADDED, "embedding_size": WIDTH}
-_T5: Final = {
-    "vocab_size": BYTES + 1,
-    "d_model": WIDTH,
-    "d_kv": 16,
-    "d_ff": 128,
-    "num_layers": 2,
-    "num_heads": 4,
-    "decoder_start_token_id": 0,
-}
 
 DECODERS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "mistral": ("mistral", {**_WIDE, "sliding_window": 16}),
@@ -203,7 +194,7 @@ SEQ2SEQ: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "switch": (
         "switch_transformers",
         {
-            **_T5,
+            **T5,
             "num_decoder_layers": 2,
             "num_experts": 4,
             "num_sparse_encoder_layers": 1,
@@ -211,7 +202,7 @@ SEQ2SEQ: Final[dict[str, tuple[str, dict[str, Any]]]] = {
             "expert_capacity": 64,
         },
     ),
-    "longt5": ("longt5", {**_T5, "local_radius": 7, "feed_forward_proj": "gated-gelu"}),
+    "longt5": ("longt5", {**T5, "local_radius": 7, "feed_forward_proj": "gated-gelu"}),
     "fsmt": (
         "fsmt",
         {**BART, "langs": ["en", "de"], "src_vocab_size": BYTES + 1, "tgt_vocab_size": BYTES + 1, "pad_token_id": 1},

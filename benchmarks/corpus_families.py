@@ -250,33 +250,18 @@ BART: Final = {
     "max_position_embeddings": 64,
     "decoder_start_token_id": 2,
 }
+T5: Final = {
+    "vocab_size": BYTES + 1,
+    "d_model": WIDTH,
+    "d_kv": 16,
+    "d_ff": 128,
+    "num_layers": 2,
+    "num_heads": 4,
+    "decoder_start_token_id": 0,
+}
 SEQ2SEQ: Final[dict[str, tuple[str, dict[str, Any]]]] = {
-    "t5": (
-        "t5",
-        {
-            "vocab_size": BYTES + 1,
-            "d_model": WIDTH,
-            "d_kv": 16,
-            "d_ff": 160,
-            "num_layers": 2,
-            "num_heads": 4,
-            "decoder_start_token_id": 0,
-        },
-    ),
-    "t5_gated": (
-        "t5",
-        {
-            "vocab_size": BYTES + 1,
-            "d_model": WIDTH,
-            "d_kv": 16,
-            "d_ff": 128,
-            "num_layers": 2,
-            "num_heads": 4,
-            "decoder_start_token_id": 0,
-            "feed_forward_proj": "gated-gelu",
-            "tie_word_embeddings": False,
-        },
-    ),
+    "t5": ("t5", {**T5, "d_ff": 160}),
+    "t5_gated": ("t5", {**T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}),
     "bart": ("bart", BART),
     "marian": ("marian", {**BART, "pad_token_id": 0}),
 }
@@ -305,18 +290,7 @@ VISION: Final[dict[str, tuple[str, dict[str, Any]]]] = {
             "patch_size": 8,
         },
     ),
-    "beit": (
-        "beit",
-        {
-            "hidden_size": WIDTH,
-            "intermediate_size": 160,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 4,
-            "image_size": 32,
-            "patch_size": 8,
-            "use_relative_position_bias": True,
-        },
-    ),
+    "beit": ("beit", {**VIT, "use_relative_position_bias": True}),
     "segformer": (
         "segformer",
         {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -17,6 +17,7 @@ from weibull_monitor.history.snapshot import Snapshot
 from weibull_monitor.model.components import AttentionPair, Component, attention_pairs
 
 Sample = Snapshot | RecordedSnapshot
+Made = TypeVar("Made")
 """A sample: live, or of a history."""
 
 READ: Final = (
@@ -204,12 +205,12 @@ class SampleWindow:
         found: Floats = self.memo["furthest"][..., SHAPES.index(column), :]
         return found
 
-    def once(self, name: str, make: Callable[[], Bools]) -> Bools:
+    def once(self, name: str, make: Callable[[], Made]) -> Made:
         """What several rules ask about the latest sample, made once."""
         if name not in self.memo:
             with quiet():
-                self.memo[name] = np.asarray(make(), dtype=bool)
-        made: Bools = self.memo[name]
+                self.memo[name] = make()
+        made: Made = self.memo[name]
         return made
 
     @property

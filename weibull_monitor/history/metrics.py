@@ -11,8 +11,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from weibull_monitor.history.values import aligned, median_of, read
-from weibull_monitor.measure.rows import Numbers, Rows
+from weibull_monitor.history.values import MANY, aligned, median_of, read
+from weibull_monitor.measure.rows import Numbers, Rows, fitted
 from weibull_monitor.model.components import Component, distinct, representatives
 from weibull_monitor.model.components.kept import Kept, names_of
 
@@ -24,8 +24,6 @@ ATTENTION_SCALE: Final = "weibull_selection/attention_scale"
 TAIL_MOVED: Final = {"p999_p50": math.log(1.1), "max_over_rms": math.log(1.25)}
 """|ln| of the ratio to the baseline from which the tail of a kind is logged; noise of the largest of 10⁴ values is 0.08."""
 OUTSIDE_OF_BLOCKS: Final = frozenset({"embedding", "lm_head"})  # of one matrix: its k is the lowest, its λ the highest
-MANY: Final = 500
-"""From so many values on, NumPy finds a median sooner than Python."""
 _MEDIANS: Final = {
     "weibull_k": ("fits", "k"),
     "weibull_lambda": ("fits", "lambda_"),
@@ -124,8 +122,7 @@ class _Columns:
         self.sample = sample
         self.names = names_of(sample.components)
         self._made: dict[tuple[str, str], Numbers] = {}
-        k = self.of("fits", "k")
-        self.available = np.isfinite(k) & np.isfinite(self.of("fits", "lambda_")) & (k > 0)  # as `WeibullFit.available`
+        self.available = fitted(self.of("fits", "k"), self.of("fits", "lambda_"))
 
     def of(self, source: str, path: str) -> Numbers:
         """A column, float64 (components,); NaN where there is no value."""

@@ -17,7 +17,7 @@ from weibull_monitor.history.metrics import metrics_of
 from weibull_monitor.history.reasons import Reason
 from weibull_monitor.history.shown import in_words, kinds_html
 from weibull_monitor.history.values import aligned, finite
-from weibull_monitor.measure.rows import Numbers, Rows
+from weibull_monitor.measure.rows import Numbers, Rows, fitted
 from weibull_monitor.model.components import AttentionPair, Component
 from weibull_monitor.model.components.kept import names_of
 
@@ -182,7 +182,7 @@ class References(Rows[Reference]):
         )
         with np.errstate(invalid="ignore", divide="ignore"):
             size = largest / rms
-        available = np.isfinite(k) & np.isfinite(lambda_) & (k > 0)
+        available = fitted(k, lambda_)
         columns = {"k": k, "lambda_": lambda_, "p999_p50": tail, "largest": size}
         return References(names, {n: np.where(available & np.isfinite(v), v, np.nan) for n, v in columns.items()})
 

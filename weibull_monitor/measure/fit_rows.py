@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from weibull_monitor.measure.fit import FIELDS, WeibullFit, unpacked
-from weibull_monitor.measure.rows import Numbers, Rows
+from weibull_monitor.measure.rows import Numbers, Rows, fitted
 
 _PLACES = {name: place for place, name in enumerate(FIELDS)}
 
@@ -34,9 +34,7 @@ class FitRows(Rows[WeibullFit]):
     @cached_property
     def available(self) -> npt.NDArray[np.bool_]:
         """`WeibullFit.available` of each matrix, bool (matrices,)."""
-        k = self.column("k")
-        fitted: npt.NDArray[np.bool_] = np.isfinite(k) & np.isfinite(self.column("lambda_")) & (k > 0)
-        return fitted
+        return fitted(self.column("k"), self.column("lambda_"))
 
     def _make(self, row: int) -> WeibullFit:
         return unpacked(self.numbers[:, row].tolist())

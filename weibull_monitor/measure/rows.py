@@ -13,6 +13,12 @@ Numbers = npt.NDArray[np.float64]
 Value = TypeVar("Value", covariant=True)
 
 
+def fitted(k: Numbers, lambda_: Numbers) -> npt.NDArray[np.bool_]:
+    """`WeibullFit.available` of many fits, bool of their shape."""
+    found: npt.NDArray[np.bool_] = np.isfinite(k) & np.isfinite(lambda_) & (k > 0)
+    return found
+
+
 class Rows(Mapping[str, Value]):
     """Objects by name whose attributes are kept as columns; an object is made when it is asked for.
 

@@ -41,8 +41,6 @@ MANY: Final = 3
 """Or this many matrices of one block together."""
 APART: Final = 0.05
 """Departure of ln λ that a matrix needs whose k and λ are those of the initialisation, if it is the only one in its block."""
-CERTAIN: Final = 11.8
-"""Bound of the squared errors of k and ln λ together, for both to be those of an initialisation: 99.7 % of them are within."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,9 +76,9 @@ def initialised_anew(window: SampleWindow, settings: InitialisedAnew) -> RuleRes
     A matrix is found if its k is that of an initialisation (normal, uniform) within four standard errors, and
 
     - its λ departs from the blocks beside it and from all others by ``log_lambda`` and by ``z`` times their spread, or lies
-      outside of all others by ``log_lambda`` and as far as they lie apart, and either
-      the others are known to be trained by their k and it is not the first or last block, or its standard deviation is the
-      configuration's ``initializer_range``, or that of other such matrices of its block; or
+      outside of all others by ``log_lambda`` and as far as they lie apart. Besides, it is as the configuration says, or one
+      of these holds: it is that of a customary initialisation (`customary`), it is that of two more such matrices of its block,
+      or the others are known by their k to be trained. In the first and last block the first two have to hold together; or
     - its λ departs by ``alone``; or
     - its standard deviation is the ``initializer_range``, and that of each of the others is 10 % away from it; or
     - k of the others is that of trained matrices, its own k and λ are those of the ``initializer_range``, and λ departs a

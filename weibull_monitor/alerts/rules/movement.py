@@ -161,15 +161,15 @@ def caution(window: SampleWindow) -> Floats:
     A model begins to learn with one matrix after the other. So what a matrix does alone says less in the warm-up and soon
     after it. Trained weights are not young.
     """
-    if "caution" not in window.memo:
-        with quiet():
-            rate = np.where(window.plateau > 0.0, window.plateau, window.peak)
-            age = np.where(window.warm, window.now("eta_sum") / rate, 0.0)  # in steps
-            share = np.clip((YOUNG[1] - age) / (YOUNG[1] - YOUNG[0]), 0.0, 1.0)
-        known = 1.0 + (LESS_ALIKE - 1.0) * or_zero(share)
-        window.memo["caution"] = np.ones(known.shape) if goes_on(window) else known
-    found: Floats = window.memo["caution"]
-    return found
+    return window.once("caution", lambda: _caution(window))
+
+
+def _caution(window: SampleWindow) -> Floats:
+    rate = np.where(window.plateau > 0.0, window.plateau, window.peak)
+    age = np.where(window.warm, window.now("eta_sum") / rate, 0.0)  # in steps
+    share = np.clip((YOUNG[1] - age) / (YOUNG[1] - YOUNG[0]), 0.0, 1.0)
+    known = 1.0 + (LESS_ALIKE - 1.0) * or_zero(share)
+    return np.ones(known.shape) if goes_on(window) else known
 
 
 def suddenness(moved: Floats, usual: Floats, z: float | Floats, change: float | Floats) -> tuple[Floats, Floats]:
@@ -290,7 +290,7 @@ def shift_result(
     meaning: Callable[[int], str],
     besides: Floats | float,
     factor: Floats,
-    healthy: Bools | None = None,
+    healthy: Bools | bool = False,
 ) -> RuleResult:
     """The result of a rule for sudden changes of a column: a warning, with the latest value and the expected range.
 
@@ -318,7 +318,7 @@ def shift_result(
         low, high, z = (np.where(inside, np.nan, shown) for shown in (low, high, z))
     strength = np.fmax(strength, besides) / factor
     levels = {"levels": window.now(name)[None], "before": before[None], "level_names": (quantity,)}
-    severity = np.where(False if healthy is None else healthy, 1, np.full(strength.shape, 2)).astype(np.int8)
+    severity = np.broadcast_to(np.where(healthy, 1, 2).astype(np.int8), strength.shape)
     return rule_result(
         np.where(judged, strength, 0.0), severity, quantity, window.now(name), meaning, low, high, z, **levels
     )

@@ -155,7 +155,7 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         change = np.where(fallen, settings.fall, settings.change) * np.where(jumped, 1.0, share)
         limits = np.where(grown, settings.both_fall, settings.both_lost), settings.fall
         # A matrix that was still for long moves unlike its recent past when it learns.
-        lost = unlike_both(window, move.last + decay, move, noise, limits, type(settings).sure, np.inf)
+        lost = unlike_both(window, move.last + decay, move, noise, limits, type(settings).sure, None)
         besides = np.where(fallen, lost, 0.0)
         # A higher η moves all matrices, so there are no others to be unlike; the past is what it was before the jump.
         if driven.any():

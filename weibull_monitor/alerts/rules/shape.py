@@ -292,7 +292,7 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
     return rule_result(
         strength=np.where(components.numel >= MIN_ELEMENTS, strength, 0.0),
         # What was no population at the baseline, such as zeros, has not broken. One that bends slowly is not broken, either:
-        # steps like signs do that. A sudden change is always a warning.
+        # steps like signs do that. A sudden change is a warning, unless steps that go one way explain it.
         severity=np.where(sudden | ((r2 < settings.slowly) & (start >= settings.r2)), 2, 1).astype(np.int8),
         quantity=lambda i: "k" if by_k[i] else "R²",
         value=np.where(by_k, window.now("k"), r2),

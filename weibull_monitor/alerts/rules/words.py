@@ -19,7 +19,7 @@ SAME_SCALE: Final = 0.01
 WORSE_FIT: Final = 0.005
 """Fall of R² from which on a fit got worse: twice the difference between a normal distribution and a straight line."""
 FEW_JUMP: Final = 0.2
-"""|Δ ln| of the RMS or of the largest value from which on a jump of theirs is told apart from the movement of λ …"""
+"""|Δ ln| of the RMS or of the largest value from which on it is a jump of its own beside the movement of λ …"""
 FEW_SHARE: Final = 0.2
 """… and the share of it up to which λ stayed."""
 SE_LAMBDA: Final = 0.761

@@ -58,7 +58,9 @@ class ParameterWatch:
         methods = ("named_modules", "named_parameters")
         plain = all(getattr(type(self._model), name) is getattr(nn.Module, name) for name in methods)
         # Under FSDP parameters may be in another state than that in which they are measured.
-        self._seen = _holdings(self._modules) if plain and not any(map(_is_fsdp, self._modules)) else []
+        wrapped = _fsdp("FSDPModule", "FullyShardedDataParallel")
+        plain = plain and not any(isinstance(module, wrapped) for module in self._modules)
+        self._seen = _holdings(self._modules) if plain else []
         return self._held
 
     def _same(self) -> bool:
@@ -244,17 +246,16 @@ def _zero3(parameter: Any, made_of: Callable[..., LocalParameter]) -> LocalParam
     )
 
 
-def _is_fsdp(module: nn.Module) -> bool:
-    kinds = (("torch.distributed.fsdp", "FSDPModule"), ("torch.distributed.fsdp", "FullyShardedDataParallel"))
-    found = (getattr(sys.modules.get(path), name, None) for path, name in kinds)
-    return any(kind is not None and isinstance(module, kind) for kind in found)
+def _fsdp(*names: str) -> tuple[type, ...]:
+    """Classes of ``torch.distributed.fsdp``; none where nobody has imported it."""
+    imported = sys.modules.get("torch.distributed.fsdp")
+    found = (getattr(imported, name, None) for name in names)
+    return tuple(kind for kind in found if kind is not None)
 
 
 def _reshard(modules: Iterable[nn.Module]) -> None:
     """Puts parameters that FSDP2 left gathered back into their shards, by its own public method; a local operation."""
-    fsdp2 = sys.modules.get("torch.distributed.fsdp")
-    wrapped = getattr(fsdp2, "FSDPModule", None)
-    if wrapped is not None:
+    if wrapped := _fsdp("FSDPModule"):
         for module in modules:
             if isinstance(module, wrapped):
-                module.reshard()
+                module.reshard()  # type: ignore[operator]
