@@ -53,6 +53,7 @@ class Result:
         faults: By fault and cadence.
         strongest: By rule, the highest strength in a healthy run and its name.
         families: Of all runs.
+        failed: Healthy runs with settings drawn at random whose loss did not fall; they and their branches are left out.
     """
 
     healthy: dict[int, Tally] = field(default_factory=lambda: {c: Tally() for c in CADENCES})
@@ -61,6 +62,7 @@ class Result:
     faults: dict[tuple[str, int], list[Judged]] = field(default_factory=lambda: defaultdict(list))
     strongest: dict[str, tuple[float, str]] = field(default_factory=lambda: dict.fromkeys(RULES, (0.0, "–")))
     families: set[str] = field(default_factory=set)
+    failed: list[str] = field(default_factory=list)
 
     def add(self, run: Run, settings: AlertSettings) -> None:
         """Replays a healthy run."""
@@ -102,13 +104,18 @@ def gather(roots: Sequence[Path], sides: Sequence[str] = SIDES) -> dict[str, Res
             result = results.get(side(run.entry["family"]))
             if result is None:
                 continue
+            twin = run.entry.get("twin", run.name)
+            if twin not in twins:
+                twins = {twin: load(root, twin)}
+            failed = run.entry["name"].startswith("drawn") and not twins[twin].learned
+            if run.entry["fault"] is None and failed:
+                result.failed.append(run.name)
+            if failed:
+                continue
             result.families.add(run.entry["family"])
             if run.entry["fault"] is None:
                 result.add(run, settings)
                 continue
-            twin = run.entry["twin"]
-            if twin not in twins:
-                twins = {twin: load(root, twin)}
             for every in CADENCES:
                 result.faults[run.entry["fault"], every].append(judge(run, twins[twin], every, settings))
     return results
@@ -130,6 +137,8 @@ def tables(results: dict[str, Result]) -> Iterator[str]:
     yield ""
     for name, result in results.items():
         yield from (f"- {name}: {line}" for line in result.told or ["no warning and no error."])
+        if result.failed:
+            yield f"- {name}, left out because the loss did not fall: {', '.join(result.failed)}."
     yield from ("", "## Faults", "", *faults(results))
     yield from (
         "",

@@ -1,6 +1,7 @@
 """Trains the corpus that alerts are tried on: small real trainings with their histories, healthy and broken on purpose.
 
-    python benchmarks/corpus.py DIR                     # trains what is not in DIR yet; two hours on one core
+    python benchmarks/corpus.py DIR                     # trains what is not in DIR yet; four hours on one core
+    python benchmarks/corpus.py DIR --processes 16      # at once, each on one core
     python benchmarks/corpus.py DIR --only llama--plain # these folders
 
 Every training is sampled at steps 1, 2, 4, … 64 and every 10, so its history can be replayed at any multiple of that
@@ -11,14 +12,15 @@ from __future__ import annotations
 
 import argparse
 import copy
+import functools
 import json
 import logging
 import math
+import multiprocessing
 import os
 import random
 import re
 import shutil
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -33,7 +35,7 @@ import torch
 from corpus_cases import Case, cases
 from corpus_evaluated_faults import EVALUATED_FAULTS
 from corpus_events import changed, freeze, prepared
-from corpus_families import Task
+from corpus_families import Task, text
 from corpus_faults import FAULTS
 from corpus_optimizers import make, rate
 from corpus_sides import SIDES, side
@@ -193,29 +195,44 @@ def write_index(root: Path) -> None:
     (root / "index.json.part").rename(root / "index.json")
 
 
+def _attempt(case: Case, root: Path, end: float) -> str:
+    """Trains a case, unless ``end`` has passed; returns a line about it. One family that fails must not end a long run."""
+    torch.set_num_threads(1)
+    logging.disable(logging.CRITICAL)
+    begin = time.time()
+    if begin > end:
+        return f"{case.folder}: not begun, the time is over"
+    try:
+        entries = train(case, root)
+    except Exception as error:
+        shutil.rmtree(root / case.folder, ignore_errors=True)
+        return f"{case.folder}: {type(error).__name__}: {str(error)[:200]}"
+    return f"{case.folder}: {len(entries)} in {time.time() - begin:.0f} s"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", type=Path)
     parser.add_argument("--side", choices=SIDES, help="only one side")
     parser.add_argument("--only", nargs="*", help="folders of healthy trainings")
+    parser.add_argument("--processes", type=int, default=1, help="trainings at once (1)")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="after these, no training begins")
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    logging.disable(logging.CRITICAL)
     options.root.mkdir(parents=True, exist_ok=True)
-    chosen = {case.folder: case for case in cases()}
-    for case in (chosen[folder] for folder in options.only or chosen):
-        if options.side not in (None, side(case.family)):
-            continue
-        if not options.only and (options.root / case.folder / "case.json").exists():
-            continue
-        begin = time.perf_counter()
-        try:
-            entries = train(case, options.root)
-        except Exception as error:  # one family that fails must not end a long run
-            print(f"{case.folder}: {type(error).__name__}: {str(error)[:200]}", file=sys.stderr, flush=True)
-            continue
-        print(f"{case.folder}: {len(entries)} in {time.perf_counter() - begin:.0f} s", flush=True)
-        write_index(options.root)
+    known = {case.folder: case for case in cases()}
+    chosen = [
+        case
+        for case in (known[folder] for folder in options.only or known)
+        if options.side in (None, side(case.family))
+        and (options.only or not (options.root / case.folder / "case.json").exists())
+    ]
+    text()  # read once, before the processes are forked
+    chosen.sort(key=lambda case: -case.steps - AFTER * len(case.faults))  # the longest first
+    work = functools.partial(_attempt, root=options.root, end=time.time() + options.seconds)
+    with multiprocessing.get_context("fork").Pool(options.processes, maxtasksperchild=4) as pool:
+        for line in pool.imap_unordered(work, chosen):
+            print(line, flush=True)
+    write_index(options.root)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,11 @@ from dataclasses import replace
 
 from corpus_case import Case
 from corpus_cases_more import faulty_too, healthy_too
+from corpus_drawn import drawn
 from corpus_evaluated_cases import evaluated
-from corpus_faults import NEW, OLD, OLD_TOO
+from corpus_evaluated_faults import EVALUATED_FAULTS
+from corpus_faults import FAULTS, NEW, OLD, OLD_TOO
+from corpus_sides import UNSEEN
 
 
 def _healthy() -> list[Case]:
@@ -239,4 +242,12 @@ def _faulty() -> list[Case]:
 
 def cases() -> list[Case]:
     """All trainings; `corpus_sides` says which of them thresholds were chosen with."""
-    return [*_healthy(), *healthy_too(), *_faulty(), *faulty_too(), *evaluated()]
+    written = [*_healthy(), *healthy_too(), *_faulty(), *faulty_too(), *evaluated()]
+    return [*written, *_drawn({case.family for case in written})]
+
+
+def _drawn(families: set[str]) -> list[Case]:
+    """Trainings of all families that need nothing installed, with settings drawn at random."""
+    chosen = sorted(families - {"minilm"})
+    faults = [f for f in (*FAULTS, *EVALUATED_FAULTS) if f not in UNSEEN and f != "frozen by rounding"]
+    return [*drawn(chosen, 7100, 200), *drawn(chosen, 7101, 80, list(dict.fromkeys(faults)), 4)]

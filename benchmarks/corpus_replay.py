@@ -41,11 +41,13 @@ class Run:
         entry: Its entry of the index.
         samples: Its samples.
         attention: The types of attention.
+        learned: Whether its loss fell: the mean of the last twentieth of its steps is finite and not above that of the first.
     """
 
     entry: dict[str, Any]
     samples: tuple[RecordedSnapshot, ...]
     attention: tuple[Any, ...]
+    learned: bool = True
 
     @property
     def name(self) -> str:
@@ -55,7 +57,14 @@ class Run:
 def load(root: Path, folder: str) -> Run:
     history = read_history(root / folder)
     entry = json.loads((root / folder / "case.json").read_text())
-    return Run(entry, history.snapshots, tuple(history.runs[-1].attention))
+    return Run(entry, history.snapshots, tuple(history.runs[-1].attention), _learned(entry.pop("losses")))
+
+
+def _learned(losses: Sequence[float | None]) -> bool:
+    """`Run.learned`; None, for what is not finite, counts only at the end: a batch without a target has no loss."""
+    part = max(5, len(losses) // 20)
+    first, last = ([x for x in some if x is not None] for some in (losses[:part], losses[-part:]))
+    return len(last) == part and sum(last) / part <= sum(first) / max(1, len(first))
 
 
 def sampled_every(samples: Sequence[RecordedSnapshot], every: int) -> list[RecordedSnapshot]:
