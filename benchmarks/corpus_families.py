@@ -265,6 +265,8 @@ SEQ2SEQ: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "bart": ("bart", BART),
     "marian": ("marian", {**BART, "pad_token_id": 0}),
 }
+SLOW: Final = frozenset(("mamba", "falcon_mamba", "jamba", "zamba", "rwkv"))
+"""Decoders that take one token after another without their kernels: they get short texts."""
 VIT: Final = {
     "hidden_size": WIDTH,
     "intermediate_size": 160,
@@ -320,15 +322,15 @@ def build(family: str) -> Task:
     """The task of a family; its weights come from torch's global random state."""
     import corpus_evaluated_text as later  # which import this module
     import corpus_families_more as more
+    import corpus_fresh_text as fresh
 
-    if row := (DECODERS | more.DECODERS | later.DECODERS).get(family):
-        # A Mamba without its kernels takes one token after another.
-        return _of_transformers(AutoModelForCausalLM, *row, short if family == "mamba" else causal)
-    if row := (ENCODERS | more.ENCODERS | later.ENCODERS).get(family):
+    if row := (DECODERS | more.DECODERS | later.DECODERS | fresh.DECODERS).get(family):
+        return _of_transformers(AutoModelForCausalLM, *row, short if family in SLOW else causal)
+    if row := (ENCODERS | more.ENCODERS | later.ENCODERS | fresh.ENCODERS).get(family):
         return _of_transformers(AutoModelForMaskedLM, *row, masked)
-    if row := (SEQ2SEQ | more.SEQ2SEQ | later.SEQ2SEQ).get(family):
+    if row := (SEQ2SEQ | more.SEQ2SEQ | later.SEQ2SEQ | fresh.SEQ2SEQ).get(family):
         return _of_transformers(AutoModelForSeq2SeqLM, *row, translated)
-    if row := (VISION | more.VISION | later.VISION).get(family):
+    if row := (VISION | more.VISION | later.VISION | fresh.VISION).get(family):
         return _of_transformers(AutoModelForImageClassification, *row, pictures, num_labels=10)
     import corpus_evaluated_own
     import corpus_evaluated_senses

@@ -1,0 +1,46 @@
+"""The newest held-out trainings: families and faults that nobody who writes rules has seen, with settings drawn at random."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Final
+
+import corpus_fresh_text as text
+from corpus_case import Case
+from corpus_drawn import drawn
+
+FRESH: Final[tuple[str, ...]] = (*text.DECODERS, *text.ENCODERS, *text.SEQ2SEQ, *text.VISION)
+"""The names of the families."""
+KNOWN: Final = (
+    "W_k re-initialised",
+    "block re-initialised",
+    "flipped exponent bit",
+    "η × 30 for q and k",
+    "matrix × 1.5",
+    "NaN in a matrix",
+    "half of the values noise",
+    "η × 8 for a block",
+    "adapter merged with α × 8",
+    "λ_wd × 10 for a group",
+    "second moment × 0.001",
+    "β₂ is 0.1",
+    "rows zeroed",
+    "momentum × 100",
+    "η × 30 for all",
+)
+"""Faults that were in the corpus before and strike these families, too."""
+NEEDS: Final[dict[str, dict[str, Any]]] = {
+    **dict.fromkeys(("hgnet", "textnet", "efficientnet"), {"dropout": True}),
+    # Their last maps have one pixel, and batch norm needs two values.
+    **dict.fromkeys(("mobilenet_v1", "mobilenet_v2"), {"dropout": True, "batch": 8}),
+}
+"""Settings that a family cannot do without, as fields of `Case`; batch norm must see its batches."""
+
+
+def fresh() -> list[Case]:
+    """The healthy trainings, three for each family, and the faulty ones with their healthy twins."""
+    from corpus_fresh_faults import FRESH_FAULTS
+
+    healthy = drawn(FRESH, seed=8100, number=3 * len(FRESH))
+    faulty = drawn(FRESH, seed=8200, number=110, faults=(*FRESH_FAULTS, *KNOWN), each=4)
+    return [replace(case, **NEEDS.get(case.family, {})) for case in (*healthy, *faulty)]
