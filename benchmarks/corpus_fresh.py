@@ -8,8 +8,9 @@ from typing import Any, Final
 import corpus_fresh_text as text
 from corpus_case import Case
 from corpus_drawn import drawn
+from corpus_fresh_senses import SENSES
 
-FRESH: Final[tuple[str, ...]] = (*text.DECODERS, *text.ENCODERS, *text.SEQ2SEQ, *text.VISION)
+FRESH: Final[tuple[str, ...]] = (*text.DECODERS, *text.ENCODERS, *text.SEQ2SEQ, *text.VISION, *SENSES)
 """The names of the families."""
 KNOWN: Final = (
     "W_k re-initialised",
@@ -30,9 +31,9 @@ KNOWN: Final = (
 )
 """Faults that were in the corpus before and strike these families, too."""
 NEEDS: Final[dict[str, dict[str, Any]]] = {
-    **dict.fromkeys(("hgnet", "textnet", "efficientnet"), {"dropout": True}),
+    **{family: {"dropout": True} for family in ("hgnet", "textnet", "efficientnet")},
     # Their last maps have one pixel, and batch norm needs two values.
-    **dict.fromkeys(("mobilenet_v1", "mobilenet_v2"), {"dropout": True, "batch": 8}),
+    **{family: {"dropout": True, "batch": 8} for family in ("mobilenet_v1", "mobilenet_v2")},
 }
 """Settings that a family cannot do without, as fields of `Case`; batch norm must see its batches."""
 
