@@ -334,9 +334,9 @@ def build(family: str) -> Task:
         return _of_transformers(AutoModelForImageClassification, *row, pictures, num_labels=10)
     import corpus_evaluated_own
     import corpus_evaluated_senses
+    import corpus_fresh_own
     import corpus_fresh_senses
     import corpus_own
 
-    return (corpus_own.OWN | corpus_evaluated_senses.SENSES | corpus_evaluated_own.OWN | corpus_fresh_senses.SENSES)[
-        family
-    ]()
+    own = corpus_own.OWN | corpus_evaluated_senses.SENSES | corpus_evaluated_own.OWN
+    return (own | corpus_fresh_senses.SENSES | corpus_fresh_own.OWN)[family]()

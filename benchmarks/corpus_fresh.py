@@ -8,9 +8,10 @@ from typing import Any, Final
 import corpus_fresh_text as text
 from corpus_case import Case
 from corpus_drawn import drawn
+from corpus_fresh_own import OWN
 from corpus_fresh_senses import SENSES
 
-FRESH: Final[tuple[str, ...]] = (*text.DECODERS, *text.ENCODERS, *text.SEQ2SEQ, *text.VISION, *SENSES)
+FRESH: Final[tuple[str, ...]] = (*text.DECODERS, *text.ENCODERS, *text.SEQ2SEQ, *text.VISION, *SENSES, *OWN)
 """The names of the families."""
 KNOWN: Final = (
     "W_k re-initialised",
@@ -31,7 +32,7 @@ KNOWN: Final = (
 )
 """Faults that were in the corpus before and strike these families, too."""
 NEEDS: Final[dict[str, dict[str, Any]]] = {
-    **{family: {"dropout": True} for family in ("hgnet", "textnet", "efficientnet")},
+    **{family: {"dropout": True} for family in ("hgnet", "textnet", "dpt")},
     # Their last maps have one pixel, and batch norm needs two values.
     **{family: {"dropout": True, "batch": 8} for family in ("mobilenet_v1", "mobilenet_v2")},
 }

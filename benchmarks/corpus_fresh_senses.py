@@ -92,11 +92,13 @@ def described(random: torch.Generator, size: int) -> Batch:
 
 
 def asked(random: torch.Generator, size: int) -> Batch:
-    """Pairs of which half do not belong together, and whether they do."""
-    given, swapped = pairs(random, size), torch.rand(size, generator=random) < 0.5
-    words = torch.where(swapped[:, None], given["input_ids"].roll(1, 0), given["input_ids"])
-    fits = words[:, 3] == given["input_ids"][:, 3]
-    return {"pixel_values": given["pixel_values"], "input_ids": words, "labels": fits.long()}
+    """Images with one of two questions in words: whether their pattern has an even number, or one under five."""
+    given = pairs(random, size)
+    number, question = given["input_ids"][:, 3] - 2, torch.randint(2, (size,), generator=random)
+    words = given["input_ids"].clone()
+    words[:, 3] = 20 + question
+    labels = torch.where(question == 0, number % 2 == 0, number < 5).long()
+    return {"pixel_values": given["pixel_values"], "input_ids": words, "labels": labels}
 
 
 def spoken(random: torch.Generator, size: int, bands: int, each: int, name: str = "input_features") -> Batch:
@@ -185,15 +187,15 @@ def melody() -> Task:
 
 
 def canine() -> Task:
-    """CANINE, which tells from 32 characters whether they were turned round."""
+    """CANINE, which tells from 32 characters which of four alphabets they are written in."""
 
     def batch(random: torch.Generator, size: int) -> Batch:
-        tokens, turned = windows(random, size), torch.rand(size, generator=random) < 0.5
-        return {"input_ids": torch.where(turned[:, None], tokens.flip(1), tokens), "labels": turned.long()}
+        alphabet = torch.randint(4, (size,), generator=random)
+        return {"input_ids": windows(random, size) + 300 * alphabet[:, None], "labels": alphabet}
 
     return made(
         "CanineForSequenceClassification", "canine", batch, **{**_SHORT, "pad_token_id": 0, "bos_token_id": 1},
-        num_hash_functions=4, num_hash_buckets=64, local_transformer_stride=16,
+        num_labels=4, num_hash_functions=4, num_hash_buckets=64, local_transformer_stride=16,
     )  # fmt: skip
 
 

@@ -167,12 +167,6 @@ VISION: Final[dict[str, tuple[str, dict[str, Any]]]] = {
         "donut-swin",
         {"embed_dim": 32, "depths": [1, 3], "num_heads": [2, 4], "window_size": 4, "image_size": 32, "patch_size": 4},
     ),
-    "efficientnet": (
-        "efficientnet",
-        {"image_size": 32, "width_coefficient": 1.0, "depth_coefficient": 1.0, "kernel_sizes": [3, 3, 5],
-         "in_channels": [32, 16, 24], "out_channels": [16, 24, 40], "strides": [1, 2, 2], "num_block_repeats": [1, 2, 2],
-         "expand_ratios": [1, 4, 4], "hidden_dim": 1280, "depthwise_padding": []},
-    ),
     "hgnet": (
         "hgnet_v2",
         {"embedding_size": 16, "hidden_sizes": [32, 64], "depths": [1, 1], "stem_channels": [3, 16, 16],
