@@ -334,9 +334,8 @@ def build(family: str) -> Task:
         return _of_transformers(AutoModelForImageClassification, *row, pictures, num_labels=10)
     import corpus_evaluated_own
     import corpus_evaluated_senses
-    import corpus_fresh_own
-    import corpus_fresh_senses
+    import corpus_fresh
     import corpus_own
 
     own = corpus_own.OWN | corpus_evaluated_senses.SENSES | corpus_evaluated_own.OWN
-    return (own | corpus_fresh_senses.SENSES | corpus_fresh_own.OWN)[family]()
+    return (own | corpus_fresh.MADE)[family]()

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
 
 import corpus_fresh_text as text
 from corpus_case import Case
 from corpus_drawn import drawn
+from corpus_families import Task
 from corpus_fresh_own import OWN
 from corpus_fresh_senses import SENSES
+from corpus_fresh_tables import TABLES
+from corpus_fresh_tasks import TASKS
 
-FRESH: Final[tuple[str, ...]] = (*text.DECODERS, *text.ENCODERS, *text.SEQ2SEQ, *text.VISION, *SENSES, *OWN)
+MADE: Final[dict[str, Callable[[], Task]]] = SENSES | OWN | TASKS | TABLES
+"""The families that are not rows of a table."""
+FRESH: Final[tuple[str, ...]] = (*text.DECODERS, *text.ENCODERS, *text.SEQ2SEQ, *text.VISION, *MADE)
 """The names of the families."""
 KNOWN: Final = (
     "W_k re-initialised",
@@ -32,7 +38,7 @@ KNOWN: Final = (
 )
 """Faults that were in the corpus before and strike these families, too."""
 NEEDS: Final[dict[str, dict[str, Any]]] = {
-    **{family: {"dropout": True} for family in ("hgnet", "textnet", "dpt")},
+    **{family: {"dropout": True} for family in ("hgnet", "textnet", "dpt", "convmixer", "vgg")},
     # Their last maps have one pixel, and batch norm needs two values.
     **{family: {"dropout": True, "batch": 8} for family in ("mobilenet_v1", "mobilenet_v2")},
 }

@@ -35,20 +35,23 @@ class Modded(nn.Module):
 
     def __init__(self, width: int = WIDTH, zero: bool = True) -> None:
         super().__init__()
-        self.c_q, self.c_k, self.c_v, self.c_proj = (nn.Linear(width, width, bias=False) for _ in range(4))
+        self.attn = nn.ModuleDict(
+            {name: nn.Linear(width, width, bias=False) for name in ("c_q", "c_k", "c_v", "c_proj")}
+        )
         self.mlp = nn.ModuleDict(
             {"c_fc": nn.Linear(width, 4 * width, bias=False), "c_proj": nn.Linear(4 * width, width, bias=False)}
         )
         self.lambdas = nn.Parameter(torch.tensor([1.0, 0.5]))
         if zero:
-            for linear in (self.c_proj, self.mlp["c_proj"]):
+            for linear in (self.attn["c_proj"], self.mlp["c_proj"]):
                 nn.init.zeros_(linear.weight)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.rms_norm(x, x.shape[-1:])
-        q, k = (rotated(F.rms_norm(t, t.shape[-1:])) for t in (heads(self.c_q(y)), heads(self.c_k(y))))
-        y = F.scaled_dot_product_attention(q, k, heads(self.c_v(y)), is_causal=True).transpose(1, 2).flatten(2)
-        x = self.lambdas[0] * x + 2 * self.lambdas[1] * self.c_proj(y)
+        q, k, v = (heads(self.attn[name](y)) for name in ("c_q", "c_k", "c_v"))
+        q, k = (rotated(F.rms_norm(t, t.shape[-1:])) for t in (q, k))
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
+        x = self.lambdas[0] * x + 2 * self.lambdas[1] * self.attn["c_proj"](y)
         out: Tensor = x + self.mlp["c_proj"](F.relu(self.mlp["c_fc"](F.rms_norm(x, x.shape[-1:]))).square())
         return out
 
@@ -81,22 +84,24 @@ class Meta(nn.Module):
     def __init__(self, width: int = WIDTH, keys: int = 4, post: bool = False) -> None:
         super().__init__()
         each = width // 4
-        self.wq, self.wo = nn.Linear(width, width, bias=False), nn.Linear(width, width, bias=False)
-        self.wk, self.wv = (nn.Linear(width, keys * each, bias=False) for _ in range(2))
-        self.w1, self.w3 = (nn.Linear(width, 2 * width, bias=False) for _ in range(2))
-        self.w2 = nn.Linear(2 * width, width, bias=False)
+        sizes = {"wq": (width, width), "wk": (width, keys * each), "wv": (width, keys * each), "wo": (width, width)}
+        self.attention = nn.ModuleDict({name: nn.Linear(*size, bias=False) for name, size in sizes.items()})
+        sizes = {"w1": (width, 2 * width), "w2": (2 * width, width), "w3": (width, 2 * width)}
+        self.feed_forward = nn.ModuleDict({name: nn.Linear(*size, bias=False) for name, size in sizes.items()})
         self.attention_norm, self.ffn_norm = nn.RMSNorm(width), nn.RMSNorm(width)
         self.keys, self.post = keys, post
 
     def attend(self, x: Tensor) -> Tensor:
-        q, k, v = heads(self.wq(x)), heads(self.wk(x), self.keys), heads(self.wv(x), self.keys)
+        q, k, v = (self.attention[name](x) for name in ("wq", "wk", "wv"))
+        q, k, v = heads(q), heads(k, self.keys), heads(v, self.keys)
         k, v = (t.repeat_interleave(4 // self.keys, dim=1) for t in (rotated(k), v))
         seen = F.scaled_dot_product_attention(rotated(q), k, v, is_causal=True)
-        out: Tensor = self.wo(seen.transpose(1, 2).flatten(2))
+        out: Tensor = self.attention["wo"](seen.transpose(1, 2).flatten(2))
         return out
 
     def feed(self, x: Tensor) -> Tensor:
-        out: Tensor = self.w2(F.silu(self.w1(x)) * self.w3(x))
+        w1, w2, w3 = (self.feed_forward[name] for name in ("w1", "w2", "w3"))
+        out: Tensor = w2(F.silu(w1(x)) * w3(x))
         return out
 
     def forward(self, x: Tensor) -> Tensor:
@@ -144,16 +149,20 @@ class Cross(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         self.where, self.alibi, self.causal = norm, alibi, causal
-        self.to_q, self.to_k, self.to_v, self.to_out = (wrap(nn.Linear(width, width, bias=False)) for _ in range(4))
+        self.attn = nn.ModuleDict(
+            {name: wrap(nn.Linear(width, width, bias=False)) for name in ("to_q", "to_k", "to_v", "to_out")}
+        )
         self.ff = nn.ModuleDict(
             {"net": nn.Sequential(wrap(nn.Linear(width, 3 * width)), nn.GELU(), wrap(nn.Linear(3 * width, width)))}
         )
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(4))
+        self.norms = nn.ModuleList(
+            nn.Identity() if norm != "sandwich" and n % 2 else nn.LayerNorm(width) for n in range(4)
+        )
         self.talk = nn.Conv2d(4, 4, 1, bias=False) if talking else None
         self.gammas = nn.ParameterList(nn.Parameter(scale * torch.ones(width)) for _ in range(2 if scale else 0))
 
     def attend(self, x: Tensor) -> Tensor:
-        q, k, v = heads(self.to_q(x)), heads(self.to_k(x)), heads(self.to_v(x))
+        q, k, v = (heads(self.attn[name](x)) for name in ("to_q", "to_k", "to_v"))
         att = q @ k.transpose(-2, -1) / math.sqrt(k.shape[-1])
         place = torch.arange(x.shape[1])
         if self.alibi:
@@ -161,13 +170,13 @@ class Cross(nn.Module):
             att = att - (slopes[:, None, None] * (place[:, None] - place).abs()).type_as(att)
         att = self.talk(att) if self.talk else att
         att = att.masked_fill(place > place[:, None], -math.inf) if self.causal else att
-        out: Tensor = self.to_out((att.softmax(-1) @ v).transpose(1, 2).flatten(2))
+        out: Tensor = self.attn["to_out"]((att.softmax(-1) @ v).transpose(1, 2).flatten(2))
         return out
 
     def forward(self, x: Tensor) -> Tensor:
         for n, layer in enumerate((self.attend, self.ff["net"])):
             y: Tensor = layer(x if self.where == "after" else self.norms[2 * n](x))
-            y = self.norms[2 * n + 1](y) if self.where == "sandwich" else y
+            y = self.norms[2 * n + 1](y)
             y = y * self.gammas[n] if self.gammas else y
             x = self.norms[2 * n](x + y) if self.where == "after" else x + y
         return x
