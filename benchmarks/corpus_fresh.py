@@ -38,9 +38,13 @@ KNOWN: Final = (
 )
 """Faults that were in the corpus before and strike these families, too."""
 NEEDS: Final[dict[str, dict[str, Any]]] = {
-    **{family: {"dropout": True} for family in ("hgnet", "textnet", "dpt", "convmixer", "vgg")},
-    # Their last maps have one pixel, and batch norm needs two values.
-    **{family: {"dropout": True, "batch": 8} for family in ("mobilenet_v1", "mobilenet_v2")},
+    **{family: {"dtype": "float32"} for family in (*text.VISION, *SENSES, *TASKS, *TABLES)},  # their inputs are
+    **{family: {"dropout": True, "dtype": "float32"} for family in ("hgnet", "textnet", "dpt", "convmixer", "vgg")},
+    "mobilenet_v1": {"dropout": True, "dtype": "float32", "batch": 8},  # its last maps have one pixel
+    "mobilenet_v2": {"dropout": True, "dtype": "float32", "batch": 8, "event": ""},
+    # What would be frozen or replaced is all that they have, or is used by itself.
+    **{family: {"event": ""} for family in ("jamba", "nllb_moe", "wavenet")},
+    **{family: {"dtype": "float32", "event": ""} for family in ("byol", "skipgram")},
 }
 """Settings that a family cannot do without, as fields of `Case`; batch norm must see its batches."""
 
