@@ -19,7 +19,7 @@ OUTPUTS = re.compile(r"c_proj|\.proj\b|\bwo\b|\bw2\b|to_out|ff_out|attn_out|fc2|
 
 def heads(x: Tensor, number: int = 4) -> Tensor:
     """(size, length, width) → (size, heads, length, width / heads)."""
-    return x.unflatten(-1, (number, -1)).transpose(1, 2)
+    return x.view(*x.shape[:-1], number, -1).transpose(1, 2)
 
 
 def rotated(x: Tensor) -> Tensor:
@@ -107,9 +107,11 @@ class Meta(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.post:  # the norm of what is added, as OLMo 2 and Swin v2 have it
             x = x + self.attention_norm(self.attend(x))
-            return x + self.ffn_norm(self.feed(x))
-        x = x + self.attend(self.attention_norm(x))
-        return x + self.feed(self.ffn_norm(x))
+            x = x + self.ffn_norm(self.feed(x))
+        else:
+            x = x + self.attend(self.attention_norm(x))
+            x = x + self.feed(self.ffn_norm(x))
+        return x
 
 
 class Palm(nn.Module):
@@ -174,7 +176,8 @@ class Cross(nn.Module):
         return out
 
     def forward(self, x: Tensor) -> Tensor:
-        for n, layer in enumerate((self.attend, self.ff["net"])):
+        layers: tuple[Any, ...] = (self.attend, self.ff["net"])
+        for n, layer in enumerate(layers):
             y: Tensor = layer(x if self.where == "after" else self.norms[2 * n](x))
             y = self.norms[2 * n + 1](y)
             y = y * self.gammas[n] if self.gammas else y

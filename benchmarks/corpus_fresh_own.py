@@ -146,7 +146,7 @@ class Unrolled(nn.Module):
     def __init__(self, kind: type[nn.RNNBase], inputs: int, outputs: int, layers: int = 2) -> None:
         super().__init__()
         self.encoder, self.decoder = nn.Embedding(inputs, WIDTH), nn.Linear(WIDTH, outputs)
-        self.rnn = kind(WIDTH, WIDTH, layers, batch_first=True)  # type: ignore[call-arg, arg-type]
+        self.rnn = kind(WIDTH, WIDTH, layers, batch_first=True)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.decoder(self.rnn(self.encoder(x))[0])
@@ -235,7 +235,9 @@ def ppo() -> Task:
         gain = reward - value.detach()
         ratio = (new - old).gather(-1, acts[..., None])[..., 0].exp()
         clipped = torch.min(ratio * gain, ratio.clamp(0.8, 1.2) * gain)
-        return -clipped.mean() + 0.5 * F.mse_loss(value, reward) + 0.01 * (new.exp() * new).sum(-1).mean()
+        entropy = -(new.exp() * new).sum(-1).mean()
+        out: Tensor = 0.5 * F.mse_loss(value, reward) - clipped.mean() - 0.01 * entropy
+        return out
 
     return Task(Optimised(), loss, batch)
 
@@ -268,7 +270,8 @@ def layers(
 
 
 def normed(linear: nn.Linear) -> nn.Module:
-    return nn.utils.parametrizations.weight_norm(linear)
+    out: nn.Module = nn.utils.parametrizations.weight_norm(linear)
+    return out
 
 
 def bounded(linear: nn.Linear) -> nn.Module:

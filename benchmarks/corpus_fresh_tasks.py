@@ -66,8 +66,9 @@ class ConvMixer(nn.Sequential):
         super().__init__(normed(nn.Conv2d(3, width, 4, stride=4)), *blocks, *end)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        out: Tensor = super().forward(pixel_values)
-        return out
+        for layer in self:
+            pixel_values = layer(pixel_values)
+        return pixel_values
 
 
 class Contrasted(nn.Module):
@@ -128,7 +129,8 @@ class Autoencoder(nn.Module):
         mean, log_variance = self.encoder(pixels).chunk(2, dim=1)
         again = self.decoder(mean + noise * (0.5 * log_variance).exp())
         apart = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1).mean()
-        return F.mse_loss(again, pixels) + 0.001 * apart
+        out: Tensor = F.mse_loss(again, pixels) + 0.001 * apart
+        return out
 
 
 def vae() -> Task:
@@ -171,7 +173,8 @@ def hinge_gan() -> Task:
         made = model.generator(given["noise"])
         critical = F.relu(1 - model.critic(given["real"])).mean() + F.relu(1 + model.critic(made.detach())).mean()
         # The difference is zero, and its gradient reaches the generator only.
-        return critical + (model.critic(made.detach()) - model.critic(made)).mean()
+        out: Tensor = critical + (model.critic(made.detach()) - model.critic(made)).mean()
+        return out
 
     return Task(Rivals(), loss, batch)
 
@@ -238,7 +241,8 @@ def heat() -> Task:
         second = torch.autograd.grad(first[:, 0].sum(), at, create_graph=True)[0][:, 0]
         begin = model(torch.stack([edge, torch.zeros_like(edge)], 1))[:, 0] - (3.1416 * edge).sin()
         border = model(torch.stack([(edge > 0.5).float(), edge], 1))
-        return (first[:, 1] - 0.1 * second).square().mean() + begin.square().mean() + border.square().mean()
+        out: Tensor = (first[:, 1] - 0.1 * second).square().mean() + begin.square().mean() + border.square().mean()
+        return out
 
     return Task(mlp(2, 48, 48, 48, 1, act=nn.Tanh), loss, batch)
 
