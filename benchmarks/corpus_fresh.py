@@ -50,6 +50,8 @@ NEEDS: Final[dict[str, dict[str, Any]]] = {
     **{family: {"dropout": True, "dtype": "float32"} for family in ("hgnet", "textnet", "dpt", "convmixer", "vgg")},
     "mobilenet_v1": {"dropout": True, "dtype": "float32", "batch": 8},  # its last maps have one pixel
     "mobilenet_v2": {"dropout": True, "dtype": "float32", "batch": 8, "event": ""},
+    "hinge_gan": {"dropout": True, "dtype": "float32"},  # spectral norm is estimated in training mode only
+    "spectral_norm": {"dropout": True},
     # What would be frozen or replaced is all that they have, or is used by itself.
     **{family: {"event": ""} for family in ("jamba", "nllb_moe", "wavenet")},
     **{family: {"dtype": "float32", "event": ""} for family in ("byol", "skipgram")},
