@@ -54,7 +54,8 @@ NEEDS: Final[dict[str, dict[str, Any]]] = {
     "spectral_norm": {"dropout": True},
     # What would be frozen or replaced is all that they have, or is used by itself.
     **{family: {"event": ""} for family in ("jamba", "nllb_moe", "wavenet")},
-    **{family: {"dtype": "float32", "event": ""} for family in ("byol", "skipgram")},
+    "skipgram": {"dtype": "float32", "event": ""},
+    **{family: {"dtype": "float32", "event": "", "batch": 8} for family in ("byol", "simclr")},  # they compare pictures
 }
 """Settings that a family cannot do without, as fields of `Case`; batch norm must see its batches."""
 

@@ -71,13 +71,20 @@ class ConvMixer(nn.Sequential):
         return pixel_values
 
 
+class Standard(nn.Module):
+    """Batch norm without weights and without memory."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - x.mean(0)) / (x.var(0, unbiased=False) + 1e-5).sqrt()
+
+
 class Contrasted(nn.Module):
     """A vision transformer with a projector and a predictor, and a follower of the first two."""
 
     def __init__(self) -> None:
         super().__init__()
         self.encoder = Sees(2, 48, side=16, width=48, scale=0.1)
-        self.projector, self.predictor = mlp(48, 96, 32), mlp(32, 64, 32)
+        self.projector, self.predictor = nn.Sequential(*mlp(48, 96, 32), Standard()), mlp(32, 64, 32)
         self.target = copy.deepcopy(nn.Sequential(self.encoder, self.projector)).requires_grad_(False)
 
 
