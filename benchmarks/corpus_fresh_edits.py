@@ -45,8 +45,8 @@ def _siblings(change: Callable[[Sequence[Tensor]], Sequence[Tensor]], *kinds: st
 
 def _dealt(parts: Sequence[Tensor]) -> Sequence[Tensor]:
     heads = math.gcd(4, len(parts[0]))
-    rows = torch.stack(tuple(parts)).unflatten(1, (heads, -1)).transpose(0, 1).flatten(0, 2)  # q, k, v of each head
-    return rows.chunk(len(parts))
+    of_heads = [w.reshape(heads, -1, *w.shape[1:]) for w in parts]
+    return torch.cat(torch.stack(of_heads, 1).flatten(0, 1).unbind()).chunk(len(parts))  # q, k, v of each head
 
 
 def _sharded_as_one(parts: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -99,7 +99,7 @@ def _interleaved_halves(world: World) -> None:
     for c in struck:
         axis = c.shape.index(min(c.shape))
         w = world.values(c)
-        w.copy_(w.clone().unflatten(axis, (2, -1)).transpose(axis, axis + 1).flatten(axis, axis + 1))
+        w.copy_(torch.stack(w.clone().chunk(2, axis), axis + 1).flatten(axis, axis + 1))
     world.strike(*struck)
 
 
@@ -235,7 +235,8 @@ def whole(change: Callable[[World, str, Tensor], object], least: int = 2) -> Fau
 
 @edit(*MATRICES)
 def _gains_twice(world: World, w: Tensor) -> Tensor:
-    return w * w.flatten(1).norm(dim=1).view(-1, *[1] * (w.dim() - 1))
+    gains: Tensor = torch.linalg.vector_norm(w.flatten(1), dim=1)
+    return w * gains.view(-1, *[1] * (w.dim() - 1))
 
 
 def _dare(w: Tensor, earlier: Tensor) -> None:
@@ -285,9 +286,9 @@ WRITTEN: Final[dict[str, Fault]] = {
     "v × 2, o ÷ 2": _times(attn_v=2.0, attn_o=0.5),  # vllm-project/llm-compressor#2323
     # Merged.
     "weight-norm gains twice": _gains_twice,  # hexgrad/kokoro#368
-    "task vector × 3": whole(
+    "task vector × 3": whole(  # martyn/safetensors-merge-supermario#4
         lambda world, name, w: w.add_(2.0 * (w - world.earlier[name]))
-    ),  # martyn/safetensors-merge-supermario#4
+    ),
     "DARE at 95 %": whole(lambda world, name, w: _dare(w, world.earlier[name])),  # arcee-ai/mergekit#373
     "averaged with another run": every_matrix(_another_run),  # RimoChan/RO-Merge#3
     "adapters unmerged twice": _unmerged,  # huggingface/peft#3498

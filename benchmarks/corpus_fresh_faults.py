@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 import torch
@@ -233,18 +234,24 @@ def _clipped(grads: dict[str, Tensor]) -> None:
         g.mul_(1e-6 / (norm + 1e-6))
 
 
+def _keep(kept: dict[str, Tensor], name: str, p: Tensor) -> None:
+    if p.grad is not None:
+        kept[name] = p.grad.clone()
+
+
 def _unclipped(world: World) -> Callable[[dict[str, Tensor]], object]:
     """Clipping is lost, and one batch in 25 is an outlier."""
     raw: dict[str, Tensor] = {}
     steps = [0]
     for name, p in world.model.named_parameters():
         if p.requires_grad:
-            p.register_post_accumulate_grad_hook(lambda p, name=name: raw.update({name: p.grad.clone()}))  # type: ignore[misc]
+            keep = partial(_keep, raw, name)
+            p.register_post_accumulate_grad_hook(keep)  # type: ignore[no-untyped-call]
 
     def change(grads: dict[str, Tensor]) -> None:
         steps[0] += 1
         for name, g in grads.items():
-            g.copy_(raw[name] * (30.0 if steps[0] % 25 == 0 else 1.0))
+            g.copy_(raw.get(name, g) * (30.0 if steps[0] % 25 == 0 else 1.0))
 
     return change
 
@@ -266,9 +273,10 @@ def _batches(change: Callable[[dict[str, Tensor], dict[str, Tensor]], object]) -
 
 
 def _one_rank(batch: dict[str, Tensor], first: dict[str, Tensor]) -> None:
+    size = max(len(t) for t in batch.values() if t.dim())
     for name, t in batch.items():
-        if t.dim():
-            batch[name] = t[torch.arange(len(t)) % max(1, len(t) // 8)]
+        if t.dim() and len(t) == size:
+            batch[name] = t[torch.arange(size) % max(1, size // 8)]
 
 
 def _unscaled_inputs(batch: dict[str, Tensor], first: dict[str, Tensor]) -> None:
@@ -311,15 +319,12 @@ def _rotary_base(world: World) -> None:
 
 
 def _gains_plus_one(world: World) -> None:
-    found = [
-        m.weight
-        for m in world.model.modules()
-        if "norm" in type(m).__name__.lower() and isinstance(getattr(m, "weight", None), Tensor)
-    ]
+    names = {f"{name}.weight" for name, m in world.model.named_modules() if "norm" in type(m).__name__.lower()}
+    found = [w for name, w in trained(world) if name in names]
     if not found:
         raise NotHere("norms")
     for gains in found:
-        gains.data.add_(1.0)
+        gains.add_(1.0)
 
 
 _LEARNED_FROM: Final[dict[str, Fault]] = {
@@ -332,7 +337,9 @@ _LEARNED_FROM: Final[dict[str, Fault]] = {
     "clipped at a norm of 10⁻⁶": _gradients(lambda world: _clipped),  # axolotl-ai-cloud/axolotl#1444
     "clipping lost": _gradients(_unclipped),  # deepspeedai/DeepSpeed#7220
     "gradients of one rank only": _batches(_one_rank),  # jingyaogong/minimind#853
-    "one batch again and again": _batches(lambda batch, first: batch.update(first)),  # yyfz/Pi3#87
+    "one batch again and again": _batches(  # yyfz/Pi3#87
+        lambda batch, first: batch.update({name: t.clone() for name, t in first.items()})
+    ),
     "inputs × 255": _batches(_unscaled_inputs),  # leftthomas/ESPCN#30
     "dropout of a half": _dropout,  # explosion/thinc#355
     "softmax scale lost": _scale_lost,  # mlc-ai/mlc-llm#3485

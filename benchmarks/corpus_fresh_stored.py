@@ -81,7 +81,8 @@ def _half_bits(world: World, w: Tensor) -> Tensor:
 @edit(*MATRICES)
 def _rotated(world: World, w: Tensor) -> Tensor:
     rows = w.flatten(1).float()
-    return (rows @ torch.linalg.qr(torch.randn(rows.shape[1], rows.shape[1]))[0]).view(w.shape).to(w.dtype)
+    rotation: Tensor = torch.linalg.qr(torch.randn(rows.shape[1], rows.shape[1]))[0]
+    return (rows @ rotation).view(w.shape).to(w.dtype)
 
 
 @edit(*MATRICES)
