@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from weibull_monitor import Component
 from weibull_monitor.model.components import discover
 
+FIRST: Final = ("exp_avg", "m", "momentum_buffer", "moment1", "m1")
 SECOND: Final = ("exp_avg_sq", "moment2", "nu")
 COUNTERS: Final = ("step", "count")
 
@@ -72,11 +73,16 @@ def _block_forgotten(world: World) -> None:
         raise NotHere("states")
 
 
-def _bit_of_a_moment(world: World) -> None:
-    component = world.one(*MATRICES, whole=True)
-    v = world.state(component, *SECOND).view(-1)
-    v[world.chance.randrange(len(v))] *= 2.0**-60
-    world.strike(component)
+def _bit(bit: int, *names: str) -> Fault:
+    """A bit of the exponent of one moment: 2 to this power."""
+
+    def fault(world: World) -> None:
+        component = world.one(*MATRICES, whole=True)
+        state = world.state(component, *names).view(-1)
+        state[world.chance.randrange(len(state))] *= 2.0**bit
+        world.strike(component)
+
+    return fault
 
 
 def _each_group(key: str, change: Callable[[Any], Any]) -> Fault:
@@ -352,7 +358,8 @@ _STEPPED: Final[dict[str, Fault]] = {
     "second moment in 8 linear bits": _second(
         lambda v: (v / v.max() * 255).round() / 255 * v.max()
     ),  # unslothai/unsloth-zoo#962
-    "flipped bit in the second moment": _bit_of_a_moment,  # pytorch/torchtitan#4324
+    "flipped bit in the second moment": _bit(-64, *SECOND),  # pytorch/torchtitan#4324
+    "flipped bit in the first moment": _bit(16, *FIRST),  # tenstorrent/tt-metal#20940
     "moments lost, steps kept": _without_moments,  # KempnerInstitute/KempnerForge#115
     "states of a block lost": _block_forgotten,  # pytorch/pytorch#192202
     "1 − β instead of β": _each_group(  # mila-iqia/blocks#1159
