@@ -14,7 +14,7 @@ from typing import Any, Final
 import torch
 from corpus_edits import edit
 from corpus_evaluated_faults import Fault
-from corpus_fresh_stored import every_matrix
+from corpus_fresh_stored import every_matrix, rows
 from corpus_world import MATRICES, NotHere, World
 from torch import Tensor, nn
 
@@ -50,9 +50,10 @@ def _dealt(parts: Sequence[Tensor]) -> Sequence[Tensor]:
 
 
 def _sharded_as_one(parts: Sequence[Tensor]) -> Sequence[Tensor]:
-    gate, up = parts
+    gate, up = (rows(w) for w in parts)
     half = len(gate) // 2
-    return torch.cat((gate[:half], up[:half], gate[2 * half :])), torch.cat((gate[half : 2 * half], up[half:]))
+    new = torch.cat((gate[:half], up[:half], gate[2 * half :])), torch.cat((gate[half : 2 * half], up[half:]))
+    return [w.view(parts[0].shape) for w in new]
 
 
 def _times(**factors: float) -> Fault:
@@ -235,8 +236,8 @@ def whole(change: Callable[[World, str, Tensor], object], least: int = 2) -> Fau
 
 @edit(*MATRICES)
 def _gains_twice(world: World, w: Tensor) -> Tensor:
-    gains: Tensor = torch.linalg.vector_norm(w.flatten(1), dim=1)
-    return w * gains.view(-1, *[1] * (w.dim() - 1))
+    gains: Tensor = torch.linalg.vector_norm(rows(w), dim=1, keepdim=True)
+    return (rows(w) * gains).view(w.shape)
 
 
 def _dare(w: Tensor, earlier: Tensor) -> None:
@@ -244,7 +245,8 @@ def _dare(w: Tensor, earlier: Tensor) -> None:
 
 
 def _another_run(w: Tensor) -> Tensor:
-    return (w + w[torch.randperm(len(w))][:, torch.randperm(w.shape[1])]) / 2
+    other = rows(w)[torch.randperm(len(rows(w)))][:, torch.randperm(rows(w).shape[1])]
+    return (w + other.view(w.shape)) / 2
 
 
 def _unmerged(world: World) -> None:

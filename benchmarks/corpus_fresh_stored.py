@@ -23,6 +23,11 @@ NF4: Final = (
 )
 
 
+def rows(w: Tensor) -> Tensor:
+    """A matrix of shape (rows, columns), also of a kernel (rows, columns, …) and of an expert (1, rows, columns)."""
+    return w.flatten(1) if len(w) > 1 else w.reshape(-1, w.shape[-1])
+
+
 def _in_groups(w: Tensor, size: int, change: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """Changes groups of elements, shape (groups, size), by what is made of them and of their largest |w|, (groups, 1)."""
     flat, n = w.reshape(-1), w.numel() // size * size
@@ -67,7 +72,7 @@ def _block_scales(world: World) -> None:
         raise NotHere("square matrices")
     component = world.chance.choice(square)
     w = world.values(component)
-    blocks = w.reshape(w.shape[0] // 16, 16, -1, 16)
+    blocks = w.reshape(component.shape[0] // 16, 16, -1, 16)
     scales = blocks.abs().amax((1, 3), keepdim=True).clamp_min(1e-12)
     w.copy_((blocks / scales * scales.transpose(0, 2)).reshape(w.shape))
     world.strike(component)
@@ -80,9 +85,9 @@ def _half_bits(world: World, w: Tensor) -> Tensor:
 
 @edit(*MATRICES)
 def _rotated(world: World, w: Tensor) -> Tensor:
-    rows = w.flatten(1).float()
-    rotation: Tensor = torch.linalg.qr(torch.randn(rows.shape[1], rows.shape[1]))[0]
-    return (rows @ rotation).view(w.shape).to(w.dtype)
+    n = rows(w).shape[1]
+    rotation: Tensor = torch.linalg.qr(torch.randn(n, n))[0]
+    return (rows(w).float() @ rotation).view(w.shape).to(w.dtype)
 
 
 @edit(*MATRICES)
