@@ -289,8 +289,8 @@ def _unscaled_inputs(batch: dict[str, Tensor], first: dict[str, Tensor]) -> None
     names = [name for name, t in batch.items() if t.is_floating_point() and name != "labels"]
     if not names:
         raise NotHere("inputs that are numbers")
-    for name in names:
-        batch[name] = 255.0 * batch[name]
+    largest = max(names, key=lambda name: batch[name].numel())
+    batch[largest] = 255.0 * batch[largest]
 
 
 def _dropout(world: World) -> None:
