@@ -151,7 +151,10 @@ def every_matrix(change: Callable[[Tensor], Tensor]) -> Fault:
     """A change of all matrices of blocks."""
 
     def fault(world: World) -> None:
-        for c in world.components(*MATRICES):
+        chosen = world.components(*MATRICES)
+        if not chosen:
+            raise NotHere("matrices")
+        for c in chosen:
             world.values(c).copy_(change(world.values(c)))
 
     return fault
