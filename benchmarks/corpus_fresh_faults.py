@@ -56,6 +56,11 @@ def _second(change: Callable[[Tensor], Tensor]) -> Fault:
     return fault
 
 
+def _linear_bits(v: Tensor) -> Tensor:
+    step = v.max().clamp_min(1e-30) / 255
+    return (v / step).round() * step
+
+
 def _without_moments(world: World) -> None:
     for state in _states(world, *COUNTERS):
         for value in state.values():
@@ -336,9 +341,8 @@ def _gains_plus_one(world: World) -> None:
 _LEARNED_FROM: Final[dict[str, Fault]] = {
     "gradients never zeroed": _gradients(_never_zeroed),  # tenstorrent/tt-blacksmith#711
     "gradients eight steps late": _gradients(_late),  # marin-community/marin#6423
-    "gradient noise × 10": _gradients(
-        lambda world: _noisy
-    ),  # huseyinatahaninan/Differentially-Private-Fine-tuning-of-Language-Models#4
+    # huseyinatahaninan/Differentially-Private-Fine-tuning-of-Language-Models#4
+    "gradient noise × 10": _gradients(lambda world: _noisy),
     "largest hundredth of the gradients": _gradients(lambda world: _largest_only),  # pytorch/pytorch#48670
     "clipped at a norm of 10⁻⁶": _gradients(lambda world: _clipped),  # axolotl-ai-cloud/axolotl#1444
     "clipping lost": _gradients(_unclipped),  # deepspeedai/DeepSpeed#7220
@@ -355,9 +359,7 @@ _LEARNED_FROM: Final[dict[str, Fault]] = {
 _STEPPED: Final[dict[str, Fault]] = {
     # States and settings.
     "second moment in float16": _second(lambda v: v.half()),  # google-deepmind/optax#1754
-    "second moment in 8 linear bits": _second(
-        lambda v: (v / v.max() * 255).round() / 255 * v.max()
-    ),  # unslothai/unsloth-zoo#962
+    "second moment in 8 linear bits": _second(_linear_bits),  # unslothai/unsloth-zoo#962
     "flipped bit in the second moment": _bit(-64, *SECOND),  # pytorch/torchtitan#4324
     "flipped bit in the first moment": _bit(16, *FIRST),  # tenstorrent/tt-metal#20940
     "moments lost, steps kept": _without_moments,  # KempnerInstitute/KempnerForge#115

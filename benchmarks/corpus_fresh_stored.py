@@ -1,7 +1,8 @@
 """Held-out faults of values that are quantised, sharded and stored wrongly.
 
 They were written without a look at the rules, and no training with them was replayed before. Each line of `STORED` has an
-issue or a pull request in which such a fault was reported, or a close relative of it.
+issue or a pull request in which such a fault was reported, or a close relative of it;
+of one, none was found.
 """
 
 from __future__ import annotations
@@ -172,9 +173,9 @@ STORED: Final[dict[str, Fault]] = {
     "4-bit neighbours exchanged": _int4(  # amd/Quark#30
         lambda codes, scales: codes.view(-1, 16, 2).flip(2).reshape(-1, 32) * scales
     ),
-    "4-bit scales of the next group": _int4(
+    "4-bit scales of the next group": _int4(  # 1bit-MONSTER/1bit-MONSTER#153
         lambda codes, scales: codes * scales.roll(1, 0)
-    ),  # 1bit-MONSTER/1bit-MONSTER#153
+    ),
     "zero point off by one": _int4(lambda codes, scales: (codes + 1) * scales),  # vllm-project/vllm#38966
     "offset codes read as two's complement": _int4(  # 1bit-MONSTER/1bit-MONSTER#572
         lambda codes, scales: torch.where(codes < 0, codes + 8, codes - 8) * scales
