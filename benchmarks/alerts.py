@@ -27,6 +27,7 @@ import transformers
 from alert_simulation import RUNS, simulate
 from corpus_evaluated_faults import EVALUATED_FAULTS
 from corpus_faults import FAULTS
+from corpus_fresh_faults import FRESH_FAULTS
 from corpus_replay import CADENCES, Judged, Run, Tally, grave, judge, judged, load, published, runs, sampled_every
 from corpus_sides import INDIRECT, SIDES, UNSEEN, side
 
@@ -174,7 +175,7 @@ def faults(results: dict[str, Result]) -> Iterator[str]:
     yield "| fault | runs | " + " | ".join(f"visible, every {c} | found | right first" for c in CADENCES) + " | by |"
     yield "|---|---|" + "---|---|---|" * len(CADENCES) + "---|"
     for name, result in results.items():
-        for fault in (*EVALUATED_FAULTS, *FAULTS):
+        for fault in (*FRESH_FAULTS, *EVALUATED_FAULTS, *FAULTS):
             if (fault, CADENCES[0]) in result.faults:
                 yield _row(fault, [result.faults[fault, c] for c in CADENCES])
         yield _row(f"**{name}**", [result.judged(c) for c in CADENCES])

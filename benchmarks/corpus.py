@@ -37,6 +37,7 @@ from corpus_evaluated_faults import EVALUATED_FAULTS
 from corpus_events import changed, freeze, prepared
 from corpus_families import Task, text
 from corpus_faults import FAULTS
+from corpus_fresh_faults import FRESH_FAULTS
 from corpus_optimizers import make, rate
 from corpus_sides import SIDES, side
 from corpus_world import NotHere, World
@@ -175,7 +176,7 @@ def train(case: Case, root: Path) -> list[dict[str, Any]]:
             twin = training.branch(folder, case.seed + n)
             try:
                 with torch.no_grad():
-                    (FAULTS | EVALUATED_FAULTS)[fault](twin.world)
+                    (FAULTS | EVALUATED_FAULTS | FRESH_FAULTS)[fault](twin.world)
                 twin.run(case.strikes + AFTER)
             except NotHere:
                 twin.monitor.close(sample_last=False)

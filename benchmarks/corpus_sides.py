@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
+from corpus_fresh_faults import FRESH_INDIRECT, FRESH_UNSEEN
+
 Side = Literal["chosen with", "evaluated"]
 SIDES: Final[tuple[Side, ...]] = ("chosen with", "evaluated")
 EVALUATED: Final = frozenset(
@@ -33,10 +35,13 @@ INDIRECT: Final = frozenset(
         "a bucket summed over 8 ranks",
         "gradients of two layers exchanged",
         "targets one too late",
+        *FRESH_INDIRECT,
     )
 )
 """Faults that write to no matrix, rate or state of an optimizer: they change what is learned from."""
-UNSEEN: Final = frozenset(("transposed", "signs flipped", "rows permuted", "sign bit lost", "shifted by an element"))
+UNSEEN: Final = frozenset(
+    ("transposed", "signs flipped", "rows permuted", "sign bit lost", "shifted by an element", *FRESH_UNSEEN)
+)
 """Faults that leave the distribution of |w| exactly as it was."""
 
 
