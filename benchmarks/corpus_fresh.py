@@ -61,10 +61,10 @@ NEEDS: Final[dict[str, dict[str, Any]]] = {
 
 
 def fresh() -> list[Case]:
-    """The healthy trainings, three for each family, and 110 that four faults strike each."""
+    """The healthy trainings, two for each family, and 85 that four faults strike each."""
     from corpus_fresh_faults import FRESH_FAULTS
 
-    healthy = drawn(FRESH, seed=8100, number=3 * len(FRESH))
+    healthy = drawn(FRESH, seed=8100, number=2 * len(FRESH))
     struck = [family for family in FRESH if family not in BARE]
-    faulty = drawn(struck, seed=8200, number=110, faults=(*FRESH_FAULTS, *KNOWN), each=4)
+    faulty = drawn(struck, seed=8200, number=85, faults=(*FRESH_FAULTS, *KNOWN), each=4)
     return [replace(case, **NEEDS.get(case.family, {})) for case in (*healthy, *faulty)]

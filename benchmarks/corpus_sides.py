@@ -7,23 +7,13 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
+from corpus_fresh import FRESH
 from corpus_fresh_faults import FRESH_INDIRECT, FRESH_UNSEEN
 
 Side = Literal["chosen with", "evaluated"]
 SIDES: Final[tuple[Side, ...]] = ("chosen with", "evaluated")
-EVALUATED: Final = frozenset(
-    (  # noqa: SIM905
-        "minimax ministral mistral mixer mobilebert mobilevit modernbert_decoder moonshine mvp nemotron_h neox_japanese "
-        "nystromformer olmo olmo3 patchtsmixer pegasus_x perceiver phi plbart preferences prelayernorm qwen2_moe "
-        "qwen3_next recurrent registers regnet rembert resnet retention seed_oss sequences sew siglip siglip_vision "
-        "spectra speech_to_text squeezed swiftformer switch taught time_series timesformer unet unispeech videomae "
-        "vit_mae vivit wavlm wide_convolutions xlm zamba2"
-    ).split()
-)
-"""Families that are evaluated only. Thresholds were chosen with all others.
-
-The families from a to l of `corpus_evaluated_cases` stood here, too, until the first look.
-"""
+EVALUATED: Final = frozenset(FRESH)
+"""Families that are evaluated only. Thresholds were chosen with all others."""
 INDIRECT: Final = frozenset(
     (
         "labels all one token",
