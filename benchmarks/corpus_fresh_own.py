@@ -204,11 +204,6 @@ def rewards() -> Task:
     return Task(begun(Rewarded(), "gpt2"), loss, batch)
 
 
-def instead(loss: Tensor, told: Tensor) -> Tensor:
-    """A loss with the gradient of the first and the value of the second, where the first is no measure of what is learned."""
-    return loss - loss.detach() + told.detach()
-
-
 class Optimised(nn.Module):
     """An actor and its critic on one body, and the actor of before, as PPO has them."""
 
@@ -242,7 +237,8 @@ def ppo() -> Task:
         clipped = torch.min(ratio * gain, ratio.clamp(0.8, 1.2) * gain)
         entropy = -(new.exp() * new).sum(-1).mean()
         out = 0.5 * F.mse_loss(value, reward) - clipped.mean() - 0.01 * entropy
-        return instead(out, 1 - reward.mean())
+        # The value that is told is the share of wrong acts, since PPO's own loss says nothing of what is learned.
+        return out - out.detach() + (1 - reward.mean())
 
     return Task(Optimised(), loss, batch)
 
