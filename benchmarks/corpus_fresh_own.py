@@ -238,7 +238,8 @@ def ppo() -> Task:
         entropy = -(new.exp() * new).sum(-1).mean()
         out = 0.5 * F.mse_loss(value, reward) - clipped.mean() - 0.01 * entropy
         # The value that is told is the share of wrong acts, since PPO's own loss says nothing of what is learned.
-        return out - out.detach() + (1 - reward.mean())
+        told: Tensor = out - out.detach() + (1 - reward.mean())
+        return told
 
     return Task(Optimised(), loss, batch)
 
