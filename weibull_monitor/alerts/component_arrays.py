@@ -47,6 +47,7 @@ class ComponentArrays:
         names: Names.
         selection: W_q and W_k, their heads, and fused matrices that hold them.
         body: Attention and feed-forward matrices without heads and experts: those that should be one population.
+        expert: Whether it belongs to one expert, which may be given no tokens.
         trainable: Whether a gradient was required when the component was found.
         numel: Number of elements.
         precision: Distance between 1 and the next number in the stored dtype.
@@ -62,6 +63,7 @@ class ComponentArrays:
     names: tuple[str, ...]
     selection: Bools
     body: Bools
+    expert: Bools
     trainable: Bools
     numel: Floats
     precision: Floats
@@ -100,6 +102,7 @@ class ComponentArrays:
             names=tuple(c.name for c in components),
             selection=array(lambda c: c.component_class in ("selection", "mixed"), bool),
             body=body,
+            expert=array(lambda c: c.expert is not None, bool),
             trainable=array(lambda c: c.trainable, bool),
             numel=array(lambda c: c.numel, float),
             precision=array(lambda c: DTYPES.get(c.dtype_name, 0.0), float),

@@ -64,6 +64,7 @@ class Place(NamedTuple):
     speed: float
     fastest: float
     moving_intervals: int
+    coupled: int
 
 
 class SampleWindow:
@@ -90,6 +91,7 @@ class SampleWindow:
         speed: Median of the column ``speed`` over attention and feed-forward matrices. NaN if unknown.
         fastest: The highest `speed` before; 0 before there was any.
         moving_intervals: Number of intervals that `fastest` is from.
+        coupled: Number of components whose weight decay is in a gradient that is normalised, at the latest sample.
         memo: Results about the latest sample that several rules share; emptied at the next sample.
         kept: Results about the components and the baseline; emptied when these change.
     """
@@ -116,6 +118,7 @@ class SampleWindow:
         self.speed: Any = math.nan
         self.fastest: Any = 0.0
         self.moving_intervals: Any = 0
+        self.coupled: Any = 0
         self.memo: dict[Any, Any] = {}
         self.kept: dict[Any, Any] = {}
         self._adopt(())
@@ -131,6 +134,7 @@ class SampleWindow:
             self._adopt(sample.components)
         self._components = sample.components
         self.reset = (self.reset[1], sample.withheld.get("optimizer_reset", 0))
+        self.coupled = sample.withheld.get("coupled_weight_decay", 0)
         self.memo.clear()
         values = _values_of(sample)  # (columns, components)
         if self._end == self._room:
@@ -157,12 +161,12 @@ class SampleWindow:
     def place(self) -> Place:
         """Where the window stands: after its latest sample."""
         past = self._end, self.steps, self.samples, self.reset, self.peak, self.settled, self.plateau
-        return Place(*past, self.speed, self.fastest, self.moving_intervals)
+        return Place(*past, self.speed, self.fastest, self.moving_intervals, self.coupled)
 
     def go_to(self, place: Place) -> None:
         """Goes back or forward to where the window stood, among samples that were taken in since `move_down`."""
         self._end, self.steps, self.samples, self.reset, self.peak, self.settled, self.plateau = place[:7]
-        self.speed, self.fastest, self.moving_intervals = place[7:]
+        self.speed, self.fastest, self.moving_intervals, self.coupled = place[7:]
         self.memo.clear()
 
     def slices(self, places: Sequence[Place]) -> dict[str, Floats]:

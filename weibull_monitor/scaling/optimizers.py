@@ -24,6 +24,8 @@ from numpy.typing import NDArray
 from weibull_monitor.history.reasons import Reason
 from weibull_monitor.scaling.deepspeed import wrappers
 
+DECOUPLED: Final = ("decoupled_weight_decay", "weight_decouple", "decouple", "decoupled_decay")
+"""Names under which parameter groups say whether their weight decay is decoupled: PyTorch's, and those of other libraries."""
 Group = Mapping[str, Any]
 """A parameter group: an element of ``optimizer.param_groups``."""
 Shape = Sequence[int]
@@ -180,8 +182,8 @@ class OptimizerRule:
 
     Attributes:
         name: Its class name, without the prefixes and suffixes in `AFFIXES`.
-        decoupled: Whether weight decay multiplies the weights, instead of being added to the gradient. A group's
-            ``decoupled_weight_decay`` and an optimizer's ``adam_w_mode`` set it too.
+        decoupled: Whether weight decay multiplies the weights, instead of being added to a gradient that is normalised then. A
+            group's `DECOUPLED` and an optimizer's ``adam_w_mode`` set it too.
         step: Of a parameter group, why its steps do not have the size η; None if they do.
         scale: Of a group and a parameter's shape, the RMS of a step in units of η, relative to AdamW's.
         bound: Of a group and a parameter's shape, the bound of its update; None if there is none.
@@ -217,7 +219,8 @@ class OptimizerRule:
 
     def decouples(self, group: Group) -> bool:
         """Whether the weight decay of a parameter group is decoupled from the gradient."""
-        return self.decoupled or bool(group.get("decoupled_weight_decay"))
+        said = [bool(group[key]) for key in DECOUPLED if key in group]
+        return any(said) if said else self.decoupled
 
     def why_not(self, group: Group) -> Reason | None:
         """Why the scaling law does not apply to a parameter group; None if it does.
@@ -229,9 +232,9 @@ class OptimizerRule:
         """
         if chooses_rate(group):
             return "own_learning_rate"
-        if (reason := self.step(group)) is not None:
-            return reason
-        return None if self.decouples(group) or not group.get("weight_decay") else "coupled_weight_decay"
+        if group.get("weight_decay") and not self.decouples(group):
+            return "coupled_weight_decay"
+        return self.step(group)
 
     def hyperparameters(self, group: Group) -> Hyperparameters:
         """η and λ_wd of a parameter group with a learning rate, and whether the law applies to it.
@@ -266,8 +269,8 @@ _ROWS: Final = (
     OptimizerRule("LARS", step=_WEIGHT),
     # Steps of the size of the gradient, or that shrink or grow by themselves.
     OptimizerRule("SGD", step=_GRADIENT, update="momentum"),
-    OptimizerRule("Adagrad", step=_GRADIENT),
-    OptimizerRule("Adadelta", step=_GRADIENT),
+    OptimizerRule("Adagrad", decoupled=False, step=_GRADIENT),
+    OptimizerRule("Adadelta", decoupled=False, step=_GRADIENT),
     OptimizerRule("Rprop", step=_GRADIENT),
     OptimizerRule("ASGD", step=_GRADIENT),
     OptimizerRule("LBFGS", step=_GRADIENT),

@@ -10,13 +10,15 @@ from weibull_monitor.alerts.rules.movement import MIN_OTHERS
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result
 from weibull_monitor.alerts.rules.words import between, last_clean
 from weibull_monitor.alerts.settings import Dead, NoGradient, RuleSettings, Unchanged
-from weibull_monitor.alerts.statistics import Floats, median_along, quiet, resolution
+from weibull_monitor.alerts.statistics import Bools, Floats, median_along, quiet, resolution
 from weibull_monitor.alerts.window import SampleWindow
 
 MIN_ELEMENTS: Final = 1024
 """`unchanged` skips smaller matrices: it can happen that none of their values crosses the edge of a bin."""
 LOW_RATE: Final = 0.01
 """Share of the others' η below which that of a matrix explains by itself that it stands still."""
+LATELY: Final = 4
+"""Intervals whose movements say how a matrix moved before it stood still."""
 COMPARED: Final = ("k", "lambda", "r2", "rms", "zeros")
 """Columns that are equal to nine digits if the counts are equal."""
 CERTAIN: Final = 1e6
@@ -100,9 +102,10 @@ def unchanged(window: SampleWindow, settings: Unchanged) -> RuleResult | None:
     body = window.components.body & window.components.trainable
     still = bool(body.any()) and bool((strength[body] >= 1.0).mean() > 0.5)
     others = median_along(np.where(window.components.trainable, window.now("eta"), np.nan))  # (1,)
+    expected = (never | _slow(window, intervals) | window.components.expert) & (not still)
     return rule_result(
         strength=strength,
-        severity=np.where(never & (not still), 1, 2).astype(np.int8),
+        severity=np.where(expected, 1, 2).astype(np.int8),
         quantity="steps without a change",
         value=steps.astype(float),
         meaning=lambda i: (
@@ -113,10 +116,39 @@ def unchanged(window: SampleWindow, settings: Unchanged) -> RuleResult | None:
                 else "Its values are too coarse for steps as small as this η makes: check first whether there is a master copy "
                 "in fp32, and add one, or round stochastically."
                 if window.components.coarse[i]
+                else "An expert that is given no tokens gets no gradient. If it stays so, check first the load of the experts."
+                if window.components.expert[i]
+                else "It had hardly moved for its η before. Check first the size of its gradient."
+                if expected[i] and not never[i]
                 else "Check first whether it gets a gradient and belongs to a parameter group of the optimizer."
             )
         ),
     )
+
+
+def _slow(window: SampleWindow, intervals: Floats) -> Bools:
+    """Matrices that moved so little for their η before that standing still is no surprise, shape (components,).
+
+    Over `LATELY` intervals before they stood still, their RMS and λ moved, for as much Σ η, by less than bins can tell.
+
+    Args:
+        window: The window.
+        intervals: The intervals in which each has stood still, shape (components,).
+    """
+    with quiet():
+        work = window["work"]  # (samples, components)
+        place = np.arange(len(work))[:, None] - (
+            len(work) - 1 - intervals
+        )  # 0 at the last sample at which it had moved
+        now = np.where(place > 0, work, 0.0).sum(axis=0)
+        before = (place <= 0) & (place > -LATELY)
+        faster = np.zeros(now.shape)
+        for column in ("rms", "lambda"):
+            levels = np.log(window[column])
+            moved = np.where(before[1:], np.abs(levels[1:] - levels[:-1]) / work[1:], np.nan)
+            faster = np.fmax(faster, np.fmax.reduce(moved, axis=0))
+        found: Bools = (faster * now < resolution(window.components.numel)) & (place[0] <= -LATELY)
+    return found
 
 
 def no_gradient(window: SampleWindow, settings: NoGradient) -> RuleResult | None:

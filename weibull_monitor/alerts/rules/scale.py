@@ -7,6 +7,13 @@ from typing import Final
 
 import numpy as np
 
+from weibull_monitor.alerts.rules.decay import (
+    GOES_ON,
+    IN_GRADIENT,
+    carried_on,
+    explained_by_decay,
+    goes_on_falling,
+)
 from weibull_monitor.alerts.rules.movement import (
     AS_OTHERS,
     LEAST_SPEED,
@@ -51,6 +58,8 @@ SMALL: Final = 1.5
 """How much more a rise has to be of one matrix alone where it is small."""
 FULL_STEPS: Final = 1.0
 """Speed of steps with an RMS of 1 in random directions: a model that begins to learn may come to it."""
+FEW_VALUES: Final = 256
+"""Gradients of so few values may all grow and keep their signs, so only the bound is beyond them."""
 SIGN: Final = 1.0
 """Bound of updates that all have one size."""
 SPEED_SAMPLES: Final = 15
@@ -80,8 +89,10 @@ def impossible_change(window: SampleWindow, settings: ImpossibleChange) -> RuleR
         bound = np.fmax(window.now("update_max"), window.before("update_max"))
         rounding = np.where(window.components.coarse, 2.0, 1.0)
         certain = path * bound * rounding + rest
-        # Gradients that keep their sign while they grow lead a little further.
+        # Gradients that keep their sign while they grow lead a little further, and further still where they have done so.
         sustained = np.where(one_way(window), np.fmax(settings.sustained, SUSTAINED_ONE_WAY), settings.sustained)
+        sustained = np.fmax(sustained, carried_on(window))
+        sustained = np.where(window.components.numel < FEW_VALUES, np.inf, sustained)
         likely = path * np.minimum(bound, sustained) * rounding + rest
         moved = np.abs(rms - before)
         strength = moved / likely
@@ -178,6 +189,8 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
             unusual = suddenness(move.last - centre, usual, settings.z * share, change)[1]
             besides = np.where(against & (unusual >= 1.0), np.fmax(besides, type(settings).sure * unusual), besides)
 
+        by_decay, steady_fall = explained_by_decay(window), goes_on_falling(window) & fallen
+
     def meaning(i: int) -> str:
         with quiet():
             strength = np.fmax(suddenness(move.last - centre, usual, settings.z * share, change)[1], besides)
@@ -192,10 +205,14 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         else:
             usually = f"a usual change in this time is {100 * centre[i]:+.1f} %"
             others = "The other matrices do not."
-        return (
-            f"{name} {between(before, now, window.steps[-2])}, by {100 * np.expm1(by):+.1f} %; {usually}. "
-            f"{cause_of_shift(window, i, strength >= 1.0, others)}"
+        cause = (
+            IN_GRADIENT
+            if by_decay[i]
+            else GOES_ON
+            if steady_fall[i]
+            else cause_of_shift(window, i, strength >= 1.0, others)
         )
+        return f"{name} {between(before, now, window.steps[-2])}, by {100 * np.expm1(by):+.1f} %; {usually}. {cause}"
 
     return shift_result(
         window,
@@ -207,6 +224,7 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         meaning,
         besides,
         np.where(fallen, 1.0, caution(window)),  # a young matrix grows, and does not shrink
+        by_decay | steady_fall,
     )
 
 

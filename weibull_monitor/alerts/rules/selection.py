@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 
 from weibull_monitor.alerts.component_arrays import JudgedGroup
+from weibull_monitor.alerts.rules.decay import IN_GRADIENT, faded, group_faded
 from weibull_monitor.alerts.rules.groups import (
     GroupResults,
     around,
@@ -72,13 +73,20 @@ def selection_range(window: SampleWindow, settings: SelectionRange) -> RuleResul
             beyond = np.maximum(low - now, now - high) - RANGE_ERRORS * error
             far = np.minimum(lowest - settings.margin, low) - now > RANGE_ERRORS * error
             strength = np.where(warm(window, group) & (beyond > 0), 1.0 + beyond, 0.0)
+        far &= ~group_faded(window, group)
         results.set(group, far, strength, now, low, high)
+    fading = faded(window)
     return results.rule_result(
         "median k",
         lambda i: (
             f"The median k of this kind {between(starts[i], results.value[i], 0)}, and is outside the range of trained models "
-            "with this attention. Check first the largest attention logit. If it grows, lower the rate of W_q and W_k or add "
-            "QK-norm; if the model is meant to be so, raise margin or switch the rule off."
+            "with this attention. "
+            + (
+                IN_GRADIENT
+                if fading[i]
+                else "Check first the largest attention logit. If it grows, lower the rate of W_q and W_k or add QK-norm; if the "
+                "model is meant to be so, raise margin or switch the rule off."
+            )
         ),
     )
 
@@ -102,7 +110,7 @@ def selection_shift(window: SampleWindow, settings: SelectionShift) -> RuleResul
         )
         both = np.where(window.jumped, 0.0, np.fmax(both, np.where(fell >= 1.0, type(settings).sure * fell, 0.0)))
         besides = np.fmax(unlike_others(window, move.last, move.others, error, settings), both)
-    straight = one_way(window)
+    straight, fading = one_way(window), faded(window)
     return shift_result(
         window,
         "k",
@@ -116,6 +124,8 @@ def selection_shift(window: SampleWindow, settings: SelectionShift) -> RuleResul
             + (
                 ONE_WAY_CASE
                 if straight[i]
+                else IN_GRADIENT
+                if fading[i]
                 else "Its fit got worse, too, so a part of it was overwritten, such as a head or some rows. Check first the "
                 "matrix by row (`weight.std(1)`); if it was not you, go back to the last checkpoint."
                 if fit_got_worse(window, i)
@@ -126,7 +136,7 @@ def selection_shift(window: SampleWindow, settings: SelectionShift) -> RuleResul
         ),
         besides,
         caution(window),
-        straight,
+        straight | fading,
     )
 
 
@@ -137,7 +147,7 @@ def selection_drift(window: SampleWindow, settings: SelectionDrift) -> RuleResul
     started near an initialisation.
     """
     normal = anchors()["normal"].k
-    results = GroupResults(window.now("k").shape)
+    results, fading = GroupResults(window.now("k").shape), faded(window)
     starts, ends = np.full(len(window.components), np.nan), np.full(window.now("k").shape, np.nan)
     for group in _selection(window):
         with quiet():
@@ -150,7 +160,7 @@ def selection_drift(window: SampleWindow, settings: SelectionDrift) -> RuleResul
             found = np.isfinite(drift) & ~(size < settings.z * noise) & warm(window, group)
         starts[group.members] = start = median_start(window, group)
         ends[..., group.members] = median_k(window, group)
-        expected = (group.attention == "mha") & (start > MIN_START)
+        expected = (group.attention == "mha") & (start > MIN_START) | group_faded(window, group)
         strong = (size >= settings.strong) & ~expected
         limit = 100.0 * np.where(strong, settings.strong, settings.mild)
         results.set(group, strong, np.where(found, size / settings.mild, 0.0), 100.0 * drift, -limit, limit)
@@ -159,8 +169,10 @@ def selection_drift(window: SampleWindow, settings: SelectionDrift) -> RuleResul
         lambda i: (
             f"The median k of this kind {between(starts[i], ends[i], 0)}. "
             + (
-                "This is a strong drift. If the model was not trained from scratch, check first its outputs against those of the "
-                "model it started from; if they are worse, lower the learning rate."
+                IN_GRADIENT
+                if fading[i]
+                else "This is a strong drift. If the model was not trained from scratch, check first its outputs against those of "
+                "the model it started from; if they are worse, lower the learning rate."
                 if abs(results.value[i]) >= 100.0 * settings.strong
                 else (
                     "It falls when attention specialises; nothing has to be done."

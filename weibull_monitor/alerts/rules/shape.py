@@ -6,6 +6,7 @@ from typing import Final
 
 import numpy as np
 
+from weibull_monitor.alerts.rules.decay import IN_GRADIENT, faded, group_faded
 from weibull_monitor.alerts.rules.groups import GroupResults, around, group_error, median_k, median_start, warm
 from weibull_monitor.alerts.rules.movement import (
     AS_OTHERS,
@@ -83,7 +84,7 @@ def layer_outlier(window: SampleWindow, settings: LayerOutlier) -> RuleResult:
         as_loaded = np.abs(np.where(by_scale, layers.start[1], layers.start[0])) >= LOADED_SHARE * np.abs(departs)
         tolerated = as_loaded & (~by_scale | (np.abs(departs) < TOLERATED_RATIO))
         own = layers.stepped_apart(window)
-        tolerated |= own
+        tolerated |= own | faded(window)[at]
         shallow = layers.shallow & ~as_loaded & (departs < 0) & ~by_scale
 
     def full(values: Floats | Bools, fill: float = np.nan) -> Floats:
@@ -222,7 +223,9 @@ def transmission_exit(window: SampleWindow, settings: TransmissionExit) -> RuleR
             # far below all of them is a warning.
             far = np.minimum(low, LOWEST) - settings.margin - now > settings.z * error
             strength = np.where(warm(window, group) & (beyond > 1.0), beyond, 0.0)
+        far &= ~group_faded(window, group)
         results.set(group, far, strength, now, settings.low, settings.high)
+    fading = faded(window)
     return results.rule_result(
         "median k",
         lambda i: (
@@ -232,6 +235,8 @@ def transmission_exit(window: SampleWindow, settings: TransmissionExit) -> RuleR
                 " and of the range of all published ones. Check first R²: a low one means a damaged matrix. Then check the "
                 "learning rate and the weight decay, and lower the rate if they are as you set them."
                 if results.severity[i] > 1
+                else f". {IN_GRADIENT}"
+                if fading[i]
                 else " by a little. Small and young models do that; nothing has to be done."
             )
         ),
@@ -284,7 +289,8 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
         strength = np.where(components.body, np.fmax(below, strength), outside)
         z = np.where(np.abs(z) < settings.z, np.nan, z)  # found for another reason
         straight = one_way(window)
-        sudden &= ~straight
+        fading = faded(window)
+        sudden &= ~straight & ~fading
 
     def moved_by(i: int, column: str) -> str:
         return between(window.before(column)[i], window.now(column)[i], window.steps[-2])
@@ -293,7 +299,7 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
         strength=np.where(components.numel >= MIN_ELEMENTS, strength, 0.0),
         # What was no population at the baseline, such as zeros, has not broken. One that bends slowly is not broken, either:
         # steps like signs do that. A sudden change is a warning, unless steps that go one way explain it.
-        severity=np.where(sudden | ((r2 < settings.slowly) & (start >= settings.r2)), 2, 1).astype(np.int8),
+        severity=np.where(sudden | ((r2 < settings.slowly) & (start >= settings.r2) & ~fading), 2, 1).astype(np.int8),
         quantity=lambda i: "k" if by_k[i] else "R²",
         value=np.where(by_k, window.now("k"), r2),
         low=np.where(by_k, np.nan, settings.r2),
@@ -308,6 +314,8 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
             + (
                 ONE_WAY_CASE
                 if straight[i]
+                else IN_GRADIENT
+                if fading[i]
                 else "Its fit is as good as before, so all of its values changed alike, as if it was initialised or loaded anew. "
                 "Check first whether something wrote to it; if so, and if you did not mean it, go back to the last checkpoint."
                 if by_k[i] and not fit_got_worse(window, i)

@@ -1,0 +1,127 @@
+"""Weight decay that is added to the gradient, and falls that go on as before: what explains that weights shrink."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from weibull_monitor.alerts.component_arrays import JudgedGroup
+from weibull_monitor.alerts.statistics import Bools, Floats, or_zero, quiet
+from weibull_monitor.alerts.window import SampleWindow
+
+MOST: Final = 0.5
+"""Share of the matrices with weight decay that have it in the gradient, from which on all are taken to have it there."""
+FADED: Final = 0.9
+"""Below this share of what decoupled weight decay would have left of λ at the baseline, a matrix has faded."""
+EMPTIED: Final = 0.5
+"""Below this share, nearly nothing of its start is left: it may grow again to any shape."""
+AS_BEFORE: Final = 1.5
+"""A fall per Σ η goes on if it is at most this many times that of one of the last intervals …"""
+RECENT: Final = 3
+"""… of which there are so many."""
+CARRIED: Final = 0.5
+"""Change of the RMS per Σ η from which on the steps of a matrix go one way …"""
+FASTER: Final = 2.0
+"""… and how many times as far they may go in the next interval."""
+DRIVEN: Final = 3.0
+"""The same where decay is in the gradient, against all samples kept: it grows as momentum and v settle."""
+FIRST: Final = 0.15
+"""Falls per Σ η that decay in the gradient makes without any before."""
+
+IN_GRADIENT: Final = (
+    "Weight decay is added to the gradient of this optimizer, which normalises it: values with small gradients move to zero by "
+    "up to η at each step, instead of in proportion to their size. If you did not mean that, use AdamW, or "
+    "decoupled_weight_decay=True; else nothing has to be done."
+)
+"""What an info says of a matrix that such a decay moves."""
+GOES_ON: Final = "It has been falling so for its learning rate before, so nothing sudden happened to it."
+"""What an info says of a fall that goes on."""
+
+
+def in_gradient(window: SampleWindow) -> Bools:
+    """Matrices whose weight decay is added to a gradient that the optimizer normalises; shape (components,).
+
+    Such a decay is not in proportion to the weights: where it is larger than the gradient of the loss, all values move to zero
+    by the size of a step, the small ones arrive first, and k and R² fall. What each sample counts of such matrices does not
+    say which they are, so most of those with weight decay have to be.
+    """
+    return window.once("decay in gradient", lambda: _in_gradient(window))
+
+
+def _in_gradient(window: SampleWindow) -> Bools:
+    if not np.any(window.coupled):
+        return np.zeros(window.now("lambda").shape, dtype=bool)  # nearly always
+    decaying = (window.now("weight_decay") > 0.0) & np.isfinite(window.now("lambda"))
+    enough = np.asarray(window.coupled) >= MOST * decaying.sum(axis=-1, keepdims=True)
+    found: Bools = decaying & enough
+    return found
+
+
+def faded(window: SampleWindow, share: float = FADED) -> Bools:
+    """Matrices that decay in the gradient has shrunk below ``share`` of what decoupled decay would have left, (components,).
+
+    Now, or at a sample that is still kept: they may grow again. In a run without a sample at step 0 all that decay so.
+    """
+    decaying = in_gradient(window)
+    if not decaying.any():
+        return decaying
+    with quiet():
+        least = np.fmin.reduce(window["lambda"], axis=0)
+        left = window.baseline["lambda"] * np.exp(-window.now("decay"))
+        found: Bools = decaying & ~(least >= share * left)
+    return found
+
+
+def group_faded(window: SampleWindow, group: JudgedGroup) -> Bools:
+    """Whether at least half of a group have faded, (1,)."""
+    share: Bools = faded(window)[..., group.members].mean(axis=-1, keepdims=True) >= MOST
+    return share
+
+
+def explained_by_decay(window: SampleWindow) -> Bools:
+    """Movements of the RMS that decay in the gradient can have made in the last interval, shape (components,).
+
+    It falls by at most Σ η, and about as fast for Σ η as it did before. What has been emptied may grow by as much again.
+    """
+    decaying = in_gradient(window)
+    if not decaying.any():
+        return decaying
+    with quiet():
+        falls = fall_rates(window)
+        most = np.fmin(np.fmax(FIRST, DRIVEN * _highest(falls[:-1])), 1.0)
+        found: Bools = decaying & (
+            (falls[-1] <= most) & (falls[-1] > 0.0) | (falls[-1] >= -1.0) & faded(window, EMPTIED)
+        )
+    return found
+
+
+def goes_on_falling(window: SampleWindow) -> Bools:
+    """Matrices whose RMS falls no faster for Σ η than in one of the last intervals, shape (components,)."""
+    with quiet():
+        falls = fall_rates(window, RECENT + 2)
+        found: Bools = (falls[-1] > 0.0) & (falls[-1] <= AS_BEFORE * _highest(falls[:-1]))
+    return found
+
+
+def carried_on(window: SampleWindow) -> Floats:
+    """Change of the RMS per Σ η that goes on from the last intervals, shape (components,); 0 where it was small.
+
+    Gradients that grow and keep their sign lead to steps of up to several times η; but such steps begin small, unlike what
+    writes to a matrix.
+    """
+    with quiet():
+        before = _highest(np.abs(fall_rates(window, RECENT + 2)[:-1]))
+    return np.where(before >= CARRIED, FASTER * before, 0.0)
+
+
+def fall_rates(window: SampleWindow, samples: int | None = None) -> Floats:
+    """Falls of the RMS over the work of each interval, shape (intervals, components); NaN without a step."""
+    rms, work = window["rms"][-(samples or 0) :], window["work"][-(samples or 0) :]
+    rates: Floats = (rms[:-1] - rms[1:]) / work[1:]
+    return rates
+
+
+def _highest(rates: Floats) -> Floats:
+    highest: Floats = np.fmax.reduce(rates, axis=0) if len(rates) else np.zeros(rates.shape[1:])
+    return or_zero(highest)
