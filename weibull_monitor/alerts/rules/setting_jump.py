@@ -130,29 +130,25 @@ def outgrown(window: SampleWindow) -> Outgrown:
 
 
 def _outgrown(window: SampleWindow) -> Outgrown:
-    eta, peak = window["eta"], window.peak
-    now = eta[-1]  # (…, components), as all below
+    eta, spent, peak = window["eta"], window["eta_sum"], window.peak
+    now, new = eta[-1], lately(window)  # (…, components), as all below
     lengths = np.diff(np.array(window.steps), axis=0)
     lengths = lengths[:, None] if lengths.ndim == 1 else lengths
-    rates = np.diff(window["eta_sum"], axis=0) / lengths  # (intervals, …, components)
+    last, before = (spent[-1] - spent[-2]) / lengths[-1], (spent[-2] - spent[-3]) / lengths[-2]
+    rose = now / np.fmin.reduce(eta[-new - 1 : -1], axis=0)
+    if not ((rose >= ROSE) | (last >= ROSE * before)).any():
+        return Outgrown(np.zeros(now.shape), np.zeros(now.shape), last, window.now("work"))  # nearly always
+    rates = np.diff(spent, axis=0) / lengths  # (intervals, …, components)
     # A monitor that is called at every fourth step of the optimizer sees four times η in each.
-    calls = np.fmax(1.0, median_of(rates[:-1] / eta[1:-1])) if len(eta) > 2 else np.ones(now.shape)
-    mean = rates[-1] / calls
+    calls = np.fmax(1.0, median_of(rates[:-1] / eta[1:-1]))
+    mean = last / calls
     highest = np.fmax(np.fmax.reduce(rates[:-1], axis=0) / calls, peak)
-    passed = (np.asarray(window.steps[-1]) - window.loaded_at) / np.fmax(
-        np.asarray(window.steps[-2]) - window.loaded_at, 0
-    )
-    warming = np.where(window.settled, 1.0, np.asarray(passed, dtype=float) ** 2)
-    of_all = or_zero(np.fmax(now / peak, mean / highest) / warming)
-    alone = np.zeros(now.shape)
-    past = eta[: -lately(window)]
-    rose = now / np.fmin.reduce(eta[-lately(window) - 1 : -1], axis=0)
-    if len(past) >= MIN_INTERVALS and (rose >= ROSE).any():
-        alone = _beside_others(window, past, now)
-        alone = np.where(rose >= ROSE, or_zero(alone), 0.0)
+    steps = [np.asarray(window.steps[n], dtype=float) for n in (-2, -1)]
+    passed = (steps[1] - window.loaded_at) / np.fmax(steps[0] - window.loaded_at, 0.0)
+    of_all = or_zero(np.fmax(now / peak, mean / highest) / np.where(window.settled, 1.0, passed**2))
+    alone = np.where(rose >= ROSE, or_zero(_beside_others(window, eta[:-new], now)), 0.0)
     high = np.fmax(np.fmax(alone, of_all), 1.0)
-    steps = np.asarray(window.steps[-1]) - np.asarray(window.steps[-2])
-    usual = steps * calls * np.fmax(now, mean) / high
+    usual = lengths[-1] * calls * np.fmax(now, mean) / high
     return Outgrown(alone, of_all, mean, usual)
 
 
