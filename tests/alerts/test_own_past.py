@@ -19,7 +19,7 @@ from alerts.simulated import (
     samples_of,
     window_of,
 )
-from weibull_monitor.alerts import replay
+from weibull_monitor.alerts import AlertSettings, replay
 from weibull_monitor.alerts.window import JUMP
 from weibull_monitor.history.alert import Alert
 
@@ -104,6 +104,9 @@ def test_a_rise_with_a_negative_weight_decay_is_no_chance() -> None:
             columns[n]["weight_decay"][:] = sign
 
     found = alerts_of(lambda c: wrong_sign(c, -3.0))
+    assert found[0].finding.rule == "setting_jump"
+    assert found[0].step == 10 * AT
+    found = alerts_of(lambda c: wrong_sign(c, -3.0), AlertSettings.of({"setting_jump": False}))
     assert found[0].finding.rule == "scale_shift"
     assert found[0].step <= 10 * (AT + 1)
 

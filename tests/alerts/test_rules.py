@@ -93,6 +93,7 @@ def with_its_rate(columns: list[Columns], *members: int) -> None:
 
 FAULTS = {
     "attention_scale": (lambda c: with_its_rate(c, Q, K), Q, "warning"),
+    "setting_jump": (lambda c: with_its_rate(c, UP), UP, "warning"),
     "nonfinite": (lambda c: set_from(c, "nonfinite", UP, 3.0), UP, "error"),
     "dead": (lambda c: set_from(c, "zeros", OUT, 16384.0), OUT, "warning"),
     "impossible_change": (lambda c: scaled(c, Q, 8.0), Q, "error"),
@@ -234,7 +235,11 @@ def test_optimizers_without_a_bound_have_no_impossible_change() -> None:
 
 
 def test_weight_decay_by_mistake_is_found_though_each_matrix_moves_little() -> None:
-    found = [a for a in alerts_of(decayed) if a.finding.rule == "scale_shift"]
+    (known, *_) = [a for a in alerts_of(decayed) if a.finding.rule == "setting_jump"]
+    assert (known.step, known.finding.count) == (10 * AT, len(components()))
+    assert "λ_wd of its parameter group is 10; at step" in known.finding.meaning
+    settings = AlertSettings.of({"setting_jump": False})
+    found = [a for a in alerts_of(decayed, settings) if a.finding.rule == "scale_shift"]
     assert found[0].step <= 10 * (AT + 1)
     assert found[0].finding.count == len(components())
     assert "λ_wd 10" in found[0].finding.meaning
@@ -261,14 +266,15 @@ def test_a_fall_is_unusual_where_as_large_a_rise_is_not() -> None:
 def test_a_learning_rate_that_jumps_is_not_excused_by_itself() -> None:
     """η × 30 makes all steps 30 times as long: what moves as far as that would allow is still unusual."""
 
-    def jumped(columns: list[Columns]) -> None:
+    def jumped(columns: list[Columns], factor: float) -> None:
         for n, now in enumerate(columns[AT:], 1):
-            now["eta"] *= 30.0
-            now["eta_sum"] += 0.29 * n
+            now["eta"] *= factor
+            now["eta_sum"] += 0.01 * (factor - 1.0) * n
             for name in ("lambda", "rms"):
                 now[name] *= np.exp(0.25 * n)
 
-    assert "scale_shift" in {a.finding.rule for a in alerts_of(jumped)}
+    assert "setting_jump" in {a.finding.rule for a in alerts_of(lambda c: jumped(c, 30.0))}
+    assert "scale_shift" in {a.finding.rule for a in alerts_of(lambda c: jumped(c, 4.0))}
 
 
 def test_a_warm_up_is_no_fault() -> None:

@@ -153,8 +153,8 @@ def test_a_shift_is_told_with_the_cause_that_the_data_support() -> None:
 
     def rate(columns: list[Columns]) -> None:
         for n, now in enumerate(columns[AT:], 1):
-            now["eta"] *= 30.0
-            now["eta_sum"] += 0.29 * n
+            now["eta"] *= 4.0
+            now["eta_sum"] += 0.03 * n
             for name in ("lambda", "rms"):
                 now[name] *= np.exp(0.25 * n)
 

@@ -1,6 +1,6 @@
 """Many samples of a recorded run looked at together: which of them a rule may find something in.
 
-A replay asks nineteen rules at each of perhaps 20,000 samples, and nearly always they find nothing. Rules are made of
+A replay asks twenty rules at each of perhaps 20,000 samples, and nearly always they find nothing. Rules are made of
 operations on arrays whose last dimension is that of the components, so they can be asked about many samples at once: with one
 more dimension before it. Only where a strength comes near 1, the rule is asked again about that sample alone, which decides.
 """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -12,15 +11,14 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from weibull_monitor.alerts.values import checked
 from weibull_monitor.analysis.classify import MILD_DRIFT, ONE_POPULATION, STRONG_DRIFT
 from weibull_monitor.analysis.published import FEED_FORWARD_BAND
 from weibull_monitor.errors import ConfigurationError, shown
-from weibull_monitor.history.alert import SEVERITIES, Severity
+from weibull_monitor.history.alert import Severity
 
 MAX_FILE: Final = 1 << 20
 """Bytes of a file with settings; more are refused."""
-MOST: Final = 10**9
-"""The largest integer of a setting."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +66,20 @@ class NoGradient(RuleSettings):
     at_most: Severity = "info"
     persist: int = 3
     others: float = 4.0
+
+
+@dataclass(frozen=True)
+class SettingJump(RuleSettings):
+    """η of one group grew ``group`` times beside the others', or that of all ``all`` times; and λ moved ``moved`` times as far.
+
+    Or λ_wd grew ``decay`` times or became negative, or the bound of Adam's steps changed by ``bound``: β₁ or β₂ changed.
+    """
+
+    group: float = 3.0
+    all: float = 5.0
+    moved: float = 2.0
+    decay: float = 4.0
+    bound: float = 4.0
 
 
 @dataclass(frozen=True)
@@ -273,6 +285,7 @@ class AlertSettings:
     unchanged: Unchanged = Unchanged()
     no_gradient: NoGradient = NoGradient()
     optimizer_reset: RuleSettings = RuleSettings()
+    setting_jump: SettingJump = SettingJump()
     impossible_change: ImpossibleChange = ImpossibleChange()
     scale_shift: ScaleShift = ScaleShift()
     scale_runaway: ScaleRunaway = ScaleRunaway()
@@ -354,7 +367,7 @@ def _filled(defaults: Settings, given: Mapping[str, Any], where: str) -> Setting
             raise ConfigurationError(f"{name} is not known{advice}")
         default = known[key]
         if not isinstance(default, RuleSettings):
-            changed[key] = _checked(name, value, default)
+            changed[key] = checked(name, value, default)
         elif isinstance(value, RuleSettings) and type(value) is type(default):
             changed[key] = value
         elif isinstance(value, (bool, Mapping)):
@@ -364,35 +377,3 @@ def _filled(defaults: Settings, given: Mapping[str, Any], where: str) -> Setting
                 f"{name} is {shown(value)}; it must be a table of settings, or false to silence it"
             )
     return dataclasses.replace(defaults, **changed)  # type: ignore[type-var]
-
-
-def _checked(name: str, value: Any, default: Any) -> Any:
-    """The value of one key, if it has the default's type and is in range."""
-    if isinstance(default, tuple):
-        return _patterns(name, value)
-    if isinstance(default, bool):
-        fits, needed = isinstance(value, bool), "true or false"
-    elif isinstance(default, str):
-        fits, needed = value in SEVERITIES, f"one of {', '.join(SEVERITIES)}"
-    elif isinstance(default, int):
-        least = 0 if name.endswith(".cool_down") else 1
-        fits = isinstance(value, int) and not isinstance(value, bool) and least <= value <= MOST
-        needed = f"an integer of at least {least}" + (f", at most {MOST:,}" if isinstance(value, int) else "")
-    else:
-        fits = isinstance(value, (int, float)) and not isinstance(value, bool) and 0.0 < value <= 1e300
-        needed = "a number above 0"
-    if not fits:
-        raise ConfigurationError(f"{name} is {shown(value)}; it must be {needed}")
-    return float(value) if isinstance(default, float) else value
-
-
-def _patterns(name: str, value: Any) -> tuple[str, ...]:
-    patterns = [value] if isinstance(value, str) else value
-    if not isinstance(patterns, (list, tuple)) or not all(isinstance(p, str) for p in patterns):
-        raise ConfigurationError(f"{name} is {shown(value)}; it must be a list of regular expressions")
-    try:
-        for pattern in patterns:
-            re.compile(pattern)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise ConfigurationError(f"{name}: {shown(pattern)} is not a regular expression: {error}") from error
-    return tuple(patterns)

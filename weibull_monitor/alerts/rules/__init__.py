@@ -13,6 +13,7 @@ from weibull_monitor.alerts.rules.result import RuleResult as RuleResult
 from weibull_monitor.alerts.rules.result import finding_of as finding_of
 from weibull_monitor.alerts.rules.scale import scale_runaway, scale_shift, scale_stall
 from weibull_monitor.alerts.rules.selection import selection_drift, selection_range, selection_shift
+from weibull_monitor.alerts.rules.setting_jump import setting_jump
 from weibull_monitor.alerts.rules.shape import body_break, layer_outlier, transmission_exit
 from weibull_monitor.alerts.rules.update import update_excess, update_growth
 from weibull_monitor.alerts.window import SampleWindow
@@ -23,6 +24,7 @@ RULES: Final[dict[str, Rule]] = {
     "nonfinite": nonfinite,
     "dead": dead,
     "impossible_change": impossible_change,
+    "setting_jump": setting_jump,
     "scale_shift": scale_shift,
     "selection_shift": selection_shift,
     "initialised_anew": initialised_anew,

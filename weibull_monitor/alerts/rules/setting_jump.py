@@ -1,0 +1,204 @@
+"""The optimizer's settings against their own past: `setting_jump`."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from weibull_monitor.alerts.rules.movement import MIN_INTERVALS, usual_movement
+from weibull_monitor.alerts.rules.result import RuleResult, rule_result
+from weibull_monitor.alerts.rules.words import SE_LAMBDA, apart
+from weibull_monitor.alerts.settings import SettingJump
+from weibull_monitor.alerts.statistics import Floats, median_along, median_of, or_zero, quiet
+from weibull_monitor.alerts.window import SampleWindow
+
+LATELY: Final = 6
+"""The last samples, in which a setting that jumped counts as new: samples are dense after a jump of η."""
+ROSE: Final = 2.0
+"""What has not grown by this factor lately did not jump: η that stays while that of the others falls."""
+STEADY: Final = 1.2
+"""Factor within which η of a group, beside that of the others, stays the same through a warm-up that they have in common."""
+LOOKBACK: Final = 8
+"""Past intervals that say how a matrix usually moves."""
+LEAST: Final = 0.015
+"""|Δ ln λ| below which nothing is said of η: it did nothing yet."""
+MATTERS: Final = 0.01
+"""Change of ln λ that another λ_wd has to make …"""
+WITHIN: Final = 1000.0
+"""… within so many steps, to be worth a word."""
+
+
+class Outgrown(NamedTuple):
+    """How many times as high as its past explains η is, each of shape (components,); 1 or less where it did not jump.
+
+    Attributes:
+        alone: Beside the η of the others.
+        all: In itself.
+        mean: Mean η of the last interval.
+        usual: Σ η of the last interval without the jump, at most.
+    """
+
+    alone: Floats
+    all: Floats
+    mean: Floats
+    usual: Floats
+
+
+def setting_jump(window: SampleWindow, settings: SettingJump) -> RuleResult | None:
+    """η, λ_wd, β₁ or β₂ of a parameter group jumped as no schedule makes it.
+
+    These are facts, and no statistics. But η may be higher on purpose, or do nothing, so λ has to move, too: ``moved`` times as
+    far as the root mean square of its recent movements, brought to the length of the interval at the η from before.
+    """
+    if len(window.steps) < MIN_INTERVALS + 2:
+        return None
+    trainable = window.components.trainable
+    with quiet():
+        grown = outgrown(window)  # all arrays (…, components)
+        by_rate = np.zeros(grown.all.shape)
+        jumped = np.fmax(grown.alone / settings.group, grown.all / settings.all)
+        if (jumped[..., trainable] >= 1.0).any():
+            move = usual_movement(window, "log lambda", LOOKBACK)
+            noise = SE_LAMBDA * window.now("k_se") / window.now("k")
+            shorter = np.sqrt(np.fmin(1.0, grown.usual / window.now("work")))
+            moved = np.abs(move.last)
+            far = moved / (settings.moved * np.hypot(move.recent * shorter, noise))
+            by_rate = or_zero(np.minimum(np.minimum(jumped, far), moved / LEAST))
+        decay, of_bound = _decay(window, settings), _bound(window, settings)
+        strength = np.maximum(np.maximum(by_rate, decay), of_bound)
+    eta, its_decay = window.now("eta"), window.now("weight_decay")
+    by_decay = decay >= strength
+    by_bound = ~by_decay & (of_bound >= strength)
+
+    def meaning(i: int) -> str:
+        before = window.steps[-1 - lately(window)]
+        correct = "Check first that you set it so. If not, correct it, and go back to the checkpoint from before."
+        if by_decay[i]:
+            was, is_now = apart(_old(window, "weight_decay")[-1][i], window.now("weight_decay")[i])
+            return f"λ_wd of its parameter group is {is_now}; at step {before} it was {was}. {correct}"
+        if by_bound[i]:
+            was, is_now = (column[i] for column in (_old(window, "element_max")[-1], window.now("element_max")))
+            return (
+                f"At step {before} a step of the optimizer could move a value by {was:.3g} times η at most; now "
+                + (f"it can by {is_now:.3g} times. " if np.isfinite(is_now) else "there is no such bound. ")
+                + f"So β₁ or β₂ has changed, or the optimizer. {correct}"
+            )
+        shown = (
+            f"was {rate[i]:.3g} on average since step {window.steps[-2]}"
+            if rate[i] > 2.0 * eta[i]
+            else f"is {eta[i]:.3g}"
+        )
+        how = (
+            f"{grown.alone[i]:.3g} times what it was beside that of the others"
+            if grown.alone[i] >= settings.group
+            else f"{grown.all[i]:.3g} times as high as ever before"
+        )
+        by = 100 * np.expm1(np.log(window.now("lambda")[i] / window.before("lambda")[i]))
+        return (
+            f"η of its parameter group {shown}, {how}; λ moved by {by:+.1f} % since step {window.steps[-2]}. {correct}"
+        )
+
+    with quiet():
+        rate = np.where(grown.mean > 2.0 * eta, grown.mean, eta)
+        value = np.where(by_decay, its_decay, np.where(by_bound, window.now("element_max"), rate))
+        high = np.where(by_decay, its_decay / decay, np.where(by_bound, np.nan, rate / jumped))
+        negative = by_decay & (its_decay < 0.0)
+    return rule_result(
+        strength=np.where(trainable, strength, 0.0),
+        severity=2,
+        quantity=lambda i: "λ_wd" if by_decay[i] else "bound of a step" if by_bound[i] else "η",
+        value=value,
+        meaning=meaning,
+        low=np.where(negative, 0.0, np.nan),
+        high=np.where(negative, np.nan, high),
+        levels=np.stack([eta, its_decay]),
+        before=np.stack([window.before("eta"), window.before("weight_decay")]),
+        level_names=("η", "λ_wd"),
+        lasting=True,
+    )
+
+
+def outgrown(window: SampleWindow) -> Outgrown:
+    """How far η has outgrown its past, and what the η of the others does.
+
+    In itself: η now, or its mean over the last interval, over its highest before; through a warm-up over what one makes of that
+    at most, the square of the share of the steps. A scheduler for each group, a warm-up of a group of its own, unfreezing and
+    restarts are no jumps beside the others.
+    """
+    return window.once("outgrown", lambda: _outgrown(window))
+
+
+def _outgrown(window: SampleWindow) -> Outgrown:
+    eta, spent, peak = window["eta"], window["eta_sum"], window.peak
+    now, new = eta[-1], lately(window)  # (…, components), as all below
+    lengths = np.diff(np.array(window.steps), axis=0)
+    lengths = lengths[:, None] if lengths.ndim == 1 else lengths
+    last, before = (spent[-1] - spent[-2]) / lengths[-1], (spent[-2] - spent[-3]) / lengths[-2]
+    rose = now / np.fmin.reduce(eta[-new - 1 : -1], axis=0)
+    if not ((rose >= ROSE) | (last >= ROSE * before)).any():
+        return Outgrown(np.zeros(now.shape), np.zeros(now.shape), last, window.now("work"))  # nearly always
+    rates = np.diff(spent, axis=0) / lengths  # (intervals, …, components)
+    # A monitor that is called at every fourth step of the optimizer sees four times η in each.
+    calls = np.fmax(1.0, median_of(rates[:-1] / eta[1:-1]))
+    mean = last / calls
+    highest = np.fmax(np.fmax.reduce(rates[:-1], axis=0) / calls, peak)
+    steps = [np.asarray(window.steps[n], dtype=float) for n in (-2, -1)]
+    passed = (steps[1] - window.loaded_at) / np.fmax(steps[0] - window.loaded_at, 0.0)
+    of_all = or_zero(np.fmax(now / peak, mean / highest) / np.where(window.settled, 1.0, passed**2))
+    alone = np.where(rose >= ROSE, or_zero(_beside_others(window, eta[:-new], now)), 0.0)
+    high = np.fmax(np.fmax(alone, of_all), 1.0)
+    usual = lengths[-1] * calls * np.fmax(now, mean) / high
+    return Outgrown(alone, of_all, mean, usual)
+
+
+def _beside_others(window: SampleWindow, past: Floats, now: Floats) -> Floats:
+    """η beside the median of all, over the highest that was before, (…, components)."""
+
+    def share(eta: Floats) -> Floats:
+        moving = np.where(window.components.trainable & (eta > 0.0), eta, np.nan)
+        shares: Floats = moving / median_along(moving)
+        return shares
+
+    shares = share(past)  # (samples, …, components)
+    most, least = np.fmax.reduce(shares, axis=0), np.fmin.reduce(shares, axis=0)
+    known = (shares == shares).sum(axis=0) >= MIN_INTERVALS
+    return np.where(known & (window.settled | (most <= STEADY * least)), share(now) / most, 0.0)
+
+
+def lately(window: SampleWindow) -> int:
+    """Number of samples that count as new."""
+    return min(LATELY, len(window.steps) // 2)
+
+
+def _old(window: SampleWindow, column: str) -> Floats:
+    """A column before its latest samples, shape (samples, …, components)."""
+    return window[column][: -lately(window)]
+
+
+def _decay(window: SampleWindow, settings: SettingJump) -> Floats:
+    """Strength of a λ_wd that is higher than ever, or negative, (…, components).
+
+    A λ_wd that is set to a constant over η grows while η falls: ηλ_wd has to have grown as well.
+    """
+    now, eta = window.now("weight_decay"), window.now("eta")
+    if (now == window["weight_decay"][-1 - lately(window)]).all():
+        return np.zeros(now.shape)  # nearly always
+    old = _old(window, "weight_decay")
+    most = np.fmax.reduce(old, axis=0)
+    known = (old == old).sum(axis=0) >= MIN_INTERVALS
+    grown = np.fmin(now / most, now * eta / (old[-1] * _old(window, "eta")[-1]))
+    grown = np.where(most > 0.0, grown, 0.0)  # one that is switched on is no mistake
+    grown = np.where((now < 0.0) & (np.fmin.reduce(old, axis=0) >= 0.0), np.inf, grown)
+    effect = eta * np.abs(now - most) * WITHIN / MATTERS
+    return np.where(known & (effect >= 1.0), np.fmin(or_zero(grown / settings.decay), 1e3), 0.0)
+
+
+def _bound(window: SampleWindow, settings: SettingJump) -> Floats:
+    """Strength of a bound of steps that has changed or is gone, (…, components): it depends on the optimizer and its β alone."""
+    now, old = window.now("element_max"), _old(window, "element_max")
+    if ((now == old[-1]) | (old[-1] != old[-1])).all():
+        return np.zeros(now.shape)  # nearly always
+    known = (old == old).sum(axis=0) >= MIN_INTERVALS
+    change = np.where(now == now, np.fmax(now / old[-1], old[-1] / now) / settings.bound, 1.0)
+    return np.where(known & (window.now("eta") > 0.0), or_zero(change), 0.0)
