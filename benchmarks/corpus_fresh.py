@@ -54,7 +54,7 @@ NEEDS: Final[dict[str, dict[str, Any]]] = {
     "spectral_norm": {"dropout": True},
     # What would be frozen or replaced is all that they have, or is used by itself.
     **{family: {"event": ""} for family in ("jamba", "nllb_moe", "wavenet")},
-    "skipgram": {"dtype": "float32", "event": ""},
+    "skipgram": {"dtype": "float32", "event": "", "optimizer": "adamw", "eta": 2e-3},  # Muon has nothing to leave out
     **{family: {"dtype": "float32", "event": "", "batch": 8} for family in ("byol", "simclr")},  # they compare pictures
 }
 """Settings that a family cannot do without, as fields of `Case`; batch norm must see its batches."""
