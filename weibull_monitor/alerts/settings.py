@@ -211,6 +211,7 @@ class LayerOutlier(RuleSettings):
     """
 
     persist: int = 2
+    sure: float = 2.5
     z: float = 8.0
     k: float = 0.1
     log_lambda: float = 0.4

@@ -84,7 +84,8 @@ def attention_scale(window: SampleWindow, settings: AttentionScale) -> RuleResul
     ``growth``, and the geometric mean of the displacements of q and k is ``ratio`` times the median of the others, while Σ η of
     q or k over the same steps is ``faster`` times the median of the others. Attention of healthy runs that begins to work moves
     up to eight times as far with one η for all. So where η is not higher, or not known, the displacement has to be ``equal``
-    times the others'; and then it is an info up to `BEYOND`, unless η since then is ``faster`` times that after the warm-up.
+    times the others'; and then it is an info up to `BEYOND`, and always where steps have no bound, unless η since then is
+    ``faster`` times that after the warm-up.
     """
     if len(window.steps) < 2 or not window.pairs:
         return None
@@ -100,6 +101,8 @@ def attention_scale(window: SampleWindow, settings: AttentionScale) -> RuleResul
     starts += [(rms[-1 - lag], decay[-1 - lag], or_zero(path[-1 - lag]), window.steps[-1 - lag], lag) for lag in lags]
     now = pairs.factor * rms[-1][..., pairs.query] * rms[-1][..., pairs.key]  # (pairs,), as all that follows
     best, usual, limit, ratio, since = (np.full(now.shape, np.nan) for _ in range(5))
+    # Steps of the size of the gradient are larger for what wakes, so that only rates tell.
+    bounded = np.isfinite(_of_pairs(window.now("update_max"), pairs)).all(axis=0)
     rates, certain = np.full((2, 2, *now.shape), np.nan), np.zeros(now.shape, dtype=bool)
     with quiet():
         earlier = np.stack([before for before, *_ in starts])  # (starts, components)
@@ -124,7 +127,7 @@ def attention_scale(window: SampleWindow, settings: AttentionScale) -> RuleResul
             apace = np.stack([_rates(spent, window.now("update_max"), pairs), _of_pairs(rose, pairs)])  # (2, 2, pairs)
             faster: Bools = np.any(apace >= settings.faster, axis=1)  # than the others, than before, (2, pairs)
             strength = np.minimum(grown, apart / np.where(faster[0], settings.ratio, settings.equal))
-            sure = faster[0] | faster[1] | (strength >= BEYOND)
+            sure = faster[0] | faster[1] | (strength >= BEYOND) & bounded
             strength = np.where(sure, strength, np.minimum(strength, 1.0))
             better = np.isfinite(strength) & ~(best >= strength)
             limit = np.where(better, most, limit)

@@ -102,7 +102,9 @@ def unchanged(window: SampleWindow, settings: Unchanged) -> RuleResult | None:
     body = window.components.body & window.components.trainable
     still = bool(body.any()) and bool((strength[body] >= 1.0).mean() > 0.5)
     others = median_along(np.where(window.components.trainable, window.now("eta"), np.nan))  # (1,)
-    expected = (never | _slow(window, intervals) | window.components.expert) & (not still)
+    # Steps as small as the gradient may be too small for a bin, in all matrices, too.
+    by_gradient = ~np.isfinite(window.now("update_max"))
+    expected = (never | _slow(window, intervals) | window.components.expert) & (by_gradient | (not still))
     return rule_result(
         strength=strength,
         severity=np.where(expected, 1, 2).astype(np.int8),

@@ -12,7 +12,7 @@ from weibull_monitor.alerts.window import SampleWindow
 
 MOST: Final = 0.5
 """Share of the matrices with weight decay that have it in the gradient, from which on all are taken to have it there."""
-FADED: Final = 0.9
+FADED: Final = 0.97
 """Below this share of what decoupled weight decay would have left of λ at the baseline, a matrix has faded."""
 EMPTIED: Final = 0.5
 """Below this share, nearly nothing of its start is left: it may grow again to any shape."""

@@ -37,6 +37,8 @@ YOUNG: Final = (60.0, 120.0)
 """Steps at the η of the end of the warm-up, by Σ η, up to which a run is young, and from which on it is not."""
 LESS_ALIKE: Final = 1.5
 """How much further a movement of one matrix has to be in a young run, where some begin to learn and others do not yet."""
+STEP: Final = 0.3
+"""An initialisation below this share of a step at the highest η is nothing beside it."""
 SIMILAR_RATIO: Final = 1.5
 """An interval is as long as another if its `work` is at most this many times as much."""
 
@@ -153,6 +155,23 @@ def _one_way(window: SampleWindow) -> Bools:
     rose = (k - k_before > window.now("k_se")) & (np.log(k / k_before) <= K_AS_RMS * np.log(rms / before))
     found: Bools = rose & enough
     return found
+
+
+def from_nothing(window: SampleWindow) -> Bools:
+    """Matrices of a young run that began at zero, or so near to it that a step replaces all values; shape (components,).
+
+    Such a matrix takes the shape that its steps have: after the first of Adam, all values have one size.
+    """
+    return window.once("from nothing", lambda: _from_nothing(window))
+
+
+def _from_nothing(window: SampleWindow) -> Bools:
+    young = caution(window) > 1.0
+    if not young.any():
+        return young
+    rate = np.fmax(window.peak, window.now("eta"))
+    begun: Bools = ~(window.baseline["rms"] >= STEP * rate * np.fmin(window.now("update_max"), 1.0))
+    return young & begun & np.isfinite(window.baseline["rms"])
 
 
 def caution(window: SampleWindow) -> Floats:

@@ -23,6 +23,7 @@ from weibull_monitor.alerts.rules.movement import (
     MIN_INTERVALS,
     alone,
     caution,
+    from_nothing,
     one_way,
     shift_result,
     unlike_both,
@@ -136,7 +137,7 @@ def selection_shift(window: SampleWindow, settings: SelectionShift) -> RuleResul
         ),
         besides,
         caution(window),
-        straight | fading,
+        straight | fading | from_nothing(window),
     )
 
 

@@ -12,6 +12,7 @@ from weibull_monitor.alerts.rules.movement import (
     AS_OTHERS,
     MIN_INTERVALS,
     caution,
+    from_nothing,
     one_way,
     suddenness,
     unlike_both,
@@ -34,6 +35,8 @@ OUTSIDE: Final = 4.0
 """How many times its largest past movement k of what is in no block has to move …"""
 OUTSIDE_CHANGE: Final = 0.1
 """… and by how much; in the first steps, it moves by far more."""
+ONE_SIZE: Final = 1.02
+"""How many times k of a normal distribution k is from which on values are more alike than those."""
 R2_NOISE: Final = 0.06
 """sd(R²)·√n of a normal matrix."""
 LOG_NOISE: Final = 0.02
@@ -274,7 +277,9 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
             # Embeddings and heads are like no others, so only their past tells.
             size = np.abs(move.last)
             further = np.minimum(size / (OUTSIDE * np.hypot(move.own, error)), size / OUTSIDE_CHANGE)
-            late = (window.steps[-1] > EARLY) & ~one_way(window) & ~window.jumped
+            # Steps of one size lead to values of one size; what writes to a matrix hardly ever makes k higher than at the start.
+            evener = (move.last > 0.0) & (window.now("k") > ONE_SIZE * anchors()["normal"].k)
+            late = (window.steps[-1] > EARLY) & ~one_way(window) & ~window.jumped & ~evener
             outside = or_zero(np.where(lone & late & (further >= 1.0), type(settings).sure * further, 0.0))
             by_k = (~components.selection & window.warm & (k_strength > or_zero(strength))) | (outside > 0.0)
             strength, z = np.where(by_k, k_strength, strength) / caution(window), np.where(by_k, k_z, z)
@@ -290,7 +295,8 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
         z = np.where(np.abs(z) < settings.z, np.nan, z)  # found for another reason
         straight = one_way(window)
         fading = faded(window)
-        sudden &= ~straight & ~fading
+        excused = fading | from_nothing(window)
+        sudden &= ~straight & ~excused
 
     def moved_by(i: int, column: str) -> str:
         return between(window.before(column)[i], window.now(column)[i], window.steps[-2])
@@ -299,7 +305,7 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
         strength=np.where(components.numel >= MIN_ELEMENTS, strength, 0.0),
         # What was no population at the baseline, such as zeros, has not broken. One that bends slowly is not broken, either:
         # steps like signs do that. A sudden change is a warning, unless steps that go one way explain it.
-        severity=np.where(sudden | ((r2 < settings.slowly) & (start >= settings.r2) & ~fading), 2, 1).astype(np.int8),
+        severity=np.where(sudden | ((r2 < settings.slowly) & (start >= settings.r2) & ~excused), 2, 1).astype(np.int8),
         quantity=lambda i: "k" if by_k[i] else "R²",
         value=np.where(by_k, window.now("k"), r2),
         low=np.where(by_k, np.nan, settings.r2),
