@@ -269,7 +269,8 @@ class SampleWindow:
         eta = self["eta"]
         jumped: Bools = eta[-1] > MAX_ETA_GROWTH * self.peak
         if len(eta) > 2:  # a jump may come at the end of an interval, so that only the next one shows what it does
-            jumped = jumped | (eta[-1] > self.peak) & (eta[-1] > MAX_ETA_GROWTH * np.fmax.reduce(eta[:-2], axis=0))
+            late = np.minimum(eta[-1], eta[-2]) > MAX_ETA_GROWTH * np.fmax.reduce(eta[:-2], axis=0)
+            jumped = jumped | (eta[-1] > self.peak) & late
         if len(rates) > 1:
             jumped = jumped | (rates[-1] > JUMP * np.fmax(np.fmax.reduce(rates[:-1], axis=0), self.peak))
         found: Bools = self.settled & jumped

@@ -24,6 +24,8 @@ CARRIED: Final = 0.5
 """Change of the RMS per Σ η from which on the steps of a matrix go one way …"""
 FASTER: Final = 2.0
 """… and how many times as far they may go in the next interval."""
+K_MOVES: Final = 1.0
+"""Standard errors by which k moves where training and not a factor moves λ."""
 DRIVEN: Final = 3.0
 """The same where decay is in the gradient, against all samples kept: it grows as momentum and v settle."""
 FIRST: Final = 0.15
@@ -37,6 +39,11 @@ IN_GRADIENT: Final = (
 """What an info says of a matrix that such a decay moves."""
 GOES_ON: Final = "It has been falling so for its learning rate before, so nothing sudden happened to it."
 """What an info says of a fall that goes on."""
+GIVEN_BACK: Final = (
+    "k moves with it in most matrices, which neither weight decay nor a factor does: training takes back what it had "
+    "added."
+)
+"""What an info says of such a fall."""
 
 
 def in_gradient(window: SampleWindow) -> Bools:
@@ -104,6 +111,21 @@ def goes_on_falling(window: SampleWindow) -> Bools:
     return found
 
 
+def given_back(window: SampleWindow) -> Bools:
+    """Matrices from which training takes what it had added, within Σ η, while k moves with it; shape (components,).
+
+    Neither weight decay nor a factor moves k.
+    """
+    with quiet():
+        moved = np.abs(window.now("k") - window.before("k")) > K_MOVES * window.now("k_se")
+        left = window.now("lambda") >= window.baseline["lambda"] * np.exp(-window.now("decay"))
+        within = np.abs(window.now("rms") - window.before("rms")) <= window.path * np.fmin(
+            window.now("update_max"), 1.0
+        )
+        found: Bools = moved & left & within
+    return found
+
+
 def carried_on(window: SampleWindow) -> Floats:
     """Change of the RMS per Σ η that goes on from the last intervals, shape (components,); 0 where it was small.
 
@@ -113,6 +135,14 @@ def carried_on(window: SampleWindow) -> Floats:
     with quiet():
         before = _highest(np.abs(fall_rates(window, RECENT + 2)[:-1]))
     return np.where(before >= CARRIED, FASTER * before, 0.0)
+
+
+def grows_on(window: SampleWindow) -> Bools:
+    """Matrices whose RMS grows by `CARRIED` times Σ η or more, as it did before, shape (components,)."""
+    with quiet():
+        growth = -fall_rates(window, 2)[-1] if len(window.steps) > 1 else np.zeros(len(window.components))
+        found: Bools = (growth >= CARRIED) & (growth <= carried_on(window))
+    return found
 
 
 def fall_rates(window: SampleWindow, samples: int | None = None) -> Floats:

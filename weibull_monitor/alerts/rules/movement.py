@@ -31,10 +31,18 @@ LONGER: Final = 1.5
 """How much further that is in an interval that is longer than all before."""
 SUSTAINED_ONE_WAY: Final = 1.5
 """Largest RMS of updates that go one way …"""
+ONE_WAY_AT_LEAST: Final = 3.0
+"""How many times as much as in random directions RMS² grows, at least."""
+GROWN: Final = 1.2
+"""How many times as large the RMS gets where the size of steps is not known."""
 K_AS_RMS: Final = 2.0
 """… and how many times as much as ln RMS ln k rises then: about as much, since the mean of |w| grows and its spread does not."""
+K_WITH_RMS: Final = 0.15
+"""How much of a rise of ln RMS ln k rises by, at least, where the rise explains that λ grew."""
 YOUNG: Final = (60.0, 120.0)
 """Steps at the η of the end of the warm-up, by Σ η, up to which a run is young, and from which on it is not."""
+LOW: Final = 0.3
+"""Share of η after the warm-up below which a model hardly learns."""
 LESS_ALIKE: Final = 1.5
 """How much further a movement of one matrix has to be in a young run, where some begin to learn and others do not yet."""
 STEP: Final = 0.3
@@ -138,8 +146,9 @@ def one_way(window: SampleWindow) -> Bools:
     Where a gradient keeps its sign, an optimizer that normalises moves each value by η in the same direction at every step. The
     values become ±Σ η, all of one size: RMS² grows by up to (Σ η)², k rises far above that of a normal distribution, and R²
     falls meanwhile. In n steps of random directions RMS² grows by (Σ η)²/n. What is above the geometric mean of both,
-    (Σ η)²/√n, counts as one way, if k rises about as the RMS does. What writes to a matrix may make k rise, too, but the RMS
-    hardly grows by just so much then; and where two sizes are mixed, k falls.
+    (Σ η)²/√n, or three times the latter, counts as one way, if k rises about as the RMS does. So does a growth by a fifth where
+    the size of steps is not known. What writes to a matrix may make k rise, too, but the RMS hardly grows by just so much then;
+    and where two sizes are mixed, k falls.
     """
     return window.once("one way", lambda: _one_way(window))
 
@@ -147,10 +156,12 @@ def one_way(window: SampleWindow) -> Bools:
 def _one_way(window: SampleWindow) -> Bools:
     path, rms, before = window.path, window.now("rms"), window.before("rms")  # all arrays (components,)
     bound = window.now("update_max")
-    full = path * np.minimum(bound, 1.0)  # for what a step is below η in any case, as of Muon
+    full = path * np.fmin(bound, 1.0)  # for what a step is below η in any case, as of Muon
     grown = rms**2 - (before * np.exp(-or_zero(window.now("weight_decay")) * path)) ** 2
     steps = np.fmax(window.steps[-1] - window.steps[-2], 1) if len(window.steps) > 1 else 1
-    enough = (grown >= full**2 / np.sqrt(steps)) & (rms - before <= path * np.minimum(bound, SUSTAINED_ONE_WAY))
+    least = full**2 * np.fmin(1.0 / np.sqrt(steps), ONE_WAY_AT_LEAST / steps)
+    enough = (grown >= least) | np.isnan(bound) & (rms >= GROWN * before)
+    enough &= ~(rms - before > path * np.fmin(bound, SUSTAINED_ONE_WAY))
     k, k_before = window.now("k"), window.before("k")
     rose = (k - k_before > window.now("k_se")) & (np.log(k / k_before) <= K_AS_RMS * np.log(rms / before))
     found: Bools = rose & enough
@@ -174,18 +185,29 @@ def _from_nothing(window: SampleWindow) -> Bools:
     return young & begun & np.isfinite(window.baseline["rms"])
 
 
+def rises_alike(window: SampleWindow) -> Bools:
+    """Matrices whose ln k rose by `K_WITH_RMS` of what ln RMS did, or more, as values that come to one size, (components,)."""
+    rise = np.log(window.now("k") / window.before("k"))
+    found: Bools = rise >= K_WITH_RMS * np.log(window.now("rms") / window.before("rms"))
+    return found
+
+
 def caution(window: SampleWindow) -> Floats:
     """Factor of the thresholds for sudden movements of single matrices, shape (components,): above 1 in a young run.
 
     A model begins to learn with one matrix after the other. So what a matrix does alone says less in the warm-up and soon
-    after it. Trained weights are not young.
+    after it, and where η rises again. Trained weights are not young.
     """
     return window.once("caution", lambda: _caution(window))
 
 
 def _caution(window: SampleWindow) -> Floats:
     rate = np.where(window.plateau > 0.0, window.plateau, window.peak)
-    age = np.where(window.warm, window.now("eta_sum") / rate, 0.0)  # in steps
+    spent = window["eta_sum"]
+    # After a time of low η, as before a restart, a model begins to learn again.
+    low = (window["eta"] < LOW * rate) & (window.now("eta") >= LOW * rate)
+    since = spent[-1] - np.fmax(np.fmax.reduce(np.where(low, spent, 0.0), axis=0), 0.0)
+    age = np.where(window.warm, since / rate, 0.0)  # in steps
     share = np.clip((YOUNG[1] - age) / (YOUNG[1] - YOUNG[0]), 0.0, 1.0)
     known = 1.0 + (LESS_ALIKE - 1.0) * or_zero(share)
     return np.ones(known.shape) if goes_on(window) else known

@@ -8,10 +8,12 @@ from typing import Final
 import numpy as np
 
 from weibull_monitor.alerts.rules.decay import (
+    GIVEN_BACK,
     GOES_ON,
     IN_GRADIENT,
     carried_on,
     explained_by_decay,
+    given_back,
     goes_on_falling,
 )
 from weibull_monitor.alerts.rules.movement import (
@@ -22,6 +24,7 @@ from weibull_monitor.alerts.rules.movement import (
     alone,
     caution,
     one_way,
+    rises_alike,
     shift_result,
     suddenness,
     unlike_both,
@@ -29,7 +32,7 @@ from weibull_monitor.alerts.rules.movement import (
 )
 from weibull_monitor.alerts.rules.result import RuleResult, graded, rule_result
 from weibull_monitor.alerts.rules.trained import goes_on
-from weibull_monitor.alerts.rules.words import SE_LAMBDA, apart, between, cause_of, cause_of_shift
+from weibull_monitor.alerts.rules.words import ONE_WAY_CASE, SE_LAMBDA, apart, between, cause_of, cause_of_shift
 from weibull_monitor.alerts.settings import ImpossibleChange, ScaleRunaway, ScaleShift, ScaleStall
 from weibull_monitor.alerts.statistics import Floats, median_along, median_of, or_zero, quiet, resolution, spread_of
 from weibull_monitor.alerts.window import SampleWindow
@@ -56,6 +59,8 @@ MOST_OF_ALL: Final = 1.4
 """An interval with this many times the Σ η of all steps before it may well take away what these have added."""
 SMALL: Final = 1.5
 """How much more a rise has to be of one matrix alone where it is small."""
+FASTER_ALONE: Final = 1.2
+"""How many times as fast as ever for its η a matrix is that grows alone."""
 FULL_STEPS: Final = 1.0
 """Speed of steps with an RMS of 1 in random directions: a model that begins to learn may come to it."""
 FEW_VALUES: Final = 256
@@ -177,7 +182,10 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         by_rms = alone(window, rose + decay, ever, noise, (settings.alone, settings.own), trade=True)
         small = np.minimum(by_rms / SMALL, (rose + decay) / settings.change)
         by_rms = np.fmax(np.minimum(by_rms, (rose + decay) / settings.far), small)
-        by_rms = np.where(~np.isfinite(move.centre), 0.0, by_rms)
+        # What is no faster for its η than it has been grows as usual.
+        fastest = np.fmax.reduce(window["speed"][:-1], axis=0)
+        faster_alone = ~(window.now("speed") <= FASTER_ALONE * fastest)
+        by_rms = np.where(np.isfinite(move.centre) & faster_alone, by_rms, 0.0)
         besides = np.where(by_rms >= 1.0, np.fmax(besides, type(settings).sure * by_rms), besides)
         grew = np.isfinite(window.now("update_max")) & (rose >= settings.change) & ~driven
         faster = _faster(window, settings) / settings.faster
@@ -190,6 +198,12 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
             besides = np.where(against & (unusual >= 1.0), np.fmax(besides, type(settings).sure * unusual), besides)
 
         by_decay, steady_fall = explained_by_decay(window), goes_on_falling(window) & fallen
+        back = falling & given_back(window) & ~raised & ~negative
+        of_falls = back[..., body].sum(axis=-1, keepdims=True) / np.fmax(
+            falling[..., body].sum(axis=-1, keepdims=True), 1
+        )
+        undone = fallen & common & (of_falls >= COMMON)
+        straight = ~fallen & one_way(window) & rises_alike(window)
 
     def meaning(i: int) -> str:
         with quiet():
@@ -210,6 +224,10 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
             if by_decay[i]
             else GOES_ON
             if steady_fall[i]
+            else GIVEN_BACK
+            if undone[i]
+            else ONE_WAY_CASE
+            if straight[i]
             else cause_of_shift(window, i, strength >= 1.0, others)
         )
         return f"{name} {between(before, now, window.steps[-2])}, by {100 * np.expm1(by):+.1f} %; {usually}. {cause}"
@@ -224,7 +242,7 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         meaning,
         besides,
         np.where(fallen, 1.0, caution(window)),  # a young matrix grows, and does not shrink
-        by_decay | steady_fall,
+        by_decay | steady_fall | undone | straight,
     )
 
 

@@ -172,8 +172,8 @@ def selection_drift(window: SampleWindow, settings: SelectionDrift) -> RuleResul
             + (
                 IN_GRADIENT
                 if fading[i]
-                else "This is a strong drift. If the model was not trained from scratch, check first its outputs against those of "
-                "the model it started from; if they are worse, lower the learning rate."
+                else "This is a strong drift. If the model was not trained from scratch, check first its outputs against those "
+                "of the model it started from; if they are worse, lower the learning rate."
                 if abs(results.value[i]) >= 100.0 * settings.strong
                 else (
                     "It falls when attention specialises; nothing has to be done."

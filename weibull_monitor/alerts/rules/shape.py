@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from weibull_monitor.alerts.rules.decay import IN_GRADIENT, faded, group_faded
+from weibull_monitor.alerts.rules.decay import IN_GRADIENT, faded, group_faded, grows_on
 from weibull_monitor.alerts.rules.groups import GroupResults, around, group_error, median_k, median_start, warm
 from weibull_monitor.alerts.rules.movement import (
     AS_OTHERS,
@@ -37,6 +37,8 @@ OUTSIDE_CHANGE: Final = 0.1
 """… and by how much; in the first steps, it moves by far more."""
 ONE_SIZE: Final = 1.02
 """How many times k of a normal distribution k is from which on values are more alike than those."""
+KEPT: Final = 0.9
+"""Share of λ that a matrix keeps which comes back to the shape of others."""
 R2_NOISE: Final = 0.06
 """sd(R²)·√n of a normal matrix."""
 LOG_NOISE: Final = 0.02
@@ -270,7 +272,9 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
             error = window.now("k_se")
             usual = np.sqrt(move.size**2 + error**2 + (AS_OTHERS * move.others) ** 2)
             k_z, k_strength = suddenness(move.last - move.centre, usual, settings.z, settings.change)
-            k_strength = np.fmax(k_strength, unlike_others(window, move.last, move.others, error, settings))
+            # A higher η moves each matrix in its own way.
+            unlike = unlike_others(window, move.last, move.others, error, settings)
+            k_strength = np.fmax(k_strength, np.where(window.jumped, 0.0, unlike))
             limits = settings.both, settings.change
             both = unlike_both(window, move.last, move, error, limits, type(settings).sure)
             k_strength = np.fmax(k_strength, np.where(window.jumped, 0.0, both))
@@ -289,14 +293,18 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
         # What began at zero comes to the shape of the others by and by, which is not a break.
         normal = anchors()["normal"].k
         nearer = np.abs(window.now("k") - normal) <= np.abs(window.before("k") - normal)
-        sudden = (or_zero(strength) >= 1.0) & ~(~np.isfinite(start) & nearer)
+        young = caution(window) > 1.0
+        sudden = (or_zero(strength) >= 1.0) & ~(~np.isfinite(start) & (nearer | young))
+        # Nor is what comes back to that shape as a better line, and keeps its size: it was out of shape before.
+        kept = window.now("lambda") >= KEPT * window.before("lambda")
+        sudden &= ~(by_k & nearer & kept & (r2 >= window.before("r2")))
         sudden |= outside > 0.0
-        strength = np.where(components.body, np.fmax(below, strength), outside)
+        strength = np.where(components.body, np.fmax(below, strength), outside / caution(window))
         z = np.where(np.abs(z) < settings.z, np.nan, z)  # found for another reason
-        straight = one_way(window)
+        straight = one_way(window) | grows_on(window)
         fading = faded(window)
         excused = fading | from_nothing(window)
-        sudden &= ~straight & ~excused
+        sudden &= ~straight & ~excused & ~(by_k & window.jumped)  # `scale_shift` tells of a jump of η
 
     def moved_by(i: int, column: str) -> str:
         return between(window.before(column)[i], window.now(column)[i], window.steps[-2])
