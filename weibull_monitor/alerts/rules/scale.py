@@ -237,15 +237,17 @@ def _faster(window: SampleWindow, settings: ScaleShift) -> Floats:
 
     A model that begins to learn moves its blocks, but an optimizer that goes wrong moves all that it steps: the smaller of two
     ratios is taken, that of the attention and feed-forward matrices and that of the others, such as embeddings and heads; or
-    their geometric mean, if both are above 1 by more than a little. Only where the size of steps can grow: those of signs and of
-    orthogonal matrices cannot, and are as fast as their directions agree. And only where most matrices grow.
+    their geometric mean, if both are above 1 by more than a little, and most of both grow. Only where the size of steps can grow:
+    those of signs and of orthogonal matrices cannot, and are as fast as their directions agree. And only where most matrices of
+    the blocks grow.
     """
     components, speed = window.components, window.speed  # speed: a number, or (…, 1) at many samples
     body, rest = components.body & components.trainable, ~components.body & components.trainable
     ratio = speed / np.fmax(window.fastest, FULL_STEPS)
     if not np.any(ratio >= A_LITTLE_FASTER) or not rest.any():
         return np.zeros(1)  # nearly always
-    grew = median_along(np.log(window.now("rms") / window.before("rms"))[..., body]) >= settings.change
+    growth = np.log(window.now("rms") / window.before("rms"))
+    grew, all_grew = (median_along(growth[..., part]) >= settings.change for part in (body, rest))
     can_grow = median_along(window.now("update_max")[..., body]) > SIGN
     warm = window.warm[..., body].any(axis=-1, keepdims=True)
     past, now = window["speed"][:-1][..., rest], window.now("speed")[..., rest]  # (intervals, others), (others,)
@@ -254,7 +256,7 @@ def _faster(window: SampleWindow, settings: ScaleShift) -> Floats:
     judged = grew & can_grow & warm & (np.asarray(window.moving_intervals) > MIN_INTERVALS)
     of_others = median_along(others)
     both = np.minimum(ratio, of_others)
-    mean = np.where(both >= A_LITTLE_FASTER, np.sqrt(ratio * of_others) / ON_AVERAGE, 0.0)
+    mean = np.where(all_grew & (both >= A_LITTLE_FASTER), np.sqrt(ratio * of_others) / ON_AVERAGE, 0.0)
     return np.where(judged, or_zero(np.fmax(both, mean) / settings.faster), 0.0)
 
 
