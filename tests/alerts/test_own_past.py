@@ -81,6 +81,23 @@ def test_blocks_that_outrun_their_past_begin_to_learn() -> None:
     assert with_embedding(lambda c: scaled(c, slice(0, BODY - 1), 0.12, AT)) == []
 
 
+@pytest.mark.parametrize(
+    ("blocks", "embedding", "found"), [(0.01, 0.06, True), (0.01, 0.01, False), (-0.02, 0.06, False)]
+)
+def test_a_model_whose_parts_both_outrun_their_past_is_found_on_average(
+    blocks: float, embedding: float, found: bool
+) -> None:
+    """Blocks that are 1.15 times as fast as ever and an embedding that is 1.55 times as fast, while all grow by 6 % a sample."""
+
+    def faster(columns: list[Columns]) -> None:
+        for n in range(1, len(columns)):
+            scaled(columns, slice(None), 0.05, n)
+        scaled(columns, slice(0, BODY - 1), blocks, AT)
+        scaled(columns, slice(BODY - 1, BODY), embedding, AT)
+
+    assert bool(with_embedding(faster)) is found
+
+
 @pytest.mark.parametrize("bound", [1.0, np.nan])
 def test_steps_of_one_size_outrun_nothing(bound: float) -> None:
     """Steps that are signs are as fast as their directions agree; those without a bound have no usual size."""

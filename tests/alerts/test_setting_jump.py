@@ -77,10 +77,12 @@ def test_a_burst_for_all_is_found_after_it_and_during_a_warm_up(steps: int) -> N
             for name in ("lambda", "rms", "largest"):
                 now[name] *= np.exp(0.2)
 
-    (alert,) = jumps(lambda c: burst(c, 100.0))
-    assert alert.step == 10 * AT
-    assert "on average since step 150" in alert.finding.meaning
-    assert jumps(lambda c: burst(c, 2.0)) == []
+    for factor in (100.0, 10.0):
+        (alert,) = jumps(lambda c, factor=factor: burst(c, factor))
+        assert alert.step == 10 * AT
+        assert "on average since step 150" in alert.finding.meaning
+        assert "it was far higher in between" in alert.finding.meaning
+    assert jumps(lambda c: burst(c, 1.7)) == []
 
 
 def restarts(step: int) -> float:
@@ -93,8 +95,16 @@ def stairs(step: int) -> float:
 
 @pytest.mark.parametrize(
     "course",
-    [cosine, restarts, stairs, lambda step: 1e-3 * min(1.0, step / 150), lambda step: 2.5e-4 if step < 160 else 1e-3],
-    ids=["cosine", "restarts", "stairs", "long warm-up", "four times at once"],
+    [
+        cosine,
+        restarts,
+        stairs,
+        lambda step: 1e-3 * min(1.0, step / 150),
+        lambda step: 2.5e-4 if step < 160 else 1e-3,
+        lambda step: 1e-3 * (0.1 + 0.9 * abs(1.0 - 2.0 * (step / 20 % 1.0))),  # each other sample is at the top
+        lambda step: 1e-3 * (0.1 + 0.9 * (step % 10) / 10),  # each sample is at the bottom
+    ],
+    ids=["cosine", "restarts", "stairs", "long warm-up", "four times at once", "cyclic", "cyclic, seen at its lowest"],
 )
 def test_courses_of_the_rate_of_all_are_no_jumps(course: Callable[[int], float]) -> None:
     def run(columns: list[Columns]) -> None:

@@ -72,11 +72,14 @@ class NoGradient(RuleSettings):
 class SettingJump(RuleSettings):
     """η of one group grew ``group`` times beside the others', or that of all ``all`` times; and λ moved ``moved`` times as far.
 
+    Or its mean between two samples was ``burst`` times as high as any that was seen.
+
     Or λ_wd grew ``decay`` times or became negative, or the bound of Adam's steps changed by ``bound``: β₁ or β₂ changed.
     """
 
     group: float = 3.0
     all: float = 5.0
+    burst: float = 1.5
     moved: float = 2.0
     decay: float = 4.0
     bound: float = 4.0

@@ -61,6 +61,10 @@ SMALL: Final = 1.5
 """How much more a rise has to be of one matrix alone where it is small."""
 FASTER_ALONE: Final = 1.2
 """How many times as fast as ever for its η a matrix is that grows alone."""
+A_LITTLE_FASTER: Final = 1.08
+"""A model of which blocks and the rest are both this many times as fast as ever …"""
+ON_AVERAGE: Final = 1.04
+"""… may be ``faster`` times this on average, by the geometric mean."""
 FULL_STEPS: Final = 1.0
 """Speed of steps with an RMS of 1 in random directions: a model that begins to learn may come to it."""
 FEW_VALUES: Final = 256
@@ -188,7 +192,7 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         by_rms = np.where(np.isfinite(move.centre) & faster_alone, by_rms, 0.0)
         besides = np.where(by_rms >= 1.0, np.fmax(besides, type(settings).sure * by_rms), besides)
         grew = np.isfinite(window.now("update_max")) & (rose >= settings.change) & ~driven
-        faster = _faster(window, settings) / settings.faster
+        faster = _faster(window, settings)
         outran = (faster >= 1.0) & body & grew
         besides = np.where(outran, np.fmax(besides, type(settings).sure * faster), besides)
         # Nobody means a negative λ_wd, so what it explains is no chance.
@@ -247,26 +251,31 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
 
 
 def _faster(window: SampleWindow, settings: ScaleShift) -> Floats:
-    """How much faster the whole model moves for its η than it ever did after its first steps, shape (1,); 0 if not known.
+    """Strength of a whole model that moves faster for its η than it ever did after its first steps, shape (1,).
 
     A model that begins to learn moves its blocks, but an optimizer that goes wrong moves all that it steps: the smaller of two
-    ratios is taken, that of the attention and feed-forward matrices and that of the others, such as embeddings and heads. Only
-    where the size of steps can grow: those of signs and of orthogonal matrices cannot, and are as fast as their directions
-    agree. And only where most matrices grow.
+    ratios is taken, that of the attention and feed-forward matrices and that of the others, such as embeddings and heads; or
+    their geometric mean, if both are above 1 by more than a little, and most of both grow. Only where the size of steps can grow:
+    those of signs and of orthogonal matrices cannot, and are as fast as their directions agree. And only where most matrices of
+    the blocks grow.
     """
     components, speed = window.components, window.speed  # speed: a number, or (…, 1) at many samples
     body, rest = components.body & components.trainable, ~components.body & components.trainable
     ratio = speed / np.fmax(window.fastest, FULL_STEPS)
-    if not np.any(ratio >= settings.faster) or not rest.any():
+    if not np.any(ratio >= A_LITTLE_FASTER) or not rest.any():
         return np.zeros(1)  # nearly always
-    grew = median_along(np.log(window.now("rms") / window.before("rms"))[..., body]) >= settings.change
+    growth = np.log(window.now("rms") / window.before("rms"))
+    grew, all_grew = (median_along(growth[..., part]) >= settings.change for part in (body, rest))
     can_grow = median_along(window.now("update_max")[..., body]) > SIGN
     warm = window.warm[..., body].any(axis=-1, keepdims=True)
     past, now = window["speed"][:-1][..., rest], window.now("speed")[..., rest]  # (intervals, others), (others,)
     known = (past > 0.0).sum(axis=0) >= MIN_INTERVALS - 1
     others = np.where(known, now / np.fmax(np.fmax.reduce(past, axis=0), LEAST_SPEED), np.nan)
     judged = grew & can_grow & warm & (np.asarray(window.moving_intervals) > MIN_INTERVALS)
-    return np.where(judged, or_zero(np.minimum(ratio, median_along(others))), 0.0)
+    of_others = median_along(others)
+    both = np.minimum(ratio, of_others)
+    mean = np.where(all_grew & (both >= A_LITTLE_FASTER), np.sqrt(ratio * of_others) / ON_AVERAGE, 0.0)
+    return np.where(judged, or_zero(np.fmax(both, mean) / settings.faster), 0.0)
 
 
 def scale_runaway(window: SampleWindow, settings: ScaleRunaway) -> RuleResult | None:

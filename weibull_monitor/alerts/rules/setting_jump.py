@@ -17,6 +17,8 @@ LATELY: Final = 6
 """The last samples, in which a setting that jumped counts as new: samples are dense after a jump of η."""
 ROSE: Final = 2.0
 """What has not grown by this factor lately did not jump: η that stays while that of the others falls."""
+LEAST_BURST: Final = 1.2
+"""The same of the mean over an interval."""
 STEADY: Final = 1.2
 """Factor within which η of a group, beside that of the others, stays the same through a warm-up that they have in common."""
 LOOKBACK: Final = 8
@@ -35,12 +37,14 @@ class Outgrown(NamedTuple):
     Attributes:
         alone: Beside the η of the others.
         all: In itself.
+        burst: Its mean over the last interval, over all that was seen up to now: it was far higher in between.
         mean: Mean η of the last interval.
         usual: Σ η of the last interval without the jump, at most.
     """
 
     alone: Floats
     all: Floats
+    burst: Floats
     mean: Floats
     usual: Floats
 
@@ -58,6 +62,7 @@ def setting_jump(window: SampleWindow, settings: SettingJump) -> RuleResult | No
         grown = outgrown(window)  # all arrays (…, components)
         by_rate = np.zeros(grown.all.shape)
         jumped = np.fmax(grown.alone / settings.group, grown.all / settings.all)
+        jumped = np.fmax(jumped, grown.burst / settings.burst)
         if (jumped[..., trainable] >= 1.0).any():
             move = usual_movement(window, "log lambda", LOOKBACK)
             noise = SE_LAMBDA * window.now("k_se") / window.now("k")
@@ -84,23 +89,21 @@ def setting_jump(window: SampleWindow, settings: SettingJump) -> RuleResult | No
                 + (f"it can by {is_now:.3g} times. " if np.isfinite(is_now) else "there is no such bound. ")
                 + f"So β₁ or β₂ has changed, or the optimizer. {correct}"
             )
-        shown = (
-            f"was {rate[i]:.3g} on average since step {window.steps[-2]}"
-            if rate[i] > 2.0 * eta[i]
-            else f"is {eta[i]:.3g}"
-        )
+        since, times = window.steps[-2], max(grown.all[i], grown.burst[i])
+        shown = f"was {rate[i]:.3g} on average since step {since}" if between[i] else f"is {eta[i]:.3g}"
         how = (
             f"{grown.alone[i]:.3g} times what it was beside that of the others"
             if grown.alone[i] >= settings.group
-            else f"{grown.all[i]:.3g} times as high as ever before"
+            else f"{times:.3g} times as high as at any sample: it was far higher in between"
+            if between[i]
+            else f"{times:.3g} times as high as ever before"
         )
         by = 100 * np.expm1(np.log(window.now("lambda")[i] / window.before("lambda")[i]))
-        return (
-            f"η of its parameter group {shown}, {how}; λ moved by {by:+.1f} % since step {window.steps[-2]}. {correct}"
-        )
+        return f"η of its parameter group {shown}, {how}; λ moved by {by:+.1f} % since step {since}. {correct}"
 
     with quiet():
-        rate = np.where(grown.mean > 2.0 * eta, grown.mean, eta)
+        between = grown.mean > LEAST_BURST * eta
+        rate = np.where(between, grown.mean, eta)
         value = np.where(by_decay, its_decay, np.where(by_bound, window.now("element_max"), rate))
         high = np.where(by_decay, its_decay / decay, np.where(by_bound, np.nan, rate / jumped))
         negative = by_decay & (its_decay < 0.0)
@@ -136,8 +139,9 @@ def _outgrown(window: SampleWindow) -> Outgrown:
     lengths = lengths[:, None] if lengths.ndim == 1 else lengths
     last, before = (spent[-1] - spent[-2]) / lengths[-1], (spent[-2] - spent[-3]) / lengths[-2]
     rose = now / np.fmin.reduce(eta[-new - 1 : -1], axis=0)
-    if not ((rose >= ROSE) | (last >= ROSE * before)).any():
-        return Outgrown(np.zeros(now.shape), np.zeros(now.shape), last, window.now("work"))  # nearly always
+    if not ((rose >= ROSE) | (last >= LEAST_BURST * before)).any():
+        none = np.zeros(now.shape)
+        return Outgrown(none, none, none, last, window.now("work"))  # nearly always
     rates = np.diff(spent, axis=0) / lengths  # (intervals, …, components)
     # A monitor that is called at every fourth step of the optimizer sees four times η in each.
     calls = np.fmax(1.0, median_of(rates[:-1] / eta[1:-1]))
@@ -145,11 +149,13 @@ def _outgrown(window: SampleWindow) -> Outgrown:
     highest = np.fmax(np.fmax.reduce(rates[:-1], axis=0) / calls, peak)
     steps = [np.asarray(window.steps[n], dtype=float) for n in (-2, -1)]
     passed = (steps[1] - window.loaded_at) / np.fmax(steps[0] - window.loaded_at, 0.0)
-    of_all = or_zero(np.fmax(now / peak, mean / highest) / np.where(window.settled, 1.0, passed**2))
+    warming = np.where(window.settled, 1.0, passed**2)
+    of_all = np.where(peak > 0.0, or_zero(np.fmax(now / peak, mean / highest) / warming), 0.0)
     alone = np.where(rose >= ROSE, or_zero(_beside_others(window, eta[:-new], now)), 0.0)
-    high = np.fmax(np.fmax(alone, of_all), 1.0)
+    burst = np.where(peak > 0.0, or_zero(mean / np.fmax(highest, now)), 0.0)
+    high = np.fmax.reduce([alone, of_all, burst, np.ones(now.shape)])
     usual = lengths[-1] * calls * np.fmax(now, mean) / high
-    return Outgrown(alone, of_all, mean, usual)
+    return Outgrown(alone, of_all, burst, mean, usual)
 
 
 def _beside_others(window: SampleWindow, past: Floats, now: Floats) -> Floats:
