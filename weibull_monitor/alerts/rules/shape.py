@@ -6,6 +6,7 @@ from typing import Final
 
 import numpy as np
 
+from weibull_monitor.alerts.rules.alone import moved_together
 from weibull_monitor.alerts.rules.decay import IN_GRADIENT, faded, group_faded
 from weibull_monitor.alerts.rules.groups import GroupResults, around, group_error, median_k, median_start, warm
 from weibull_monitor.alerts.rules.movement import (
@@ -19,7 +20,7 @@ from weibull_monitor.alerts.rules.movement import (
     usual_movement,
 )
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result
-from weibull_monitor.alerts.rules.words import ONE_WAY_CASE, apart, between, fit_got_worse
+from weibull_monitor.alerts.rules.words import ONE_WAY_CASE, apart, between, fit_got_worse, mixed_case
 from weibull_monitor.alerts.settings import BodyBreak, LayerOutlier, TransmissionExit
 from weibull_monitor.alerts.statistics import Bools, Floats, median_along, median_of, or_zero, quiet, spread_of
 from weibull_monitor.alerts.window import EARLY, SampleWindow
@@ -270,6 +271,8 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
             k_strength = np.fmax(k_strength, unlike_others(window, move.last, move.others, error, settings))
             limits = settings.both, settings.change
             both = unlike_both(window, move.last, move, error, limits, type(settings).sure)
+            mixed = moved_together(window)
+            both = np.fmax(both, np.where(mixed >= 1.0, type(settings).sure * mixed, mixed))
             k_strength = np.fmax(k_strength, np.where(window.jumped, 0.0, both))
             # Embeddings and heads are like no others, so only their past tells.
             size = np.abs(move.last)
@@ -316,6 +319,8 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
                 if straight[i]
                 else IN_GRADIENT
                 if fading[i]
+                else mixed_case(window, i)
+                if by_k[i] and moved_together(window)[i] >= 1.0
                 else "Its fit is as good as before, so all of its values changed alike, as if it was initialised or loaded anew. "
                 "Check first whether something wrote to it; if so, and if you did not mean it, go back to the last checkpoint."
                 if by_k[i] and not fit_got_worse(window, i)
