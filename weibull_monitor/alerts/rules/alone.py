@@ -20,8 +20,15 @@ MIXED: Final = 1.5
 """How many times its own past, and any other's, k and the scale have to move together, by the geometric mean of both …"""
 MIXED_RISE: Final = (1.8, 2.3)
 """… and where k falls and the scale rises, which attention that wakes does: for the others, and for W_q and W_k."""
-LEAST_MIXED: Final = (0.02, 0.8)
+LEAST_MIXED: Final = (0.02, 1.0)
 """How far each of the two moves at least: in itself, and in these units."""
+OUTSIDE: Final = ((-1.0, 1.0, 3.3), (1.0, -1.0, 1.6))
+"""The same for embeddings, heads and others: the direction of k, that of the scale, and how many times; healthy ones reach 2.7
+and 1.1. Both that fall are not judged, as convolutions do that."""
+LEAST_OUTSIDE: Final = (0.03, 0.05)
+"""How far k and the scale of such a matrix move at least."""
+AMONG_ALL: Final = 1.5
+"""Weight of the comparison with all others, beside that with its own past: they are not of its kind."""
 EXPERT: Final = 1.2
 """How much further a single expert has to move: there are many, and some wake when the router finds them."""
 
@@ -144,3 +151,32 @@ def _moved_together(window: SampleWindow) -> Floats:
             enough = far & (np.abs(rose) >= least) & (falls >= unlike) & (scale >= unlike)
             strength = np.fmax(strength, np.where(enough, np.sqrt(falls * scale) / limit, 0.0))
     return strength
+
+
+def moved_together_outside(window: SampleWindow) -> Floats:
+    """`moved_together` for embeddings, heads and other matrices outside attention and feed-forward, shape (components,).
+
+    They are like no others, so that their own past says more: the others are all that is trained.
+    """
+    components = window.components
+    judged = ~components.body & ~components.expert & components.trainable
+    by_k, error = window.now("k") - window.before("k"), window.now("k_se")  # all arrays (components,)
+    strength = np.zeros(by_k.shape)
+    judged = judged & (np.abs(by_k) >= np.fmax(LEAST_OUTSIDE[0], np.fmax(window.furthest("k"), error)))
+    if not judged.any():
+        return strength  # nearly always
+    among, noise = components.trainable & ~components.expert, SE_LAMBDA * error / window.now("k")
+
+    def units(moved: Floats, own: Floats, noise: Floats) -> Floats:
+        size = np.fmax(moved, 0.0)
+        others = largest_other(size, among, components.owners)
+        return np.fmin(size / np.fmax(own, noise), AMONG_ALL * size / np.fmax(others, noise))
+
+    for column in ("lambda", "rms"):
+        rose = np.log(window.now(column) / window.before(column))
+        for of_k, of_scale, limit in OUTSIDE:
+            shape = units(of_k * by_k, window.furthest("k"), error)
+            scale = units(of_scale * rose, window.furthest(f"log {column}"), noise)
+            found = judged & (np.abs(rose) >= LEAST_OUTSIDE[1])
+            strength = np.fmax(strength, np.where(found, np.sqrt(shape * scale) / limit, 0.0))
+    return or_zero(strength)
