@@ -10,7 +10,8 @@ import pytest
 
 from alerts.simulated import ATTENTION, KINDS, Columns, Sample, components, healthy, index, samples_of, window_of
 from weibull_monitor.alerts import AlertSettings, replay
-from weibull_monitor.alerts.rules.movement import largest_other, usual_movement
+from weibull_monitor.alerts.rules.alone import largest_other
+from weibull_monitor.alerts.rules.movement import usual_movement
 from weibull_monitor.history.alert import Alert
 
 FAR_APART = (0, 1, 2, 4, 8, 16, 32, 64, 100, 200, 300)
@@ -124,9 +125,11 @@ def test_a_fall_of_k_that_one_matrix_makes_alone() -> None:
 
 def test_the_largest_of_the_others() -> None:
     sizes = np.array([[1.0, 5.0, 2.0, 0.0, 3.0, 4.0], [7.0, 7.0, 1.0, np.nan, 0.0, 2.0]])
-    found = largest_other(sizes, np.ones(6, dtype=bool))
+    found = largest_other(sizes, np.ones(6, dtype=bool), np.arange(6))
     assert found.tolist() == [[5, 4, 5, 5, 5, 5], [7, 7, 7, 7, 7, 7]]
-    assert np.isnan(largest_other(sizes[:, :5], np.ones(5, dtype=bool))).all()  # too few to say how matrices move
+    assert np.isnan(
+        largest_other(sizes[:, :5], np.ones(5, dtype=bool), np.arange(5))
+    ).all()  # too few to say how matrices move
 
 
 def test_the_past_holds_the_largest_movement_of_the_rms() -> None:

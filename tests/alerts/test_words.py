@@ -158,7 +158,7 @@ def test_a_shift_is_told_with_the_cause_that_the_data_support() -> None:
             for name in ("lambda", "rms"):
                 now[name] *= np.exp(0.25 * n)
 
-    assert "The other matrices do not." in said(one, "scale_shift")
+    assert "No other matrix shrank nearly as much." in said(one, "scale_shift")
     assert "more than twice its highest value before" in said(rate, "scale_shift")
 
 

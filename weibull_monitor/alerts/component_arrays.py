@@ -56,6 +56,8 @@ class ComponentArrays:
         labels: Kinds, as metric keys spell them.
         towers: Paths of the lists of blocks.
         groups: The groups that are judged together.
+        owners: What is stored together, and so written to together, has one number: a parameter and its parts. Each expert
+            counts on its own.
         sides: Both sides of each matrix, and of the stored parameter that it is a part of, shape (4, components); of more than
             two dimensions the first, and the product of the others.
     """
@@ -72,6 +74,7 @@ class ComponentArrays:
     labels: tuple[str, ...]
     towers: tuple[str, ...]
     groups: tuple[JudgedGroup, ...]
+    owners: Ints
     sides: Floats
 
     def __len__(self) -> int:
@@ -111,8 +114,14 @@ class ComponentArrays:
             labels=tuple(c.label for c in components),
             towers=tuple(c.tower for c in components),
             groups=_groups(components, np.flatnonzero(body), types),
+            owners=_owners(components),
             sides=_sides(components),
         )
+
+
+def _owners(components: Sequence[Component]) -> Ints:
+    known: dict[tuple[str, int | None], int] = {}
+    return np.array([known.setdefault((c.parameter, c.expert), len(known)) for c in components], dtype=np.int64)
 
 
 def _sides(components: Sequence[Component]) -> Floats:

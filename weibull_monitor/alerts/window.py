@@ -42,7 +42,9 @@ EARLY: Final = 64
 JUMP: Final = 1.5
 """After the warm-up, a mean η of an interval this many times as high as everything before is a jump."""
 FIRST_STEPS: Final = 10
-"""The first steps of Adam all go one way, and say nothing of later ones."""
+"""The first steps of Adam all go one way, those of RMSprop are ten times as large: they say nothing of later ones."""
+LATER: Final = 3
+"""Intervals after the first steps from which on these no longer count for how far a matrix has moved."""
 MIN_SPEED: Final = 0.1
 """Below this `speed`, most matrices stand still."""
 SETTLED_TOLERANCE: Final = 1.001
@@ -198,10 +200,14 @@ class SampleWindow:
         """The largest |movement| of a column of `SHAPES` between the samples kept before the latest one, shape (components,).
 
         Each is brought to the length of the last interval by the square root of `work`, if that is longer, as steps in random
-        directions go further. Intervals without a step do not count.
+        directions go further. Intervals without a step do not count, nor do the first steps where there are enough later ones.
         """
         if "furthest" not in self.memo:
             kept = self["moved"][:-1]  # (intervals, 2, columns, components)
+            if np.any(self.steps[0] <= FIRST_STEPS):
+                late = np.array(self.steps)[:-1].reshape(kept.shape[: kept.ndim - 3]) > FIRST_STEPS  # (intervals,)
+                late |= late.sum(axis=0) < LATER
+                kept = np.where(late[..., None, None, None], kept, 0.0)
             with quiet():
                 most = np.maximum.reduce(kept, axis=0) if len(kept) else np.zeros(self["moved"].shape[1:])
                 root = np.sqrt(self.now("work"))[..., None, :]

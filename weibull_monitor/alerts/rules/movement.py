@@ -12,7 +12,15 @@ import numpy as np
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result
 from weibull_monitor.alerts.rules.trained import goes_on
 from weibull_monitor.alerts.settings import UnlikeOthers
-from weibull_monitor.alerts.statistics import Bools, Floats, median_along, median_of, or_zero, quiet, spread_of
+from weibull_monitor.alerts.statistics import (
+    Bools,
+    Floats,
+    median_along,
+    median_of,
+    or_zero,
+    quiet,
+    spread_of,
+)
 from weibull_monitor.alerts.window import SampleWindow
 
 MIN_INTERVALS: Final = 3
@@ -23,8 +31,6 @@ AS_OTHERS: Final = 0.7
 """Share of the movement of the other matrices in the same interval that counts as usual: the model begins to learn as a whole."""
 LEAST_SPEED: Final = 0.3
 """Below this speed a matrix is as good as still: healthy ones that learn have 0.5 to 3."""
-TRADES: Final = ((0.8, 2.7), (1.4, 0.75))
-"""Shares of the two limits of `alone` that are enough, too."""
 RECENT: Final = 5.5
 """How many times the recent movements, by their root mean square, a movement has to be, to be unlike its own past."""
 LONGER: Final = 1.5
@@ -275,50 +281,6 @@ def unlike_both(
         by_past = np.fmax(by_past, unlike / latest**2)
     ratio = or_zero(np.minimum(np.sqrt(by_past), size / limits[1]))
     return np.where(window.components.body, np.where(ratio >= 1.0, sure * ratio, ratio), 0.0)
-
-
-def largest_other(sizes: Floats, among: Bools) -> Floats:
-    """The largest of the other members' ``sizes`` (…, components) for each member of ``among`` (components,), (…, components).
-
-    NaN for what is no member, and for all if there are fewer than `MIN_OTHERS`. NaN counts as 0.
-
-    >>> largest_other(np.array([4.0, 1.0, 3.0, np.nan, 2.0, 0.0, 9.0]), np.arange(7) < 6).tolist()
-    [3.0, 4.0, 4.0, 4.0, 4.0, 4.0, nan]
-    """
-    found = np.full(sizes.shape, np.nan)
-    members = or_zero(sizes[..., among])  # (…, members)
-    if members.shape[-1] >= MIN_OTHERS:
-        second, first = np.moveaxis(np.partition(members, -2, axis=-1)[..., -2:, None], -2, 0)  # each (…, 1)
-        found[..., among] = np.where(members < first, first, second)
-    return found
-
-
-def alone(
-    window: SampleWindow, moved: Floats, own: Floats, noise: Floats, limits: tuple[float, float], trade: bool = False
-) -> Floats:
-    """How far movements are beyond those of any other matrix in the interval, and beyond their own past, shape (components,).
-
-    Between samples far apart a healthy matrix may move more than ever before, and attention that wakes moves more than all else;
-    but it wakes in several matrices. W_q and W_k are compared with all matrices of the blocks, the others among themselves.
-
-    Args:
-        window: The window.
-        moved: The movements in the direction that counts, shape (components,); those in the other are below 0.
-        own: The largest past movement, shape (components,).
-        noise: Size of a movement that is noise, shape (components,).
-        limits: How many times as large as that of any other, and as its own past; both have to be reached for a strength of 1.
-        trade: Whether the further beyond the one, the less beyond the other is enough (`TRADES`).
-    """
-    size = np.fmax(moved, 0.0)
-    body = window.components.body & window.components.trainable
-    rest = body & ~window.components.selection
-    others = np.where(rest, largest_other(size, rest), largest_other(size, body))
-    by_others = size / (limits[0] * np.maximum(others, noise))
-    by_past = size / (limits[1] * np.maximum(own, noise))
-    strength = np.minimum(by_others, by_past)
-    for share_others, share_past in TRADES if trade else ():
-        strength = np.fmax(strength, np.minimum(by_others / share_others, by_past / share_past))
-    return or_zero(strength)
 
 
 def shift_result(

@@ -7,6 +7,7 @@ from typing import Final
 
 import numpy as np
 
+from weibull_monitor.alerts.rules.alone import TRADES, alone, fall_alone
 from weibull_monitor.alerts.rules.decay import (
     GIVEN_BACK,
     GOES_ON,
@@ -21,7 +22,6 @@ from weibull_monitor.alerts.rules.movement import (
     LEAST_SPEED,
     MIN_INTERVALS,
     SUSTAINED_ONE_WAY,
-    alone,
     caution,
     one_way,
     rises_alike,
@@ -183,7 +183,7 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
             besides = np.where(driven & (after >= 1.0), np.fmax(besides, type(settings).sure * after), besides)
         rose = np.log(window.now("rms") / window.before("rms"))
         ever = window.furthest("log rms")
-        by_rms = alone(window, rose + decay, ever, noise, (settings.alone, settings.own), trade=True)
+        by_rms = alone(window, rose + decay, ever, noise, (settings.alone, settings.own), TRADES, siblings=True)
         small = np.minimum(by_rms / SMALL, (rose + decay) / settings.change)
         by_rms = np.fmax(np.minimum(by_rms, (rose + decay) / settings.far), small)
         # What is no faster for its η than it has been grows as usual.
@@ -191,6 +191,11 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         faster_alone = ~(window.now("speed") <= FASTER_ALONE * fastest)
         by_rms = np.where(np.isfinite(move.centre) & faster_alone, by_rms, 0.0)
         besides = np.where(by_rms >= 1.0, np.fmax(besides, type(settings).sure * by_rms), besides)
+        by_fall = np.zeros(rose.shape)
+        shrank = (-np.fmin(move.last, rose) - decay >= settings.fall) & ~jumped & ~long
+        if shrank.any():
+            by_fall = np.where(shrank, fall_alone(window, noise, move.others), 0.0)
+            besides = np.where(by_fall >= 1.0, np.fmax(besides, type(settings).sure * by_fall), besides)
         grew = np.isfinite(window.now("update_max")) & (rose >= settings.change) & ~driven
         faster = _faster(window, settings)
         outran = (faster >= 1.0) & body & grew
@@ -212,13 +217,17 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
     def meaning(i: int) -> str:
         with quiet():
             strength = np.fmax(suddenness(move.last - centre, usual, settings.z * share, change)[1], besides)
-        of_rms = by_rms[i] >= 1.0
+        shrank = by_fall[i] >= 1.0
+        of_rms = by_rms[i] >= 1.0 or (shrank and not move.last[i] < rose[i])
         column, name, by = ("rms", "RMS", rose[i]) if of_rms else ("lambda", "λ", move.last[i])
         before, now = window.before(column)[i], window.now(column)[i]
-        if of_rms:
-            usually = f"its largest change before, in such a time, was {100 * np.expm1(ever[i]):.1f} %"
+        if of_rms or shrank:
+            furthest = window.furthest(f"log {column}")[i]
+            usually = f"its largest change before, in such a time, was {100 * np.expm1(furthest):.1f} %"
             others = (
-                f"No other matrix{'' if components.selection[i] else ' but perhaps W_q and W_k'} grew nearly as much."
+                f"No other {'expert' if components.expert[i] else 'matrix'}"
+                f"{'' if shrank or components.selection[i] or components.expert[i] else ' but perhaps W_q and W_k'} "
+                f"{'shrank' if shrank else 'grew'} nearly as much."
             )
         else:
             usually = f"a usual change in this time is {100 * centre[i]:+.1f} %"

@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 
 from weibull_monitor.alerts.component_arrays import JudgedGroup
+from weibull_monitor.alerts.rules.alone import alone, moved_together
 from weibull_monitor.alerts.rules.decay import IN_GRADIENT, faded, group_faded
 from weibull_monitor.alerts.rules.groups import (
     GroupResults,
@@ -21,7 +22,6 @@ from weibull_monitor.alerts.rules.groups import (
 from weibull_monitor.alerts.rules.movement import (
     AS_OTHERS,
     MIN_INTERVALS,
-    alone,
     caution,
     from_nothing,
     one_way,
@@ -31,7 +31,7 @@ from weibull_monitor.alerts.rules.movement import (
     usual_movement,
 )
 from weibull_monitor.alerts.rules.result import RuleResult
-from weibull_monitor.alerts.rules.words import ONE_WAY_CASE, between, fit_got_worse
+from weibull_monitor.alerts.rules.words import ONE_WAY_CASE, between, fit_got_worse, mixed_case
 from weibull_monitor.alerts.settings import SelectionDrift, SelectionRange, SelectionShift
 from weibull_monitor.alerts.statistics import quiet
 from weibull_monitor.alerts.window import SampleWindow
@@ -109,6 +109,7 @@ def selection_shift(window: SampleWindow, settings: SelectionShift) -> RuleResul
         fell = np.minimum(
             alone(window, -move.last, move.own, error, (settings.alone, settings.own)), -move.last / settings.change
         )
+        fell = np.fmax(fell, moved_together(window))
         both = np.where(window.jumped, 0.0, np.fmax(both, np.where(fell >= 1.0, type(settings).sure * fell, 0.0)))
         besides = np.fmax(unlike_others(window, move.last, move.others, error, settings), both)
     straight, fading = one_way(window), faded(window)
@@ -127,6 +128,8 @@ def selection_shift(window: SampleWindow, settings: SelectionShift) -> RuleResul
                 if straight[i]
                 else IN_GRADIENT
                 if fading[i]
+                else mixed_case(window, i)
+                if moved_together(window)[i] >= 1.0
                 else "Its fit got worse, too, so a part of it was overwritten, such as a head or some rows. Check first the "
                 "matrix by row (`weight.std(1)`); if it was not you, go back to the last checkpoint."
                 if fit_got_worse(window, i)

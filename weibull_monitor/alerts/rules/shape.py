@@ -6,6 +6,7 @@ from typing import Final
 
 import numpy as np
 
+from weibull_monitor.alerts.rules.alone import moved_together, moved_together_outside
 from weibull_monitor.alerts.rules.decay import IN_GRADIENT, faded, group_faded, grows_on
 from weibull_monitor.alerts.rules.groups import GroupResults, around, group_error, median_k, median_start, warm
 from weibull_monitor.alerts.rules.movement import (
@@ -20,7 +21,7 @@ from weibull_monitor.alerts.rules.movement import (
     usual_movement,
 )
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result
-from weibull_monitor.alerts.rules.words import ONE_WAY_CASE, apart, between, fit_got_worse
+from weibull_monitor.alerts.rules.words import ONE_WAY_CASE, apart, between, fit_got_worse, mixed_case
 from weibull_monitor.alerts.settings import BodyBreak, LayerOutlier, TransmissionExit
 from weibull_monitor.alerts.statistics import Bools, Floats, median_along, median_of, or_zero, quiet, spread_of
 from weibull_monitor.alerts.window import EARLY, SampleWindow
@@ -257,6 +258,7 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
     components, r2, start = window.components, window.now("r2"), window.baseline["r2"]  # arrays: (components,)
     strength, z = np.zeros(len(components)), np.full(len(components), np.nan)
     by_k, outside = np.zeros(len(components), dtype=bool), np.zeros(len(components))
+    mixed = mixed_outside = outside
     lone = ~components.body & (components.blocks < 0) & components.trainable
     with quiet():
         if len(window.steps) >= MIN_INTERVALS + 2:
@@ -277,14 +279,18 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
             k_strength = np.fmax(k_strength, np.where(window.jumped, 0.0, unlike))
             limits = settings.both, settings.change
             both = unlike_both(window, move.last, move, error, limits, type(settings).sure)
+            mixed = moved_together(window)
+            both = np.fmax(both, np.where(mixed >= 1.0, type(settings).sure * mixed, mixed))
             k_strength = np.fmax(k_strength, np.where(window.jumped, 0.0, both))
-            # Embeddings and heads are like no others, so only their past tells.
+            # Embeddings and heads are like no others, so mostly their past tells.
             size = np.abs(move.last)
             further = np.minimum(size / (OUTSIDE * np.hypot(move.own, error)), size / OUTSIDE_CHANGE)
             # Steps of one size lead to values of one size; what writes to a matrix hardly ever makes k higher than at the start.
             evener = (move.last > 0.0) & (window.now("k") > ONE_SIZE * anchors()["normal"].k)
             late = (window.steps[-1] > EARLY) & ~one_way(window) & ~window.jumped & ~evener
-            outside = or_zero(np.where(lone & late & (further >= 1.0), type(settings).sure * further, 0.0))
+            mixed_outside = moved_together_outside(window)
+            further = np.fmax(np.where(lone, further, 0.0), mixed_outside)
+            outside = or_zero(np.where(late & (further >= 1.0), type(settings).sure * further, 0.0))
             by_k = (~components.selection & window.warm & (k_strength > or_zero(strength))) | (outside > 0.0)
             strength, z = np.where(by_k, k_strength, strength) / caution(window), np.where(by_k, k_z, z)
         # R² below its limit: strength 1 at the limit, whatever was usual.
@@ -330,6 +336,8 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
                 if straight[i]
                 else IN_GRADIENT
                 if fading[i]
+                else mixed_case(window, i)
+                if by_k[i] and max(mixed[i], mixed_outside[i]) >= 1.0
                 else "Its fit is as good as before, so all of its values changed alike, as if it was initialised or loaded anew. "
                 "Check first whether something wrote to it; if so, and if you did not mean it, go back to the last checkpoint."
                 if by_k[i] and not fit_got_worse(window, i)

@@ -89,6 +89,20 @@ def fit_got_worse(window: SampleWindow, i: int) -> bool:
     return bool(fallen >= WORSE_FIT)
 
 
+def mixed_case(window: SampleWindow, i: int) -> str:
+    """What an alert says of a matrix whose k and scale jumped together, alone."""
+    now, before = window.now, window.before
+    with quiet():
+        by_rms, by_scale = (abs(np.log(now(column)[i] / before(column)[i])) for column in ("rms", "lambda"))
+    column, name = ("rms", "RMS") if by_rms >= by_scale else ("lambda", "λ")
+    return (
+        f"Its {name} {between(before(column)[i], now(column)[i], window.steps[-2])}, too, and no other matrix changed so: "
+        "something was added to it, or a part of it was overwritten or scaled. Check first whether something wrote to it (an "
+        "adapter that was merged, a checkpoint that was loaded), then the matrix by row (`weight.std(1)`). If it was not you, go "
+        "back to the last checkpoint."
+    )
+
+
 def last_clean(window: SampleWindow) -> str:
     """When the model was last sampled without Inf and NaN, in words."""
     counts = np.nansum(window["nonfinite"], axis=1)  # (samples,)
