@@ -65,18 +65,23 @@ def _in_gradient(window: SampleWindow) -> Bools:
     return found
 
 
-def faded(window: SampleWindow, share: float = FADED) -> Bools:
-    """Matrices that decay in the gradient has shrunk below ``share`` of what decoupled decay would have left, (components,).
+def faded(window: SampleWindow) -> Bools:
+    """Matrices that decay in the gradient has shrunk below `FADED` of what decoupled decay would have left, (components,).
 
-    Now, or at a sample that is still kept: they may grow again. In a run without a sample at step 0 all that decay so.
+    At a sample that is still kept, as they may grow again; or now, if such a decay explains the last interval. In a run without
+    a sample at step 0 all that decay so.
     """
+    return window.once(
+        "faded", lambda: _shrunk(window, FADED) | _shrunk(window, FADED, now=True) & explained_by_decay(window)
+    )
+
+
+def _shrunk(window: SampleWindow, share: float, now: bool = False) -> Bools:
     decaying = in_gradient(window)
     if not decaying.any():
         return decaying
-    with quiet():
-        least = np.fmin.reduce(window["lambda"], axis=0)
-        left = window.baseline["lambda"] * np.exp(-window.now("decay"))
-        found: Bools = decaying & ~(least >= share * left)
+    least = window.now("lambda") if now else np.fmin.reduce(window["lambda"][:-1], axis=0)
+    found: Bools = decaying & ~(least >= share * window.baseline["lambda"] * np.exp(-window.now("decay")))
     return found
 
 
@@ -97,9 +102,8 @@ def explained_by_decay(window: SampleWindow) -> Bools:
     with quiet():
         falls = fall_rates(window)
         most = np.fmin(np.fmax(FIRST, DRIVEN * _highest(falls[:-1])), 1.0)
-        found: Bools = decaying & (
-            (falls[-1] <= most) & (falls[-1] > 0.0) | (falls[-1] >= -1.0) & faded(window, EMPTIED)
-        )
+        explained = (falls[-1] <= most) & (falls[-1] > 0.0) | (np.abs(falls[-1]) <= 1.0) & _shrunk(window, EMPTIED)
+        found: Bools = decaying & explained & ~window.jumped
     return found
 
 

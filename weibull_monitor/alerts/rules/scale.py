@@ -23,6 +23,7 @@ from weibull_monitor.alerts.rules.movement import (
     MIN_INTERVALS,
     SUSTAINED_ONE_WAY,
     caution,
+    median_if_many,
     one_way,
     rises_alike,
     shift_result,
@@ -65,6 +66,8 @@ A_LITTLE_FASTER: Final = 1.08
 """A model of which blocks and the rest are both this many times as fast as ever …"""
 ON_AVERAGE: Final = 1.04
 """… may be ``faster`` times this on average, by the geometric mean."""
+SMALLER: Final = 0.6
+"""Share of the median RMS of the attention and feed-forward matrices below which a matrix is small."""
 FULL_STEPS: Final = 1.0
 """Speed of steps with an RMS of 1 in random directions: a model that begins to learn may come to it."""
 FEW_VALUES: Final = 256
@@ -186,9 +189,9 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         by_rms = alone(window, rose + decay, ever, noise, (settings.alone, settings.own), TRADES, siblings=True)
         small = np.minimum(by_rms / SMALL, (rose + decay) / settings.change)
         by_rms = np.fmax(np.minimum(by_rms, (rose + decay) / settings.far), small)
-        # What is no faster for its η than it has been grows as usual.
-        fastest = np.fmax.reduce(window["speed"][:-1], axis=0)
-        faster_alone = ~(window.now("speed") <= FASTER_ALONE * fastest)
+        # Of a small matrix the same steps are a larger share: what is no faster for its η than it has been grows as usual.
+        fastest, speed, size = np.fmax.reduce(window["speed"][:-1], axis=0), window.now("speed"), window.before("rms")
+        faster_alone = (size >= SMALLER * median_if_many(size[..., body])) | ~(speed <= FASTER_ALONE * fastest)
         by_rms = np.where(np.isfinite(move.centre) & faster_alone, by_rms, 0.0)
         besides = np.where(by_rms >= 1.0, np.fmax(besides, type(settings).sure * by_rms), besides)
         by_fall = np.zeros(rose.shape)
@@ -206,13 +209,14 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
             unusual = suddenness(move.last - centre, usual, settings.z * share, change)[1]
             besides = np.where(against & (unusual >= 1.0), np.fmax(besides, type(settings).sure * unusual), besides)
 
-        by_decay, steady_fall = explained_by_decay(window), goes_on_falling(window) & fallen
+        by_decay, steady_fall = explained_by_decay(window) & ~raised, goes_on_falling(window) & fallen
         back = falling & given_back(window) & ~raised & ~negative
         of_falls = back[..., body].sum(axis=-1, keepdims=True) / np.fmax(
             falling[..., body].sum(axis=-1, keepdims=True), 1
         )
         undone = fallen & common & (of_falls >= COMMON)
-        straight = ~fallen & one_way(window) & rises_alike(window)
+        # Attention takes one direction before it learns.
+        straight = components.selection & ~fallen & one_way(window) & rises_alike(window)
 
     def meaning(i: int) -> str:
         with quiet():
