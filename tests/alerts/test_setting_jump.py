@@ -10,6 +10,7 @@ import pytest
 from alerts.simulated import Columns, alerts_of, components, healthy, index, samples_of, window_of
 from weibull_monitor.alerts.rules.setting_jump import outgrown
 from weibull_monitor.history.alert import Alert
+from weibull_monitor.scaling.optimizers import adam_bound
 
 AT = 16
 UP = index(2, "ffn_up")
@@ -133,6 +134,18 @@ def test_a_group_with_a_schedule_of_its_own_is_no_jump(course: Callable[[int], f
     assert jumps(run) == []
 
 
+def test_a_negative_rate_is_found_at_once() -> None:
+    def climbs(columns: list[Columns]) -> None:
+        for n, now in enumerate(columns[AT:], 1):
+            now["eta"][UP] *= -1.0
+            now["eta_sum"][UP] -= 0.02 * n
+
+    (alert,) = jumps(climbs)
+    assert (alert.step, alert.finding.component) == (10 * AT, components()[UP].name)
+    assert "each step climbs" in alert.finding.meaning
+    assert alert.finding.expected == (0.0, None)
+
+
 def test_a_monitor_that_is_called_at_every_fourth_step_sees_no_jump() -> None:
     def run(columns: list[Columns]) -> None:
         rates(columns, restarts)
@@ -196,7 +209,11 @@ def test_betas_that_change_are_found_by_the_bound_of_a_step() -> None:
     assert alert.step == 10 * AT
     (alert,) = jumps(lambda c: bound(c, 1.16))
     assert "by 7.27 times η at most; now it can by 1.16 times" in alert.finding.meaning
-    assert jumps(lambda c: bound(c, 9.0)) == []
+    for within in (9.0, 5.06):  # what β₁ makes of it that goes from 0.95 to 0.85 and back
+        assert jumps(lambda c, within=within: bound(c, within)) == []
+    for beta1, beta2 in ((0.0, 0.999), (0.99, 0.999), (0.9, 0.99), (0.9, 0.9), (0.95, 0.1)):
+        now = adam_bound(beta1, beta2)
+        assert jumps(lambda c, now=now: bound(c, now if np.isfinite(now) else np.nan))
 
 
 def test_the_rate_beside_that_of_the_others_is_exact() -> None:

@@ -82,7 +82,7 @@ class SettingJump(RuleSettings):
     burst: float = 1.5
     moved: float = 2.0
     decay: float = 4.0
-    bound: float = 4.0
+    bound: float = 2.5
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,8 @@ MATTERS: Final = 0.01
 """Change of ln λ that another λ_wd has to make …"""
 WITHIN: Final = 1000.0
 """… within so many steps, to be worth a word."""
+CERTAIN: Final = 1e3
+"""Strength of a sign that is wrong."""
 
 
 class Outgrown(NamedTuple):
@@ -70,6 +72,8 @@ def setting_jump(window: SampleWindow, settings: SettingJump) -> RuleResult | No
             moved = np.abs(move.last)
             far = moved / (settings.moved * np.hypot(move.recent * shorter, noise))
             by_rate = or_zero(np.minimum(np.minimum(jumped, far), moved / LEAST))
+        # A negative η climbs, and nobody means it.
+        by_rate = np.where((window.now("eta") < 0.0) & (window.peak > 0.0), CERTAIN, by_rate)
         decay, of_bound = _decay(window, settings), _bound(window, settings)
         strength = np.maximum(np.maximum(by_rate, decay), of_bound)
     eta, its_decay = window.now("eta"), window.now("weight_decay")
@@ -77,7 +81,7 @@ def setting_jump(window: SampleWindow, settings: SettingJump) -> RuleResult | No
     by_bound = ~by_decay & (of_bound >= strength)
 
     def meaning(i: int) -> str:
-        before = window.steps[-1 - lately(window)]
+        before, since = window.steps[-1 - lately(window)], window.steps[-2]
         correct = "Check first that you set it so. If not, correct it, and go back to the checkpoint from before."
         if by_decay[i]:
             was, is_now = apart(_old(window, "weight_decay")[-1][i], window.now("weight_decay")[i])
@@ -89,7 +93,9 @@ def setting_jump(window: SampleWindow, settings: SettingJump) -> RuleResult | No
                 + (f"it can by {is_now:.3g} times. " if np.isfinite(is_now) else "there is no such bound. ")
                 + f"So β₁ or β₂ has changed, or the optimizer. {correct}"
             )
-        since, times = window.steps[-2], max(grown.all[i], grown.burst[i])
+        if eta[i] < 0.0:
+            return f"η of its parameter group is {eta[i]:.3g}, and was above 0 before step {since}: each step climbs. {correct}"
+        times = max(grown.all[i], grown.burst[i])
         shown = f"was {rate[i]:.3g} on average since step {since}" if between[i] else f"is {eta[i]:.3g}"
         how = (
             f"{grown.alone[i]:.3g} times what it was beside that of the others"
@@ -106,7 +112,7 @@ def setting_jump(window: SampleWindow, settings: SettingJump) -> RuleResult | No
         rate = np.where(between, grown.mean, eta)
         value = np.where(by_decay, its_decay, np.where(by_bound, window.now("element_max"), rate))
         high = np.where(by_decay, its_decay / decay, np.where(by_bound, np.nan, rate / jumped))
-        negative = by_decay & (its_decay < 0.0)
+        negative = (by_decay & (its_decay < 0.0)) | (eta < 0.0)
     return rule_result(
         strength=np.where(trainable, strength, 0.0),
         severity=2,
@@ -197,7 +203,7 @@ def _decay(window: SampleWindow, settings: SettingJump) -> Floats:
     grown = np.where(most > 0.0, grown, 0.0)  # one that is switched on is no mistake
     grown = np.where((now < 0.0) & (np.fmin.reduce(old, axis=0) >= 0.0), np.inf, grown)
     effect = eta * np.abs(now - most) * WITHIN / MATTERS
-    return np.where(known & (effect >= 1.0), np.fmin(or_zero(grown / settings.decay), 1e3), 0.0)
+    return np.where(known & (effect >= 1.0), np.fmin(or_zero(grown / settings.decay), CERTAIN), 0.0)
 
 
 def _bound(window: SampleWindow, settings: SettingJump) -> Floats:
