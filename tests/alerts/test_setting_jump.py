@@ -166,7 +166,7 @@ def test_a_decay_that_jumps_or_is_negative_is_found_at_once() -> None:
     assert "λ_wd of its parameter group is 1; at step 100 it was 0.1" in alert.finding.meaning
     (alert,) = jumps(lambda c: decay(c, -0.1))
     assert alert.finding.expected == (0.0, None)
-    for value, first in ((0.3, 0.1), (0.0, 0.1), (0.1, 0.0), (1e-3, 1e-5)):
+    for value, first in ((0.3, 0.1), (0.0, 0.1), (0.1, 0.0), (1e-4, 1e-6)):
         assert jumps(lambda c, value=value, first=first: decay(c, value, first)) == []
 
 

@@ -27,7 +27,7 @@ LEAST: Final = 0.015
 """|Δ ln λ| below which nothing is said of η: it did nothing yet."""
 MATTERS: Final = 0.01
 """Change of ln λ that another λ_wd has to make …"""
-WITHIN: Final = 1000.0
+WITHIN: Final = 1e4
 """… within so many steps, to be worth a word."""
 CERTAIN: Final = 1e3
 """Strength of a sign that is wrong."""
