@@ -39,6 +39,8 @@ SUSTAINED_ONE_WAY: Final = 1.5
 """Largest RMS of updates that go one way …"""
 ONE_WAY_AT_LEAST: Final = 3.0
 """How many times as much as in random directions RMS² grows, at least."""
+ALIKE: Final = 1.3
+"""k from which on values are nearly of one size, as after steps that went one way; 1.2054 is that of a normal distribution."""
 GROWN: Final = 1.2
 """How many times as large the RMS gets where the size of steps is not known."""
 K_AS_RMS: Final = 2.0
@@ -167,8 +169,10 @@ def _one_way(window: SampleWindow) -> Bools:
     steps = np.fmax(window.steps[-1] - window.steps[-2], 1) if len(window.steps) > 1 else 1
     least = full**2 * np.fmin(1.0 / np.sqrt(steps), ONE_WAY_AT_LEAST / steps)
     enough = (grown >= least) | np.isnan(bound) & (rms >= GROWN * before)
-    enough &= ~(rms - before > path * np.fmin(bound, SUSTAINED_ONE_WAY))
     k, k_before = window.now("k"), window.before("k")
+    most = path * np.fmin(bound, SUSTAINED_ONE_WAY)
+    # Only what has one size already, of the steps before, can be moved along itself.
+    enough &= ~((rms - before > most) | (k_before < ALIKE) & (grown > most**2))
     rose = (k - k_before > window.now("k_se")) & (np.log(k / k_before) <= K_AS_RMS * np.log(rms / before))
     found: Bools = rose & enough
     return found

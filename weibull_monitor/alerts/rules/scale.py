@@ -70,6 +70,8 @@ SMALLER: Final = 0.6
 """Share of the median RMS of the attention and feed-forward matrices below which a matrix is small."""
 FULL_STEPS: Final = 1.0
 """Speed of steps with an RMS of 1 in random directions: a model that begins to learn may come to it."""
+UNKNOWN_BOUND: Final = 30.0
+"""Largest RMS of updates, in units of η, where no bound of the optimizer is known."""
 FEW_VALUES: Final = 256
 """Gradients of so few values may all grow and keep their signs, so only the bound is beyond them."""
 SIGN: Final = 1.0
@@ -85,7 +87,8 @@ def impossible_change(window: SampleWindow, settings: ImpossibleChange) -> RuleR
     `weibull_monitor.scaling.optimizers`. Beyond that is an error. Gradients reach Adam's bound only while they keep growing; with
     gradients of a steady size the mean of u² is at most about 1 (Σ g²/v telescopes: A. Défossez et al., "A Simple Convergence
     Proof of Adam and Adagrad", 2020, lemma 5.2). Beyond ``sustained`` times that, and within the bound, is a warning. Rounding
-    to bf16 or fp16 can at most double a step. The RMS is computed from bins: what they cannot tell apart is no change.
+    to bf16 or fp16 can at most double a step. The RMS is computed from bins: what they cannot tell apart is no change. Where no
+    bound is known, as of SGD, a warning is what is beyond `UNKNOWN_BOUND` times Σ η.
     """
     if len(window.steps) < 2:
         return None
@@ -105,7 +108,8 @@ def impossible_change(window: SampleWindow, settings: ImpossibleChange) -> RuleR
         sustained = np.where(one_way(window), np.fmax(settings.sustained, SUSTAINED_ONE_WAY), settings.sustained)
         sustained = np.fmax(sustained, carried_on(window))
         sustained = np.where(window.components.numel < FEW_VALUES, np.inf, sustained)
-        likely = path * np.minimum(bound, sustained) * rounding + rest
+        # No step of any optimizer in use is as long, while the gradients have a steady size.
+        likely = path * np.where(np.isnan(bound), UNKNOWN_BOUND, np.minimum(bound, sustained)) * rounding + rest
         moved = np.abs(rms - before)
         strength = moved / likely
         impossible = moved > certain
