@@ -199,7 +199,9 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         by_rms = np.where(np.isfinite(move.centre) & faster_alone, by_rms, 0.0)
         besides = np.where(by_rms >= 1.0, np.fmax(besides, type(settings).sure * by_rms), besides)
         by_fall = np.zeros(rose.shape)
-        shrank = (-np.fmin(move.last, rose) - decay >= settings.fall) & ~jumped & ~long
+        # Weight decay that the others have, too, explains what they do, and LAMB brings no matrix as far as Σ ηλ_wd.
+        own_decay = np.fmax(decay - median_along(decay[..., body]), 0.0)
+        shrank = (-np.fmin(move.last, rose) - own_decay >= settings.fall) & ~jumped & ~long
         if shrank.any():
             by_fall = np.where(shrank, fall_alone(window, noise, move.others), 0.0)
             besides = np.where(by_fall >= 1.0, np.fmax(besides, type(settings).sure * by_fall), besides)
