@@ -51,7 +51,11 @@ def median_along(values: Floats) -> Floats:
 
     >>> median_along(np.array([[1.0, 2.0, 9.0], [np.nan, 3.0, 4.0]])).tolist()
     [[2.0], [3.5]]
+    >>> median_along(np.zeros((2, 0))).tolist()
+    [[nan], [nan]]
     """
+    if not values.size:
+        return np.full((*values.shape[:-1], 1), np.nan)
     flat = values.reshape(-1, values.shape[-1]).T  # (n, …)
     return median_of(flat).reshape(*values.shape[:-1], 1)
 
