@@ -68,6 +68,9 @@ class AttentionRoles(Reading):
                 self._add(product, use)
 
     def _of_attention(self, attention: Event, users: Mapping[int, int]) -> None:
+        if attention.first is None and attention.second is None:
+            self._of_samples(attention)
+            return
         sides = [("q", attention.first), ("k", attention.second), ("v", attention.third)]
         for more in attention.also:  # queries and keys of relative positions
             sides += [("q", self._events[more].first), ("k", self._events[more].second)]
@@ -103,6 +106,19 @@ class AttentionRoles(Reading):
         self.attentions[attention.id] = AttentionUse(
             attention.id, heads["q"], heads["k"], size, normed["q"] and normed["k"], cross, attention.causal
         )
+
+    def _of_samples(self, attention: Event) -> None:
+        """The values of a deformable attention. What chooses positions and weighs them is neither a query nor a key."""
+        values = self._by_product(attention.third) if attention.third is not None else {}
+        bases = {self._graph.base(event) for event in values}
+        read = set().union(*(self._read_by(base) for base in bases))
+        by = [self._graph.base(event) for event in attention.sources if event not in values]
+        began = set().union(*(self._read_by(base) for base in by))
+        cross = bool(read) and bool(began) and not self._same_stream(began, read)
+        self.attentions[attention.id] = AttentionUse(attention.id, 0, 0, 0, False, cross)
+        for event, (places, by_head) in values.items():
+            why = "an attention weighs its product at the positions that it chose"
+            self._add(self._graph.base(event), Use("v", places, None, by_head, attention.id, why=why))
 
     def _by_product(self, codes: Tensor) -> dict[int, tuple[Tensor, list[Tensor]]]:
         """The places of the rows in codes (…, positions, features), for each event, with those of each head."""

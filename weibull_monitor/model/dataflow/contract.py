@@ -9,6 +9,7 @@ from torch import Tensor
 
 from weibull_monitor.model.dataflow.elementwise import flagged
 from weibull_monitor.model.dataflow.graph import LOW_BITS, LOW_MASK, Graph, coded, compact, copies, events_in, varies
+from weibull_monitor.model.dataflow.sampled import are_sampled, sampled
 from weibull_monitor.model.dataflow.streams import are_streams, outer, several, weighed
 from weibull_monitor.model.dataflow.sums import added_up
 from weibull_monitor.model.dataflow.traced import spread, untracked
@@ -82,6 +83,10 @@ def matmul(graph: Graph, a: Tensor | None, b: Tensor | None, shape: torch.Size) 
         flipped = _weighted(graph, in_b, b.mT, a.mT, torch.Size((*shape[:-2], shape[-1], shape[-2])))
         return flipped.mT if flipped is not None else None
     for one, other, dim in ((a, b, -2), (b, a, -1)):
+        if are_sampled(graph, other) and not varies(other, dim):
+            made = sampled(graph, other.narrow(dim, 0, 1), events_in(one))
+            if made is not None:
+                return spread(made, shape)
         if (kind := _numbers_for(graph, one, other, dim)) is not None:
             if {graph.events[e].type for e in events_in(one)} == {"product"}:
                 _note_weighing(graph, one, other)

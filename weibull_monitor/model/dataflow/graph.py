@@ -35,7 +35,8 @@ class Event:
         flags: What was done to the elements of the base: ``act`` (a nonlinearity), ``norm``, ``stat`` (a mean or a norm of
             features), ``pool`` (a mean over positions), ``depthwise`` (a convolution channel by channel), ``expanded`` (the
             same in a hidden layer, or a running sum over positions), ``scaled`` (multiplied with something else), ``met``
-            (multiplied with another product at each of several positions), ``self`` (multiplied with its own nonlinearity).
+            (multiplied with another product at each of several positions), ``self`` (multiplied with its own nonlinearity),
+            ``sampled`` (taken from positions that another product chose).
         parameter: Number of the parameter, for products, embeddings and parameters.
         step: Distance in the flat parameter between the elements of one row.
         width: Number of elements of a row.

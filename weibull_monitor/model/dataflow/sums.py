@@ -10,6 +10,7 @@ from torch import Tensor
 from weibull_monitor.model.dataflow.crossed import attended, scores_of
 from weibull_monitor.model.dataflow.elementwise import changed, flagged, merged
 from weibull_monitor.model.dataflow.graph import Graph, coded, copies, events_in, varies
+from weibull_monitor.model.dataflow.sampled import are_sampled, sampled
 from weibull_monitor.model.dataflow.traced import spread
 
 
@@ -44,6 +45,8 @@ def summed(graph: Graph, codes: Tensor | None, dims: Sequence[int], keep: bool, 
     products = {e for e in events_in(out) if graph.events[e].type == "product"}
     if mean:
         return flagged(graph, out, "pool")
+    if are_sampled(graph, out) and (made := sampled(graph, out)) is not None:
+        return made
     return changed(graph, out, lambda e: graph.derive(e, "pool") if e in products else e)
 
 
