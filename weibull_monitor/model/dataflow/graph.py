@@ -198,7 +198,11 @@ def events_in(codes: Tensor | None) -> list[int]:
     alone = one_event(few)
     if alone is not None:
         return [alone] if alone >= 0 else []
-    return [int(e) for e in torch.unique(event_of(few)) if e >= 0]
+    found = event_of(few).flatten()
+    if found.numel() < 1 << 12:
+        return [int(e) for e in torch.unique(found) if e >= 0]
+    first = int(found.amin())  # counted, which takes a sixth of the time of a sort
+    return [n + first for n in torch.bincount(found - first).nonzero().flatten().tolist() if n + first >= 0]
 
 
 def one_event(codes: Tensor) -> int | None:

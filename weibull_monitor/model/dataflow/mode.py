@@ -182,7 +182,7 @@ class Follow(TorchDispatchMode):  # type: ignore[no-untyped-call]
             else:
                 self._rewrite(target, codes)
             return
-        if codes is None or target.untyped_storage().nbytes() > LARGEST * target.element_size():
+        if codes is None or target.untyped_storage().nbytes() > 2 * LARGEST * target.element_size():
             return
         key = target.untyped_storage()._cdata
         if key not in self._tainted:
