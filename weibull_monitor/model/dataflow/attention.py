@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 
@@ -140,10 +141,16 @@ class AttentionRoles(Reading):
     def _expanded(
         self, grouped: dict[int, tuple[Tensor, list[Tensor]]], depth: int = 3
     ) -> dict[int, tuple[Tensor, list[Tensor]]]:
-        """With sums of projections that no other matrix reads (a query plus a bias of each head) replaced by these."""
+        """With sums of projections that no other matrix reads (a query plus a bias of each head) replaced by these.
+
+        So are convolutions that leave heads apart; projections that are added to these once more are those that they read.
+        """
         out: dict[int, tuple[Tensor, list[Tensor]]] = {}
         for number, (places, heads) in grouped.items():
             event = self._graph.base(number)
+            if read := self._convolved(event, places, heads):
+                out |= read
+                continue
             added = any(self._events[e].type != "attention" for _, e in self._sums.get(event.base, ()))
             if event.type != "stream" or added or self._readers.get(event.base) or not depth:
                 out[number] = places, heads
@@ -158,6 +165,10 @@ class AttentionRoles(Reading):
             for codes in self._graph.operands.get(event.base, ()):  # as the two lay when they were added
                 whole = self._by_product(codes)
                 parts |= {e: it for e, it in whole.items() if e in parts and len(it[0]) == len(parts[e][0])}
+            read = {e: it for n, part in parts.items() for e, it in self._convolved(self._graph.base(n), *part).items()}
+            if read:
+                out |= read
+                continue
             flat = self._expanded(parts, depth - 1)
             products = [self._graph.base(e) for e in flat]
             if flat and all(p.type == "product" and not self._readers.get(p.base) for p in products):
@@ -165,6 +176,26 @@ class AttentionRoles(Reading):
             else:
                 out[number] = places, heads
         return out
+
+    def _convolved(
+        self, event: Event, places: Tensor, heads: list[Tensor]
+    ) -> dict[int, tuple[Tensor, list[Tensor]]]:
+        """The projections that a convolution over positions reads for some of its rows, if its groups keep heads apart."""
+        sources = [self._events[source] for source in event.sources]
+        projections = all(s.type == "product" and "act" not in s.flags and self._graph.base(s.id).kernel == 1 for s in sources)
+        if event.groups < 2 or event.columns is None or not sources or not projections:
+            return {}
+        columns = event.columns.view(event.groups, -1)
+        size = math.prod(self._pass.shapes[event.parameter]) // event.groups
+
+        def read(some: Tensor, source: int) -> Tensor:
+            found = columns[torch.unique(some // size).clamp(max=event.groups - 1)]
+            return torch.unique(found[event_of(found) == source] & LOW_MASK)
+
+        if event.base not in self._role:
+            self._add(event, Use("mixer", self._rows_of(event), why="it mixes the positions of queries, keys or values"))
+        each = ((s.id, read(places, s.id), [read(head, s.id) for head in heads]) for s in sources)
+        return {source: (found, by_head) for source, found, by_head in each if len(found)}
 
     def _same_stream(self, a: set[int], b: set[int]) -> bool:
         """Whether what keys read is what queries read, an earlier or later state of it, or made of these alone."""

@@ -17,7 +17,7 @@ from weibull_monitor.model.dataflow.weights import Weights
 
 
 def product(
-    graph: Graph, weights: Weights, x: Tensor | None, w: Tensor, x_dim: int, w_dim: int, kernel: int = 1
+    graph: Graph, weights: Weights, x: Tensor | None, w: Tensor, x_dim: int, w_dim: int, kernel: int = 1, groups: int = 1
 ) -> Tensor:
     """Codes of the rows of a weight that a tensor is multiplied with.
 
@@ -29,6 +29,7 @@ def product(
         x_dim: The dimension of the tensor that is summed over.
         w_dim: That of the weight.
         kernel: For a convolution: how many positions it reads.
+        groups: For a convolution: in how many groups it keeps features apart.
 
     Returns:
         Codes of the shape of ``w``, with size 1 in ``w_dim``.
@@ -55,6 +56,7 @@ def product(
             width=w.shape[w_dim] * kernel,
             columns=columns,
             kernel=kernel,
+            groups=groups,
             tokens=tokens,
             places=places if one == number else (starts[numbers == number] & LOW_MASK),
             summed=weights.axes(number, step, step * w.shape[w_dim], kernel),

@@ -44,6 +44,7 @@ class Event:
         summed: For a product: the axes of the parameter that it sums over.
         columns: For a product: the code of what each column was multiplied with, at one position.
         kernel: For a convolution: how many positions it reads.
+        groups: For a convolution: in how many groups it keeps features apart.
         tokens: For a product: whether it sums over positions, not over features.
         first, second, third: Codes of the operands: q, k and v; gate and up; the two summands of a stream.
         also: For ``scores``: further scores that were added (relative positions).
@@ -64,6 +65,7 @@ class Event:
     summed: tuple[int, ...] = ()
     columns: Tensor | None = None
     kernel: int = 1
+    groups: int = 1
     tokens: bool = False
     first: Tensor | None = None
     second: Tensor | None = None
@@ -141,7 +143,8 @@ class Graph:
         if key not in self._derived:
             made = Event(len(self.events), before.type, before.sources, before.base, key[1], before.parameter)
             base = self.events[before.base]
-            made.step, made.width, made.kernel, made.columns = base.step, base.width, base.kernel, base.columns
+            made.step, made.width, made.columns = base.step, base.width, base.columns
+            made.kernel, made.groups = base.kernel, base.groups
             made.tokens, made.places, made.summed = base.tokens, base.places, base.summed
             made.first, made.second, made.third, made.also = base.first, base.second, base.third, base.also
             self.events.append(made)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from weibull_monitor.model.dataflow import contract
-from weibull_monitor.model.dataflow.graph import folded
+from weibull_monitor.model.dataflow.graph import compact, folded
 from weibull_monitor.model.dataflow.making import turned
 from weibull_monitor.model.dataflow.mode import Follow, flat, tree
 from weibull_monitor.model.dataflow.operations import names
@@ -128,7 +128,7 @@ def pad_rule(follow: Follow, func: Any, name: str, args: Any, kwargs: Any) -> An
     pads = list(args[1])
     for n in range(len(pads) // 2):  # what is padded all along with the same elements stays what it is
         dim = codes.dim() - 1 - n
-        if codes.stride(dim) == 0 or codes.shape[dim] == 1:
+        if codes.numel() and bool((compact(codes) == compact(codes.narrow(dim, 0, 1))).all()):
             codes = codes.narrow(dim, 0, 1).expand([-1 if d != dim else out.shape[dim] for d in range(codes.dim())])
             pads[2 * n : 2 * n + 2] = 0, 0
     return follow.wrap(out, torch.constant_pad_nd(codes, pads, -1) if any(pads) else codes)
