@@ -75,7 +75,9 @@ class DeformableByIndex(Sampled):
         out = torch.zeros(())
         for index, share in ((low, 1 - (where - low)), ((low + 1).clamp(max=v.shape[-1] - 1), where - low)):
             found = v.gather(-1, index.flatten(2).unsqueeze(2).expand(-1, -1, SIZE, -1))
-            out = out + found.unflatten(-1, index.shape[2:]) * share.unsqueeze(2)  # (batch, heads, features, queries, points)
+            out = out + found.unflatten(-1, index.shape[2:]) * share.unsqueeze(
+                2
+            )  # (batch, heads, features, queries, points)
         return (out * weights.unsqueeze(2)).sum(-1).mT
 
 

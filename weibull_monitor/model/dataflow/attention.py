@@ -103,7 +103,10 @@ class AttentionRoles(Reading):
                 heads[role] = max(per, default=0)
                 if role == "q" and codes.dim():
                     size = codes.shape[-1]
-        cross = bool(reads["q"]) and bool(reads["k"]) and not self._same_stream(reads["q"], reads["k"])
+        own = any(
+            self._same_stream(reads["q"], {key}) for key in reads["k"]
+        )  # also beside the keys of another sequence
+        cross = bool(reads["q"]) and bool(reads["k"]) and not own
         self.attentions[attention.id] = AttentionUse(
             attention.id, heads["q"], heads["k"], size, normed["q"] and normed["k"], cross, attention.causal
         )
@@ -177,23 +180,26 @@ class AttentionRoles(Reading):
                 out[number] = places, heads
         return out
 
-    def _convolved(
-        self, event: Event, places: Tensor, heads: list[Tensor]
-    ) -> dict[int, tuple[Tensor, list[Tensor]]]:
+    def _convolved(self, event: Event, places: Tensor, heads: list[Tensor]) -> dict[int, tuple[Tensor, list[Tensor]]]:
         """The projections that a convolution over positions reads for some of its rows, if its groups keep heads apart."""
         sources = [self._events[source] for source in event.sources]
-        projections = all(s.type == "product" and "act" not in s.flags and self._graph.base(s.id).kernel == 1 for s in sources)
+        projections = all(
+            s.type == "product" and "act" not in s.flags and self._graph.base(s.id).kernel == 1 for s in sources
+        )
         if event.groups < 2 or event.columns is None or not sources or not projections:
             return {}
         columns = event.columns.view(event.groups, -1)
         size = math.prod(self._pass.shapes[event.parameter]) // event.groups
 
         def read(some: Tensor, source: int) -> Tensor:
-            found = columns[torch.unique(some // size).clamp(max=event.groups - 1)]
-            return torch.unique(found[event_of(found) == source] & LOW_MASK)
+            found: Tensor = columns[torch.unique(some // size).clamp(max=event.groups - 1)]
+            places: Tensor = torch.unique(found[event_of(found) == source] & LOW_MASK)
+            return places
 
         if event.base not in self._role:
-            self._add(event, Use("mixer", self._rows_of(event), why="it mixes the positions of queries, keys or values"))
+            self._add(
+                event, Use("mixer", self._rows_of(event), why="it mixes the positions of queries, keys or values")
+            )
         each = ((s.id, read(places, s.id), [read(head, s.id) for head in heads]) for s in sources)
         return {source: (found, by_head) for source, found, by_head in each if len(found)}
 

@@ -17,7 +17,14 @@ from weibull_monitor.model.dataflow.weights import Weights
 
 
 def product(
-    graph: Graph, weights: Weights, x: Tensor | None, w: Tensor, x_dim: int, w_dim: int, kernel: int = 1, groups: int = 1
+    graph: Graph,
+    weights: Weights,
+    x: Tensor | None,
+    w: Tensor,
+    x_dim: int,
+    w_dim: int,
+    kernel: int = 1,
+    groups: int = 1,
 ) -> Tensor:
     """Codes of the rows of a weight that a tensor is multiplied with.
 

@@ -164,10 +164,10 @@ class Roles(BlockRoles):
         for product in reversed(self._products):
             totals = [total for total, _ in self._sums.get(product.base, ())]
             readers = [r for base in (product.base, *totals) for r in self._readers.get(base, [])]
-            if product.base not in self._role and readers and product.sources and product.kernel == 1:
-                if all(self._role.get(r.base) == "router" for r in readers):
-                    why = "only a router reads it, which weighs feed-forward blocks"
-                    self._add(product, Use("router", self._rows_of(product), why=why))
+            new = product.base not in self._role and product.sources and product.kernel == 1
+            if new and readers and all(self._role.get(r.base) == "router" for r in readers):
+                why = "only a router reads it, which weighs feed-forward blocks"
+                self._add(product, Use("router", self._rows_of(product), why=why))
 
     def _read_in_blocks(self) -> set[int]:
         """Bases of the events that first feed-forward matrices read."""
