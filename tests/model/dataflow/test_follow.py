@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from weibull_monitor.model.components import discover, discover_components, render
+from weibull_monitor.model.dataflow import mode
 
 
 def by_hand(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -177,6 +178,18 @@ def test_a_block_of_another_sort_is_not_like_one_that_a_pass_saw_before_it_ended
             assert of_block == {"attn_q", "attn_k", "attn_v", "attn_o"}
         elif not attends:
             assert not any("attn" in kind for kind in of_block)
+
+
+def test_scores_that_are_written_into_a_large_tensor_are_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of windows of 512 tokens on both sides have just more elements than a tensor that is copied (LED)."""
+
+    def written(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        scores = torch.zeros((*q.shape[:-1], k.shape[-2]))
+        scores[:, :, :4], scores[:, :, 4:] = q[:, :, :4] @ k.mT, q[:, :, 4:] @ k.mT
+        return scores.softmax(-1) @ v
+
+    monkeypatch.setattr(mode, "LARGEST", 2 * 4 * 7 * 7 - 1)
+    assert kinds(Attention(written)) == LIES
 
 
 class Tower(PreTrainedModel):
