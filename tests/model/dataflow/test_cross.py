@@ -80,3 +80,27 @@ def test_deformable_attention_to_another_sequence_is_cross_attention(cross: str)
     seen = kinds(Deformable(), (INPUT[0], torch.randn(2, 5, 10)))
     assert (seen["up"], seen["down"]) == (f"{cross}attn_v", f"{cross}attn_o")
     assert seen["q_proj"] == seen["k_proj"] == "other"
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_matrix_of_two_attentions_is_crossing_only_in_both(order: int) -> None:
+    """One attention to the own tokens and one to a second sequence, whose outputs are added before one output matrix."""
+
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.start, self.other = linear(WIDTH), linear(WIDTH, 10)
+            for name in "qkvo":
+                setattr(self, name, linear(WIDTH))
+            self.k2, self.v2 = linear(WIDTH), linear(WIDTH)
+
+        def forward(self, x: Tensor, memory: Tensor) -> Tensor:
+            x, memory = self.start(x), self.other(memory)
+            pairs = [(self.k(x), self.v(x)), (self.k2(memory), self.v2(memory))][::order]
+            q = heads(self.q(x))
+            near, far = (F.scaled_dot_product_attention(q, heads(k), heads(v)) for k, v in pairs)
+            return x + self.o(merged(near + far))
+
+    seen = kinds(Both(), (INPUT[0], torch.randn(2, 5, 10)))
+    assert [seen[n] for n in "qkvo"] == ["attn_q", "attn_k", "attn_v", "attn_o"]
+    assert (seen["k2"], seen["v2"]) == ("cross_attn_k", "cross_attn_v")

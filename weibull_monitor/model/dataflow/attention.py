@@ -258,6 +258,8 @@ class AttentionRoles(Reading):
             elif "attention" in columns:
                 share = columns["attention"]
                 attention = self._events[int(share[1])].base
+                both = (attention, *self._graph.joined.get(attention, ()))
+                attention = next((a for a in both if a in self.attentions and not self.attentions[a].cross), attention)
                 everything = len(columns) == 1
                 use = Use("o", self._rows_of(product), None if everything else share[0], attention=attention)
                 use.why = "it reads the output of an attention"

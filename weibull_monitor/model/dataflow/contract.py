@@ -201,7 +201,9 @@ def _weighted(
     transposed = probabilities.shape[-1] > 1 and not varies(probabilities, -1) and varies(probabilities, -2)
     # Scores summed over heads, as an indexer does, are none: queries and keys are positions, whose rows are the same.
     heads = transposed and base.first is not None and varies(base.first, -2)
-    if heads or probabilities.shape[-1] != (queries if transposed else keys):
+    # Of windows that were put side by side, each query has keys of its own: diagonals have become columns.
+    windows = bool(soft) and varies(probabilities, -1) and varies(probabilities, -2)
+    if heads or (probabilities.shape[-1] != (queries if transposed else keys) and not windows):
         return _mixed(graph, (probabilities, value), shape)
     if (
         not copies(value, -2) and not transposed and not base.channels

@@ -90,6 +90,7 @@ class Graph:
         routed: Bases of events whose largest elements were chosen.
         weighs: Bases of events with one number for each position that scaled something: the bases of that, and the codes.
         gates: Bases of events that were multiplied with the output of an attention, and the codes.
+        joined: Attentions, and others that were added to their outputs.
         heads_mixed: Products that mixed the scores of heads.
         outputs: Events in what the model returned, or what a loss was made of.
         idle: Products of weights with zeros.
@@ -112,6 +113,7 @@ class Graph:
         self.routed: set[int] = set()
         self.weighs: dict[int, tuple[set[int], list[Tensor]]] = {}
         self.gates: dict[int, list[Tensor]] = {}
+        self.joined: dict[int, list[int]] = {}
         self.heads_mixed: list[int] = []
         self.outputs: set[int] = set()
         self.idle: set[int] = set()
