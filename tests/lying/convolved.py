@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lying.attention import GROUPS, HEADS, INNER, NARROW, SIZE, WIDTH, attention, heads, together
-from lying.base import Lying, Names, linear
+from lying.base import Lying, Names, linear, weight
 
 
 @attention
@@ -42,3 +42,22 @@ class ConvolvedByHead(Lying):
         three = (self[f"mixer{n}"](F.pad(self[r](x).mT, (2, 0))).mT for n, r in enumerate("qkv"))
         q, k, v = (heads(y) for y in three)
         return self["o"](together(F.scaled_dot_product_attention(q, k, v, is_causal=True)))
+
+
+@attention
+class ConvolvedByProducts(Lying):
+    """Keys and values of the positions before, with shares that are partly parameters and partly made of the input."""
+
+    def __init__(self, names: Names):
+        super().__init__(names, q=linear(WIDTH, INNER), k=linear(WIDTH, INNER), v=linear(WIDTH, INNER))
+        self.put(**{f"any{n}": linear(WIDTH, HEADS * 3) for n in range(2)}, o=linear(INNER, WIDTH))
+        self.put(**{f"any{n + 2}": weight(INNER, 3) for n in range(2)})
+
+    def forward(self, x: Tensor) -> Tensor:
+        k, v = (self.shared(self[r](x), x, n) for n, r in enumerate("kv"))
+        return self["o"](together(F.scaled_dot_product_attention(heads(self["q"](x)), k, v, is_causal=True)))
+
+    def shared(self, y: Tensor, x: Tensor, n: int) -> Tensor:
+        shares = self[f"any{n + 2}"].view(HEADS, SIZE, 3) + self[f"any{n}"](x).unflatten(-1, (HEADS, 1, 3))
+        before = F.pad(y.mT, (2, 0)).unfold(-1, 3, 1).transpose(1, 2).unflatten(2, (HEADS, SIZE))
+        return (before * shares).sum(-1).transpose(1, 2) + heads(y)
