@@ -82,7 +82,10 @@ class AttentionRoles(Reading):
         for number, (role, codes) in enumerate(sides):
             if codes is None:
                 continue
-            grouped = self._expanded(self._by_product(codes))
+            whole = self._by_product(codes)
+            if number < 3 and role in normed:  # also a sum, before it is taken apart
+                normed[role] |= any("norm" in self._events[event].flags for event in whole)
+            grouped = self._expanded(whole)
             for event, (places, by_head) in grouped.items():
                 base = self._graph.base(event)
                 if number < 3:
