@@ -252,3 +252,48 @@ class PackedWithBoth(Lying):
         found = dict(zip(self.order, self["all"](x).split(self.sizes, -1), strict=True))
         share = found["router_like"].sigmoid().mean(-1, keepdim=True)
         return self["down"](F.silu(found["gate"]) * found["up"] * share)
+
+
+@feed_forward
+class WeighedBefore(Experts):
+    """What experts read is weighed, not what they give: every expert sees every token, most of them times nothing."""
+
+    def __init__(self, names: Names):
+        super().__init__(names)
+        self.put(**{"in": weight(EXPERTS, WIDTH, WIDE), "ffn_out": weight(EXPERTS, WIDE, WIDTH)})
+
+    def scores(self, x: Tensor) -> Tensor:
+        return self["router"](x)  # type: ignore[no-any-return]
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.reshape(-1, WIDTH)
+        scores = self.scores(flat)
+        best, chosen = scores.topk(1, dim=-1)
+        shares = torch.full_like(scores, -torch.inf).scatter_(1, chosen, best).sigmoid()
+        read = flat.repeat(EXPERTS, 1) * shares.T.reshape(-1, 1)
+        out = F.gelu(torch.bmm(read.view(EXPERTS, -1, WIDTH), self["in"])) @ self["ffn_out"]
+        return out.sum(0).view_as(x)
+
+
+@feed_forward
+class DeepRouter(WeighedBefore):
+    """Three matrices make the scores."""
+
+    def __init__(self, names: Names):
+        super().__init__(names)
+        self.put(router1=linear(WIDTH, 9), router2=linear(9, WIDTH, True))
+
+    def scores(self, x: Tensor) -> Tensor:
+        return self["router"](F.gelu(self["router2"](F.gelu(self["router1"](x)))))  # type: ignore[no-any-return]
+
+
+@feed_forward
+class DeepRouterAfter(LoopOverExperts):
+    """A bottleneck before the scores, which weigh what experts give."""
+
+    def __init__(self, names: Names):
+        super().__init__(names)
+        self.put(router1=linear(WIDTH, 9), router2=linear(9, WIDTH))
+
+    def chosen(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return super().chosen(self["router2"](torch.tanh(self["router1"](x))))

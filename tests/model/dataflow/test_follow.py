@@ -10,8 +10,10 @@ import torch
 from dataflow_models import INPUT, LIES, WIDTH, Attention, heads, kinds, linear, merged
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from weibull_monitor.model.components import discover, discover_components, render
+from weibull_monitor.model.dataflow import mode
 
 
 def by_hand(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -176,3 +178,45 @@ def test_a_block_of_another_sort_is_not_like_one_that_a_pass_saw_before_it_ended
             assert of_block == {"attn_q", "attn_k", "attn_v", "attn_o"}
         elif not attends:
             assert not any("attn" in kind for kind in of_block)
+
+
+def test_scores_that_are_written_into_a_large_tensor_are_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of windows of 512 tokens on both sides have just more elements than a tensor that is copied (LED)."""
+
+    def written(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        scores = torch.zeros((*q.shape[:-1], k.shape[-2]))
+        scores[:, :, :4], scores[:, :, 4:] = q[:, :, :4] @ k.mT, q[:, :, 4:] @ k.mT
+        return scores.softmax(-1) @ v
+
+    monkeypatch.setattr(mode, "LARGEST", 2 * 4 * 7 * 7 - 1)
+    assert kinds(Attention(written)) == LIES
+
+
+class Tower(PreTrainedModel):
+    """A part of a larger model, which has to be given its hidden states; half of its fused matrix is a gate."""
+
+    config_class = PreTrainedConfig
+
+    def __init__(self, config: PreTrainedConfig):
+        super().__init__(config)
+        self.layers = nn.ModuleList(
+            nn.ModuleDict({"gate_up_proj": linear(80), "down_proj": linear(WIDTH, 40)}) for _ in "12"
+        )
+        self.projector = linear(8)
+
+    def forward(self, hidden_states: Tensor, mask: Tensor | None) -> Tensor:
+        x = hidden_states + 1
+        for layer in self.layers:
+            up, gate = layer["gate_up_proj"](x).chunk(2, -1)
+            x = x + layer["down_proj"](up * F.silu(gate))
+        return self.projector(x)
+
+
+@pytest.mark.parametrize("within", [False, True])
+def test_a_tower_is_given_what_it_needs(within: bool) -> None:
+    tower = Tower(PreTrainedConfig(hidden_size=WIDTH))
+    model = nn.ModuleDict({"tower": tower}) if within else tower
+    seen = {c.name.replace(".weight", ""): c.label for c in discover_components(model)}
+    at = "tower." if within else ""
+    assert (seen[f"{at}layers.0.gate_up_proj[up]"], seen[f"{at}layers.0.down_proj"]) == ("ffn_up", "ffn_down")
+    assert seen[f"{at}projector"] == "other"  # what it returns is read by the model around it

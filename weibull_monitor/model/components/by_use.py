@@ -22,6 +22,7 @@ from weibull_monitor.model.dataflow import (
     Verdict,
     example_inputs_of,
     follow,
+    is_tower,
     parts_of,
     verdicts,
 )
@@ -89,6 +90,8 @@ def follow_model(
         ):
             inputs = (inputs,)
         total = _one_pass(inner, inputs, held, heads) if inputs is not None else Followed()
+        if example_inputs is None and is_tower(inner):
+            total = replace(total, verdicts=_without_heads(total.verdicts))
         return _with_parts(total, inner, held, heads) if example_inputs is None else total
     except Exception as error:
         say(logging.DEBUG, "weibull_monitor: a forward pass cannot be followed", error)
@@ -105,9 +108,9 @@ def _with_parts(total: Followed, model: nn.Module, held: Mapping[str, LocalParam
         if own is None:
             continue
         more = _one_pass(part, own, held, heads)
-        kept = more.verdicts
+        kept: Mapping[str, Verdict] = more.verdicts
         if whole is not None or not _HEADED.search(type(part).__name__):
-            kept = {n: v for n, v in kept.items() if v.kind != "lm_head"}  # another part reads it
+            kept = _without_heads(kept)
         whole = whole or part
         total = replace(
             total,
@@ -119,6 +122,11 @@ def _with_parts(total: Followed, model: nn.Module, held: Mapping[str, LocalParam
             seconds=total.seconds + more.seconds,
         )
     return total
+
+
+def _without_heads(verdicts: Mapping[str, Verdict]) -> dict[str, Verdict]:
+    """What a pass of a part of a model says: another part reads what it returns."""
+    return {name: verdict for name, verdict in verdicts.items() if verdict.kind != "lm_head"}
 
 
 def _left(part: nn.Module, held: Mapping[str, LocalParameter], seen: Set[str]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 
@@ -68,6 +69,9 @@ class AttentionRoles(Reading):
                 self._add(product, use)
 
     def _of_attention(self, attention: Event, users: Mapping[int, int]) -> None:
+        if attention.first is None and attention.second is None:
+            self._of_samples(attention)
+            return
         sides = [("q", attention.first), ("k", attention.second), ("v", attention.third)]
         for more in attention.also:  # queries and keys of relative positions
             sides += [("q", self._events[more].first), ("k", self._events[more].second)]
@@ -78,7 +82,10 @@ class AttentionRoles(Reading):
         for number, (role, codes) in enumerate(sides):
             if codes is None:
                 continue
-            grouped = self._expanded(self._by_product(codes))
+            whole = self._by_product(codes)
+            if number < 3 and role in normed:  # also a sum, before it is taken apart
+                normed[role] |= any("norm" in self._events[event].flags for event in whole)
+            grouped = self._expanded(whole)
             for event, (places, by_head) in grouped.items():
                 base = self._graph.base(event)
                 if number < 3:
@@ -99,10 +106,26 @@ class AttentionRoles(Reading):
                 heads[role] = max(per, default=0)
                 if role == "q" and codes.dim():
                     size = codes.shape[-1]
-        cross = bool(reads["q"]) and bool(reads["k"]) and not self._same_stream(reads["q"], reads["k"])
+        own = any(
+            self._same_stream(reads["q"], {key}) for key in reads["k"]
+        )  # also beside the keys of another sequence
+        cross = bool(reads["q"]) and bool(reads["k"]) and not own
         self.attentions[attention.id] = AttentionUse(
             attention.id, heads["q"], heads["k"], size, normed["q"] and normed["k"], cross, attention.causal
         )
+
+    def _of_samples(self, attention: Event) -> None:
+        """The values of a deformable attention. What chooses positions and weighs them is neither a query nor a key."""
+        values = self._by_product(attention.third) if attention.third is not None else {}
+        bases = {self._graph.base(event) for event in values}
+        read = set().union(*(self._read_by(base) for base in bases))
+        by = [self._graph.base(event) for event in attention.sources if event not in values]
+        began = set().union(*(self._read_by(base) for base in by))
+        cross = bool(read) and bool(began) and not self._same_stream(began, read)
+        self.attentions[attention.id] = AttentionUse(attention.id, 0, 0, 0, False, cross)
+        for event, (places, by_head) in values.items():
+            why = "an attention weighs its product at the positions that it chose"
+            self._add(self._graph.base(event), Use("v", places, None, by_head, attention.id, why=why))
 
     def _by_product(self, codes: Tensor) -> dict[int, tuple[Tensor, list[Tensor]]]:
         """The places of the rows in codes (…, positions, features), for each event, with those of each head."""
@@ -124,10 +147,16 @@ class AttentionRoles(Reading):
     def _expanded(
         self, grouped: dict[int, tuple[Tensor, list[Tensor]]], depth: int = 3
     ) -> dict[int, tuple[Tensor, list[Tensor]]]:
-        """With sums of projections that no other matrix reads (a query plus a bias of each head) replaced by these."""
+        """With sums of projections that no other matrix reads (a query plus a bias of each head) replaced by these.
+
+        So are convolutions that leave heads apart; projections that are added to these once more are those that they read.
+        """
         out: dict[int, tuple[Tensor, list[Tensor]]] = {}
         for number, (places, heads) in grouped.items():
             event = self._graph.base(number)
+            if read := self._convolved(event, places, heads):
+                out |= read
+                continue
             added = any(self._events[e].type != "attention" for _, e in self._sums.get(event.base, ()))
             if event.type != "stream" or added or self._readers.get(event.base) or not depth:
                 out[number] = places, heads
@@ -142,6 +171,10 @@ class AttentionRoles(Reading):
             for codes in self._graph.operands.get(event.base, ()):  # as the two lay when they were added
                 whole = self._by_product(codes)
                 parts |= {e: it for e, it in whole.items() if e in parts and len(it[0]) == len(parts[e][0])}
+            read = {e: it for n, part in parts.items() for e, it in self._convolved(self._graph.base(n), *part).items()}
+            if read:
+                out |= read
+                continue
             flat = self._expanded(parts, depth - 1)
             products = [self._graph.base(e) for e in flat]
             if flat and all(p.type == "product" and not self._readers.get(p.base) for p in products):
@@ -149,6 +182,29 @@ class AttentionRoles(Reading):
             else:
                 out[number] = places, heads
         return out
+
+    def _convolved(self, event: Event, places: Tensor, heads: list[Tensor]) -> dict[int, tuple[Tensor, list[Tensor]]]:
+        """The projections that a convolution over positions reads for some of its rows, if its groups keep heads apart."""
+        sources = [self._events[source] for source in event.sources]
+        projections = all(
+            s.type == "product" and "act" not in s.flags and self._graph.base(s.id).kernel == 1 for s in sources
+        )
+        if event.groups < 2 or event.columns is None or not sources or not projections:
+            return {}
+        columns = event.columns.view(event.groups, -1)
+        size = math.prod(self._pass.shapes[event.parameter]) // event.groups
+
+        def read(some: Tensor, source: int) -> Tensor:
+            found: Tensor = columns[torch.unique(some // size).clamp(max=event.groups - 1)]
+            places: Tensor = torch.unique(found[event_of(found) == source] & LOW_MASK)
+            return places
+
+        if event.base not in self._role:
+            self._add(
+                event, Use("mixer", self._rows_of(event), why="it mixes the positions of queries, keys or values")
+            )
+        each = ((s.id, read(places, s.id), [read(head, s.id) for head in heads]) for s in sources)
+        return {source: (found, by_head) for source, found, by_head in each if len(found)}
 
     def _same_stream(self, a: set[int], b: set[int]) -> bool:
         """Whether what keys read is what queries read, an earlier or later state of it, or made of these alone."""
@@ -205,6 +261,8 @@ class AttentionRoles(Reading):
             elif "attention" in columns:
                 share = columns["attention"]
                 attention = self._events[int(share[1])].base
+                both = (attention, *self._graph.joined.get(attention, ()))
+                attention = next((a for a in both if a in self.attentions and not self.attentions[a].cross), attention)
                 everything = len(columns) == 1
                 use = Use("o", self._rows_of(product), None if everything else share[0], attention=attention)
                 use.why = "it reads the output of an attention"

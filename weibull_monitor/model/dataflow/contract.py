@@ -9,6 +9,7 @@ from torch import Tensor
 
 from weibull_monitor.model.dataflow.elementwise import flagged
 from weibull_monitor.model.dataflow.graph import LOW_BITS, LOW_MASK, Graph, coded, compact, copies, events_in, varies
+from weibull_monitor.model.dataflow.sampled import are_sampled, sampled
 from weibull_monitor.model.dataflow.streams import are_streams, outer, several, weighed
 from weibull_monitor.model.dataflow.sums import added_up
 from weibull_monitor.model.dataflow.traced import spread, untracked
@@ -16,7 +17,14 @@ from weibull_monitor.model.dataflow.weights import Weights
 
 
 def product(
-    graph: Graph, weights: Weights, x: Tensor | None, w: Tensor, x_dim: int, w_dim: int, kernel: int = 1
+    graph: Graph,
+    weights: Weights,
+    x: Tensor | None,
+    w: Tensor,
+    x_dim: int,
+    w_dim: int,
+    kernel: int = 1,
+    groups: int = 1,
 ) -> Tensor:
     """Codes of the rows of a weight that a tensor is multiplied with.
 
@@ -28,6 +36,7 @@ def product(
         x_dim: The dimension of the tensor that is summed over.
         w_dim: That of the weight.
         kernel: For a convolution: how many positions it reads.
+        groups: For a convolution: in how many groups it keeps features apart.
 
     Returns:
         Codes of the shape of ``w``, with size 1 in ``w_dim``.
@@ -54,6 +63,7 @@ def product(
             width=w.shape[w_dim] * kernel,
             columns=columns,
             kernel=kernel,
+            groups=groups,
             tokens=tokens,
             places=places if one == number else (starts[numbers == number] & LOW_MASK),
             summed=weights.axes(number, step, step * w.shape[w_dim], kernel),
@@ -82,6 +92,10 @@ def matmul(graph: Graph, a: Tensor | None, b: Tensor | None, shape: torch.Size) 
         flipped = _weighted(graph, in_b, b.mT, a.mT, torch.Size((*shape[:-2], shape[-1], shape[-2])))
         return flipped.mT if flipped is not None else None
     for one, other, dim in ((a, b, -2), (b, a, -1)):
+        if are_sampled(graph, other) and not varies(other, dim):
+            made = sampled(graph, other.narrow(dim, 0, 1), events_in(one))
+            if made is not None:
+                return spread(made, shape)
         if (kind := _numbers_for(graph, one, other, dim)) is not None:
             if {graph.events[e].type for e in events_in(one)} == {"product"}:
                 _note_weighing(graph, one, other)
@@ -187,7 +201,9 @@ def _weighted(
     transposed = probabilities.shape[-1] > 1 and not varies(probabilities, -1) and varies(probabilities, -2)
     # Scores summed over heads, as an indexer does, are none: queries and keys are positions, whose rows are the same.
     heads = transposed and base.first is not None and varies(base.first, -2)
-    if heads or probabilities.shape[-1] != (queries if transposed else keys):
+    # Of windows that were put side by side, each query has keys of its own: diagonals have become columns.
+    windows = bool(soft) and varies(probabilities, -1) and varies(probabilities, -2)
+    if heads or (probabilities.shape[-1] != (queries if transposed else keys) and not windows):
         return _mixed(graph, (probabilities, value), shape)
     if (
         not copies(value, -2) and not transposed and not base.channels

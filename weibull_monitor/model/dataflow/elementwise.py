@@ -191,6 +191,8 @@ def _add(
         if one.type in ("attention", "weighted") and not _reads(graph, one.id, other.id):
             values = {graph.events[e].base for e in events_in(graph.base(one.id).third)}
             if other.type != "stream" or other.base in values:  # a part of the value is taken out again
+                if other.type == "attention":
+                    graph.joined.setdefault(one.base, []).append(other.base)
                 return one.id, is_first
     for one, other, is_first in ((ea, eb, True), (eb, ea, False)):
         factors = {graph.events[source].base for source in graph.base(one.id).sources}

@@ -73,9 +73,42 @@ def _of_transformers(model: Any, config: Any) -> dict[str, Any] | None:
         made = _media("pixel_values", config)
         if made is not None:
             out["pixel_values"] = made
+    for name in _required(takes) - out.keys():
+        made = _needed(name, takes, config)
+        if made is not None or "None" in str(takes[name].annotation):
+            out[name] = made
     if "use_cache" in takes:
         out["use_cache"] = False
     return out
+
+
+def is_tower(model: nn.Module) -> bool:
+    """Whether a model of transformers has to be given what another model makes."""
+    transformers = sys.modules.get("transformers")
+    if transformers is None or not isinstance(model, transformers.PreTrainedModel):
+        return False
+    main = getattr(model, "main_input_name", "input_ids")
+    return bool(_required(inspect.signature(model.forward).parameters) - {main, "input_ids", "decoder_input_ids"})
+
+
+def _required(takes: Mapping[str, Any]) -> set[str]:
+    return {n for n, p in takes.items() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD}
+
+
+def _needed(name: str, takes: Mapping[str, Any], config: Any) -> Tensor | None:
+    """What a tower of a larger model needs: patches of pictures with their numbers along each side, or what is before it."""
+    if name in ("grid_thw", "image_grid_thw"):
+        return torch.tensor([[1, 4, 4]])
+    if "grid_thw" in takes or "image_grid_thw" in takes:
+        patch, channels = (
+            _number(config, names) for names in (("patch_size",), ("in_channels", "in_chans", "num_channels"))
+        )
+        features = (channels or 3) * (patch or 16) ** 2 * (_number(config, ("temporal_patch_size",)) or 1)
+        return torch.ones((16, features)) if name in ("hidden_states", "pixel_values") else None
+    if name == "pixel_values":
+        return _media(name, config)
+    wide = _number(config, ("input_size", "input_dim", "hidden_size", "d_model"))
+    return torch.zeros((1, 64, wide)) if name in ("hidden_states", "inputs_embeds") and wide else None
 
 
 def _contrastive(model: Any, takes: Mapping[str, Any]) -> bool:

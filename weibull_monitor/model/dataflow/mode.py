@@ -44,6 +44,7 @@ class Follow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         graph: What happened.
         weights: Where weights lie.
         failed: Operations that had to be skipped.
+        places: Whole numbers that were made of a product, by their memory.
     """
 
     supports_higher_order_operators = True
@@ -62,6 +63,7 @@ class Follow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.failed: set[str] = set()
         self.calls = 0
         self._masks: dict[int, Tensor] = {}
+        self.places: dict[int, Tensor] = {}
         self._parameters: dict[int, int] = {}
         self._whole: weakref.WeakValueDictionary[int, Traced] = weakref.WeakValueDictionary()
         self._rewritten: dict[int, tuple[Tensor, Tensor]] = {}
@@ -91,8 +93,9 @@ class Follow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         tensors = list(flat((args, tuple(kwargs.values()))))
         if not any(isinstance(t, Traced) for t in tensors):
             out = func(*args, **kwargs)
-            if self._masks and isinstance(out, Tensor) and any(self.is_mask(t) for t in tensors):
-                self.mark(out)
+            for noted in (self._masks, self.places) if isinstance(out, Tensor) else ():
+                if noted and any(self.is_mask(t, noted) for t in tensors):
+                    self.mark(out, noted)
             return out
         if name in ("_local_scalar_dense", "item"):
             return made_up_number(args[0].dtype)
@@ -147,19 +150,20 @@ class Follow(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return value.detach().cpu()
         return value
 
-    def mark(self, made: Tensor) -> Tensor:
-        """Notes that truth values, or numbers made of them, say where values are large or small."""
-        self._masks[made.untyped_storage()._cdata] = made
+    def mark(self, made: Tensor, noted: dict[int, Tensor] | None = None) -> Tensor:
+        """Notes that truth values, or numbers made of them, say where values are large or small: or `places`."""
+        (self._masks if noted is None else noted)[made.untyped_storage()._cdata] = made
         return made
 
-    def is_mask(self, value: Any) -> bool:
+    def is_mask(self, value: Any, noted: dict[int, Tensor] | None = None) -> bool:
         """Whether a real tensor is such a mask."""
+        noted = self._masks if noted is None else noted
         return (
-            bool(self._masks)
+            bool(noted)
             and isinstance(value, Tensor)
             and not isinstance(value, Traced)
             and value.device.type == "cpu"
-            and value.untyped_storage()._cdata in self._masks
+            and value.untyped_storage()._cdata in noted
         )
 
     def write(self, target: Tensor, codes: Tensor | None) -> None:
@@ -178,7 +182,7 @@ class Follow(TorchDispatchMode):  # type: ignore[no-untyped-call]
             else:
                 self._rewrite(target, codes)
             return
-        if codes is None or target.untyped_storage().nbytes() > LARGEST * target.element_size():
+        if codes is None or target.untyped_storage().nbytes() > 2 * LARGEST * target.element_size():
             return
         key = target.untyped_storage()._cdata
         if key not in self._tainted:

@@ -8,15 +8,18 @@ import torch
 from torch import Tensor
 
 from weibull_monitor.model.dataflow import contract
-from weibull_monitor.model.dataflow.graph import folded
+from weibull_monitor.model.dataflow.graph import compact, folded
 from weibull_monitor.model.dataflow.making import turned
 from weibull_monitor.model.dataflow.mode import Follow, flat, tree
 from weibull_monitor.model.dataflow.operations import names
 from weibull_monitor.model.dataflow.results import copy_of, first_of, is_weight, looked_up, result_of
+from weibull_monitor.model.dataflow.sampled import at_chosen
 from weibull_monitor.model.dataflow.traced import Traced, untracked
 
 VIEWS: Final = names("view select slice transpose permute t unsqueeze squeeze expand narrow as_strided alias")
 """Operations whose results share the memory of their argument."""
+LOOKS: Final = names("index gather index_select take_along_dim")
+"""Operations that look elements up where other numbers say."""
 
 
 def move_rule(follow: Follow, func: Any, name: str, args: Any, kwargs: Any) -> Any:
@@ -48,6 +51,8 @@ def move_rule(follow: Follow, func: Any, name: str, args: Any, kwargs: Any) -> A
         result = follow.wrap(out, codes)  # what is written into a view is written into the real tensor
         result.shared = codes.untyped_storage()._cdata == tensors[0].codes.untyped_storage()._cdata  # type: ignore[union-attr]
         return result
+    if name in LOOKS and any(follow.is_mask(t, follow.places) for t in flat((args[1:], tuple(kwargs.values())))):
+        codes = at_chosen(follow.graph, codes)
     result = result_of(follow, name, args, out, folded(codes))
     turned(tensors[0], result)
     return result
@@ -123,7 +128,7 @@ def pad_rule(follow: Follow, func: Any, name: str, args: Any, kwargs: Any) -> An
     pads = list(args[1])
     for n in range(len(pads) // 2):  # what is padded all along with the same elements stays what it is
         dim = codes.dim() - 1 - n
-        if codes.stride(dim) == 0 or codes.shape[dim] == 1:
+        if codes.numel() and bool((compact(codes) == compact(codes.narrow(dim, 0, 1))).all()):
             codes = codes.narrow(dim, 0, 1).expand([-1 if d != dim else out.shape[dim] for d in range(codes.dim())])
             pads[2 * n : 2 * n + 2] = 0, 0
     return follow.wrap(out, torch.constant_pad_nd(codes, pads, -1) if any(pads) else codes)

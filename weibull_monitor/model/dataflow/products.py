@@ -138,7 +138,7 @@ def convolution_rule(follow: Follow, func: Any, name: str, args: Any, kwargs: An
         # Over pictures it leaves a feed-forward block one (SegFormer); along time it is part of a recurrence or a convolution.
         flag = "expanded" if expanded or w.dim() != 4 else "depthwise"
         return follow.wrap(out, spread(elementwise.flagged(graph, few, flag), out.shape))
-    rows = contract.product(follow.graph, follow.weights, codes, w.elem, 1, 0 if transposed else 1, kernel)
+    rows = contract.product(follow.graph, follow.weights, codes, w.elem, 1, 0 if transposed else 1, kernel, groups)
     if codes is not None and codes.shape[2:] == out.shape[2:] and _mixes_scores(follow, codes):
         follow.graph.heads_mixed += events_in(rows)
         return follow.wrap(out, spread(codes.narrow(1, 0, 1), out.shape))

@@ -49,6 +49,10 @@ class Roles(BlockRoles):
             if base not in self._role and weighed & (outs | of_attention):
                 what = "feed-forward blocks" if weighed & outs else "experts of an attention"
                 self._add(events[base], Use("router", self._rows_of(events[base]), why=f"it chooses and weighs {what}"))
+            elif base not in self._role and graph.weighs.get(base, (set(), []))[0] & self._read_in_blocks():
+                why = "it chooses feed-forward blocks and weighs what they read"
+                self._add(events[base], Use("router", self._rows_of(events[base]), why=why))
+        self._before_routers()
         for second, _ in graph.adapters:
             b = events[second]
             inner = [graph.base(s) for s in b.sources if graph.base(s).type == "product"]
@@ -153,6 +157,21 @@ class Roles(BlockRoles):
     def _stream_bases(self) -> set[int]:
         """Bases of the events that queries, keys and first feed-forward matrices read."""
         firsts = [p for p in self._products if self._role.get(p.base) in ("q", "k", "v", "in", "gate", "up")]
+        return {self._events[s].base for p in firsts for s in p.sources}
+
+    def _before_routers(self) -> None:
+        """The hidden layers of a router that has several, which nothing else reads."""
+        for product in reversed(self._products):
+            totals = [total for total, _ in self._sums.get(product.base, ())]
+            readers = [r for base in (product.base, *totals) for r in self._readers.get(base, [])]
+            new = product.base not in self._role and product.sources and product.kernel == 1
+            if new and readers and all(self._role.get(r.base) == "router" for r in readers):
+                why = "only a router reads it, which weighs feed-forward blocks"
+                self._add(product, Use("router", self._rows_of(product), why=why))
+
+    def _read_in_blocks(self) -> set[int]:
+        """Bases of the events that first feed-forward matrices read."""
+        firsts = [p for p in self._products if self._role.get(p.base) in ("in", "gate", "up")]
         return {self._events[s].base for p in firsts for s in p.sources}
 
     def _excited(self) -> None:

@@ -31,6 +31,7 @@ from weibull_monitor.model.dataflow.operations import (
 )
 from weibull_monitor.model.dataflow.products import convolution_rule, product_rule
 from weibull_monitor.model.dataflow.results import copy_of, first_of, is_weight, looked_up, result_of
+from weibull_monitor.model.dataflow.sampled import at_chosen
 from weibull_monitor.model.dataflow.traced import Traced, spread
 from weibull_monitor.model.dataflow.writes import write_rule
 
@@ -73,6 +74,8 @@ def rule_of(name: str) -> Rule:
         return _pooled
     if plain in ("im2col", "col2im"):
         return _patches
+    if plain.startswith(("grid_sampler", "cudnn_grid_sampler", "_grid_sampler")):
+        return _sampled
     if plain in ("_cdist_forward", "cdist", "_euclidean_dist"):
         return _distance
     if plain in ("view_as_complex", "view_as_real", "real", "imag", "complex", "polar"):
@@ -104,6 +107,8 @@ def _same(follow: Follow, func: Any, name: str, args: Any, kwargs: Any) -> Any:
     if name == "native_dropout":
         return Traced(out[0], codes), torch.ones(out[1].shape, dtype=torch.bool)
     made = result_of(follow, name, args, out, codes)
+    if codes is not None and isinstance(made, Tensor) and not isinstance(made, Traced):
+        follow.mark(made, follow.places)  # numbers that become whole may say where something lies
     turned(first, made)
     return made
 
@@ -276,6 +281,19 @@ def _pooled(follow: Follow, func: Any, name: str, args: Any, kwargs: Any) -> Any
     for n in range(positions):
         codes = codes.narrow(-1 - n, 0, 1)
     return follow.wrap(out, spread(codes, first_of(out).shape))
+
+
+def _sampled(follow: Follow, func: Any, name: str, args: Any, kwargs: Any) -> Any:
+    """Features (N, C, H, W) at the positions of a grid, (N, C, H', W'): they stay features, at other positions."""
+    out = follow.run(func, args, kwargs)
+    codes, grid = follow.activation(args[0]), follow.activation(args[1])
+    if codes is None or any(varies(codes, dim) for dim in range(2, codes.dim())):
+        return follow.wrap(out, contract.mixed(follow.graph, [codes, grid], out.shape))
+    for dim in range(2, codes.dim()):
+        codes = codes.narrow(dim, 0, 1)
+    if events_in(grid):  # positions that depend on what a matrix made
+        codes = at_chosen(follow.graph, codes)
+    return follow.wrap(out, spread(codes, out.shape))
 
 
 def _distance(follow: Follow, func: Any, name: str, args: Any, kwargs: Any) -> Any:

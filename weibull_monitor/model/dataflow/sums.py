@@ -10,6 +10,7 @@ from torch import Tensor
 from weibull_monitor.model.dataflow.crossed import attended, scores_of
 from weibull_monitor.model.dataflow.elementwise import changed, flagged, merged
 from weibull_monitor.model.dataflow.graph import Graph, coded, copies, events_in, varies
+from weibull_monitor.model.dataflow.sampled import are_sampled, sampled
 from weibull_monitor.model.dataflow.traced import spread
 
 
@@ -36,6 +37,8 @@ def summed(graph: Graph, codes: Tensor | None, dims: Sequence[int], keep: bool, 
         out = out.narrow(dim, 0, 1)
         if not keep:
             out = out.squeeze(dim)
+    if not mean and len(dims) == 1 and (made := _convolved(graph, codes, out, dims[0], keep)) is not None:
+        return made
     single = all(codes.shape[dim] == 1 and graph.events[e].type == "scores" for dim in dims for e in events_in(codes))
     if over_features or single:  # of one key, too
         if not mean and (dotted := _dotted(graph, codes, out, dims, keep)) is not None:
@@ -44,7 +47,22 @@ def summed(graph: Graph, codes: Tensor | None, dims: Sequence[int], keep: bool, 
     products = {e for e in events_in(out) if graph.events[e].type == "product"}
     if mean:
         return flagged(graph, out, "pool")
+    if are_sampled(graph, out) and (made := sampled(graph, out)) is not None:
+        return made
     return changed(graph, out, lambda e: graph.derive(e, "pool") if e in products else e)
+
+
+def _convolved(graph: Graph, codes: Tensor, out: Tensor, dim: int, keep: bool) -> Tensor | None:
+    """Codes of the sum of neighbours, each times a number of its own, as in a convolution whose weights a product makes."""
+    found = [graph.events[e] for e in events_in(out)]
+    operands = graph.operands.get(found[0].base) if len(found) == 1 and found[0].type == "gated" else None
+    if operands is None or operands[0].dim() != codes.dim():
+        return None
+    for one, other in (operands, operands[::-1]):
+        if one.shape[dim] > 1 and copies(one, dim) and varies(other, dim):
+            kept = one.narrow(dim, 0, 1)
+            return spread(flagged(graph, kept if keep else kept.squeeze(dim), "expanded"), out.shape)
+    return None
 
 
 def _dotted(graph: Graph, codes: Tensor, out: Tensor, dims: Sequence[int], keep: bool) -> Tensor | None:
@@ -61,10 +79,6 @@ def _dotted(graph: Graph, codes: Tensor, out: Tensor, dims: Sequence[int], keep:
     operands = graph.operands.get(found[0].id if "met" in found[0].flags else found[0].base)
     if operands is None or operands[0].dim() != codes.dim():
         return None
-    for one, other in (operands, operands[::-1]):  # neighbours, each times a number of its own: a convolution
-        if found[0].type == "gated" and one.shape[dims[0]] > 1 and copies(one, dims[0]) and varies(other, dims[0]):
-            kept = one.narrow(dims[0], 0, 1)
-            return spread(flagged(graph, kept if keep else kept.squeeze(dims[0]), "expanded"), out.shape)
     # A query, or one at each position, with the keys of some positions: (…, 1, c) and (…, j, c).
     few, many = operands if operands[0].numel() <= operands[1].numel() else operands[::-1]
     if not all(varies(x, dims[0]) for x in (few, many)):

@@ -124,8 +124,9 @@ def _verdict(shape: tuple[int, ...], uses: list[Use], roles: Roles) -> Verdict |
         return Verdict("embedding", by_role["embedding"][0].why + ", and it makes the logits" * tied, head=tied)
     named = {role: use for role, use in by_role.items() if role not in ("lm_head", "other")} or by_role
     places = {role: _merged(use) for role, use in named.items()}
-    attention = next((roles.attentions[u.attention] for us in named.values() for u in us if u.attention >= 0), None)
-    cross = any(roles.attentions[u.attention].cross for us in named.values() for u in us if u.attention >= 0)
+    attentions = [roles.attentions[u.attention] for us in named.values() for u in us if u.attention >= 0]
+    cross = bool(attentions) and all(a.cross for a in attentions)  # in all that it takes part in
+    attention = next((a for a in attentions if a.cross == cross), None)
     why = "; ".join(dict.fromkeys(use[0].why for use in named.values()))
     kind = _ALONE.get(frozenset(named), "other")
     latent = any(u.latent for us in named.values() for u in us)
