@@ -115,10 +115,14 @@ CROSS: Final = (
 SELF: Final = r"(?i)self_?att"
 """Pattern in the name of a self-attention module, which outweighs names above it."""
 ADAPTER: Final = (
-    r"\blora_|\bmodules_to_save\b|\badapter_modules?\b|_adapter_list\b|\b(?:houlsby|ia3|vera|oft|boft|loha|lokr)_|"
+    r"\blora_|\badapter_modules?\b|_adapter_list\b|\b(?:houlsby|ia3|vera|oft|boft|loha|lokr)_|"
     r"lora[._](?:[AaBb]|down|up)\b|\badapter_(?:down|up)\b"
 )
 """Pattern in the path of an adapter's parameter (PEFT, and the adapters of X-MOD)."""
+COPIED: Final = re.compile(r"\.(?:original_module|modules_to_save(?:\.[^.]+)?)(?=\.)")
+"""In the path of a whole module that PEFT keeps twice (``modules_to_save``): as it was loaded, and as it is trained."""
+ORIGINAL: Final = ".original_module."
+"""In the path of the first of the two."""
 PAIR: Final = re.compile(
     r"(?:(?<![a-z])(?:lora|vera)_(?:\w+_)?|(?<![a-z])lora\.)(?P<letter>[AaBb])(?![A-Za-z])|"
     r"(?:lora[._]|\badapter_)(?P<word>down|up)(?![a-z])"
