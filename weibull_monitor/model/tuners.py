@@ -1,8 +1,7 @@
-"""The layers that PEFT puts around the layers of a model, whatever its method: what is in them beside that layer is an adapter."""
+"""The layers that PEFT puts around the layers of a model: what is in them beside those is an adapter."""
 
 from __future__ import annotations
 
-from functools import cache
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -24,7 +23,6 @@ def is_tuner(module: nn.Module) -> bool:
     return module._modules.get(BASE) is not None and of_peft(type(module))
 
 
-@cache
 def of_peft(cls: type) -> bool:
     """Whether a class is PEFT's, or made from one of its classes."""
     return any(base.__module__.startswith("peft.") for base in cls.__mro__)

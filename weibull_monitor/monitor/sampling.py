@@ -92,7 +92,7 @@ def state_readers(
 
 
 def _small(fit: WeibullFit | None) -> bool:
-    """Whether a matrix has too few values for a fit whatever they are, such as a class token of 64. Inf and NaN are another matter."""
+    """Whether a matrix has too few values for a fit, such as a class token of 64, and none of them is Inf or NaN."""
     return fit is not None and not fit.nonfinite and fit.n + fit.zeros < MIN_VALUES
 
 

@@ -1,4 +1,4 @@
-"""Models with adapters of PEFT: whatever the method, what it adds is an adapter, and the base keeps the kinds that it has without."""
+"""Models with adapters of PEFT: whatever the method, what it adds is an adapter, and the base keeps its kinds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-peft = pytest.importorskip("peft", reason="needs peft")
+pytest.importorskip("peft", reason="needs peft")
+
+import peft
 
 from tiny_models import llama
 

@@ -146,7 +146,8 @@ def leaves(model: nn.Module, parameters: Mapping[str, Tensor]) -> Iterator[Leaf]
 
 def _tuned(parameters: Iterable[str], modules: Mapping[str, nn.Module]) -> set[str]:
     """The parameters that layers of PEFT hold themselves or beside the layers that they wrap."""
-    layers = {path: is_tuner(module) for path, module in modules.items() if of_peft(type(module))}
+    classes = {cls for cls in {type(module) for module in modules.values()} if of_peft(cls)}
+    layers = {path: is_tuner(module) for path, module in modules.items() if type(module) in classes}
     found = set()
     for parameter in parameters if layers else ():
         owner, _, _ = parameter.rpartition(".")
