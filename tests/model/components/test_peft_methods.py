@@ -12,7 +12,6 @@ from torch import nn
 pytest.importorskip("peft", reason="needs peft")
 
 import peft
-
 from tiny_models import llama
 
 from weibull_monitor.model.components import discover
