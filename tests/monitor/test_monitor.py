@@ -414,3 +414,22 @@ def test_a_resumption_that_takes_no_step_samples_nothing(tmp_path: Path, tiny_mo
     last = read_history(tmp_path).snapshots[-1]
     assert last.step == 1
     assert set(last.values("eta").values()) == {1e-3}
+
+
+def test_the_table_that_the_first_batch_gives_says_so_and_repeats_no_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    model = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
+    model.frozen = nn.Parameter(torch.zeros(8, 8, dtype=torch.int8), requires_grad=False)
+    monitor = WeibullMonitor(model, output_dir=tmp_path, trackers=[])
+    model(torch.randn(2, 8, 32))
+    monitor.step()
+    monitor.close()
+    said = [r.getMessage() for r in caplog.records]
+    tables = [text.splitlines()[0] for text in said if text.startswith("weibull_monitor measures")]
+    assert tables == [
+        "weibull_monitor measures",
+        "weibull_monitor measures, now that the first batch has shown what each matrix does",
+    ]
+    assert sum("cannot be measured" in text for text in said if text not in tables) == 1

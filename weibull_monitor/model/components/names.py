@@ -198,7 +198,7 @@ TABLE: Final[tuple[Row, ...]] = (
         "attn_o",
         "attention",
         r"o_proj|out_proj|post_attention\.\w+|[Ww]?o|to_out|out_lin|c_proj|dense|output|proj|projection|projection_layer|"
-        r"output_proj|out|proj_out|linear_out|post|post_proj|attention_out|layout_output|o_[ab]_proj|final|fc_out|output_projection|"
+        r"output_proj|out|proj_out|linear_out|post|post_proj|attention_out|layout_output|o_[ab]_proj|final|fc_out|out(?:put)?_projection|"
         r"linear|output_linear",
     ),
     # Feed-forward blocks; siblings and shapes decide the final kinds, see `feed_forward`.
