@@ -208,7 +208,7 @@ def log_components(discovery: Discovery, different: Sequence[str], again: bool =
     Args:
         discovery: The components.
         different: Parameters whose values are not the same on all ranks.
-        again: Whether this was logged before, and the first batch has shown more since: then the table is logged, and no warnings.
+        again: Whether this was logged before, and the first batch has shown more since: then no warnings are logged.
     """
     since = ", now that the first batch has shown what each matrix does" if again else ""
     say(logging.INFO, f"weibull_monitor measures{since}\n{render(discovery)}")
