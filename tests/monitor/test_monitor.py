@@ -176,11 +176,47 @@ def test_many_matrices_with_one_trouble_are_one_warning(
             layer.mlp["fc2"].weight.zero_()
     for name in ("a", "b", "c"):
         setattr(tiny_model, name, nn.Parameter(torch.zeros(8, 8, dtype=torch.int8), requires_grad=False))
-    WeibullMonitor(tiny_model, output_dir=tmp_path).close()
+    monitor = WeibullMonitor(tiny_model, every_n_steps=5, output_dir=tmp_path, alerts=False)
+    for _ in range(20):
+        monitor.step()
+    monitor.close()
     warnings = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
     assert len(warnings) == 2
     assert "3 matrices cannot be measured: a and others, because its dtype is int8" in warnings[0]
     assert "2 matrices have no fit: layers.0.mlp.fc2.weight and others, because all 2048 finite" in warnings[1]
+
+
+def test_what_a_model_is_made_with_is_not_warned_about(
+    tmp_path: Path, tiny_model: nn.Module, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A class token, scales of ones, and an output projection that begins at zero and learns."""
+    caplog.set_level(logging.INFO)
+    tiny_model.token = nn.Parameter(torch.randn(1, 1, 32))
+    tiny_model.scale = nn.Parameter(torch.ones(4, 32))
+    weight = tiny_model.layers[0].mlp["fc2"].weight
+    nn.init.zeros_(weight)
+    monitor = WeibullMonitor(tiny_model, every_n_steps=5, output_dir=tmp_path, alerts=False)
+    monitor.step()
+    with torch.no_grad():
+        weight.copy_(torch.randn_like(weight))
+    for _ in range(20):
+        monitor.step()
+    said = [(r.levelno, r.getMessage()) for r in caplog.records if "fit" in r.getMessage()]
+    assert {level for level, _ in said} == {logging.INFO}
+    told = " ".join(text for _, text in said)
+    assert "1 matrix has no fit: token, because 32 of 32 values" in told
+    assert "1 matrix has no fit yet: scale" in told
+    assert "1 matrix has no fit yet: layers.0.mlp.fc2.weight, because all" in told
+    with torch.no_grad():
+        weight.zero_()
+        tiny_model.token[0, 0, 0] = float("nan")
+    for _ in range(5):
+        monitor.step()
+    monitor.close()
+    warned = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+    assert len(warned) == 2
+    assert any("fc2.weight, because all" in text for text in warned)
+    assert any("token, because 31 of 32" in text for text in warned)
 
 
 @pytest.mark.parametrize("frozen", ["read", "once"])
@@ -378,3 +414,22 @@ def test_a_resumption_that_takes_no_step_samples_nothing(tmp_path: Path, tiny_mo
     last = read_history(tmp_path).snapshots[-1]
     assert last.step == 1
     assert set(last.values("eta").values()) == {1e-3}
+
+
+def test_the_table_that_the_first_batch_gives_says_so_and_repeats_no_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    model = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
+    model.frozen = nn.Parameter(torch.zeros(8, 8, dtype=torch.int8), requires_grad=False)
+    monitor = WeibullMonitor(model, output_dir=tmp_path, trackers=[])
+    model(torch.randn(2, 8, 32))
+    monitor.step()
+    monitor.close()
+    said = [r.getMessage() for r in caplog.records]
+    tables = [text.splitlines()[0] for text in said if text.startswith("weibull_monitor measures")]
+    assert tables == [
+        "weibull_monitor measures",
+        "weibull_monitor measures, now that the first batch has shown what each matrix does",
+    ]
+    assert sum("cannot be measured" in text for text in said if text not in tables) == 1

@@ -328,7 +328,7 @@ class WeibullMonitor(Shown, OptimizerFollower, Resuming):
             if self._resumed_from is None or self._sampled_first:
                 self._take_baseline()
             if self._recorder is not None:
-                log_components(self.discovery, self._reader.different)
+                log_components(self.discovery, self._reader.different, again=True)
 
     def _take_baseline(self) -> None:
         self._sampled, self._sampled_first = self._step, True

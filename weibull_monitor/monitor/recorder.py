@@ -202,14 +202,18 @@ def _history_of(output_dir: Path, options: MonitorOptions, guard: Guard) -> Hist
     return beside
 
 
-def log_components(discovery: Discovery, different: Sequence[str]) -> None:
+def log_components(discovery: Discovery, different: Sequence[str], again: bool = False) -> None:
     """Logs what is measured, and what is not and why.
 
     Args:
         discovery: The components.
         different: Parameters whose values are not the same on all ranks.
+        again: Whether this was logged before, and the first batch has shown more since: then no warnings are logged.
     """
-    say(logging.INFO, f"weibull_monitor measures\n{render(discovery)}")
+    since = ", now that the first batch has shown what each matrix does" if again else ""
+    say(logging.INFO, f"weibull_monitor measures{since}\n{render(discovery)}")
+    if again:
+        return
     for message in by_reason({s.name: s.reason for s in discovery.skipped}, "cannot be measured").values():
         say(logging.WARNING, f"weibull_monitor: {message}")
     if different:

@@ -19,6 +19,7 @@ from weibull_monitor.history.snapshot import Reference, Scaling, Snapshot
 from weibull_monitor.history.values import aligned
 from weibull_monitor.measure import WeibullFit
 from weibull_monitor.measure.bins import MANTISSA_BITS
+from weibull_monitor.measure.plain.solve import MIN_VALUES
 from weibull_monitor.measure.reader.reader import ModelReader, PendingMeasurement
 from weibull_monitor.model.architecture import facts_of
 from weibull_monitor.model.components import AttentionPair, Component, attention_pairs, by_reason, moved
@@ -35,7 +36,14 @@ if TYPE_CHECKING:
     from weibull_monitor.scaling.update_reader import PendingUpdates, UpdateReader
 
 EARLY: Final = re.compile("finite values are zero|lies in [0-9]+ bins")
-"""Why a matrix that begins at zero has no fit: before its first step, and after it, when all values are near ±η."""
+"""Why a matrix that begins at zero or at one constant has no fit: before its first step, and after it, when all values are near
+±η."""
+
+ZERO: Final = re.compile("finite values are zero")
+"""Why a matrix that no step has moved away from zero has no fit."""
+
+MOVED_BY: Final = 10
+"""Steps after which a matrix that begins at zero is warned about if it is still zero."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +91,11 @@ def state_readers(
     return forces, updates
 
 
+def _small(fit: WeibullFit | None) -> bool:
+    """Whether a matrix has too few values for a fit, such as a class token of 64, and none of them is Inf or NaN."""
+    return fit is not None and not fit.nonfinite and fit.n + fit.zeros < MIN_VALUES
+
+
 @Kept
 def _adapters_of(components: tuple[Component, ...]) -> frozenset[str]:
     return frozenset(c.name for c in components if c.kind.startswith("adapter"))
@@ -122,7 +135,8 @@ class Sampler:
         self._forces, self._updates, self._ranks, self._guard = forces, updates, ranks, guard
         self._facts_of_model = guard("reading the configuration", facts_of, model) or {"class": type(model).__name__}
         self._deltas = DeltaReader(model)
-        self._begun: set[str] = set()
+        self._begun: set[str] = set()  # matrices that have had a fit
+        self._first: int | None = None  # step of the first sample of this process
         self._paired: tuple[tuple[Component, ...], tuple[AttentionPair, ...]] | None = None
 
     def queue(self, step: int) -> QueuedSample:
@@ -177,7 +191,7 @@ class Sampler:
 
         started = time.perf_counter()
         measured = queued.pending.measurement()
-        self._report_problems(measured.problems, queued.components, measured.fits)
+        self._report_problems(queued.step, measured.problems, queued.components, measured.fits)
         if self._ranks is not None and not self._ranks.is_main:
             return None
         step, components, fits = queued.step, queued.components, measured.fits
@@ -261,15 +275,29 @@ class Sampler:
         return self._budgets.by_parameter(self._reader.optimized())
 
     def _report_problems(
-        self, problems: Mapping[str, str], components: tuple[Component, ...], fits: Mapping[str, WeibullFit]
+        self, step: int, problems: Mapping[str, str], components: tuple[Component, ...], fits: Mapping[str, WeibullFit]
     ) -> None:
-        """Warns of matrices without a fit. Adapters that begin at zero, as LoRA's B, need no warning before their first fit."""
+        """Warns of matrices without a fit.
+
+        What a model is made with needs no warning: too few values, and a start at zero or at one constant (scales, output
+        projections, the B of LoRA). A matrix that is not an adapter and still zero after `MOVED_BY` steps is warned about.
+        """
         adapters = _adapters_of(components)
-        self._begun |= {name for name in adapters & fits.keys() if fits[name].available}
-        young = {n: why for n, why in problems.items() if n in adapters - self._begun and EARLY.search(why)}
-        self._report({n: why for n, why in problems.items() if n not in young}, "have no fit")
+        self._first = step if self._first is None else self._first
+        self._begun |= fits.keys() - problems.keys()
+        small = {n: why for n, why in problems.items() if _small(fits.get(n))}
+        young = {
+            n: why
+            for n, why in problems.items()
+            if n not in small
+            and n not in self._begun
+            and EARLY.search(why)
+            and (n in adapters or step < self._first + MOVED_BY or not ZERO.search(why))
+        }
+        self._report({n: why for n, why in problems.items() if n not in young and n not in small}, "have no fit")
+        self._report(small, "have no fit", logging.INFO)
         self._report(young, "have no fit yet", logging.INFO)
 
     def _report(self, problems: Mapping[str, str], what: str, level: int = logging.WARNING) -> None:
         for key, message in by_reason(problems, what).items():
-            self._guard.once(message, key=f"{what} {key}", level=level)
+            self._guard.once(message, key=f"{level} {what} {key}", level=level)

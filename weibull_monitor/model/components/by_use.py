@@ -11,7 +11,6 @@ from typing import Any, Final, Literal
 from torch import nn
 
 from weibull_monitor.errors import say, text_of
-from weibull_monitor.model.components.names import ADAPTER
 from weibull_monitor.model.components.part import Part
 from weibull_monitor.model.components.split import Fragment
 from weibull_monitor.model.components.tree import Leaf
@@ -29,6 +28,7 @@ from weibull_monitor.model.dataflow import (
 from weibull_monitor.model.dataflow.boxes import Box
 from weibull_monitor.model.dataflow.clone import unwrapped
 from weibull_monitor.model.sharding import LocalParameter
+from weibull_monitor.model.tuners import of_peft
 
 ExampleInputs = Inputs | Literal[False] | None
 """Arguments of ``forward``, by position or by name; None for those that the model names itself; False for no pass."""
@@ -191,8 +191,11 @@ def outweighs(leaf: Leaf, by_name: str, verdict: Verdict | None) -> bool:
     """Whether what a matrix does says what it is. The matrices of PEFT's adapters are known by its names for them."""
     if verdict is None:
         return False
-    adapter = by_name.startswith("adapter") and re.search(ADAPTER, leaf.name) is not None
-    return not (adapter and any(type(module).__module__.startswith("peft.") for _, module in leaf.above))
+    return not (by_name.startswith("adapter") and _of_peft(leaf))
+
+
+def _of_peft(leaf: Leaf) -> bool:
+    return leaf.tuned or (leaf.adapter and any(of_peft(type(module)) for _, module in leaf.above))
 
 
 MISLEADING: Final = 0.1
@@ -228,7 +231,9 @@ def second_witness(
     shown += ("lm_head",) if any(v.head for v in used.values()) else ()
     out = []
     for leaf, (kind, why) in zip(leaves, named, strict=True):
-        if leaf.parameter not in used and leaf.parameter in followed.seen:
+        if kind.startswith("adapter") and _of_peft(leaf):
+            pass
+        elif leaf.parameter not in used and leaf.parameter in followed.seen:
             table = kind != "embedding" or leaf.parameter not in followed.inner
             if kind.startswith(shown) or not table or (misleading and kind not in ("other", "embedding", "lm_head")):
                 kind, why = "other", f"its name says {kind}, but a forward pass does not show that"

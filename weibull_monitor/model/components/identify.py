@@ -11,7 +11,6 @@ from torch import nn
 
 from weibull_monitor.model.components.feed_forward import Sibling, roles
 from weibull_monitor.model.components.names import (
-    ADAPTER,
     CROSS,
     GENERAL,
     PAIR,
@@ -52,7 +51,7 @@ def kinds(leaves: Sequence[Leaf], lm_head: nn.Module | None = None) -> list[tupl
     found: list[tuple[str, str] | None] = [_alone(leaf, lm_head) for leaf in leaves]
     names = {leaf.name for leaf in leaves}
     for index, leaf in enumerate(leaves):
-        if re.search(ADAPTER, leaf.name):
+        if leaf.adapter:
             found[index] = (_adapter(leaf.name, names), "")
     units: dict[str, list[int]] = defaultdict(list)
     for index, leaf in enumerate(leaves):

@@ -115,10 +115,14 @@ CROSS: Final = (
 SELF: Final = r"(?i)self_?att"
 """Pattern in the name of a self-attention module, which outweighs names above it."""
 ADAPTER: Final = (
-    r"\blora_|\bmodules_to_save\b|\badapter_modules?\b|_adapter_list\b|\b(?:houlsby|ia3|vera|oft|boft|loha|lokr)_|"
+    r"\blora_|\badapter_modules?\b|_adapter_list\b|\b(?:houlsby|ia3|vera|oft|boft|loha|lokr)_|"
     r"lora[._](?:[AaBb]|down|up)\b|\badapter_(?:down|up)\b"
 )
 """Pattern in the path of an adapter's parameter (PEFT, and the adapters of X-MOD)."""
+COPIED: Final = re.compile(r"\.(?:original_module|modules_to_save(?:\.[^.]+)?)(?=\.)")
+"""In the path of a whole module that PEFT keeps twice (``modules_to_save``): as it was loaded, and as it is trained."""
+ORIGINAL: Final = ".original_module."
+"""In the path of the first of the two."""
 PAIR: Final = re.compile(
     r"(?:(?<![a-z])(?:lora|vera)_(?:\w+_)?|(?<![a-z])lora\.)(?P<letter>[AaBb])(?![A-Za-z])|"
     r"(?:lora[._]|\badapter_)(?P<word>down|up)(?![a-z])"
@@ -194,7 +198,7 @@ TABLE: Final[tuple[Row, ...]] = (
         "attn_o",
         "attention",
         r"o_proj|out_proj|post_attention\.\w+|[Ww]?o|to_out|out_lin|c_proj|dense|output|proj|projection|projection_layer|"
-        r"output_proj|out|proj_out|linear_out|post|post_proj|attention_out|layout_output|o_[ab]_proj|final|fc_out|output_projection|"
+        r"output_proj|out|proj_out|linear_out|post|post_proj|attention_out|layout_output|o_[ab]_proj|final|fc_out|out(?:put)?_projection|"
         r"linear|output_linear",
     ),
     # Feed-forward blocks; siblings and shapes decide the final kinds, see `feed_forward`.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final
@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from weibull_monitor.model.components.names import (
     ADAPTER,
+    COPIED,
     GENERAL,
+    ORIGINAL,
     PARAMETRIZATION,
     Place,
     clean_name,
@@ -21,6 +23,7 @@ from weibull_monitor.model.components.names import (
     place_by_name,
     telling,
 )
+from weibull_monitor.model.tuners import BASE, is_tuner, of_peft
 
 Chain = tuple[tuple[str, nn.Module], ...]
 """(name, module) from the outermost module below the root down to some module."""
@@ -49,6 +52,7 @@ class Leaf:
         unit: Path of that module; matrices of one unit are siblings.
         unit_module: That module.
         beside: Whether it lies beside the matrix that the module around both is named after.
+        tuned: Whether it is an adapter's because a layer of PEFT holds it beside the layer that it wraps.
     """
 
     parameter: str
@@ -62,18 +66,33 @@ class Leaf:
     unit: str
     unit_module: nn.Module
     beside: bool = False
+    tuned: bool = False
+
+    @property
+    def adapter(self) -> bool:
+        """Whether it is an adapter's, by where it is or by its name."""
+        return self.tuned or re.search(ADAPTER, self.name) is not None
 
 
 def leaves(model: nn.Module, parameters: Mapping[str, Tensor]) -> Iterator[Leaf]:
     """The place of every one of ``parameters``, which are by their names in ``model.named_parameters()``."""
     modules = dict(model.named_modules())
-    peft = any(name.endswith("base_layer") or ".lora_" in name for name in modules)
+    peft = any(name.endswith(BASE) or ".lora_" in name for name in modules)
+    copied = any(name.endswith(".modules_to_save") for name in modules)
     names = {parameter: clean_name(parameter, peft) for parameter in parameters}
+    # What a matrix is, is read off the name of the module that it is a copy of.
+    places = {parameter: COPIED.sub("", name) if copied else name for parameter, name in names.items()}
+    tuned = _tuned(parameters, modules)
     held: Counter[str] = Counter()  # matrices at or below each path; adapters do not count, they sit beside any matrix
     general: Counter[str] = Counter()  # matrices that are below a path by names that say little (``q_proj.linear``)
-    for name in names.values():
-        if not re.search(ADAPTER, name) and PARAMETRIZATION not in name:
-            segments = name.split(".")
+    for parameter, name in names.items():
+        if (
+            parameter not in tuned
+            and not re.search(ADAPTER, name)
+            and PARAMETRIZATION not in name
+            and not (copied and ORIGINAL in name)
+        ):
+            segments = places[parameter].split(".")
             held.update(".".join(segments[:depth]) for depth in range(len(segments)))
             own = segments[:-1] if segments[-1] == "weight" else segments
             while own and own[-1] in GENERAL:
@@ -85,12 +104,12 @@ def leaves(model: nn.Module, parameters: Mapping[str, Tensor]) -> Iterator[Leaf]
         owner_path, _, attribute = parameter.rpartition(".")
         name = names[parameter]
         if owner_path not in chains:
-            chains[owner_path] = _chain(owner_path, modules, peft)
+            chains[owner_path] = _chain(owner_path, modules, peft, copied)
         chain, clean_owner = chains[owner_path]
         # The depth of what level for the matrix: its module, for a ``weight``; else the parameter's own name
         # (``in_proj_weight``). It moves up while the module above holds this matrix only, or names it.
         level = len(chain) if attribute == "weight" else len(chain) + 1
-        paths = [clean_owner if level == len(chain) else name]
+        paths = [clean_owner if level == len(chain) else places[parameter]]
         named = next((d for d, (n, _) in enumerate(chain, 1) if names_a_matrix(n) and held[_path(chain, d)] == 1), 0)
         while level > 1:
             parent, _, last = paths[-1].rpartition(".")
@@ -121,7 +140,22 @@ def leaves(model: nn.Module, parameters: Mapping[str, Tensor]) -> Iterator[Leaf]
             unit=unit,
             unit_module=module,
             beside=beside,
+            tuned=parameter in tuned,
         )
+
+
+def _tuned(parameters: Iterable[str], modules: Mapping[str, nn.Module]) -> set[str]:
+    """The parameters that layers of PEFT hold themselves or beside the layers that they wrap."""
+    classes = {cls for cls in {type(module) for module in modules.values()} if of_peft(cls)}
+    layers = {path: is_tuner(module) for path, module in modules.items() if type(module) in classes}
+    found = set()
+    for parameter in parameters if layers else ():
+        owner, _, _ = parameter.rpartition(".")
+        segments = parameter.split(".")
+        around = {".".join(segments[:n]): segments[n] for n in range(1, len(segments))}
+        if owner in layers or any(layers.get(path) and below != BASE for path, below in around.items()):
+            found.add(parameter)
+    return found
 
 
 def _path(chain: Chain, depth: int) -> str:
@@ -146,14 +180,15 @@ def names_a_matrix(name: str) -> bool:
     return (place in (None, "attention") and telling(name, "attention")) or (place is None and telling(name, "ffn"))
 
 
-def _chain(owner_path: str, modules: Mapping[str, nn.Module], peft: bool) -> tuple[Chain, str]:
+def _chain(owner_path: str, modules: Mapping[str, nn.Module], peft: bool, copied: bool) -> tuple[Chain, str]:
     """The modules from below the root down to the owner, without wrappers, and the owner's clean path."""
     raw = owner_path.split(".") if owner_path else []
     chain: list[tuple[str, nn.Module]] = []
     before = ""
     for depth in range(1, len(raw) + 1):
         path = ".".join(raw[:depth])
-        clean = clean_name(path + ".weight", peft).rpartition(".")[0]
+        clean = clean_name(path + ".weight", peft)
+        clean = (COPIED.sub("", clean) if copied else clean).rpartition(".")[0]
         if clean in ("", before):  # a wrapper is replaced by the module in it
             if chain:
                 chain[-1] = (chain[-1][0], modules[path])

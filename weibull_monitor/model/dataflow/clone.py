@@ -15,6 +15,7 @@ from weibull_monitor.model.dataflow.traced import Traced
 from weibull_monitor.model.dataflow.weights import Weights
 from weibull_monitor.model.sharding import LocalParameter, inside
 from weibull_monitor.model.sharding.made import HOOKS
+from weibull_monitor.model.tuners import BASE, is_tuner
 
 LARGEST_BUFFER: Final = 1 << 22
 _HOOKS: Final = (
@@ -115,6 +116,8 @@ class Clone:
             else:
                 state[name] = self._attribute(value, 3)
         state["training"] = False
+        if is_tuner(old):  # what the layer below does is what the model does; adapters are known by where they are
+            state["forward"] = state["_modules"][BASE]
         new.__dict__.update(state)
 
     def _parameter(self, parameter: Tensor) -> Any:

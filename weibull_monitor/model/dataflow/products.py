@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -71,7 +72,7 @@ def _by_weight(follow: Follow, a: Any, weight: Traced, name: str, shape: torch.S
     x = follow.activation(a)
     stacked = name == "_grouped_mm" and weight.dim() == 3  # (E, D, I): what is said of the first expert holds for all
     elem = weight.elem[0] if stacked else weight.elem
-    mixing = _mixes_scores(follow, x)
+    mixing = _mixes_scores(follow, x, elem.shape[-2:])
     rows = contract.product(follow.graph, follow.weights, x, elem, -1, elem.dim() - 2)
     if not isinstance(a, Traced) and not bool(a.any()):  # the output of an attention that needs a kernel, say
         follow.graph.idle.update(events_in(rows))
@@ -86,7 +87,7 @@ def _by_weight(follow: Follow, a: Any, weight: Traced, name: str, shape: torch.S
 def _of_weight(follow: Follow, weight: Traced, b: Any, shape: torch.Size) -> Tensor | None:
     """Codes of weight @ b, in a shape."""
     x = follow.activation(b)
-    mixing = _mixes_scores(follow, x)
+    mixing = _mixes_scores(follow, x, weight.shape[-2:])
     rows = contract.product(follow.graph, follow.weights, x, weight.elem, -2, weight.dim() - 1)
     if mixing and x is not None:
         follow.graph.heads_mixed += events_in(rows)
@@ -110,10 +111,15 @@ def _by_features(graph: Graph, event: int) -> bool:
     return one.type == "product" and "act" not in one.flags and not mixed
 
 
-def _mixes_scores(follow: Follow, codes: Tensor | None) -> bool:
-    """Whether what a weight is multiplied with are scores, which it mixes over heads."""
+def _mixes_scores(follow: Follow, codes: Tensor | None, shape: Sequence[int]) -> bool:
+    """Whether what a weight is multiplied with are scores, which it mixes over heads: as many as before.
+
+    Streams that are mixed with numbers made of themselves (hyper-connections) look like scores, too. What reads them seldom keeps
+    their size.
+    """
     found = events_in(codes)
-    return bool(found) and all(follow.graph.events[e].type == "scores" for e in found)
+    heads = {size for size in shape if size > 1}
+    return bool(found) and len(heads) <= 1 and all(follow.graph.events[e].type == "scores" for e in found)
 
 
 def convolution_rule(follow: Follow, func: Any, name: str, args: Any, kwargs: Any) -> Any:
@@ -139,7 +145,7 @@ def convolution_rule(follow: Follow, func: Any, name: str, args: Any, kwargs: An
         flag = "expanded" if expanded or w.dim() != 4 else "depthwise"
         return follow.wrap(out, spread(elementwise.flagged(graph, few, flag), out.shape))
     rows = contract.product(follow.graph, follow.weights, codes, w.elem, 1, 0 if transposed else 1, kernel, groups)
-    if codes is not None and codes.shape[2:] == out.shape[2:] and _mixes_scores(follow, codes):
+    if codes is not None and codes.shape[2:] == out.shape[2:] and _mixes_scores(follow, codes, w.shape[:2]):
         follow.graph.heads_mixed += events_in(rows)
         return follow.wrap(out, spread(codes.narrow(1, 0, 1), out.shape))
     rows = rows[(slice(None), slice(None), *(slice(0, 1) for _ in w.shape[2:]))]

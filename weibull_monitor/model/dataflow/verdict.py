@@ -161,11 +161,16 @@ def _verdict(shape: tuple[int, ...], uses: list[Use], roles: Roles) -> Verdict |
 
 
 def _alike(shape: tuple[int, ...], named: Mapping[str, list[Use]], places: Mapping[str, Tensor], roles: Roles) -> bool:
-    """Whether the first axis of a parameter numbers experts: every one has rows of every role."""
+    """Whether the first axis of a parameter numbers experts: every one has rows of every role, and more than a single one.
+
+    A single row each is what the outputs of a convolution along time have, (outputs, inputs, kernel).
+    """
     if any(0 in roles.event(use).summed for uses in named.values() for use in uses):
         return False
     numbers = [frozenset(torch.unravel_index(places[role], shape)[0].tolist()) for role in named]
-    return len(set(numbers)) == 1 and (len(named) > 1 or len(numbers[0]) > 1 or shape[0] > 1)
+    rows = max(len(torch.unique(places[role])) for role in named)
+    several = len(named) > 1 or len(numbers[0]) > 1 or shape[0] > 1
+    return len(set(numbers)) == 1 and several and rows > len(numbers[0])
 
 
 def _of_first(shape: tuple[int, ...], uses: list[Use]) -> list[Use]:
