@@ -14,6 +14,7 @@ from weibull_monitor.alerts.rules.decay import (
     IN_GRADIENT,
     carried_on,
     explained_by_decay,
+    faded,
     given_back,
     goes_on_falling,
 )
@@ -348,9 +349,10 @@ def scale_stall(window: SampleWindow, settings: ScaleStall) -> RuleResult | None
         usual, now = median_of(speed[:-2]), np.fmax(speed[-1], speed[-2])
         share = now / usual
         strength = settings.share / np.maximum(share, 1e-3 * settings.share)
+    fading = faded(window)  # what decay has emptied swings about zero, and its speed means nothing
     return rule_result(
         strength=np.where(window.moving & window.warm & window.components.body & (now > 0), strength, 0.0),
-        severity=2,
+        severity=np.where(fading, 1, 2).astype(np.int8),
         quantity="share of the usual speed",
         value=share,
         low=settings.share,
@@ -358,7 +360,9 @@ def scale_stall(window: SampleWindow, settings: ScaleStall) -> RuleResult | None
             f"Since step {window.steps[-3]}, k and λ have moved at {100 * share[i]:.2g} % of the speed that they had before, "
             f"although η is {window.now('eta')[i]:.3g}. "
             + (
-                "Check first whether updates are lost in rounding: keep a master copy in fp32."
+                IN_GRADIENT
+                if fading[i]
+                else "Check first whether updates are lost in rounding: keep a master copy in fp32."
                 if window.components.coarse[i]
                 else "Check first the learning rate of its parameter group; then whether its gradient has vanished."
             )
