@@ -87,7 +87,7 @@ def test_a_small_matrix_that_grows_as_fast_as_ever_does_not_grow_alone() -> None
 
 
 def test_growth_of_all_values_is_one_way_without_a_known_size_of_steps() -> None:
-    columns = healthy(eta=ETA)
+    columns = healthy(eta=4 * ETA)
     for now in columns:
         now["update_max"] *= np.nan
     for name in ("lambda", "rms"):

@@ -346,7 +346,9 @@ def test_the_shallow_anomaly_has_its_own_words_and_is_no_warning() -> None:
     for n, now in enumerate(deep):
         now["k"][index(7, "ffn_gate")] -= 0.018 * n
     (found, *_) = [
-        a for a in replay(samples_of(deep, blocks=8), None, [ATTENTION]) if a.finding.rule == "layer_outlier"
+        a
+        for a in replay(samples_of(deep, blocks=8), None, [ATTENTION])
+        if a.finding.rule == "layer_outlier" and a.finding.severity == "warning"
     ]
     assert found.finding.severity == "warning"
 
