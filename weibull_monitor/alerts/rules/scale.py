@@ -72,7 +72,9 @@ SMALLER: Final = 0.6
 FULL_STEPS: Final = 1.0
 """Speed of steps with an RMS of 1 in random directions: a model that begins to learn may come to it."""
 UNKNOWN_BOUND: Final = 30.0
-"""Largest RMS of updates, in units of η, where no bound of the optimizer is known."""
+"""Largest RMS of updates, in units of η, where no bound of the optimizer is known …"""
+UNKNOWN_SHARE: Final = 0.1
+"""… beside this share of the RMS, as averages of weights move without η."""
 FEW_VALUES: Final = 256
 """Gradients of so few values may all grow and keep their signs, so only the bound is beyond them."""
 SIGN: Final = 1.0
@@ -109,8 +111,10 @@ def impossible_change(window: SampleWindow, settings: ImpossibleChange) -> RuleR
         sustained = np.where(one_way(window), np.fmax(settings.sustained, SUSTAINED_ONE_WAY), settings.sustained)
         sustained = np.fmax(sustained, carried_on(window))
         sustained = np.where(window.components.numel < FEW_VALUES, np.inf, sustained)
-        # No step of any optimizer in use is as long, while the gradients have a steady size.
-        likely = path * np.where(np.isnan(bound), UNKNOWN_BOUND, np.minimum(bound, sustained)) * rounding + rest
+        # No step of any optimizer in use is as long, while gradients have a steady size; those of LAMB grow with the weights.
+        largest = np.fmax(rms, before)
+        unknown = path * UNKNOWN_BOUND * np.fmax(1.0, largest) + UNKNOWN_SHARE * largest
+        likely = np.where(np.isnan(bound), unknown, path * np.minimum(bound, sustained)) * rounding + rest
         moved = np.abs(rms - before)
         strength = moved / likely
         impossible = moved > certain

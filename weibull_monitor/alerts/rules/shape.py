@@ -40,6 +40,8 @@ ONE_SIZE: Final = 1.02
 """How many times k of a normal distribution k is from which on values are more alike than those."""
 KEPT: Final = 0.9
 """Share of λ that a matrix keeps which comes back to the shape of others."""
+GREW: Final = 0.05
+"""Growth of ln RMS from which on steps may have made values more alike."""
 R2_NOISE: Final = 0.06
 """sd(R²)·√n of a normal matrix."""
 LOG_NOISE: Final = 0.02
@@ -286,7 +288,9 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
             size = np.abs(move.last)
             further = np.minimum(size / (OUTSIDE * np.hypot(move.own, error)), size / OUTSIDE_CHANGE)
             # Steps of one size lead to values of one size; what writes to a matrix hardly ever makes k higher than at the start.
-            evener = (move.last > 0.0) & (window.now("k") > ONE_SIZE * anchors()["normal"].k)
+            # And then the size stays, while steps make it grow.
+            grew = np.log(window.now("rms") / window.before("rms")) >= GREW
+            evener = grew & (move.last > 0.0) & (window.now("k") > ONE_SIZE * anchors()["normal"].k)
             late = (window.steps[-1] > EARLY) & ~one_way(window) & ~window.jumped & ~evener
             mixed_outside = moved_together_outside(window)
             further = np.fmax(np.where(lone, further, 0.0), mixed_outside)
