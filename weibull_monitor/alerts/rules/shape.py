@@ -326,8 +326,8 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
         severity=np.where(sudden | ((r2 < settings.slowly) & (start >= settings.r2) & ~excused), 2, 1).astype(np.int8),
         quantity=lambda i: "k" if by_k[i] else "R²",
         value=np.where(by_k, window.now("k"), r2),
-        low=np.where(by_k, np.nan, settings.r2),
-        high=np.where(by_k, np.nan, 1.0),
+        low=np.where(by_k | (r2 >= settings.r2), np.nan, settings.r2),  # a sudden fall may end within the range
+        high=np.where(by_k | (r2 >= settings.r2), np.nan, 1.0),
         z=z,
         meaning=lambda i: (
             (
