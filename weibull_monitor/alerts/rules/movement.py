@@ -41,8 +41,8 @@ ONE_WAY_AT_LEAST: Final = 3.0
 """How many times as much as in random directions RMS² grows, at least."""
 ALIKE: Final = 1.3
 """k from which on values are nearly of one size, as after steps that went one way; 1.2054 is that of a normal distribution."""
-ALONG: Final = 1.6
-"""How far beyond the steps in one direction what has no one size yet may grow: they may lie a little along it."""
+FIRST_K: Final = (0.2, 1.25, 0.4)
+"""Of normal values plus ±d: a bound of ln k against ln RMS, constant and then rising from the third number on."""
 GROWN: Final = 1.2
 """How many times as large the RMS gets where the size of steps is not known."""
 K_AS_RMS: Final = 2.0
@@ -173,9 +173,11 @@ def _one_way(window: SampleWindow) -> Bools:
     enough = (grown >= least) | np.isnan(bound) & (rms >= GROWN * before)
     k, k_before = window.now("k"), window.before("k")
     most = path * np.fmin(bound, SUSTAINED_ONE_WAY)
-    # Only what has one size already, of the steps before, can be moved along itself.
-    enough &= ~((rms - before > most) | (k_before < ALIKE) & (grown > (ALONG * most) ** 2))
-    rose = (k - k_before > window.now("k_se")) & (np.log(k / k_before) <= K_AS_RMS * np.log(rms / before))
+    enough &= ~(rms - before > most)
+    by_k, by_rms = np.log(k / k_before), np.log(rms / before)
+    # Equal steps in one direction make of normal values what `FIRST_K` says; what has one size already gets it more quickly.
+    first = FIRST_K[0] + FIRST_K[1] * np.fmax(by_rms - FIRST_K[2], 0.0)
+    rose = (k - k_before > window.now("k_se")) & (by_k <= np.where(k_before < ALIKE, first, K_AS_RMS * by_rms))
     found: Bools = rose & enough
     return found
 

@@ -112,8 +112,7 @@ def impossible_change(window: SampleWindow, settings: ImpossibleChange) -> RuleR
         sustained = np.fmax(sustained, carried_on(window))
         sustained = np.where(window.components.numel < FEW_VALUES, np.inf, sustained)
         # No step of any optimizer in use is as long, while gradients have a steady size; those of LAMB grow with the weights.
-        largest = np.fmax(rms, before)
-        unknown = path * UNKNOWN_BOUND * np.fmax(1.0, largest) + UNKNOWN_SHARE * largest
+        unknown = path * UNKNOWN_BOUND * np.fmax(1.0, before) + UNKNOWN_SHARE * before
         likely = np.where(np.isnan(bound), unknown, path * np.minimum(bound, sustained)) * rounding + rest
         moved = np.abs(rms - before)
         strength = moved / likely

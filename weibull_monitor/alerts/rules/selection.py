@@ -164,7 +164,7 @@ def selection_drift(window: SampleWindow, settings: SelectionDrift) -> RuleResul
             found = np.isfinite(drift) & ~(size < settings.z * noise) & warm(window, group)
         starts[group.members] = start = median_start(window, group)
         ends[..., group.members] = median_k(window, group)
-        expected = (group.attention == "mha") & (start > MIN_START) | group_faded(window, group)
+        expected = (start > MIN_START) | group_faded(window, group)
         strong = (size >= settings.strong) & ~expected
         limit = 100.0 * np.where(strong, settings.strong, settings.mild)
         results.set(group, strong, np.where(found, size / settings.mild, 0.0), 100.0 * drift, -limit, limit)
