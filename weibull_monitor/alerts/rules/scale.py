@@ -34,7 +34,15 @@ from weibull_monitor.alerts.rules.movement import (
 )
 from weibull_monitor.alerts.rules.result import RuleResult, graded, rule_result
 from weibull_monitor.alerts.rules.trained import goes_on
-from weibull_monitor.alerts.rules.words import ONE_WAY_CASE, SE_LAMBDA, apart, between, cause_of, cause_of_shift
+from weibull_monitor.alerts.rules.words import (
+    ONE_WAY_CASE,
+    SE_LAMBDA,
+    apart,
+    between,
+    cause_of,
+    cause_of_shift,
+    unstepped,
+)
 from weibull_monitor.alerts.settings import ImpossibleChange, ScaleRunaway, ScaleShift, ScaleStall
 from weibull_monitor.alerts.statistics import Floats, median_along, median_of, or_zero, quiet, resolution, spread_of
 from weibull_monitor.alerts.window import SampleWindow
@@ -269,7 +277,7 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         meaning,
         besides,
         np.where(fallen, 1.0, caution(window)),  # a young matrix grows, and does not shrink
-        by_decay | steady_fall | undone | straight,
+        by_decay | steady_fall | undone | straight | unstepped(window),
     )
 
 

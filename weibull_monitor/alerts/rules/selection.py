@@ -31,7 +31,7 @@ from weibull_monitor.alerts.rules.movement import (
     usual_movement,
 )
 from weibull_monitor.alerts.rules.result import RuleResult
-from weibull_monitor.alerts.rules.words import ONE_WAY_CASE, between, fit_got_worse, mixed_case
+from weibull_monitor.alerts.rules.words import ONE_WAY_CASE, between, fit_got_worse, mixed_case, unstepped
 from weibull_monitor.alerts.settings import SelectionDrift, SelectionRange, SelectionShift
 from weibull_monitor.alerts.statistics import quiet
 from weibull_monitor.alerts.window import SampleWindow
@@ -140,15 +140,15 @@ def selection_shift(window: SampleWindow, settings: SelectionShift) -> RuleResul
         ),
         besides,
         caution(window),
-        straight | fading | from_nothing(window),
+        straight | fading | from_nothing(window) | unstepped(window),
     )
 
 
 def selection_drift(window: SampleWindow, settings: SelectionDrift) -> RuleResult | None:
     """Drift of the median k of W_q or W_k from the run's own baseline: mild is an info, strong a warning.
 
-    Strong drift stays an info where healthy models have it: multi-head attention with separate matrices and no QK-norm that
-    started near an initialisation.
+    Strong drift stays an info where healthy models have it: up, as with Lion, whose steps have one size; or down in multi-head
+    attention with separate matrices and no QK-norm. Both only if the run started near an initialisation.
     """
     normal = anchors()["normal"].k
     results, fading = GroupResults(window.now("k").shape), faded(window)
@@ -164,7 +164,8 @@ def selection_drift(window: SampleWindow, settings: SelectionDrift) -> RuleResul
             found = np.isfinite(drift) & ~(size < settings.z * noise) & warm(window, group)
         starts[group.members] = start = median_start(window, group)
         ends[..., group.members] = median_k(window, group)
-        expected = (start > MIN_START) | group_faded(window, group)
+        # Steps of one size make k rise.
+        expected = (start > MIN_START) & ((group.attention == "mha") | (drift > 0.0)) | group_faded(window, group)
         strong = (size >= settings.strong) & ~expected
         limit = 100.0 * np.where(strong, settings.strong, settings.mild)
         results.set(group, strong, np.where(found, size / settings.mild, 0.0), 100.0 * drift, -limit, limit)

@@ -21,7 +21,7 @@ from weibull_monitor.alerts.rules.movement import (
     usual_movement,
 )
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result
-from weibull_monitor.alerts.rules.words import ONE_WAY_CASE, apart, between, fit_got_worse, mixed_case
+from weibull_monitor.alerts.rules.words import ONE_WAY_CASE, apart, between, fit_got_worse, mixed_case, unstepped
 from weibull_monitor.alerts.settings import BodyBreak, LayerOutlier, TransmissionExit
 from weibull_monitor.alerts.statistics import Bools, Floats, median_along, median_of, or_zero, quiet, spread_of
 from weibull_monitor.alerts.window import EARLY, SampleWindow
@@ -313,7 +313,7 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
         z = np.where(np.abs(z) < settings.z, np.nan, z)  # found for another reason
         straight = one_way(window) | grows_on(window)
         fading = faded(window)
-        excused = fading | from_nothing(window)
+        excused = fading | from_nothing(window) | unstepped(window)
         sudden &= ~straight & ~excused & ~(by_k & window.jumped)  # `scale_shift` tells of a jump of η
 
     def moved_by(i: int, column: str) -> str:

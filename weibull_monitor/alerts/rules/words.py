@@ -127,6 +127,12 @@ def cause_of_shift(window: SampleWindow, i: int, found: Bools, others: str = "Th
     """
     eta, decay = _known(window, "eta", i), _known(window, "weight_decay", i)
     many = share_of_body(window, found) >= MOST
+    if unstepped(window)[i]:
+        return (
+            "No optimizer that the monitor knows steps it: it is computed from other parameters, as with spectral norm, or "
+            "belongs to an optimizer that was not passed. So nothing tells how far it may move. If you pass all optimizers, "
+            "nothing has to be done."
+        )
     if window.jumped[i]:
         return (
             f"η is now {eta}, more than twice its highest value before: check first that you set it, for this parameter group "
@@ -147,6 +153,17 @@ def cause_of_shift(window: SampleWindow, i: int, found: Bools, others: str = "Th
         "whether something wrote to this matrix (a checkpoint that was loaded, an adapter that was merged). If it was not you, "
         "go back to the last checkpoint."
     )
+
+
+def unstepped(window: SampleWindow) -> Bools:
+    """Trainable matrices whose η is not known, though that of others is; shape (components,)."""
+    return window.once("unstepped", lambda: _unstepped(window))
+
+
+def _unstepped(window: SampleWindow) -> Bools:
+    known, trainable = np.isfinite(window.now("eta")), window.components.trainable
+    found: Bools = trainable & ~known & (known & trainable).any(axis=-1, keepdims=True)
+    return found
 
 
 def between(before: float, now: float, since: int) -> str:
