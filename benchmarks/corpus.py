@@ -224,7 +224,7 @@ def main() -> None:
     chosen = [
         case
         for case in (known[folder] for folder in options.only or known)
-        if options.side in (None, side(case.family))
+        if options.side in (None, side(case.name))
         and (options.only or not (options.root / case.folder / "case.json").exists())
     ]
     text()  # read once, before the processes are forked

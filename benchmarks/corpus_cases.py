@@ -10,7 +10,7 @@ from corpus_drawn import drawn
 from corpus_evaluated_cases import evaluated
 from corpus_evaluated_faults import EVALUATED_FAULTS
 from corpus_faults import FAULTS, NEW, OLD, OLD_TOO
-from corpus_fresh import fresh
+from corpus_fresh import again, fresh
 from corpus_sides import UNSEEN
 
 
@@ -244,7 +244,7 @@ def _faulty() -> list[Case]:
 def cases() -> list[Case]:
     """All trainings; `corpus_sides` says which of them thresholds were chosen with."""
     written = [*_healthy(), *healthy_too(), *_faulty(), *faulty_too(), *evaluated()]
-    return [*written, *_drawn({case.family for case in written}), *fresh()]
+    return [*written, *_drawn({case.family for case in written}), *fresh(), *again()]
 
 
 def _drawn(families: set[str]) -> list[Case]:

@@ -19,6 +19,8 @@ MADE: Final[dict[str, Callable[[], Task]]] = SENSES | OWN | TASKS | TABLES
 """The families that are not rows of a table."""
 FRESH: Final[tuple[str, ...]] = (*text.DECODERS, *text.ENCODERS, *text.SEQ2SEQ, *text.VISION, *MADE)
 """The names of the families."""
+AGAIN: Final = 8300
+"""Seed of the trainings that are evaluated only."""
 KNOWN: Final = (
     "W_k re-initialised",
     "block re-initialised",
@@ -62,9 +64,20 @@ NEEDS: Final[dict[str, dict[str, Any]]] = {
 
 def fresh() -> list[Case]:
     """The healthy trainings, two for each family, and 85 that four faults strike each."""
+    return _drawn(8100, 2 * len(FRESH), 85)
+
+
+def again() -> list[Case]:
+    """The families with other settings: 72 healthy trainings, and 14 that four faults strike each."""
+    return _drawn(AGAIN, 72, 14)
+
+
+def _drawn(seed: int, healthy: int, faulty: int) -> list[Case]:
     from corpus_fresh_faults import FRESH_FAULTS
 
-    healthy = drawn(FRESH, seed=8100, number=2 * len(FRESH))
     struck = [family for family in FRESH if family not in BARE]
-    faulty = drawn(struck, seed=8200, number=85, faults=(*FRESH_FAULTS, *KNOWN), each=4)
-    return [replace(case, **NEEDS.get(case.family, {})) for case in (*healthy, *faulty)]
+    cases = [
+        *drawn(FRESH, seed=seed, number=healthy),
+        *drawn(struck, seed=seed + 100, number=faulty, faults=(*FRESH_FAULTS, *KNOWN), each=4),
+    ]
+    return [replace(case, **NEEDS.get(case.family, {})) for case in cases]
