@@ -42,7 +42,10 @@ ONE_WAY_AT_LEAST: Final = 3.0
 ALIKE: Final = 1.3
 """k from which on values are nearly of one size, as after steps that went one way; 1.2054 is that of a normal distribution."""
 FIRST_K: Final = (0.2, 1.25, 0.4)
-"""Of normal values plus ±d: a bound of ln k against ln RMS, constant and then rising from the third number on."""
+"""A bound of ln k against ln RMS, constant and then rising from the third number on.
+
+Normal values plus ±d have (0.07, 0.35), (0.58, 0.80), (1.04, 1.15) and (1.58, 1.63) for d = 1, 2, 3, 5 standard deviations.
+"""
 GROWN: Final = 1.2
 """How many times as large the RMS gets where the size of steps is not known."""
 K_AS_RMS: Final = 2.0

@@ -1,0 +1,116 @@
+"""What steps can and cannot make of a matrix: where their size is not known, and where they are all that there is."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from alerts.simulated import ATTENTION, Columns, alerts_of, healthy, index, samples_of, window_of
+from weibull_monitor import fit_weibull
+from weibull_monitor.alerts import replay
+from weibull_monitor.alerts.rules.movement import from_nothing, one_way
+from weibull_monitor.history.alert import Alert
+
+AT, ETA = 15, 2e-3
+V, Q = index(2, "attn_v"), index(1, "attn_q")
+
+
+def found(columns: list[Columns], rule: str) -> list[Alert]:
+    return [a for a in replay(samples_of(columns), None, [ATTENTION]) if a.finding.rule == rule and a.phase == "begins"]
+
+
+def unknown(columns: list[Columns], *names: str, at: object = slice(None)) -> None:
+    for now in columns:
+        for name in names:
+            now[name][at] = np.nan
+
+
+@pytest.mark.parametrize(("stepped", "severity"), [(True, "warning"), (False, "info")])
+def test_what_no_known_optimizer_steps_may_move_as_it_likes(stepped: bool, severity: str) -> None:
+    """Weights that are computed from others, as with spectral norm."""
+    columns = healthy()
+    if not stepped:
+        unknown(columns, "eta", "eta_sum", "weight_decay", "update_max", "element_max", at=V)
+    for now in columns[AT:]:
+        for name in ("lambda", "rms", "largest"):
+            now[name][V] *= 0.7
+    alerts = found(columns, "scale_shift")
+    assert [a.finding.severity for a in alerts] == [severity]
+    assert ("computed from other parameters" in alerts[0].finding.meaning) is not stepped
+    assert "not known" not in alerts[0].finding.meaning or not stepped
+
+
+@pytest.mark.parametrize("deviations", [1.0, 1.5, 2.0, 3.0, 5.0])
+def test_normal_values_that_take_steps_of_one_size_have_the_k_of_such_steps(deviations: float) -> None:
+    """Fits of the values themselves say what k and the RMS become."""
+    random = torch.Generator().manual_seed(0)
+    w = 0.02 * torch.randn(500_000, generator=random)
+    stepped = w + 0.02 * deviations * torch.randn(500_000, generator=random).sign()
+    fits = [fit_weibull(values) for values in (w, stepped)]
+    columns = healthy(AT + 1, eta=0.02 * deviations / 10 * 1.02)  # Σ η of ten steps
+    for now, fit in ((columns[-2], fits[0]), (columns[-1], fits[1])):
+        for name, value in (("k", fit.k), ("lambda", fit.lambda_), ("rms", fit.rms), ("r2", fit.r2)):
+            now[name][V] = value
+    assert bool(one_way(window_of(samples_of(columns)))[V])
+
+
+def test_codes_that_are_read_wrongly_have_a_k_that_steps_do_not_make() -> None:
+    """Offset codes of four bits, read as two's complement, grow by just what steps in one direction would give."""
+    columns = healthy(AT + 1, eta=ETA)
+    columns[-2]["k"][Q], columns[-2]["rms"][Q] = 1.22, 0.0349
+    columns[-1]["k"][Q], columns[-1]["rms"][Q], columns[-1]["r2"][Q] = 2.51, 0.0598, 0.994
+    assert not one_way(window_of(samples_of(columns)))[Q]
+
+
+@pytest.mark.parametrize(("factor", "severities"), [(1.3, []), (1e6, ["warning"])])
+def test_a_growth_beyond_any_step_is_found_without_a_bound(factor: float, severities: list[str]) -> None:
+    columns = healthy()
+    unknown(columns, "update_max", "element_max")
+    for now in columns[AT:]:
+        now["rms"][V] *= factor  # a flipped exponent bit moves the RMS alone
+    assert [a.finding.severity for a in found(columns, "impossible_change")] == severities
+
+
+@pytest.mark.parametrize(("start", "expected"), [(1e-10, True), (0.0, True), (0.02, False)])
+def test_a_matrix_that_begins_at_next_to_nothing(start: float, expected: bool) -> None:
+    columns = healthy(30, eta=ETA)
+    columns[0]["rms"][V] = start
+    samples = samples_of(columns)
+    assert bool(from_nothing(window_of(samples[:5]))[V]) is expected
+    assert not from_nothing(window_of(samples))[V]  # it is as old as the others by then
+
+
+def test_the_shape_of_what_began_at_next_to_nothing_is_an_info() -> None:
+    def shape(begun: float) -> set[str]:
+        columns = healthy(12, eta=ETA)
+        columns[0]["rms"][V] = begun
+        for now in columns[6:]:
+            now["r2"][V], now["k"][V] = 0.85, 0.8
+        return {a.finding.severity for a in found(columns, "body_break")}
+
+    assert (shape(0.02), shape(1e-10)) == ({"warning"}, {"info"})
+
+
+@pytest.mark.parametrize(("times", "severities"), [(1.5, set()), (0.6, {"warning"})])
+def test_a_strong_drift_up_from_an_initialisation_is_an_info(times: float, severities: set[str]) -> None:
+    """Lion and steps like its make k rise in any attention; only specialised attention makes it fall."""
+
+    def drift(columns: list[Columns]) -> None:
+        rows = [index(block, "attn_k") for block in range(4)]
+        for n, now in enumerate(columns):
+            now["k"][rows] *= times ** min(1.0, n / 18)
+
+    assert {a.finding.severity for a in alerts_of(drift) if a.finding.rule == "selection_drift"} == severities
+
+
+def test_one_block_that_departs_a_little_is_an_info() -> None:
+    def departs(by: float) -> set[str]:
+        columns = healthy(blocks=8)
+        for n, now in enumerate(columns):
+            for name in ("lambda", "rms", "largest"):
+                now[name][V] *= np.exp(by * min(1.0, n / 20))
+        alerts = replay(samples_of(columns, blocks=8), None, [ATTENTION])
+        return {a.finding.severity for a in alerts if a.finding.rule == "layer_outlier"}
+
+    assert (departs(0.5), departs(1.5)) == ({"info"}, {"info", "warning"})
