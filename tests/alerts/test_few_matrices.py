@@ -8,7 +8,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from alerts.simulated import ATTENTION, KINDS, Columns, Sample, component, components, index, samples_of, window_of
+from alerts.simulated import (
+    ATTENTION,
+    KINDS,
+    Columns,
+    Sample,
+    component,
+    components,
+    healthy,
+    index,
+    samples_of,
+    window_of,
+)
 from alerts.test_alone import AT, DOWN, FAR_APART, UP, K, Q, V, far_apart, scaled, warnings_of, young
 from weibull_monitor.alerts import replay
 from weibull_monitor.alerts.rules.alone import fall_alone, moved_together
@@ -166,3 +177,14 @@ def test_a_rise_far_beyond_all_others_needs_to_be_no_larger_than_ever() -> None:
 
     assert [a.finding.component for a in warnings_of(lambda c: outliers(c, 1.6))] == [components()[V].name]
     assert warnings_of(lambda c: outliers(c, 1.25)) == []
+
+
+@pytest.mark.parametrize(("rms", "found"), [(1.0, False), (0.95, True)])
+def test_a_scale_that_moves_only_with_k_is_one_movement(rms: float, found: bool) -> None:
+    """λ is the RMS over √Γ(1 + 2/k), so it falls with k where the RMS stays."""
+    matrix, columns = index(2, "attn_v"), healthy()
+    for now in columns[-1:]:
+        now["k"][matrix] -= 0.04
+        now["rms"][matrix] *= rms
+        now["lambda"][matrix] *= 0.978 * rms
+    assert bool(moved_together(window_of(samples_of(columns)))[matrix] >= 1.0) is found

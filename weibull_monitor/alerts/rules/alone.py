@@ -22,6 +22,8 @@ MIXED_RISE: Final = (1.8, 2.3)
 """… and where k falls and the scale rises, which attention that wakes does: for the others, and for W_q and W_k."""
 LEAST_MIXED: Final = (0.02, 1.0)
 """How far each of the two moves at least: in itself, and in these units."""
+BY_RMS: Final = 0.3
+"""Share of a movement of ln λ that ln RMS makes at least, for the scale to have moved."""
 OUTSIDE: Final = ((-1.0, 1.0, 3.3), (1.0, -1.0, 1.6))
 """The same for embeddings, heads and others: the direction of k, that of the scale, and how many times; healthy ones reach 2.7
 and 1.1. Both that fall are not judged, as convolutions do that."""
@@ -143,12 +145,15 @@ def _moved_together(window: SampleWindow) -> Floats:
     if not far.any():
         return strength
     falls = np.fmax(*(alone(window, sign * by_k, window.furthest("k"), error, (1.0, 1.0)) for sign in (-1.0, 1.0)))
+    grown = np.log(window.now("rms") / window.before("rms"))
     rise_limit = np.where(by_k < 0.0, np.where(window.components.selection, MIXED_RISE[1], MIXED_RISE[0]), np.inf)
     for column in ("lambda", "rms"):
         rose = np.log(window.now(column) / window.before(column))
+        # λ is the RMS over a function of k, so it moves with k while the RMS stays; and that is one movement.
+        far_too = far & (np.abs(rose) >= least) & (np.sign(rose) * grown >= BY_RMS * np.abs(rose))
         for sign, limit in ((-1.0, MIXED), (1.0, rise_limit)):
             scale = alone(window, sign * rose, window.furthest(f"log {column}"), noise, (1.0, 1.0))
-            enough = far & (np.abs(rose) >= least) & (falls >= unlike) & (scale >= unlike)
+            enough = far_too & (falls >= unlike) & (scale >= unlike)
             strength = np.fmax(strength, np.where(enough, np.sqrt(falls * scale) / limit, 0.0))
     return strength
 
