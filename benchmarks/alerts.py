@@ -281,9 +281,9 @@ runs.
 
 A training stands on one of two sides. Thresholds were *chosen with* one of them: all its runs and faults have been looked at,
 most of them several times, so that the numbers of that side say how well the rules fit and not how good they are. The other
-side is *evaluated* only: its settings, faults, seeds and initialisations were drawn when the rules were finished, but its families
-and kinds of faults have been seen. One change after the first look at it, for a false alarm in a published training, left its
-figures as they were.
+side is *evaluated* only: its settings, faults, seeds and initialisations were drawn when the rules were finished, but its
+families and kinds of faults have been seen. One change after the first look at it, for a false alarm in a published training,
+left its figures as they were.
 
 {looks}
 
