@@ -107,7 +107,7 @@ def gather(roots: Sequence[Path], sides: Sequence[str] = SIDES) -> dict[str, Res
                 continue
             twin = run.entry.get("twin", run.name)
             if twin not in twins:
-                twins = {twin: load(root, twin)}
+                twins = {twin: run if twin == run.name else load(root, twin)}
             failed = run.entry["name"].startswith("drawn") and not twins[twin].learned
             if run.entry["fault"] is None and failed:
                 result.failed.append(run.name)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from corpus_case import Case
 from corpus_evaluated_faults import EVALUATED_FAULTS
 
-_ALSO = (
+ALSO = (
     "W_k re-initialised",
     "block re-initialised",
     "flipped exponent bit",
@@ -57,7 +57,7 @@ def _faulty() -> list[Case]:
         Case("faults", "sequences", schedule="one cycle", warmup=80, eta=3e-3),
         Case("faults", "siglip"),
     )
-    names = (*EVALUATED_FAULTS, *_ALSO)
+    names = (*EVALUATED_FAULTS, *ALSO)
     return [
         replace(
             case,

@@ -9,6 +9,7 @@ from typing import Any, Final
 import corpus_fresh_text as text
 from corpus_case import Case
 from corpus_drawn import drawn
+from corpus_evaluated_cases import ALSO
 from corpus_families import Task
 from corpus_fresh_own import OWN
 from corpus_fresh_senses import SENSES
@@ -22,12 +23,7 @@ FRESH: Final[tuple[str, ...]] = (*text.DECODERS, *text.ENCODERS, *text.SEQ2SEQ, 
 AGAIN: Final = 8300
 """Seed of the trainings that are evaluated only."""
 KNOWN: Final = (
-    "W_k re-initialised",
-    "block re-initialised",
-    "flipped exponent bit",
-    "η × 30 for q and k",
-    "matrix × 1.5",
-    "NaN in a matrix",
+    *ALSO,
     "half of the values noise",
     "η × 8 for a block",
     "adapter merged with α × 8",

@@ -237,9 +237,9 @@ def ppo() -> Task:
         clipped = torch.min(ratio * gain, ratio.clamp(0.8, 1.2) * gain)
         entropy = -(new.exp() * new).sum(-1).mean()
         out = 0.5 * F.mse_loss(value, reward) - clipped.mean() - 0.01 * entropy
-        # The value that is told is the share of wrong acts, since PPO's own loss says nothing of what is learned.
-        told: Tensor = out - out.detach() + (1 - reward.mean())
-        return told
+        # The value is the share of wrong acts and the gradient PPO's, whose own loss says nothing of what is learned.
+        shown: Tensor = out - out.detach() + (1 - reward.mean())
+        return shown
 
     return Task(Optimised(), loss, batch)
 

@@ -2,7 +2,7 @@
 
 They were written without a look at the rules, and no training with them was replayed before. Each line of `STORED` has an
 issue or a pull request in which such a fault was reported, or a close relative of it;
-of one, none was found.
+for one, no report was found.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a sudden movement is no sign of: growth as fast as ever, shapes that come back, η that rises again or by stairs."""
+"""Sudden movements that are no fault: growth as fast as ever, shapes that come back, η that rises again or by stairs."""
 
 from __future__ import annotations
 

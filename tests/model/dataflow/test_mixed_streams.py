@@ -1,4 +1,4 @@
-"""Residual streams that are mixed with numbers made of themselves: what reads them is no mixing of the scores of heads."""
+"""Residual streams that are mixed with numbers made of themselves: what reads them does not mix the scores of heads."""
 
 from __future__ import annotations
 

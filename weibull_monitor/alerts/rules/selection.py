@@ -9,7 +9,7 @@ import numpy as np
 
 from weibull_monitor.alerts.component_arrays import JudgedGroup
 from weibull_monitor.alerts.rules.alone import alone, moved_together
-from weibull_monitor.alerts.rules.decay import IN_GRADIENT, faded, group_faded
+from weibull_monitor.alerts.rules.decay import IN_GRADIENT, excused, faded, group_faded
 from weibull_monitor.alerts.rules.groups import (
     GroupResults,
     around,
@@ -23,7 +23,6 @@ from weibull_monitor.alerts.rules.movement import (
     AS_OTHERS,
     MIN_INTERVALS,
     caution,
-    from_nothing,
     one_way,
     shift_result,
     unlike_both,
@@ -31,7 +30,7 @@ from weibull_monitor.alerts.rules.movement import (
     usual_movement,
 )
 from weibull_monitor.alerts.rules.result import RuleResult
-from weibull_monitor.alerts.rules.words import ONE_WAY_CASE, between, fit_got_worse, mixed_case, unstepped
+from weibull_monitor.alerts.rules.words import ONE_WAY_CASE, between, fit_got_worse, mixed_case
 from weibull_monitor.alerts.settings import SelectionDrift, SelectionRange, SelectionShift
 from weibull_monitor.alerts.statistics import quiet
 from weibull_monitor.alerts.window import SampleWindow
@@ -140,7 +139,7 @@ def selection_shift(window: SampleWindow, settings: SelectionShift) -> RuleResul
         ),
         besides,
         caution(window),
-        straight | fading | from_nothing(window) | unstepped(window),
+        straight | excused(window),
     )
 
 

@@ -7,13 +7,12 @@ from typing import Final
 import numpy as np
 
 from weibull_monitor.alerts.rules.alone import moved_together, moved_together_outside
-from weibull_monitor.alerts.rules.decay import IN_GRADIENT, faded, group_faded, grows_on
+from weibull_monitor.alerts.rules.decay import IN_GRADIENT, excused, faded, group_faded, grows_on
 from weibull_monitor.alerts.rules.groups import GroupResults, around, group_error, median_k, median_start, warm
 from weibull_monitor.alerts.rules.movement import (
     AS_OTHERS,
     MIN_INTERVALS,
     caution,
-    from_nothing,
     one_way,
     suddenness,
     unlike_both,
@@ -21,7 +20,7 @@ from weibull_monitor.alerts.rules.movement import (
     usual_movement,
 )
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result
-from weibull_monitor.alerts.rules.words import ONE_WAY_CASE, apart, between, fit_got_worse, mixed_case, unstepped
+from weibull_monitor.alerts.rules.words import ONE_WAY_CASE, apart, between, fit_got_worse, mixed_case
 from weibull_monitor.alerts.settings import BodyBreak, LayerOutlier, TransmissionExit
 from weibull_monitor.alerts.statistics import Bools, Floats, median_along, median_of, or_zero, quiet, spread_of
 from weibull_monitor.alerts.window import EARLY, SampleWindow
@@ -313,8 +312,8 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
         z = np.where(np.abs(z) < settings.z, np.nan, z)  # found for another reason
         straight = one_way(window) | grows_on(window)
         fading = faded(window)
-        excused = fading | from_nothing(window) | unstepped(window)
-        sudden &= ~straight & ~excused & ~(by_k & window.jumped)  # `scale_shift` tells of a jump of η
+        harmless = excused(window)
+        sudden &= ~straight & ~harmless & ~(by_k & window.jumped)  # `scale_shift` tells of a jump of η
 
     def moved_by(i: int, column: str) -> str:
         return between(window.before(column)[i], window.now(column)[i], window.steps[-2])
@@ -323,7 +322,7 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
         strength=np.where(components.numel >= MIN_ELEMENTS, strength, 0.0),
         # What was no population at the baseline, such as zeros, has not broken. One that bends slowly is not broken, either:
         # steps like signs do that. A sudden change is a warning, unless steps that go one way explain it.
-        severity=np.where(sudden | ((r2 < settings.slowly) & (start >= settings.r2) & ~excused), 2, 1).astype(np.int8),
+        severity=np.where(sudden | ((r2 < settings.slowly) & (start >= settings.r2) & ~harmless), 2, 1).astype(np.int8),
         quantity=lambda i: "k" if by_k[i] else "R²",
         value=np.where(by_k, window.now("k"), r2),
         low=np.where(by_k | (r2 >= settings.r2), np.nan, settings.r2),  # a sudden fall may end within the range
