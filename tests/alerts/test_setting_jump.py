@@ -56,7 +56,7 @@ def test_a_rate_of_one_group_that_jumps_is_found_although_it_is_below_its_peak()
     (alert,) = jumps(lambda c: late(c, 8.0))
     assert set(alert.finding.components) == {components()[UP].name, components()[UP + 1].name}
     assert alert.step == 10 * (AT + 1)
-    assert "8 times what it was beside that of the others" in alert.finding.meaning
+    assert "8 times as high beside that of the others as before" in alert.finding.meaning
     assert jumps(lambda c: late(c, 2.0)) == []
 
 

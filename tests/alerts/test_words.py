@@ -12,9 +12,11 @@ import pytest
 from alerts.simulated import ATTENTION, Columns, alerts_of, components, healthy, index, samples_of
 from alerts.test_loaded import begin_anew, loaded, named
 from alerts.test_rules import AT, FAULTS, UP, Q, scaled, set_from, without_gradient
+from alerts.test_setting_jump import grown, rates
 from weibull_monitor.alerts import replay
 from weibull_monitor.alerts.rules import RULES
-from weibull_monitor.history.alert import Alert
+from weibull_monitor.alerts.rules.words import signed
+from weibull_monitor.history.alert import Alert, Finding
 
 ACTION = re.compile(
     r"go back|lower|raise |correct it|add |nothing has to be done|Load its weights|loaded|load |keep a|stay so|"
@@ -51,7 +53,7 @@ def test_a_sentence_says_what_happened_since_when_how_sure_and_what_to_do(rule: 
         assert value is None or not (low is not None and high is not None and low < value < high), text
         assert value is None or low is not None or high is None or value > high, text
         assert re.search(r"step \d+", alert.finding.meaning), text  # since when
-        assert re.search(r"This is certain\.|Strength [\d.e+]+, a warning from|Healthy runs can have this", text), text
+        assert re.search(r"This is certain\.|Strength [\d.,e+]+, a warning from|Healthy runs can have this", text), text
         assert re.search(
             r"[Cc]heck first|Look at|Load its weights|go back|read the messages|nothing has to be done", text
         ), text
@@ -123,7 +125,7 @@ def test_inf_and_nan_are_told_with_the_last_clean_sample_of_the_model() -> None:
     first, *later = [a.text for a in replay(samples_of(columns), None, [ATTENTION]) if a.finding.rule == "nonfinite"]
     assert "the last sample of the model without them was at step 140" in first
     assert "All matrices" not in first
-    assert all("without them was at step 140" in text and "All matrices do" in text for text in later)
+    assert all("without them was at step 140" in text and "All matrices have them" in text for text in later)
 
 
 def test_a_blow_up_of_all_matrices_is_not_told_as_one_layer() -> None:
@@ -171,7 +173,7 @@ def test_what_comes_back_by_training_is_not_told_as_undone() -> None:
 
     (ended,) = [a for a in alerts_of(anew) if a.finding.rule == "scale_shift" and a.phase == "ends"]
     assert "λ is back: it is" in ended.text
-    assert "at it. Training can do that, too" in ended.text
+    assert "at that step. Training can do that, too" in ended.text
     assert "undone" not in ended.text
 
 
@@ -182,6 +184,61 @@ def test_half_of_the_way_back_is_told_so() -> None:
 
     (ended, *_) = [a for a in alerts_of(half) if a.finding.rule == "scale_shift" and a.phase == "ends"]
     assert "λ is more than half of the way back" in ended.text
+
+
+def test_what_comes_back_and_goes_on_is_not_back() -> None:
+    def beyond(columns: list[Columns]) -> None:
+        for n, now in enumerate(columns[AT:]):
+            now["lambda"][UP] *= 0.6 if n < 2 else 1.4
+
+    ended = [a.text for a in alerts_of(beyond) if a.finding.rule == "scale_shift" and a.phase == "ends"]
+    assert len(ended) == 1
+    assert "λ is back, and beyond where it was: it is" in ended[0]
+
+
+def test_a_level_that_is_not_known_any_more_is_not_back() -> None:
+    def lost(columns: list[Columns]) -> None:
+        scaled(columns, Q, 8.0)
+        for now in columns[AT + 2 :]:
+            now["rms"][Q] = np.nan
+
+    ended = [a.text for a in alerts_of(lost) if a.finding.rule == "impossible_change" and a.phase == "ends"]
+    assert len(ended) == 1
+    assert "no further jump, but RMS is not known now; it was 0.0" in ended[0]
+
+
+def test_a_level_that_had_jumped_before_is_not_said_to_be_back() -> None:
+    """λ follows η three samples later, so that η is the same at both samples when it is found."""
+
+    def late(columns: list[Columns]) -> None:
+        rates(columns, lambda step: 1e-3 * (8.0 if step > 10 * (AT - 3) else 1.0), [UP])
+        grown(columns, 0.06, [UP], AT)
+
+    ended = [a.text for a in alerts_of(late) if a.finding.rule == "setting_jump" and a.phase == "ends"]
+    assert len(ended) == 1
+    assert "no longer found; it began at step" in ended[0]
+
+
+def test_a_fit_that_is_bad_and_stays_so_is_not_said_to_have_moved() -> None:
+    def poor(columns: list[Columns]) -> None:
+        for n, now in enumerate(columns[AT:]):
+            now["r2"][index(1, "ffn_up")] -= 0.2
+            if n > 0:  # another alert is sent first, and nothing for some samples
+                now["r2"][UP] = 0.58 - 1e-5 * n
+
+    told = [a.text for a in alerts_of(poor) if a.finding.rule == "body_break" and "model.layers.2" in a.text]
+    assert any("R² of its fit is 0.58, about as at step 180" in text for text in told), told
+    assert not any("R² of its fit went from 0.57" in text for text in told)
+
+
+@pytest.mark.parametrize("value", [-1.678, 55.6])
+def test_per_cent_follows_the_number(value: float) -> None:
+    finding = Finding("r", "info", 4, "a", ("a",), 1, "drift of k in %", value, (-1.0, 1.0), None, "Look.")
+    assert Alert("begins", 4, 4, finding).numbers == f"drift of k {value} %, expected -1 to 1 %"
+
+
+def test_no_number_has_a_sign_that_its_digits_do_not_support() -> None:
+    assert [signed(change) for change in (-4e-4, 4e-4, -0.25)] == ["0.0 %", "0.0 %", "-22.1 %"]
 
 
 def test_a_matrix_that_changed_as_a_whole_has_no_two_populations() -> None:

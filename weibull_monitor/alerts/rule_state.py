@@ -23,6 +23,8 @@ SMALL_JUMP: Final = 0.02
 """|Δ ln| of a level below which nothing is said of its coming back: training moves levels by as much."""
 BACK: Final = 0.1
 """Share of a jump that may be left of it for a level to be back."""
+BEYOND: Final = 0.5
+"""Share of a jump, in the other direction, from which on a level is somewhere else than before."""
 TINY: Final = 1e-300
 
 
@@ -192,12 +194,16 @@ class RuleState:
             return ""
         i = self._names.index(alert.finding.component)
         moved = np.abs(np.log(np.fmax(self._jumps[1][:, i], TINY) / np.fmax(self._jumps[0][:, i], TINY)))
-        if not np.isfinite(moved).any():
+        if not (moved >= SMALL_JUMP).any():  # it was found by something else, such as the η of the others
             return ""
         level = int(np.nanargmax(moved))
         name, before, now = found.level_names[level], self._jumps[0][level, i], found.levels[level, i]
+        if not np.isfinite(now):
+            return f"no further jump, but {name} is not known now; it was {before:.4g} before step {alert.since}."
         was, is_now = apart(before, now)
-        values = f"it is {is_now}, and was {was} before step {alert.since} and {self._jumps[1][level, i]:.4g} at it"
+        values = (
+            f"it is {is_now}, and was {was} before step {alert.since} and {self._jumps[1][level, i]:.4g} at that step"
+        )
         if self._displaced(found)[i]:
             return f"no further jump, but {name} has not come back: {values}."
         with quiet():
@@ -205,7 +211,13 @@ class RuleState:
             left = np.log(np.fmax(now, TINY) / np.fmax(before, TINY)) / np.log(
                 np.fmax(at, TINY) / np.fmax(before, TINY)
             )
-        back = "is back" if left <= BACK else "is more than half of the way back"
+        back = (
+            "is back, and beyond where it was"
+            if left < -BEYOND
+            else "is back"
+            if left <= BACK
+            else "is more than half of the way back"
+        )
         if found.lasting:
             return f"undone: {name} {back}: {values}."
         return f"{name} {back}: {values}. Training can do that, too: a matrix that was overwritten may still be another one."

@@ -154,7 +154,7 @@ class Alert:
         z = f", z {finding.z:.1f}" if finding.z is not None and math.isfinite(finding.z) else ""
         edges = [edge for edge in finding.expected if edge is not None and edge != finding.value]
         digits = max((digits_apart(finding.value, edge) for edge in edges), default=4)
-        return f"{finding.quantity} {in_digits(finding.value, digits)}{expectation(finding.expected, digits)}{z}"
+        return f"{measured(finding, digits)}{expectation(finding.expected, digits, finding.quantity)}{z}"
 
     def to_json(self) -> dict[str, Any]:
         """The ``alert`` line of the history."""
@@ -163,14 +163,29 @@ class Alert:
         return line | ({"ending": self.ending} if self.ending else {})
 
 
-def expectation(expected: tuple[float | None, float | None], digits: int = 4) -> str:
-    """The expected range in words; empty if it is open at both ends."""
+def measured(finding: Finding, digits: int) -> str:
+    """The quantity and its value in so many digits; the quantity alone if the finding has no value."""
+    if finding.value is None:
+        return finding.quantity
+    name, unit = _name_and_unit(finding.quantity)
+    return f"{name} {in_digits(finding.value, digits)}{unit}"
+
+
+def expectation(expected: tuple[float | None, float | None], digits: int = 4, quantity: str = "") -> str:
+    """The expected range of a quantity in words; empty if it is open at both ends."""
     low, high = (None if edge is None else in_digits(edge, digits) for edge in expected)
+    unit = _name_and_unit(quantity)[1]
     if low is not None and high is not None:
-        return f", expected {low}" if low == high else f", expected {low} to {high}"
+        return f", expected {low}{unit}" if low == high else f", expected {low} to {high}{unit}"
     if low is not None:
-        return f", expected at least {low}"
-    return f", expected at most {high}" if high is not None else ""
+        return f", expected at least {low}{unit}"
+    return f", expected at most {high}{unit}" if high is not None else ""
+
+
+def _name_and_unit(quantity: str) -> tuple[str, str]:
+    """The name of a quantity, and what follows its values: " %" for one "in %"."""
+    name = quantity.removesuffix(" in %")
+    return name, " %" if name != quantity else ""
 
 
 def alert_from_json(line: Mapping[str, Any]) -> Alert:

@@ -38,7 +38,7 @@ def nonfinite(window: SampleWindow, settings: RuleSettings) -> RuleResult:
         meaning=lambda i: (
             f"The matrix holds Inf or NaN, which the next forward pass will spread; {last_clean(window)}. "
             + (
-                "All matrices do, so the weights do not say where it began. "
+                "All matrices have them, so the weights do not say where it began. "
                 if (count[window.components.body] > 0).all()
                 else ""
             )
@@ -111,7 +111,8 @@ def unchanged(window: SampleWindow, settings: Unchanged) -> RuleResult | None:
         quantity="steps without a change",
         value=steps.astype(float),
         meaning=lambda i: (
-            f"No value has moved to another bin since step {first[i]}, although η is {window.now('eta')[i]:.3g}. "
+            f"No value has changed by as much as can be told, about 1 % of it, since step {first[i]}, although η is "
+            f"{window.now('eta')[i]:.3g}. "
             + (
                 f"The others have {others[0]:.3g}: check first whether its parameter group is meant to have so low a rate."
                 if window.now("eta")[i] < LOW_RATE * others[0]

@@ -8,7 +8,7 @@ import numpy as np
 
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result, strongest
 from weibull_monitor.alerts.rules.scale import impossible_change as impossible_rms
-from weibull_monitor.alerts.rules.words import apart, cause_of
+from weibull_monitor.alerts.rules.words import apart, cause_of, rounded
 from weibull_monitor.alerts.settings import ImpossibleChange
 from weibull_monitor.alerts.statistics import quiet
 from weibull_monitor.alerts.window import SampleWindow
@@ -57,7 +57,7 @@ def impossible_maximum(window: SampleWindow, settings: ImpossibleChange) -> Rule
         was, is_now = apart(before[i], now[i])
         return (
             f"The largest |w| went from {was} to {is_now} since step {window.steps[-2]}; with this η no value can have moved by "
-            f"more than {likely[i]:.2g}. {cause_of(window, i, found)}"
+            f"more than {rounded(likely[i])}. {cause_of(window, i, found)}"
         )
 
     return rule_result(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -41,6 +42,8 @@ from weibull_monitor.alerts.rules.words import (
     between,
     cause_of,
     cause_of_shift,
+    rounded,
+    signed,
     unstepped,
 )
 from weibull_monitor.alerts.settings import ImpossibleChange, ScaleRunaway, ScaleShift, ScaleStall
@@ -131,12 +134,12 @@ def impossible_change(window: SampleWindow, settings: ImpossibleChange) -> RuleR
         severity=graded(moved, (likely, likely, certain)),
         quantity="RMS",
         value=rms,
-        low=np.maximum(0.0, before - limit),
+        low=np.where(before > limit, before - limit, np.nan),
         high=before + limit,
         meaning=lambda i: (
             f"The RMS went from {' to '.join(apart(before[i], rms[i]))} since step {window.steps[-2]}; "
             + ("the optimizer" if impossible[i] else "the optimizer, with gradients of a steady size,")
-            + f" cannot have moved it by more than {limit[i]:.2g} in these steps at this learning rate. "
+            + f" cannot have moved it by more than {rounded(limit[i])} in these steps at this learning rate. "
             + cause_of(window, i, strength >= 1.0)
         ),
     )
@@ -240,10 +243,9 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         with quiet():
             strength = np.fmax(suddenness(move.last - centre, usual, settings.z * share, change)[1], besides)
         shrank = by_fall[i] >= 1.0
-        of_rms = by_rms[i] >= 1.0 or (shrank and not move.last[i] < rose[i])
-        column, name, by = ("rms", "RMS", rose[i]) if of_rms else ("lambda", "λ", move.last[i])
+        column, name, by = ("rms", "RMS", rose[i]) if of_rms[i] else ("lambda", "λ", move.last[i])
         before, now = window.before(column)[i], window.now(column)[i]
-        if of_rms or shrank:
+        if of_rms[i] or shrank:
             furthest = window.furthest(f"log {column}")[i]
             usually = f"its largest change before, in such a time, was {100 * np.expm1(furthest):.1f} %"
             others = (
@@ -252,7 +254,7 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
                 f"{'shrank' if shrank else 'grew'} nearly as much."
             )
         else:
-            usually = f"a usual change in this time is {100 * centre[i]:+.1f} %"
+            usually = f"a usual change in this time is {signed(centre[i])}"
             others = "The other matrices do not."
         cause = (
             IN_GRADIENT
@@ -265,9 +267,10 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
             if straight[i]
             else cause_of_shift(window, i, strength >= 1.0, others)
         )
-        return f"{name} {between(before, now, window.steps[-2])}, by {100 * np.expm1(by):+.1f} %; {usually}. {cause}"
+        return f"{name} {between(before, now, window.steps[-2])}, by {signed(by)}; {usually}. {cause}"
 
-    return shift_result(
+    of_rms = (by_rms >= 1.0) | ((by_fall >= 1.0) & ~(move.last < rose))  # (components,)
+    result = shift_result(
         window,
         "log lambda",
         (move.last, centre, usual),
@@ -279,6 +282,11 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         np.where(fallen, 1.0, caution(window)),  # a young matrix grows, and does not shrink
         by_decay | steady_fall | undone | straight | unstepped(window),
     )
+    if not of_rms.any():
+        return result  # nearly always
+    low, high, z = (np.where(of_rms, np.nan, shown) for shown in (result.low, result.high, result.z))
+    value, quantity = np.where(of_rms, window.now("rms"), result.value), lambda i: "RMS" if of_rms[i] else "λ"
+    return replace(result, quantity=quantity, value=value, low=low, high=high, z=z)
 
 
 def _faster(window: SampleWindow, settings: ScaleShift) -> Floats:
@@ -337,7 +345,7 @@ def scale_runaway(window: SampleWindow, settings: ScaleRunaway) -> RuleResult | 
         meaning=lambda i: (
             f"λ {between(window.baseline['lambda'][i], window.now('lambda')[i], 0)}, {c[i] / usual[0]:.2g} times as far as in "
             "the other matrices for the same steps. Check first the learning rate of its parameter group against that of the "
-            "others. If it is the same, it was rescaled, or its gradients all point one way"
+            "others. If it is the same, something rescaled this matrix, or its gradients all point one way"
             + (": lower the rate of W_q and W_k." if components.selection[i] else ": go back to the last checkpoint.")
         ),
     )
@@ -368,7 +376,7 @@ def scale_stall(window: SampleWindow, settings: ScaleStall) -> RuleResult | None
         value=share,
         low=settings.share,
         meaning=lambda i: (
-            f"Since step {window.steps[-3]}, k and λ have moved at {100 * share[i]:.2g} % of the speed that they had before, "
+            f"Since step {window.steps[-3]}, k and λ have moved at {_of_speed(share[i])} of the speed that they had before, "
             f"although η is {window.now('eta')[i]:.3g}. "
             + (
                 IN_GRADIENT
@@ -379,3 +387,7 @@ def scale_stall(window: SampleWindow, settings: ScaleStall) -> RuleResult | None
             )
         ),
     )
+
+
+def _of_speed(share: float) -> str:
+    return f"{100 * share:.2g} %" if share >= 1e-4 else "less than 0.01 %"

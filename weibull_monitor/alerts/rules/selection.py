@@ -130,11 +130,11 @@ def selection_shift(window: SampleWindow, settings: SelectionShift) -> RuleResul
                 else mixed_case(window, i)
                 if moved_together(window)[i] >= 1.0
                 else "Its fit got worse, too, so a part of it was overwritten, such as a head or some rows. Check first the "
-                "matrix by row (`weight.std(1)`); if it was not you, go back to the last checkpoint."
+                "matrix by row (`weight.std(1)`); if you did not write to it, go back to the last checkpoint."
                 if fit_got_worse(window, i)
                 else "Its attention is changing suddenly, or it was overwritten as a whole. Check first the learning rate of its "
-                "parameter group, then the gradient norm and the attention logits. If it was not you, go back to the last "
-                "checkpoint."
+                "parameter group, then the gradient norm and the attention logits. If they do not explain it, go back to the "
+                "last checkpoint."
             )
         ),
         besides,
@@ -181,7 +181,8 @@ def selection_drift(window: SampleWindow, settings: SelectionDrift) -> RuleResul
                 else (
                     "It falls when attention specialises; nothing has to be done."
                     if results.value[i] < 0.0
-                    else "It rises before attention begins to learn, and under steps like signs; nothing has to be done."
+                    else "It rises before attention begins to learn, and where all steps have one size, as with Lion; nothing "
+                    "has to be done."
                 )
             )
         ),

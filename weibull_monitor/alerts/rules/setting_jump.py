@@ -8,7 +8,7 @@ import numpy as np
 
 from weibull_monitor.alerts.rules.movement import MIN_INTERVALS, usual_movement
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result
-from weibull_monitor.alerts.rules.words import SE_LAMBDA, apart
+from weibull_monitor.alerts.rules.words import SE_LAMBDA, apart, signed
 from weibull_monitor.alerts.settings import SettingJump
 from weibull_monitor.alerts.statistics import Floats, median_along, median_of, or_zero, quiet
 from weibull_monitor.alerts.window import SampleWindow
@@ -82,7 +82,7 @@ def setting_jump(window: SampleWindow, settings: SettingJump) -> RuleResult | No
 
     def meaning(i: int) -> str:
         before, since = window.steps[-1 - lately(window)], window.steps[-2]
-        correct = "Check first that you set it so. If not, correct it, and go back to the checkpoint from before."
+        correct = "Check first whether you set it so. If not, correct it, and go back to the checkpoint from before."
         if by_decay[i]:
             was, is_now = apart(_old(window, "weight_decay")[-1][i], window.now("weight_decay")[i])
             return f"λ_wd of its parameter group is {is_now}; at step {before} it was {was}. {correct}"
@@ -96,16 +96,16 @@ def setting_jump(window: SampleWindow, settings: SettingJump) -> RuleResult | No
         if eta[i] < 0.0:
             return f"η of its parameter group is {eta[i]:.3g}, and was above 0 before step {since}: each step climbs. {correct}"
         times = max(grown.all[i], grown.burst[i])
-        shown = f"was {rate[i]:.3g} on average since step {since}" if between[i] else f"is {eta[i]:.3g}"
+        shown = f"was {rate[i]:.4g} on average since step {since}" if between[i] else f"is {eta[i]:.4g}"
         how = (
-            f"{grown.alone[i]:.3g} times what it was beside that of the others"
+            f"{grown.alone[i]:.3g} times as high beside that of the others as before"
             if grown.alone[i] >= settings.group
             else f"{times:.3g} times as high as at any sample: it was far higher in between"
             if between[i]
             else f"{times:.3g} times as high as ever before"
         )
-        by = 100 * np.expm1(np.log(window.now("lambda")[i] / window.before("lambda")[i]))
-        return f"η of its parameter group {shown}, {how}; λ moved by {by:+.1f} % since step {since}. {correct}"
+        by = signed(np.log(window.now("lambda")[i] / window.before("lambda")[i]))
+        return f"η of its parameter group {shown}, {how}; λ moved by {by} since step {since}. {correct}"
 
     with quiet():
         between = grown.mean > LEAST_BURST * eta

@@ -41,6 +41,8 @@ KEPT: Final = 0.9
 """Share of λ that a matrix keeps which comes back to the shape of others."""
 GREW: Final = 0.05
 """Growth of ln RMS from which on steps may have made values more alike."""
+SAME_R2: Final = 0.002
+"""Change of R² that is not worth a word where R² itself is the sign."""
 R2_NOISE: Final = 0.06
 """sd(R²)·√n of a normal matrix."""
 LOG_NOISE: Final = 0.02
@@ -112,14 +114,14 @@ def layer_outlier(window: SampleWindow, settings: LayerOutlier) -> RuleResult:
                 "this layer was loaded wrongly or rescaled. A model that was trained so may stay so."
             )
         start = window.baseline[column][i]
-        since = f" (it was {apart(start, window.now(column)[i])[0]} at step 0)" if np.isfinite(start) else ""
+        since = f"; at step 0 this block had {apart(start, window.now(column)[i])[0]}" if np.isfinite(start) else ""
         if shallow_case[i]:
             return f"{what}{since}. {_SHALLOW_CASE}"
         if own_rate[i]:
             return f"{what}{since}. It has a learning rate or a schedule of its own: if you set it so, nothing has to be done."
         return (
-            f"{what}{since}. Check first the learning rate of its parameter group, and whether it was rescaled or overwritten. "
-            "If not, look at the gradients of this layer; if it grows on, go back to a checkpoint from before."
+            f"{what}{since}. Check first the learning rate of its parameter group, then whether something rescaled or overwrote "
+            "this matrix, then the gradients of this layer. If it grows on, go back to a checkpoint from before."
         )
 
     return rule_result(
@@ -236,15 +238,15 @@ def transmission_exit(window: SampleWindow, settings: TransmissionExit) -> RuleR
     return results.rule_result(
         "median k",
         lambda i: (
-            f"The median k of this kind {between(starts[i], results.value[i], 0)}, out of the band of feed-forward and "
-            "attention-output matrices of trained models"
+            f"The median k of this kind {between(starts[i], results.value[i], 0)}, outside the band of feed-forward "
+            "and attention-output matrices of trained models"
             + (
-                " and of the range of all published ones. Check first R²: a low one means a damaged matrix. Then check the "
+                " and far below all published ones. Check first R²: a low one means a damaged matrix. Then check the "
                 "learning rate and the weight decay, and lower the rate if they are as you set them."
                 if results.severity[i] > 1
                 else f". {IN_GRADIENT}"
                 if fading[i]
-                else " by a little. Small and young models do that; nothing has to be done."
+                else ". Small and young models can be there; nothing has to be done."
             )
         ),
     )
@@ -316,7 +318,10 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
         sudden &= ~straight & ~harmless & ~(by_k & window.jumped)  # `scale_shift` tells of a jump of η
 
     def moved_by(i: int, column: str) -> str:
-        return between(window.before(column)[i], window.now(column)[i], window.steps[-2])
+        before, now, since = window.before(column)[i], window.now(column)[i], window.steps[-2]
+        if column == "r2" and abs(now - before) < SAME_R2:
+            return f"is {now:.4g}, about as at step {since}"
+        return between(before, now, since)
 
     return rule_result(
         strength=np.where(components.numel >= MIN_ELEMENTS, strength, 0.0),

@@ -84,7 +84,7 @@ def update_excess(window: SampleWindow, settings: UpdateExcess) -> RuleResult | 
         value=rms,
         high=settings.limit,
         meaning=lambda i: (
-            f"At step {window.steps[-1]} the RMS of this matrix's update is {rms[i]:.3f}, and gradients of a steady size keep it "
+            f"At step {window.steps[-1]} the RMS of this matrix's update is {rms[i]:.4g}, and gradients of a steady size keep it "
             "at 1 or below: its gradient has grown faster than the optimizer's second moment follows. Check first the gradient "
             "norm, then the last batches; lower β₂ if it stays so."
         ),

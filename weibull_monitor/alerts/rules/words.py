@@ -58,7 +58,7 @@ def cause_of(window: SampleWindow, i: int, found: Bools) -> str:
     if _same(window, i, "before") or _of_few_values(window, i):
         return (
             "λ hardly moved, so few values changed, as after a flipped bit or a bad copy. Look at `weight.abs().argmax()`; if "
-            "you did not set it, go back to the last checkpoint."
+            "you did not set that value, go back to the last checkpoint."
         )
     with quiet():
         factor = window.now("lambda")[i] / window.before("lambda")[i]
@@ -164,6 +164,26 @@ def _unstepped(window: SampleWindow) -> Bools:
     known, trainable = np.isfinite(window.now("eta")), window.components.trainable
     found: Bools = trainable & ~known & (known & trainable).any(axis=-1, keepdims=True)
     return found
+
+
+def rounded(value: float, digits: int = 3) -> str:
+    """A number in so many digits; a large one without an exponent.
+
+    >>> rounded(0.0158), rounded(199.2), rounded(5317.3), rounded(4e13)
+    ('0.0158', '199', '5,320', '4e+13')
+    """
+    text = f"{value:.{digits}g}"
+    return f"{float(text):,.0f}" if "e+" in text and abs(value) < 1e9 else text
+
+
+def signed(change: float) -> str:
+    """A change of ln λ as a signed share in percent.
+
+    >>> signed(-0.25), signed(0.1), signed(-1e-5)
+    ('-22.1 %', '+10.5 %', '0.0 %')
+    """
+    text = f"{100 * np.expm1(change):+.1f} %"
+    return "0.0 %" if text[1:] == "0.0 %" else text
 
 
 def between(before: float, now: float, since: int) -> str:

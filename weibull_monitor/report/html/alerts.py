@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from weibull_monitor.history.alert import Alert, expectation, rank
+from weibull_monitor.history.alert import Alert, expectation, measured, rank
 
 
 def intervals(alerts: Iterable[Alert]) -> list[dict[str, Any]]:
@@ -44,6 +44,6 @@ def _entry(alert: Alert) -> dict[str, Any]:
     finding = alert.finding
     fields = {name: value for name, value in vars(finding).items() if name != "step"}
     digits = 3 if finding.value is None else _digits(finding.value, *finding.expected)
-    fields["found"] = finding.quantity if finding.value is None else f"{finding.quantity} {finding.value:.{digits}g}"
-    expected = expectation(finding.expected, digits).removeprefix(", expected ")
+    fields["found"] = measured(finding, digits)
+    expected = expectation(finding.expected, digits, finding.quantity).removeprefix(", expected ")
     return fields | {"rank": rank(finding.severity), "since": alert.since, "expected": expected}

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final
 
-from weibull_monitor.history.alert import Alert, short_name
+from weibull_monitor.history.alert import Alert, measured, short_name
 from weibull_monitor.report.terminal.view import View
 
 WIDE: Final = 120
@@ -211,7 +211,7 @@ def _short(alert: Alert, width: int) -> str:
     """An alert in one line: the number first, then the name."""
     finding = alert.finding
     more = f" and {finding.count - 1} more" if finding.count > 1 else ""
-    number = f"{finding.quantity} {finding.value:.4g}, " if finding.value is not None else ""
+    number = f"{measured(finding, 4)}, " if finding.value is not None else ""
     return f"step {alert.step}: {number}{_component(finding.component, max(24, width // 3))}{more}"
 
 
