@@ -384,8 +384,8 @@ def frozen_half(names: Names) -> tuple[nn.Module, Any]:
 
 def builders() -> dict[str, Callable[[Names], tuple[nn.Module, Any]]]:
     """All builders by name."""
-    more = "attention_more fused experts odd odd_whole sly sly_more devious rare rare_more rare_streams rare_whole"
-    more += " places convolved windows"
+    more = "attention_positions attention_more fused experts odd odd_whole sly sly_more devious rare rare_more"
+    more += " rare_streams rare_whole places convolved windows"
     for module in more.split():  # these fill the tables
         importlib.import_module(f"lying.{module}")
     found = {f"attention {name}": with_attention(name) for name in ATTENTION}
