@@ -179,9 +179,9 @@ def test_updates_of_another_form_have_no_forces_though_their_decay_is_decoupled(
 
 def test_quantised_states_have_no_forces() -> None:
     _, parameter, adamw = stepped(torch.optim.AdamW)
-    made = type("AdamW8bit", (torch.optim.Optimizer,), {})([parameter], adamw.param_groups[0])
+    made = type("AdamW4bit", (torch.optim.Optimizer,), {})([parameter], adamw.param_groups[0])
     made.state[parameter] = adamw.state[parameter]  # of torchao, under the same names
-    assert "the optimizer is AdamW8bit" in str(adam_state(parameter, made.param_groups[0], made))
+    assert "the optimizer is AdamW4bit" in str(adam_state(parameter, made.param_groups[0], made))
 
 
 def run(model: nn.Module, directory: Path, steps: int = 6, optimizer: Any = None, **options: Any) -> WeibullMonitor:

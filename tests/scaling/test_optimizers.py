@@ -187,3 +187,4 @@ def test_groups_that_are_alike_are_described_once() -> None:
 def test_d_adaptation_and_prodigy_choose_their_rate(own: dict[str, Any]) -> None:
     assert chooses_rate({"lr": 1.0} | own)
     assert not chooses_rate(torch.optim.Adafactor([torch.nn.Parameter(torch.ones(2, 2))]).param_groups[0])
+    assert not chooses_rate({"lr": 1e-3, "fixed_decay": False})  # many optimizers of pytorch-optimizer have this choice

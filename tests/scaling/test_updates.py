@@ -132,14 +132,31 @@ def test_what_cannot_be_read_is_said_once(
     assert "update_k" not in (tmp_path / "weibull" / "history.jsonl").read_text().splitlines()[-2]
 
 
-def test_quantised_states_are_not_read() -> None:
+def test_states_of_few_bits_are_not_read() -> None:
     weight = nn.Parameter(torch.zeros(2, 2))
     adamw = torch.optim.AdamW([weight])
-    made = type("AdamW8bit", (torch.optim.Optimizer,), {})([weight], adamw.param_groups[0])
-    assert update_state(weight, made.param_groups[0], made) == "the update of AdamW8bit is not known"
+    made = type("AdamW4bit", (torch.optim.Optimizer,), {})([weight], adamw.param_groups[0])
+    assert update_state(weight, made.param_groups[0], made) == "the update of AdamW4bit is not known"
     lion = Lion([weight], 1e-3)
     lion.state[weight]["exp_avg"] = torch.zeros(2, 2, dtype=torch.uint8)
-    assert "another shape or precision" in str(update_state(weight, lion.param_groups[0], lion))
+    assert "too coarse" in str(update_state(weight, lion.param_groups[0], lion))
+
+
+def test_what_has_no_state_yet_is_not_said_to_keep_no_momentum() -> None:
+    weight = nn.Parameter(torch.zeros(2, 2))
+    sgd = torch.optim.SGD([weight], lr=0.1, momentum=0.9)
+    assert update_state(weight, sgd.param_groups[0], sgd) == "the optimizer has no state for it yet"
+
+
+def test_a_rate_that_the_optimizer_chooses_gives_no_ratio(tmp_path: Path) -> None:
+    class Adam(torch.optim.Adam):  # as Prodigy and D-Adaptation show themselves
+        def __init__(self, params: Any, lr: float) -> None:
+            super().__init__(params, lr=lr)
+            self.param_groups[0] |= {"d": 1e-6, "growth_rate": 2.0}
+
+    *_, found = trained(Adam, tmp_path)
+    assert found is not None
+    assert found.ratio is None
 
 
 def test_chunks_are_small_and_hold_every_element_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ the step is measured as well: how far the terms miss the measured change is the 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import torch
@@ -21,10 +21,15 @@ from torch import Tensor
 
 from weibull_monitor.history.snapshot import Forces
 from weibull_monitor.scaling.counts import step_counter
+from weibull_monitor.scaling.kept import kept_tensor, raw_of, values_of
 from weibull_monitor.scaling.optimizers import rule_of
 
 CHUNK: Final = 1 << 19
 """Elements per pass, which keeps the temporaries at a few MiB."""
+MEAN: Final = ("exp_avg", "state1")
+"""Names of m in an optimizer's state: of torch and most others, and of bitsandbytes."""
+SQUARE: Final = ("max_exp_avg_sq", "exp_avg_sq", "state2")
+"""Names of v."""
 SUMS: Final = 4
 """Number of sums over a matrix: ⟨w', u⟩, ⟨w', w'⟩ and ⟨u, u⟩ after the step, and ⟨w, w⟩ measured before it."""
 
@@ -33,12 +38,13 @@ class AdamState(NamedTuple):
     """What AdamW keeps for one parameter, and the constants of its update.
 
     Attributes:
-        mean: m, with the parameter's shape and placement.
-        square: v, with the parameter's shape and placement; with AMSGrad, its maximum.
+        mean: m, of the parameter's shape and placement: floats, or codes of 8 bits.
+        square: v, of the parameter's shape and placement; with AMSGrad, its maximum.
         step: Steps taken, on any device; infinite where m and v are not corrected for their bias.
         beta1: Decay of m.
         beta2: Decay of v.
         eps: ε.
+        values: Make float32 of pieces of ``mean``, and of ``square``; None where both are floats.
     """
 
     mean: Tensor
@@ -47,6 +53,7 @@ class AdamState(NamedTuple):
     beta1: float
     beta2: float
     eps: float
+    values: tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]] | None = None
 
 
 def adam_state(parameter: Tensor, group: Mapping[str, Any], optimizer: Any) -> AdamState | str:
@@ -60,7 +67,10 @@ def adam_state(parameter: Tensor, group: Mapping[str, Any], optimizer: Any) -> A
     name, rule = type(optimizer).__name__, rule_of(optimizer)
     if not (rule.forces and rule.decouples(group) and "betas" in group):
         return f"the forces are those of AdamW, and the optimizer is {name}"
-    return kept_by_adam(parameter, group, optimizer)
+    found = kept_by_adam(parameter, group, optimizer)
+    if isinstance(found, AdamState) and found.values is not None:
+        return f"{name} rounds its state after each step, and the forces have to add up"
+    return found
 
 
 def kept_by_adam(parameter: Tensor, group: Mapping[str, Any], optimizer: Any) -> AdamState | str:
@@ -75,16 +85,19 @@ def kept_by_adam(parameter: Tensor, group: Mapping[str, Any], optimizer: Any) ->
     state = optimizer.state.get(parameter, {})
     if not state:
         return "the optimizer has no state for it yet"
-    mean, square = state.get("exp_avg"), state.get("max_exp_avg_sq", state.get("exp_avg_sq"))
+    mean = kept_tensor(optimizer, parameter, *MEAN)
+    square = kept_tensor(optimizer, parameter, *SQUARE)
     step = step_counter(optimizer, parameter, group)
     if mean is None or square is None or step is None:
         return f"{name} does not keep exp_avg, exp_avg_sq and a step count for it"
-    if mean.shape != parameter.shape or not mean.is_floating_point() or not square.is_floating_point():
-        return f"{name} keeps a state of another shape or precision than the parameter"
+    if isinstance(mean, str) or isinstance(square, str):
+        return mean if isinstance(mean, str) else str(square)
     if not group.get("bias_correction", True):  # Apex, DeepSpeed; 1 - β^∞ = 1
         step = math.inf
     beta1, beta2 = group["betas"]
-    return AdamState(mean, square, step, float(beta1), float(beta2), float(group["eps"]))
+    values = None if isinstance(mean, Tensor) and isinstance(square, Tensor) else (values_of(mean), values_of(square))
+    constants = float(beta1), float(beta2), float(group["eps"])
+    return AdamState(raw_of(mean), raw_of(square), step, *constants, values)
 
 
 def adam_update(mean: Tensor, square: Tensor, state: AdamState) -> Tensor:

@@ -172,7 +172,8 @@ def chooses_rate(group: Group) -> bool:
     >>> chooses_rate({"lr": 0.0, "relative_step": True})  # Adafactor, beside its AdafactorSchedule
     True
     """
-    by_distance = {"growth_rate", "fixed_decay"} & group.keys()  # of D-Adaptation and Prodigy, which step by d·lr
+    # D-Adaptation and Prodigy step by d·lr.
+    by_distance = "growth_rate" in group or {"d", "fixed_decay"} <= group.keys()
     return group.get("lr") is None or bool(group.get("relative_step") or by_distance)
 
 
@@ -280,8 +281,8 @@ RULES: Final[Mapping[str, OptimizerRule]] = {rule.name: rule for rule in _ROWS}
 
 AFFIXES: Final = re.compile(r"^(?:DeepSpeedCPU|DeepSpeed|Paged|Fused|CPU|_)+|(?:8bit|4bit|32bit|Fp8)$")
 """What libraries put around the name of an optimizer whose row they keep: bitsandbytes, torchao, Apex, DeepSpeed, ColossalAI."""
-_LOW_PRECISION: Final = re.compile(r"(?:8bit|4bit|Fp8)$")
-"""Optimizers whose m and v are quantised, so that updates and forces cannot be computed from them."""
+_COARSE: Final = re.compile(r"(?:4bit|Fp8)$")
+"""Optimizers whose m and v have so few bits that updates and forces cannot be computed from them."""
 
 
 def rule_of(optimizer: Any) -> OptimizerRule:
@@ -303,7 +304,7 @@ def rule_of(optimizer: Any) -> OptimizerRule:
     if rule.forces:  # of the Adam family: Apex and DeepSpeed say adam_w_mode, ColossalAI adamw_mode
         decoupled = rule.decoupled or any(getattr(optimizer, mode, False) for mode in ("adam_w_mode", "adamw_mode"))
         rule = replace(rule, decoupled=decoupled)
-    if any(map(_LOW_PRECISION.search, names)):
+    if any(map(_COARSE.search, names)):
         rule = replace(rule, update=None)
     return rule
 

@@ -114,7 +114,7 @@ class UpdateReader:
             ratio = None
             if weight is not None and weight.rms > 0 and how is not None:
                 rms = step_rms(how.form, fit, how.scale)
-                ratio = None if rms is None else rms * how.used.eta / weight.rms
+                ratio = None if rms is None or math.isnan(how.used.eta) else rms * how.used.eta / weight.rms
             out[component.name] = Update(fit.k, fit.lambda_, fit.rms, ratio)
         return out
 

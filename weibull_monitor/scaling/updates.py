@@ -13,11 +13,12 @@ from typing import Any, Final, NamedTuple
 from torch import Tensor
 
 from weibull_monitor.measure import WeibullFit
-from weibull_monitor.scaling.forces import CHUNK, adam_update, chunks_of, kept_by_adam
+from weibull_monitor.scaling.forces import CHUNK, AdamState, adam_update, chunks_of, kept_by_adam
+from weibull_monitor.scaling.kept import kept_tensor, raw_of, values_of
 from weibull_monitor.scaling.optimizers import MUON_RMS, UpdateForm, rule_of
 
-MOMENTUM: Final = ("momentum_buffer", "exp_avg", "momentum", "m")
-"""Names of the momentum in an optimizer's state: of torch's SGD and Muon, and of several Lions."""
+MOMENTUM: Final = ("momentum_buffer", "exp_avg", "momentum", "m", "state1")
+"""Names of the momentum in an optimizer's state: of torch's SGD and Muon, of several Lions, and of bitsandbytes."""
 
 
 class UpdateState(NamedTuple):
@@ -25,7 +26,7 @@ class UpdateState(NamedTuple):
 
     Attributes:
         form: What it tells of u.
-        kept: One or several tensors of the parameter's shape and placement.
+        kept: One or several tensors of the parameter's shape and placement: floats, or codes of 8 bits.
         of: Makes u, or the momentum, of the same elements of each: float32, of their shape.
     """
 
@@ -64,18 +65,20 @@ def update_state(parameter: Tensor, group: Mapping[str, Any], optimizer: Any) ->
         adam = kept_by_adam(parameter, group, optimizer)
         if isinstance(adam, str):
             return adam
-        return UpdateState(form, (adam.mean, adam.square), lambda mean, square: adam_update(mean, square, adam))
-    state = optimizer.state.get(parameter, {})
-    momentum = next((state[key] for key in MOMENTUM if isinstance(state.get(key), Tensor)), None)
+        return UpdateState(form, (adam.mean, adam.square), lambda mean, square: _of_adam(mean, square, adam))
+    momentum = kept_tensor(optimizer, parameter, *MOMENTUM)
     if momentum is None:
-        return (
-            f"{name} keeps no momentum for it"
-            if state or form == "momentum"
-            else "the optimizer has no state for it yet"
-        )
-    if momentum.shape != parameter.shape or not momentum.is_floating_point():
-        return f"{name} keeps a momentum of another shape or precision than the parameter"
-    return UpdateState(form, (momentum,), lambda kept: kept.float())
+        none = optimizer.state.get(parameter) or (form == "momentum" and not group.get("momentum", True))
+        return f"{name} keeps no momentum for it" if none else "the optimizer has no state for it yet"
+    if isinstance(momentum, str):
+        return momentum
+    return UpdateState(form, (raw_of(momentum),), values_of(momentum))
+
+
+def _of_adam(mean: Tensor, square: Tensor, adam: AdamState) -> Tensor:
+    if adam.values is not None:
+        mean, square = adam.values[0](mean), adam.values[1](square)
+    return adam_update(mean, square, adam)
 
 
 def step_rms(form: UpdateForm | None, fit: WeibullFit, scale: float) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from weibull_monitor.errors import text_of
@@ -67,7 +68,7 @@ class LocalWeights:
             return ()
         try:
             layout, local = self._here(component, kept)
-            return unsupported(local) or layout.select(local, _box(component))
+            return _unreadable(local, kept) or layout.select(local, _box(component))
         except ValueError as error:
             return text_of(error)
         except Exception as error:  # a tensor of another library, or somebody's parametrization
@@ -83,7 +84,7 @@ class LocalWeights:
         share, held = self._shares[component.parameter], self.held[component.parameter]
         layout: Layout = held.layout
         local = held.read() if kept is None else held.like(kept)
-        if (share.start, share.stop) != (0, layout.units) and not unsupported(local):
+        if (share.start, share.stop) != (0, layout.units) and not _unreadable(local, kept):
             layout, local = layout.narrowed(share.start, share.stop), local[share.start : share.stop]
         return layout, local
 
@@ -107,6 +108,11 @@ class LocalWeights:
     def optimized(self) -> Mapping[str, Tensor]:
         """The tensor that an optimizer holds for each parameter, by the parameter's name."""
         return {name: held.optimized for name, held in self.held.items() if held.steps_alike}
+
+
+def _unreadable(local: Tensor, kept: Tensor | None) -> str:
+    """Why a local tensor cannot be measured; a state of the optimizer may be codes of 8 bits."""
+    return "" if kept is not None and local.dtype == torch.uint8 else unsupported(local)
 
 
 def _box(component: Component) -> Box | None:
