@@ -16,7 +16,7 @@ from weibull_monitor.scaling.updates import update_state
 
 BLOCK = 256
 SIGNED = torch.linspace(-1.0, 1.0, 256).pow(3)
-UNSIGNED = torch.linspace(0.0, 1.0, 256).pow(3)
+UNSIGNED = torch.linspace(0.01, 1.0, 256).pow(3)
 
 
 def quantised(values: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:

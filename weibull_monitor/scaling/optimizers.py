@@ -353,6 +353,18 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, (int, float)) else float(value)
 
 
+def divided(optimizer: Any) -> frozenset[int] | None:
+    """The ids of the parameters that this rank steps, if torch's `ZeroRedundancyOptimizer` divides them among the ranks.
+
+    Args:
+        optimizer: An optimizer, or a wrapper.
+    """
+    for wrapper in wrappers(optimizer):
+        if any(base.__name__ == "ZeroRedundancyOptimizer" for base in type(wrapper).__mro__):
+            return frozenset(id(p) for group in innermost(wrapper).param_groups for p in group["params"])
+    return None
+
+
 def innermost(optimizer: Any) -> Any:
     """The optimizer itself under the wrappers of Accelerate, Lightning, DeepSpeed and `ZeroRedundancyOptimizer`.
 

@@ -13,7 +13,7 @@ from weibull_monitor.errors import ConfigurationError
 from weibull_monitor.scaling.accounts import Account, Accounts, state_of
 from weibull_monitor.scaling.budget import Budget, StepInfo
 from weibull_monitor.scaling.deepspeed import engine_of, parameters_of
-from weibull_monitor.scaling.optimizers import Hyperparameters, describe, innermost, rule_of
+from weibull_monitor.scaling.optimizers import Hyperparameters, describe, divided, innermost, rule_of
 from weibull_monitor.scaling.tracked import TrackedOptimizer
 
 
@@ -157,6 +157,11 @@ class BudgetTracker:
         """DeepSpeed's optimizer around each of the optimizers that it wraps, by the id of that."""
         found = ((tracked.innermost, engine_of(tracked.optimizer)) for tracked in self._tracked)
         return {id(inner): engine for inner, engine in found if engine is not None}
+
+    def divided(self) -> dict[int, frozenset[int]]:
+        """The ids of the tensors that this rank steps, by the id of each optimizer whose tensors are divided among the ranks."""
+        found = ((tracked.innermost, divided(tracked.optimizer)) for tracked in self._tracked)
+        return {id(inner): here for inner, here in found if here is not None}
 
     def describe(self) -> list[dict[str, Any]]:
         """The class and hyper-parameters of each optimizer, as JSON can hold them."""

@@ -71,6 +71,7 @@ class UpdateReader:
         self._ranks = ranks
         self._whole: set[str] = set()  # components with values outside of the bins that are usually sent
         self._engines: dict[int, Any] = {}
+        self._divided: dict[int, frozenset[int]] = {}
         self.reasons: dict[str, str] = {}
 
     def collect(self) -> PendingUpdates:
@@ -178,7 +179,7 @@ class UpdateReader:
             places: Those to count.
             problems: Receives why others cannot be read.
         """
-        owners, self._engines = self._budgets.owners(), self._budgets.engines()
+        owners, self._engines, self._divided = self._budgets.owners(), self._budgets.engines(), self._budgets.divided()
         for start in range(0, len(places), ROWS_AT_ONCE):
             counts = _Counts()
             for place in places[start : start + ROWS_AT_ONCE]:
@@ -211,6 +212,16 @@ class UpdateReader:
         held = local.held.get(component.parameter)
         group, optimizer = owners.get(id(held.optimized), (None, None)) if held is not None else (None, None)
         engine = None if group is None else self._engines.get(id(optimizer))
+        box = Box(component.part.view, component.part.ranges) if component.part else None
+        mine = self._divided.get(id(optimizer))
+        if held is not None and group is not None and mine is not None:
+            # The rank that steps it has the whole state, whoever counts the weights.
+            if id(held.optimized) not in mine or held.problem:
+                return None
+            state = update_state(held.optimized, group, optimizer)
+            if isinstance(state, str):
+                return state
+            return state, [held.layout.select(held.like(kept), box) for kept in state.kept]
         if held is not None and group is not None and engine is not None:
             # Each rank has the state of its own partition of the elements, whoever counts the weights.
             here = partition_of(engine, held.optimized)
@@ -220,7 +231,6 @@ class UpdateReader:
             if isinstance(state, str):
                 return state
             layout, number = Flat(held.shape, here.start, here.stop), here.stop - here.start
-            box = Box(component.part.view, component.part.ranges) if component.part else None
             return state, [layout.select(kept.flatten().narrow(0, here.at, number), box) for kept in state.kept]
         weights = local.pieces(component)
         if isinstance(weights, str):

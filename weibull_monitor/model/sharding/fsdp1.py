@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from weibull_monitor.model.sharding.layout import Flat
@@ -65,12 +64,17 @@ def _originals(handle: Any, names: dict[int, str]) -> Iterator[tuple[Tensor, Loc
                 optimized=original,
                 read=_reader(flat, sharded, within),
                 layout=Flat(tuple(shape), start, stop),
-                like=within if original is flat else torch.Tensor.detach,
+                like=within if original is flat else _flattened,
                 peers=(me,),
                 copy=min(ranks),
                 places=((info.module, info.param_name), *tied.get((id(info.module), info.param_name), ())),
             ),
         )
+
+
+def _flattened(kept: Tensor) -> Tensor:
+    """What an optimizer keeps for an original parameter, which has the shape of that where nothing is sharded."""
+    return kept.detach().flatten()
 
 
 def _within(offset: int, length: int) -> Callable[[Tensor], Tensor]:
