@@ -79,7 +79,8 @@ class MonitorOptions:
         forces: Whether to measure at each sample how the step changed the squared norm of each matrix, by alignment, injection
             and decay. For AdamW only. It reads the optimizer's state, and the weights once more before the step.
         updates: Whether to fit the last update of each matrix at each sample, from the optimizer's state: k, λ and RMS of
-            |u|, and RMS(u)·η/RMS(w). It reads the state once. For AdamW, Adam, SGD with momentum, Lion and Muon.
+            |u|, and RMS(u)·η/RMS(w). It reads the state once. For AdamW, Adam, SGD with momentum, Lion and Muon; states of 8
+            bits, too.
         alerts: Thresholds of the alert rules (docs/alerts.md): True for the defaults, the path of a TOML file, a dictionary or an
             `AlertSettings`; False for no alerts.
         on_alert: Function that is called with each `Alert` of severity warning or error.
