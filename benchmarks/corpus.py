@@ -194,6 +194,7 @@ def train_with(
             try:
                 with torch.no_grad():
                     faults[fault](twin.world)
+                torch.set_rng_state(seen)  # dropout goes on as its twin's
                 twin.run(case.strikes + AFTER)
             except NotHere:
                 twin.monitor.close(sample_last=False)
