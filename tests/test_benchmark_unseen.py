@@ -73,6 +73,18 @@ def test_a_broken_run_leaves_its_twin_at_one_step(unseen: Any, tmp_path: Path, m
         assert entry["drawn"]["when"] in ("once", "some", "on")
 
 
+def test_a_fault_that_does_nothing_leaves_the_run_as_it_is(
+    unseen: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.import_module("corpus"), "AFTER", 10)
+    case = next(c for c in unseen.drawn(5, 0, 40) if c.arch.elements < 1e5 and c.batch <= 8)
+    case = replace(case, strikes=51, steps=61, faults=("a head zeroed",), arch=replace(case.arch, dropout=0.3))
+    monkeypatch.setitem(unseen.UNSEEN_FAULTS, "a head zeroed", lambda world: None)
+    twin, broken = unseen.train(case, tmp_path)
+    one, other = (json.loads((tmp_path / e["folder"] / "case.json").read_text())["losses"] for e in (twin, broken))
+    assert one == other
+
+
 def test_each_kind_of_fault_strikes_some_drawn_model(unseen: Any) -> None:
     world_of, nowhere = importlib.import_module("corpus_world"), importlib.import_module("corpus_world").NotHere
     left = dict(unseen.UNSEEN_FAULTS)
