@@ -22,7 +22,7 @@ import random
 import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -33,9 +33,9 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 
 import torch
 from corpus_cases import Case, cases
-from corpus_evaluated_faults import EVALUATED_FAULTS
+from corpus_evaluated_faults import EVALUATED_FAULTS, Fault
 from corpus_events import changed, freeze, prepared
-from corpus_families import Task, text
+from corpus_families import Batch, Task, text
 from corpus_faults import FAULTS
 from corpus_fresh_faults import FRESH_FAULTS
 from corpus_optimizers import make, rate
@@ -50,6 +50,7 @@ EVERY = 10
 AFTER = 205
 """Steps of a branch: two samples at a cadence of 100."""
 STALE = 50
+ALL_FAULTS = FAULTS | EVALUATED_FAULTS | FRESH_FAULTS
 
 
 class Training:
@@ -59,13 +60,17 @@ class Training:
         self.case, self.task, self.place = case, task, place
         self.model, self.step, self.losses = task.model, 0, []  # type: ignore[var-annotated]
         self.random = torch.Generator().manual_seed(1000 + case.seed)
-        self.optimizers = make(case.optimizer, self.model, case.eta, case.weight_decay, case.layout)
+        self.optimizers = self.make_optimizers()
         self.base = {key: group["lr"] for key, group in self.groups()}
         self.world = World(self.model, self.optimizers, random.Random(case.seed), {})
         self._parts = 4 if case.event == "micro-batches" else 1
         if case.event == "unfreezing":
             freeze(self.model, 1.0)
         self.monitor = self._monitor(None)
+
+    def make_optimizers(self) -> list[torch.optim.Optimizer]:
+        case = self.case
+        return make(case.optimizer, self.model, case.eta, case.weight_decay, case.layout)
 
     def groups(self) -> list[tuple[tuple[int, int], dict[str, Any]]]:
         return [
@@ -89,7 +94,8 @@ class Training:
         twin.place = place
         (place / FILE).parent.mkdir(parents=True)
         shutil.copy(self.place / FILE, place / FILE)
-        twin.world = World(twin.model, twin.optimizers, random.Random(seed), self.world.earlier)
+        chance, world = random.Random(seed), self.world
+        twin.world = World(twin.model, twin.optimizers, chance, world.earlier, first=world.first)
         twin.monitor = twin._monitor(state)
         return twin
 
@@ -100,8 +106,8 @@ class Training:
             self._events()
             for key, group in self.groups():
                 base = self.base.get(key)
-                if base is None:  # a group that a fault made
-                    base = self.base[key] = case.eta
+                if base is None:  # a group that a fault made of another
+                    base = self.base[key] = self.base.get(group.get("taken_from")) or case.eta
                 if base is not None and not group.get("relative_step"):
                     group["lr"] = (
                         base * rate(case.schedule, self.step, case.steps, case.warmup) * world.factors.get(key, 1.0)
@@ -125,16 +131,20 @@ class Training:
 
     def _backward(self) -> float:
         """Adds the gradient of a batch; returns its loss."""
-        case, late = self.case, self.step > self.case.steps // 2
-        batch = self.task.batch(self.random, case.batch * (4 if late and case.event == "larger batches" else 1))
-        if late and case.event in ("curriculum", "other inputs"):
-            batch = changed(batch, case.event)
+        case = self.case
+        batch = self._batch(self.step > case.steps // 2)
         for change in self.world.on_batch:
             change(batch)
         with torch.autocast("cpu", torch.bfloat16, enabled=case.event == "autocast"):
             loss = self.task.loss(self.model, batch)
         (loss / self._parts).backward()  # type: ignore[no-untyped-call]
         return loss.item()
+
+    def _batch(self, late: bool) -> Batch:
+        """A batch of the first or of the second half of the steps."""
+        case = self.case
+        batch = self.task.batch(self.random, case.batch * (4 if late and case.event == "larger batches" else 1))
+        return changed(batch, case.event) if late and case.event in ("curriculum", "other inputs") else batch
 
     def _events(self) -> None:
         if self.case.event == "resumed" and self.step == self.case.steps // 2:  # without what the monitor knew before
@@ -159,9 +169,16 @@ class Training:
 
 def train(case: Case, root: Path) -> list[dict[str, Any]]:
     """Trains a case and its faulty branches; returns their entries of the index."""
+    return train_with(case, root, lambda place: Training(case, prepared(case), place), ALL_FAULTS)
+
+
+def train_with(
+    case: Case, root: Path, begin: Callable[[Path], Training], faults: Mapping[str, Fault]
+) -> list[dict[str, Any]]:
+    """`train` with a training and faults of one's own."""
     place = root / case.folder
     shutil.rmtree(place, ignore_errors=True)
-    training = Training(case, prepared(case), place)
+    training = begin(place)
     entries = []
     if case.strikes:
         training.run(case.strikes)
@@ -176,13 +193,15 @@ def train(case: Case, root: Path) -> list[dict[str, Any]]:
             twin = training.branch(folder, case.seed + n)
             try:
                 with torch.no_grad():
-                    (FAULTS | EVALUATED_FAULTS | FRESH_FAULTS)[fault](twin.world)
+                    faults[fault](twin.world)
+                torch.set_rng_state(seen)  # dropout goes on as its twin's
                 twin.run(case.strikes + AFTER)
             except NotHere:
                 twin.monitor.close(sample_last=False)
                 shutil.rmtree(folder)
                 continue
-            entries.append(twin.finish(fault=fault, struck=case.strikes, victims=twin.world.victims, twin=case.folder))
+            more = {"victims": twin.world.victims, **({"drawn": twin.world.drawn} if twin.world.drawn else {})}
+            entries.append(twin.finish(fault=fault, struck=case.strikes, twin=case.folder, **more))
         torch.set_rng_state(seen)
     training.run(case.steps)
     return [training.finish(fault=None), *entries]
@@ -196,7 +215,7 @@ def write_index(root: Path) -> None:
     (root / "index.json.part").rename(root / "index.json")
 
 
-def _attempt(case: Case, root: Path, end: float) -> str:
+def _attempt(case: Case, root: Path, end: float, train: Callable[[Any, Path], list[dict[str, Any]]]) -> str:
     """Trains a case, unless ``end`` has passed; returns a line about it. One family that fails must not end a long run."""
     torch.set_num_threads(1)
     logging.disable(logging.CRITICAL)
@@ -209,6 +228,19 @@ def _attempt(case: Case, root: Path, end: float) -> str:
         shutil.rmtree(root / case.folder, ignore_errors=True)
         return f"{case.folder}: {type(error).__name__}: {str(error)[:200]}"
     return f"{case.folder}: {len(entries)} in {time.time() - begin:.0f} s"
+
+
+def train_all(
+    chosen: Sequence[Case], root: Path, processes: int, seconds: float,
+    train: Callable[[Any, Path], list[dict[str, Any]]] = train,
+) -> None:  # fmt: skip
+    """Trains cases in several processes, and writes the index; after so many seconds, no training begins."""
+    text()  # read once, before the processes are forked
+    work = functools.partial(_attempt, root=root, end=time.time() + seconds, train=train)
+    with multiprocessing.get_context("fork").Pool(processes, maxtasksperchild=4) as pool:
+        for line in pool.imap_unordered(work, chosen):
+            print(line, flush=True)
+    write_index(root)
 
 
 def main() -> None:
@@ -227,13 +259,8 @@ def main() -> None:
         if options.side in (None, side(case.name))
         and (options.only or not (options.root / case.folder / "case.json").exists())
     ]
-    text()  # read once, before the processes are forked
     chosen.sort(key=lambda case: -case.steps - AFTER * len(case.faults))  # the longest first
-    work = functools.partial(_attempt, root=options.root, end=time.time() + options.seconds)
-    with multiprocessing.get_context("fork").Pool(options.processes, maxtasksperchild=4) as pool:
-        for line in pool.imap_unordered(work, chosen):
-            print(line, flush=True)
-    write_index(options.root)
+    train_all(chosen, options.root, options.processes, options.seconds)
 
 
 if __name__ == "__main__":

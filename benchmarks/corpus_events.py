@@ -22,6 +22,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -84,10 +85,10 @@ def _train_before(task: Task) -> None:
     optimizer.zero_grad()
 
 
-def prepared(case: Case) -> Task:
-    """The task of a case, with the model in the state that training begins from."""
+def prepared(case: Case, make: Callable[[], Task] | None = None) -> Task:
+    """The task of a case, of its family or made, with the model in the state that training begins from."""
     torch.manual_seed(case.seed)
-    task = build(case.family)
+    task = make() if make else build(case.family)
     model = task.model
     if case.event == "uniform":
         for module in model.modules():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import zlib
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -191,6 +192,8 @@ def _groups(model: nn.Module, eta: float, weight_decay: float, layout: str) -> l
         rate = eta
         if layout == "by layer":  # rates that fall from the last block to the first, as fine-tuning has them
             rate *= 0.6 ** (3 - int(block[1])) if block else 0.6**4 if "emb" in name else 1.0
+        if layout == "by name":  # half, one or two, by the last name of the matrix
+            rate *= (0.5, 1.0, 2.0)[zlib.crc32(name.removesuffix(".weight").rpartition(".")[2].encode()) % 3]
         if layout == "embeddings apart" and re.search(r"emb|wte|shared", name):
             rate *= 5.0
         decay = (
@@ -244,6 +247,10 @@ MADE: Final[dict[str, Callable[[list[dict[str, Any]], dict[str, Any]], torch.opt
     "lamb": lambda groups, given: LAMB(groups, **given),
     "adan": lambda groups, given: Adan(groups, **given),
     "rmsprop": lambda groups, given: torch.optim.RMSprop([{**g, "weight_decay": 0.0} for g in groups], lr=given["lr"]),
+    "adadelta": lambda groups, given: torch.optim.Adadelta(
+        [{**g, "weight_decay": 0.0} for g in groups], lr=given["lr"]
+    ),
+    "asgd": lambda groups, given: torch.optim.ASGD([{**g, "weight_decay": 1e-4} for g in groups], lr=given["lr"]),
     "adagrad": lambda groups, given: torch.optim.Adagrad([{**g, "weight_decay": 0.0} for g in groups], lr=given["lr"]),
 }
 

@@ -6,10 +6,11 @@ from typing import Final, Literal
 
 from corpus_fresh import AGAIN
 from corpus_fresh_faults import FRESH_INDIRECT, FRESH_UNSEEN
+from corpus_unseen_faults import UNSEEN_INDIRECT, UNSEEN_SAME
 
 Side = Literal["chosen with", "evaluated"]
 SIDES: Final[tuple[Side, ...]] = ("chosen with", "evaluated")
-EVALUATED: Final = (f"drawn {AGAIN} ", f"drawn {AGAIN + 100} ")
+EVALUATED: Final = (f"drawn {AGAIN} ", f"drawn {AGAIN + 100} ", "drawn unseen ")
 """How the names of cases begin that are evaluated only. Thresholds were chosen with all others."""
 INDIRECT: Final = frozenset(
     (
@@ -23,11 +24,20 @@ INDIRECT: Final = frozenset(
         "gradients of two layers exchanged",
         "targets one too late",
         *FRESH_INDIRECT,
+        *UNSEEN_INDIRECT,
     )
 )
 """Faults that write to no matrix, rate or state of an optimizer: they change what is learned from."""
 UNSEEN: Final = frozenset(
-    ("transposed", "signs flipped", "rows permuted", "sign bit lost", "shifted by an element", *FRESH_UNSEEN)
+    (
+        "transposed",
+        "signs flipped",
+        "rows permuted",
+        "sign bit lost",
+        "shifted by an element",
+        *FRESH_UNSEEN,
+        *UNSEEN_SAME,
+    )
 )
 """Faults that leave the distribution of |w| exactly as it was."""
 

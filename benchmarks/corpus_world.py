@@ -32,11 +32,13 @@ class World:
         optimizers: Its optimizers.
         chance: Random numbers.
         earlier: The weights of 50 steps before, by name.
+        first: The weights that the training began with, by name; empty if they were not kept.
         victims: Names of the components that were struck; empty if the fault is not in particular matrices.
         factors: Factors of η, by optimizer and group.
         before_step: Called before each optimizer step, when there are gradients.
         after_step: Called after each.
         on_batch: Called with each batch; changes it.
+        drawn: What a fault drew by chance, for the index.
     """
 
     model: nn.Module
@@ -48,6 +50,8 @@ class World:
     before_step: list[Callable[[], object]] = field(default_factory=list)
     after_step: list[Callable[[], object]] = field(default_factory=list)
     on_batch: list[Callable[[dict[str, Tensor]], object]] = field(default_factory=list)
+    first: dict[str, Tensor] = field(default_factory=dict)
+    drawn: dict[str, Any] = field(default_factory=dict)
 
     def components(self, *kinds: str, resolution: Any = "matrix") -> list[Component]:
         """Components of these kinds in the blocks of the model."""
@@ -88,9 +92,9 @@ class World:
         """Gives the component's parameter a group of its own, and its place."""
         p = self.parameter(component)
         for n, optimizer in enumerate(self.optimizers):
-            for group in optimizer.param_groups:
+            for g, group in enumerate(optimizer.param_groups):
                 if any(q is p for q in group["params"]):
                     group["params"] = [q for q in group["params"] if q is not p]
-                    optimizer.param_groups.append({**group, "params": [p]})
+                    optimizer.param_groups.append({"taken_from": (n, g), **group, "params": [p]})
                     return n, len(optimizer.param_groups) - 1
         raise NotHere(component.name)
