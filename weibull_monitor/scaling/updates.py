@@ -13,8 +13,9 @@ from typing import Any, Final, NamedTuple
 from torch import Tensor
 
 from weibull_monitor.measure import WeibullFit
+from weibull_monitor.scaling.bounds import MUON_RMS
 from weibull_monitor.scaling.forces import CHUNK, adam_update, chunks_of, kept_by_adam
-from weibull_monitor.scaling.optimizers import MUON_RMS, UpdateForm, rule_of
+from weibull_monitor.scaling.optimizers import UpdateForm, rule_of
 
 MOMENTUM: Final = ("momentum_buffer", "exp_avg", "momentum", "m")
 """Names of the momentum in an optimizer's state: of torch's SGD and Muon, and of several Lions."""
