@@ -265,7 +265,8 @@ def test_lamb_moves_a_matrix_by_its_own_norm() -> None:
     assert bound.rms(256, weight=0.02) == pytest.approx(0.02)
     assert bound.rms(64, weight=0.02) > 0.04  # a part may move by all of it
     assert np.isnan(bound.rms_of(np.array([256.0]), np.array([0.02]), np.array([False]))).all()  # began at zero
-    plain = RULES["Lamb"].bound({"betas": (0.9, 0.999), "weight_decay": 0.0}, (16, 16))
+    assert RULES["Lamb"].bound({"betas": (0.9, 0.999), "weight_decay": 0.01}, (16, 16)) is None  # not timm's
+    plain = RULES["Lamb"].bound({"betas": (0.9, 0.999), "weight_decay": 0.0, "always_adapt": False}, (16, 16))
     assert plain is not None
     assert plain.rms(256, weight=0.02) == adam_bound(0.9, 0.999)
 

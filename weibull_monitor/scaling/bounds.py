@@ -327,6 +327,12 @@ def bound_lamb(group: Group, shape: Shape) -> UpdateBound | None:
     return UpdateBound(norm=math.sqrt(math.prod(shape)), least=0.0 if always else plain.each)
 
 
+def bound_lamb_of_timm(group: Group, shape: Shape) -> UpdateBound | None:
+    """The same, told by its options. Those of DeepSpeed, pytorch-optimizer and torch_optimizer, of this name, too, have a
+    smallest ratio, or multiply their steps by the bias corrections or by nothing, which their groups do not show."""
+    return bound_lamb(group, shape) if "always_adapt" in group else None
+
+
 def muon_factor(group: Group, shape: Shape) -> float:
     """What ``adjust_lr_fn`` multiplies the orthogonal update of an A × B matrix by (`torch.optim.Muon`)."""
     if group.get("adjust_lr_fn") == "match_rms_adamw":

@@ -171,7 +171,7 @@ _ROWS: Final = (
     OptimizerRule("Adafactor", step=_adafactor_step, bounds=bounds.bound_adafactor),
     OptimizerRule("LAMB", step=_WEIGHT, bounds=bounds.bound_lamb),
     OptimizerRule("FusedLAMB", step=_WEIGHT, bounds=bounds.bound_lamb, step_count="group"),  # Apex
-    OptimizerRule("Lamb", step=_WEIGHT, bounds=bounds.bound_lamb),
+    OptimizerRule("Lamb", step=_WEIGHT, bounds=bounds.bound_lamb_of_timm),
     OptimizerRule("LARS", step=_WEIGHT),  # no bound: its momentum keeps steps from when η or the weights were larger
     # Steps of the size of the gradient, or that shrink or grow by themselves.
     OptimizerRule("SGD", step=_GRADIENT, update="momentum"),

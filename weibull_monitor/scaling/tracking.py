@@ -165,7 +165,8 @@ class BudgetTracker:
         count = step_counter(tracked.innermost, parameter, group)
         if isinstance(count, Tensor):
             count = None if count.device.type != "cpu" else float(count)
-        before, now = self._ages.get(parameter, 0.0), count or 0.0
+        before = self._ages[parameter] if parameter in self._ages else 0.0  # noqa: SIM401 - its `get` has no types
+        now = count or 0.0
         self._ages[parameter] = now
         return not steps <= before <= now
 
