@@ -17,6 +17,7 @@ import importlib.util
 import inspect
 import io
 import math
+import pkgutil
 import sys
 import types
 import warnings
@@ -77,8 +78,8 @@ OPTIONS: Final[tuple[dict[str, Any], ...]] = (
     {"alpha": 2.0, "betas": (0.9, 0.999, 0.99)},
 )
 ETA: Final = 1e-3
-SHAPE: Final = (16, 64)
-STEPS: Final = 160
+SHAPE: Final = (64, 64)  # from 4,096 values on 8-bit optimizers quantise
+STEPS: Final = 120
 SLACK: Final = 1.001
 """float32 and the changes of the bias corrections are good for this much."""
 
@@ -172,18 +173,34 @@ def drive(make: Callable[[list[nn.Parameter]], Any], weights: float = 0.02) -> L
 
 
 def optimizers_of(library: str, bare: bool = False) -> Iterator[tuple[str, Any]]:
-    """The optimizers of a library, by their names; if ``bare``, without running its package, which may need others."""
-    package = library.partition(".")[0]
-    if bare and (spec := importlib.util.find_spec(package)) is not None:
-        module = sys.modules[package] = types.ModuleType(package)
-        module.__path__ = list(spec.submodule_search_locations or ())
-    module = importlib.import_module(library)
+    """The optimizers of a library, by their names; if ``bare``, without running its packages, which may need others."""
+    if not bare:
+        modules = [importlib.import_module(library)]
+    else:
+        parts = library.split(".")
+        for name in (".".join(parts[: n + 1]) for n in range(len(parts))):
+            spec = importlib.util.find_spec(name)
+            if spec is None:
+                raise ImportError(f"no module named {name}")
+            sys.modules[name] = package = types.ModuleType(name)
+            package.__path__ = list(spec.submodule_search_locations or ())
+        modules = []
+        for _, name, _ in pkgutil.iter_modules(package.__path__):
+            with contextlib.suppress(ImportError):
+                modules.append(importlib.import_module(f"{library}.{name}"))
     seen = set()
-    for name in sorted(dir(module)):
-        kind = getattr(module, name)
-        if isinstance(kind, type) and hasattr(kind, "step") and kind not in seen and "Optimizer" not in name:
-            seen.add(kind)
-            yield name, kind
+    for module in modules:
+        for name, kind in sorted(vars(module).items()):
+            own = not bare or getattr(kind, "__module__", "") == module.__name__
+            if (
+                isinstance(kind, type)
+                and hasattr(kind, "step")
+                and own
+                and kind not in seen
+                and "Optimizer" not in name
+            ):
+                seen.add(kind)
+                yield name, kind
 
 
 def made(kind: Any, options: dict[str, Any]) -> Callable[[list[nn.Parameter]], Any]:
