@@ -9,7 +9,7 @@ import math
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
@@ -26,10 +26,23 @@ from weibull_monitor.model.components import Component
 from weibull_monitor.monitor.adaptive import FROM
 from weibull_monitor.monitor.events import Change, Denser, RateWatch
 from weibull_monitor.monitor.schedule import Schedule
+from weibull_monitor.scaling.optimizers import RULES
 
 CADENCES: Final = (10, 50, 100)
 MOST: Final = 0.8
 """From this share of all matrices on, Inf and NaN have spread, and nothing tells where they began."""
+_BETAS: Final = {"betas": (0.9, 0.999)}
+TOLD: Final[dict[str, tuple[str, dict[str, Any]]]] = {
+    "radam": ("RAdam", _BETAS),
+    "nadam": ("NAdam", {**_BETAS, "momentum_decay": 4e-3}),
+    "rmsprop": ("RMSprop", {"alpha": 0.99}),
+    "adagrad": ("Adagrad", {}),
+    "ademamix": ("AdEMAMix", {"betas": (0.9, 0.999, 0.99), "alpha": 2.0}),
+    "adan": ("Adan", {"betas": (0.98, 0.92, 0.99)}),
+    "lamb": ("LAMB", {**_BETAS, "always_adapt": True}),
+    "adafactor": ("Adafactor", {"d": 1.0, "eps": (None, 1e-3)}),
+}
+"""The rows of optimizers of `corpus_optimizers` whose bounds were not known, or known less closely, when runs were recorded."""
 PUBLISHED: Final = Path(os.environ.get("WEIBULL_REFERENCE", "reference")) / "published_layers.csv.gz"
 
 
@@ -95,6 +108,40 @@ def sampled_every(samples: Sequence[RecordedSnapshot], every: int) -> list[Recor
     return chosen
 
 
+def bounded(samples: Sequence[RecordedSnapshot], optimizer: str) -> list[RecordedSnapshot]:
+    """The samples with the bounds that the present table has: a recorded history holds those of the table of its time.
+
+    Args:
+        samples: Samples of one run.
+        optimizer: Its optimizer, by its name in `corpus_optimizers`; those that are not in `TOLD` keep what was recorded.
+    """
+    if optimizer not in TOLD:
+        return list(samples)
+    name, group = TOLD[optimizer]
+    rule, out = RULES[name], []
+    start = [x is not None for x in samples[0].columns["lambda"]] if samples and samples[0].step == 0 else []
+    before = 0
+    for sample in samples:
+        places = {c.name: i for i, c in enumerate(sample.components)}
+        columns = {key: list(values) for key, values in sample.columns.items()}
+        for i, c in enumerate(sample.components):
+            whole = places.get(c.parameter, i)
+            shape = sample.components[whole].shape
+            bound = rule.bound(group, shape) if columns["eta"][i] is not None else None
+            if bound is not None and before < bound.after:
+                bound = bound.young()
+            begun = not start or (whole < len(start) and start[whole])
+            rms = math.nan
+            if bound is not None and columns["rms"][whole] is not None:
+                size = np.array([columns["rms"][whole]], dtype=float)
+                rms = float(bound.rms_of(np.array([float(c.numel)]), size, np.array([begun]))[0])
+            columns["update_max"][i] = rms if math.isfinite(rms) else None
+            columns["element_max"][i] = None if bound is None else bound.element
+        before = sample.step
+        out.append(replace(sample, columns={key: tuple(values) for key, values in columns.items()}))
+    return out
+
+
 def regular(samples: Sequence[RecordedSnapshot], every: int) -> list[RecordedSnapshot]:
     """The samples at a cadence without those that follow events."""
     due = Schedule(every)
@@ -108,7 +155,7 @@ def grave(alerts: Sequence[Alert]) -> list[Alert]:
 
 def judged(run: Run, every: int, settings: AlertSettings) -> tuple[list[Alert], list[RecordedSnapshot]]:
     """The warnings and errors of a run at a cadence, and the samples that it has there."""
-    samples = sampled_every(run.samples, every)
+    samples = bounded(sampled_every(run.samples, every), str(run.entry["optimizer"]))
     return grave(replay(samples, settings, run.attention)), samples
 
 

@@ -19,7 +19,7 @@ from weibull_monitor import Component
 from weibull_monitor.alerts import replay
 from weibull_monitor.history import RecordedSnapshot
 from weibull_monitor.history.columns import COLUMNS
-from weibull_monitor.scaling.optimizers import adam_bound
+from weibull_monitor.scaling.bounds import adam_bound
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "early-warning.md"

@@ -226,7 +226,7 @@ def test_the_bound_of_the_optimizer_is_that_of_the_steps_between_the_samples() -
 def test_optimizers_without_a_bound_have_no_impossible_change() -> None:
     def broken(columns: list[Columns]) -> None:
         for now in columns:
-            now["update_max"][:] = np.nan
+            now["update_max"][:] = now["element_max"][:] = np.nan
         scaled(columns, Q, 8.0)
 
     rules = {a.finding.rule for a in alerts_of(broken)}

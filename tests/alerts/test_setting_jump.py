@@ -10,7 +10,7 @@ import pytest
 from alerts.simulated import Columns, alerts_of, components, healthy, index, samples_of, window_of
 from weibull_monitor.alerts.rules.setting_jump import outgrown
 from weibull_monitor.history.alert import Alert
-from weibull_monitor.scaling.optimizers import adam_bound
+from weibull_monitor.scaling.bounds import adam_bound
 
 AT = 16
 UP = index(2, "ffn_up")

@@ -11,11 +11,10 @@ import torch
 from torch import nn
 
 from weibull_monitor.history.reasons import EXPLANATION
+from weibull_monitor.scaling.bounds import UpdateBound, adam_bound
 from weibull_monitor.scaling.counts import steps_taken
 from weibull_monitor.scaling.optimizers import (
     RULES,
-    UpdateBound,
-    adam_bound,
     chooses_rate,
     describe,
     rule_of,

@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 from torch.utils.weak import WeakIdKeyDictionary
 
+from weibull_monitor.scaling.bounds import Group
 from weibull_monitor.scaling.budget import Budget
 from weibull_monitor.scaling.counts import ParameterSteps, StepCounts
-from weibull_monitor.scaling.optimizers import Group
 
 MAX_KEPT: Final = 4096
 """Calls between two comparisons that are kept."""

@@ -21,7 +21,8 @@ from weibull_monitor.history.conform import conforms
 from weibull_monitor.history.reasons import Reason
 from weibull_monitor.history.snapshot import ScalingRows
 from weibull_monitor.measure.rows import Numbers
-from weibull_monitor.scaling.optimizers import Hyperparameters, UpdateBound, UpdateForm
+from weibull_monitor.scaling.bounds import UpdateBound
+from weibull_monitor.scaling.optimizers import Hyperparameters, UpdateForm
 
 
 class Budget(NamedTuple):
@@ -180,7 +181,7 @@ def scalings_of(
     for n, how in enumerate(stepped):
         if how is not None and how.bound is not None and shared[n].reason != "own_learning_rate":
             here = of == n
-            most[here] = how.bound.rms_of(numel[here], rms[here])
+            most[here] = how.bound.rms_of(numel[here], rms[here], np.isfinite(lambda_0[here]))
     reasons: list[Reason | None] = [shared[n].reason if n >= 0 else None for n in of.tolist()]
     for n in np.flatnonzero(np.isnan(lambda_0)).tolist():
         reasons[n] = reasons[n] or "no_baseline"

@@ -15,7 +15,8 @@ from typing import Any, Final
 
 from torch import Tensor
 
-from weibull_monitor.scaling.optimizers import Group, rule_of
+from weibull_monitor.scaling.bounds import Group
+from weibull_monitor.scaling.optimizers import rule_of
 
 NO_COUNT: Final = frozenset({"SGD", "Muon", "LBFGS", "Adadelta"})
 """Optimizers of ``torch.optim`` that do not count their steps in any version of PyTorch that is supported, or need not."""

@@ -13,30 +13,20 @@ from __future__ import annotations
 import inspect
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Final, Literal, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 from weibull_monitor.history.reasons import Reason
+from weibull_monitor.scaling import bounds
+from weibull_monitor.scaling.bounds import MUON_RMS, Group, Shape, UpdateBound, muon_factor
 from weibull_monitor.scaling.deepspeed import wrappers
 
 DECOUPLED: Final = ("decoupled_weight_decay", "weight_decouple", "decouple", "decoupled_decay")
 """Names under which parameter groups say whether their weight decay is decoupled: PyTorch's, and those of other libraries."""
-Group = Mapping[str, Any]
-"""A parameter group: an element of ``optimizer.param_groups``."""
-Shape = Sequence[int]
-"""The shape of a parameter."""
 UpdateForm = Literal["adam", "sign", "momentum", "orthogonal"]
 """What a state tells of the update u: m̂/(√v̂ + ε) itself; or a momentum, of which u is the sign, itself, or it made orthogonal."""
-
-MUON_RMS: Final = 0.2
-"""The RMS of an update of AdamW in units of η, to which Muon's ``match_rms_adamw`` sets its own (arXiv:2502.16982)."""
-MAX_SINGULAR_VALUE: Final = 1.3
-"""Largest singular value that Muon's five steps of Newton-Schulz give (K. Jordan et al., 2024: about 0.7 to 1.2)."""
 
 
 class Hyperparameters(NamedTuple):
@@ -48,108 +38,11 @@ class Hyperparameters(NamedTuple):
     """Why the scaling law does not apply; None if it does."""
 
 
-@dataclass(frozen=True)
-class UpdateBound:
-    """The bound of u, the update of one step divided by η, without weight decay.
-
-    Attributes:
-        each: Bound of the magnitude of every element; infinite if there is none.
-        norm: Bound of the Frobenius norm of the whole parameter's update; infinite if there is none.
-        relative: Whether steps are multiplied by the parameter's own RMS where that is above 1.
-    """
-
-    each: float = math.inf
-    norm: float = math.inf
-    relative: bool = False
-
-    @property
-    def element(self) -> float | None:
-        """Bound of the magnitude of every element, whatever the weights are; None if there is none."""
-        return self.each if math.isfinite(self.each) and not self.relative else None
-
-    def rms(self, elements: int, weight: float = 1.0) -> float:
-        """Bound of the root mean square of u over any ``elements`` of the parameter.
-
-        Args:
-            elements: Their number.
-            weight: RMS of the whole parameter.
-
-        >>> UpdateBound(norm=8.0).rms(16)
-        2.0
-        >>> UpdateBound(norm=8.0, relative=True).rms(16, weight=3.0)
-        6.0
-        """
-        return float(self.rms_of(np.array(float(elements)), np.array(weight)))
-
-    def rms_of(self, elements: NDArray[np.float64], weight: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The same of several sets of elements, each argument of shape (sets,)."""
-        most: NDArray[np.float64] = np.minimum(self.each, self.norm / np.sqrt(elements))
-        return most * np.fmax(1.0, weight) if self.relative else most
-
-
-def adam_bound(beta1: float, beta2: float) -> float:
-    """Largest |m̂/√v̂| that Adam can reach at any step, whatever the gradients are.
-
-    Both are sums over past gradients, m with weights (1 - β₁)β₁ʲ, v with weights (1 - β₂)β₂ʲ. By the Cauchy-Schwarz inequality
-    |m|/√v ≤ (1 - β₁)/√(1 - β₂) · √(Σⱼ(β₁²/β₂)ʲ), with equality for gradients that grow by β₂/β₁ per step. The bias
-    corrections only lower it. D. P. Kingma and J. Ba, "Adam" (ICLR 2015), §2.1, give (1 - β₁)/√(1 - β₂), for one gradient.
-
-    Returns:
-        The bound; infinite if β₁² ≥ β₂, where there is none.
-
-    >>> round(adam_bound(0.9, 0.999), 2), round(adam_bound(0.9, 0.95), 2)
-    (7.27, 1.16)
-    """
-    if not 0.0 <= beta1 * beta1 < beta2 < 1.0:
-        return math.inf
-    return max(1.0, (1.0 - beta1) / math.sqrt(1.0 - beta2) / math.sqrt(1.0 - beta1 * beta1 / beta2))
-
-
-def _bound_sign(group: Group, shape: Shape) -> UpdateBound | None:
-    return UpdateBound(each=1.0)
-
-
-def _bound_adam(group: Group, shape: Shape) -> UpdateBound | None:
-    each = adam_bound(*map(float, group["betas"])) if "betas" in group else math.inf
-    return UpdateBound(each=each) if math.isfinite(each) else None
-
-
-def _bound_adamax(group: Group, shape: Shape) -> UpdateBound | None:
-    # |g| of j steps ago is at most u/β₂ʲ: a geometric sum.
-    beta1, beta2 = map(float, group.get("betas", (1.0, 1.0)))
-    return UpdateBound(each=max(1.0, (1.0 - beta1) / (1.0 - beta1 / beta2))) if beta1 < beta2 else None
-
-
-def _bound_muon(group: Group, shape: Shape) -> UpdateBound | None:
-    # Others of this name scale their steps in ways that their groups do not show, and step some parameters by another rule.
-    if "ns_steps" not in group or "adjust_lr_fn" not in group or len(shape) != 2:
-        return None
-    # u has min(A, B) singular values of at most MAX_SINGULAR_VALUE, times the factor of `adjust_lr_fn`.
-    largest = MAX_SINGULAR_VALUE * _muon_factor(group, shape)
-    return UpdateBound(each=largest, norm=largest * math.sqrt(min(shape)))
-
-
-def _bound_adafactor(group: Group, shape: Shape) -> UpdateBound | None:
-    # The RMS of the update is clipped to d, and its rate is η, or η times the matrix's RMS (N. Shazeer, M. Stern, 2018, §6 and
-    # §8). For an RMS below 1 the bound is that of 1.
-    clip = group.get("d", group.get("clip_threshold"))
-    if not clip:
-        return None
-    return UpdateBound(math.inf, float(clip) * math.sqrt(math.prod(shape)), bool(group.get("scale_parameter", True)))
-
-
-def _muon_factor(group: Group, shape: Shape) -> float:
-    """What ``adjust_lr_fn`` multiplies the orthogonal update of an A × B matrix by (`torch.optim.Muon`)."""
-    if group.get("adjust_lr_fn") == "match_rms_adamw":
-        return MUON_RMS * math.sqrt(max(shape))
-    return math.sqrt(max(1.0, shape[0] / shape[1]))
-
-
 def _muon_scale(group: Group, shape: Shape) -> float:
     """Muon's update has singular values near 1, so an RMS of 1/√max(A, B) (J. Liu et al., arXiv:2502.16982, 2025)."""
     if len(shape) < 2 or group.get("adjust_lr_fn") == "match_rms_adamw":
         return 1.0
-    return _muon_factor(group, shape[:2]) / math.sqrt(max(shape[:2])) / MUON_RMS
+    return muon_factor(group, shape[:2]) / math.sqrt(max(shape[:2])) / MUON_RMS
 
 
 def _always(reason: Reason) -> Callable[[Group], Reason | None]:
@@ -172,9 +65,10 @@ def chooses_rate(group: Group) -> bool:
     >>> chooses_rate({"lr": 0.0, "relative_step": True})  # Adafactor, beside its AdafactorSchedule
     True
     """
-    # D-Adaptation and Prodigy step by d·lr.
-    by_distance = "growth_rate" in group or {"d", "fixed_decay"} <= group.keys()
-    return group.get("lr") is None or bool(group.get("relative_step") or by_distance)
+    # D-Adaptation and Prodigy step by d·lr; torch's Adafactor has another d. Rprop keeps a step size of each value.
+    own = {"growth_rate", "d0", "step_sizes"} & group.keys() or ("d" in group and "beta2_decay" not in group)
+    # With a decay that is not multiplied by η, nothing that is said of ηλ_wd is true.
+    return group.get("lr") is None or bool(group.get("relative_step") or group.get("fixed_decay") or own)
 
 
 @dataclass(frozen=True)
@@ -187,7 +81,7 @@ class OptimizerRule:
             group's `DECOUPLED` and an optimizer's ``adam_w_mode`` set it too.
         step: Of a parameter group, why its steps do not have the size η; None if they do.
         scale: Of a group and a parameter's shape, the RMS of a step in units of η, relative to AdamW's.
-        bound: Of a group and a parameter's shape, the bound of its update; None if there is none.
+        bounds: Of a group and a parameter's shape, the bound of its update, but for options that all optimizers may have.
         update: How its update is found in its state; None if it is not. `weibull_monitor.scaling.updates` has the formulas, and
             the names that the state is looked for under.
         step_count: Where its own step count is, if it has one: the ``step`` of a parameter's state, or that of the group.
@@ -197,7 +91,7 @@ class OptimizerRule:
     decoupled: bool = True
     step: Callable[[Group], Reason | None] = lambda group: None
     scale: Callable[[Group, Shape], float] = lambda group, shape: 1.0
-    bound: Callable[[Group, Shape], UpdateBound | None] = lambda group, shape: None
+    bounds: Callable[[Group, Shape], UpdateBound | None] = lambda group, shape: None
     update: UpdateForm | None = None
     step_count: Literal["state", "group"] = "state"
 
@@ -205,6 +99,14 @@ class OptimizerRule:
     def forces(self) -> bool:
         """Whether the forces can be computed from the state, where weight decay is decoupled."""
         return self.update == "adam"
+
+    def bound(self, group: Group, shape: Shape) -> UpdateBound | None:
+        """The bound of the update of a parameter; None if there is none, or none that is known.
+
+        >>> RULES["Lion"].bound({"lr": 1e-4}, (2, 2)), RULES["Lion"].bound({"lr": 1e-4, "caution": True}, (2, 2))
+        (UpdateBound(each=1.0, norm=inf, least=None, steady=True, after=0, before=inf), None)
+        """
+        return None if bounds.masked(group) else self.bounds(group, shape)
 
     def sized(self, group: Group, shape: Shape) -> UpdateForm | None:
         """`update`, if the size of a step follows from it; None for steps that the state does not show.
@@ -249,29 +151,32 @@ class OptimizerRule:
 _GRADIENT, _WEIGHT, _UNKNOWN = _always("step_not_eta"), _always("step_scaled_by_weight"), _always("unknown_optimizer")
 
 _ROWS: Final = (
-    OptimizerRule("AdamW", bound=_bound_adam, update="adam"),
-    OptimizerRule("Adam", decoupled=False, bound=_bound_adam, update="adam"),
-    OptimizerRule(
-        "FusedAdam", decoupled=False, bound=_bound_adam, update="adam", step_count="group"
-    ),  # Apex, DeepSpeed
-    OptimizerRule("NAdam", decoupled=False),  # its u looks ahead, and RAdam's is rectified: neither has AdamW's forces
-    OptimizerRule("RAdam", decoupled=False),
-    OptimizerRule("Adamax", decoupled=False, bound=_bound_adamax),
-    OptimizerRule("RMSprop", decoupled=False),
-    OptimizerRule("AdEMAMix"),
-    OptimizerRule("Lion", bound=_bound_sign, update="sign"),
-    OptimizerRule("SignSGD", step=_UNKNOWN, bound=_bound_sign),
-    OptimizerRule("Signum", step=_UNKNOWN, bound=_bound_sign, update="sign"),
-    OptimizerRule("Muon", step=_muon_step, scale=_muon_scale, bound=_bound_muon, update="orthogonal"),
-    OptimizerRule("Adafactor", step=_adafactor_step, bound=_bound_adafactor),
-    OptimizerRule("LAMB", step=_WEIGHT),
-    OptimizerRule("FusedLAMB", step=_WEIGHT, step_count="group"),  # Apex
-    OptimizerRule("Lamb", step=_WEIGHT),
-    OptimizerRule("LARS", step=_WEIGHT),
+    OptimizerRule("AdamW", bounds=bounds.bound_adam, update="adam"),
+    OptimizerRule("Adam", decoupled=False, bounds=bounds.bound_adam, update="adam"),
+    # Apex, DeepSpeed
+    OptimizerRule("FusedAdam", decoupled=False, bounds=bounds.bound_adam, update="adam", step_count="group"),
+    # The u of NAdam looks ahead, and that of RAdam is rectified: neither has AdamW's forces.
+    OptimizerRule("NAdam", decoupled=False, bounds=bounds.bound_nadam),
+    OptimizerRule("RAdam", decoupled=False, bounds=bounds.bound_radam),
+    OptimizerRule("Adamax", decoupled=False, bounds=bounds.bound_adamax),
+    OptimizerRule("RMSprop", decoupled=False, bounds=bounds.bound_rmsprop),
+    OptimizerRule("AdEMAMix", bounds=bounds.bound_ademamix),
+    OptimizerRule("Adan", step=_UNKNOWN, bounds=bounds.bound_adan),
+    OptimizerRule("GaLoreAdamW", step=_UNKNOWN, bounds=bounds.bound_adam),
+    OptimizerRule("Lion", bounds=bounds.bound_sign, update="sign"),
+    OptimizerRule("SignSGD", step=_UNKNOWN, bounds=bounds.bound_sign),
+    OptimizerRule("Signum", step=_UNKNOWN, bounds=bounds.bound_sign, update="sign"),
+    OptimizerRule("SophiaG", step=_UNKNOWN, bounds=bounds.bound_sign),
+    OptimizerRule("Muon", step=_muon_step, scale=_muon_scale, bounds=bounds.bound_muon, update="orthogonal"),
+    OptimizerRule("Adafactor", step=_adafactor_step, bounds=bounds.bound_adafactor),
+    OptimizerRule("LAMB", step=_WEIGHT, bounds=bounds.bound_lamb),
+    OptimizerRule("FusedLAMB", step=_WEIGHT, bounds=bounds.bound_lamb, step_count="group"),  # Apex
+    OptimizerRule("Lamb", step=_WEIGHT, bounds=bounds.bound_lamb_of_timm),
+    OptimizerRule("LARS", step=_WEIGHT),  # no bound: its momentum keeps steps from when η or the weights were larger
     # Steps of the size of the gradient, or that shrink or grow by themselves.
     OptimizerRule("SGD", step=_GRADIENT, update="momentum"),
-    OptimizerRule("Adagrad", decoupled=False, step=_GRADIENT),
-    OptimizerRule("Adadelta", decoupled=False, step=_GRADIENT),
+    OptimizerRule("Adagrad", decoupled=False, step=_GRADIENT, bounds=bounds.bound_adagrad),
+    OptimizerRule("Adadelta", decoupled=False, step=_GRADIENT),  # no bound: a step may be longer than all before
     OptimizerRule("Rprop", step=_GRADIENT),
     OptimizerRule("ASGD", step=_GRADIENT),
     OptimizerRule("LBFGS", step=_GRADIENT),

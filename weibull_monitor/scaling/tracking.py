@@ -8,10 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
 from weibull_monitor.errors import ConfigurationError
 from weibull_monitor.scaling.accounts import Account, Accounts, state_of
+from weibull_monitor.scaling.bounds import UpdateBound
 from weibull_monitor.scaling.budget import Budget, StepInfo
+from weibull_monitor.scaling.counts import step_counter
 from weibull_monitor.scaling.deepspeed import engine_of, parameters_of
 from weibull_monitor.scaling.optimizers import Hyperparameters, describe, divided, innermost, rule_of
 from weibull_monitor.scaling.tracked import TrackedOptimizer
@@ -35,6 +38,9 @@ class BudgetTracker:
     def __init__(self, optimizers: Any) -> None:
         self._accounts = Accounts()
         self._started = self._presumed = False
+        self._ages: WeakIdKeyDictionary = (
+            WeakIdKeyDictionary()
+        )  # steps of parameters at the last sample, where they matter
         self._tracked = [TrackedOptimizer(o, self._accounts, known=True) for o in as_optimizers(optimizers)]
         self._regroup()
 
@@ -129,20 +135,40 @@ class BudgetTracker:
                         continue
                     used = _used(rule, group, account)
                     budget = account.budget if account.known else None
-                    known: dict[tuple[torch.Size, bool], StepInfo] = {}  # the same for all parameters of one shape
+                    known: dict[tuple[torch.Size, bool, bool], StepInfo] = {}  # the same for all of one shape and age
+                    bounds: dict[torch.Size, UpdateBound | None] = {}
                     for p in payers.members:
                         if id(p) in found and id(account) in idle.get(n, ()):
                             continue  # another optimizer steps it now
                         frozen = not p.requires_grad and id(account) in idle.get(n, ())
-                        if (p.shape, frozen) not in known:
-                            scale, bound = rule.scale(group, p.shape), rule.bound(group, p.shape)
+                        if p.shape not in bounds:
+                            bounds[p.shape] = rule.bound(group, p.shape)
+                        bound = bounds[p.shape]
+                        young = bound is not None and bound.after > 0 and self._is_young(p, group, tracked, bound.after)
+                        if (p.shape, frozen, young) not in known:
+                            scale, bound = rule.scale(group, p.shape), bound.young() if bound and young else bound
                             bound = None if used.reason == "own_learning_rate" else bound
                             now = used._replace(eta=0.0) if frozen and not math.isnan(used.eta) else used
                             peak = account.budget.peak
                             form = rule.sized(group, p.shape)
-                            known[p.shape, frozen] = StepInfo(now, budget, scale, (n, i), reset, bound, peak, form)
-                        found[id(p)] = known[p.shape, frozen]
+                            known[p.shape, frozen, young] = StepInfo(
+                                now, budget, scale, (n, i), reset, bound, peak, form
+                            )
+                        found[id(p)] = known[p.shape, frozen, young]
         return {name: found[id(p)] for name, p in parameters.items() if id(p) in found}
+
+    def _is_young(self, parameter: Tensor, group: Mapping[str, Any], tracked: TrackedOptimizer, steps: int) -> bool:
+        """Whether some step since the last sample may have been one of the first of a parameter.
+
+        A count on an accelerator is not read, as that would wait for it, and then the answer is yes.
+        """
+        count = step_counter(tracked.innermost, parameter, group)
+        if isinstance(count, Tensor):
+            count = None if count.device.type != "cpu" else float(count)
+        before = self._ages[parameter] if parameter in self._ages else 0.0  # noqa: SIM401 - its `get` has no types
+        now = count or 0.0
+        self._ages[parameter] = now
+        return not steps <= before <= now
 
     def owners(self) -> dict[int, tuple[Mapping[str, Any], Any]]:
         """The parameter group and the optimizer that step each tensor, by the tensor's id."""

@@ -13,9 +13,10 @@ from typing import Any, Final, NamedTuple
 from torch import Tensor
 
 from weibull_monitor.measure import WeibullFit
+from weibull_monitor.scaling.bounds import MUON_RMS
 from weibull_monitor.scaling.forces import CHUNK, AdamState, adam_update, chunks_of, kept_by_adam
 from weibull_monitor.scaling.kept import kept_tensor, raw_of, values_of
-from weibull_monitor.scaling.optimizers import MUON_RMS, UpdateForm, rule_of
+from weibull_monitor.scaling.optimizers import UpdateForm, rule_of
 
 MOMENTUM: Final = ("momentum_buffer", "exp_avg", "momentum", "m", "state1")
 """Names of the momentum in an optimizer's state: of torch's SGD and Muon, of several Lions, and of bitsandbytes."""

@@ -8,6 +8,7 @@ import numpy as np
 
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result, strongest
 from weibull_monitor.alerts.rules.scale import impossible_change as impossible_rms
+from weibull_monitor.alerts.rules.scale import largest_of
 from weibull_monitor.alerts.rules.words import apart, cause_of, rounded
 from weibull_monitor.alerts.settings import ImpossibleChange
 from weibull_monitor.alerts.statistics import quiet
@@ -45,7 +46,7 @@ def impossible_maximum(window: SampleWindow, settings: ImpossibleChange) -> Rule
     now, before = window.now("largest"), window.before("largest")  # (components,), as all that follows
     with quiet():
         path = window.path
-        bound = np.fmax(window.now("element_max"), window.before("element_max"))
+        bound = largest_of(window, "element_max")
         steps = window.steps[-1] - window.steps[-2]
         likely = path * bound * np.where(components.coarse, 2.0, 1.0) * (1.0 + 1e-6)
         likely = likely + np.where(components.coarse, np.fmin(steps * components.precision, 1.0) * before, 0.0)

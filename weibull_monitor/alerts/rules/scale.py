@@ -115,16 +115,19 @@ def impossible_change(window: SampleWindow, settings: ImpossibleChange) -> RuleR
         # The larger λ_wd and RMS of both ends bound those of every step between.
         decay = or_zero(np.fmax(window.now("weight_decay"), window.before("weight_decay")))
         rest = (path * decay + precision + resolution(apart_in_bins)) * np.fmax(rms, before)
-        bound = np.fmax(window.now("update_max"), window.before("update_max"))
+        bound = largest_of(window, "update_max")
         rounding = np.where(window.components.coarse, 2.0, 1.0)
-        certain = path * bound * rounding + rest
+        certain = path * np.fmin(bound, largest_of(window, "element_max")) * rounding + rest
         # Gradients that keep their sign while they grow lead a little further, and further still where they have done so.
         sustained = np.where(one_way(window), np.fmax(settings.sustained, SUSTAINED_ONE_WAY), settings.sustained)
         sustained = np.fmax(sustained, carried_on(window))
         sustained = np.where(window.components.numel < FEW_VALUES, np.inf, sustained)
         # No step of any optimizer in use is as long, while gradients have a steady size; those of LAMB grow with the weights.
         unknown = path * UNKNOWN_BOUND * np.fmax(1.0, before) + UNKNOWN_SHARE * before
-        likely = np.where(np.isnan(bound), unknown, path * np.minimum(bound, sustained)) * rounding + rest
+        # Some bounds grow with the weights, and so do steps of a usual size then.
+        sustained = np.fmin(bound, sustained * np.fmax(1.0, np.fmax(rms, before)))
+        likely = np.where(np.isnan(bound), unknown, path * sustained) * rounding + rest
+        likely = np.fmin(likely, certain)
         moved = np.abs(rms - before)
         strength = moved / likely
         impossible = moved > certain
@@ -143,6 +146,17 @@ def impossible_change(window: SampleWindow, settings: ImpossibleChange) -> RuleR
             + cause_of(window, i, strength >= 1.0)
         ),
     )
+
+
+def largest_of(window: SampleWindow, column: str) -> Floats:
+    """The largest bound in the last interval, (components,): that of its ends; NaN if there is none.
+
+    A bound that is missing at the start, with an η, did not hold then. Before the first step there is neither; a bound that
+    grows with the weights may then have been up to exp(Σ η) times as high at the start.
+    """
+    now, before = window.now(column), window.before(column)
+    known = np.where(window.before("eta") > 0.0, np.maximum(now, before), np.fmax(now, before))
+    return np.where(np.isnan(before), known * np.exp(np.fmin(window.path, 1.0)), known)
 
 
 def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None:

@@ -91,7 +91,7 @@ def setting_jump(window: SampleWindow, settings: SettingJump) -> RuleResult | No
             return (
                 f"At step {before} a step of the optimizer could move a value by {was:.3g} times η at most; now "
                 + (f"it can by {is_now:.3g} times. " if np.isfinite(is_now) else "there is no such bound. ")
-                + f"So β₁ or β₂ has changed, or the optimizer. {correct}"
+                + f"So β₁, β₂ or another of its settings has changed, or the optimizer. {correct}"
             )
         if eta[i] < 0.0:
             return f"η of its parameter group is {eta[i]:.3g}, and was above 0 before step {since}: each step climbs. {correct}"

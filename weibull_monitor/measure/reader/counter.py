@@ -27,7 +27,7 @@ from weibull_monitor.model.sharding.division import Agreement, alone
 
 Notes = Mapping[str, Sequence[float]]
 """Some numbers by parameter, `NOTE_NUMBERS` for each."""
-NOTE_NUMBERS = 17
+NOTE_NUMBERS = 18
 """How many numbers a note holds. The first is not zero."""
 
 
