@@ -6,9 +6,6 @@ from typing import Final
 
 import numpy as np
 
-from weibull_monitor.alerts.component_arrays import JudgedGroup
-from weibull_monitor.alerts.rules.movement import from_nothing
-from weibull_monitor.alerts.rules.words import unstepped
 from weibull_monitor.alerts.statistics import Bools, Floats, or_zero, quiet
 from weibull_monitor.alerts.window import SampleWindow
 
@@ -85,19 +82,6 @@ def _shrunk(window: SampleWindow, share: float, now: bool = False) -> Bools:
     least = window.now("lambda") if now else np.fmin.reduce(window["lambda"][:-1], axis=0)
     found: Bools = decaying & ~(least >= share * window.baseline["lambda"] * np.exp(-window.now("decay")))
     return found
-
-
-def excused(window: SampleWindow) -> Bools:
-    """Matrices whose k and R² may change for a reason that is no fault, shape (components,): faded, begun at next to nothing, or
-    stepped by no known optimizer.
-    """
-    return faded(window) | from_nothing(window) | unstepped(window)
-
-
-def group_faded(window: SampleWindow, group: JudgedGroup) -> Bools:
-    """Whether at least half of a group have faded, (1,)."""
-    share: Bools = faded(window)[..., group.members].mean(axis=-1, keepdims=True) >= MOST
-    return share
 
 
 def explained_by_decay(window: SampleWindow) -> Bools:

@@ -60,6 +60,10 @@ LESS_ALIKE: Final = 1.5
 """How much further a movement of one matrix has to be in a young run, where some begin to learn and others do not yet."""
 STEP: Final = 0.3
 """An initialisation below this share of a step at the highest η is nothing beside it."""
+GROWING: Final = 9
+"""Samples over which a matrix that began at nothing has to keep its size …"""
+SETTLED_SHARE: Final = 0.5
+"""… to this share, to have settled."""
 SIMILAR_RATIO: Final = 1.5
 """An interval is as long as another if its `work` is at most this many times as much."""
 
@@ -186,20 +190,30 @@ def _one_way(window: SampleWindow) -> Bools:
 
 
 def from_nothing(window: SampleWindow) -> Bools:
-    """Matrices of a young run that began at zero, or so near to it that a step replaces all values; shape (components,).
+    """Matrices that began at zero, or so near to it that a step replaces all values, and still grow; shape (components,).
 
-    Such a matrix takes the shape that its steps have: after the first of Adam, all values have one size.
+    Such a matrix takes the shape that its steps have: after the first of Adam, all values have one size. It is so in a young run,
+    and as long as the past that a movement is compared with is that of another size: where the RMS has doubled over the last
+    `GROWING` samples, or is still below a step, in itself or in a part of it.
     """
     return window.once("from nothing", lambda: _from_nothing(window))
 
 
 def _from_nothing(window: SampleWindow) -> Bools:
-    young = caution(window) > 1.0
-    if not young.any():
-        return young
-    rate = np.fmax(window.peak, window.now("eta"))
-    begun: Bools = ~(window.baseline["rms"] >= STEP * rate * np.fmin(window.now("update_max"), 1.0))
-    return young & begun & np.isfinite(window.baseline["rms"])
+    start, rms = window.baseline["rms"], window["rms"][-GROWING:]  # (components,), (samples, components)
+    step = STEP * np.fmax(window.peak, window.now("eta")) * np.fmin(window.now("update_max"), 1.0)
+    begun = np.isfinite(start) & ~(start >= step)
+    if not begun.any():
+        return np.broadcast_to(begun, rms.shape[1:])  # nearly always
+    grows = ~(np.fmin.reduce(rms, axis=0) >= SETTLED_SHARE * rms[-1]) | (rms[-1] < step)
+    found: Bools = begun & ((caution(window) > 1.0) | grows)
+    # A fused matrix of which one part still grows holds values of several sizes.
+    owners = window.components.owners
+    for owner in np.unique(owners[np.nonzero(found)[-1]]):
+        parts = owners == owner
+        if parts.sum() > 1:
+            found[..., parts] = begun[..., parts] & found[..., parts].any(axis=-1, keepdims=True)
+    return found
 
 
 def rises_alike(window: SampleWindow) -> Bools:

@@ -18,12 +18,14 @@ from weibull_monitor.alerts.rules.decay import (
     given_back,
     goes_on_falling,
 )
+from weibull_monitor.alerts.rules.excuse import FROM_NOTHING
 from weibull_monitor.alerts.rules.movement import (
     AS_OTHERS,
     LEAST_SPEED,
     MIN_INTERVALS,
     SUSTAINED_ONE_WAY,
     caution,
+    from_nothing,
     median_if_many,
     one_way,
     rises_alike,
@@ -235,6 +237,7 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         undone = fallen & common & (of_falls >= COMMON)
         # Attention takes one direction before it learns.
         straight = components.selection & ~fallen & one_way(window) & rises_alike(window)
+        growing = ~fallen & from_nothing(window)
 
     def meaning(i: int) -> str:
         with quiet():
@@ -263,6 +266,8 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
             if undone[i]
             else ONE_WAY_CASE
             if straight[i]
+            else FROM_NOTHING
+            if growing[i]
             else cause_of_shift(window, i, strength >= 1.0, others)
         )
         return f"{name} {between(before, now, window.steps[-2])}, by {100 * np.expm1(by):+.1f} %; {usually}. {cause}"
@@ -277,7 +282,7 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         meaning,
         besides,
         np.where(fallen, 1.0, caution(window)),  # a young matrix grows, and does not shrink
-        by_decay | steady_fall | undone | straight | unstepped(window),
+        by_decay | steady_fall | undone | straight | unstepped(window) | growing,
     )
 
 

@@ -7,7 +7,8 @@ from typing import Final
 import numpy as np
 
 from weibull_monitor.alerts.rules.alone import moved_together, moved_together_outside
-from weibull_monitor.alerts.rules.decay import IN_GRADIENT, excused, faded, group_faded, grows_on
+from weibull_monitor.alerts.rules.decay import grows_on
+from weibull_monitor.alerts.rules.excuse import excused, group_excused, reason
 from weibull_monitor.alerts.rules.groups import GroupResults, around, group_error, median_k, median_start, warm
 from weibull_monitor.alerts.rules.movement import (
     AS_OTHERS,
@@ -91,7 +92,7 @@ def layer_outlier(window: SampleWindow, settings: LayerOutlier) -> RuleResult:
         as_loaded = np.abs(np.where(by_scale, layers.start[1], layers.start[0])) >= LOADED_SHARE * np.abs(departs)
         tolerated = as_loaded & (~by_scale | (np.abs(departs) < TOLERATED_RATIO))
         own = layers.stepped_apart(window)
-        tolerated |= own | faded(window)[at]
+        tolerated |= own | excused(window)[..., layers.members]
         shallow = layers.shallow & ~as_loaded & (departs < 0) & ~by_scale
 
     def full(values: Floats | Bools, fill: float = np.nan) -> Floats:
@@ -117,6 +118,8 @@ def layer_outlier(window: SampleWindow, settings: LayerOutlier) -> RuleResult:
             return f"{what}{since}. {_SHALLOW_CASE}"
         if own_rate[i]:
             return f"{what}{since}. It has a learning rate or a schedule of its own: if you set it so, nothing has to be done."
+        if because := reason(window, i):
+            return f"{what}{since}. {because}"
         return (
             f"{what}{since}. Check first the learning rate of its parameter group, and whether it was rescaled or overwritten. "
             "If not, look at the gradients of this layer; if it grows on, go back to a checkpoint from before."
@@ -230,9 +233,8 @@ def transmission_exit(window: SampleWindow, settings: TransmissionExit) -> RuleR
             # far below all of them is a warning.
             far = np.minimum(low, LOWEST) - settings.margin - now > settings.z * error
             strength = np.where(warm(window, group) & (beyond > 1.0), beyond, 0.0)
-        far &= ~group_faded(window, group)
+        far &= ~group_excused(window, group)
         results.set(group, far, strength, now, settings.low, settings.high)
-    fading = faded(window)
     return results.rule_result(
         "median k",
         lambda i: (
@@ -242,8 +244,8 @@ def transmission_exit(window: SampleWindow, settings: TransmissionExit) -> RuleR
                 " and of the range of all published ones. Check first R²: a low one means a damaged matrix. Then check the "
                 "learning rate and the weight decay, and lower the rate if they are as you set them."
                 if results.severity[i] > 1
-                else f". {IN_GRADIENT}"
-                if fading[i]
+                else f". {because}"
+                if (because := reason(window, i))
                 else " by a little. Small and young models do that; nothing has to be done."
             )
         ),
@@ -311,7 +313,6 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
         strength = np.where(components.body, np.fmax(below, strength), outside / caution(window))
         z = np.where(np.abs(z) < settings.z, np.nan, z)  # found for another reason
         straight = one_way(window) | grows_on(window)
-        fading = faded(window)
         harmless = excused(window)
         sudden &= ~straight & ~harmless & ~(by_k & window.jumped)  # `scale_shift` tells of a jump of η
 
@@ -337,8 +338,8 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
             + (
                 ONE_WAY_CASE
                 if straight[i]
-                else IN_GRADIENT
-                if fading[i]
+                else because
+                if (because := reason(window, i))
                 else mixed_case(window, i)
                 if by_k[i] and max(mixed[i], mixed_outside[i]) >= 1.0
                 else "Its fit is as good as before, so all of its values changed alike, as if it was initialised or loaded anew. "
