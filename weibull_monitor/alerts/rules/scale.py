@@ -7,16 +7,21 @@ from typing import Final
 
 import numpy as np
 
-from weibull_monitor.alerts.rules.alone import TRADES, alone, fall_alone
+from weibull_monitor.alerts.rules.alone import TRADES, alone, at_once, fall_alone
 from weibull_monitor.alerts.rules.decay import (
+    GATHERING,
     GIVEN_BACK,
     GOES_ON,
     IN_GRADIENT,
+    SCALED,
     carried_on,
     explained_by_decay,
     faded,
+    gathers,
     given_back,
     goes_on_falling,
+    lost_most,
+    scaled_to_zero,
 )
 from weibull_monitor.alerts.rules.excuse import FROM_NOTHING
 from weibull_monitor.alerts.rules.movement import (
@@ -65,8 +70,6 @@ DECAY_JUMP: Final = 3.0
 """A λ_wd this many times the usual one has jumped …"""
 UNDER_DECAY: Final = 1 / 4
 """… and this share of ``z`` is enough, as what it does is no chance."""
-LOST: Final = 2 / 3
-"""Share of what training has added to a matrix that no healthy fall takes away in one interval."""
 MOST_OF_ALL: Final = 1.4
 """An interval with this many times the Σ η of all steps before it may well take away what these have added."""
 SMALL: Final = 1.5
@@ -184,10 +187,8 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         common = np.zeros(1, dtype=bool)
         if body.sum() > MIN_INTERVALS:
             common = falling[..., body].mean(axis=-1, keepdims=True) > 0.5
-        # What training has added, and whether this fall leaves some of it.
-        added = np.log(window.now("lambda") / window.baseline["lambda"]) + window.now("decay")
         long = window.path > MOST_OF_ALL * window.before("eta_sum")
-        grown = goes_on(window) | long | ~(added < (1.0 - LOST) * (added - move.last - decay))
+        grown = goes_on(window) | long | ~lost_most(window, move.last, decay)
         fall = np.where(grown & ~common, np.sqrt(fall**2 + move.own**2), fall)
         ordinary = components.body & (fallen | ~components.selection)
         share = np.where(falling & common, COMMON, np.where(ordinary, 1.0, UNLIKE_BLOCKS))
@@ -205,6 +206,7 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         rose = np.log(window.now("rms") / window.before("rms"))
         ever = window.furthest("log rms")
         by_rms = alone(window, rose + decay, ever, noise, (settings.alone, settings.own), TRADES, siblings=True)
+        by_rms = by_rms * at_once(window)
         small = np.minimum(by_rms / SMALL, (rose + decay) / settings.change)
         by_rms = np.fmax(np.minimum(by_rms, (rose + decay) / settings.far), small)
         # Of a small matrix the same steps are a larger share: what is no faster for its η than it has been grows as usual.
@@ -230,6 +232,7 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
             besides = np.where(against & (unusual >= 1.0), np.fmax(besides, type(settings).sure * unusual), besides)
 
         by_decay, steady_fall = explained_by_decay(window) & ~raised, goes_on_falling(window) & fallen
+        by_scale, gathering = scaled_to_zero(window) & fallen, gathers(window) & ~driven
         back = falling & given_back(window) & ~raised & ~negative
         of_falls = back[..., body].sum(axis=-1, keepdims=True) / np.fmax(
             falling[..., body].sum(axis=-1, keepdims=True), 1
@@ -264,10 +267,14 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
             if steady_fall[i]
             else GIVEN_BACK
             if undone[i]
+            else SCALED
+            if by_scale[i]
             else ONE_WAY_CASE
             if straight[i]
             else FROM_NOTHING
             if growing[i]
+            else GATHERING
+            if gathering[i]
             else cause_of_shift(window, i, strength >= 1.0, others)
         )
         return f"{name} {between(before, now, window.steps[-2])}, by {100 * np.expm1(by):+.1f} %; {usually}. {cause}"
@@ -282,7 +289,7 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         meaning,
         besides,
         np.where(fallen, 1.0, caution(window)),  # a young matrix grows, and does not shrink
-        by_decay | steady_fall | undone | straight | unstepped(window) | growing,
+        by_decay | steady_fall | undone | straight | unstepped(window) | growing | by_scale | gathering,
     )
 
 

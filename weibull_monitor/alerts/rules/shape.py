@@ -262,6 +262,7 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
     strength, z = np.zeros(len(components)), np.full(len(components), np.nan)
     by_k, outside = np.zeros(len(components), dtype=bool), np.zeros(len(components))
     mixed = mixed_outside = outside
+    evener = by_k
     lone = ~components.body & (components.blocks < 0) & components.trainable
     with quiet():
         if len(window.steps) >= MIN_INTERVALS + 2:
@@ -309,6 +310,8 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
         # Nor is what comes back to that shape as a better line, and keeps its size: it was out of shape before.
         kept = window.now("lambda") >= KEPT * window.before("lambda")
         sudden &= ~(by_k & nearer & kept & (r2 >= window.before("r2")))
+        # Where two sizes are mixed, k falls: what grows to values of one size is one population.
+        sudden &= by_k | ~evener
         sudden |= outside > 0.0
         strength = np.where(components.body, np.fmax(below, strength), outside / caution(window))
         z = np.where(np.abs(z) < settings.z, np.nan, z)  # found for another reason
