@@ -33,7 +33,7 @@ def told(columns: list[Columns], of: object = None) -> list[Alert]:
 def test_the_shape_of_what_still_grows_from_nothing_is_an_info_however_old_the_run(
     i: int, settled: int, severity: str
 ) -> None:
-    """Its past movements are those of another size; once it has kept its size for as long as the past that counts, they are not."""
+    """Its past movements are those of another size, until it has kept its size for as long as the past that counts."""
     columns = healthy(AT + 4, eta=ETA)
     begun_at_nothing(columns, i, settled)
     for now in columns[AT:]:
@@ -51,7 +51,7 @@ def test_a_matrix_that_is_still_next_to_nothing_may_grow_by_any_factor() -> None
         for name in ("lambda", "rms", "largest"):
             now[name][V] = 1e-10 * (1.01**n if n < AT else 40.0) * now[name][V] / 0.02
     alerts = [a for a in told(columns) if "attn_v" in a.finding.component and a.finding.rule == "scale_shift"]
-    assert alerts and {a.finding.severity for a in alerts} == {"info"}
+    assert {a.finding.severity for a in alerts} == {"info"}
     assert "began at zero" in alerts[0].finding.meaning
 
 
@@ -63,7 +63,8 @@ def test_a_kind_that_grows_from_nothing_may_have_any_median_k(grows: bool) -> No
         for name in ("lambda", "rms", "largest"):
             now[name][kinds] *= 0.5 ** (AT - n) if grows else 1.0
     about = [a for a in told(columns) if a.finding.rule in ("selection_range", "selection_drift", "layer_outlier")]
-    assert about and ("warning" in {a.finding.severity for a in about}) == (not grows)
+    assert "info" in {a.finding.severity for a in about} or not grows
+    assert ("warning" in {a.finding.severity for a in about}) == (not grows)
 
 
 def test_a_fused_matrix_grows_from_nothing_as_long_as_one_of_its_parts_does() -> None:
@@ -93,5 +94,5 @@ def test_a_change_of_shape_of_what_no_optimizer_steps_says_so(i: int) -> None:
             now[name][i] = np.nan
         now["k"][i] -= 0.3 if n >= AT else 0.0
     alerts = [a for a in told(columns) if a.finding.rule in ("selection_shift", "body_break")]
-    assert alerts and {a.finding.severity for a in alerts} == {"info"}
+    assert {a.finding.severity for a in alerts} == {"info"}
     assert all("No optimizer that the monitor knows steps it" in a.finding.meaning for a in alerts)
