@@ -92,6 +92,9 @@ FEW_VALUES: Final = 256
 """Gradients of so few values may all grow and keep their signs, so only the bound is beyond them."""
 SIGN: Final = 1.0
 """Bound of updates that all have one size."""
+AS_ATTENTION: Final = 2.1
+"""How much further W_q and W_k have to be pushed than others: where attention begins to work they go up to eight times as far as
+the rest with the same η, and `attention_scale` warns from 21 times on."""
 SPEED_SAMPLES: Final = 15
 """Samples that `scale_stall` looks at."""
 
@@ -338,16 +341,18 @@ def scale_runaway(window: SampleWindow, settings: ScaleRunaway) -> RuleResult | 
         c = np.where(
             np.isfinite(window.now("update_max")), np.sqrt(grown / window.now("budget")), np.nan
         )  # (components,)
-        usual = median_along(c[..., body])  # (1,)
-        strength = c / (settings.ratio * usual)
+        ratio = settings.ratio * np.where(components.selection, AS_ATTENTION, 1.0)
+        middle = median_along(c[..., body])  # (1,)
+        usual = ratio * middle  # (components,)
+        strength = c / usual
     return rule_result(
         strength=np.where(body & window.warm & (c > 1.0) & (grown > kept), strength, 0.0),
         severity=2,
         quantity="budget ratio c",
         value=c,
-        high=settings.ratio * usual[..., 0],
+        high=usual,
         meaning=lambda i: (
-            f"λ {between(window.baseline['lambda'][i], window.now('lambda')[i], 0)}, {c[i] / usual[0]:.2g} times as far as in "
+            f"λ {between(window.baseline['lambda'][i], window.now('lambda')[i], 0)}, {c[i] / middle[0]:.2g} times as far as in "
             "the other matrices for the same steps. Check first the learning rate of its parameter group against that of the "
             "others. If it is the same, it was rescaled, or its gradients all point one way"
             + (": lower the rate of W_q and W_k." if components.selection[i] else ": go back to the last checkpoint.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -23,6 +24,7 @@ from weibull_monitor.alerts.rules.movement import (
     AS_OTHERS,
     MIN_INTERVALS,
     caution,
+    median_if_many,
     one_way,
     shift_result,
     unlike_both,
@@ -96,6 +98,9 @@ def selection_shift(window: SampleWindow, settings: SelectionShift) -> RuleResul
     move = usual_movement(window, "k", settings.lookback)
     before, now = window.before("k"), window.now("k")
     with quiet():
+        # W_q and W_k wake together, and k of the rest hardly moves then.
+        alike = window.components.selection & window.components.body & window.components.trainable
+        move = replace(move, others=np.fmax(move.others, median_if_many(np.abs(move.last[..., alike]))))
         usual = np.sqrt(move.size**2 + window.now("k_se") ** 2 + (AS_OTHERS * move.others) ** 2)
         error = window.now("k_se")
         # Attention that begins to learn takes one direction, which makes k rise; nothing healthy makes it fall as quickly.

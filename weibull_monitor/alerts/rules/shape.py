@@ -12,6 +12,7 @@ from weibull_monitor.alerts.rules.excuse import excused, group_excused, reason
 from weibull_monitor.alerts.rules.groups import GroupResults, around, group_error, median_k, median_start, warm
 from weibull_monitor.alerts.rules.movement import (
     AS_OTHERS,
+    LONGER,
     MIN_INTERVALS,
     caution,
     one_way,
@@ -53,7 +54,8 @@ OWN_RATE: Final = 1.3
 LOADED_SHARE: Final = 0.7
 """If the baseline had at least this share of a departure, the block was loaded with it."""
 TOLERATED_RATIO: Final = float(np.log(4.0))
-"""ln of the factor by which λ of a loaded block may differ from all others; beyond it, it was probably loaded wrongly."""
+"""ln of the factor by which λ of a loaded block may differ from all others; beyond it, it was probably loaded wrongly. Also
+of one that an optimizer trains whose steps have no known size."""
 LOWEST: Final = min(published_medians(("attn_o", *FEED_FORWARD)))
 """Lowest per-model median over blocks of k of attention-output or feed-forward matrices, 20 models: 1.0409, OLMo-1 7B."""
 
@@ -92,6 +94,9 @@ def layer_outlier(window: SampleWindow, settings: LayerOutlier) -> RuleResult:
         as_loaded = np.abs(np.where(by_scale, layers.start[1], layers.start[0])) >= LOADED_SHARE * np.abs(departs)
         tolerated = as_loaded & (~by_scale | (np.abs(departs) < TOLERATED_RATIO))
         own = layers.stepped_apart(window)
+        # Steps as large as the gradient make blocks grow as differently as their gradients are.
+        unbounded = ~np.isfinite(window.now("update_max"))[..., layers.members]
+        tolerated |= unbounded & by_scale & (np.abs(departs) < TOLERATED_RATIO)
         tolerated |= own | excused(window)[..., layers.members]
         shallow = layers.shallow & ~as_loaded & (departs < 0) & ~by_scale
 
@@ -289,6 +294,8 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
             # Embeddings and heads are like no others, so mostly their past tells.
             size = np.abs(move.last)
             further = np.minimum(size / (OUTSIDE * np.hypot(move.own, error)), size / OUTSIDE_CHANGE)
+            # In an interval longer than all before, a drift goes in proportion to its length.
+            further = further / np.where(move.alike > 0, 1.0, LONGER)
             # Steps of one size lead to values of one size; what writes to a matrix hardly ever makes k higher than at the start.
             # And then the size stays, while steps make it grow.
             grew = np.log(window.now("rms") / window.before("rms")) >= GREW
