@@ -13,8 +13,8 @@ from weibull_monitor.alerts.rules.alone import at_once
 from weibull_monitor.alerts.rules.decay import gathers, lost_most, scaled_to_zero
 from weibull_monitor.alerts.rules.excuse import unwinds
 from weibull_monitor.alerts.rules.movement import one_way
-from weibull_monitor.alerts.rules.scale import scale_shift
-from weibull_monitor.alerts.settings import ScaleShift
+from weibull_monitor.alerts.rules.scale import scale_runaway, scale_shift
+from weibull_monitor.alerts.settings import ScaleRunaway, ScaleShift
 from weibull_monitor.alerts.window import SampleWindow
 from weibull_monitor.history.alert import Alert
 
@@ -161,3 +161,16 @@ def test_an_embedding_that_comes_to_rest_is_an_info() -> None:
         return {a.finding.severity for a in told(columns, "unchanged")}
 
     assert (rest(1e-7), rest(0.01)) == ({"info"}, {"warning"})
+
+
+@pytest.mark.parametrize(("i", "severity"), [(V, 2), (Q, 1)])
+def test_w_q_and_w_k_may_be_pushed_as_far_as_attention_scale_allows(i: int, severity: int) -> None:
+    """Twelve times as far as the others, for the same η."""
+    columns = healthy(AT + 1, eta=ETA)
+    for n, now in enumerate(columns):
+        others = np.sqrt(now["lambda"] ** 2 - columns[0]["lambda"] ** 2)
+        now["lambda"][i] = np.hypot(columns[0]["lambda"][i], 12.0 * np.median(others)) if n else now["lambda"][i]
+    result = scale_runaway(window_of(samples_of(columns)), ScaleRunaway())
+    assert result is not None
+    assert result.strength[i] >= 1.0
+    assert 1 + (result.strength[i] >= ScaleRunaway.sure) == severity
