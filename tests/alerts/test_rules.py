@@ -98,7 +98,7 @@ FAULTS = {
     "dead": (lambda c: set_from(c, "zeros", OUT, 16384.0), OUT, "warning"),
     "impossible_change": (lambda c: scaled(c, Q, 8.0), Q, "error"),
     "scale_shift": (lambda c: scaled(c, K, 0.8), K, "warning"),
-    "scale_runaway": (lambda c: too_fast(c, Q, start=6), Q, "warning"),
+    "scale_runaway": (lambda c: too_fast(c, UP, start=6), UP, "warning"),
     "scale_stall": (lambda c: slowed(c, UP), UP, "warning"),
     "selection_shift": (lambda c: set_from(c, "k", Q, 1.10), Q, "warning"),
     "selection_range": (lambda c: drifting(c, ("attn_q",), 0.55), index(0, "attn_q"), "warning"),

@@ -58,7 +58,8 @@ def test_normal_values_that_take_steps_of_one_size_have_the_k_of_such_steps(devi
 def test_codes_that_are_read_wrongly_have_a_k_that_steps_do_not_make() -> None:
     """Offset codes of four bits, read as two's complement, grow by just what steps in one direction would give."""
     columns = healthy(AT + 1, eta=ETA)
-    columns[-2]["k"][Q], columns[-2]["rms"][Q] = 1.22, 0.0349
+    for now in columns:
+        now["k"][Q], now["rms"][Q] = 1.22, 0.0349
     columns[-1]["k"][Q], columns[-1]["rms"][Q], columns[-1]["r2"][Q] = 2.51, 0.0598, 0.994
     assert not one_way(window_of(samples_of(columns)))[Q]
 

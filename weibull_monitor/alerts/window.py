@@ -67,6 +67,7 @@ class Place(NamedTuple):
     fastest: float
     moving_intervals: int
     coupled: int
+    scaled: int
 
 
 class SampleWindow:
@@ -94,6 +95,7 @@ class SampleWindow:
         fastest: The highest `speed` before; 0 before there was any.
         moving_intervals: Number of intervals that `fastest` is from.
         coupled: Number of components whose weight decay is in a gradient that is normalised, at the latest sample.
+        scaled: Number of components whose steps are scaled by the norm of the weights, at the latest sample.
         memo: Results about the latest sample that several rules share; emptied at the next sample.
         kept: Results about the components and the baseline; emptied when these change.
     """
@@ -121,6 +123,7 @@ class SampleWindow:
         self.fastest: Any = 0.0
         self.moving_intervals: Any = 0
         self.coupled: Any = 0
+        self.scaled: Any = 0
         self.memo: dict[Any, Any] = {}
         self.kept: dict[Any, Any] = {}
         self._adopt(())
@@ -137,6 +140,7 @@ class SampleWindow:
         self._components = sample.components
         self.reset = (self.reset[1], sample.withheld.get("optimizer_reset", 0))
         self.coupled = sample.withheld.get("coupled_weight_decay", 0)
+        self.scaled = sample.withheld.get("step_scaled_by_weight", 0)
         self.memo.clear()
         values = _values_of(sample)  # (columns, components)
         if self._end == self._room:
@@ -163,12 +167,12 @@ class SampleWindow:
     def place(self) -> Place:
         """Where the window stands: after its latest sample."""
         past = self._end, self.steps, self.samples, self.reset, self.peak, self.settled, self.plateau
-        return Place(*past, self.speed, self.fastest, self.moving_intervals, self.coupled)
+        return Place(*past, self.speed, self.fastest, self.moving_intervals, self.coupled, self.scaled)
 
     def go_to(self, place: Place) -> None:
         """Goes back or forward to where the window stood, among samples that were taken in since `move_down`."""
         self._end, self.steps, self.samples, self.reset, self.peak, self.settled, self.plateau = place[:7]
-        self.speed, self.fastest, self.moving_intervals, self.coupled = place[7:]
+        self.speed, self.fastest, self.moving_intervals, self.coupled, self.scaled = place[7:]
         self.memo.clear()
 
     def slices(self, places: Sequence[Place]) -> dict[str, Floats]:

@@ -16,12 +16,16 @@ TRADES: Final = ((0.8, 2.7), (1.4, 0.75), (2.5, 0.67))
 """Shares of the two limits of `alone` that are enough, too."""
 FALLS: Final = ((2.5, 1.8), ((1.6, 0.6),))
 """Limits and trades of `alone` for falls of λ and of the RMS: as many others fall more than once, but none alone."""
+AT_ONCE: Final = (1.1, 0.55)
+"""Factor of a rise alone of a matrix that did not grow before, and what it is less by for one that grew as fast for its η."""
 MIXED: Final = 1.5
 """How many times its own past, and any other's, k and the scale have to move together, by the geometric mean of both …"""
 MIXED_RISE: Final = (1.8, 2.3)
 """… and where k falls and the scale rises, which attention that wakes does: for the others, and for W_q and W_k."""
 LEAST_MIXED: Final = (0.02, 1.0)
 """How far each of the two moves at least: in itself, and in these units."""
+K_ERRORS: Final = 3.0
+"""Standard errors by which k moves at least for its shape to have changed: that of a small matrix may just seem so."""
 BY_RMS: Final = 0.3
 """Share of a movement of ln λ that ln RMS makes at least, for the scale to have moved."""
 OUTSIDE: Final = ((-1.0, 1.0, 3.3), (1.0, -1.0, 1.6))
@@ -106,6 +110,15 @@ def alone(
     return or_zero(np.where(window.components.expert, strength / EXPERT, strength))
 
 
+def at_once(window: SampleWindow) -> Floats:
+    """Factor of the strength of a rise alone, shape (components,): more for one that comes at once than for one that goes on.
+
+    What learns gathers speed, so that a part of it is seen in the interval before; what is written to a matrix comes at once.
+    """
+    before, now = window.before("speed"), window.now("speed")
+    return AT_ONCE[0] - AT_ONCE[1] * or_zero(np.fmin(before / now, 1.0))
+
+
 def fall_alone(window: SampleWindow, noise: Floats, others: Floats) -> Floats:
     """Strength of falls of λ or of the RMS that a matrix makes alone, shape (components,).
 
@@ -141,7 +154,7 @@ def _moved_together(window: SampleWindow) -> Floats:
         return strength  # nearly always, as below
     error = window.now("k_se")
     noise = SE_LAMBDA * error / window.now("k")
-    far &= np.abs(by_k) >= unlike * np.fmax(window.furthest("k"), error)
+    far &= np.abs(by_k) >= np.fmax(unlike * window.furthest("k"), K_ERRORS * error)
     if not far.any():
         return strength
     falls = np.fmax(*(alone(window, sign * by_k, window.furthest("k"), error, (1.0, 1.0)) for sign in (-1.0, 1.0)))

@@ -17,8 +17,6 @@ MIN_ELEMENTS: Final = 1024
 """`unchanged` skips smaller matrices: it can happen that none of their values crosses the edge of a bin."""
 LOW_RATE: Final = 0.01
 """Share of the others' η below which that of a matrix explains by itself that it stands still."""
-LATELY: Final = 4
-"""Intervals whose movements say how a matrix moved before it stood still."""
 COMPARED: Final = ("k", "lambda", "r2", "rms", "zeros")
 """Columns that are equal to nine digits if the counts are equal."""
 CERTAIN: Final = 1e6
@@ -132,7 +130,8 @@ def unchanged(window: SampleWindow, settings: Unchanged) -> RuleResult | None:
 def _slow(window: SampleWindow, intervals: Floats) -> Bools:
     """Matrices that moved so little for their η before that standing still is no surprise, shape (components,).
 
-    Over `LATELY` intervals before they stood still, their RMS and λ moved, for as much Σ η, by less than bins can tell.
+    In the interval before they stood still, their RMS and λ moved, for as much Σ η, by less than bins can tell: what comes to
+    rest gets slower and slower.
 
     Args:
         window: The window.
@@ -144,13 +143,13 @@ def _slow(window: SampleWindow, intervals: Floats) -> Bools:
             len(work) - 1 - intervals
         )  # 0 at the last sample at which it had moved
         now = np.where(place > 0, work, 0.0).sum(axis=0)
-        before = (place <= 0) & (place > -LATELY)
+        before = place == 0
         faster = np.zeros(now.shape)
         for column in ("rms", "lambda"):
             levels = np.log(window[column])
             moved = np.where(before[1:], np.abs(levels[1:] - levels[:-1]) / work[1:], np.nan)
             faster = np.fmax(faster, np.fmax.reduce(moved, axis=0))
-        found: Bools = (faster * now < resolution(window.components.numel)) & (place[0] <= -LATELY)
+        found: Bools = (faster * now < resolution(window.components.numel)) & (place[0] < 0)
     return found
 
 

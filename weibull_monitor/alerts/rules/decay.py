@@ -6,10 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from weibull_monitor.alerts.component_arrays import JudgedGroup
-from weibull_monitor.alerts.rules.movement import from_nothing
-from weibull_monitor.alerts.rules.words import unstepped
-from weibull_monitor.alerts.statistics import Bools, Floats, or_zero, quiet
+from weibull_monitor.alerts.statistics import Bools, Floats, or_zero, quiet, resolution
 from weibull_monitor.alerts.window import SampleWindow
 
 MOST: Final = 0.5
@@ -33,6 +30,13 @@ DRIVEN: Final = 3.0
 FIRST: Final = 0.15
 """Falls per Σ η that decay in the gradient makes without any before."""
 
+LOST: Final = 2 / 3
+"""Share of what training has added to a matrix that no healthy fall takes away in one interval …"""
+RENEWED: Final = 0.5
+"""… unless its steps, in random directions, make this share of the RMS."""
+GATHERS: Final = 6.0
+"""How many times as fast for its η a movement that gathers gets from one interval to the next, at most."""
+
 IN_GRADIENT: Final = (
     "Weight decay is added to the gradient of this optimizer, which normalises it: values with small gradients move to zero by "
     "up to η at each step, instead of in proportion to their size. If you did not mean that, use AdamW, or "
@@ -41,6 +45,16 @@ IN_GRADIENT: Final = (
 """What an info says of a matrix that such a decay moves."""
 GOES_ON: Final = "It has been falling so for its learning rate before, so nothing sudden happened to it."
 """What an info says of a fall that goes on."""
+SCALED: Final = (
+    "This optimizer scales its steps by the norm of the weights, weight decay included: where the gradient is small, they lead "
+    "to zero by up to η each, not by ηλ_wd. Nothing sudden happened to it."
+)
+"""What an info says of such a fall."""
+GATHERING: Final = (
+    "It has moved faster and faster in the intervals before, as what begins to learn does, so that this did not come at "
+    "once."
+)
+"""What an info says of a movement that goes on so."""
 GIVEN_BACK: Final = (
     "k moves with it in most matrices, which neither weight decay nor a factor does: training takes back what it had "
     "added."
@@ -87,19 +101,6 @@ def _shrunk(window: SampleWindow, share: float, now: bool = False) -> Bools:
     return found
 
 
-def excused(window: SampleWindow) -> Bools:
-    """Matrices whose k and R² may change for a reason that is no fault, shape (components,): faded, begun at next to nothing, or
-    stepped by no known optimizer.
-    """
-    return faded(window) | from_nothing(window) | unstepped(window)
-
-
-def group_faded(window: SampleWindow, group: JudgedGroup) -> Bools:
-    """Whether at least half of a group have faded, (1,)."""
-    share: Bools = faded(window)[..., group.members].mean(axis=-1, keepdims=True) >= MOST
-    return share
-
-
 def explained_by_decay(window: SampleWindow) -> Bools:
     """Movements of the RMS that decay in the gradient can have made in the last interval, shape (components,).
 
@@ -113,6 +114,42 @@ def explained_by_decay(window: SampleWindow) -> Bools:
         most = np.fmin(np.fmax(FIRST, DRIVEN * _highest(falls[:-1])), 1.0)
         explained = (falls[-1] <= most) & (falls[-1] > 0.0) | (np.abs(falls[-1]) <= 1.0) & _shrunk(window, EMPTIED)
         found: Bools = decaying & explained & ~window.jumped
+    return found
+
+
+def scaled_to_zero(window: SampleWindow) -> Bools:
+    """Falls of the RMS that decay makes where steps are scaled by the norm of the weights, as of LAMB; shape (components,).
+
+    Such a step has the size η·‖w‖ whatever it consists of: u/‖u‖ with u = m̂/√v̂ + λ_wd·w (Y. You et al., "Large Batch
+    Optimization for Deep Learning", 2020, algorithm 2). Where the gradient of the loss is small beside λ_wd·w, it points to zero
+    as a whole, and ln RMS falls by η a step, not by ηλ_wd.
+    """
+    if not np.any(window.scaled):
+        return np.zeros(window.now("lambda").shape, dtype=bool)  # nearly always
+    with quiet():
+        decaying = (window.now("weight_decay") > 0.0) & np.isfinite(window.now("lambda"))
+        enough = np.asarray(window.scaled) >= MOST * decaying.sum(axis=-1, keepdims=True)
+        fell = np.log(window.before("rms") / window.now("rms"))
+        found: Bools = decaying & enough & (fell > 0.0) & (fell <= window.path) & ~window.jumped
+    return found
+
+
+def gathers(window: SampleWindow) -> Bools:
+    """Movements of the RMS that grow from interval to interval, and no faster than they did; shape (components,).
+
+    What leaves a state in which it stood grows by a factor in each time: attention before it learns, a matrix that was just
+    unfrozen. The last of three movements for as much Σ η is at most as many times the second as that is the first, and at most
+    `GATHERS` times. What is written to a matrix comes at once.
+    """
+    with quiet():
+        rates = fall_rates(window, 4)
+        if len(rates) < 3:
+            return np.zeros(window.now("rms").shape, dtype=bool)
+        first, second, third = rates[-3], rates[-2], rates[-1]
+        noise = resolution(window.components.numel) * window.now("rms") / window["work"][-2]
+        times = third / second
+        grew = np.where(first * second > 0.0, second / first, np.inf)
+        found: Bools = (np.abs(second) > noise) & (times > 0.0) & (times <= np.fmin(np.fmax(grew, 1.0), GATHERS))
     return found
 
 
@@ -136,6 +173,27 @@ def given_back(window: SampleWindow) -> Bools:
             window.now("update_max"), 1.0
         )
         found: Bools = moved & left & within
+    return found
+
+
+def lost_most(window: SampleWindow, moved: Floats, decay: Floats) -> Bools:
+    """Falls that leave less than a third of what training has added to a matrix, where they cannot be its own, (components,).
+
+    They can where the interval has as large a share of the Σ η of all steps before it, where its steps in random directions
+    replace the matrix, and where what goes has only come in the interval before.
+
+    Args:
+        window: The window.
+        moved: Movement of ln λ, shape (components,).
+        decay: Σ ηλ_wd of the last interval, shape (components,).
+    """
+    added = np.log(window.now("lambda") / window.baseline["lambda"]) + window.now("decay")
+    most = added < (1.0 - LOST) * (added - moved - decay)
+    path, steps = window.path, np.fmax(window.steps[-1] - window.steps[-2], 1)
+    able = path > LOST * window.before("eta_sum")
+    able |= path / np.sqrt(steps) >= RENEWED * window.before("rms")
+    able |= window.now("lambda") >= window["lambda"][-3]
+    found: Bools = most & ~able
     return found
 
 

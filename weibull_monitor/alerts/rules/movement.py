@@ -60,6 +60,12 @@ LESS_ALIKE: Final = 1.5
 """How much further a movement of one matrix has to be in a young run, where some begin to learn and others do not yet."""
 STEP: Final = 0.3
 """An initialisation below this share of a step at the highest η is nothing beside it."""
+NEAR: Final = 0.01
+"""The same share of the median RMS of all, for optimizers whose steps have no known size."""
+GROWING: Final = 9
+"""Samples over which a matrix that began at nothing has to keep its size …"""
+SETTLED_SHARE: Final = 0.5
+"""… to this share, to have settled."""
 SIMILAR_RATIO: Final = 1.5
 """An interval is as long as another if its `work` is at most this many times as much."""
 
@@ -180,26 +186,58 @@ def _one_way(window: SampleWindow) -> Bools:
     by_k, by_rms = np.log(k / k_before), np.log(rms / before)
     # Equal steps in one direction make of normal values what `FIRST_K` says; what has one size already gets it more quickly.
     first = FIRST_K[0] + FIRST_K[1] * np.fmax(by_rms - FIRST_K[2], 0.0)
-    rose = (k - k_before > window.now("k_se")) & (by_k <= np.where(k_before < ALIKE, first, K_AS_RMS * by_rms))
+    fits = by_k <= np.where(k_before < ALIKE, first, K_AS_RMS * by_rms)
+    fits |= _one_way_before(window)
+    rose = (k - k_before > window.now("k_se")) & fits
     found: Bools = rose & enough
     return found
 
 
-def from_nothing(window: SampleWindow) -> Bools:
-    """Matrices of a young run that began at zero, or so near to it that a step replaces all values; shape (components,).
+def _one_way_before(window: SampleWindow) -> Bools:
+    """Whether the interval before the last one went one way, too, and k has risen as it does over both, shape (components,)."""
+    if len(window.steps) < 3:
+        return np.zeros(window.now("k").shape, dtype=bool)
+    path, steps = window["eta_sum"][-2] - or_zero(window["eta_sum"][-3]), window.steps[-2] - window.steps[-3]
+    rms, start = window.before("rms"), window["rms"][-3]  # all arrays (components,)
+    bound = window.now("update_max")
+    full = path * np.fmin(bound, 1.0)
+    grown = rms**2 - (start * np.exp(-or_zero(window.now("weight_decay")) * path)) ** 2
+    least = full**2 * np.fmin(1.0 / np.sqrt(steps), ONE_WAY_AT_LEAST / steps)
+    by_k, by_rms = np.log(window.now("k") / window["k"][-3]), np.log(window.now("rms") / start)
+    fits = by_k <= FIRST_K[0] + FIRST_K[1] * np.fmax(by_rms - FIRST_K[2], 0.0)
+    found: Bools = (grown >= least) & (rms - start <= path * np.fmin(bound, SUSTAINED_ONE_WAY)) & fits
+    return found
 
-    Such a matrix takes the shape that its steps have: after the first of Adam, all values have one size.
+
+def from_nothing(window: SampleWindow) -> Bools:
+    """Matrices that began at zero, or so near to it that a step replaces all values, and still grow; shape (components,).
+
+    Such a matrix takes the shape that its steps have: after the first of Adam, all values have one size. It is so in a young run,
+    and as long as the past that a movement is compared with is that of another size: where the RMS has doubled over the last
+    `GROWING` samples, or is still below a step, in itself or in a part of it.
     """
     return window.once("from nothing", lambda: _from_nothing(window))
 
 
 def _from_nothing(window: SampleWindow) -> Bools:
-    young = caution(window) > 1.0
-    if not young.any():
-        return young
-    rate = np.fmax(window.peak, window.now("eta"))
-    begun: Bools = ~(window.baseline["rms"] >= STEP * rate * np.fmin(window.now("update_max"), 1.0))
-    return young & begun & np.isfinite(window.baseline["rms"])
+    start, rms = window.baseline["rms"], window["rms"][-GROWING:]  # (components,), (samples, components)
+    bound = window.now("update_max")
+    step = STEP * np.fmax(window.peak, window.now("eta")) * np.fmin(bound, 1.0)
+    begun = np.isfinite(start) & ~(start >= step)
+    if not begun.any():
+        return np.broadcast_to(begun, rms.shape[1:])  # nearly always
+    # Steps as large as the gradient have no known size.
+    usual = median_along(np.where(window.components.trainable, start, np.nan))
+    near = np.where(np.isnan(bound), NEAR * usual, step)
+    grows = ~(np.fmin.reduce(rms, axis=0) >= SETTLED_SHARE * rms[-1]) | (rms[-1] < near)
+    found: Bools = begun & ((caution(window) > 1.0) | grows & ~(start >= near))
+    # A fused matrix of which one part still grows holds values of several sizes.
+    owners = window.components.owners
+    for owner in np.unique(owners[np.nonzero(found)[-1]]):
+        parts = owners == owner
+        if parts.sum() > 1:
+            found[..., parts] = begun[..., parts] & found[..., parts].any(axis=-1, keepdims=True)
+    return found
 
 
 def rises_alike(window: SampleWindow) -> Bools:

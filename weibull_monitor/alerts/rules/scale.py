@@ -8,23 +8,30 @@ from typing import Final
 
 import numpy as np
 
-from weibull_monitor.alerts.rules.alone import TRADES, alone, fall_alone
+from weibull_monitor.alerts.rules.alone import TRADES, alone, at_once, fall_alone
 from weibull_monitor.alerts.rules.decay import (
+    GATHERING,
     GIVEN_BACK,
     GOES_ON,
     IN_GRADIENT,
+    SCALED,
     carried_on,
     explained_by_decay,
     faded,
+    gathers,
     given_back,
     goes_on_falling,
+    lost_most,
+    scaled_to_zero,
 )
+from weibull_monitor.alerts.rules.excuse import FROM_NOTHING
 from weibull_monitor.alerts.rules.movement import (
     AS_OTHERS,
     LEAST_SPEED,
     MIN_INTERVALS,
     SUSTAINED_ONE_WAY,
     caution,
+    from_nothing,
     median_if_many,
     one_way,
     rises_alike,
@@ -66,8 +73,6 @@ DECAY_JUMP: Final = 3.0
 """A λ_wd this many times the usual one has jumped …"""
 UNDER_DECAY: Final = 1 / 4
 """… and this share of ``z`` is enough, as what it does is no chance."""
-LOST: Final = 2 / 3
-"""Share of what training has added to a matrix that no healthy fall takes away in one interval."""
 MOST_OF_ALL: Final = 1.4
 """An interval with this many times the Σ η of all steps before it may well take away what these have added."""
 SMALL: Final = 1.5
@@ -90,6 +95,9 @@ FEW_VALUES: Final = 256
 """Gradients of so few values may all grow and keep their signs, so only the bound is beyond them."""
 SIGN: Final = 1.0
 """Bound of updates that all have one size."""
+AS_ATTENTION: Final = 2.1
+"""How much further W_q and W_k have to be pushed than others: where attention begins to work they go up to eight times as far as
+the rest with the same η, and `attention_scale` warns from 21 times on."""
 SPEED_SAMPLES: Final = 15
 """Samples that `scale_stall` looks at."""
 
@@ -199,10 +207,8 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         common = np.zeros(1, dtype=bool)
         if body.sum() > MIN_INTERVALS:
             common = falling[..., body].mean(axis=-1, keepdims=True) > 0.5
-        # What training has added, and whether this fall leaves some of it.
-        added = np.log(window.now("lambda") / window.baseline["lambda"]) + window.now("decay")
         long = window.path > MOST_OF_ALL * window.before("eta_sum")
-        grown = goes_on(window) | long | ~(added < (1.0 - LOST) * (added - move.last - decay))
+        grown = goes_on(window) | long | ~lost_most(window, move.last, decay)
         fall = np.where(grown & ~common, np.sqrt(fall**2 + move.own**2), fall)
         ordinary = components.body & (fallen | ~components.selection)
         share = np.where(falling & common, COMMON, np.where(ordinary, 1.0, UNLIKE_BLOCKS))
@@ -220,6 +226,7 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         rose = np.log(window.now("rms") / window.before("rms"))
         ever = window.furthest("log rms")
         by_rms = alone(window, rose + decay, ever, noise, (settings.alone, settings.own), TRADES, siblings=True)
+        by_rms = by_rms * at_once(window)
         small = np.minimum(by_rms / SMALL, (rose + decay) / settings.change)
         by_rms = np.fmax(np.minimum(by_rms, (rose + decay) / settings.far), small)
         # Of a small matrix the same steps are a larger share: what is no faster for its η than it has been grows as usual.
@@ -245,6 +252,7 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
             besides = np.where(against & (unusual >= 1.0), np.fmax(besides, type(settings).sure * unusual), besides)
 
         by_decay, steady_fall = explained_by_decay(window) & ~raised, goes_on_falling(window) & fallen
+        by_scale, gathering = scaled_to_zero(window) & fallen, gathers(window) & ~driven
         back = falling & given_back(window) & ~raised & ~negative
         of_falls = back[..., body].sum(axis=-1, keepdims=True) / np.fmax(
             falling[..., body].sum(axis=-1, keepdims=True), 1
@@ -252,6 +260,7 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         undone = fallen & common & (of_falls >= COMMON)
         # Attention takes one direction before it learns.
         straight = components.selection & ~fallen & one_way(window) & rises_alike(window)
+        growing = ~fallen & from_nothing(window)
 
     def meaning(i: int) -> str:
         with quiet():
@@ -277,8 +286,14 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
             if steady_fall[i]
             else GIVEN_BACK
             if undone[i]
+            else SCALED
+            if by_scale[i]
             else ONE_WAY_CASE
             if straight[i]
+            else FROM_NOTHING
+            if growing[i]
+            else GATHERING
+            if gathering[i]
             else cause_of_shift(window, i, strength >= 1.0, others)
         )
         return f"{name} {between(before, now, window.steps[-2])}, by {signed(by)}; {usually}. {cause}"
@@ -294,7 +309,7 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         meaning,
         besides,
         np.where(fallen, 1.0, caution(window)),  # a young matrix grows, and does not shrink
-        by_decay | steady_fall | undone | straight | unstepped(window),
+        by_decay | steady_fall | undone | straight | unstepped(window) | growing | by_scale | gathering,
     )
     if not of_rms.any():
         return result  # nearly always
@@ -348,16 +363,18 @@ def scale_runaway(window: SampleWindow, settings: ScaleRunaway) -> RuleResult | 
         c = np.where(
             np.isfinite(window.now("update_max")), np.sqrt(grown / window.now("budget")), np.nan
         )  # (components,)
-        usual = median_along(c[..., body])  # (1,)
-        strength = c / (settings.ratio * usual)
+        ratio = settings.ratio * np.where(components.selection, AS_ATTENTION, 1.0)
+        middle = median_along(c[..., body])  # (1,)
+        usual = ratio * middle  # (components,)
+        strength = c / usual
     return rule_result(
         strength=np.where(body & window.warm & (c > 1.0) & (grown > kept), strength, 0.0),
         severity=2,
         quantity="budget ratio c",
         value=c,
-        high=settings.ratio * usual[..., 0],
+        high=usual,
         meaning=lambda i: (
-            f"λ {between(window.baseline['lambda'][i], window.now('lambda')[i], 0)}, {c[i] / usual[0]:.2g} times as far as in "
+            f"λ {between(window.baseline['lambda'][i], window.now('lambda')[i], 0)}, {c[i] / middle[0]:.2g} times as far as in "
             "the other matrices for the same steps. Check first the learning rate of its parameter group against that of the "
             "others. If it is the same, something rescaled this matrix, or its gradients all point one way"
             + (": lower the rate of W_q and W_k." if components.selection[i] else ": go back to the last checkpoint.")

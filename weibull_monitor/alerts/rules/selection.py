@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
 
 from weibull_monitor.alerts.component_arrays import JudgedGroup
 from weibull_monitor.alerts.rules.alone import alone, moved_together
-from weibull_monitor.alerts.rules.decay import IN_GRADIENT, excused, faded, group_faded
+from weibull_monitor.alerts.rules.excuse import excused, group_excused, reason
 from weibull_monitor.alerts.rules.groups import (
     GroupResults,
     around,
@@ -23,6 +24,7 @@ from weibull_monitor.alerts.rules.movement import (
     AS_OTHERS,
     MIN_INTERVALS,
     caution,
+    median_if_many,
     one_way,
     shift_result,
     unlike_both,
@@ -73,18 +75,16 @@ def selection_range(window: SampleWindow, settings: SelectionRange) -> RuleResul
             beyond = np.maximum(low - now, now - high) - RANGE_ERRORS * error
             far = np.minimum(lowest - settings.margin, low) - now > RANGE_ERRORS * error
             strength = np.where(warm(window, group) & (beyond > 0), 1.0 + beyond, 0.0)
-        far &= ~group_faded(window, group)
+        far &= ~group_excused(window, group)
         results.set(group, far, strength, now, low, high)
-    fading = faded(window)
     return results.rule_result(
         "median k",
         lambda i: (
             f"The median k of this kind {between(starts[i], results.value[i], 0)}, and is outside the range of trained models "
             "with this attention. "
             + (
-                IN_GRADIENT
-                if fading[i]
-                else "Check first the largest attention logit. If it grows, lower the rate of W_q and W_k or add QK-norm; if the "
+                reason(window, i)
+                or "Check first the largest attention logit. If it grows, lower the rate of W_q and W_k or add QK-norm; if the "
                 "model is meant to be so, raise margin or switch the rule off."
             )
         ),
@@ -98,6 +98,9 @@ def selection_shift(window: SampleWindow, settings: SelectionShift) -> RuleResul
     move = usual_movement(window, "k", settings.lookback)
     before, now = window.before("k"), window.now("k")
     with quiet():
+        # W_q and W_k wake together, and k of the rest hardly moves then.
+        alike = window.components.selection & window.components.body & window.components.trainable
+        move = replace(move, others=np.fmax(move.others, median_if_many(np.abs(move.last[..., alike]))))
         usual = np.sqrt(move.size**2 + window.now("k_se") ** 2 + (AS_OTHERS * move.others) ** 2)
         error = window.now("k_se")
         # Attention that begins to learn takes one direction, which makes k rise; nothing healthy makes it fall as quickly.
@@ -111,7 +114,7 @@ def selection_shift(window: SampleWindow, settings: SelectionShift) -> RuleResul
         fell = np.fmax(fell, moved_together(window))
         both = np.where(window.jumped, 0.0, np.fmax(both, np.where(fell >= 1.0, type(settings).sure * fell, 0.0)))
         besides = np.fmax(unlike_others(window, move.last, move.others, error, settings), both)
-    straight, fading = one_way(window), faded(window)
+    straight = one_way(window)
     return shift_result(
         window,
         "k",
@@ -125,8 +128,8 @@ def selection_shift(window: SampleWindow, settings: SelectionShift) -> RuleResul
             + (
                 ONE_WAY_CASE
                 if straight[i]
-                else IN_GRADIENT
-                if fading[i]
+                else because
+                if (because := reason(window, i))
                 else mixed_case(window, i)
                 if moved_together(window)[i] >= 1.0
                 else "Its fit got worse, too, so a part of it was overwritten, such as a head or some rows. Check first the "
@@ -150,7 +153,7 @@ def selection_drift(window: SampleWindow, settings: SelectionDrift) -> RuleResul
     attention with separate matrices and no QK-norm. Both only if the run started near an initialisation.
     """
     normal = anchors()["normal"].k
-    results, fading = GroupResults(window.now("k").shape), faded(window)
+    results = GroupResults(window.now("k").shape)
     starts, ends = np.full(len(window.components), np.nan), np.full(window.now("k").shape, np.nan)
     for group in _selection(window):
         with quiet():
@@ -164,7 +167,7 @@ def selection_drift(window: SampleWindow, settings: SelectionDrift) -> RuleResul
         starts[group.members] = start = median_start(window, group)
         ends[..., group.members] = median_k(window, group)
         # Steps of one size make k rise.
-        expected = (start > MIN_START) & ((group.attention == "mha") | (drift > 0.0)) | group_faded(window, group)
+        expected = (start > MIN_START) & ((group.attention == "mha") | (drift > 0.0)) | group_excused(window, group)
         strong = (size >= settings.strong) & ~expected
         limit = 100.0 * np.where(strong, settings.strong, settings.mild)
         results.set(group, strong, np.where(found, size / settings.mild, 0.0), 100.0 * drift, -limit, limit)
@@ -173,8 +176,8 @@ def selection_drift(window: SampleWindow, settings: SelectionDrift) -> RuleResul
         lambda i: (
             f"The median k of this kind {between(starts[i], ends[i], 0)}. "
             + (
-                IN_GRADIENT
-                if fading[i]
+                because
+                if (because := reason(window, i))
                 else "This is a strong drift. If the model was not trained from scratch, check first its outputs against those "
                 "of the model it started from; if they are worse, lower the learning rate."
                 if abs(results.value[i]) >= 100.0 * settings.strong

@@ -7,10 +7,12 @@ from typing import Final
 import numpy as np
 
 from weibull_monitor.alerts.rules.alone import moved_together, moved_together_outside
-from weibull_monitor.alerts.rules.decay import IN_GRADIENT, excused, faded, group_faded, grows_on
+from weibull_monitor.alerts.rules.decay import grows_on
+from weibull_monitor.alerts.rules.excuse import excused, group_excused, reason
 from weibull_monitor.alerts.rules.groups import GroupResults, around, group_error, median_k, median_start, warm
 from weibull_monitor.alerts.rules.movement import (
     AS_OTHERS,
+    LONGER,
     MIN_INTERVALS,
     caution,
     one_way,
@@ -54,7 +56,8 @@ OWN_RATE: Final = 1.3
 LOADED_SHARE: Final = 0.7
 """If the baseline had at least this share of a departure, the block was loaded with it."""
 TOLERATED_RATIO: Final = float(np.log(4.0))
-"""ln of the factor by which λ of a loaded block may differ from all others; beyond it, it was probably loaded wrongly."""
+"""ln of the factor by which λ of a loaded block may differ from all others; beyond it, it was probably loaded wrongly. Also
+of one that an optimizer trains whose steps have no known size."""
 LOWEST: Final = min(published_medians(("attn_o", *FEED_FORWARD)))
 """Lowest per-model median over blocks of k of attention-output or feed-forward matrices, 20 models: 1.0409, OLMo-1 7B."""
 
@@ -93,7 +96,10 @@ def layer_outlier(window: SampleWindow, settings: LayerOutlier) -> RuleResult:
         as_loaded = np.abs(np.where(by_scale, layers.start[1], layers.start[0])) >= LOADED_SHARE * np.abs(departs)
         tolerated = as_loaded & (~by_scale | (np.abs(departs) < TOLERATED_RATIO))
         own = layers.stepped_apart(window)
-        tolerated |= own | faded(window)[at]
+        # Steps as large as the gradient make blocks grow as differently as their gradients are.
+        unbounded = ~np.isfinite(window.now("update_max"))[..., layers.members]
+        tolerated |= unbounded & by_scale & (np.abs(departs) < TOLERATED_RATIO)
+        tolerated |= own | excused(window)[..., layers.members]
         shallow = layers.shallow & ~as_loaded & (departs < 0) & ~by_scale
 
     def full(values: Floats | Bools, fill: float = np.nan) -> Floats:
@@ -119,6 +125,8 @@ def layer_outlier(window: SampleWindow, settings: LayerOutlier) -> RuleResult:
             return f"{what}{since}. {_SHALLOW_CASE}"
         if own_rate[i]:
             return f"{what}{since}. It has a learning rate or a schedule of its own: if you set it so, nothing has to be done."
+        if because := reason(window, i):
+            return f"{what}{since}. {because}"
         return (
             f"{what}{since}. Check first the learning rate of its parameter group, then whether something rescaled or overwrote "
             "this matrix, then the gradients of this layer. If it grows on, go back to a checkpoint from before."
@@ -232,9 +240,8 @@ def transmission_exit(window: SampleWindow, settings: TransmissionExit) -> RuleR
             # far below all of them is a warning.
             far = np.minimum(low, LOWEST) - settings.margin - now > settings.z * error
             strength = np.where(warm(window, group) & (beyond > 1.0), beyond, 0.0)
-        far &= ~group_faded(window, group)
+        far &= ~group_excused(window, group)
         results.set(group, far, strength, now, settings.low, settings.high)
-    fading = faded(window)
     return results.rule_result(
         "median k",
         lambda i: (
@@ -244,8 +251,8 @@ def transmission_exit(window: SampleWindow, settings: TransmissionExit) -> RuleR
                 " and far below all published ones. Check first R²: a low one means a damaged matrix. Then check the "
                 "learning rate and the weight decay, and lower the rate if they are as you set them."
                 if results.severity[i] > 1
-                else f". {IN_GRADIENT}"
-                if fading[i]
+                else f". {because}"
+                if (because := reason(window, i))
                 else ". Small and young models can be there; nothing has to be done."
             )
         ),
@@ -262,6 +269,7 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
     strength, z = np.zeros(len(components)), np.full(len(components), np.nan)
     by_k, outside = np.zeros(len(components), dtype=bool), np.zeros(len(components))
     mixed = mixed_outside = outside
+    evener = by_k
     lone = ~components.body & (components.blocks < 0) & components.trainable
     with quiet():
         if len(window.steps) >= MIN_INTERVALS + 2:
@@ -288,6 +296,8 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
             # Embeddings and heads are like no others, so mostly their past tells.
             size = np.abs(move.last)
             further = np.minimum(size / (OUTSIDE * np.hypot(move.own, error)), size / OUTSIDE_CHANGE)
+            # In an interval longer than all before, a drift goes in proportion to its length.
+            further = further / np.where(move.alike > 0, 1.0, LONGER)
             # Steps of one size lead to values of one size; what writes to a matrix hardly ever makes k higher than at the start.
             # And then the size stays, while steps make it grow.
             grew = np.log(window.now("rms") / window.before("rms")) >= GREW
@@ -309,11 +319,12 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
         # Nor is what comes back to that shape as a better line, and keeps its size: it was out of shape before.
         kept = window.now("lambda") >= KEPT * window.before("lambda")
         sudden &= ~(by_k & nearer & kept & (r2 >= window.before("r2")))
+        # Where two sizes are mixed, k falls: what grows to values of one size is one population.
+        sudden &= by_k | ~evener
         sudden |= outside > 0.0
         strength = np.where(components.body, np.fmax(below, strength), outside / caution(window))
         z = np.where(np.abs(z) < settings.z, np.nan, z)  # found for another reason
         straight = one_way(window) | grows_on(window)
-        fading = faded(window)
         harmless = excused(window)
         sudden &= ~straight & ~harmless & ~(by_k & window.jumped)  # `scale_shift` tells of a jump of η
 
@@ -342,8 +353,8 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
             + (
                 ONE_WAY_CASE
                 if straight[i]
-                else IN_GRADIENT
-                if fading[i]
+                else because
+                if (because := reason(window, i))
                 else mixed_case(window, i)
                 if by_k[i] and max(mixed[i], mixed_outside[i]) >= 1.0
                 else "Its fit is as good as before, so all of its values changed alike, as if it was initialised or loaded anew. "

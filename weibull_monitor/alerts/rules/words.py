@@ -26,6 +26,13 @@ SE_LAMBDA: Final = 0.761
 """se(ln λ) in units of se(k)/k, at the normal anchor: 0.862/1.132 (`weibull.anchors`)."""
 
 
+UNSTEPPED: Final = (
+    "No optimizer that the monitor knows steps it: it is computed from other parameters, as with spectral norm, or belongs to an "
+    "optimizer that was not passed. So nothing tells how far it may move. If you pass all optimizers, nothing has to be done."
+)
+"""What an info says of such a matrix."""
+
+
 def share_of_body(window: SampleWindow, found: Bools) -> float:
     """Share of the trainable attention and feed-forward matrices among the ``found`` ones (components,); 0 if there are few."""
     body = window.components.body & window.components.trainable
@@ -128,11 +135,7 @@ def cause_of_shift(window: SampleWindow, i: int, found: Bools, others: str = "Th
     eta, decay = _known(window, "eta", i), _known(window, "weight_decay", i)
     many = share_of_body(window, found) >= MOST
     if unstepped(window)[i]:
-        return (
-            "No optimizer that the monitor knows steps it: it is computed from other parameters, as with spectral norm, or "
-            "belongs to an optimizer that was not passed. So nothing tells how far it may move. If you pass all optimizers, "
-            "nothing has to be done."
-        )
+        return UNSTEPPED
     if window.jumped[i]:
         return (
             f"η is now {eta}, more than twice its highest value before: check first that you set it, for this parameter group "

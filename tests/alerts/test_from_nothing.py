@@ -1,0 +1,98 @@
+"""Matrices that begin at zero or next to it: what their steps make of them is no fault, for as long as they grow."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from alerts.simulated import ATTENTION, KINDS, Columns, components, healthy, index, samples_of, window_of
+from weibull_monitor.alerts import replay
+from weibull_monitor.alerts.rules.movement import from_nothing
+from weibull_monitor.history.alert import Alert
+from weibull_monitor.model.components import Part
+
+ETA, AT = 1e-3, 26
+V, Q = index(2, "attn_v"), index(2, "attn_q")
+
+
+def begun_at_nothing(columns: list[Columns], i: int, settled: int) -> None:
+    """A matrix of 1e-10 that reaches the size of the others at a sample, five times as large at each of the last ones before."""
+    for n, now in enumerate(columns):
+        for name in ("lambda", "rms", "largest"):
+            now[name][i] *= max(1e-8, 0.2 ** max(0, settled - n))
+
+
+def told(columns: list[Columns], of: object = None) -> list[Alert]:
+    return [a for a in replay(samples_of(columns, of=of), None, [ATTENTION]) if a.phase == "begins"]
+
+
+@pytest.mark.parametrize("i", [Q, V])
+@pytest.mark.parametrize(("settled", "severity"), [(AT - 2, "info"), (AT - 12, "warning")])
+def test_the_shape_of_what_still_grows_from_nothing_is_an_info_however_old_the_run(
+    i: int, settled: int, severity: str
+) -> None:
+    """Its past movements are those of another size, until it has kept its size for as long as the past that counts."""
+    columns = healthy(AT + 4, eta=ETA)
+    begun_at_nothing(columns, i, settled)
+    for now in columns[AT:]:
+        now["k"][i] -= 0.3
+        now["r2"][i] -= 0.03
+    alerts = [a for a in told(columns) if a.finding.rule in ("selection_shift", "body_break") and a.step == 10 * AT]
+    assert {a.finding.severity for a in alerts} == {severity}
+    assert all(("began at zero" in a.finding.meaning) == (severity == "info") for a in alerts)
+
+
+def test_a_matrix_that_is_still_next_to_nothing_may_grow_by_any_factor() -> None:
+    """Its steps are tiny as long as the gradient that reaches it is; λ says nothing of it."""
+    columns = healthy(AT + 4, eta=ETA)
+    for n, now in enumerate(columns):
+        for name in ("lambda", "rms", "largest"):
+            now[name][V] = 1e-10 * (1.01**n if n < AT else 40.0) * now[name][V] / 0.02
+    alerts = [a for a in told(columns) if "attn_v" in a.finding.component and a.finding.rule == "scale_shift"]
+    assert {a.finding.severity for a in alerts} == {"info"}
+    assert "began at zero" in alerts[0].finding.meaning
+
+
+@pytest.mark.parametrize("grows", [True, False])
+def test_a_kind_that_grows_from_nothing_may_have_any_median_k(grows: bool) -> None:
+    columns, kinds = healthy(AT, eta=ETA), [index(block, "attn_q") for block in range(4)]
+    for n, now in enumerate(columns):
+        now["k"][kinds] = 1.2054 if n < 10 else 0.1
+        for name in ("lambda", "rms", "largest"):
+            now[name][kinds] *= 0.5 ** (AT - n) if grows else 1.0
+    about = [a for a in told(columns) if a.finding.rule in ("selection_range", "selection_drift", "layer_outlier")]
+    assert "info" in {a.finding.severity for a in about} or not grows
+    assert ("warning" in {a.finding.severity for a in about}) == (not grows)
+
+
+def test_a_fused_matrix_grows_from_nothing_as_long_as_one_of_its_parts_does() -> None:
+    """Values of several sizes are one population no sooner than the last part has grown."""
+    columns, whole = healthy(AT, eta=ETA), index(1, "attn_v")
+    names = [index(1, kind) for kind in KINDS[:3]]
+    of = list(components())
+    for place in names:
+        part = Part(of[place].kind[-1], of[place].shape, ((0, 256), (0, 256)))
+        of[place] = replace(of[place], parameter="fused", part=None if place == whole else part)
+    for now in columns:
+        for name in ("lambda", "rms", "largest"):
+            now[name][names[0]] = 1e-10
+            now[name][whole] *= 1e-8 if now is columns[0] else 1.0
+    window = window_of(samples_of(columns, of=tuple(of)))
+    assert from_nothing(window)[names].tolist() == [True, False, True]
+    for now in columns[1:]:
+        now["rms"][names[0]] = 0.02
+    assert not from_nothing(window_of(samples_of(columns, of=tuple(of))))[whole]
+
+
+@pytest.mark.parametrize("i", [Q, V])
+def test_a_change_of_shape_of_what_no_optimizer_steps_says_so(i: int) -> None:
+    columns = healthy(AT + 4, eta=ETA)
+    for n, now in enumerate(columns):
+        for name in ("eta", "eta_sum", "weight_decay", "update_max"):
+            now[name][i] = np.nan
+        now["k"][i] -= 0.3 if n >= AT else 0.0
+    alerts = [a for a in told(columns) if a.finding.rule in ("selection_shift", "body_break")]
+    assert {a.finding.severity for a in alerts} == {"info"}
+    assert all("No optimizer that the monitor knows steps it" in a.finding.meaning for a in alerts)

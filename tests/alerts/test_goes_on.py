@@ -1,0 +1,176 @@
+"""Movements of healthy matrices that go on as before, come back, or are no larger than what nothing can tell."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from alerts.simulated import ATTENTION, Columns, healthy, index, samples_of, window_of
+from weibull_monitor.alerts import replay
+from weibull_monitor.alerts.rules.alone import at_once
+from weibull_monitor.alerts.rules.decay import gathers, lost_most, scaled_to_zero
+from weibull_monitor.alerts.rules.excuse import unwinds
+from weibull_monitor.alerts.rules.movement import one_way
+from weibull_monitor.alerts.rules.scale import scale_runaway, scale_shift
+from weibull_monitor.alerts.settings import ScaleRunaway, ScaleShift
+from weibull_monitor.alerts.window import SampleWindow
+from weibull_monitor.history.alert import Alert
+
+ETA, AT = 1e-3, 20
+V, Q = index(2, "attn_v"), index(2, "attn_q")
+SCALES = ("lambda", "rms", "largest")
+
+
+def told(columns: list[Columns], rule: str) -> list[Alert]:
+    return [a for a in replay(samples_of(columns), None, [ATTENTION]) if a.finding.rule == rule and a.phase == "begins"]
+
+
+def judged(window: SampleWindow) -> list[str]:
+    """What `scale_shift` makes of each matrix at the latest sample."""
+    result = scale_shift(window, ScaleShift())
+    assert result is not None
+    known = zip(result.strength, result.severity, strict=True)
+    return ["nothing" if strength < 1.0 else ("", "info", "warning")[severity] for strength, severity in known]
+
+
+def rising(factors: list[float], i: int = V) -> list[Columns]:
+    """A run in which a matrix moves by these factors at the last samples, one after the other."""
+    columns, size = healthy(AT + len(factors), eta=ETA), 1.0
+    for now, factor in zip(columns[AT:], factors, strict=True):
+        size *= factor
+        for name in SCALES:
+            now[name][i] *= size
+    return columns
+
+
+@pytest.mark.parametrize("i", [V, Q])
+@pytest.mark.parametrize(
+    ("factors", "severity"),
+    [
+        pytest.param([1.06, 1.16, 1.35], "info", id="by a factor in each interval, as what leaves a plateau"),
+        pytest.param([1.35], "warning", id="at once"),
+        pytest.param([1.005, 1.35], "warning", id="at once, after next to nothing"),
+        pytest.param([1.06, 1.02, 1.35], "warning", id="at once, after it had nearly stopped"),
+    ],
+)
+def test_a_rise_that_gathers_speed_is_an_info_and_one_that_comes_at_once_is_a_warning(
+    i: int, factors: list[float], severity: str
+) -> None:
+    columns = rising(factors, i)
+    window = window_of(samples_of(columns))
+    assert judged(window)[i] == severity
+    assert bool(gathers(window)[i]) == (severity == "info")
+
+
+def test_a_rise_counts_for_less_where_a_part_of_it_was_seen_before() -> None:
+    sudden, half = (at_once(window_of(samples_of(rising(factors))))[V] for factors in ([1.3], [1.3, 1.3]))
+    assert half < 0.8 < 0.95 < sudden
+
+
+@pytest.mark.parametrize(
+    ("factors", "long", "lost"),
+    [
+        pytest.param([1.4, 1.0, 1.0, 0.68], 1.0, True, id="what was added long ago goes in one interval"),
+        pytest.param([1.4, 0.75], 1.0, False, id="what has come in one interval goes in the next"),
+        pytest.param([1.4, 1.0, 1.0, 0.68], 40.0, False, id="in an interval whose steps replace the matrix"),
+    ],
+)
+def test_what_training_has_added_may_go_as_it_came(factors: list[float], long: float, lost: bool) -> None:
+    columns = rising(factors)
+    for n, now in enumerate(columns):
+        now["lambda"][V] = columns[0]["lambda"][V] * now["lambda"][V] / healthy(len(columns), eta=ETA)[n]["lambda"][V]
+    columns[-1]["eta_sum"] = columns[-2]["eta_sum"] + long * ETA * 10
+    samples = samples_of(columns)
+    if long > 1.0:  # more steps, too, and far more before
+        samples = [replace(s, step=s.step if s is not samples[-1] else samples[-2].step + 20) for s in samples]
+    window = window_of(samples)
+    moved = np.log(window.now("lambda") / window.before("lambda"))
+    assert bool(lost_most(window, moved, np.zeros(len(moved)))[V]) is lost
+
+
+@pytest.mark.parametrize(
+    ("scaled", "factor", "severity"),
+    [(True, 0.9, "info"), (False, 0.9, "warning"), (True, 0.6, "warning")],
+)
+def test_decay_moves_what_lamb_steps_by_eta_a_step(scaled: bool, factor: float, severity: str) -> None:
+    """Its steps have the size η·‖w‖ whatever they are made of; where the gradient is small, that is weight decay alone."""
+    columns = healthy(AT + 4, eta=1e-2)
+    for now in columns:
+        now["update_max"] *= np.nan
+    for now in columns[AT:]:
+        for name in SCALES:
+            now[name][[Q, V]] *= factor
+    withheld = {"step_scaled_by_weight": len(columns[0]["k"])} if scaled else {}
+    samples = [replace(s, withheld=withheld) for s in samples_of(columns)]
+    window = window_of(samples[: AT + 1])
+    assert {judged(window)[i] for i in (Q, V)} == {severity}
+    assert scaled_to_zero(window)[[Q, V]].all() == (severity == "info")
+
+
+@pytest.mark.parametrize(("errors", "severities"), [(1.5, set()), (6.0, {"warning"})])
+def test_k_of_a_small_matrix_has_not_changed_by_less_than_its_errors(errors: float, severities: set[str]) -> None:
+    """Beside a jump of the scale, which `scale_shift` judges."""
+    columns = healthy(AT + 4, eta=ETA)
+    for now in columns:
+        now["k_se"][Q] *= 4.0
+    for now in columns[AT:]:
+        now["k"][Q] -= errors * now["k_se"][Q]
+        for name in SCALES:
+            now[name][Q] *= 1.3
+    assert {a.finding.severity for a in told(columns, "selection_shift")} - {"info"} == severities
+
+
+@pytest.mark.parametrize(("k", "straight", "expected"), [(1.5, 0.9, True), (1.5, 0.05, False), (1.0, 0.9, False)])
+def test_values_of_one_size_come_back_by_what_steps_can_do(k: float, straight: float, expected: bool) -> None:
+    """k was 2.1; R² falls while some values have gone back and others have not. Two sizes mixed have a k below that of all."""
+    columns = healthy(AT + 1, eta=ETA)
+    for now in columns:
+        now["k"][Q], now["rms"][Q] = 2.1, 0.05
+    columns[-1]["rms"][Q] = np.sqrt(0.05**2 - straight * (10 * ETA) ** 2)
+    columns[-1]["k"][Q], columns[-1]["r2"][Q] = k, 0.98
+    assert bool(unwinds(window_of(samples_of(columns)))[Q]) is expected
+
+
+@pytest.mark.parametrize(("before", "expected"), [(0.0255, True), (0.0399, False)])
+def test_steps_that_went_one_way_before_have_made_a_part_of_k_already(before: float, expected: bool) -> None:
+    """From 0.02 to 0.047 in two intervals k rises by 0.5; from 0.04 on it would not."""
+    columns = healthy(AT + 1, eta=2.2e-3)
+    for now in columns[:-2]:
+        now["rms"][Q], now["k"][Q] = 0.0201, 1.244
+    columns[-2]["rms"][Q], columns[-2]["k"][Q] = 0.0255, 1.257
+    if not expected:
+        for now in columns[:-1]:
+            now["rms"][Q] = before
+    columns[-1]["rms"][Q], columns[-1]["k"][Q] = 0.0473, 2.045
+    assert bool(one_way(window_of(samples_of(columns)))[Q]) is expected
+
+
+def test_an_embedding_that_comes_to_rest_is_an_info() -> None:
+    """It moved by a thousandth, by less than a bin, and not at all; one that stands still at once is a warning."""
+
+    def rest(share: float) -> set[str]:
+        columns = healthy(AT + 4, eta=ETA)
+        for n, now in enumerate(columns):
+            ahead = n - AT
+            now["rms"][V] = now["lambda"][V] = 0.02 * (
+                1.0 if ahead >= 0 else np.exp(-share if ahead == -1 else 0.004 * ahead)
+            )
+            now["k"][V], now["r2"][V] = 1.2 + (1e-3 * ahead if ahead < 0 else 0.0), 0.997
+        return {a.finding.severity for a in told(columns, "unchanged")}
+
+    assert (rest(1e-7), rest(0.01)) == ({"info"}, {"warning"})
+
+
+@pytest.mark.parametrize(("i", "severity"), [(V, 2), (Q, 1)])
+def test_w_q_and_w_k_may_be_pushed_as_far_as_attention_scale_allows(i: int, severity: int) -> None:
+    """Twelve times as far as the others, for the same η."""
+    columns = healthy(AT + 1, eta=ETA)
+    for n, now in enumerate(columns):
+        others = np.sqrt(now["lambda"] ** 2 - columns[0]["lambda"] ** 2)
+        now["lambda"][i] = np.hypot(columns[0]["lambda"][i], 12.0 * np.median(others)) if n else now["lambda"][i]
+    result = scale_runaway(window_of(samples_of(columns)), ScaleRunaway())
+    assert result is not None
+    assert result.strength[i] >= 1.0
+    assert 1 + (result.strength[i] >= ScaleRunaway.sure) == severity

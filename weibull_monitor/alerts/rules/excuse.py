@@ -1,0 +1,74 @@
+"""What explains that the shape or the scale of a healthy matrix changes suddenly, in every rule that judges such changes."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from weibull_monitor.alerts.component_arrays import JudgedGroup
+from weibull_monitor.alerts.rules.decay import IN_GRADIENT, MOST, faded
+from weibull_monitor.alerts.rules.movement import ALIKE, ONE_WAY_AT_LEAST, SUSTAINED_ONE_WAY, from_nothing
+from weibull_monitor.alerts.rules.words import UNSTEPPED, unstepped
+from weibull_monitor.alerts.statistics import Bools
+from weibull_monitor.alerts.window import SampleWindow
+
+NORMAL_K: Final = 1.18
+"""k of a normal distribution, less what training makes of it by and by."""
+
+FROM_NOTHING: Final = (
+    "It began at zero, or so near to it that its values are what the steps since then have made, and takes their shape. If it "
+    "is meant to begin so, as the B of LoRA and some projections are, nothing has to be done."
+)
+"""What an info says of a matrix that grows from nothing."""
+
+
+UNWINDS: Final = (
+    "All of its values had come to one size, and the steps of the optimizer take that back: some have returned and others not "
+    "yet. Nothing wrote to it."
+)
+"""What an info says of such a matrix."""
+
+
+def excused(window: SampleWindow) -> Bools:
+    """Matrices whose k and R² may change for a reason that is no fault, shape (components,): faded, begun at next to nothing,
+    stepped by no known optimizer, or coming back from values of one size.
+    """
+    return window.once("excused", lambda: faded(window) | from_nothing(window) | unstepped(window) | unwinds(window))
+
+
+def reason(window: SampleWindow, i: int) -> str | None:
+    """Why the matrix with this index is `excused`, as an alert says it; None if it is not."""
+    if unstepped(window)[i]:
+        return UNSTEPPED
+    if from_nothing(window)[i]:
+        return FROM_NOTHING
+    if faded(window)[i]:
+        return IN_GRADIENT
+    return UNWINDS if unwinds(window)[i] else None
+
+
+def group_excused(window: SampleWindow, group: JudgedGroup) -> Bools:
+    """Whether at least half of a group are `excused`, (1,)."""
+    share: Bools = excused(window)[..., group.members].mean(axis=-1, keepdims=True) >= MOST
+    return share
+
+
+def unwinds(window: SampleWindow) -> Bools:
+    """Matrices whose values had come to one size, and whose steps of the last interval take that back, shape (components,).
+
+    RMS² falls by at least as much as `one_way` asks for as a growth, within what the steps can do, and k from above `ALIKE`
+    towards that of a normal distribution. On the way some values have gone back and others have not, so R² falls.
+    """
+    return window.once("unwinds", lambda: _unwinds(window))
+
+
+def _unwinds(window: SampleWindow) -> Bools:
+    path, rms, before = window.path, window.now("rms"), window.before("rms")  # all arrays (components,)
+    steps = np.fmax(window.steps[-1] - window.steps[-2], 1) if len(window.steps) > 1 else 1
+    bound = window.now("update_max")
+    full = path * np.fmin(bound, 1.0)
+    least = full**2 * np.fmin(1.0 / np.sqrt(steps), ONE_WAY_AT_LEAST / steps)
+    back = (window.before("k") >= ALIKE) & (window.now("k") < window.before("k")) & (window.now("k") >= NORMAL_K)
+    found: Bools = back & (before**2 - rms**2 >= least) & (before - rms <= path * np.fmin(bound, SUSTAINED_ONE_WAY))
+    return found
