@@ -89,13 +89,19 @@ def _same(window: SampleWindow, settings: Any) -> Bools:
     return np.asarray(window.now("rms") == window.before("rms"))
 
 
+def _jump(window: SampleWindow, settings: Any) -> Floats:
+    jump, asked = common_jump(window)
+    strength: Floats = jump / (settings.ratio * asked)
+    return strength
+
+
 def _always(window: SampleWindow, settings: Any) -> Bools:
     return np.ones((), dtype=bool)
 
 
 _LOOKS: Final[Mapping[str, Callable[[SampleWindow, Any], Floats | Bools]]] = {
     "unchanged": _same,
-    "all_jumped": lambda window, settings: common_jump(window) / settings.ratio,
+    "all_jumped": _jump,
     "initialised_anew": _always,
     "update_growth": _always,
     "update_excess": _always,

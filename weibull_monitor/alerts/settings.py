@@ -131,7 +131,7 @@ class ScaleShift(RuleSettings):
 class AllJumped(RuleSettings):
     """The matrices moved ``ratio`` times as far between two samples as in any interval before, and as in the one after."""
 
-    ratio: float = 2.0
+    ratio: float = 1.8
 
 
 @dataclass(frozen=True)
