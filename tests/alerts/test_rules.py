@@ -60,6 +60,13 @@ def drifting(columns: list[Columns], kinds: tuple[str, ...], to: float) -> None:
                 now["k"][i] += (to - 1.2054) * n / len(columns)
 
 
+def shifted(columns: list[Columns], name: str, by: float, most: int) -> None:
+    """All matrices, one of them most."""
+    for now in columns[AT:]:
+        now[name] = now[name] + by
+        now[name][most] += 0.3 * by
+
+
 def slowed(columns: list[Columns], i: int) -> None:
     for n, now in enumerate(columns[AT:], 1):
         for name in ("k", "lambda", "rms"):
@@ -98,6 +105,7 @@ FAULTS = {
     "dead": (lambda c: set_from(c, "zeros", OUT, 16384.0), OUT, "warning"),
     "impossible_change": (lambda c: scaled(c, Q, 8.0), Q, "error"),
     "scale_shift": (lambda c: scaled(c, K, 0.8), K, "warning"),
+    "all_jumped": (lambda c: shifted(c, "k", -0.02, Q), Q, "warning"),
     "scale_runaway": (lambda c: too_fast(c, UP, start=6), UP, "warning"),
     "scale_stall": (lambda c: slowed(c, UP), UP, "warning"),
     "selection_shift": (lambda c: set_from(c, "k", Q, 1.10), Q, "warning"),

@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from weibull_monitor.alerts.rules import RULES
+from weibull_monitor.alerts.rules.whole import common_jump
 from weibull_monitor.alerts.settings import AlertSettings
 from weibull_monitor.alerts.statistics import Bools, Floats
 from weibull_monitor.alerts.window import Place, SampleWindow
@@ -88,12 +89,19 @@ def _same(window: SampleWindow, settings: Any) -> Bools:
     return np.asarray(window.now("rms") == window.before("rms"))
 
 
+def _jump(window: SampleWindow, settings: Any) -> Floats:
+    jump, asked = common_jump(window)
+    strength: Floats = jump / (settings.ratio * asked)
+    return strength
+
+
 def _always(window: SampleWindow, settings: Any) -> Bools:
     return np.ones((), dtype=bool)
 
 
 _LOOKS: Final[Mapping[str, Callable[[SampleWindow, Any], Floats | Bools]]] = {
     "unchanged": _same,
+    "all_jumped": _jump,
     "initialised_anew": _always,
     "update_growth": _always,
     "update_excess": _always,

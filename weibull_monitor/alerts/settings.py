@@ -128,6 +128,13 @@ class ScaleShift(RuleSettings):
 
 
 @dataclass(frozen=True)
+class AllJumped(RuleSettings):
+    """The matrices moved ``ratio`` times as far between two samples as in any interval before, and as in the one after."""
+
+    ratio: float = 1.8
+
+
+@dataclass(frozen=True)
 class ScaleRunaway(RuleSettings):
     """The budget ratio c is above ``ratio`` times the median of all attention and feed-forward matrices."""
 
@@ -292,6 +299,7 @@ class AlertSettings:
     setting_jump: SettingJump = SettingJump()
     impossible_change: ImpossibleChange = ImpossibleChange()
     scale_shift: ScaleShift = ScaleShift()
+    all_jumped: AllJumped = AllJumped()
     scale_runaway: ScaleRunaway = ScaleRunaway()
     scale_stall: ScaleStall = ScaleStall()
     selection_range: SelectionRange = SelectionRange()

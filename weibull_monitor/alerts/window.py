@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from weibull_monitor.alerts.common_movement import OF_ALL, common_movement
 from weibull_monitor.alerts.component_arrays import ComponentArrays
 from weibull_monitor.alerts.statistics import Bools, Floats, median_along, or_zero, quiet
 from weibull_monitor.history.record import RecordedSnapshot, as_array
@@ -200,23 +201,24 @@ class SampleWindow:
         values: Floats = self._buffer[column][self._end - 2]
         return values
 
-    def furthest(self, column: str) -> Floats:
+    def furthest(self, column: str, end: int = -1) -> Floats:
         """The largest |movement| of a column of `SHAPES` between the samples kept before the latest one, shape (components,).
 
         Each is brought to the length of the last interval by the square root of `work`, if that is longer, as steps in random
         directions go further. Intervals without a step do not count, nor do the first steps where there are enough later ones.
+        With an ``end`` of -2, the same as it was at the sample before.
         """
-        if "furthest" not in self.memo:
-            kept = self["moved"][:-1]  # (intervals, 2, columns, components)
+        if ("furthest", end) not in self.memo:
+            kept = self["moved"][:end]  # (intervals, 2, columns, components)
             if np.any(self.steps[0] <= FIRST_STEPS):
-                late = np.array(self.steps)[:-1].reshape(kept.shape[: kept.ndim - 3]) > FIRST_STEPS  # (intervals,)
+                late = np.array(self.steps)[:end].reshape(kept.shape[: kept.ndim - 3]) > FIRST_STEPS  # (intervals,)
                 late |= late.sum(axis=0) < LATER
                 kept = np.where(late[..., None, None, None], kept, 0.0)
             with quiet():
                 most = np.maximum.reduce(kept, axis=0) if len(kept) else np.zeros(self["moved"].shape[1:])
-                root = np.sqrt(self.now("work"))[..., None, :]
-                self.memo["furthest"] = np.maximum(most[..., 0, :, :], most[..., 1, :, :] * root)
-        found: Floats = self.memo["furthest"][..., SHAPES.index(column), :]
+                root = np.sqrt(self["work"][end])[..., None, :]
+                self.memo["furthest", end] = np.maximum(most[..., 0, :, :], most[..., 1, :, :] * root)
+        found: Floats = self.memo["furthest", end][..., SHAPES.index(column), :]
         return found
 
     def once(self, name: str, make: Callable[[], Made]) -> Made:
@@ -333,6 +335,8 @@ class SampleWindow:
             counts &= self.now("eta_sum") != self._buffer["eta_sum"][last]
         moved = np.where(counts, moved, 0.0)
         self._buffer["moved"][now] = moved, np.where(work > 0, moved / np.sqrt(work), 0.0)
+        stepped = counts[0] & np.isfinite(self.now("eta"))
+        self._buffer["together"][now] = common_movement(self.components, stepped, moved, work)
         self._levels = levels
         if not known:
             return
@@ -363,6 +367,7 @@ class SampleWindow:
         self.baseline = {name: carried(self.baseline.get(name), (size,), np.nan) for name in READ}
         self.loaded = {name: carried(self.loaded.get(name), (size,), np.nan) for name in READ}
         self._buffer["moved"] = carried(moved, (self._room, 2, len(SHAPES), size), 0.0).astype(np.float32)
+        self._buffer["together"] = np.full((self._room, OF_ALL), np.nan)
         self._levels = carried(levels, (len(SHAPES), size), np.nan)
         self.peak = carried(self.peak, (size,), 0.0)
         self.settled = carried(self.settled.astype(float), (size,), 0.0) > 0

@@ -16,6 +16,7 @@ from weibull_monitor.alerts.rules.selection import selection_drift, selection_ra
 from weibull_monitor.alerts.rules.setting_jump import setting_jump
 from weibull_monitor.alerts.rules.shape import body_break, layer_outlier, transmission_exit
 from weibull_monitor.alerts.rules.update import update_excess, update_growth
+from weibull_monitor.alerts.rules.whole import all_jumped
 from weibull_monitor.alerts.window import SampleWindow
 
 Rule = Callable[[SampleWindow, Any], "RuleResult | None"]
@@ -27,6 +28,7 @@ RULES: Final[dict[str, Rule]] = {
     "setting_jump": setting_jump,
     "scale_shift": scale_shift,
     "selection_shift": selection_shift,
+    "all_jumped": all_jumped,
     "initialised_anew": initialised_anew,
     "attention_scale": attention_scale,
     "body_break": body_break,
