@@ -196,11 +196,15 @@ class SampleWindow:
         values: Floats = self._buffer[column][self._end - 2]
         return values
 
-    def furthest(self, column: str) -> Floats:
+    def furthest(self, column: str, until: int = 1) -> Floats:
         """The largest |movement| of a column of `SHAPES` between the samples kept before the latest one, shape (components,).
 
         Each is brought to the length of the last interval by the square root of `work`, if that is longer, as steps in random
         directions go further. Intervals without a step do not count, nor do the first steps where there are enough later ones.
+
+        Args:
+            column: The column.
+            until: 1; or 2 for the interval before the last one, and those before that.
         """
         if "furthest" not in self.memo:
             kept = self["moved"][:-1]  # (intervals, 2, columns, components)
@@ -209,10 +213,13 @@ class SampleWindow:
                 late |= late.sum(axis=0) < LATER
                 kept = np.where(late[..., None, None, None], kept, 0.0)
             with quiet():
-                most = np.maximum.reduce(kept, axis=0) if len(kept) else np.zeros(self["moved"].shape[1:])
-                root = np.sqrt(self.now("work"))[..., None, :]
-                self.memo["furthest"] = np.maximum(most[..., 0, :, :], most[..., 1, :, :] * root)
-        found: Floats = self.memo["furthest"][..., SHAPES.index(column), :]
+                nothing = np.zeros(self["moved"].shape[1:])
+                earlier = np.maximum.reduce(kept[:-1], axis=0) if len(kept) > 1 else nothing
+                for n, most in ((1, np.maximum(earlier, kept[-1]) if len(kept) else nothing), (2, earlier)):
+                    root = np.sqrt(self["work"][max(-n, -len(self.steps))])[..., None, :]
+                    self.memo["furthest", n] = np.maximum(most[..., 0, :, :], most[..., 1, :, :] * root)
+            self.memo["furthest"] = True
+        found: Floats = self.memo["furthest", until][..., SHAPES.index(column), :]
         return found
 
     def once(self, name: str, make: Callable[[], Made]) -> Made:
