@@ -7,11 +7,12 @@ from typing import Any, Final
 
 from weibull_monitor.alerts.rules.attention import attention_scale
 from weibull_monitor.alerts.rules.broken import dead, no_gradient, nonfinite, optimizer_reset, unchanged
+from weibull_monitor.alerts.rules.jump import scale_shift
 from weibull_monitor.alerts.rules.loaded import initialised_anew
 from weibull_monitor.alerts.rules.maximum import impossible_change
 from weibull_monitor.alerts.rules.result import RuleResult as RuleResult
 from weibull_monitor.alerts.rules.result import finding_of as finding_of
-from weibull_monitor.alerts.rules.scale import scale_runaway, scale_shift, scale_stall
+from weibull_monitor.alerts.rules.scale import scale_runaway, scale_stall
 from weibull_monitor.alerts.rules.selection import selection_drift, selection_range, selection_shift
 from weibull_monitor.alerts.rules.setting_jump import setting_jump
 from weibull_monitor.alerts.rules.shape import body_break, layer_outlier, transmission_exit
