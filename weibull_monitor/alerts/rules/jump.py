@@ -7,6 +7,7 @@ But what training does to a matrix it does for a while: it goes on in the next i
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -43,7 +44,7 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
     if found is None:
         return None
     with quiet():
-        last, rested = (window.once(name, lambda n=n: _jumps(window, n)) for n, name in ((1, "jump"), (2, "rested")))
+        last, rested = (window.once(name, partial(_jumps, window, n)) for n, name in ((1, "jump"), (2, "rested")))
         jump = np.fmax(last, rested)
         if not (jump >= 1.0).any():
             return found  # nearly always
@@ -133,7 +134,8 @@ def _after(window: SampleWindow, column: str) -> Floats:
 def _longer(window: SampleWindow) -> Floats:
     """The root of how much longer the last interval is than all before, at least 1, (components,): drifts go on so."""
     work = window["work"]
-    return np.sqrt(np.fmax(work[-1] / np.fmax.reduce(work[1:-1], axis=0), 1.0))
+    longer: Floats = np.sqrt(np.fmax(work[-1] / np.fmax.reduce(work[1:-1], axis=0), 1.0))
+    return longer
 
 
 def _rate_jumped(window: SampleWindow, ago: int) -> Bools:
