@@ -317,13 +317,13 @@ def test_a_device_is_looked_at_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("n", [100, 144, 256, 576, 1000, 4096])
 @pytest.mark.parametrize("name", ["normal", "weibull 0.7", "uniform", "student t 3", "bf16", "fp16", "int8"])
 def test_standard_errors_are_the_spread_of_repeated_fits(name: str, n: int) -> None:
-    """2,000 draws each: their spread is known to 1.6 %."""
+    """1,000 draws each: their spread is known to 2.2 %."""
     rng = np.random.default_rng(n)
     draw = {
-        "weibull 0.7": lambda: rng.weibull(0.7, (2000, n)),
-        "uniform": lambda: rng.uniform(0, 1, (2000, n)),
-        "student t 3": lambda: rng.standard_t(3, (2000, n)),
-    }.get(name, lambda: rng.standard_normal((2000, n)))
+        "weibull 0.7": lambda: rng.weibull(0.7, (1000, n)),
+        "uniform": lambda: rng.uniform(0, 1, (1000, n)),
+        "student t 3": lambda: rng.standard_t(3, (1000, n)),
+    }.get(name, lambda: rng.standard_normal((1000, n)))
     w = torch.from_numpy(draw()).float()
     w = {"bf16": lambda: w.bfloat16(), "fp16": lambda: w.half(), "int8": lambda: (w / 3 * 127).round() * 3 / 127}.get(
         name, lambda: w
@@ -332,5 +332,5 @@ def test_standard_errors_are_the_spread_of_repeated_fits(name: str, n: int) -> N
     for estimate, error in (("k", "k_se"), ("lambda_", "lambda_se")):
         values = [getattr(fit, estimate) for fit in fits if fit.available]
         stated = np.mean([getattr(fit, error) for fit in fits if fit.available])
-        assert len(values) == sum(fit.n >= 100 for fit in fits) > 500  # a draw of 100 that holds a zero has too few
+        assert len(values) == sum(fit.n >= 100 for fit in fits) > 250  # a draw of 100 that holds a zero has too few
         assert stated == pytest.approx(np.std(values), rel=0.1), estimate

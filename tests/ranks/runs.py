@@ -106,10 +106,10 @@ def histories(directory: Path) -> dict[str, Any]:
 
 
 def collectives(directory: Path) -> dict[str, Any]:
-    """What a regular sample calls and makes: of a large matrix, and of 2,000 small ones."""
+    """What a regular sample calls and makes: of a large matrix, and of 800 small ones."""
     found: dict[str, Any] = {}
     wide = nn.Sequential(nn.Linear(2048, 4096, bias=False), nn.Linear(64, 64, bias=False))
-    many = nn.Sequential(*(nn.Linear(11, 11, bias=False) for _ in range(2_000)))
+    many = nn.Sequential(*(nn.Linear(11, 11, bias=False) for _ in range(800)))
     for name, model in (("wide", wide), ("many", many)):
         monitor = WeibullMonitor(fully_shard(model), output_dir=directory / name)
         monitor.step(1)

@@ -38,7 +38,7 @@ def test_a_sample_is_two_all_reduces_and_makes_nothing_large(tmp_path: Path) -> 
         assert step == (2 if rank == 0 else None)
         called, largest, _ = found["many"]
         assert called == ["c10d::allreduce_"] * 2
-        assert largest <= 32 << 20
+        assert largest <= 16 << 20
 
 
 def test_a_rank_that_fails_is_not_waited_for(tmp_path: Path) -> None:
@@ -83,19 +83,20 @@ def test_ranks_that_own_different_modules(tmp_path: Path) -> None:
     assert read == [components] * 3
 
 
-@pytest.mark.parametrize("sizes", [(2, 4), (2, 1)])
-def test_a_run_goes_on_with_another_number_of_ranks(sizes: tuple[int, int], tmp_path: Path) -> None:
+def test_a_run_goes_on_with_another_number_of_ranks(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
-    first = launch("runs:resumed", sizes[0], tmp_path, None)
-    (tmp_path / "store").unlink(missing_ok=True)
-    second = launch("runs:resumed", sizes[1], tmp_path, first[-1]["state"])
-    history: dict[str, Any] = second[0]["history"]
-    assert list(history) == ["0", "1", "2", "3", "4"]
-    for step in ("1", "2"):
-        assert history[step] == first[0]["history"][step]
-    assert history["3"]["k"] == history["0"]["k"]  # no step was really taken
+    sizes, state, before = [2, 4, 1], None, dict[str, Any]()
+    for size in sizes:
+        (tmp_path / "store").unlink(missing_ok=True)
+        main, *others = launch("runs:resumed", size, tmp_path, state)
+        history: dict[str, Any] = main["history"]
+        assert history.items() >= before.items()
+        state, before = (others or [main])[-1]["state"], history
+    assert list(history) == ["0", "1", "2", "3", "4", "5", "6"]
+    for step in ("3", "5"):
+        assert history[step]["k"] == history["0"]["k"]  # no step was really taken
     runs = [json.loads(line) for line in (tmp_path / "run/weibull/history.jsonl").read_text().splitlines()]
-    assert [run["world_size"] for run in runs if run["type"] == "run"] == list(sizes)
+    assert [run["world_size"] for run in runs if run["type"] == "run"] == sizes
 
 
 def test_a_rank_that_is_killed_while_it_counts_ends_the_run(tmp_path: Path) -> None:

@@ -83,47 +83,33 @@ def finite(dtype: torch.dtype) -> Model:
 
 
 def all_stages(directory: Path, dtype: torch.dtype) -> dict[str, Any]:
-    """For each stage the counts before and after some steps, with those of one process beside them."""
+    """For each stage the counts before and after some steps, with those of one process beside them; and, from the main rank's
+    history, η and λ_wd of every matrix by step, which the engine changes, and the updates of the last step."""
+    count: dict[str, Any] = {}
     found: dict[str, Any] = {}
+    updates: dict[str, Any] = {}
     before = alone(made(dtype))
     for stage, offload in itertools.chain(((s, False) for s in range(4)), [(3, True)]):
         name = f"ZeRO-{stage}" + (" offloaded" if offload else "")
-        found[name] = (counts(engine(made(dtype), stage, dtype, offload), Ranks.of("auto")), before)
+        count[name] = (counts(engine(made(dtype), stage, dtype, offload), Ranks.of("auto")), before)
         trained = engine(finite(dtype), stage, dtype, offload)
-        train(trained, STEPS)
-        after = alone(gathered(trained, dtype))
-        found[f"{name} trained"] = (counts(trained, Ranks.of("auto")), after)
-    return found
-
-
-def monitored(directory: Path, dtype: torch.dtype) -> tuple[dict[str, Any], dict[str, Any]]:
-    """For each stage, from the main rank's history: η and λ_wd of every matrix by step, which the engine changes; and the updates
-    of the last step."""
-    found: dict[str, Any] = {}
-    updates: dict[str, Any] = {}
-    for stage in range(4):
-        trained = engine(finite(dtype), stage, dtype)
         options: dict[str, Any] = {"every_n_steps": 1, "updates": True}
-        with WeibullMonitor(trained, trained.optimizer, output_dir=directory / str(stage), **options) as monitor:
+        with WeibullMonitor(trained, trained.optimizer, output_dir=directory / name, **options) as monitor:
             for _ in range(STEPS):
                 train(trained)
                 monitor.step()
+        count[f"{name} trained"] = (counts(trained, Ranks.of("auto")), alone(gathered(trained, dtype)))
         if dist.get_rank() == 0:
-            history = read_history(directory / str(stage))
-            found[f"ZeRO-{stage}"] = {
+            history = read_history(directory / name)
+            found[name] = {
                 s.step: [(s.values("eta").get(n), s.values("weight_decay").get(n)) for n in s.values("k")]
                 for s in history.snapshots
             }
             last = history.snapshots[-1]
-            updates[f"ZeRO-{stage}"] = {column: last.values(column) for column in UPDATES}
-    return found, updates
+            updates[name] = {column: last.values(column) for column in UPDATES}
+    return {"counts": count, "rates": found, "updates": updates}
 
 
 def everything(directory: Path) -> dict[str, Any]:
-    """Both of these in both dtypes."""
-    found = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        place = directory / str(dtype)
-        rates, updates = monitored(place, dtype)
-        found[str(dtype)] = {"counts": all_stages(place, dtype), "rates": rates, "updates": updates}
-    return found
+    """All stages in both dtypes."""
+    return {str(dtype): all_stages(directory / str(dtype), dtype) for dtype in (torch.float32, torch.bfloat16)}
