@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -86,7 +84,7 @@ def test_killed_in_the_middle_and_resumed_nothing_recorded_is_lost(tmp_path: Pat
     """The demo itself: SIGKILL after the checkpoint of step 6, then the same command with --resume."""
     command = [str(ROOT / "examples/quickstart_transformers.py")]
     command += ["--output-dir", str(tmp_path), "--report-to", "tensorboard"]
-    command += ["--max-steps", "16", "--save-steps", "6", "--every-n-steps", "4"]
+    command += ["--max-steps", "12", "--save-steps", "6", "--every-n-steps", "4"]
     process = started(*command)
     try:
         deadline = time.monotonic() + 400
@@ -103,18 +101,20 @@ def test_killed_in_the_middle_and_resumed_nothing_recorded_is_lost(tmp_path: Pat
     recorded = {s.step: s.columns for s in read_history(tmp_path).snapshots}
     assert set(recorded) >= {0, 1, 2, 4, 8}
 
-    done = subprocess.run([sys.executable, *command, "--resume"], capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-3000:]
+    resumed = started(*command, "--resume", prints_to=str(tmp_path / "printed.txt"))
+    resumed.join(600)
+    printed = (tmp_path / "printed.txt").read_text()
+    assert resumed.exitcode == 0, printed[-3000:]
     assert (tmp_path / "weibull/history.jsonl").read_bytes().startswith(before)  # appended, never rewritten
     history = read_history(tmp_path)
-    assert [s.step for s in history.snapshots] == [0, 1, 2, 4, 8, 12, 16]
+    assert [s.step for s in history.snapshots] == [0, 1, 2, 4, 8, 12]
     for snapshot in history.snapshots:
         if snapshot.step in recorded and snapshot.step <= 6:
             assert snapshot.columns == recorded[snapshot.step]
     assert [run.resumed_from for run in history.runs] == [None, 6]
-    assert "attn_q" in done.stdout
+    assert "attn_q" in printed
     curves = [scalars(d) for d in sorted((tmp_path / "runs").iterdir(), key=lambda run: run.stat().st_mtime_ns)]
-    assert [step for step, _ in curves[-1]["weibull_k/attn_q"]] == [8, 12, 16]
+    assert [step for step, _ in curves[-1]["weibull_k/attn_q"]] == [8, 12]
 
 
 def test_a_resumed_trainer_forecasts_as_an_uninterrupted_one(tmp_path: Path) -> None:

@@ -47,22 +47,23 @@ def _server() -> Any:
     return context
 
 
-def started(script: str, *arguments: str) -> Any:
-    """A process that executes a script, which has been started and prints nothing."""
-    process = _server().Process(target=_script, args=(dict(os.environ), script, arguments))
+def started(script: str, *arguments: str, prints_to: str = os.devnull) -> Any:
+    """A process that executes a script, which has been started; what it prints goes into a file."""
+    process = _server().Process(target=_script, args=(dict(os.environ), script, arguments, prints_to))
     process.start()
     return process
 
 
-def _script(environment: dict[str, str], script: str, arguments: tuple[str, ...]) -> None:
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.dup2(nowhere, 2)
+def _script(environment: dict[str, str], script: str, arguments: tuple[str, ...], prints_to: str) -> None:
+    file = os.open(prints_to, os.O_WRONLY | os.O_CREAT)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
     os.environ |= environment
     torch.set_num_threads(1)
     sys.path[:0] = [str(Path(script).parent)]
     sys.argv = [script, *arguments]
     runpy.run_path(script, run_name="__main__")
+    sys.stdout.flush()
 
 
 def _run(
