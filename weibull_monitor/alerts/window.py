@@ -12,7 +12,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from weibull_monitor.alerts.common_movement import OF_ALL, common_movement
 from weibull_monitor.alerts.component_arrays import ComponentArrays
-from weibull_monitor.alerts.statistics import Bools, Floats, median_along, or_zero, quiet
+from weibull_monitor.alerts.statistics import Bools, Floats, median_along, or_zero, quiet, rounded
 from weibull_monitor.history.record import RecordedSnapshot, as_array
 from weibull_monitor.history.snapshot import Snapshot
 from weibull_monitor.model.components import AttentionPair, Component, attention_pairs
@@ -389,16 +389,3 @@ def _values_of(sample: Sample) -> Floats:
 
 def _live(sample: Snapshot) -> Floats:
     return np.stack([sample.array(name) for name in READ])
-
-
-def rounded(values: Floats) -> Floats:
-    """Rounds to nine significant digits, as the history does; rounded values do not change.
-
-    >>> rounded(np.array([0.0123456789012, 0.0, np.nan])).tolist()
-    [0.0123456789, 0.0, nan]
-    """
-    with quiet():
-        exponent = 8 - np.floor(np.log10(np.abs(values)))
-        scale = np.power(10.0, np.minimum(np.maximum(exponent, -290), 290))
-        result = np.round(values * scale) / scale
-    return np.where(np.isfinite(result), result, values)

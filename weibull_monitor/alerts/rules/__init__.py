@@ -12,10 +12,11 @@ from weibull_monitor.alerts.rules.loaded import initialised_anew
 from weibull_monitor.alerts.rules.maximum import impossible_change
 from weibull_monitor.alerts.rules.result import RuleResult as RuleResult
 from weibull_monitor.alerts.rules.result import finding_of as finding_of
-from weibull_monitor.alerts.rules.scale import scale_runaway, scale_stall
+from weibull_monitor.alerts.rules.scale import scale_runaway
 from weibull_monitor.alerts.rules.selection import selection_drift, selection_range, selection_shift
 from weibull_monitor.alerts.rules.setting_jump import setting_jump
 from weibull_monitor.alerts.rules.shape import body_break, layer_outlier, transmission_exit
+from weibull_monitor.alerts.rules.stall import scale_stall
 from weibull_monitor.alerts.rules.update import update_excess, update_growth
 from weibull_monitor.alerts.rules.whole import all_jumped
 from weibull_monitor.alerts.window import SampleWindow

@@ -1,5 +1,5 @@
 """λ and the RMS against what the optimizer can do, and against their own past: `impossible_change`, `scale_shift`,
-`scale_runaway`, `scale_stall`."""
+`scale_runaway`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from weibull_monitor.alerts.rules.decay import (
     SCALED,
     carried_on,
     explained_by_decay,
-    faded,
     gathers,
     given_back,
     goes_on_falling,
@@ -53,7 +52,7 @@ from weibull_monitor.alerts.rules.words import (
     signed,
     unstepped,
 )
-from weibull_monitor.alerts.settings import ImpossibleChange, ScaleRunaway, ScaleShift, ScaleStall
+from weibull_monitor.alerts.settings import ImpossibleChange, ScaleRunaway, ScaleShift
 from weibull_monitor.alerts.statistics import Floats, median_along, median_of, or_zero, quiet, resolution, spread_of
 from weibull_monitor.alerts.window import SampleWindow
 
@@ -98,8 +97,6 @@ SIGN: Final = 1.0
 AS_ATTENTION: Final = 2.1
 """How much further W_q and W_k have to be pushed than others: where attention begins to work they go up to eight times as far as
 the rest with the same η, and `attention_scale` warns from 21 times on."""
-SPEED_SAMPLES: Final = 15
-"""Samples that `scale_stall` looks at."""
 
 
 def impossible_change(window: SampleWindow, settings: ImpossibleChange) -> RuleResult | None:
@@ -380,45 +377,3 @@ def scale_runaway(window: SampleWindow, settings: ScaleRunaway) -> RuleResult | 
             + (": lower the rate of W_q and W_k." if components.selection[i] else ": go back to the last checkpoint.")
         ),
     )
-
-
-def scale_stall(window: SampleWindow, settings: ScaleStall) -> RuleResult | None:
-    """A matrix that has nearly stopped moving though its η is not low; `unchanged` is the exact case.
-
-    Speed is the movement of k and ln λ in standard errors, over Σ η in units of the RMS. The larger speed of the last two
-    intervals is compared with the median of the twelve before.
-    """
-    if len(window.steps) < settings.history + 3:
-        return None
-    with quiet():
-        columns = ("k", "lambda", "k_se", "rms", "work")
-        k, scale, error, rms, work = (window[c][-SPEED_SAMPLES:] for c in columns)  # each (samples, components)
-        by_shape = np.diff(k, axis=0) / error[1:]
-        by_scale = np.diff(np.log(scale), axis=0) / (SE_LAMBDA * error[1:] / k[1:])
-        speed = np.hypot(by_shape, by_scale) * rms[1:] / work[1:]  # (intervals, components)
-        usual, now = median_of(speed[:-2]), np.fmax(speed[-1], speed[-2])
-        share = now / usual
-        strength = settings.share / np.maximum(share, 1e-3 * settings.share)
-    fading = faded(window)  # what decay has emptied swings about zero, and its speed means nothing
-    return rule_result(
-        strength=np.where(window.moving & window.warm & window.components.body & (now > 0), strength, 0.0),
-        severity=np.where(fading, 1, 2).astype(np.int8),
-        quantity="share of the usual speed",
-        value=share,
-        low=settings.share,
-        meaning=lambda i: (
-            f"Since step {window.steps[-3]}, k and λ have moved at {_of_speed(share[i])} of the speed that they had before, "
-            f"although η is {window.now('eta')[i]:.3g}. "
-            + (
-                IN_GRADIENT
-                if fading[i]
-                else "Check first whether updates are lost in rounding: keep a master copy in fp32."
-                if window.components.coarse[i]
-                else "Check first the learning rate of its parameter group; then whether its gradient has vanished."
-            )
-        ),
-    )
-
-
-def _of_speed(share: float) -> str:
-    return f"{100 * share:.2g} %" if share >= 1e-4 else "less than 0.01 %"

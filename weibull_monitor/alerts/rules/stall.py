@@ -1,0 +1,59 @@
+"""A matrix that has nearly stopped moving: `scale_stall`."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from weibull_monitor.alerts.rules.decay import IN_GRADIENT, faded
+from weibull_monitor.alerts.rules.result import RuleResult, rule_result
+from weibull_monitor.alerts.rules.words import SE_LAMBDA
+from weibull_monitor.alerts.settings import ScaleStall
+from weibull_monitor.alerts.statistics import median_of, quiet
+from weibull_monitor.alerts.window import SampleWindow
+
+SPEED_SAMPLES: Final = 15
+"""Samples that `scale_stall` looks at."""
+
+
+def scale_stall(window: SampleWindow, settings: ScaleStall) -> RuleResult | None:
+    """A matrix that has nearly stopped moving though its η is not low; `unchanged` is the exact case.
+
+    Speed is the movement of k and ln λ in standard errors, over Σ η in units of the RMS. The larger speed of the last two
+    intervals is compared with the median of the twelve before.
+    """
+    if len(window.steps) < settings.history + 3:
+        return None
+    with quiet():
+        columns = ("k", "lambda", "k_se", "rms", "work")
+        k, scale, error, rms, work = (window[c][-SPEED_SAMPLES:] for c in columns)  # each (samples, components)
+        by_shape = np.diff(k, axis=0) / error[1:]
+        by_scale = np.diff(np.log(scale), axis=0) / (SE_LAMBDA * error[1:] / k[1:])
+        speed = np.hypot(by_shape, by_scale) * rms[1:] / work[1:]  # (intervals, components)
+        usual, now = median_of(speed[:-2]), np.fmax(speed[-1], speed[-2])
+        share = now / usual
+        strength = settings.share / np.maximum(share, 1e-3 * settings.share)
+    fading = faded(window)  # what decay has emptied swings about zero, and its speed means nothing
+    return rule_result(
+        strength=np.where(window.moving & window.warm & window.components.body & (now > 0), strength, 0.0),
+        severity=np.where(fading, 1, 2).astype(np.int8),
+        quantity="share of the usual speed",
+        value=share,
+        low=settings.share,
+        meaning=lambda i: (
+            f"Since step {window.steps[-3]}, k and λ have moved at {_of_speed(share[i])} of the speed that they had before, "
+            f"although η is {window.now('eta')[i]:.3g}. "
+            + (
+                IN_GRADIENT
+                if fading[i]
+                else "Check first whether updates are lost in rounding: keep a master copy in fp32."
+                if window.components.coarse[i]
+                else "Check first the learning rate of its parameter group; then whether its gradient has vanished."
+            )
+        ),
+    )
+
+
+def _of_speed(share: float) -> str:
+    return f"{100 * share:.2g} %" if share >= 1e-4 else "less than 0.01 %"
