@@ -275,7 +275,7 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
             )
         else:
             usually = f"a usual change in this time is {signed(centre[i])}"
-            others = "The other matrices do not."
+            others = "Most other matrices did not."
         cause = (
             IN_GRADIENT
             if by_decay[i]

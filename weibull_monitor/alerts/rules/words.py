@@ -123,7 +123,7 @@ def last_clean(window: SampleWindow) -> str:
     return f"the last sample of the model without them was at step {clean[-1]}"
 
 
-def cause_of_shift(window: SampleWindow, i: int, found: Bools, others: str = "The other matrices do not.") -> str:
+def cause_of_shift(window: SampleWindow, i: int, found: Bools, others: str = "Most other matrices did not.") -> str:
     """What may have moved λ of a matrix suddenly, what to check first, and what to do, as the data support it.
 
     Args:
@@ -182,10 +182,11 @@ def rounded(value: float, digits: int = 3) -> str:
 def signed(change: float) -> str:
     """A change of ln λ as a signed share in percent.
 
-    >>> signed(-0.25), signed(0.1), signed(-1e-5)
-    ('-22.1 %', '+10.5 %', '0.0 %')
+    >>> signed(-0.25), signed(0.1), signed(-1e-5), signed(5.0)
+    ('-22.1 %', '+10.5 %', '0.0 %', '+14,741 %')
     """
-    text = f"{100 * np.expm1(change):+.1f} %"
+    share = 100 * np.expm1(change)
+    text = f"{share:+.1f} %" if abs(share) < 1000 else f"{share:+,.0f} %"
     return "0.0 %" if text[1:] == "0.0 %" else text
 
 
