@@ -159,3 +159,18 @@ def test_what_cannot_be_read_says_why() -> None:
     adamw._scales = {weight: {"exp_avg": torch.ones(1)}}  # type: ignore[attr-defined]
     assert "scaled" in why(torch.zeros(40, 50, dtype=torch.float16))
     assert kept_tensor(adamw, weight, "momentum_buffer") is None
+
+
+@pytest.mark.parametrize("library", ["torch", "bitsandbytes"])
+def test_no_number_of_a_state_is_waited_for(library: str) -> None:
+    """On the meta device there are none: whatever asks for one raises."""
+    weight = nn.Parameter(torch.randn(40, 50))
+    weight.grad = torch.randn(40, 50)
+    made: Any = torch.optim.AdamW([weight]) if library == "torch" else AdamW8bit([weight], library)
+    made.step()
+    state = {name: kept.to("meta") if isinstance(kept, Tensor) else kept for name, kept in made.state[weight].items()}
+    group = made.param_groups[0] | {"betas": tuple(torch.tensor(beta, device="meta") for beta in (0.9, 0.99))}
+    made.state[weight] = state
+    found = update_state(weight, group, made)
+    assert not isinstance(found, str)
+    assert [chunk.shape for chunk in found.chunks(*([kept] for kept in found.kept), size=1000)] == [(1000,), (1000,)]

@@ -50,9 +50,9 @@ class AdamState(NamedTuple):
     mean: Tensor
     square: Tensor
     step: Tensor | float
-    beta1: float
-    beta2: float
-    eps: float
+    beta1: Tensor | float
+    beta2: Tensor | float
+    eps: Tensor | float
     values: tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]] | None = None
 
 
@@ -94,10 +94,9 @@ def kept_by_adam(parameter: Tensor, group: Mapping[str, Any], optimizer: Any) ->
         return mean if isinstance(mean, str) else str(square)
     if not group.get("bias_correction", True):  # Apex, DeepSpeed; 1 - β^∞ = 1
         step = math.inf
-    beta1, beta2 = group["betas"]
     values = None if isinstance(mean, Tensor) and isinstance(square, Tensor) else (values_of(mean), values_of(square))
-    constants = float(beta1), float(beta2), float(group["eps"])
-    return AdamState(raw_of(mean), raw_of(square), step, *constants, values)
+    beta1, beta2, eps = (_unread(number) for number in (*group["betas"], group["eps"]))
+    return AdamState(raw_of(mean), raw_of(square), step, beta1, beta2, eps, values)
 
 
 def adam_update(mean: Tensor, square: Tensor, state: AdamState) -> Tensor:
@@ -192,6 +191,11 @@ def chunks_of(*tensors: Sequence[Tensor], size: int = CHUNK) -> Iterator[tuple[T
         else:
             rows_at_once = max(1, size // max(1, pieces[0][0].numel()))
             yield from zip(*(torch.split(piece, rows_at_once) for piece in pieces), strict=True)
+
+
+def _unread(number: Any) -> Tensor | float:
+    """A number, or a tensor with it where reading it would wait for a device."""
+    return number if isinstance(number, Tensor) and number.device.type != "cpu" else float(number)
 
 
 def _precise(device: torch.device) -> torch.dtype:
