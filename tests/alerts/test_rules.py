@@ -174,36 +174,50 @@ def test_healthy_runs_raise_nothing(seed: int) -> None:
     assert alerts_of(seed=seed, samples=60) == []
 
 
-@pytest.mark.parametrize("rule", FAULTS)
-def test_what_is_not_there_is_never_found(rule: str) -> None:
-    """Whole columns, single samples and single components of NaN: thresholds are never NaN, and nothing is made of it."""
-    every = (
-        "k",
-        "lambda",
-        "r2",
-        "k_se",
-        "rms",
-        "zeros",
-        "eta",
-        "weight_decay",
-        "eta_sum",
-        "update_max",
-        "update_ratio",
-        "largest",
-    )
-    for column in every:
-        columns = healthy()
-        for now in columns:
-            now[column][:] = np.nan
-        assert only_infos(columns) == []
+EVERY = (
+    "k",
+    "lambda",
+    "r2",
+    "k_se",
+    "rms",
+    "zeros",
+    "eta",
+    "weight_decay",
+    "eta_sum",
+    "update_max",
+    "update_ratio",
+    "largest",
+)
+"""All columns."""
+
+
+@pytest.mark.parametrize("column", EVERY)
+def test_nothing_is_made_of_a_column_that_is_not_there(column: str) -> None:
+    columns = healthy()
+    for now in columns:
+        now[column][:] = np.nan
+    assert only_infos(columns) == []
+
+
+def full_of_gaps() -> list[Columns]:
+    """A sample and a component of NaN."""
     columns = healthy()
     for name in columns[8]:
         columns[8][name][:] = np.nan
     for now in columns:
         for name in now:
             now[name][3] = np.nan
-    assert only_infos(columns) == []
-    window = window_of(samples_of(columns))
+    return columns
+
+
+def test_nothing_is_made_of_gaps() -> None:
+    assert only_infos(full_of_gaps()) == []
+
+
+@pytest.mark.parametrize("rule", FAULTS)
+def test_what_is_not_there_is_never_found(rule: str) -> None:
+    """Thresholds are never NaN."""
+    window = window_of(samples_of(full_of_gaps()))
     found = RULES[rule](window, getattr(AlertSettings(), rule))
     if found is not None:
         assert np.isfinite(found.strength).all()

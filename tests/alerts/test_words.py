@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ ACTION = re.compile(
 )
 
 
+@cache
 def rendered(rule: str) -> list[Alert]:
     """All alerts of the rule when it finds its fault, infos included."""
     columns, blocks = healthy(blocks=8), 8
