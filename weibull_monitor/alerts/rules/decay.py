@@ -32,9 +32,11 @@ FIRST: Final = 0.15
 
 LOST: Final = 2 / 3
 """Share of what training has added to a matrix that no healthy fall takes away in one interval …"""
+LEFT: Final = 0.15
+"""Share that is left where an interval has this share of all Σ η: training takes nothing back as a whole."""
 RENEWED: Final = 0.5
 """… unless its steps, in random directions, make this share of the RMS."""
-GATHERS: Final = 6.0
+GATHERS: Final = 8.0
 """How many times as fast for its η a movement that gathers gets from one interval to the next, at most."""
 
 IN_GRADIENT: Final = (
@@ -138,8 +140,9 @@ def gathers(window: SampleWindow) -> Bools:
     """Movements of the RMS that grow from interval to interval, and no faster than they did; shape (components,).
 
     What leaves a state in which it stood grows by a factor in each time: attention before it learns, a matrix that was just
-    unfrozen. The last of three movements for as much Σ η is at most as many times the second as that is the first, and at most
-    `GATHERS` times. What is written to a matrix comes at once.
+    unfrozen. The last of three movements for as much Σ η is at most as many times the second as that is the first, and neither
+    is more than `GATHERS`. What is written to a matrix comes at once, and what goes wrong from some step on begins within an
+    interval, so that its first part is far more than all before.
     """
     with quiet():
         rates = fall_rates(window, 4)
@@ -148,8 +151,9 @@ def gathers(window: SampleWindow) -> Bools:
         first, second, third = rates[-3], rates[-2], rates[-1]
         noise = resolution(window.components.numel) * window.now("rms") / window["work"][-2]
         times = third / second
-        grew = np.where(first * second > 0.0, second / first, np.inf)
-        found: Bools = (np.abs(second) > noise) & (times > 0.0) & (times <= np.fmin(np.fmax(grew, 1.0), GATHERS))
+        grew = second / first
+        alike = (first * second > 0.0) & (grew <= GATHERS)
+        found: Bools = (np.abs(second) > noise) & alike & (times > 0.0) & (times <= np.fmax(grew, 1.0))
     return found
 
 
@@ -179,8 +183,8 @@ def given_back(window: SampleWindow) -> Bools:
 def lost_most(window: SampleWindow, moved: Floats, decay: Floats) -> Bools:
     """Falls that leave less than a third of what training has added to a matrix, where they cannot be its own, (components,).
 
-    They can where the interval has as large a share of the Σ η of all steps before it, where its steps in random directions
-    replace the matrix, and where what goes has only come in the interval before.
+    They can where the interval has as large a share of the Σ η of all steps before it and some is left, where its steps in random
+    directions replace the matrix, and where what goes has only come in the interval before.
 
     Args:
         window: The window.
@@ -188,9 +192,10 @@ def lost_most(window: SampleWindow, moved: Floats, decay: Floats) -> Bools:
         decay: Σ ηλ_wd of the last interval, shape (components,).
     """
     added = np.log(window.now("lambda") / window.baseline["lambda"]) + window.now("decay")
-    most = added < (1.0 - LOST) * (added - moved - decay)
+    was = added - moved - decay
+    most = added < (1.0 - LOST) * was
     path, steps = window.path, np.fmax(window.steps[-1] - window.steps[-2], 1)
-    able = path > LOST * window.before("eta_sum")
+    able = (path > LOST * window.before("eta_sum")) & (added > LEFT * was)
     able |= path / np.sqrt(steps) >= RENEWED * window.before("rms")
     able |= window.now("lambda") >= window["lambda"][-3]
     found: Bools = most & ~able

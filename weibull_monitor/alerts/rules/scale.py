@@ -249,7 +249,7 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
             besides = np.where(against & (unusual >= 1.0), np.fmax(besides, type(settings).sure * unusual), besides)
 
         by_decay, steady_fall = explained_by_decay(window) & ~raised, goes_on_falling(window) & fallen
-        by_scale, gathering = scaled_to_zero(window) & fallen, gathers(window) & ~driven
+        by_scale, gathering = scaled_to_zero(window) & fallen, gathers(window) & ~driven & ~(fallen & common)
         back = falling & given_back(window) & ~raised & ~negative
         of_falls = back[..., body].sum(axis=-1, keepdims=True) / np.fmax(
             falling[..., body].sum(axis=-1, keepdims=True), 1
