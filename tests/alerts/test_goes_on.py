@@ -53,6 +53,7 @@ def rising(factors: list[float], i: int = V) -> list[Columns]:
         pytest.param([1.35], "warning", id="at once"),
         pytest.param([1.005, 1.35], "warning", id="at once, after next to nothing"),
         pytest.param([1.06, 1.02, 1.35], "warning", id="at once, after it had nearly stopped"),
+        pytest.param([1.11, 1.35], "warning", id="from some step on, which was within the interval before"),
     ],
 )
 def test_a_rise_that_gathers_speed_is_an_info_and_one_that_comes_at_once_is_a_warning(
@@ -64,27 +65,39 @@ def test_a_rise_that_gathers_speed_is_an_info_and_one_that_comes_at_once_is_a_wa
     assert bool(gathers(window)[i]) == (severity == "info")
 
 
+def test_all_matrices_that_fall_faster_and_faster_do_not_begin_to_learn() -> None:
+    """As under a weight decay that is too strong from some step on."""
+    columns = healthy(AT + 3, eta=ETA)
+    for now, factor in zip(columns[AT:], [0.98, 0.94, 0.87], strict=True):
+        for name in SCALES:
+            now[name] *= factor
+    window = window_of(samples_of(columns))
+    assert gathers(window).all()
+    assert set(judged(window)) == {"warning"}
+
+
 def test_a_rise_counts_for_less_where_a_part_of_it_was_seen_before() -> None:
     sudden, half = (at_once(window_of(samples_of(rising(factors))))[V] for factors in ([1.3], [1.3, 1.3]))
     assert half < 0.8 < 0.95 < sudden
 
 
 @pytest.mark.parametrize(
-    ("factors", "long", "lost"),
+    ("factors", "long", "steps", "lost"),
     [
-        pytest.param([1.4, 1.0, 1.0, 0.68], 1.0, True, id="what was added long ago goes in one interval"),
-        pytest.param([1.4, 0.75], 1.0, False, id="what has come in one interval goes in the next"),
-        pytest.param([1.4, 1.0, 1.0, 0.68], 40.0, False, id="in an interval whose steps replace the matrix"),
+        pytest.param([1.4, 1.0, 1.0, 0.68], 1.0, 10, True, id="what was added long ago goes in one interval"),
+        pytest.param([1.4, 1.0, 1.0, 0.77], 20.0, 1000, False, id="in as long an interval, some is left"),
+        pytest.param([1.4, 1.0, 1.0, 0.68], 20.0, 1000, True, id="in as long an interval, nothing is left"),
+        pytest.param([1.4, 0.75], 1.0, 10, False, id="what has come in one interval goes in the next"),
+        pytest.param([1.4, 1.0, 1.0, 0.68], 40.0, 20, False, id="in an interval whose steps replace the matrix"),
     ],
 )
-def test_what_training_has_added_may_go_as_it_came(factors: list[float], long: float, lost: bool) -> None:
+def test_what_training_has_added_may_go_as_it_came(factors: list[float], long: float, steps: int, lost: bool) -> None:
     columns = rising(factors)
     for n, now in enumerate(columns):
         now["lambda"][V] = columns[0]["lambda"][V] * now["lambda"][V] / healthy(len(columns), eta=ETA)[n]["lambda"][V]
     columns[-1]["eta_sum"] = columns[-2]["eta_sum"] + long * ETA * 10
     samples = samples_of(columns)
-    if long > 1.0:  # more steps, too, and far more before
-        samples = [replace(s, step=s.step if s is not samples[-1] else samples[-2].step + 20) for s in samples]
+    samples = [replace(s, step=s.step if s is not samples[-1] else samples[-2].step + steps) for s in samples]
     window = window_of(samples)
     moved = np.log(window.now("lambda") / window.before("lambda"))
     assert bool(lost_most(window, moved, np.zeros(len(moved)))[V]) is lost
