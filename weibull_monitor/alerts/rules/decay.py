@@ -33,7 +33,7 @@ FIRST: Final = 0.15
 LOST: Final = 2 / 3
 """Share of what training has added to a matrix that no healthy fall takes away in one interval …"""
 LEFT: Final = 0.15
-"""Share that is left where an interval has this share of all Σ η: training takes nothing back as a whole."""
+"""Share that is left where an interval is able to that: training takes nothing back as a whole."""
 RENEWED: Final = 0.5
 """… unless its steps, in random directions, make this share of the RMS."""
 GATHERS: Final = 8.0
@@ -183,8 +183,8 @@ def given_back(window: SampleWindow) -> Bools:
 def lost_most(window: SampleWindow, moved: Floats, decay: Floats) -> Bools:
     """Falls that leave less than a third of what training has added to a matrix, where they cannot be its own, (components,).
 
-    They can where the interval has as large a share of the Σ η of all steps before it and some is left, where its steps in random
-    directions replace the matrix, and where what goes has only come in the interval before.
+    They can where the interval has as large a share of the Σ η of all steps before it, or its steps in random directions replace
+    the matrix, and some is left; and where what goes has only come in the interval before.
 
     Args:
         window: The window.
@@ -195,8 +195,9 @@ def lost_most(window: SampleWindow, moved: Floats, decay: Floats) -> Bools:
     was = added - moved - decay
     most = added < (1.0 - LOST) * was
     path, steps = window.path, np.fmax(window.steps[-1] - window.steps[-2], 1)
-    able = (path > LOST * window.before("eta_sum")) & (added > LEFT * was)
+    able = path > LOST * window.before("eta_sum")
     able |= path / np.sqrt(steps) >= RENEWED * window.before("rms")
+    able &= added > LEFT * was
     able |= window.now("lambda") >= window["lambda"][-3]
     found: Bools = most & ~able
     return found

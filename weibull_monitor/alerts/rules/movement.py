@@ -46,6 +46,8 @@ FIRST_K: Final = (0.2, 1.25, 0.4)
 
 Normal values plus ±d have (0.07, 0.35), (0.58, 0.80), (1.04, 1.15) and (1.58, 1.63) for d = 1, 2, 3, 5 standard deviations.
 """
+STEPPED: Final = ((0.0, 0.35, 0.80, 1.15, 1.63), (0.0, 0.07, 0.58, 1.04, 1.58))
+"""ln RMS and ln k of such values, without a margin."""
 GROWN: Final = 1.2
 """How many times as large the RMS gets where the size of steps is not known."""
 K_AS_RMS: Final = 2.0
@@ -204,7 +206,7 @@ def _one_way_before(window: SampleWindow) -> Bools:
     grown = rms**2 - (start * np.exp(-or_zero(window.now("weight_decay")) * path)) ** 2
     least = full**2 * np.fmin(1.0 / np.sqrt(steps), ONE_WAY_AT_LEAST / steps)
     by_k, by_rms = np.log(window.now("k") / window["k"][-3]), np.log(window.now("rms") / start)
-    fits = by_k <= FIRST_K[0] + FIRST_K[1] * np.fmax(by_rms - FIRST_K[2], 0.0)
+    fits = by_k <= np.interp(by_rms, *STEPPED)
     found: Bools = (grown >= least) & (rms - start <= path * np.fmin(bound, SUSTAINED_ONE_WAY)) & fits
     return found
 
