@@ -96,3 +96,17 @@ def test_a_change_of_shape_of_what_no_optimizer_steps_says_so(i: int) -> None:
     alerts = [a for a in told(columns) if a.finding.rule in ("selection_shift", "body_break")]
     assert {a.finding.severity for a in alerts} == {"info"}
     assert all("No optimizer that the monitor knows steps it" in a.finding.meaning for a in alerts)
+
+
+@pytest.mark.parametrize("start", [1e-10, 0.02])
+def test_an_adapter_that_grows_from_nothing_does_not_jump(start: float) -> None:
+    outside = replace(components()[V], name="lora_B.weight", kind="adapter_b", block=None, parameter="lora_B.weight")
+    columns = healthy(AT + 4, eta=ETA)
+    for n, now in enumerate(columns):
+        for name in ("lambda", "rms", "largest"):
+            now[name][V] = start * 1.01**n * (4.0 if n >= AT else 1.0) * now[name][V] / now["rms"][V]
+    alerts = told(columns, tuple(outside if i == V else c for i, c in enumerate(components())))
+    about = {
+        a.finding.severity for a in alerts if a.finding.component == outside.name and a.finding.rule == "scale_shift"
+    }
+    assert ("warning" in about) == (start > 1e-3)

@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 
 from weibull_monitor.alerts.rules.alone import largest_other
-from weibull_monitor.alerts.rules.movement import MIN_INTERVALS
+from weibull_monitor.alerts.rules.movement import MIN_INTERVALS, from_nothing
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result, strongest
 from weibull_monitor.alerts.rules.scale import scale_shift as shift
 from weibull_monitor.alerts.rules.words import SE_LAMBDA, between, unstepped
@@ -45,7 +45,7 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         return None
     with quiet():
         last, rested = (window.once(name, partial(_jumps, window, n)) for n, name in ((1, "jump"), (2, "rested")))
-        jump = np.fmax(last, rested)
+        jump = np.where(from_nothing(window), 0.0, np.fmax(last, rested))
         if not (jump >= 1.0).any():
             return found  # nearly always
     jumped = jump >= 1.0
