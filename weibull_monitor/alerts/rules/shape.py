@@ -12,7 +12,6 @@ from weibull_monitor.alerts.rules.excuse import excused, group_excused, reason
 from weibull_monitor.alerts.rules.groups import GroupResults, around, group_error, median_k, median_start, warm
 from weibull_monitor.alerts.rules.movement import (
     AS_OTHERS,
-    LONGER,
     MIN_INTERVALS,
     caution,
     one_way,
@@ -296,8 +295,6 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
             # Embeddings and heads are like no others, so mostly their past tells.
             size = np.abs(move.last)
             further = np.minimum(size / (OUTSIDE * np.hypot(move.own, error)), size / OUTSIDE_CHANGE)
-            # In an interval longer than all before, a drift goes in proportion to its length.
-            further = further / np.where(move.alike > 0, 1.0, LONGER)
             # Steps of one size lead to values of one size; what writes to a matrix hardly ever makes k higher than at the start.
             # And then the size stays, while steps make it grow.
             grew = np.log(window.now("rms") / window.before("rms")) >= GREW
