@@ -35,6 +35,19 @@ LEAST_OUTSIDE: Final = (0.03, 0.05)
 """How far k and the scale of such a matrix move at least."""
 AMONG_ALL: Final = 1.5
 """Weight of the comparison with all others, beside that with its own past: they are not of its kind."""
+LOST_PART: Final = (1.3, 1.2, 2.5)
+"""How many times as far as that of any other, and as its own past, k falls where a part of a matrix got small; and the geometric
+mean of both. Healthy ones reach 2.2."""
+LOST_BY: Final = 0.1
+"""How far k falls then, at least …"""
+KEPT_SIZE: Final = (-1.0, 0.2)
+"""… and the least and most that ln RMS moves by, in units of the fall of ln k: attention that learns grows meanwhile."""
+LOST_SCALE: Final = 0.98
+"""λ is at most this many times what it was then."""
+BEYOND: Final = (("k", 0.05, 2.0, 4.5), ("log rms", 0.08, 2.0, 3.4))
+"""Movements that nothing explains which acts on all matrices alike: the column, how far at least, and how many times as far as
+that of any other, and as its own past. With weight decay in the gradient, healthy ones reach 3.8 and 2.8 times their own past
+where they are 1.5 times any other."""
 EXPERT: Final = 1.2
 """How much further a single expert has to move: there are many, and some wake when the router finds them."""
 
@@ -169,6 +182,56 @@ def _moved_together(window: SampleWindow) -> Floats:
             enough = far_too & (falls >= unlike) & (scale >= unlike)
             strength = np.fmax(strength, np.where(enough, np.sqrt(falls * scale) / limit, 0.0))
     return strength
+
+
+def part_lost(window: SampleWindow) -> Floats:
+    """Strength of falls of k of which no other matrix has the like, while the size is kept, shape (components,).
+
+    k of a matrix that learns falls because some of its values grow. Where rows, columns or a piece of it are set to zero, the
+    others stay as they are; and in the next steps the former become small values, which are no exact zeros any more.
+    """
+    return window.once("part lost", lambda: _part_lost(window))
+
+
+def _part_lost(window: SampleWindow) -> Floats:
+    now, before = window.now("k"), window.before("k")  # all arrays (components,)
+    fall = before - now
+    judged = fall >= LOST_BY
+    if not judged.any():
+        return np.zeros(now.shape)  # nearly always
+    share = np.log(window.now("rms") / window.before("rms")) / np.log(before / now)
+    judged &= (share >= KEPT_SIZE[0]) & (share <= KEPT_SIZE[1])
+    judged &= window.now("lambda") <= LOST_SCALE * window.before("lambda")  # as it does where k falls and the RMS stays
+    if not judged.any():
+        return np.zeros(now.shape)
+    error = window.now("k_se")
+    of_others = fall / np.fmax(largest_peer(window, np.abs(fall), siblings=False), error)
+    of_past = fall / np.fmax(window.furthest("k"), error)
+    least_others, least_past, both = LOST_PART
+    judged &= (of_others >= least_others) & (of_past >= least_past) & ~window.components.expert
+    return or_zero(np.where(judged, np.sqrt(of_others * of_past) / both, 0.0))
+
+
+def beyond_others(window: SampleWindow) -> Bools:
+    """Matrices that moved too far, beside their own past and any other matrix, for what acts on all alike; (components,).
+
+    Such as weight decay: it moves all matrices that have it.
+    """
+    return window.once("beyond others", lambda: _beyond_others(window))
+
+
+def _beyond_others(window: SampleWindow) -> Bools:
+    error = window.now("k_se")
+    found = np.zeros(error.shape, dtype=bool)
+    for column, least, others, own in BEYOND:
+        if column == "k":
+            moved, noise = np.abs(window.now("k") - window.before("k")), error
+        else:
+            moved, noise = np.abs(np.log(window.now("rms") / window.before("rms"))), SE_LAMBDA * error / window.now("k")
+        far = moved >= least
+        if far.any():
+            found |= far & (alone(window, moved, window.furthest(column), noise, (others, own)) >= 1.0)
+    return found
 
 
 def moved_together_outside(window: SampleWindow) -> Floats:

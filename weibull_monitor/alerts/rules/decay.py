@@ -6,6 +6,7 @@ from typing import Final
 
 import numpy as np
 
+from weibull_monitor.alerts.rules.alone import beyond_others
 from weibull_monitor.alerts.statistics import Bools, Floats, or_zero, quiet, resolution
 from weibull_monitor.alerts.window import SampleWindow
 
@@ -106,7 +107,8 @@ def _shrunk(window: SampleWindow, share: float, now: bool = False) -> Bools:
 def explained_by_decay(window: SampleWindow) -> Bools:
     """Movements of the RMS that decay in the gradient can have made in the last interval, shape (components,).
 
-    It falls by at most Σ η, and about as fast for Σ η as it did before. What has been emptied may grow by as much again.
+    It falls by at most Σ η, and about as fast for Σ η as it did before. What has been emptied may grow by as much again. What
+    only one matrix does is no decay.
     """
     decaying = in_gradient(window)
     if not decaying.any():
@@ -115,7 +117,7 @@ def explained_by_decay(window: SampleWindow) -> Bools:
         falls = fall_rates(window)
         most = np.fmin(np.fmax(FIRST, DRIVEN * _highest(falls[:-1])), 1.0)
         explained = (falls[-1] <= most) & (falls[-1] > 0.0) | (np.abs(falls[-1]) <= 1.0) & _shrunk(window, EMPTIED)
-        found: Bools = decaying & explained & ~window.jumped
+        found: Bools = decaying & explained & ~window.jumped & ~beyond_others(window)
     return found
 
 

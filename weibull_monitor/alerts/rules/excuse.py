@@ -7,6 +7,7 @@ from typing import Final
 import numpy as np
 
 from weibull_monitor.alerts.component_arrays import JudgedGroup
+from weibull_monitor.alerts.rules.alone import beyond_others
 from weibull_monitor.alerts.rules.decay import IN_GRADIENT, MOST, faded
 from weibull_monitor.alerts.rules.movement import ALIKE, ONE_WAY_AT_LEAST, SUSTAINED_ONE_WAY, from_nothing
 from weibull_monitor.alerts.rules.words import UNSTEPPED, unstepped
@@ -32,9 +33,16 @@ UNWINDS: Final = (
 
 def excused(window: SampleWindow) -> Bools:
     """Matrices whose k and R² may change for a reason that is no fault, shape (components,): faded, begun at next to nothing,
-    stepped by no known optimizer, or coming back from values of one size.
+    stepped by no known optimizer, or coming back from values of one size. What only one of the faded ones does is not excused.
     """
-    return window.once("excused", lambda: faded(window) | from_nothing(window) | unstepped(window) | unwinds(window))
+    return window.once("excused", lambda: _excused(window))
+
+
+def _excused(window: SampleWindow) -> Bools:
+    fading = faded(window)
+    if fading.any():
+        fading = fading & ~beyond_others(window)
+    return fading | from_nothing(window) | unstepped(window) | unwinds(window)
 
 
 def reason(window: SampleWindow, i: int) -> str | None:
@@ -43,7 +51,7 @@ def reason(window: SampleWindow, i: int) -> str | None:
         return UNSTEPPED
     if from_nothing(window)[i]:
         return FROM_NOTHING
-    if faded(window)[i]:
+    if faded(window)[i] and excused(window)[i]:
         return IN_GRADIENT
     return UNWINDS if unwinds(window)[i] else None
 

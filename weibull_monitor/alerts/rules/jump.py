@@ -7,7 +7,6 @@ But what training does to a matrix it does for a while: it goes on in the next i
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from typing import Final
 
 import numpy as np
@@ -18,23 +17,27 @@ from weibull_monitor.alerts.rules.result import RuleResult, rule_result, stronge
 from weibull_monitor.alerts.rules.scale import scale_shift as shift
 from weibull_monitor.alerts.rules.words import SE_LAMBDA, between, unstepped
 from weibull_monitor.alerts.settings import ScaleShift
-from weibull_monitor.alerts.statistics import Bools, Floats, or_zero, quiet
-from weibull_monitor.alerts.window import EARLY, JUMP, SampleWindow
+from weibull_monitor.alerts.statistics import Bools, Floats, median_along, or_zero, quiet
+from weibull_monitor.alerts.window import EARLY, JUMP, SHAPES, SampleWindow
 
 MIN_ELEMENTS: Final = 512
 """Smaller matrices are not judged: with few values, one of them moves the scale."""
 LEAST: Final = 0.08
 """|Δ ln λ| and |Δ ln RMS| of a jump, at least."""
-RISE: Final = ((1.0, 16.0), (2.5, 6.0))
-"""How many times the growth of any other matrix, and its own largest past movement, a jump up is; either pair is enough."""
+RISE: Final = (2.5, 6.0)
+"""How many times the growth of any other matrix, and its own largest past movement, a jump up is."""
 FALL: Final = 5.2
 """How many times its own largest past movement a jump down is."""
-RESTED_RISE: Final = ((1.0, 5.6), (0.0, 7.5))
-"""As `RISE`, for a jump that is as many times what the matrix moved by in the next interval, too."""
+RESTED_RISE: Final = (1.15, 5.6)
+"""The same for a jump that is as many times what the matrix moved by in the next interval, too …"""
+RESTED_ANYWAY: Final = 7.5
+"""… and how many times both, where another matrix grew more."""
 RESTED_FALL: Final = 3.2
-"""As `FALL`, the same …"""
-RESTED_FALL_OF_BODY: Final = 4.3
-"""… and for matrices of attention and feed-forward, many of which may fall in one interval."""
+"""As `FALL`, for a jump that is as many times what the matrix moved by in the next interval, too."""
+UNLIKE: Final = 2.0
+"""How many times the median movement of the model in the interval it is; what all do at once, a rate or a restart has done."""
+LATELY: Final = 8
+"""Intervals before a jump that say how a matrix moves, where the next one says so, too."""
 SCALES: Final = ("lambda", "rms")
 
 
@@ -44,7 +47,7 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
     if found is None:
         return None
     with quiet():
-        last, rested = (window.once(name, partial(_jumps, window, n)) for n, name in ((1, "jump"), (2, "rested")))
+        last, rested = _jumps(window, 1), _jumps(window, 2)
         jump = np.where(from_nothing(window), 0.0, np.fmax(last, rested))
         if not (jump >= 1.0).any():
             return found  # nearly always
@@ -55,18 +58,18 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
     def meaning(i: int) -> str:
         start, end = (window.steps[-3], window.steps[-2]) if earlier[i] else (window.steps[-2], window.steps[-1])
         was, at = back[i], (window.before("rms") if earlier[i] else window.now("rms"))[i]
-        furthest = window.furthest("log rms", -2 if earlier[i] else -1)[i]
+        furthest = (_around(window, "rms") if earlier[i] else window.furthest("log rms"))[i]
         after = (
             f", and has moved by {100 * abs(window.now('rms')[i] / at - 1.0):.2g} % since step {end}"
             if earlier[i]
             else ""
         )
         return (
-            f"RMS {between(was, at, start)}, by {100 * (at / was - 1.0):+.1f} %{after}; its largest change before, in such a "
+            f"RMS {between(was, at, start)}, by {100 * (at / was - 1.0):+.1f} %{after}; its largest other change, in such a "
             f"time, was {100 * np.expm1(furthest):.1f} %. "
             + ("Training does not jump and then rest: something" if earlier[i] else "Probably something")
-            + " wrote to this matrix (a checkpoint that was loaded, an embedding that was scaled twice, an adapter that was "
-            "merged). Check first what did; if it was not you, go back to the last checkpoint."
+            + " wrote to this matrix (a checkpoint that was loaded, a scale that was applied twice, an adapter that was merged). "
+            "Check first what did; if it was not you, go back to the last checkpoint."
         )
 
     jumps = rule_result(
@@ -88,51 +91,74 @@ def _jumps(window: SampleWindow, ago: int) -> Floats:
     """Strength of jumps of λ and the RMS in the last interval, or in the one before it (``ago`` 2), shape (components,).
 
     λ and the RMS jump together, and the one that jumped less counts. A jump in the interval before has to be far beyond what the
-    matrix moved by in the last one, too.
+    matrix moved by in the last one, too; so it is enough to look at its latest movements before.
     """
     components = window.components
     nothing = np.zeros(window.now("rms").shape)
     if len(window.steps) < MIN_INTERVALS + 2 + ago:
         return nothing
-    # What weight decay takes away in proportion is no jump.
+    by = window["moved"][-ago][
+        ..., 0, :, :
+    ]  # (columns, components); without what weight decay explains, a fall is less
+    if not (np.minimum(*(by[..., SHAPES.index(f"log {c}"), :] for c in SCALES)) >= LEAST).any():
+        return nothing  # nearly always
+    rows = [np.log(window[c][-ago - 1 : len(window.steps) + 1 - ago]) for c in SCALES]  # each (2, components)
+    # What weight decay takes away in proportion is no jump; LAMB takes away less, so it does not count for rises.
     spent = window["decay"][-ago] - window["decay"][-ago - 1]
-    moved = [np.log(window[c][-ago] / window[c][-ago - 1]) + spent for c in SCALES]
+    moved = [np.where(now > before, now - before, np.fmin(now - before + spent, 0.0)) for before, now in rows]
     size = np.minimum(*np.abs(moved))
-    outside = ~components.body & ~components.expert
-    judged = components.trainable & (components.numel >= MIN_ELEMENTS) & (moved[0] * moved[1] > 0.0)
+    judged = (
+        components.trainable
+        & ~components.body
+        & ~components.expert
+        & (components.numel >= MIN_ELEMENTS)
+        & (moved[0] * moved[1] > 0.0)
+    )
     judged &= (size >= LEAST) & (np.asarray(window.steps[-ago]) > EARLY) & window.warm
     if not judged.any():
-        return nothing  # nearly always
+        return nothing
     noise = SE_LAMBDA * window["k_se"][-ago] / window["k"][-ago]
     units = np.full(nothing.shape, np.inf)
-    for column, by in zip(SCALES, moved, strict=True):
-        usual = np.fmax(window.furthest(f"log {column}", -ago), noise)
-        usual = np.fmax(usual, _after(window, column)) if ago > 1 else usual * _longer(window)
-        units = np.minimum(units, np.abs(by) / usual)
-    fell = moved[1] < 0.0
+    for column, far in zip(SCALES, moved, strict=True):
+        usual = window.furthest(f"log {column}") * _longer(window) if ago == 1 else _around(window, column)
+        units = np.minimum(units, np.abs(far) / np.fmax(usual, noise))
+    fell, grown = moved[1] < 0.0, np.fmax(moved[1], 0.0)
+    among = components.trainable & ~components.expert
     fall, rise = (RESTED_FALL, RESTED_RISE) if ago > 1 else (FALL, RISE)
-    strength = np.where(fell & outside, units / fall, 0.0)
-    if ago > 1:
-        strength = np.where(fell & components.body, units / RESTED_FALL_OF_BODY, strength)
-    rose = judged & ~fell & outside & (units >= min(own for _, own in rise))
+    strength = np.where(fell, units / fall, 0.0)
+    rose = judged & ~fell & (units >= rise[1])
     if rose.any():
-        grown = np.fmax(moved[1], 0.0)
-        others = largest_other(grown, components.trainable & ~components.expert, components.owners)
-        for alone, own in rise:
-            further = np.minimum(units / own, grown / (alone * others)) if alone else units / own
-            strength = np.where(rose, np.fmax(strength, or_zero(further)), strength)
-    known = (np.isfinite(window["rms"]) & (window["eta_sum"] > 0.0)).sum(axis=0) > MIN_INTERVALS + ago
+        others = largest_other(grown, among, components.owners)
+        alone = or_zero(np.minimum(units / rise[1], grown / (rise[0] * others)))
+        strength = np.where(rose, np.fmax(alone, units / RESTED_ANYWAY if ago > 1 else 0.0), strength)
+    judged &= np.abs(moved[1]) >= UNLIKE * np.abs(median_along(moved[1][..., among]))
+    known = (_latest(window, ago, SCALES[0])[0] > 0.0).sum(axis=0) >= MIN_INTERVALS  # intervals in which it moved
     return or_zero(np.where(judged & known & ~_rate_jumped(window, ago), strength, 0.0))
 
 
-def _after(window: SampleWindow, column: str) -> Floats:
-    """What each matrix moved by in the last interval, brought to the length of the one before, (components,)."""
-    moved = np.abs(np.log(window.now(column) / window.before(column)))
-    return moved * np.sqrt(np.fmax(window.before("work") / window.now("work"), 1.0))
+def _latest(window: SampleWindow, ago: int, column: str) -> tuple[Floats, Floats]:
+    """Movements of a column in the `LATELY` intervals before one, as they are and over √work, each (intervals, components)."""
+    until = len(window.steps) - ago
+    kept = window["moved"][max(until - LATELY, 0) : until]  # (intervals, 2, columns, components)
+    place = SHAPES.index(f"log {column}")
+    return kept[..., 0, place, :], kept[..., 1, place, :]
+
+
+def _around(window: SampleWindow, column: str) -> Floats:
+    """The largest movement of a column in the `LATELY` intervals before the last but one, and in the last one, (components,).
+
+    Each is brought to the length of the last but one, as in `SampleWindow.furthest`.
+    """
+    raw, by_root = (moved.max(axis=0) for moved in _latest(window, 2, column))
+    work = window.before("work")
+    next_one = np.abs(np.log(window.now(column) / window.before(column)))
+    next_one = next_one * np.sqrt(np.fmax(work / window.now("work"), 1.0))
+    most: Floats = np.fmax(np.maximum(raw, by_root * np.sqrt(work)), next_one)
+    return most
 
 
 def _longer(window: SampleWindow) -> Floats:
-    """The root of how much longer the last interval is than all before, at least 1, (components,): drifts go on so."""
+    """The root of how much longer the last interval is than all before, or 1, (components,): a drift grows in proportion."""
     work = window["work"]
     longer: Floats = np.sqrt(np.fmax(work[-1] / np.fmax.reduce(work[1:-1], axis=0), 1.0))
     return longer

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from weibull_monitor.alerts.component_arrays import JudgedGroup
-from weibull_monitor.alerts.rules.alone import alone, moved_together
+from weibull_monitor.alerts.rules.alone import alone, moved_together, part_lost
 from weibull_monitor.alerts.rules.excuse import excused, group_excused, reason
 from weibull_monitor.alerts.rules.groups import (
     GroupResults,
@@ -32,7 +32,7 @@ from weibull_monitor.alerts.rules.movement import (
     usual_movement,
 )
 from weibull_monitor.alerts.rules.result import RuleResult
-from weibull_monitor.alerts.rules.words import ONE_WAY_CASE, between, fit_got_worse, mixed_case
+from weibull_monitor.alerts.rules.words import LOST_CASE, ONE_WAY_CASE, between, fit_got_worse, mixed_case
 from weibull_monitor.alerts.settings import SelectionDrift, SelectionRange, SelectionShift
 from weibull_monitor.alerts.statistics import quiet
 from weibull_monitor.alerts.window import SampleWindow
@@ -111,7 +111,7 @@ def selection_shift(window: SampleWindow, settings: SelectionShift) -> RuleResul
         fell = np.minimum(
             alone(window, -move.last, move.own, error, (settings.alone, settings.own)), -move.last / settings.change
         )
-        fell = np.fmax(fell, moved_together(window))
+        fell = np.fmax(fell, np.fmax(moved_together(window), part_lost(window)))
         both = np.where(window.jumped, 0.0, np.fmax(both, np.where(fell >= 1.0, type(settings).sure * fell, 0.0)))
         besides = np.fmax(unlike_others(window, move.last, move.others, error, settings), both)
     straight = one_way(window)
@@ -130,6 +130,8 @@ def selection_shift(window: SampleWindow, settings: SelectionShift) -> RuleResul
                 if straight[i]
                 else because
                 if (because := reason(window, i))
+                else LOST_CASE
+                if part_lost(window)[i] >= 1.0
                 else mixed_case(window, i)
                 if moved_together(window)[i] >= 1.0
                 else "Its fit got worse, too, so a part of it was overwritten, such as a head or some rows. Check first the "

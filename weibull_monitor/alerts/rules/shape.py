@@ -6,12 +6,15 @@ from typing import Final
 
 import numpy as np
 
-from weibull_monitor.alerts.rules.alone import moved_together, moved_together_outside
+from weibull_monitor.alerts.rules.alone import moved_together, moved_together_outside, part_lost
 from weibull_monitor.alerts.rules.decay import grows_on
 from weibull_monitor.alerts.rules.excuse import excused, group_excused, reason
 from weibull_monitor.alerts.rules.groups import GroupResults, around, group_error, median_k, median_start, warm
 from weibull_monitor.alerts.rules.movement import (
+    ALIKE,
     AS_OTHERS,
+    FIRST_K,
+    K_AS_RMS,
     MIN_INTERVALS,
     caution,
     one_way,
@@ -21,7 +24,7 @@ from weibull_monitor.alerts.rules.movement import (
     usual_movement,
 )
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result
-from weibull_monitor.alerts.rules.words import ONE_WAY_CASE, apart, between, fit_got_worse, mixed_case
+from weibull_monitor.alerts.rules.words import LOST_CASE, ONE_WAY_CASE, apart, between, fit_got_worse, mixed_case
 from weibull_monitor.alerts.settings import BodyBreak, LayerOutlier, TransmissionExit
 from weibull_monitor.alerts.statistics import Bools, Floats, median_along, median_of, or_zero, quiet, spread_of
 from weibull_monitor.alerts.window import EARLY, SampleWindow
@@ -42,6 +45,8 @@ KEPT: Final = 0.9
 """Share of λ that a matrix keeps which comes back to the shape of others."""
 GREW: Final = 0.05
 """Growth of ln RMS from which on steps may have made values more alike."""
+TWICE: Final = 2.0
+"""How many times as much as in `one_way` k of what is in no block rises in steps of one size, at most."""
 SAME_R2: Final = 0.002
 """Change of R² that is not worth a word where R² itself is the sign."""
 R2_NOISE: Final = 0.06
@@ -267,7 +272,7 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
     components, r2, start = window.components, window.now("r2"), window.baseline["r2"]  # arrays: (components,)
     strength, z = np.zeros(len(components)), np.full(len(components), np.nan)
     by_k, outside = np.zeros(len(components), dtype=bool), np.zeros(len(components))
-    mixed = mixed_outside = outside
+    mixed = lost = mixed_outside = outside
     evener = by_k
     lone = ~components.body & (components.blocks < 0) & components.trainable
     with quiet():
@@ -289,16 +294,23 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
             k_strength = np.fmax(k_strength, np.where(window.jumped, 0.0, unlike))
             limits = settings.both, settings.change
             both = unlike_both(window, move.last, move, error, limits, type(settings).sure)
-            mixed = moved_together(window)
-            both = np.fmax(both, np.where(mixed >= 1.0, type(settings).sure * mixed, mixed))
+            mixed, lost = moved_together(window), part_lost(window)
+            both = np.fmax(
+                both, np.where(np.fmax(mixed, lost) >= 1.0, type(settings).sure * np.fmax(mixed, lost), mixed)
+            )
             k_strength = np.fmax(k_strength, np.where(window.jumped, 0.0, both))
             # Embeddings and heads are like no others, so mostly their past tells.
             size = np.abs(move.last)
             further = np.minimum(size / (OUTSIDE * np.hypot(move.own, error)), size / OUTSIDE_CHANGE)
             # Steps of one size lead to values of one size; what writes to a matrix hardly ever makes k higher than at the start.
             # And then the size stays, while steps make it grow.
-            grew = np.log(window.now("rms") / window.before("rms")) >= GREW
-            evener = grew & (move.last > 0.0) & (window.now("k") > ONE_SIZE * anchors()["normal"].k)
+            by_rms = np.log(window.now("rms") / window.before("rms"))
+            first = FIRST_K[0] + FIRST_K[1] * np.fmax(by_rms - FIRST_K[2], 0.0)
+            most = TWICE * np.where(window.before("k") < ALIKE, first, K_AS_RMS * by_rms)
+            as_far = np.log(window.now("k") / window.before("k")) <= most
+            evener = (
+                (by_rms >= GREW) & as_far & (move.last > 0.0) & (window.now("k") > ONE_SIZE * anchors()["normal"].k)
+            )
             late = (window.steps[-1] > EARLY) & ~one_way(window) & ~window.jumped & ~evener
             mixed_outside = moved_together_outside(window)
             further = np.fmax(np.where(lone, further, 0.0), mixed_outside)
@@ -352,6 +364,8 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
                 if straight[i]
                 else because
                 if (because := reason(window, i))
+                else LOST_CASE
+                if by_k[i] and lost[i] >= 1.0
                 else mixed_case(window, i)
                 if by_k[i] and max(mixed[i], mixed_outside[i]) >= 1.0
                 else "Its fit is as good as before, so all of its values changed alike, as if it was initialised or loaded anew. "

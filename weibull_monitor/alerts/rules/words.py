@@ -206,6 +206,14 @@ ONE_WAY_CASE: Final = (
 """What an info says of a matrix whose k rose in steps that all go one way."""
 
 
+LOST_CASE: Final = (
+    "Its RMS stayed, and no other matrix changed so: a part of its values became small, such as rows, columns or a page that was "
+    "set to zero. Check first the matrix by row and by column (`weight.std(1)`, `weight.std(0)`). If it was not you, go back to "
+    "the last checkpoint."
+)
+"""What an alert says of a matrix whose k fell while its size was kept."""
+
+
 def _same(window: SampleWindow, i: int, when: str) -> bool:
     """Whether k and λ are those of the baseline, or of the sample before, though λ was another one in between."""
     then = {c: window.baseline[c] if when == "baseline" else window.before(c) for c in ("k", "lambda", "k_se")}

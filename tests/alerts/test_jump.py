@@ -1,0 +1,189 @@
+"""Jumps of embeddings and heads, parts of a matrix that get small, and frozen matrices that change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from alerts.simulated import ATTENTION, Columns, components, healthy, index, samples_of, window_of
+from weibull_monitor.alerts import replay
+from weibull_monitor.alerts.rules.alone import part_lost
+from weibull_monitor.history.alert import Alert
+from weibull_monitor.model.components import Component
+
+AT, ETA, SAMPLES = 15, 6e-3, 24
+EMBEDDING = index(3, "ffn_down")
+V, UP, Q = index(2, "attn_v"), index(2, "ffn_up"), index(2, "attn_q")
+
+
+def with_embedding(**different: Any) -> tuple[Component, ...]:
+    """The matrices, of which the last one is an embedding."""
+    (*others, last) = components()
+    given = {"name": "model.embed.weight", "parameter": "model.embed.weight", "kind": "embedding", "block": None}
+    return (*others, replace(last, **given | different))
+
+
+def alerts_of(
+    break_it: Callable[[list[Columns]], object], of: tuple[Component, ...] | None = None, **more: Any
+) -> list[Alert]:
+    columns = healthy(SAMPLES, eta=ETA)
+    break_it(columns)
+    samples = [replace(s, **more) for s in samples_of(columns, of=of or with_embedding())]
+    return [a for a in replay(samples, None, [ATTENTION]) if a.phase != "ends"]
+
+
+def serious(*given: Any, **more: Any) -> list[Alert]:
+    return [a for a in alerts_of(*given, **more) if a.finding.severity != "info"]
+
+
+def scaled(columns: list[Columns], i: int, by: float, start: int = AT) -> None:
+    for now in columns[start:]:
+        for name in ("lambda", "rms", "largest"):
+            now[name][i] *= np.exp(by)
+
+
+@pytest.mark.parametrize("by", [-0.15, 0.11, 0.22])
+def test_an_embedding_that_jumps_once_is_found_when_it_rests(by: float) -> None:
+    """Within two samples, though it is like no others; and what it was before the jump is told."""
+    found = serious(lambda c: scaled(c, EMBEDDING, by))
+    assert [(a.finding.rule, a.finding.component) for a in found] == [("scale_shift", "model.embed.weight")]
+    assert found[0].step in (10 * AT, 10 * (AT + 1))
+    if found[0].step > 10 * AT:
+        assert f"since step {10 * AT - 10}" in found[0].text
+        assert f"since step {10 * AT}; its largest other change" in found[0].text
+
+
+def test_an_embedding_that_begins_to_grow_is_not_found() -> None:
+    """Training goes on with what it has begun, and another matrix begins, too."""
+
+    def grows(columns: list[Columns], until: int = SAMPLES) -> None:
+        for n in range(AT, until):
+            scaled(columns, EMBEDDING, 0.11, n)
+            scaled(columns, UP, 0.05, n)
+
+    assert serious(grows) == []
+    assert [a.step for a in serious(lambda c: grows(c, AT + 1))] == [10 * (AT + 1)]
+
+
+def test_a_jump_of_all_matrices_is_none_of_an_embedding() -> None:
+    def all_jump(columns: list[Columns]) -> None:
+        for i in range(len(columns[0]["k"])):
+            scaled(columns, i, 0.11)
+
+    assert [a for a in serious(all_jump) if a.finding.component == "model.embed.weight"] == []
+
+
+def test_what_began_to_move_a_moment_ago_has_no_past_to_jump_from() -> None:
+    def thawed(columns: list[Columns]) -> None:
+        for n, now in enumerate(columns):
+            if n < AT - 1:
+                for name in ("k", "lambda", "rms", "largest"):
+                    now[name][EMBEDDING] = columns[0][name][EMBEDDING]
+        scaled(columns, EMBEDDING, 0.11)
+
+    assert serious(thawed) == []
+
+
+def lose(columns: list[Columns], i: int, scale: float = 0.96) -> None:
+    """k falls as where a few rows were zeroed and have been filled with small values since."""
+    for now in columns[AT:]:
+        now["k"][i] -= 0.14
+        now["lambda"][i] *= scale
+
+
+@pytest.mark.parametrize(("matrix", "rule"), [(Q, "selection_shift"), (UP, "body_break")])
+def test_a_part_that_gets_small_lowers_k_and_keeps_the_size(matrix: int, rule: str) -> None:
+    found = serious(lambda c: lose(c, matrix))
+    assert [(a.finding.rule, a.step, a.finding.component) for a in found] == [
+        (rule, 10 * AT, components()[matrix].name)
+    ]
+    assert "a part of its values became small" in found[0].text
+
+
+def test_a_lower_k_of_a_larger_matrix_has_lost_no_part() -> None:
+    columns = healthy(AT + 1)
+    lose(columns, Q)
+    assert part_lost(window_of(samples_of(columns)))[Q] > 1.0
+    columns[AT]["rms"][Q] *= 1.1
+    assert part_lost(window_of(samples_of(columns)))[Q] == 0.0
+
+
+def faded(columns: list[Columns]) -> None:
+    """All matrices shrink by 4 % a sample, as under weight decay in the gradient."""
+    for n, now in enumerate(columns):
+        for name in ("lambda", "rms", "largest"):
+            now[name] *= 0.95**n
+
+
+@pytest.mark.parametrize("by", [-0.35, 0.35])
+def test_what_one_matrix_does_alone_is_no_weight_decay_in_the_gradient(by: float) -> None:
+    def breaks(columns: list[Columns]) -> None:
+        faded(columns)
+        for now in columns[AT:]:
+            now["k"][UP] += by
+
+    coupled = {"coupled_weight_decay": len(components())}
+    found = serious(breaks, withheld=coupled)
+    assert [(a.finding.rule, a.finding.component) for a in found] == [("body_break", components()[UP].name)]
+    assert serious(faded, withheld=coupled) == []
+
+
+def still(columns: list[Columns], i: int) -> None:
+    for now in columns:
+        for name in ("k", "lambda", "rms", "largest", "r2"):
+            now[name][i] = columns[0][name][i]
+        now["eta"][i] = now["eta_sum"][i] = now["update_max"][i] = now["element_max"][i] = np.nan
+
+
+def merged(columns: list[Columns]) -> None:
+    still(columns, V)
+    scaled(columns, V, 1e-3)
+
+
+def of_frozen(**different: Any) -> tuple[Component, ...]:
+    chosen = list(components())
+    chosen[V] = replace(chosen[V], trainable=False, **different)
+    return tuple(chosen)
+
+
+def test_a_frozen_matrix_that_changes_is_a_fact_whatever_the_size_of_the_change() -> None:
+    (found,) = serious(merged, of_frozen())
+    assert (found.finding.rule, found.step, found.finding.component) == (
+        "impossible_change",
+        10 * AT,
+        components()[V].name,
+    )
+    assert "This matrix is frozen, and not one of its values had changed before" in found.text
+    assert "adapter" in found.text
+
+
+def test_a_frozen_matrix_that_is_always_updated_is_a_teacher() -> None:
+    def teacher(columns: list[Columns]) -> None:
+        still(columns, V)
+        for n in range(1, SAMPLES):
+            scaled(columns, V, 1e-3, n)
+
+    assert alerts_of(teacher, of_frozen()) == []
+
+
+def test_a_frozen_copy_of_a_trained_matrix_may_be_updated_now_and_then() -> None:
+    """As the target network of a DQN."""
+    of = of_frozen(name="target." + components()[UP].name.partition(".")[2])
+    assert serious(merged, of) == []
+    assert "if it is copied from there now and then" in alerts_of(merged, of)[0].text
+
+
+def test_a_matrix_with_an_eta_of_zero_is_frozen_and_one_without_an_optimizer_an_info() -> None:
+    def at_zero(columns: list[Columns]) -> None:
+        merged(columns)
+        for now in columns[1:]:
+            now["eta"][V] = now["eta_sum"][V] = 0.0
+
+    assert [a.finding.rule for a in serious(at_zero)] == ["impossible_change"]
+    assert "Its η is 0" in serious(at_zero)[0].text
+    assert serious(merged) == []
+    assert "in no optimizer that the monitor knows" in alerts_of(merged)[0].text
