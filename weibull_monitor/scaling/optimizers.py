@@ -112,7 +112,7 @@ class OptimizerRule:
     decoupled: bool = True
     step: Callable[[Group], Reason | None] = lambda group: None
     scale: Callable[[Group, Shape], float] = lambda group, shape: 1.0
-    bounds: Callable[[Group, Shape], UpdateBound | None] = lambda group, shape: None
+    bounds: Callable[[Group, Shape], UpdateBound | None] = bounds.bound_none
     update: UpdateForm | None = None
     step_count: Literal["state", "group"] = "state"
 
@@ -209,6 +209,8 @@ AFFIXES: Final = re.compile(r"^(?:DeepSpeedCPU|DeepSpeed|Paged|Fused|CPU|_)+|(?:
 """What libraries put around the name of an optimizer whose row they keep: bitsandbytes, torchao, Apex, DeepSpeed, ColossalAI."""
 _COARSE: Final = re.compile(r"(?:4bit|Fp8)$")
 """Optimizers whose m and v have so few bits that updates and forces cannot be computed from them."""
+_QUANTISED: Final = re.compile(r"(?:8bit|4bit|Fp8)$")
+"""Optimizers whose m and v are quantised, so that bounds of their quotient do not hold."""
 
 
 def rule_of(optimizer: Any) -> OptimizerRule:
@@ -232,6 +234,8 @@ def rule_of(optimizer: Any) -> OptimizerRule:
         rule = replace(rule, decoupled=decoupled)
     if any(map(_COARSE.search, names)):
         rule = replace(rule, update=None)
+    if any(map(_QUANTISED.search, names)) and rule.bounds is not bounds.bound_sign:
+        rule = replace(rule, bounds=bounds.bound_none)  # a v that is rounded to zero lets m through; a sign stays one
     return rule
 
 

@@ -28,8 +28,8 @@ SE_LAMBDA: Final = 0.761
 
 UNSTEPPED: Final = (
     "No optimizer that the monitor knows steps it: it is computed from other parameters, as with spectral norm, or belongs to an "
-    "optimizer that was not passed, or to one that keeps its own step sizes (Rprop). So nothing tells how far it may move. If you "
-    "pass all optimizers, nothing has to be done."
+    "optimizer that was not passed, or to one that keeps its own step sizes (Rprop). So nothing tells how far it may move. If "
+    "you pass all optimizers, nothing has to be done."
 )
 """What an info says of such a matrix."""
 
