@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -39,6 +41,34 @@ def test_what_no_known_optimizer_steps_may_move_as_it_likes(stepped: bool, sever
     assert [a.finding.severity for a in alerts] == [severity]
     assert ("computed from other parameters" in alerts[0].finding.meaning) is not stepped
     assert "not known" not in alerts[0].finding.meaning or not stepped
+
+
+@pytest.mark.parametrize(("reason", "severity"), [("own_learning_rate", "warning"), ("step_not_eta", "info")])
+def test_what_keeps_its_own_step_sizes_may_move_as_it_likes(reason: str, severity: str) -> None:
+    """Rprop makes the step of each value up to 1.2 times as long at each step, whatever η is."""
+    columns = healthy()
+    unknown(columns, "eta", "eta_sum", "weight_decay", "update_max", "element_max")
+    for now in columns[AT:]:
+        for name in ("lambda", "rms", "largest"):
+            now[name][V] *= 2.0
+    samples = [replace(sample, withheld={reason: len(sample.components)}) for sample in samples_of(columns)]
+    alerts = [a.finding for a in replay(samples, None, [ATTENTION]) if a.finding.rule == "scale_shift"]
+    assert [a.severity for a in alerts if a.component == samples[0].components[V].name][:1] == [severity]
+
+
+def test_a_rate_that_the_optimizer_raises_is_no_setting_that_jumps() -> None:
+    columns = healthy(30, eta=ETA)
+    for now in columns[AT:]:
+        now["eta"][:] *= 30.0
+        now["eta_sum"][:] += 29.0 * ETA
+        for name in ("lambda", "rms", "largest"):
+            now[name][:] *= 1.3
+    rules = []
+    for reason in ("no_weight_decay", "own_learning_rate"):
+        samples = [replace(sample, withheld={reason: len(sample.components)}) for sample in samples_of(columns)]
+        rules.append({a.finding.rule for a in replay(samples, None, [ATTENTION])})
+    assert "setting_jump" in rules[0]
+    assert "setting_jump" not in rules[1]
 
 
 @pytest.mark.parametrize("deviations", [1.0, 1.5, 2.0, 3.0, 5.0])

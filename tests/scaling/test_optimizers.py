@@ -17,6 +17,7 @@ from weibull_monitor.scaling.optimizers import (
     RULES,
     chooses_rate,
     describe,
+    rate_of,
     rule_of,
 )
 
@@ -87,6 +88,25 @@ def test_adafactor_of_transformers_by_its_options() -> None:
     assert reason() == "own_learning_rate"
     assert reason(lr=1e-3, relative_step=False) == "step_scaled_by_weight"
     assert reason(lr=1e-3, relative_step=False, scale_parameter=False) is None
+
+
+@pytest.mark.parametrize(("name", "each"), [("AdamW8bit", None), ("AdamWFp8", None), ("PagedLion8bit", 1.0)])
+def test_quantised_states_have_no_bound_but_that_of_a_sign(name: str, each: float | None) -> None:
+    """Driven with gradients of many sizes, AdamW8bit of torchao steps by 1e15 η, that of bitsandbytes by 1.36 times the bound."""
+    optimizer = named(name, betas=(0.9, 0.95))
+    bound = rule_of(optimizer).bound(optimizer.param_groups[0], (4, 4))
+    assert (bound and bound.element) == each
+
+
+def test_rates_that_an_optimizer_chooses() -> None:
+    """Prodigy and D-Adaptation step by d·lr; that a group can have a fixed decay hides nothing; Rprop says nothing."""
+    assert rate_of({"lr": 0.5, "d": 1e-3, "d0": 1e-6}) == pytest.approx(5e-4)
+    assert rate_of({"lr": 0.5, "d": torch.tensor(1e-3), "d0": 1e-6}) is None  # may be on an accelerator
+    assert rate_of({"lr": 0.5, "fixed_decay": False}) == 0.5
+    assert rate_of({"lr": 0.5, "fixed_decay": True, "weight_decay": 0.01}) is None
+    rprop = of_torch(torch.optim.Rprop)
+    assert rate_of(rprop.param_groups[0]) is None
+    assert rule_of(rprop).why_not(rprop.param_groups[0]) == "step_not_eta"
 
 
 def test_a_subclass_follows_the_rule_of_its_base() -> None:

@@ -149,14 +149,24 @@ def test_what_has_no_state_yet_is_not_said_to_keep_no_momentum() -> None:
 
 
 def test_a_rate_that_the_optimizer_chooses_gives_no_ratio(tmp_path: Path) -> None:
-    class Adam(torch.optim.Adam):  # as Prodigy and D-Adaptation show themselves
-        def __init__(self, params: Any, lr: float) -> None:
-            super().__init__(params, lr=lr)
-            self.param_groups[0] |= {"d": 1e-6, "growth_rate": 2.0}
+    """But where it says it, as Prodigy and D-Adaptation say d, the rate is d·lr."""
 
-    *_, found = trained(Adam, tmp_path)
+    def adam(**own: Any) -> Any:
+        class Adam(torch.optim.Adam):
+            def __init__(self, params: Any, lr: float) -> None:
+                super().__init__(params, lr=lr)
+                self.param_groups[0] |= own
+
+        return Adam
+
+    *_, found = trained(adam(relative_step=True), tmp_path / "hidden")
     assert found is not None
     assert found.ratio is None
+    *_, known = trained(adam(d=0.5, growth_rate=2.0), tmp_path / "known")
+    *_, whole = trained(adam(), tmp_path / "whole")
+    assert known is not None
+    assert whole is not None
+    assert known.ratio == pytest.approx(0.5 * whole.ratio)
 
 
 def test_chunks_are_small_and_hold_every_element_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

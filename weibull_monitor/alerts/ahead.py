@@ -40,8 +40,8 @@ class SamplesTogether(SampleWindow):
         self.samples = places[0].samples
         self.reset = tuple(np.array([place.reset for place in places]).T[:, :, None])
         self.peak, self.settled, self.plateau = (np.stack([place[n] for place in places]) for n in (4, 5, 6))
-        past = np.array([place[7:] for place in places]).T[:, :, None]  # (5, places, 1)
-        self.speed, self.fastest, self.moving_intervals, self.coupled, self.scaled = past
+        past = np.array([place[7:] for place in places]).T[:, :, None]  # (7, places, 1)
+        self.speed, self.fastest, self.moving_intervals, self.coupled, self.scaled, self.own_rate, self.not_eta = past
 
     def __getitem__(self, column: str) -> Floats:
         """A column of the last samples at each place, shape (samples, places, components)."""

@@ -69,6 +69,8 @@ class Place(NamedTuple):
     moving_intervals: int
     coupled: int
     scaled: int
+    own_rate: int
+    not_eta: int
 
 
 class SampleWindow:
@@ -97,6 +99,8 @@ class SampleWindow:
         moving_intervals: Number of intervals that `fastest` is from.
         coupled: Number of components whose weight decay is in a gradient that is normalised, at the latest sample.
         scaled: Number of components whose steps are scaled by the norm of the weights, at the latest sample.
+        own_rate: 1 if optimizers choose η of most components by themselves, at the latest sample; else 0.
+        not_eta: Number of components whose steps do not have the size η, at the latest sample.
         memo: Results about the latest sample that several rules share; emptied at the next sample.
         kept: Results about the components and the baseline; emptied when these change.
     """
@@ -108,23 +112,20 @@ class SampleWindow:
         self._buffer: dict[str, Any] = {}
         self._levels: Floats | None = None
         self.steps: list[int] = []
-        self._end = 0
+        self._end = self.samples = self.loaded_at = 0
         self._components: tuple[Component, ...] = ()
         self.components = ComponentArrays.of(())
         self.pairs: tuple[AttentionPair, ...] = ()
         self.baseline: dict[str, Floats] = {}
         self.loaded: dict[str, Floats] = {}
-        self.loaded_at = 0
         self.peak: Floats = np.zeros(0)
         self.settled: Bools = np.zeros(0, dtype=bool)
         self.plateau: Floats = np.zeros(0)
-        self.samples = 0
         self.reset = (0, 0)
         self.speed: Any = math.nan
         self.fastest: Any = 0.0
-        self.moving_intervals: Any = 0
-        self.coupled: Any = 0
-        self.scaled: Any = 0
+        none: Any = 0
+        self.moving_intervals, self.coupled, self.scaled, self.own_rate, self.not_eta = (none,) * 5
         self.memo: dict[Any, Any] = {}
         self.kept: dict[Any, Any] = {}
         self._adopt(())
@@ -142,6 +143,8 @@ class SampleWindow:
         self.reset = (self.reset[1], sample.withheld.get("optimizer_reset", 0))
         self.coupled = sample.withheld.get("coupled_weight_decay", 0)
         self.scaled = sample.withheld.get("step_scaled_by_weight", 0)
+        self.own_rate = int(2 * sample.withheld.get("own_learning_rate", 0) > len(sample.components))
+        self.not_eta = sample.withheld.get("step_not_eta", 0)
         self.memo.clear()
         values = _values_of(sample)  # (columns, components)
         if self._end == self._room:
@@ -168,12 +171,15 @@ class SampleWindow:
     def place(self) -> Place:
         """Where the window stands: after its latest sample."""
         past = self._end, self.steps, self.samples, self.reset, self.peak, self.settled, self.plateau
-        return Place(*past, self.speed, self.fastest, self.moving_intervals, self.coupled, self.scaled)
+        withheld = self.coupled, self.scaled, self.own_rate, self.not_eta
+        return Place(*past, self.speed, self.fastest, self.moving_intervals, *withheld)
 
     def go_to(self, place: Place) -> None:
         """Goes back or forward to where the window stood, among samples that were taken in since `move_down`."""
         self._end, self.steps, self.samples, self.reset, self.peak, self.settled, self.plateau = place[:7]
-        self.speed, self.fastest, self.moving_intervals, self.coupled, self.scaled = place[7:]
+        self.speed, self.fastest, self.moving_intervals, self.coupled, self.scaled, self.own_rate, self.not_eta = place[
+            7:
+        ]
         self.memo.clear()
 
     def slices(self, places: Sequence[Place]) -> dict[str, Floats]:
@@ -285,7 +291,7 @@ class SampleWindow:
             jumped = jumped | (eta[-1] > self.peak) & late
         if len(rates) > 1:
             jumped = jumped | (rates[-1] > JUMP * np.fmax(np.fmax.reduce(rates[:-1], axis=0), self.peak))
-        found: Bools = self.settled & jumped
+        found: Bools = self.settled & jumped & (self.own_rate == 0)
         return found
 
     def _derive(self) -> None:
@@ -309,8 +315,9 @@ class SampleWindow:
             passed = np.where(passed > 0, passed, np.nan)
             mean = passed / steps if steps else passed
             # Work: how far the interval can have moved a matrix. It is Σ η, with η capped at twice its peak, so that a wrong
-            # rate does not explain its own effects; the number of steps where η is not known.
-            allowed = np.where(self.peak > 0, np.minimum(1.0, MAX_ETA_GROWTH * self.peak / mean), 1.0)
+            # rate does not explain its own effects (D-Adaptation: as it is); the number of steps where η is not known.
+            most = np.where(self.own_rate > 0, np.inf, MAX_ETA_GROWTH * self.peak)
+            allowed = np.where(self.peak > 0, np.minimum(1.0, most / mean), 1.0)
             buffer["work"][now] = np.where(np.isfinite(passed), passed * allowed, steps)
             # S and I of the scaling law as `weibull_monitor.scaling.budget` has them, with the mean η of the interval.
             spent = or_zero(mean * or_zero(self.now("weight_decay")) * steps)

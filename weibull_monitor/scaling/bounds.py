@@ -198,6 +198,11 @@ def _averaged(weights: NDArray[np.float64], beta: float) -> NDArray[np.float64]:
     return out
 
 
+def bound_none(group: Group, shape: Shape) -> UpdateBound | None:
+    """No bound, or none that is known."""
+    return None
+
+
 def bound_sign(group: Group, shape: Shape) -> UpdateBound | None:
     """Lion, SignSGD: a sign. Sophia (H. Liu et al., 2023) clips to 1."""
     return UpdateBound(each=1.0)

@@ -126,7 +126,7 @@ def shared_of(stepped: StepInfo | None) -> Shared:
     if stepped is None:
         return Shared(math.nan, math.nan, reason="no_optimizer")
     (eta, decay, reason), budget, bound = stepped.used, stepped.budget, stepped.bound
-    if reason == "own_learning_rate":
+    if math.isnan(eta) and reason in ("own_learning_rate", "step_not_eta"):
         return Shared(math.nan, decay, reason=reason)
     path = budget.path if budget else math.nan
     element = bound.element if bound else None

@@ -60,15 +60,36 @@ def _adafactor_step(group: Group) -> Reason | None:
 
 
 def chooses_rate(group: Group) -> bool:
-    """Whether an optimizer chooses the learning rate of a group by itself; what stands in the group's ``lr`` is not used then.
+    """Whether an optimizer chooses the learning rate of a group by itself; it is not what stands in the group's ``lr`` then.
 
     >>> chooses_rate({"lr": 0.0, "relative_step": True})  # Adafactor, beside its AdafactorSchedule
     True
     """
-    # D-Adaptation and Prodigy step by d·lr; torch's Adafactor has another d. Rprop keeps a step size of each value.
-    own = {"growth_rate", "d0", "step_sizes"} & group.keys() or ("d" in group and "beta2_decay" not in group)
-    # With a decay that is not multiplied by η, nothing that is said of ηλ_wd is true.
-    return group.get("lr") is None or bool(group.get("relative_step") or group.get("fixed_decay") or own)
+    # Rprop keeps a step size of each value. With a decay that is not multiplied by η, nothing that is said of ηλ_wd is true.
+    own = group.get("relative_step") or group.get("fixed_decay") or "step_sizes" in group
+    return group.get("lr") is None or bool(own) or _by_distance(group)
+
+
+def _by_distance(group: Group) -> bool:
+    """Whether steps are d·lr, where d is an estimate of the distance to the solution that grows: D-Adaptation and Prodigy."""
+    # Torch's Adafactor has another d.
+    return bool({"growth_rate", "d0"} & group.keys()) or ("d" in group and "beta2_decay" not in group)
+
+
+def rate_of(group: Group) -> Any:
+    """η of the last step of a group, a number or a tensor; None if the optimizer chooses it and does not say it.
+
+    >>> rate_of({"lr": 0.1}), rate_of({"lr": 0.5, "d": 1e-3, "growth_rate": 2.0}), rate_of({"lr": None})
+    (0.1, 0.0005, None)
+    """
+    if not chooses_rate(group):
+        return group["lr"]
+    factors = group.get("lr"), group.get("d")
+    if not (_by_distance(group) and all(isinstance(value, (int, float)) for value in factors)) or group.get(
+        "fixed_decay"
+    ):
+        return None
+    return float(group["lr"]) * float(group["d"])
 
 
 @dataclass(frozen=True)
@@ -91,7 +112,7 @@ class OptimizerRule:
     decoupled: bool = True
     step: Callable[[Group], Reason | None] = lambda group: None
     scale: Callable[[Group, Shape], float] = lambda group, shape: 1.0
-    bounds: Callable[[Group, Shape], UpdateBound | None] = lambda group, shape: None
+    bounds: Callable[[Group, Shape], UpdateBound | None] = bounds.bound_none
     update: UpdateForm | None = None
     step_count: Literal["state", "group"] = "state"
 
@@ -134,7 +155,7 @@ class OptimizerRule:
         'own_learning_rate'
         """
         if chooses_rate(group):
-            return "own_learning_rate"
+            return "step_not_eta" if "step_sizes" in group else "own_learning_rate"
         if group.get("weight_decay") and not self.decouples(group):
             return "coupled_weight_decay"
         return self.step(group)
@@ -188,6 +209,8 @@ AFFIXES: Final = re.compile(r"^(?:DeepSpeedCPU|DeepSpeed|Paged|Fused|CPU|_)+|(?:
 """What libraries put around the name of an optimizer whose row they keep: bitsandbytes, torchao, Apex, DeepSpeed, ColossalAI."""
 _COARSE: Final = re.compile(r"(?:4bit|Fp8)$")
 """Optimizers whose m and v have so few bits that updates and forces cannot be computed from them."""
+_QUANTISED: Final = re.compile(r"(?:8bit|4bit|Fp8)$")
+"""Optimizers whose m and v are quantised, so that bounds of their quotient do not hold."""
 
 
 def rule_of(optimizer: Any) -> OptimizerRule:
@@ -211,6 +234,8 @@ def rule_of(optimizer: Any) -> OptimizerRule:
         rule = replace(rule, decoupled=decoupled)
     if any(map(_COARSE.search, names)):
         rule = replace(rule, update=None)
+    if any(map(_QUANTISED.search, names)) and rule.bounds is not bounds.bound_sign:
+        rule = replace(rule, bounds=bounds.bound_none)  # a v that is rounded to zero lets m through; a sign stays one
     return rule
 
 

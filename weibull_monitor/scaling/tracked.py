@@ -13,7 +13,7 @@ from weibull_monitor.scaling.accounts import Accounts, GroupAccounts, Rates
 from weibull_monitor.scaling.budget import Budget
 from weibull_monitor.scaling.counts import ParameterSteps, StepCounts
 from weibull_monitor.scaling.deepspeed import engine_of, parameters_of, rates_of
-from weibull_monitor.scaling.optimizers import chooses_rate, innermost
+from weibull_monitor.scaling.optimizers import innermost, rate_of
 from weibull_monitor.scaling.quick import QuickCalls
 from weibull_monitor.scaling.resets import StateWatch
 
@@ -138,8 +138,8 @@ class TrackedOptimizer:
         late = bool(self._late)
         for i, group in enumerate(groups):
             group = self.rates.get(id(group), group)  # DeepSpeed may already have set the rate of the next step
-            eta = group.get("lr")
-            if chooses_rate(group):
+            eta = rate_of(group)
+            if eta is None:
                 rates.append(None)
             else:
                 if not isinstance(eta, float):

@@ -318,7 +318,7 @@ class BudgetTracker:
 
 def _used(rule: Any, group: Mapping[str, Any], account: Account) -> Hyperparameters:
     if account.rates is None:
-        return Hyperparameters(math.nan, float(group.get("weight_decay") or 0.0), "own_learning_rate")
+        return Hyperparameters(math.nan, float(group.get("weight_decay") or 0.0), rule.why_not(group))
     eta, weight_decay = account.rates
     used: Hyperparameters = rule.hyperparameters({**group, "lr": eta, "weight_decay": weight_decay})
     return used

@@ -9,7 +9,7 @@ import numpy as np
 from weibull_monitor.alerts.component_arrays import JudgedGroup
 from weibull_monitor.alerts.rules.alone import beyond_others
 from weibull_monitor.alerts.rules.decay import IN_GRADIENT, MOST, faded
-from weibull_monitor.alerts.rules.movement import ALIKE, ONE_WAY_AT_LEAST, SUSTAINED_ONE_WAY, from_nothing
+from weibull_monitor.alerts.rules.movement import ALIKE, ONE_WAY_AT_LEAST, SUSTAINED_ONE_WAY, caution, from_nothing
 from weibull_monitor.alerts.rules.words import UNSTEPPED, unstepped
 from weibull_monitor.alerts.statistics import Bools
 from weibull_monitor.alerts.window import SampleWindow
@@ -31,9 +31,17 @@ UNWINDS: Final = (
 """What an info says of such a matrix."""
 
 
+RISING: Final = (
+    "The optimizer chooses η by itself, and raises it by orders of magnitude in the first steps. All matrices take the shape of "
+    "these steps; nothing has to be done if the loss falls."
+)
+"""What an info says of a matrix in the first steps of such an optimizer."""
+
+
 def excused(window: SampleWindow) -> Bools:
     """Matrices whose k and R² may change for a reason that is no fault, shape (components,): faded, begun at next to nothing,
-    stepped by no known optimizer, or coming back from values of one size. What only one of the faded ones does is not excused.
+    stepped by no known optimizer, coming back from values of one size, or in a young run whose optimizer raises η by itself.
+    What only one of the faded ones does is not excused.
     """
     return window.once("excused", lambda: _excused(window))
 
@@ -42,7 +50,12 @@ def _excused(window: SampleWindow) -> Bools:
     fading = faded(window)
     if fading.any():
         fading = fading & ~beyond_others(window)
-    return fading | from_nothing(window) | unstepped(window) | unwinds(window)
+    return fading | from_nothing(window) | unstepped(window) | unwinds(window) | _rising(window)
+
+
+def _rising(window: SampleWindow) -> Bools:
+    found: Bools = (caution(window) > 1.0) & (window.own_rate > 0)
+    return found
 
 
 def reason(window: SampleWindow, i: int) -> str | None:
@@ -53,6 +66,8 @@ def reason(window: SampleWindow, i: int) -> str | None:
         return FROM_NOTHING
     if faded(window)[i] and excused(window)[i]:
         return IN_GRADIENT
+    if _rising(window)[i]:
+        return RISING
     return UNWINDS if unwinds(window)[i] else None
 
 

@@ -65,6 +65,7 @@ def setting_jump(window: SampleWindow, settings: SettingJump) -> RuleResult | No
         by_rate = np.zeros(grown.all.shape)
         jumped = np.fmax(grown.alone / settings.group, grown.all / settings.all)
         jumped = np.fmax(jumped, grown.burst / settings.burst)
+        jumped = np.where(window.own_rate > 0, 0.0, jumped)  # it is no setting then
         if (jumped[..., trainable] >= 1.0).any():
             move = usual_movement(window, "log lambda", LOOKBACK)
             noise = SE_LAMBDA * window.now("k_se") / window.now("k")

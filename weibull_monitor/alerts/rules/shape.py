@@ -335,6 +335,8 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
         z = np.where(np.abs(z) < settings.z, np.nan, z)  # found for another reason
         straight = one_way(window) | grows_on(window)
         harmless = excused(window)
+        # Steps that an optimizer makes long by itself lead slowly to the shape of such steps, and it stays.
+        slow = (r2 < settings.slowly) & (start >= settings.r2) & ~harmless & (window.own_rate == 0)
         sudden &= ~straight & ~harmless & ~(by_k & window.jumped)  # `scale_shift` tells of a jump of η
 
     def moved_by(i: int, column: str) -> str:
@@ -347,7 +349,7 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
         strength=np.where(components.numel >= MIN_ELEMENTS, strength, 0.0),
         # What was no population at the baseline, such as zeros, has not broken. One that bends slowly is not broken, either:
         # steps like signs do that. A sudden change is a warning, unless steps that go one way explain it.
-        severity=np.where(sudden | ((r2 < settings.slowly) & (start >= settings.r2) & ~harmless), 2, 1).astype(np.int8),
+        severity=np.where(sudden | slow, 2, 1).astype(np.int8),
         quantity=lambda i: "k" if by_k[i] else "R²",
         value=np.where(by_k, window.now("k"), r2),
         low=np.where(by_k | (r2 >= settings.r2), np.nan, settings.r2),  # a sudden fall may end within the range

@@ -28,7 +28,8 @@ SE_LAMBDA: Final = 0.761
 
 UNSTEPPED: Final = (
     "No optimizer that the monitor knows steps it: it is computed from other parameters, as with spectral norm, or belongs to an "
-    "optimizer that was not passed. So nothing tells how far it may move. If you pass all optimizers, nothing has to be done."
+    "optimizer that was not passed, or to one that keeps its own step sizes (Rprop). So nothing tells how far it may move. If "
+    "you pass all optimizers, nothing has to be done."
 )
 """What an info says of such a matrix."""
 
@@ -159,13 +160,14 @@ def cause_of_shift(window: SampleWindow, i: int, found: Bools, others: str = "Mo
 
 
 def unstepped(window: SampleWindow) -> Bools:
-    """Trainable matrices whose η is not known, though that of others is; shape (components,)."""
+    """Trainable matrices whose η is not known, though that of others is, or whose steps are not η; shape (components,)."""
     return window.once("unstepped", lambda: _unstepped(window))
 
 
 def _unstepped(window: SampleWindow) -> Bools:
     known, trainable = np.isfinite(window.now("eta")), window.components.trainable
-    found: Bools = trainable & ~known & (known & trainable).any(axis=-1, keepdims=True)
+    others = (known & trainable).any(axis=-1, keepdims=True)
+    found: Bools = trainable & ~known & (others | (window.not_eta > 0))  # Rprop keeps a step size of each value
     return found
 
 
