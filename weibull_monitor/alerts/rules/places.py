@@ -22,7 +22,7 @@ LARGEST_NOISE: Final = 0.016
 """Width of the bin of the largest value, in its logarithm."""
 NEARER: Final = 0.6
 """Share of their difference before that is left, at most, in each of the four: matrices that grow are alike in λ alone."""
-STAY: Final = 1.5
+STAY: Final = 2.0
 """How many times as far as the others those move that change places: a model in which all move may follow its own trail."""
 FEWER: Final = 2.0
 """A quarter of the matrices may be this many times less near than the others."""
@@ -48,11 +48,7 @@ def misplaced(window: SampleWindow, settings: Misplaced) -> RuleResult | None:
         return None  # nearly always
     strength, ratios = np.zeros(len(window.components)), np.full(len(window.components), np.nan)
     how, came = "", np.full(len(window.components), -1)
-    now, before = _traits(window, -1), _traits(window, -2)  # (4, components)
-    error = window.now("k_se")
-    noise = np.stack([*(2 * [SE_LAMBDA * error / window.now("k")]), error, np.full(error.shape, LARGEST_NOISE)])
-    own = np.stack([*(window.furthest(c) for c in ("log lambda", "log rms", "k")), np.zeros(error.shape)])
-    unit = own**2 + noise**2
+    now, before, unit = _traits(window)  # (4, components)
     body = np.flatnonzero(window.components.body & window.components.trainable)
     for places in _places(window):
         here, there = places.here, places.there
@@ -92,21 +88,32 @@ def misplaced(window: SampleWindow, settings: Misplaced) -> RuleResult | None:
 
 
 def far_moved(window: SampleWindow) -> Floats:
-    """Whether enough matrices moved further than ever, 1 or 0, shape (…, 1)."""
+    """Whether as many matrices moved further than ever as half of an exchange has, 1 or 0, shape (…, 1)."""
+    least = min((len(places.here) for places in _places(window)), default=0) // 2
+    if not least:
+        return np.zeros(1)
     with quiet():
-        units = [
-            np.log(window.now("lambda") / window.before("lambda")) / window.furthest("log lambda"),
-            (window.now("k") - window.before("k")) / np.fmax(window.furthest("k"), window.now("k_se")),
-        ]
-        far = (np.fmax(*np.abs(units)) >= 1.0) & window.components.body & window.components.trainable
+        now, before, unit = _traits(window)  # (4, …, components)
+        far = ((now - before) ** 2 / unit).mean(axis=0) >= 1.0
+        far &= window.components.body & window.components.trainable
         old = np.reshape(window.steps[-2], far.shape[:-1]) > YOUNG
-        return ((far.sum(axis=-1) >= MIN_PAIRS) & old)[..., None].astype(float)
+        enough: Floats = ((far.sum(axis=-1) >= least) & old)[..., None].astype(float)
+        return enough
 
 
-def _traits(window: SampleWindow, at: int) -> Floats:
-    """What tells matrices apart, (4, components)."""
-    lambda_, rms, k, largest = (window[c][at] for c in ("lambda", "rms", "k", "largest"))
-    return np.stack([np.log(lambda_), np.log(rms), k, np.log(largest / rms)])
+def _traits(window: SampleWindow) -> tuple[Floats, Floats, Floats]:
+    """What tells matrices apart, now and before, and the squares of how far each has moved at most; (4, …, components) each."""
+    return window.once("traits", lambda: _made_traits(window))
+
+
+def _made_traits(window: SampleWindow) -> tuple[Floats, Floats, Floats]:
+    last = [window[c][-2:] for c in ("lambda", "rms", "k", "largest")]  # each (2, …, components)
+    lambda_, rms, k, largest = last[0], last[1], last[2], last[3]
+    traits = np.stack([np.log(lambda_), np.log(rms), k, np.log(largest / rms)])
+    error = window.now("k_se")
+    noise = np.stack([*(2 * [SE_LAMBDA * error / k[-1]]), error, np.full(error.shape, LARGEST_NOISE)])
+    own = np.stack([*(window.furthest(c) for c in ("log lambda", "log rms", "k")), np.zeros(error.shape)])
+    return traits[:, -1], traits[:, -2], own**2 + noise**2
 
 
 def _places(window: SampleWindow) -> tuple[Places, ...]:
