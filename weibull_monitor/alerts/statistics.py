@@ -88,19 +88,6 @@ def reaches(strength: Floats) -> bool:
     return bool(len(strength)) and bool(np.maximum.reduce(strength) >= 1.0)
 
 
-def rounded(values: Floats) -> Floats:
-    """Rounds to nine significant digits, as the history does; rounded values do not change.
-
-    >>> rounded(np.array([0.0123456789012, 0.0, np.nan])).tolist()
-    [0.0123456789, 0.0, nan]
-    """
-    with quiet():
-        exponent = 8 - np.floor(np.log10(np.abs(values)))
-        scale = np.power(10.0, np.minimum(np.maximum(exponent, -290), 290))
-        result = np.round(values * scale) / scale
-    return np.where(np.isfinite(result), result, values)
-
-
 _QUIET: ContextVar[bool] = ContextVar("quiet", default=False)
 
 
