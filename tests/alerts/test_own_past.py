@@ -77,8 +77,9 @@ def test_a_model_that_outruns_its_own_past_is_found() -> None:
 
 
 def test_blocks_that_outrun_their_past_begin_to_learn() -> None:
-    """The embedding goes on as before, so it is not the optimizer."""
-    assert with_embedding(lambda c: scaled(c, slice(0, BODY - 1), 0.12, AT)) == []
+    """The embedding goes on as before, so it is not the optimizer. That they are quiet again is for another rule."""
+    found = with_embedding(lambda c: scaled(c, slice(0, BODY - 1), 0.12, AT))
+    assert {a.finding.rule for a in found} == {"all_jumped"}
 
 
 @pytest.mark.parametrize(

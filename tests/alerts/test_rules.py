@@ -10,6 +10,7 @@ import pytest
 
 from alerts.simulated import (
     ATTENTION,
+    KINDS,
     Columns,
     alerts_of,
     component,
@@ -67,6 +68,17 @@ def shifted(columns: list[Columns], name: str, by: float, most: int) -> None:
         now[name][most] += 0.3 * by
 
 
+def exchanged(columns: list[Columns]) -> None:
+    """W_k and W_v of all blocks, of different scale, k and largest value."""
+    keys = [i for i in range(len(columns[0]["k"])) if i % len(KINDS) == KINDS.index("attn_k")]
+    values = [i + 1 for i in keys]
+    for n, now in enumerate(columns):
+        for name, factor in (("lambda", 1.03), ("rms", 1.03), ("k", 0.98), ("largest", 1.2)):
+            now[name][values] *= factor
+            if n >= AT:
+                now[name][[*keys, *values]] = now[name][[*values, *keys]]
+
+
 def slowed(columns: list[Columns], i: int) -> None:
     for n, now in enumerate(columns[AT:], 1):
         for name in ("k", "lambda", "rms"):
@@ -106,6 +118,7 @@ FAULTS = {
     "impossible_change": (lambda c: scaled(c, Q, 8.0), Q, "error"),
     "scale_shift": (lambda c: scaled(c, K, 0.8), K, "warning"),
     "all_jumped": (lambda c: shifted(c, "k", -0.02, Q), Q, "warning"),
+    "misplaced": (exchanged, K, "warning"),
     "scale_runaway": (lambda c: too_fast(c, UP, start=6), UP, "warning"),
     "scale_stall": (lambda c: slowed(c, UP), UP, "warning"),
     "selection_shift": (lambda c: set_from(c, "k", Q, 1.10), Q, "warning"),

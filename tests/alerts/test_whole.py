@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from alerts.simulated import Columns, alerts_of, components
+from alerts.simulated import KINDS, Columns, alerts_of, components
 from weibull_monitor.alerts.common_movement import OF_ALL, common_movement
 from weibull_monitor.alerts.component_arrays import ComponentArrays
 
@@ -100,3 +100,48 @@ def test_the_medians_are_those_of_numpy() -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_healthy_runs_of_any_cadence_have_no_jump(seed: int) -> None:
     assert alerts_of(seed=seed, every=100, samples=40) == []
+
+
+def apart(columns: list[Columns]) -> None:
+    """Each block has its own scale, k and largest value, further apart than a matrix moves between two samples."""
+    block = np.arange(len(columns[0]["k"])) // len(KINDS)
+    for now in columns:
+        now["lambda"], now["rms"] = (now[name] * 1.04**block for name in ("lambda", "rms"))
+        now["k"], now["largest"] = now["k"] - 0.02 * block, now["largest"] * 1.2**block
+
+
+def one_too_early(columns: list[Columns]) -> None:
+    apart(columns)
+    for now in columns[AT:]:
+        for name in ("lambda", "rms", "k", "largest", "r2"):
+            now[name][: -len(KINDS)] = now[name][len(KINDS) :].copy()
+
+
+def test_blocks_that_are_one_too_early_are_found_at_the_first_sample() -> None:
+    found = [a for a in alerts_of(one_too_early) if a.finding.rule == "misplaced" and a.phase != "ends"]
+    assert [a.step for a in found] == [10 * AT]
+    assert found[0].finding.count == 21
+    assert "model.layers.1.attn_q.weight had at step 110" in found[0].text
+    assert "blocks are one too early" in found[0].text
+
+
+def test_blocks_that_follow_each_other_are_not_misplaced() -> None:
+    """Each block comes to where the next one was, but so does the last one: all go the same way."""
+
+    def trail(columns: list[Columns]) -> None:
+        apart(columns)
+        for now in columns[AT:]:
+            now["lambda"], now["rms"] = 1.04 * now["lambda"], 1.04 * now["rms"]
+            now["k"], now["largest"] = now["k"] - 0.02, 1.2 * now["largest"]
+
+    assert "misplaced" not in dict(rules_of(trail))
+
+
+def test_two_layers_that_change_places_are_too_few() -> None:
+    def two(columns: list[Columns]) -> None:
+        apart(columns)
+        for now in columns[AT:]:
+            for name in ("lambda", "rms", "k", "largest"):
+                now[name][[0, len(KINDS)]] = now[name][[len(KINDS), 0]]
+
+    assert "misplaced" not in dict(rules_of(two))

@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from weibull_monitor.alerts.rules import RULES
+from weibull_monitor.alerts.rules.places import far_moved
 from weibull_monitor.alerts.rules.whole import common_jump
 from weibull_monitor.alerts.settings import AlertSettings
 from weibull_monitor.alerts.statistics import Bools, Floats
@@ -102,6 +103,7 @@ def _always(window: SampleWindow, settings: Any) -> Bools:
 _LOOKS: Final[Mapping[str, Callable[[SampleWindow, Any], Floats | Bools]]] = {
     "unchanged": _same,
     "all_jumped": _jump,
+    "misplaced": lambda window, settings: far_moved(window),
     "initialised_anew": _always,
     "update_growth": _always,
     "update_excess": _always,

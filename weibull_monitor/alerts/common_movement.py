@@ -44,7 +44,6 @@ def common_movement(components: ComponentArrays, stepped: Bools, moved: Floats, 
     count = int(np.count_nonzero(part))
     if count < MANY:
         return np.full(OF_ALL, np.nan)
-    values = np.concatenate([moved[:, part], work[None, part]])  # (columns + 1, matrices)
-    values.partition((count - 1) // 2, axis=1) if count % 2 else values.partition((count // 2 - 1, count // 2), axis=1)
-    middle = (values[:, (count - 1) // 2] + values[:, count // 2]) / 2.0
+    ordered = np.sort(np.concatenate([moved[:, part], work[None, part]]), axis=1)  # (columns + 1, matrices)
+    middle = (ordered[:, (count - 1) // 2] + ordered[:, count // 2]) / 2.0
     return np.append(middle, count)

@@ -28,7 +28,8 @@ STRONGER_RULES: Final = {"scale_shift": ("impossible_change", "nonfinite", "sett
 """A rule skips a component where one of these stronger rules found the same fault at the same sample."""
 EXPLAINED_BY: Final = {
     "attention_scale": ("impossible_change",),
-    "all_jumped": ("impossible_change", "scale_shift", "selection_shift", "body_break", "setting_jump"),
+    "all_jumped": ("impossible_change", "scale_shift", "selection_shift", "body_break", "setting_jump", "misplaced"),
+    "misplaced": ("initialised_anew",),
     "layer_outlier": ("initialised_anew", "impossible_change"),
     "scale_runaway": ("impossible_change",),
 }

@@ -135,6 +135,13 @@ class AllJumped(RuleSettings):
 
 
 @dataclass(frozen=True)
+class Misplaced(RuleSettings):
+    """Matrices are ``ratio`` times as near to where others were at the sample before as to where they were themselves."""
+
+    ratio: float = 2.0
+
+
+@dataclass(frozen=True)
 class ScaleRunaway(RuleSettings):
     """The budget ratio c is above ``ratio`` times the median of all attention and feed-forward matrices."""
 
@@ -300,6 +307,7 @@ class AlertSettings:
     impossible_change: ImpossibleChange = ImpossibleChange()
     scale_shift: ScaleShift = ScaleShift()
     all_jumped: AllJumped = AllJumped()
+    misplaced: Misplaced = Misplaced()
     scale_runaway: ScaleRunaway = ScaleRunaway()
     scale_stall: ScaleStall = ScaleStall()
     selection_range: SelectionRange = SelectionRange()

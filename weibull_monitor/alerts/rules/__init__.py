@@ -10,6 +10,7 @@ from weibull_monitor.alerts.rules.broken import dead, no_gradient, nonfinite, op
 from weibull_monitor.alerts.rules.jump import scale_shift
 from weibull_monitor.alerts.rules.loaded import initialised_anew
 from weibull_monitor.alerts.rules.maximum import impossible_change
+from weibull_monitor.alerts.rules.places import misplaced
 from weibull_monitor.alerts.rules.result import RuleResult as RuleResult
 from weibull_monitor.alerts.rules.result import finding_of as finding_of
 from weibull_monitor.alerts.rules.scale import scale_runaway
@@ -31,6 +32,7 @@ RULES: Final[dict[str, Rule]] = {
     "scale_shift": scale_shift,
     "selection_shift": selection_shift,
     "all_jumped": all_jumped,
+    "misplaced": misplaced,
     "initialised_anew": initialised_anew,
     "attention_scale": attention_scale,
     "body_break": body_break,
