@@ -104,6 +104,7 @@ def test_rates_that_an_optimizer_chooses() -> None:
     assert rate_of({"lr": 0.5, "d": torch.tensor(1e-3), "d0": 1e-6}) is None  # may be on an accelerator
     assert rate_of({"lr": 0.5, "fixed_decay": False}) == 0.5
     assert rate_of({"lr": 0.5, "fixed_decay": True, "weight_decay": 0.01}) is None
+    assert rate_of({"lr": 0.5, "decouple_lr": True, "weight_decay": 0.01}) is None
     rprop = of_torch(torch.optim.Rprop)
     assert rate_of(rprop.param_groups[0]) is None
     assert rule_of(rprop).why_not(rprop.param_groups[0]) == "step_not_eta"

@@ -23,6 +23,8 @@ from weibull_monitor.scaling import bounds
 from weibull_monitor.scaling.bounds import MUON_RMS, Group, Shape, UpdateBound, muon_factor
 from weibull_monitor.scaling.deepspeed import wrappers
 
+FIXED_DECAY: Final = ("fixed_decay", "decouple_lr")
+"""Options of pytorch-optimizer and optimi with which weight decay is not multiplied by η."""
 DECOUPLED: Final = ("decoupled_weight_decay", "weight_decouple", "decouple", "decoupled_decay")
 """Names under which parameter groups say whether their weight decay is decoupled: PyTorch's, and those of other libraries."""
 UpdateForm = Literal["adam", "sign", "momentum", "orthogonal"]
@@ -66,7 +68,7 @@ def chooses_rate(group: Group) -> bool:
     True
     """
     # Rprop keeps a step size of each value. With a decay that is not multiplied by η, nothing that is said of ηλ_wd is true.
-    own = group.get("relative_step") or group.get("fixed_decay") or "step_sizes" in group
+    own = group.get("relative_step") or any(map(group.get, FIXED_DECAY)) or "step_sizes" in group
     return group.get("lr") is None or bool(own) or _by_distance(group)
 
 
