@@ -10,11 +10,11 @@ from typing import Any
 import layouts
 import torch
 import torch.distributed as dist
+from runs import Messages, Recorded
 from scaling.test_kept import AdamW8bit
 from torch import Tensor, nn
 from torch.distributed.optim import ZeroRedundancyOptimizer
 
-from runs import Messages, Recorded
 from weibull_monitor import WeibullMonitor, read_history
 from weibull_monitor.history.columns import UPDATES
 from weibull_monitor.model.sharding.local import local_tensor
