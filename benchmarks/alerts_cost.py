@@ -11,6 +11,7 @@ import argparse
 import statistics
 import time
 import tracemalloc
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,12 +19,16 @@ import torch
 from weibull_monitor.alerts import AlertSettings, Engine
 from weibull_monitor.alerts.rules import RULES
 from weibull_monitor.alerts.window import SampleWindow
-from weibull_monitor.history.snapshot import Reference, Scaling, Snapshot
-from weibull_monitor.measure import WeibullFit
+from weibull_monitor.history.snapshot import References, ScalingRows, Snapshot
+from weibull_monitor.measure.fit import FIELDS
+from weibull_monitor.measure.fit_rows import FitRows
 from weibull_monitor.model.components import Component
 
 TARGET = 10.0
 """Milliseconds a sample."""
+FIT: dict[str, Any] = {"r2": 0.998, "k_se": 0.0013, "lambda_se": 1e-5, "n": 1 << 20, "occupied_bins": 100}
+USED = {"eta": 3e-4, "weight_decay": 0.1, "update_max": 7.27}
+REFERENCE = {"k": 1.2054, "lambda_": 0.018, "p999_p50": np.nan, "largest": np.nan}
 KINDS = ("attn_q", "attn_k", "attn_v", "attn_o", "ffn_gate", "ffn_up", "ffn_down")
 
 
@@ -47,35 +52,21 @@ def components(number: int) -> tuple[Component, ...]:
 
 
 def snapshots(number: int, samples: int) -> list[Snapshot]:
-    """Samples of a healthy run, every 100 steps."""
+    """Samples of a healthy run, every 100 steps, as the monitor makes them: columns, no objects."""
     chosen, chance = components(number), np.random.default_rng(0)
+    names, here = tuple(c.name for c in chosen), np.ones(number, dtype=bool)
     k, log_lambda = np.full(number, 1.2054), np.full(number, np.log(0.018))
+    baseline = References(names, {n: np.full(number, v) for n, v in REFERENCE.items()})
     out = []
     for sample in range(samples):
         k = k - 2e-4 + 1e-4 * chance.standard_normal(number)
         log_lambda = log_lambda + 0.01 + 1e-3 * chance.standard_normal(number)
         scale = np.exp(log_lambda)
-        nothing = dict.fromkeys(("ks", "q90_q10", "p999_p50", "gini", "aic_weibull", "aic_lognormal", "aic_gamma"), 0.0)
-        fits = {
-            c.name: WeibullFit(
-                k=float(k[i]),
-                lambda_=float(scale[i]),
-                r2=0.998,
-                k_se=0.0013,
-                lambda_se=1e-5,
-                n=1 << 20,
-                zeros=0,
-                nonfinite=0,
-                rms=float(scale[i] / 0.887),
-                occupied_bins=100,
-                checksum=sample,
-                **nothing,
-            )
-            for i, c in enumerate(chosen)
-        }
-        used = Scaling(eta=3e-4, weight_decay=0.1, eta_sum=3e-2 * sample, update_max=7.27)
-        baseline = {c.name: Reference(1.2054, 0.018) for c in chosen}
-        out.append(Snapshot(100 * sample, 0.0, chosen, fits, dict.fromkeys(fits, used), baseline))
+        found = FIT | {"k": k, "lambda_": scale, "rms": scale / 0.887, "checksum": float(sample)}
+        fits = FitRows(names, np.stack([np.broadcast_to(found.get(n, 0.0), number) for n in FIELDS]), here)
+        used = {n: np.full(number, v) for n, v in (USED | {"eta_sum": 3e-2 * sample}).items()}
+        scaling = ScalingRows(names, here, used, [None] * number)
+        out.append(Snapshot(100 * sample, 0.0, chosen, fits, scaling, baseline))
     return out
 
 

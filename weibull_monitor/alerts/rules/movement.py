@@ -199,7 +199,8 @@ def _one_way_before(window: SampleWindow) -> Bools:
     """Whether the interval before the last one went one way, too, and k has risen as it does over both, shape (components,)."""
     if len(window.steps) < 3:
         return np.zeros(window.now("k").shape, dtype=bool)
-    path, steps = window["eta_sum"][-2] - or_zero(window["eta_sum"][-3]), window.steps[-2] - window.steps[-3]
+    path = window["eta_sum"][-2] - or_zero(window["eta_sum"][-3])
+    steps = np.fmax(window.steps[-2] - window.steps[-3], 1)
     rms, start = window.before("rms"), window["rms"][-3]  # all arrays (components,)
     bound = window.now("update_max")
     full = path * np.fmin(bound, 1.0)
