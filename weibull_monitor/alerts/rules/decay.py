@@ -126,7 +126,7 @@ def scaled_to_zero(window: SampleWindow) -> Bools:
 
     Such a step has the size η·‖w‖ whatever it consists of: u/‖u‖ with u = m̂/√v̂ + λ_wd·w (Y. You et al., "Large Batch
     Optimization for Deep Learning", 2020, algorithm 2). Where the gradient of the loss is small beside λ_wd·w, it points to zero
-    as a whole, and ln RMS falls by η a step, not by ηλ_wd.
+    as a whole, and ln RMS falls by η a step, not by ηλ_wd. What only one matrix does, but an expert, is no decay.
     """
     if not np.any(window.scaled):
         return np.zeros(window.now("lambda").shape, dtype=bool)  # nearly always
@@ -135,6 +135,8 @@ def scaled_to_zero(window: SampleWindow) -> Bools:
         enough = np.asarray(window.scaled) >= MOST * decaying.sum(axis=-1, keepdims=True)
         fell = np.log(window.before("rms") / window.now("rms"))
         found: Bools = decaying & enough & (fell > 0.0) & (fell <= window.path) & ~window.jumped
+        if found.any():
+            found &= window.components.expert | ~beyond_others(window)
     return found
 
 
