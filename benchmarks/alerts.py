@@ -281,11 +281,11 @@ first looks below are typed in.
 
 The runs are trainings of 100 to 700 steps of small models (about 0.2 M parameters, two to eight blocks), with the optimizers,
 courses of η and ordinary events that the files `corpus_*.py` in `benchmarks/` list; the names of those with settings drawn at
-random (`corpus_drawn.py`) have a number. In `corpus_unseen.py` the architecture is drawn, too, from what people build, and so is
-where, how and when a fault strikes: a new seed draws runs that nobody has seen. Each is sampled at steps 1, 2, 4, … 64 and every 10, and replayed at cadences of 10, 50
-and 100, with the samples that a run has by default after a jump of η or unfreezing. An alarm is a warning or an error; infos are
-not counted. Trainings with drawn settings whose loss did not fall are left out, as are faults in them; the rule was made before
-the trainings of new families.
+random (`corpus_drawn.py`) have a number. In `corpus_unseen.py` the architecture is drawn, too, from what people build, and so
+is where, how and when a fault strikes: a new seed draws runs that nobody has seen. Each is sampled at steps 1, 2, 4, … 64 and
+every 10, and replayed at cadences of 10, 50 and 100, with the samples that a run has by default after a jump of η or
+unfreezing. An alarm is a warning or an error; infos are not counted. Trainings with drawn settings whose loss did not fall
+are left out, as are faults in them; the rule was made before the trainings of new families.
 
 A training stands on one of two sides. Thresholds were *chosen with* one of them: all its runs and faults have been looked at,
 most of them several times, so that the numbers of that side say how well the rules fit and not how good they are. The other
