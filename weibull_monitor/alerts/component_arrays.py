@@ -13,13 +13,19 @@ import numpy.typing as npt
 
 from weibull_monitor.alerts.statistics import Bools, Floats
 from weibull_monitor.analysis.published import AttentionKind
-from weibull_monitor.model.components import Component, representatives
+from weibull_monitor.model.components import Component, distinct, representatives
 from weibull_monitor.model.components.component import DTYPES
 
 Ints = npt.NDArray[np.int64]
 ROUNDED: Final = 1e-4
 """Dtypes with a larger precision than this (bf16, fp16) lose small updates, may double a step by rounding, and may move by one
 unit in the last place at each step, as by stochastic rounding."""
+
+
+FACTORS: Final = ("attn_q_a", "attn_kv_a")
+"""Kinds of matrices that W_q and W_k are a product of, beside those of the Selection class."""
+LEAST_PART: Final = 1024
+"""Elements from which on the shape of a part is judged: below, se(R²) is above 0.01."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +52,9 @@ class ComponentArrays:
     Attributes:
         names: Names.
         selection: W_q and W_k, their heads, and fused matrices that hold them.
+        wakes: Those, and the factors that they are products of (latent attention): they grow where attention begins to learn.
+        whole: Stored matrices whose parts are components, large enough to be judged. Two kinds of values in such a matrix, each
+            in its part, are no sign of anything.
         body: Attention and feed-forward matrices without heads and experts: those that should be one population.
         expert: Whether it belongs to one expert, which may be given no tokens.
         trainable: Whether a gradient was required when the component was found.
@@ -64,6 +73,8 @@ class ComponentArrays:
 
     names: tuple[str, ...]
     selection: Bools
+    wakes: Bools
+    whole: Bools
     body: Bools
     expert: Bools
     trainable: Bools
@@ -100,10 +111,15 @@ class ComponentArrays:
             return id(c) in shown and c.kind.startswith(("attn_", "ffn_")) and c.expert is None and c.block is not None
 
         body = array(comparable, bool)
+        def selects(c: Component) -> bool:
+            return c.component_class in ("selection", "mixed")
+
         types = {(str(a["tower"]), bool(a["cross"])): _attention_kind(a) for a in attention}
         return ComponentArrays(
             names=tuple(c.name for c in components),
-            selection=array(lambda c: c.component_class in ("selection", "mixed"), bool),
+            selection=array(selects, bool),
+            wakes=array(lambda c: selects(c) or c.kind in FACTORS, bool),
+            whole=_wholes(components),
             body=body,
             expert=array(lambda c: c.expert is not None, bool),
             trainable=array(lambda c: c.trainable, bool),
@@ -117,6 +133,14 @@ class ComponentArrays:
             owners=_owners(components),
             sides=_sides(components),
         )
+
+
+def _wholes(components: Sequence[Component]) -> Bools:
+    shared = [c for c in components if c.expert is None]
+    parts = [c for c in distinct(shared) if c.part is not None]
+    small = {c.parameter for c in parts if c.numel < LEAST_PART}
+    split = {c.parameter for c in parts} - small
+    return np.array([c.part is None and c.parameter in split for c in components], dtype=bool)
 
 
 def _owners(components: Sequence[Component]) -> Ints:

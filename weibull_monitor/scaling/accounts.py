@@ -17,7 +17,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from weibull_monitor.scaling.bounds import Group
 from weibull_monitor.scaling.budget import Budget
-from weibull_monitor.scaling.counts import ParameterSteps, StepCounts
+from weibull_monitor.scaling.counts import Mark, ParameterSteps, StepCounts
 
 MAX_KEPT: Final = 4096
 """Calls between two comparisons that are kept."""
@@ -28,8 +28,21 @@ Spent: TypeAlias = "tuple[Budget, Rates | None, bool]"
 """A budget, the rates of its last step, and whether there was a step."""
 
 
-Accounts: TypeAlias = WeakIdKeyDictionary
-"""The account of each parameter, by the tensor itself; it keeps no parameter alive."""
+class Accounts(WeakIdKeyDictionary):
+    """The account of each parameter, by the tensor itself; it keeps no parameter alive.
+
+    Attributes:
+        marks: What was last seen of the counts of parameters that an optimizer no longer has, by the parameter.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.marks = WeakIdKeyDictionary()
+
+    def mark_of(self, parameter: Tensor) -> Mark | None:
+        """What was last seen of a parameter's count, which is no longer kept here then."""
+        mark: Mark | None = self.marks.pop(parameter, None)  # type: ignore[no-untyped-call]
+        return mark
 
 
 class Account:
@@ -44,13 +57,14 @@ class Account:
         stepped: Whether they were ever stepped.
         certain: The budget, the rates and whether they were ever stepped, before steps that were only presumed; None if the last
             step was none of those.
+        usual: Steps at the last call at which there were some.
     """
 
-    __slots__ = ("budget", "certain", "compared", "known", "rates", "stepped", "steps")
+    __slots__ = ("budget", "certain", "compared", "known", "rates", "stepped", "steps", "usual")
 
     def __init__(self, budget: Budget | None = None, known: bool = True) -> None:
         self.budget = budget or Budget()
-        self.known, self.steps = known, 0
+        self.known, self.steps, self.usual = known, 0, 1
         self.stepped = budget is not None and budget != Budget()
         self.rates: Rates | None = None
         self.compared: Spent = (self.budget, self.rates, self.stepped)
@@ -144,7 +158,7 @@ class GroupAccounts:
             # What another rank steps, or holds all of, has no count here: it follows the others of its group.
             for p in self.members:
                 if id(p) in held and not is_lazy(p) and p.numel() and id(p) not in counted:
-                    counted[id(p)] = ParameterSteps(counts, p, group, seen)
+                    counted[id(p)] = ParameterSteps(counts, p, group, seen, accounts.mark_of(p))
         fresh = Account(known=known)
         for p in self.members:
             if p not in accounts:
@@ -182,6 +196,7 @@ class GroupAccounts:
                     account.certain = account.budget, account.rates, account.stepped
                 account.spend(rates, steps)
                 account.steps += steps
+                account.usual = steps
                 most = max(most, steps)
         self._calls.append((rates, most))
 
@@ -213,21 +228,23 @@ class GroupAccounts:
         divided = False
         for payers in self.payers:
             account = payers.account
-            others: dict[int, list[Tensor]] = {}
+            others: dict[tuple[int, bool], list[Tensor]] = {}
             for p in payers.members:
                 steps = self._counted.get(id(p))
                 if steps is None or steps is payers.one:
                     continue
                 taken = steps.taken()
-                if taken is None:
+                if taken is None or steps.agrees(account.steps):
                     continue
                 if not steps.exact and taken:
                     taken = account.steps or len(self._calls)
-                if taken != account.steps:
-                    others.setdefault(taken, []).append(p)
-            for taken, members in others.items():
+                certain = not steps.exact or steps.least == steps.most
+                if taken != account.steps or not certain:
+                    others.setdefault((taken, certain), []).append(p)
+            for (taken, certain), members in others.items():
                 new = account.copy()
                 new.correct(taken, self._calls)
+                new.known &= certain
                 for p in members:
                     accounts[p] = new
                 divided = True

@@ -8,10 +8,10 @@ change raises, says whether a step was taken. Optimizers without a count (SGD, M
 
 from __future__ import annotations
 
-import weakref
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from torch import Tensor
 
@@ -111,17 +111,28 @@ def steps_taken(optimizer: Any, parameter: Tensor, group: Group) -> int | None:
     return None if count is None else int(count)
 
 
+Mark: TypeAlias = "tuple[Tensor | None, float, int]"
+"""What was last seen of a parameter's count: its tensor if it is one, the count, and the version of the tensor."""
+
+
 class ParameterSteps:
     """Counts the steps that one optimizer takes on one parameter: `taken` says how many since the last call.
+
+    A count may go back or jump: the optimizer's state is emptied, or replaced by that of a checkpoint. The tensor that held the
+    count is kept here, so that the steps up to then are still read from it; the version of the new one tells how often it was
+    raised. What these cannot tell apart lies between `least` and `most`.
 
     Args:
         counts: The counts of the optimizer.
         parameter: The parameter, as the optimizer holds it.
         group: The parameter group that it is in.
         seen: Whether the steps that it has taken so far are known already.
+        mark: What was seen of the count before; only used if the count still is in that tensor.
 
     Attributes:
         exact: Whether the last result was read from a count.
+        least: Fewest steps that there can have been at the last call, if it was read from a count.
+        most: Most steps that there can have been; inf if there is no bound.
 
     >>> import torch
     >>> weight = torch.nn.Parameter(torch.zeros(2, 2))
@@ -135,6 +146,8 @@ class ParameterSteps:
     3
     >>> steps.taken()
     0
+    >>> train(2); optimizer.state.clear(); train(4); steps.taken()
+    6
     """
 
     __slots__ = (
@@ -147,63 +160,111 @@ class ParameterSteps:
         "_writes",
         "_written",
         "exact",
+        "least",
+        "most",
         "parameter",
     )
 
-    def __init__(self, counts: StepCounts, parameter: Tensor, group: Group, seen: bool = True) -> None:
+    def __init__(
+        self, counts: StepCounts, parameter: Tensor, group: Group, seen: bool = True, mark: Mark | None = None
+    ) -> None:
         self._counts, self.parameter, self._group = counts, parameter, group
-        self._counter: weakref.ref[Tensor] | None = None
+        self._counter: Tensor | None = None
         self._count, self._version, self._elsewhere = 0.0, 0, False
         self._writes, self._written = parameter._version, False
         self.exact = False
-        counter = counts.of(parameter, group) if seen else None
-        if isinstance(counter, Tensor):
-            self._counter, self._version = weakref.ref(counter), counter._version
+        self.least, self.most = 0.0, 0.0
+        counter = counts.of(parameter, group)
+        if mark is not None and counter is mark[0] and counter is not None:
+            self._counter, self._count, self._version = mark
+            self._elsewhere = counter.device.type != "cpu"
+        elif seen and isinstance(counter, Tensor):
+            self._counter, self._version = counter, counter._version
             self._elsewhere = counter.device.type != "cpu"
             self._count = 0.0 if self._elsewhere else counter.item()
-        elif counter is not None:
-            self._count = float(counter)
+        elif isinstance(counter, (int, float)) and (seen or mark is not None):
+            self._count = float(counter) if mark is None else mark[1]
 
     def taken(self) -> int | None:
         """Steps since the last call; None if that cannot be known."""
         counter = self._counts.of(self.parameter, self._group)
         self.exact = True
+        if isinstance(counter, Tensor) and counter is self._counter:
+            return self._on_same(counter)
+        before, ended = self._count, self._ended()
         if counter is None:
             self._counter, self._count = None, 0.0
+            if ended and self.exact:
+                return self._are(ended)
             if not self._counts.counting:
                 return self._by_writing()
+            if ended:
+                return 1  # on an accelerator
             self.exact = not self._counts.empty
-            return 0 if self.exact else None  # it counts from its first step on
+            return self._are(0) if self.exact else None  # it counts from its first step on
         if not isinstance(counter, Tensor):
-            return self._passed(float(counter))
+            count, self._count, self._counter = float(counter), float(counter), None
+            # A number that went back: nothing shows what it was before.
+            return self._are(count - before) if count >= before else self._are(count, math.inf)
         version = counter._version
-        if self._counter is not None and self._counter() is counter:
-            if version == self._version:
-                self.exact = not self._elsewhere
-                return 0
-            self._version = version
-            if not self._elsewhere:
-                return self._passed(counter.item())
+        self._counter, self._version, self._elsewhere = counter, version, counter.device.type != "cpu"
+        if self._elsewhere or not self.exact:
             self.exact = False
             return 1
-        self._counter, self._version, self._elsewhere = weakref.ref(counter), version, counter.device.type != "cpu"
+        count = self._count = counter.item()
+        if version >= count:  # raised step by step from 0 on
+            return self._are(ended + count)
+        # A count that was loaded was not raised step by step, so that its tensor has a low version. Copying it made one more,
+        # in most ways of copying.
+        return self._are(ended + max(version - 1, 0), ended + version)
+
+    def mark(self) -> Mark:
+        """What was last seen of the count, for when the parameter comes back."""
+        return self._counter, self._count, self._version
+
+    def _on_same(self, counter: Tensor) -> int:
+        """The steps that the tensor shows that showed them before."""
+        version, before = counter._version, self._version
+        self._version = version
+        if version == before:
+            self.exact = not self._elsewhere
+            return self._are(0)
         if self._elsewhere:
             self.exact = False
             return 1
-        # A count that was loaded was not raised step by step, so that its tensor has a low version. Copying it made one more.
-        steps = self._passed(counter.item())
-        return steps if version >= steps else max(1, min(steps, version - 1))
+        risen = counter.item() - self._count
+        self._count += risen
+        if risen >= 0:
+            return self._are(risen)
+        # It was set back in place, which is one write beside those of the steps.
+        return self._are(self._count, version - before - 1)
+
+    def _ended(self) -> float:
+        """The steps that were still counted in a tensor after it was last read, and before it was replaced."""
+        if self._counter is None:
+            return 0.0
+        if self._elsewhere:
+            self.exact = False
+            return float(self._counter._version != self._version)
+        return float(max(self._counter.item() - self._count, 0.0))
+
+    def _are(self, least: float, most: float | None = None) -> int:
+        self.least, self.most = least, max(least, least if most is None else most)
+        return int(self.least)
+
+    def agrees(self, steps: int) -> bool:
+        """Whether there may have been so many steps at the last call of `taken`, by the count that it read."""
+        return self.exact and self.least <= steps <= self.most
 
     def counter(self) -> Tensor | None:
         """The count on the host that was read last, if it still is the count; None if there is none, or it is elsewhere."""
         if self._counter is None or self._elsewhere:
             return None
-        counter = self._counter()
-        return counter if counter is not None and counter is self._counts.of(self.parameter, self._group) else None
+        return self._counter if self._counter is self._counts.of(self.parameter, self._group) else None
 
     def note(self, steps: int) -> None:
-        """Takes it that the count was seen to rise by so many steps since the last call. It is read at the next."""
-        self._version = -1
+        """Takes it that the count was seen to rise by so many steps since the last call, one by one."""
+        self._version += steps
         self._count += steps
 
     @property
@@ -215,10 +276,6 @@ class ParameterSteps:
     def moved(self) -> bool:
         """Whether the parameter of an optimizer without a count was ever written to."""
         return not self._counts.counting and (self._written or self.parameter._version > self._writes)
-
-    def _passed(self, count: float) -> int:
-        before, self._count = self._count, count
-        return int(count - before if count >= before else count)  # a lower one has begun anew
 
     def _by_writing(self) -> int | None:
         """0 or 1 for a parameter without a count; None before it was ever written to."""

@@ -9,7 +9,7 @@ from typing import Any, Final
 from torch import Tensor
 
 from weibull_monitor.measure.transfer import LateNumber
-from weibull_monitor.scaling.accounts import Accounts, GroupAccounts, Rates
+from weibull_monitor.scaling.accounts import Accounts, GroupAccounts, Payers, Rates
 from weibull_monitor.scaling.budget import Budget
 from weibull_monitor.scaling.counts import ParameterSteps, StepCounts
 from weibull_monitor.scaling.deepspeed import engine_of, parameters_of, rates_of
@@ -89,7 +89,8 @@ class TrackedOptimizer:
         self.groups = made
         left = {id(p) for group in made for p in group.members}
         for gone in self._counted.keys() - left:
-            del self._counted[gone]
+            steps = self._counted.pop(gone)
+            self._accounts.marks[steps.parameter] = steps.mark()
 
     def changed(self) -> bool:
         """Whether the optimizer now has other parameters."""
@@ -153,6 +154,8 @@ class TrackedOptimizer:
                     one = 0
                 elif missed and (payers.one is None or not payers.one.exact):
                     payers.account.known = False
+                elif one is not None and payers.one is not None and payers.one.exact:
+                    one = self._likely(payers, one)
                 steps.append(int(not skipped) if one is None else one)
             taken.append(steps)
         self.rates.clear()
@@ -166,6 +169,20 @@ class TrackedOptimizer:
         certain = not (late or unseen or missed) and self.engine is None and self.optimizer is self.innermost
         certain &= not self.rates.hooked  # DeepSpeed sets the next learning rate before a call
         self._quick = QuickCalls.of(self.optimizer, self.groups) if certain else None
+
+    def leave(self) -> None:
+        """Keeps what was seen of all counts, for an optimizer that goes on with them."""
+        for steps in self._counted.values():
+            self._accounts.marks[steps.parameter] = steps.mark()
+
+    @staticmethod
+    def _likely(payers: Payers, steps: int) -> int:
+        """The steps at a call after which the count went back or jumped: as many as usual, if that may be."""
+        one, account = payers.one, payers.account
+        if one is None or one.least == one.most:
+            return steps
+        account.known &= one.agrees(account.usual)
+        return account.usual if one.agrees(account.usual) else steps
 
     def settle(self, wait: bool = True) -> None:
         """Adds calls to the accounts in their order, up to the first whose learning rate is still on its way; waits for all

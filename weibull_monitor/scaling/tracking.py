@@ -77,6 +77,9 @@ class BudgetTracker:
         if len(found) == len(self._tracked) and all(a is b for a, b in zip(found, self._tracked, strict=True)):
             return False
         self._compare()
+        for tracked in self._tracked:
+            if not any(tracked is one for one in found):
+                tracked.leave()
         self._tracked = [
             tracked or TrackedOptimizer(one, self._accounts, known=True, seen=False)
             for one, tracked in zip(given, found, strict=True)

@@ -81,7 +81,7 @@ def largest_peer(window: SampleWindow, sizes: Floats, siblings: bool) -> Floats:
     """
     components = window.components
     body = components.body & components.trainable
-    rest = body & ~components.selection
+    rest = body & ~components.wakes
     of_body = largest_other(sizes, body, np.arange(len(body)) if siblings else components.owners)
     of_rest = largest_other(sizes, rest, components.owners)
     found = np.where(of_rest == of_rest, of_rest, of_body)
@@ -172,7 +172,7 @@ def _moved_together(window: SampleWindow) -> Floats:
         return strength
     falls = np.fmax(*(alone(window, sign * by_k, window.furthest("k"), error, (1.0, 1.0)) for sign in (-1.0, 1.0)))
     grown = np.log(window.now("rms") / window.before("rms"))
-    rise_limit = np.where(by_k < 0.0, np.where(window.components.selection, MIXED_RISE[1], MIXED_RISE[0]), np.inf)
+    rise_limit = np.where(by_k < 0.0, np.where(window.components.wakes, MIXED_RISE[1], MIXED_RISE[0]), np.inf)
     for column in ("lambda", "rms"):
         rose = np.log(window.now(column) / window.before(column))
         # λ is the RMS over a function of k, so it moves with k while the RMS stays; and that is one movement.

@@ -180,7 +180,8 @@ def given_back(window: SampleWindow) -> Bools:
         within = np.abs(window.now("rms") - window.before("rms")) <= window.path * np.fmin(
             window.now("update_max"), 1.0
         )
-        found: Bools = moved & left & within
+        # Where no Σ η is known, nothing says how far steps lead.
+        found: Bools = moved & left & (within | np.isnan(window.path))
     return found
 
 

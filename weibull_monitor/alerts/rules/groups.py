@@ -63,6 +63,29 @@ def median_start(window: SampleWindow, group: JudgedGroup) -> Floats:
     return found
 
 
+def part_groups(window: SampleWindow, group: JudgedGroup) -> tuple[JudgedGroup, ...]:
+    """The groups of the parts of a group of stored matrices: of W_q, W_k and W_v for fused ones; none if they are no components."""
+    if ("parts", id(group)) not in window.kept:
+        owners, whole = window.components.owners, window.components.whole
+        stored = set(owners[group.members[whole[group.members]]].tolist())
+        window.kept["parts", id(group)] = tuple(
+            other
+            for other in window.components.groups
+            if other is not group and stored.issuperset(owners[other.members].tolist())
+        )
+    found: tuple[JudgedGroup, ...] = window.kept["parts", id(group)]
+    return found
+
+
+def of_parts(window: SampleWindow, group: JudgedGroup, judge: Callable[[JudgedGroup], Bools]) -> Bools:
+    """Whether ``judge`` holds for one of the `part_groups`, (1,); true if there are none.
+
+    Where the parts of a fused matrix have different sizes, k of the whole is low, whatever that of its parts is.
+    """
+    found = [judge(part) for part in part_groups(window, group)]
+    return np.logical_or.reduce(found) if found else np.ones(1, dtype=bool)
+
+
 def warm(window: SampleWindow, group: JudgedGroup) -> Bools:
     """Whether all members of a group are past the warm-up, (1,)."""
     return np.asarray(window.warm[..., group.members].all(axis=-1, keepdims=True), dtype=bool)

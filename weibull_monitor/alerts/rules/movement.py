@@ -225,15 +225,20 @@ def from_nothing(window: SampleWindow) -> Bools:
 def _from_nothing(window: SampleWindow) -> Bools:
     start, rms = window.baseline["rms"], window["rms"][-GROWING:]  # (components,), (samples, components)
     bound = window.now("update_max")
-    step = STEP * np.fmax(window.peak, window.now("eta")) * np.fmin(bound, 1.0)
-    begun = np.isfinite(start) & ~(start >= step)
+    unknown = np.isnan(bound)
+    rate = np.fmax(window.peak, window.now("eta"))
+    step = STEP * rate * np.fmin(bound, 1.0)
+    # Steps as large as the gradient, or as the weights, have no known size. But what is several times as large as it began
+    # consists of them, and so it was before the last interval.
+    usual = median_along(np.where(window.components.trainable, start, np.nan))
+    before = np.where(unknown, np.fmin.reduce(rms[-2:], axis=0), rms[-1])
+    near = np.where(unknown, NEAR * usual, step)
+    nothing = np.where(unknown, np.fmax(near, STEP * before), step)
+    begun = np.isfinite(start) & ~(start >= np.where(unknown & ~(rate > 0.0), nothing, step))
     if not begun.any():
         return np.broadcast_to(begun, rms.shape[1:])  # nearly always
-    # Steps as large as the gradient have no known size.
-    usual = median_along(np.where(window.components.trainable, start, np.nan))
-    near = np.where(np.isnan(bound), NEAR * usual, step)
-    grows = ~(np.fmin.reduce(rms, axis=0) >= SETTLED_SHARE * rms[-1]) | (rms[-1] < near)
-    found: Bools = begun & ((caution(window) > 1.0) | grows & ~(start >= near))
+    grows = ~(np.fmin.reduce(rms, axis=0) >= SETTLED_SHARE * before) | (np.fmin(rms[-1], window.now("lambda")) < near)
+    found: Bools = begun & ((caution(window) > 1.0) | grows & ~(start >= nothing))
     # A fused matrix of which one part still grows holds values of several sizes.
     owners = window.components.owners
     for owner in np.unique(owners[np.nonzero(found)[-1]]):

@@ -207,7 +207,7 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         long = window.path > MOST_OF_ALL * window.before("eta_sum")
         grown = goes_on(window) | long | ~lost_most(window, move.last, decay)
         fall = np.where(grown & ~common, np.sqrt(fall**2 + move.own**2), fall)
-        ordinary = components.body & (fallen | ~components.selection)
+        ordinary = components.body & (fallen | ~components.wakes)
         share = np.where(falling & common, COMMON, np.where(ordinary, 1.0, UNLIKE_BLOCKS))
         share = np.where(raised, UNDER_DECAY, np.where(driven, AFTER_JUMP, share))
         centre, usual = np.where(fallen, -decay, move.centre), np.where(fallen, fall, rise)
@@ -256,7 +256,7 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         )
         undone = fallen & common & (of_falls >= COMMON)
         # Attention takes one direction before it learns.
-        straight = components.selection & ~fallen & one_way(window) & rises_alike(window)
+        straight = components.wakes & ~fallen & one_way(window) & rises_alike(window)
         growing = ~fallen & from_nothing(window)
 
     def meaning(i: int) -> str:
@@ -270,7 +270,7 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
             usually = f"its largest change before, in such a time, was {100 * np.expm1(furthest):.1f} %"
             others = (
                 f"No other {'expert' if components.expert[i] else 'matrix'}"
-                f"{'' if shrank or components.selection[i] or components.expert[i] else ' but perhaps W_q and W_k'} "
+                f"{'' if shrank or components.wakes[i] or components.expert[i] else ' but perhaps W_q and W_k'} "
                 f"{'shrank' if shrank else 'grew'} nearly as much."
             )
         else:
@@ -360,7 +360,7 @@ def scale_runaway(window: SampleWindow, settings: ScaleRunaway) -> RuleResult | 
         c = np.where(
             np.isfinite(window.now("update_max")), np.sqrt(grown / window.now("budget")), np.nan
         )  # (components,)
-        ratio = settings.ratio * np.where(components.selection, AS_ATTENTION, 1.0)
+        ratio = settings.ratio * np.where(components.wakes, AS_ATTENTION, 1.0)
         middle = median_along(c[..., body])  # (1,)
         usual = ratio * middle  # (components,)
         strength = c / usual
@@ -374,6 +374,6 @@ def scale_runaway(window: SampleWindow, settings: ScaleRunaway) -> RuleResult | 
             f"λ {between(window.baseline['lambda'][i], window.now('lambda')[i], 0)}, {c[i] / middle[0]:.2g} times as far as in "
             "the other matrices for the same steps. Check first the learning rate of its parameter group against that of the "
             "others. If it is the same, something rescaled this matrix, or its gradients all point one way"
-            + (": lower the rate of W_q and W_k." if components.selection[i] else ": go back to the last checkpoint.")
+            + (": lower the rate of W_q and W_k." if components.wakes[i] else ": go back to the last checkpoint.")
         ),
     )

@@ -18,6 +18,7 @@ from weibull_monitor.alerts.rules.groups import (
     group_median,
     median_k,
     median_start,
+    of_parts,
     warm,
 )
 from weibull_monitor.alerts.rules.movement import (
@@ -34,7 +35,7 @@ from weibull_monitor.alerts.rules.movement import (
 from weibull_monitor.alerts.rules.result import RuleResult
 from weibull_monitor.alerts.rules.words import LOST_CASE, ONE_WAY_CASE, between, fit_got_worse, mixed_case
 from weibull_monitor.alerts.settings import SelectionDrift, SelectionRange, SelectionShift
-from weibull_monitor.alerts.statistics import quiet
+from weibull_monitor.alerts.statistics import Floats, quiet
 from weibull_monitor.alerts.window import SampleWindow
 from weibull_monitor.analysis.published import AttentionKind, published_medians
 from weibull_monitor.measure.weibull import anchors
@@ -73,7 +74,9 @@ def selection_range(window: SampleWindow, settings: SelectionRange) -> RuleResul
         low, high = low - settings.margin, high + settings.margin
         with quiet():
             beyond = np.maximum(low - now, now - high) - RANGE_ERRORS * error
-            far = np.minimum(lowest - settings.margin, low) - now > RANGE_ERRORS * error
+            lowest_of_all = np.minimum(lowest - settings.margin, low)
+            far = lowest_of_all - now > RANGE_ERRORS * error
+            far &= of_parts(window, group, lambda part, least=lowest_of_all: median_k(window, part) < least)
             strength = np.where(warm(window, group) & (beyond > 0), 1.0 + beyond, 0.0)
         far &= ~group_excused(window, group)
         results.set(group, far, strength, now, low, high)
@@ -120,7 +123,7 @@ def selection_shift(window: SampleWindow, settings: SelectionShift) -> RuleResul
         "k",
         (move.last, move.centre, usual),
         (settings.z, settings.change),
-        window.components.selection & window.components.trainable,
+        window.components.selection & window.components.trainable & ~window.components.whole,
         "k",
         lambda i: (
             f"k of this matrix, which makes queries or keys, {between(before[i], now[i], window.steps[-2])}; it usually moves by "
@@ -159,7 +162,7 @@ def selection_drift(window: SampleWindow, settings: SelectionDrift) -> RuleResul
     starts, ends = np.full(len(window.components), np.nan), np.full(window.now("k").shape, np.nan)
     for group in _selection(window):
         with quiet():
-            drift = group_median(window.now("k") / window.baseline["k"], group) - 1.0
+            drift = _drift(window, group)
             error, start_error = (
                 group_error(values, group) for values in (window.now("k_se"), window.baseline["k_se"])
             )
@@ -171,6 +174,7 @@ def selection_drift(window: SampleWindow, settings: SelectionDrift) -> RuleResul
         # Steps of one size make k rise.
         expected = (start > MIN_START) & ((group.attention == "mha") | (drift > 0.0)) | group_excused(window, group)
         strong = (size >= settings.strong) & ~expected
+        strong &= of_parts(window, group, lambda part: np.abs(_drift(window, part)) >= settings.strong)
         limit = 100.0 * np.where(strong, settings.strong, settings.mild)
         results.set(group, strong, np.where(found, size / settings.mild, 0.0), 100.0 * drift, -limit, limit)
     return results.rule_result(
@@ -192,6 +196,10 @@ def selection_drift(window: SampleWindow, settings: SelectionDrift) -> RuleResul
             )
         ),
     )
+
+
+def _drift(window: SampleWindow, group: JudgedGroup) -> Floats:
+    return group_median(window.now("k") / window.baseline["k"], group) - 1.0
 
 
 def _selection(window: SampleWindow) -> Iterable[JudgedGroup]:

@@ -6,6 +6,7 @@ from typing import Final
 
 import numpy as np
 
+from weibull_monitor.alerts.component_arrays import LEAST_PART
 from weibull_monitor.alerts.rules.alone import moved_together, moved_together_outside, part_lost
 from weibull_monitor.alerts.rules.decay import grows_on
 from weibull_monitor.alerts.rules.excuse import excused, group_excused, reason
@@ -33,8 +34,6 @@ from weibull_monitor.measure.weibull import anchors
 
 LOOKBACK: Final = 8
 """Past intervals that `body_break` looks at."""
-MIN_ELEMENTS: Final = 1024
-"""`body_break` skips smaller matrices: their se(R²) is above 0.01."""
 OUTSIDE: Final = 4.0
 """How many times its largest past movement k of what is in no block has to move …"""
 OUTSIDE_CHANGE: Final = 0.1
@@ -346,7 +345,8 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
         return between(before, now, since)
 
     return rule_result(
-        strength=np.where(components.numel >= MIN_ELEMENTS, strength, 0.0),
+        # Of a stored matrix the parts are judged: each is a population of its own.
+        strength=np.where((components.numel >= LEAST_PART) & ~components.whole, strength, 0.0),
         # What was no population at the baseline, such as zeros, has not broken. One that bends slowly is not broken, either:
         # steps like signs do that. A sudden change is a warning, unless steps that go one way explain it.
         severity=np.where(sudden | slow, 2, 1).astype(np.int8),
