@@ -339,7 +339,7 @@ GRADIENTS: Final[dict[str, Callable[[World, Struck, Tensor, dict[str, Any]], obj
 
 
 def _rate(world: World, s: Struck, factor: float) -> Callable[[], object]:
-    if s.p is not world.model.get_parameter(s.c.parameter):
+    if s.name != s.c.parameter:
         raise NotHere("a group of its own")
     place = world.own_group(s.c)
     world.factors[place] = factor
@@ -347,7 +347,7 @@ def _rate(world: World, s: Struck, factor: float) -> Callable[[], object]:
 
 
 def _group(world: World, s: Struck, key: str, change: Callable[[Any], Any]) -> Callable[[], object]:
-    n, g = world.own_group(s.c) if s.p is world.model.get_parameter(s.c.parameter) else (-1, -1)
+    n, g = world.own_group(s.c) if s.name == s.c.parameter else (-1, -1)
     group = world.optimizers[n].param_groups[g] if n >= 0 else {}
     if not group.get(key) or (key == "eps" and not isinstance(group[key], float)):
         raise NotHere(key)

@@ -90,7 +90,12 @@ def test_each_kind_of_fault_strikes_some_drawn_model(unseen: Any) -> None:
     left = dict(unseen.UNSEEN_FAULTS)
     assert len(left) >= 40
     arch = unseen.Arch("llama", "next", 32, 2, 16, heads=4, keys=2, ratio=1.0)
-    for a in (arch, replace(arch, style="gpt2", fused=True, keys=4), replace(arch, experts=2)):
+    for a in (
+        replace(arch, wrap="weight norm"),
+        arch,
+        replace(arch, style="gpt2", fused=True, keys=4),
+        replace(arch, experts=2),
+    ):
         torch.manual_seed(1)
         task = unseen.build(a)
         first = {name: p.detach().clone() for name, p in task.model.named_parameters()}
