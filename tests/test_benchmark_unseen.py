@@ -28,7 +28,6 @@ def test_a_seed_draws_the_same_again_and_another_draws_others(unseen: Any) -> No
     assert len(healthy) == 100
     assert 20 <= sum(case.event != "" for case in healthy) <= 45
     assert 40 <= sum(len(case.faults) for case in one) <= 60
-    assert {importlib.import_module("corpus_sides").side(case.name) for case in one} == {"evaluated"}
 
 
 def test_drawn_models_are_built_and_all_their_parameters_learn(unseen: Any) -> None:
