@@ -133,6 +133,8 @@ class ParameterSteps:
         exact: Whether the last result was read from a count.
         least: Fewest steps that there can have been at the last call, if it was read from a count.
         most: Most steps that there can have been; inf if there is no bound.
+        jumped: Whether the count was found to have been emptied, replaced or set back at the last call.
+        made: Whether it was found for the first time.
 
     >>> import torch
     >>> weight = torch.nn.Parameter(torch.zeros(2, 2))
@@ -160,7 +162,9 @@ class ParameterSteps:
         "_writes",
         "_written",
         "exact",
+        "jumped",
         "least",
+        "made",
         "most",
         "parameter",
     )
@@ -172,7 +176,7 @@ class ParameterSteps:
         self._counter: Tensor | None = None
         self._count, self._version, self._elsewhere = 0.0, 0, False
         self._writes, self._written = parameter._version, False
-        self.exact = False
+        self.exact, self.jumped, self.made = False, False, False
         self.least, self.most = 0.0, 0.0
         counter = counts.of(parameter, group)
         if mark is not None and counter is mark[0] and counter is not None:
@@ -188,9 +192,11 @@ class ParameterSteps:
     def taken(self) -> int | None:
         """Steps since the last call; None if that cannot be known."""
         counter = self._counts.of(self.parameter, self._group)
-        self.exact = True
+        self.exact, self.jumped, self.made = True, False, False
         if isinstance(counter, Tensor) and counter is self._counter:
             return self._on_same(counter)
+        self.jumped = self._counter is not None
+        self.made = not self.jumped and isinstance(counter, Tensor)
         before, ended = self._count, self._ended()
         if counter is None:
             self._counter, self._count = None, 0.0
@@ -204,6 +210,7 @@ class ParameterSteps:
             return self._are(0) if self.exact else None  # it counts from its first step on
         if not isinstance(counter, Tensor):
             count, self._count, self._counter = float(counter), float(counter), None
+            self.jumped |= count < before
             # A number that went back: nothing shows what it was before.
             return self._are(count - before) if count >= before else self._are(count, math.inf)
         version = counter._version
@@ -217,6 +224,14 @@ class ParameterSteps:
         # A count that was loaded was not raised step by step, so that its tensor has a low version. Copying it made one more,
         # in most ways of copying.
         return self._are(ended + max(version - 1, 0), ended + version)
+
+    def hold(self) -> None:
+        """Keeps the tensor of a count that was made in this very step, so that it can be read when it is no longer the count."""
+        counter = self._counts.of(self.parameter, self._group)
+        if self._counter is None and isinstance(counter, Tensor) and counter.device.type == "cpu":
+            taken = self.taken() or 0
+            self._count -= taken
+            self._version -= taken
 
     def mark(self) -> Mark:
         """What was last seen of the count, for when the parameter comes back."""
@@ -234,10 +249,12 @@ class ParameterSteps:
             return 1
         risen = counter.item() - self._count
         self._count += risen
-        if risen >= 0:
+        writes = version - before
+        if risen >= 0 and (risen == writes or not self._counts.own):
             return self._are(risen)
-        # It was set back in place, which is one write beside those of the steps.
-        return self._are(self._count, version - before - 1)
+        # It was set in place, which is one write beside those of the steps.
+        self.jumped = True
+        return self._are(max(min(risen if risen >= 0 else self._count, writes - 1), 0), writes - 1)
 
     def _ended(self) -> float:
         """The steps that were still counted in a tensor after it was last read, and before it was replaced."""

@@ -109,7 +109,7 @@ class BudgetTracker:
         for tracked in slow:
             if chosen is None or any(tracked.innermost is one for one in chosen):
                 tracked.advance(missed, unseen, presume)
-                full |= bool(tracked.groups) and tracked.groups[0].full
+                full |= tracked.jumped or (bool(tracked.groups) and tracked.groups[0].full)
         if full:
             self._compare()
 
