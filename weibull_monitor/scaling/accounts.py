@@ -58,13 +58,14 @@ class Account:
         certain: The budget, the rates and whether they were ever stepped, before steps that were only presumed; None if the last
             step was none of those.
         usual: Steps at the last call at which there were some.
+        holders: Groups of optimizers that hold the parameters.
     """
 
-    __slots__ = ("budget", "certain", "compared", "known", "rates", "stepped", "steps", "usual")
+    __slots__ = ("budget", "certain", "compared", "holders", "known", "rates", "stepped", "steps", "usual")
 
     def __init__(self, budget: Budget | None = None, known: bool = True) -> None:
         self.budget = budget or Budget()
-        self.known, self.steps, self.usual = known, 0, 1
+        self.known, self.steps, self.usual, self.holders = known, 0, 1, 1
         self.stepped = budget is not None and budget != Budget()
         self.rates: Rates | None = None
         self.compared: Spent = (self.budget, self.rates, self.stepped)

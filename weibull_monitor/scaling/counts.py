@@ -158,6 +158,7 @@ class ParameterSteps:
         "_counts",
         "_elsewhere",
         "_group",
+        "_still",
         "_version",
         "_writes",
         "_written",
@@ -177,6 +178,7 @@ class ParameterSteps:
         self._count, self._version, self._elsewhere = 0.0, 0, False
         self._writes, self._written = parameter._version, False
         self.exact, self.jumped, self.made = False, False, False
+        self._still: int | None = None
         self.least, self.most = 0.0, 0.0
         counter = counts.of(parameter, group)
         if mark is not None and counter is mark[0] and counter is not None:
@@ -224,6 +226,18 @@ class ParameterSteps:
         # A count that was loaded was not raised step by step, so that its tensor has a low version. Copying it made one more,
         # in most ways of copying.
         return self._are(ended + max(version - 1, 0), ended + version)
+
+    def written_by_others(self, steps: int | None) -> bool:
+        """Whether the parameter is trained by something else: it was written to at a second call without a step, in a row.
+
+        Args:
+            steps: The result of `taken` at this call.
+        """
+        if steps != 0 or not self.exact or not self._counts.own or self.parameter.grad is None:
+            self._still = None
+            return False
+        before, self._still = self._still, self.parameter._version
+        return before is not None and self._still > before
 
     def hold(self) -> None:
         """Keeps the tensor of a count that was made in this very step, so that it can be read when it is no longer the count."""

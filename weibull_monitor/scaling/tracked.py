@@ -159,6 +159,8 @@ class TrackedOptimizer:
                 if payers.one is not None:
                     self.jumped |= payers.one.jumped
                     made |= payers.one.made
+                    if payers.one.written_by_others(one) and payers.account.holders == 1:
+                        payers.account.known = False
                 if one is None and payers.one is not None and not presume and payers.one.counting:
                     one = 0
                 elif missed and (payers.one is None or not payers.one.exact):

@@ -315,6 +315,8 @@ class BudgetTracker:
                 if key not in alone:
                     alone[key] = account.copy()
                 self._accounts[p] = alone[key]
+        for p, places in holders.values():
+            self._accounts[p].holders = len(places)
         for group in groups:
             group.gather(self._accounts)
 
