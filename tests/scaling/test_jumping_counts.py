@@ -136,6 +136,20 @@ def test_a_number_that_went_back_further_than_one_call_says_nothing() -> None:
     assert info.budget is None
 
 
+def test_a_count_that_is_a_new_tensor_at_each_step() -> None:
+    made: Any = type("Other", (torch.optim.Optimizer,), {})(
+        [nn.Parameter(torch.ones(4, 4)) for _ in range(2)], {"lr": 0.1}
+    )
+    weights = made.param_groups[0]["params"]
+    tracker = BudgetTracker(made)
+    for count in (1, 2, 3, 4, 1, 2):
+        for p in weights:
+            made.state[p] = {"step": torch.tensor(float(count))}
+        tracker.advance()
+    found = tracker.by_parameter(dict(zip("ab", weights, strict=True)))
+    assert [round(info.budget.path, 6) for info in found.values() if info.budget] == [0.6, 0.6]
+
+
 def live(tmp_path: Path, event: Callable[[nn.Module, Any], Any]) -> Any:
     """A training with an event between two samples, and its history."""
     torch.manual_seed(0)

@@ -236,6 +236,8 @@ class GroupAccounts:
                 if steps is None or steps is payers.one:
                     continue
                 taken = steps.taken()
+                if payers.one is not None and payers.one.jumped:
+                    steps.doubt()
                 if taken is None or steps.agrees(account.steps):
                     continue
                 if not steps.exact and taken:

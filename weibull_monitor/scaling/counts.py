@@ -210,9 +210,11 @@ class ParameterSteps:
                 return 1  # on an accelerator
             self.exact = not self._counts.empty
             return self._are(0) if self.exact else None  # it counts from its first step on
-        if not isinstance(counter, Tensor):
+        made_anew = isinstance(counter, Tensor) and not self._counts.own and not counter._version
+        if not isinstance(counter, Tensor) or (made_anew and counter.device.type == "cpu"):
+            # A number, or a new tensor at each step.
             count, self._count, self._counter = float(counter), float(counter), None
-            self.jumped |= count < before
+            self.jumped, self.made = count < before, False
             # A number that went back: nothing shows what it was before.
             return self._are(count - before) if count >= before else self._are(count, math.inf)
         version = counter._version
@@ -282,6 +284,11 @@ class ParameterSteps:
     def _are(self, least: float, most: float | None = None) -> int:
         self.least, self.most = least, max(least, least if most is None else most)
         return int(self.least)
+
+    def doubt(self) -> None:
+        """Takes it that the count went back since the last call but one: of a number, nothing shows from where."""
+        if self._counter is None:
+            self.most = math.inf
 
     def agrees(self, steps: int) -> bool:
         """Whether there may have been so many steps at the last call of `taken`, by the count that it read."""
