@@ -136,6 +136,14 @@ def test_a_number_that_went_back_further_than_one_call_says_nothing() -> None:
     assert info.budget is None
 
 
+def test_calls_without_a_step_between_others_hide_no_sum() -> None:
+    t = Training(torch.optim.AdamW)
+    for _ in range(5):
+        t.run(3)
+        t.tracker.advance()
+    t.check()
+
+
 def test_a_count_that_is_a_new_tensor_at_each_step() -> None:
     made: Any = type("Other", (torch.optim.Optimizer,), {})(
         [nn.Parameter(torch.ones(4, 4)) for _ in range(2)], {"lr": 0.1}

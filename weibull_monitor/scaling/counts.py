@@ -158,6 +158,7 @@ class ParameterSteps:
         "_counts",
         "_elsewhere",
         "_group",
+        "_numbered",
         "_still",
         "_version",
         "_writes",
@@ -179,6 +180,7 @@ class ParameterSteps:
         self._writes, self._written = parameter._version, False
         self.exact, self.jumped, self.made = False, False, False
         self._still: int | None = None
+        self._numbered = False
         self.least, self.most = 0.0, 0.0
         counter = counts.of(parameter, group)
         if mark is not None and counter is mark[0] and counter is not None:
@@ -194,7 +196,7 @@ class ParameterSteps:
     def taken(self) -> int | None:
         """Steps since the last call; None if that cannot be known."""
         counter = self._counts.of(self.parameter, self._group)
-        self.exact, self.jumped, self.made = True, False, False
+        self.exact, self.jumped, self.made, self._numbered = True, False, False, False
         if isinstance(counter, Tensor) and counter is self._counter:
             return self._on_same(counter)
         self.jumped = self._counter is not None
@@ -214,7 +216,7 @@ class ParameterSteps:
         if not isinstance(counter, Tensor) or (made_anew and counter.device.type == "cpu"):
             # A number, or a new tensor at each step.
             count, self._count, self._counter = float(counter), float(counter), None
-            self.jumped, self.made = count < before, False
+            self.jumped, self.made, self._numbered = count < before, False, True
             # A number that went back: nothing shows what it was before.
             return self._are(count - before) if count >= before else self._are(count, math.inf)
         version = counter._version
@@ -287,7 +289,7 @@ class ParameterSteps:
 
     def doubt(self) -> None:
         """Takes it that the count went back since the last call but one: of a number, nothing shows from where."""
-        if self._counter is None:
+        if self._numbered:
             self.most = math.inf
 
     def agrees(self, steps: int) -> bool:
@@ -304,6 +306,7 @@ class ParameterSteps:
         """Takes it that the count was seen to rise by so many steps since the last call, one by one."""
         self._version += steps
         self._count += steps
+        self._still = None
 
     @property
     def counting(self) -> bool:
