@@ -159,6 +159,19 @@ def test_a_reset_of_the_optimizer_raises_one_alert_at_the_first_sample_after_it(
     assert found[0].finding.count == 28
 
 
+@pytest.mark.parametrize(("share", "severity"), [(0.05, "info"), (0.45, "info"), (0.7, "warning"), (1.0, "warning")])
+def test_a_reset_with_a_new_warm_up_is_meant(share: float, severity: str) -> None:
+    columns = healthy(eta=2e-3)
+    for now in columns[AT:]:
+        now["eta"] = now["eta"] * share
+    samples = [
+        replace(s, withheld={"optimizer_reset": 28} if n >= AT else {}) for n, s in enumerate(samples_of(columns))
+    ]
+    found = [a.finding for a in replay(samples, None, [ATTENTION]) if a.finding.rule == "optimizer_reset"]
+    assert [f.severity for f in found[:1]] == [severity]
+    assert ("new phase" in found[0].meaning) is (severity == "info")
+
+
 @pytest.mark.parametrize("rule", FAULTS)
 def test_it_finds_its_fault_and_names_the_matrix(rule: str) -> None:
     break_it, victim, severity = FAULTS[rule]

@@ -8,7 +8,7 @@ optimizer, so that it goes on when another optimizer takes them over.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Final, TypeAlias
 
 from torch import Tensor
@@ -58,13 +58,14 @@ class Account:
         certain: The budget, the rates and whether they were ever stepped, before steps that were only presumed; None if the last
             step was none of those.
         usual: Steps at the last call at which there were some.
+        holders: Groups of optimizers that hold the parameters.
     """
 
-    __slots__ = ("budget", "certain", "compared", "known", "rates", "stepped", "steps", "usual")
+    __slots__ = ("budget", "certain", "compared", "holders", "known", "rates", "stepped", "steps", "usual")
 
     def __init__(self, budget: Budget | None = None, known: bool = True) -> None:
         self.budget = budget or Budget()
-        self.known, self.steps, self.usual = known, 0, 1
+        self.known, self.steps, self.usual, self.holders = known, 0, 1, 1
         self.stepped = budget is not None and budget != Budget()
         self.rates: Rates | None = None
         self.compared: Spent = (self.budget, self.rates, self.stepped)
@@ -205,6 +206,7 @@ class GroupAccounts:
         for payers in self.payers:
             account = payers.account
             account.certain, account.stepped, account.rates = None, True, rates[-1]
+            account.usual = 1
             budget = account.budget
             for eta, weight_decay in rates:
                 budget = budget.advanced(eta, weight_decay)
@@ -234,6 +236,8 @@ class GroupAccounts:
                 if steps is None or steps is payers.one:
                     continue
                 taken = steps.taken()
+                if payers.one is not None and payers.one.jumped:
+                    steps.doubt()
                 if taken is None or steps.agrees(account.steps):
                     continue
                 if not steps.exact and taken:
@@ -249,6 +253,31 @@ class GroupAccounts:
                     accounts[p] = new
                 divided = True
         return divided
+
+    def come(self, before: Collection[int]) -> None:
+        """Adds the steps since the last comparison of parameters that came to the group since then.
+
+        Args:
+            before: Ids of the parameters that were counted before.
+        """
+        for payers in self.payers if self._calls else ():
+            one, account = payers.one, payers.account
+            if one is not None and id(one.parameter) not in before and not account.steps:
+                taken = one.taken()
+                if taken and one.exact:
+                    account.correct(taken, self._calls)
+                    account.known &= one.least == one.most
+
+    def leave(self, steps: ParameterSteps, accounts: Accounts) -> None:
+        """Gives a parameter that leaves the optimizer an account of its own, with the steps up to now."""
+        account = accounts[steps.parameter]
+        accounts[steps.parameter] = own = account.copy()
+        payers = next((payers for payers in self.payers if payers.account is account), None)
+        taken = None if payers is not None and steps is payers.one else steps.taken()
+        if taken is not None and not steps.agrees(account.steps) and steps.exact:
+            own.correct(taken, self._calls)
+            own.known &= steps.least == steps.most
+        own.compared, own.steps = (own.budget, own.rates, own.stepped), 0
 
     def settle(self) -> None:
         """Begins the next interval, after all groups were compared."""

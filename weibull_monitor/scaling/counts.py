@@ -133,6 +133,8 @@ class ParameterSteps:
         exact: Whether the last result was read from a count.
         least: Fewest steps that there can have been at the last call, if it was read from a count.
         most: Most steps that there can have been; inf if there is no bound.
+        jumped: Whether the count was found to have been emptied, replaced or set back at the last call.
+        made: Whether it was found for the first time.
 
     >>> import torch
     >>> weight = torch.nn.Parameter(torch.zeros(2, 2))
@@ -156,11 +158,15 @@ class ParameterSteps:
         "_counts",
         "_elsewhere",
         "_group",
+        "_numbered",
+        "_still",
         "_version",
         "_writes",
         "_written",
         "exact",
+        "jumped",
         "least",
+        "made",
         "most",
         "parameter",
     )
@@ -172,7 +178,9 @@ class ParameterSteps:
         self._counter: Tensor | None = None
         self._count, self._version, self._elsewhere = 0.0, 0, False
         self._writes, self._written = parameter._version, False
-        self.exact = False
+        self.exact, self.jumped, self.made = False, False, False
+        self._still: int | None = None
+        self._numbered = False
         self.least, self.most = 0.0, 0.0
         counter = counts.of(parameter, group)
         if mark is not None and counter is mark[0] and counter is not None:
@@ -188,9 +196,11 @@ class ParameterSteps:
     def taken(self) -> int | None:
         """Steps since the last call; None if that cannot be known."""
         counter = self._counts.of(self.parameter, self._group)
-        self.exact = True
+        self.exact, self.jumped, self.made, self._numbered = True, False, False, False
         if isinstance(counter, Tensor) and counter is self._counter:
             return self._on_same(counter)
+        self.jumped = self._counter is not None
+        self.made = not self.jumped and isinstance(counter, Tensor)
         before, ended = self._count, self._ended()
         if counter is None:
             self._counter, self._count = None, 0.0
@@ -202,8 +212,11 @@ class ParameterSteps:
                 return 1  # on an accelerator
             self.exact = not self._counts.empty
             return self._are(0) if self.exact else None  # it counts from its first step on
-        if not isinstance(counter, Tensor):
+        made_anew = isinstance(counter, Tensor) and not self._counts.own and not counter._version
+        if not isinstance(counter, Tensor) or (made_anew and counter.device.type == "cpu"):
+            # A number, or a new tensor at each step.
             count, self._count, self._counter = float(counter), float(counter), None
+            self.jumped, self.made, self._numbered = count < before, False, True
             # A number that went back: nothing shows what it was before.
             return self._are(count - before) if count >= before else self._are(count, math.inf)
         version = counter._version
@@ -217,6 +230,26 @@ class ParameterSteps:
         # A count that was loaded was not raised step by step, so that its tensor has a low version. Copying it made one more,
         # in most ways of copying.
         return self._are(ended + max(version - 1, 0), ended + version)
+
+    def written_by_others(self, steps: int | None) -> bool:
+        """Whether the parameter is trained by something else: it was written to at a second call without a step, in a row.
+
+        Args:
+            steps: The result of `taken` at this call.
+        """
+        if steps != 0 or not self.exact or not self._counts.own or self.parameter.grad is None:
+            self._still = None
+            return False
+        before, self._still = self._still, self.parameter._version
+        return before is not None and self._still > before
+
+    def hold(self) -> None:
+        """Keeps the tensor of a count that was made in this very step, so that it can be read when it is no longer the count."""
+        counter = self._counts.of(self.parameter, self._group)
+        if self._counter is None and isinstance(counter, Tensor) and counter.device.type == "cpu":
+            taken = self.taken() or 0
+            self._count -= taken
+            self._version -= taken
 
     def mark(self) -> Mark:
         """What was last seen of the count, for when the parameter comes back."""
@@ -234,10 +267,12 @@ class ParameterSteps:
             return 1
         risen = counter.item() - self._count
         self._count += risen
-        if risen >= 0:
+        writes = version - before
+        if risen >= 0 and (risen == writes or not self._counts.own):
             return self._are(risen)
-        # It was set back in place, which is one write beside those of the steps.
-        return self._are(self._count, version - before - 1)
+        # It was set in place, which is one write beside those of the steps.
+        self.jumped = True
+        return self._are(max(min(risen if risen >= 0 else self._count, writes - 1), 0), writes - 1)
 
     def _ended(self) -> float:
         """The steps that were still counted in a tensor after it was last read, and before it was replaced."""
@@ -251,6 +286,11 @@ class ParameterSteps:
     def _are(self, least: float, most: float | None = None) -> int:
         self.least, self.most = least, max(least, least if most is None else most)
         return int(self.least)
+
+    def doubt(self) -> None:
+        """Takes it that the count went back since the last call but one: of a number, nothing shows from where."""
+        if self._numbered:
+            self.most = math.inf
 
     def agrees(self, steps: int) -> bool:
         """Whether there may have been so many steps at the last call of `taken`, by the count that it read."""
@@ -266,6 +306,7 @@ class ParameterSteps:
         """Takes it that the count was seen to rise by so many steps since the last call, one by one."""
         self._version += steps
         self._count += steps
+        self._still = None
 
     @property
     def counting(self) -> bool:

@@ -40,6 +40,8 @@ class TrackedOptimizer:
         self.rates = rates_of(optimizer)
         self.calls = 0
         """Calls of `advance`."""
+        self.jumped = False
+        """Whether a count jumped at the last call, so that those of all parameters have to be compared now."""
         self.watch = StateWatch(self.innermost)
         self.counts = StepCounts(self.innermost) if self.engine is None else None
         self._accounts = accounts
@@ -79,18 +81,22 @@ class TrackedOptimizer:
     def enter(self, known: bool = True, seen: bool = False) -> None:
         """Finds the accounts of all parameters anew. Those of parameters that have none begin with nothing."""
         self.look_closely()
-        made = []
+        made, counted = [], set(self._counted)
         for i, group in enumerate(self.optimizer.param_groups):
             members, before = parameters_of(self.optimizer, i), self.groups[i] if i < len(self.groups) else None
             made.append(GroupAccounts(self.counts, group, members, self._counted, self._accounts, known, seen, before))
         if len(made) < len(self.groups):  # which of them are left is not known
             for account in (payers.account for group in made for payers in group.payers):
                 account.known = False
-        self.groups = made
         left = {id(p) for group in made for p in group.members}
         for gone in self._counted.keys() - left:
             steps = self._counted.pop(gone)
+            for group in (group for group in self.groups if any(steps.parameter is p for p in group.members)):
+                group.leave(steps, self._accounts)
             self._accounts.marks[steps.parameter] = steps.mark()
+        for group in made:
+            group.come(counted)
+        self.groups = made
 
     def changed(self) -> bool:
         """Whether the optimizer now has other parameters."""
@@ -133,7 +139,7 @@ class TrackedOptimizer:
         if len(groups) != len(self.groups):
             self.settle()
             self.enter()
-        skipped = self._skipped()
+        skipped, made, self.jumped = self._skipped(), False, False
         rates: list[_Rate | None] = []
         taken: list[list[int]] = []
         late = bool(self._late)
@@ -150,6 +156,11 @@ class TrackedOptimizer:
             steps = []
             for payers in self.groups[i].payers:
                 one = payers.one.taken() if payers.one is not None else None
+                if payers.one is not None:
+                    self.jumped |= payers.one.jumped
+                    made |= payers.one.made
+                    if payers.one.written_by_others(one) and payers.account.holders == 1:
+                        payers.account.known = False
                 if one is None and payers.one is not None and not presume and payers.one.counting:
                     one = 0
                 elif missed and (payers.one is None or not payers.one.exact):
@@ -158,6 +169,8 @@ class TrackedOptimizer:
                     one = self._likely(payers, one)
                 steps.append(int(not skipped) if one is None else one)
             taken.append(steps)
+        for counted in self._counted.values() if made else ():
+            counted.hold()
         self.rates.clear()
         self.calls += 1
         if late:

@@ -40,7 +40,7 @@ class BudgetTracker:
         self._started = self._presumed = False
         self._ages: WeakIdKeyDictionary = (
             WeakIdKeyDictionary()
-        )  # steps of parameters at the last sample, where they matter
+        )  # steps of parameters at the last sample, where they matter, and the tensor that counts them
         self._tracked = [TrackedOptimizer(o, self._accounts, known=True) for o in as_optimizers(optimizers)]
         self._regroup()
 
@@ -109,7 +109,7 @@ class BudgetTracker:
         for tracked in slow:
             if chosen is None or any(tracked.innermost is one for one in chosen):
                 tracked.advance(missed, unseen, presume)
-                full |= bool(tracked.groups) and tracked.groups[0].full
+                full |= tracked.jumped or (bool(tracked.groups) and tracked.groups[0].full)
         if full:
             self._compare()
 
@@ -165,13 +165,13 @@ class BudgetTracker:
 
         A count on an accelerator is not read, as that would wait for it, and then the answer is yes.
         """
-        count = step_counter(tracked.innermost, parameter, group)
-        if isinstance(count, Tensor):
-            count = None if count.device.type != "cpu" else float(count)
-        before = self._ages[parameter] if parameter in self._ages else 0.0  # noqa: SIM401 - its `get` has no types
-        now = count or 0.0
-        self._ages[parameter] = now
-        return not steps <= before <= now
+        counter = step_counter(tracked.innermost, parameter, group)
+        elsewhere = isinstance(counter, Tensor) and counter.device.type != "cpu"
+        now = 0.0 if elsewhere or counter is None else float(counter)
+        held = counter if isinstance(counter, Tensor) else None
+        before, holder = self._ages[parameter] if parameter in self._ages else (0.0, None)  # noqa: SIM401 - no types
+        self._ages[parameter] = now, held
+        return held is not holder or not steps <= before <= now
 
     def owners(self) -> dict[int, tuple[Mapping[str, Any], Any]]:
         """The parameter group and the optimizer that step each tensor, by the tensor's id."""
@@ -315,6 +315,8 @@ class BudgetTracker:
                 if key not in alone:
                     alone[key] = account.copy()
                 self._accounts[p] = alone[key]
+        for p, places in holders.values():
+            self._accounts[p].holders = len(places)
         for group in groups:
             group.gather(self._accounts)
 

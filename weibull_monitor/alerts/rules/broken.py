@@ -19,6 +19,8 @@ LOW_RATE: Final = 0.01
 """Share of the others' η below which that of a matrix explains by itself that it stands still."""
 COMPARED: Final = ("k", "lambda", "r2", "rms", "zeros")
 """Columns that are equal to nine digits if the counts are equal."""
+WARMS_UP: Final = 0.5
+"""Share of the η of the sample before below which a new phase has begun: a schedule that goes on falls more slowly."""
 CERTAIN: Final = 1e6
 """Strength of a matrix that has become zero."""
 
@@ -198,18 +200,23 @@ def optimizer_reset(window: SampleWindow, settings: RuleSettings) -> RuleResult:
     """The optimizer's own state was emptied, or replaced by a younger one, since the previous sample.
 
     k and λ may not show it; the optimizer's step count does (`weibull_monitor.scaling.resets`). Only the first sample after
-    the reset raises an alert.
+    the reset raises an alert. It is an info where η has fallen below `WARMS_UP` of what it was, as at the start of a new phase
+    with a warm-up: that is done on purpose, and first steps of another size are small then.
     """
     before, now = window.reset
     reset = np.where(window.components.trainable & (now > before), 1.0, 0.0)
+    with quiet():
+        warms_up = window.now("eta") < WARMS_UP * window["eta"][-2:][0]  # (components,)
     return rule_result(
         strength=reset,
-        severity=2,
+        severity=np.where(warms_up, 1, 2).astype(np.int8),
         quantity="matrices",
         value=np.full(reset.shape, np.nan),
         meaning=lambda i: (
             f"The optimizer of these matrices has lost its state since step {window.steps[-2:][0]}: its "
-            "moments start again, and its steps have another size for a while. Check first that the optimizer state of the "
-            "checkpoint was loaded, and into this optimizer. If it was meant, nothing has to be done."
+            "moments start again, and its steps have another size for a while. "
+            + ("η has fallen at the same time, as where a new phase begins with a warm-up. " if warms_up[i] else "")
+            + "Check first that the optimizer state of the checkpoint was loaded, and into this optimizer. If it was meant, "
+            "nothing has to be done."
         ),
     )
