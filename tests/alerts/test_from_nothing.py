@@ -82,7 +82,7 @@ def test_a_fused_matrix_grows_from_nothing_as_long_as_one_of_its_parts_does() ->
     window = window_of(samples_of(columns, of=tuple(of)))
     assert from_nothing(window)[names].tolist() == [True, False, True]
     for now in columns[1:]:
-        now["rms"][names[0]] = 0.02
+        now["rms"][names[0]] = now["lambda"][names[0]] = 0.02
     assert not from_nothing(window_of(samples_of(columns, of=tuple(of))))[whole]
 
 

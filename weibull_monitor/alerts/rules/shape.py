@@ -18,6 +18,7 @@ from weibull_monitor.alerts.rules.movement import (
     K_AS_RMS,
     MIN_INTERVALS,
     caution,
+    longer,
     one_way,
     suddenness,
     unlike_both,
@@ -300,7 +301,7 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
             k_strength = np.fmax(k_strength, np.where(window.jumped, 0.0, both))
             # Embeddings and heads are like no others, so mostly their past tells.
             size = np.abs(move.last)
-            further = np.minimum(size / (OUTSIDE * np.hypot(move.own, error)), size / OUTSIDE_CHANGE)
+            further = np.minimum(size / (OUTSIDE * np.hypot(longer(window) * move.own, error)), size / OUTSIDE_CHANGE)
             # Steps of one size lead to values of one size; what writes to a matrix hardly ever makes k higher than at the start.
             # And then the size stays, while steps make it grow.
             by_rms = np.log(window.now("rms") / window.before("rms"))
@@ -367,7 +368,7 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
                 else because
                 if (because := reason(window, i))
                 else LOST_CASE
-                if by_k[i] and lost[i] >= 1.0
+                if by_k[i] and lost[i] >= 1.0 and components.body[i]
                 else mixed_case(window, i)
                 if by_k[i] and max(mixed[i], mixed_outside[i]) >= 1.0
                 else "Its fit is as good as before, so all of its values changed alike, as if it was initialised or loaded anew. "
