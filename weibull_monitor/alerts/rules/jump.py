@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from weibull_monitor.alerts.rules.alone import largest_other
-from weibull_monitor.alerts.rules.movement import MIN_INTERVALS, from_nothing, longer
+from weibull_monitor.alerts.rules.movement import MIN_INTERVALS, from_nothing
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result, strongest
 from weibull_monitor.alerts.rules.scale import scale_shift as shift
 from weibull_monitor.alerts.rules.words import SE_LAMBDA, between, unstepped
@@ -120,7 +120,7 @@ def _jumps(window: SampleWindow, ago: int) -> Floats:
     noise = SE_LAMBDA * window["k_se"][-ago] / window["k"][-ago]
     units = np.full(nothing.shape, np.inf)
     for column, far in zip(SCALES, moved, strict=True):
-        usual = window.furthest(f"log {column}") * longer(window) if ago == 1 else _around(window, column)
+        usual = window.furthest(f"log {column}") * _longer(window) if ago == 1 else _around(window, column)
         units = np.minimum(units, np.abs(far) / np.fmax(usual, noise))
     fell, grown = moved[1] < 0.0, np.fmax(moved[1], 0.0)
     among = components.trainable & ~components.expert
@@ -155,6 +155,13 @@ def _around(window: SampleWindow, column: str) -> Floats:
     next_one = next_one * np.sqrt(np.fmax(work / window.now("work"), 1.0))
     most: Floats = np.fmax(np.maximum(raw, by_root * np.sqrt(work)), next_one)
     return most
+
+
+def _longer(window: SampleWindow) -> Floats:
+    """The root of how much longer the last interval is than all before, or 1, (components,): a drift grows in proportion."""
+    work = window["work"]
+    longer: Floats = np.sqrt(np.fmax(work[-1] / np.fmax.reduce(work[1:-1], axis=0), 1.0))
+    return longer
 
 
 def _rate_jumped(window: SampleWindow, ago: int) -> Bools:

@@ -254,13 +254,6 @@ def _from_nothing(window: SampleWindow) -> Bools:
     return found
 
 
-def longer(window: SampleWindow) -> Floats:
-    """The root of how much longer the last interval is than all before, or 1, (components,): a drift grows in proportion."""
-    work = window["work"]
-    found: Floats = np.sqrt(np.fmax(work[-1] / np.fmax.reduce(work[1:-1], axis=0), 1.0))
-    return found
-
-
 def rises_alike(window: SampleWindow) -> Bools:
     """Matrices whose ln k rose by `K_WITH_RMS` of what ln RMS did, or more, as values that come to one size, (components,)."""
     rise = np.log(window.now("k") / window.before("k"))

@@ -18,7 +18,6 @@ from weibull_monitor.alerts.rules.movement import (
     K_AS_RMS,
     MIN_INTERVALS,
     caution,
-    longer,
     one_way,
     suddenness,
     unlike_both,
@@ -301,7 +300,7 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
             k_strength = np.fmax(k_strength, np.where(window.jumped, 0.0, both))
             # Embeddings and heads are like no others, so mostly their past tells.
             size = np.abs(move.last)
-            further = np.minimum(size / (OUTSIDE * np.hypot(longer(window) * move.own, error)), size / OUTSIDE_CHANGE)
+            further = np.minimum(size / (OUTSIDE * np.hypot(move.own, error)), size / OUTSIDE_CHANGE)
             # Steps of one size lead to values of one size; what writes to a matrix hardly ever makes k higher than at the start.
             # And then the size stays, while steps make it grow.
             by_rms = np.log(window.now("rms") / window.before("rms"))
