@@ -152,3 +152,18 @@ def test_a_body_of_values_that_are_still_next_to_nothing_grows_from_nothing() ->
         now["r2"][V] -= 0.03 if n >= AT else 0.0
     about = [a for a in told(columns) if a.finding.rule == "body_break" and a.step == 10 * AT]
     assert {a.finding.severity for a in about} == {"info"}
+
+
+@pytest.mark.parametrize("by_training", [True, False])
+def test_a_fall_of_all_under_steps_of_unknown_size_is_training_where_k_moves_with_it(by_training: bool) -> None:
+    """No Σ η bounds it, but neither weight decay nor a factor moves k."""
+    columns = without_rate(healthy(AT + 1, every=100))
+    for name in ("lambda", "rms", "largest"):
+        columns[AT][name] *= 0.85
+    columns[AT]["k"] -= 0.02 if by_training else 0.0
+    for now in columns:
+        now["weight_decay"][:] = 0.0
+    about = [a for a in replay(samples_of(columns, every=100), None, [ATTENTION]) if a.finding.rule == "scale_shift"]
+    assert {a.finding.severity for a in about} == {"info" if by_training else "warning"}
+    said = about[0].finding.meaning
+    assert ("takes back" if by_training else "settings of the optimizer, whose η is not known") in said
