@@ -82,7 +82,7 @@ def test_a_fused_matrix_grows_from_nothing_as_long_as_one_of_its_parts_does() ->
     window = window_of(samples_of(columns, of=tuple(of)))
     assert from_nothing(window)[names].tolist() == [True, False, True]
     for now in columns[1:]:
-        now["rms"][names[0]] = 0.02
+        now["rms"][names[0]] = now["lambda"][names[0]] = 0.02
     assert not from_nothing(window_of(samples_of(columns, of=tuple(of))))[whole]
 
 
@@ -110,3 +110,60 @@ def test_an_adapter_that_grows_from_nothing_does_not_jump(start: float) -> None:
         a.finding.severity for a in alerts if a.finding.component == outside.name and a.finding.rule == "scale_shift"
     }
     assert ("warning" in about) == (start > 1e-3)
+
+
+def without_rate(columns: list[Columns]) -> list[Columns]:
+    """As of an optimizer that scales its steps by the weights, such as Adafactor without ``lr``: no η, and no bound."""
+    for now in columns:
+        for name in ("eta", "eta_sum", "update_max", "element_max"):
+            now[name][:] = np.nan
+    return columns
+
+
+@pytest.mark.parametrize(("grown", "severity"), [(slice(None), "info"), (slice(V, V + 1), "warning")])
+def test_a_model_that_has_outgrown_its_start_consists_of_its_steps(grown: slice, severity: str) -> None:
+    """Where steps have no known size, only what most matrices did says that the start was nothing beside them."""
+    columns = without_rate(healthy(AT + 4))
+    for n, now in enumerate(columns):
+        for name in ("lambda", "rms", "largest"):
+            now[name][grown] *= 0.9 ** (AT + 4 - n)
+    for now in columns[AT:]:
+        now["k"][V] -= 0.3
+        now["r2"][V] -= 0.05
+    about = [a for a in told(columns) if a.finding.rule == "body_break" and a.step == 10 * AT]
+    assert {a.finding.severity for a in about} == {severity}
+
+
+def test_what_begins_at_zero_under_steps_of_unknown_size_may_have_any_median_k() -> None:
+    columns, kinds = without_rate(healthy(AT)), [index(block, "ffn_down") for block in range(4)]
+    for n, now in enumerate(columns):
+        now["k"][kinds] = 0.9 if n else np.nan
+        for name in ("lambda", "rms", "largest"):
+            now[name][kinds] *= 1e-3 * n
+    about = [a for a in told(columns) if a.finding.rule == "transmission_exit"]
+    assert {a.finding.severity for a in about} == {"info"}
+
+
+def test_a_body_of_values_that_are_still_next_to_nothing_grows_from_nothing() -> None:
+    """A few rows of a matrix may have grown before the others: the RMS is theirs, and λ that of the others."""
+    columns = healthy(AT + 4, eta=ETA)
+    for n, now in enumerate(columns):
+        now["lambda"][V], now["rms"][V] = 1e-4, 4e-3 if n else 1.1e-4
+        now["r2"][V] -= 0.03 if n >= AT else 0.0
+    about = [a for a in told(columns) if a.finding.rule == "body_break" and a.step == 10 * AT]
+    assert {a.finding.severity for a in about} == {"info"}
+
+
+@pytest.mark.parametrize("by_training", [True, False])
+def test_a_fall_of_all_under_steps_of_unknown_size_is_training_where_k_moves_with_it(by_training: bool) -> None:
+    """No Σ η bounds it, but neither weight decay nor a factor moves k."""
+    columns = without_rate(healthy(AT + 1, every=100))
+    for name in ("lambda", "rms", "largest"):
+        columns[AT][name] *= 0.85
+    columns[AT]["k"] -= 0.02 if by_training else 0.0
+    for now in columns:
+        now["weight_decay"][:] = 0.0
+    about = [a for a in replay(samples_of(columns, every=100), None, [ATTENTION]) if a.finding.rule == "scale_shift"]
+    assert {a.finding.severity for a in about} == {"info" if by_training else "warning"}
+    said = about[0].finding.meaning
+    assert ("takes back" if by_training else "settings of the optimizer, whose η is not known") in said

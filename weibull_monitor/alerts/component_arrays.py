@@ -111,6 +111,7 @@ class ComponentArrays:
             return id(c) in shown and c.kind.startswith(("attn_", "ffn_")) and c.expert is None and c.block is not None
 
         body = array(comparable, bool)
+
         def selects(c: Component) -> bool:
             return c.component_class in ("selection", "mixed")
 

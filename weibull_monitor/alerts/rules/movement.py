@@ -68,6 +68,8 @@ GROWING: Final = 9
 """Samples over which a matrix that began at nothing has to keep its size …"""
 SETTLED_SHARE: Final = 0.5
 """… to this share, to have settled."""
+OUTGROWN: Final = 0.5
+"""Share of the attention and feed-forward matrices that have outgrown their start, where a model began at nothing."""
 SIMILAR_RATIO: Final = 1.5
 """An interval is as long as another if its `work` is at most this many times as much."""
 
@@ -228,16 +230,20 @@ def _from_nothing(window: SampleWindow) -> Bools:
     unknown = np.isnan(bound)
     rate = np.fmax(window.peak, window.now("eta"))
     step = STEP * rate * np.fmin(bound, 1.0)
-    # Steps as large as the gradient, or as the weights, have no known size. But what is several times as large as it began
-    # consists of them, and so it was before the last interval.
+    # Steps as large as the gradient, or as the weights, have no known size. But where most matrices are several times as large
+    # as they began, and were so before the last interval, a model consists of its steps.
     usual = median_along(np.where(window.components.trainable, start, np.nan))
-    before = np.where(unknown, np.fmin.reduce(rms[-2:], axis=0), rms[-1])
+    before = np.fmin.reduce(rms[-2:], axis=0)
     near = np.where(unknown, NEAR * usual, step)
-    nothing = np.where(unknown, np.fmax(near, STEP * before), step)
+    outgrown = unknown & (start < STEP * before)
+    body = window.components.body & window.components.trainable
+    many = outgrown[..., body].mean(axis=-1, keepdims=True) >= OUTGROWN if body.any() else np.zeros(1, dtype=bool)
+    outgrown &= many
+    nothing, size = np.where(outgrown, STEP * before, near), np.where(outgrown, before, rms[-1])
     begun = np.isfinite(start) & ~(start >= np.where(unknown & ~(rate > 0.0), nothing, step))
     if not begun.any():
         return np.broadcast_to(begun, rms.shape[1:])  # nearly always
-    grows = ~(np.fmin.reduce(rms, axis=0) >= SETTLED_SHARE * before) | (np.fmin(rms[-1], window.now("lambda")) < near)
+    grows = ~(np.fmin.reduce(rms, axis=0) >= SETTLED_SHARE * size) | (np.fmin(rms[-1], window.now("lambda")) < near)
     found: Bools = begun & ((caution(window) > 1.0) | grows & ~(start >= nothing))
     # A fused matrix of which one part still grows holds values of several sizes.
     owners = window.components.owners

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -35,7 +36,7 @@ from weibull_monitor.alerts.rules.movement import (
 from weibull_monitor.alerts.rules.result import RuleResult
 from weibull_monitor.alerts.rules.words import LOST_CASE, ONE_WAY_CASE, between, fit_got_worse, mixed_case
 from weibull_monitor.alerts.settings import SelectionDrift, SelectionRange, SelectionShift
-from weibull_monitor.alerts.statistics import Floats, quiet
+from weibull_monitor.alerts.statistics import Bools, Floats, quiet
 from weibull_monitor.alerts.window import SampleWindow
 from weibull_monitor.analysis.published import AttentionKind, published_medians
 from weibull_monitor.measure.weibull import anchors
@@ -76,7 +77,7 @@ def selection_range(window: SampleWindow, settings: SelectionRange) -> RuleResul
             beyond = np.maximum(low - now, now - high) - RANGE_ERRORS * error
             lowest_of_all = np.minimum(lowest - settings.margin, low)
             far = lowest_of_all - now > RANGE_ERRORS * error
-            far &= of_parts(window, group, lambda part, least=lowest_of_all: median_k(window, part) < least)
+            far &= of_parts(window, group, partial(_below, window, lowest_of_all))
             strength = np.where(warm(window, group) & (beyond > 0), 1.0 + beyond, 0.0)
         far &= ~group_excused(window, group)
         results.set(group, far, strength, now, low, high)
@@ -196,6 +197,11 @@ def selection_drift(window: SampleWindow, settings: SelectionDrift) -> RuleResul
             )
         ),
     )
+
+
+def _below(window: SampleWindow, least: Floats, group: JudgedGroup) -> Bools:
+    found: Bools = median_k(window, group) < least
+    return found
 
 
 def _drift(window: SampleWindow, group: JudgedGroup) -> Floats:

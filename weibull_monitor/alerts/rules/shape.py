@@ -367,7 +367,7 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
                 else because
                 if (because := reason(window, i))
                 else LOST_CASE
-                if by_k[i] and lost[i] >= 1.0
+                if by_k[i] and lost[i] >= 1.0 and components.body[i]
                 else mixed_case(window, i)
                 if by_k[i] and max(mixed[i], mixed_outside[i]) >= 1.0
                 else "Its fit is as good as before, so all of its values changed alike, as if it was initialised or loaded anew. "

@@ -134,6 +134,12 @@ def cause_of_shift(window: SampleWindow, i: int, found: Bools, others: str = "Mo
         others: What the other matrices did, if it is one that moved.
     """
     eta, decay = _known(window, "eta", i), _known(window, "weight_decay", i)
+    known = bool(np.isfinite(window.now("eta")[i]))
+    as_set = (
+        f"λ_wd {decay} and η {eta} are the values you set"
+        if known
+        else f"λ_wd {decay} and the other settings of the optimizer, whose η is not known, are those you chose"
+    )
     many = share_of_body(window, found) >= MOST
     if unstepped(window)[i]:
         return UNSTEPPED
@@ -143,17 +149,16 @@ def cause_of_shift(window: SampleWindow, i: int, found: Bools, others: str = "Mo
             "too. If not, correct it and go back to the checkpoint from before."
         )
     if many and window.now("lambda")[i] < window.before("lambda")[i]:
-        return (
-            f"Most matrices shrink: check first whether λ_wd {decay} and η {eta} are the values you set. If they are, something "
-            "rescales the weights."
-        )
+        return f"Most matrices shrink: check first whether {as_set}. If they are, something rescales the weights."
     if many:
         return (
-            f"Most matrices do so at once, with η {eta} and λ_wd {decay}: check first that these are the values you set, then "
-            "the gradient norm and the last batches. After a plateau, this is how a model begins to learn."
+            f"Most matrices do so at once: check first whether {as_set}, then the gradient norm and the last batches. After a "
+            "plateau, this is how a model begins to learn."
         )
     return (
-        f"{others} Check first η and λ_wd of its parameter group, {eta} and {decay}; if they are right, "
+        f"{others} Check first "
+        + (f"η and λ_wd of its parameter group, {eta} and {decay}" if known else f"whether {as_set}")
+        + "; if they are right, "
         "whether something wrote to this matrix (a checkpoint that was loaded, an adapter that was merged). If it was not you, "
         "go back to the last checkpoint."
     )
