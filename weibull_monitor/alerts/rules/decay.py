@@ -204,6 +204,7 @@ def lost_most(window: SampleWindow, moved: Floats, decay: Floats) -> Bools:
     able |= path / np.sqrt(steps) >= RENEWED * window.before("rms")
     able &= added > LEFT * was
     able |= window.now("lambda") >= window["lambda"][-3]
+    able |= np.isnan(window.now("update_max"))  # a gradient that has grown may take back all in one step
     found: Bools = most & ~able
     return found
 

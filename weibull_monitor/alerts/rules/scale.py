@@ -24,6 +24,7 @@ from weibull_monitor.alerts.rules.decay import (
     scaled_to_zero,
 )
 from weibull_monitor.alerts.rules.excuse import FROM_NOTHING
+from weibull_monitor.alerts.rules.gradient_sized import GRADIENT_GREW, may_grow
 from weibull_monitor.alerts.rules.movement import (
     AS_OTHERS,
     LEAST_SPEED,
@@ -258,6 +259,7 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         # Attention takes one direction before it learns.
         straight = components.wakes & ~fallen & one_way(window) & rises_alike(window)
         growing = ~fallen & from_nothing(window)
+        learning = ~fallen & components.body & may_grow(window, rose + decay, np.fmax(ever, noise)) & ~driven
 
     def meaning(i: int) -> str:
         with quiet():
@@ -291,6 +293,8 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
             if growing[i]
             else GATHERING
             if gathering[i]
+            else GRADIENT_GREW
+            if learning[i]
             else cause_of_shift(window, i, strength >= 1.0, others)
         )
         return f"{name} {between(before, now, window.steps[-2])}, by {signed(by)}; {usually}. {cause}"
@@ -306,7 +310,7 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         meaning,
         besides,
         np.where(fallen, 1.0, caution(window)),  # a young matrix grows, and does not shrink
-        by_decay | steady_fall | undone | straight | unstepped(window) | growing | by_scale | gathering,
+        by_decay | steady_fall | undone | straight | unstepped(window) | growing | by_scale | gathering | learning,
     )
     if not of_rms.any():
         return result  # nearly always
