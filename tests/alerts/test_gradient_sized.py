@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,12 +22,11 @@ def found(change: Callable[[list[Columns]], object], bounded: bool, rule: str = 
     columns = healthy(26, eta=ETA)
     for now in columns:
         now["weight_decay"] *= 0.0
-        if not bounded:
-            now["update_max"][:] = now["element_max"][:] = np.nan
-        else:
-            now["update_max"][:] = now["element_max"][:] = 7.27
+        now["update_max"][:] = now["element_max"][:] = 7.27 if bounded else np.nan
     change(columns)
-    alerts = [a for a in replay(samples_of(columns), None, [ATTENTION]) if a.phase != "ends"]
+    size = {} if bounded else {"step_not_eta": len(components())}
+    samples = [replace(sample, withheld=size) for sample in samples_of(columns)]
+    alerts = [a for a in replay(samples, None, [ATTENTION]) if a.phase != "ends"]
     return [a for a in alerts if a.finding.rule == rule]
 
 

@@ -29,8 +29,8 @@ OF_GRADIENTS: Final = (
 
 
 def gradient_sized(window: SampleWindow) -> Bools:
-    """Matrices with a known η whose steps have no known size, (components,)."""
-    found: Bools = np.isnan(window.now("update_max")) & np.isfinite(window.now("eta"))
+    """Matrices with a known η whose steps have another size than that, and no bound, shape (components,)."""
+    found: Bools = (window.not_eta > 0) & np.isnan(window.now("update_max")) & np.isfinite(window.now("eta"))
     return found
 
 

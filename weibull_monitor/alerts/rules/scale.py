@@ -174,6 +174,7 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
     compared with past rises, with what the other matrices do in the same interval, and, where no interval in the past was as
     long, with what η can do. Less is enough if η has jumped, if λ_wd is negative, or if half of the attention and feed-forward
     matrices fall. A matrix that moves faster for its η than ever, and than the others, is found, too; and so is a whole model.
+    Where steps have the size of the gradient, a rise of one matrix is an info until the next sample (`gradient_sized.may_grow`).
     """
     if len(window.steps) < MIN_INTERVALS + 2:
         return None
