@@ -51,8 +51,8 @@ def test_a_rise_that_rests_is_found_at_the_next_sample() -> None:
 
 @pytest.mark.parametrize("at", [OLD, YOUNG])
 def test_a_rise_that_goes_on_is_what_learning_does(at: int) -> None:
-    """As in healthy models under SGD, whose next interval has 0.35 to 1.2 times as much."""
-    assert serious(found(lambda c: grow(c, at, 0.25, 0.2, 0.1, 0.05), bounded=False)) == []
+    """As in healthy models under SGD, whose next interval had 0.23 to 1.7 times as much."""
+    assert serious(found(lambda c: grow(c, at, 0.25, 0.15, 0.08, 0.04), bounded=False)) == []
 
 
 def test_a_rise_by_orders_of_magnitude_is_found_at_once_but_in_a_young_run() -> None:

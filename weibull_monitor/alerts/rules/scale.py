@@ -260,7 +260,9 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         # Attention takes one direction before it learns.
         straight = components.wakes & ~fallen & one_way(window) & rises_alike(window)
         growing = ~fallen & from_nothing(window)
-        learning = ~fallen & components.body & may_grow(window, rose + decay, np.fmax(ever, noise)) & ~driven
+        alone_or_young = (by_rms >= 1.0) | (caution(window) > 1.0)
+        learning = ~fallen & components.body & alone_or_young & ~driven
+        learning &= may_grow(window, rose + decay, np.fmax(ever, noise))
 
     def meaning(i: int) -> str:
         with quiet():
