@@ -7,6 +7,7 @@ from typing import Final
 import numpy as np
 
 from weibull_monitor.alerts.rules.alone import beyond_others
+from weibull_monitor.alerts.rules.gradient_sized import gradient_sized
 from weibull_monitor.alerts.statistics import Bools, Floats, or_zero, quiet, resolution
 from weibull_monitor.alerts.window import SampleWindow
 
@@ -204,6 +205,7 @@ def lost_most(window: SampleWindow, moved: Floats, decay: Floats) -> Bools:
     able |= path / np.sqrt(steps) >= RENEWED * window.before("rms")
     able &= added > LEFT * was
     able |= window.now("lambda") >= window["lambda"][-3]
+    able |= gradient_sized(window)  # a gradient that has grown may take back all in one step
     found: Bools = most & ~able
     return found
 

@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 
 from weibull_monitor.alerts.rules.alone import largest_other
+from weibull_monitor.alerts.rules.gradient_sized import gradient_sized
 from weibull_monitor.alerts.rules.movement import MIN_INTERVALS, from_nothing
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result, strongest
 from weibull_monitor.alerts.rules.scale import scale_shift as shift
@@ -107,9 +108,11 @@ def _jumps(window: SampleWindow, ago: int) -> Floats:
     spent = window["decay"][-ago] - window["decay"][-ago - 1]
     moved = [np.where(now > before, now - before, np.fmin(now - before + spent, 0.0)) for before, now in rows]
     size = np.minimum(*np.abs(moved))
+    # `scale` leaves rises of what has no size of steps to the sample after.
+    of_gradients = gradient_sized(window) & (moved[1] > 0.0) if ago > 1 else np.zeros(nothing.shape, dtype=bool)
     judged = (
         components.trainable
-        & ~components.body
+        & (~components.body | of_gradients)
         & ~components.expert
         & (components.numel >= MIN_ELEMENTS)
         & (moved[0] * moved[1] > 0.0)

@@ -24,6 +24,7 @@ from weibull_monitor.alerts.rules.decay import (
     scaled_to_zero,
 )
 from weibull_monitor.alerts.rules.excuse import FROM_NOTHING
+from weibull_monitor.alerts.rules.gradient_sized import GRADIENT_GREW, may_grow
 from weibull_monitor.alerts.rules.movement import (
     AS_OTHERS,
     LEAST_SPEED,
@@ -173,6 +174,7 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
     compared with past rises, with what the other matrices do in the same interval, and, where no interval in the past was as
     long, with what η can do. Less is enough if η has jumped, if λ_wd is negative, or if half of the attention and feed-forward
     matrices fall. A matrix that moves faster for its η than ever, and than the others, is found, too; and so is a whole model.
+    Where steps have the size of the gradient, a rise of one matrix is an info until the next sample (`gradient_sized.may_grow`).
     """
     if len(window.steps) < MIN_INTERVALS + 2:
         return None
@@ -258,6 +260,9 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         # Attention takes one direction before it learns.
         straight = components.wakes & ~fallen & one_way(window) & rises_alike(window)
         growing = ~fallen & from_nothing(window)
+        alone_or_young = (by_rms >= 1.0) | (caution(window) > 1.0)
+        learning = ~fallen & components.body & alone_or_young & ~driven
+        learning &= may_grow(window, rose + decay, np.fmax(ever, noise))
 
     def meaning(i: int) -> str:
         with quiet():
@@ -291,6 +296,8 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
             if growing[i]
             else GATHERING
             if gathering[i]
+            else GRADIENT_GREW
+            if learning[i]
             else cause_of_shift(window, i, strength >= 1.0, others)
         )
         return f"{name} {between(before, now, window.steps[-2])}, by {signed(by)}; {usually}. {cause}"
@@ -306,7 +313,7 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         meaning,
         besides,
         np.where(fallen, 1.0, caution(window)),  # a young matrix grows, and does not shrink
-        by_decay | steady_fall | undone | straight | unstepped(window) | growing | by_scale | gathering,
+        by_decay | steady_fall | undone | straight | unstepped(window) | growing | by_scale | gathering | learning,
     )
     if not of_rms.any():
         return result  # nearly always
