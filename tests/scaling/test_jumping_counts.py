@@ -125,6 +125,33 @@ def test_a_reset_before_the_first_sample() -> None:
     t.check()
 
 
+def test_a_state_that_is_emptied_twice_between_samples_is_not_taken_for_fewer_steps() -> None:
+    t = Training(torch.optim.AdamW)
+    t.run(5)
+    t.check()
+    for empty in (clear_one, clear):
+        t.run(4)
+        empty(t)
+    t.run(3)
+    found = t.tracker.by_parameter({str(n): p for n, p in enumerate(t.weights)})
+    known = {n: info.budget.path for n, info in found.items() if info.budget is not None}
+    assert known == pytest.approx({n: t.true[int(n)] for n in "0124"})
+
+
+def test_fused_steps_that_a_loss_scaler_skips() -> None:
+    weight = nn.Parameter(torch.ones(4, 4))
+    optimizer = torch.optim.AdamW([weight], lr=0.1, fused=True)
+    tracker, scaler = BudgetTracker(optimizer), torch.amp.GradScaler("cpu")
+    for step in range(8):
+        weight.grad = scaler.scale(torch.full_like(weight, torch.inf if step in (3, 6) else 1.0))
+        scaler.step(optimizer)
+        scaler.update()
+        tracker.advance()
+    budget = tracker.by_parameter({"w": weight})["w"].budget
+    assert budget is not None
+    assert budget.path == pytest.approx(0.6)
+
+
 def test_a_number_that_went_back_further_than_one_call_says_nothing() -> None:
     t = Training(torch.optim.AdamW)
     t.run(1)

@@ -243,6 +243,8 @@ class GroupAccounts:
                 if not steps.exact and taken:
                     taken = account.steps or len(self._calls)
                 certain = not steps.exact or steps.least == steps.most
+                # A count that began anew may have done so twice, and then what it was between is not known.
+                certain &= not (steps.jumped and 0 < taken < account.steps)
                 if taken != account.steps or not certain:
                     others.setdefault((taken, certain), []).append(p)
             for (taken, certain), members in others.items():

@@ -268,7 +268,8 @@ class ParameterSteps:
         risen = counter.item() - self._count
         self._count += risen
         writes = version - before
-        if risen >= 0 and (risen == writes or not self._counts.own):
+        # Fused steps that a loss scaler skips raise the count and lower it again.
+        if risen >= 0 and (risen == writes or not self._counts.own or self._group.get("fused")):
             return self._are(risen)
         # It was set in place, which is one write beside those of the steps.
         self.jumped = True
