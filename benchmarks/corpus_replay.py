@@ -250,7 +250,8 @@ def judge(run: Run, twin: Run, every: int, settings: AlertSettings) -> Judged:
         a.finding.rule == "nonfinite" and a.finding.count > MOST * len(samples[-1].components) for a in at_once
     )
     if wanted and soon and not everywhere:
-        first = any(a.finding.component in wanted for a in at_once)
+        named = [a.finding.component for a in at_once]
+        first = any(name in wanted or name.split("[")[0] in wanted for name in named)  # the matrix, or a part of it
     return Judged(
         within=1 + (soon[0].step > later[0]) if soon else None,
         first=first,

@@ -17,6 +17,8 @@ import torch
 @pytest.fixture
 def unseen(monkeypatch: pytest.MonkeyPatch, pytestconfig: pytest.Config) -> Any:
     monkeypatch.syspath_prepend(str(pytestconfig.rootpath / "benchmarks"))
+    for name, value in (("TRANSFORMERS_VERBOSITY", "error"), ("TQDM_DISABLE", "1")):
+        monkeypatch.setenv(name, value)  # the benchmark would set it for all tests after this one
     return importlib.import_module("corpus_unseen")
 
 

@@ -74,11 +74,10 @@ def test_a_gradient_may_take_back_all_that_it_added_in_one_interval(bounded: boo
 
 
 @pytest.mark.parametrize(
-    ("start", "bounded", "severity"), [(0.0, False, "info"), (0.0, True, "warning"), (1.0, False, "warning")]
+    ("start", "bounded", "severity"),
+    [(0.0, False, "info"), (0.0, True, "info"), (1.0, False, "warning"), (1.0, True, "warning")],
 )
-def test_outputs_that_began_at_zero_have_the_shape_of_their_gradients(
-    start: float, bounded: bool, severity: str
-) -> None:
+def test_outputs_that_began_at_zero_have_the_shape_of_their_steps(start: float, bounded: bool, severity: str) -> None:
     def shape(columns: list[Columns]) -> None:
         for n, now in enumerate(columns):
             now["k"][OUTPUTS] = 0.6 if n else 1.2054 if start else np.nan
@@ -89,4 +88,4 @@ def test_outputs_that_began_at_zero_have_the_shape_of_their_gradients(
     alerts = found(shape, bounded, "transmission_exit")
     assert {a.finding.component for a in alerts} <= {components()[i].name for i in OUTPUTS}
     assert alerts[-1].finding.severity == severity
-    assert ("that of their gradients" in alerts[-1].text) == (severity == "info")
+    assert ("that of the steps since then" in alerts[-1].text) == (severity == "info")

@@ -135,7 +135,10 @@ def scaled_to_zero(window: SampleWindow) -> Bools:
         decaying = (window.now("weight_decay") > 0.0) & np.isfinite(window.now("lambda"))
         enough = np.asarray(window.scaled) >= MOST * decaying.sum(axis=-1, keepdims=True)
         fell = np.log(window.before("rms") / window.now("rms"))
-        found: Bools = decaying & enough & (fell > 0.0) & (fell <= window.path) & ~window.jumped
+        # n steps leave (1 - η)ⁿ of the weights.
+        most = window.path / (1.0 - np.fmin(np.fmax(window.now("eta"), window.before("eta")), 0.5))
+        most = most + resolution(window.components.numel)
+        found: Bools = decaying & enough & (fell > 0.0) & (fell <= most) & ~window.jumped
         if found.any():
             found &= window.components.expert | ~beyond_others(window)
     return found

@@ -7,25 +7,25 @@ from typing import Final
 import numpy as np
 
 from weibull_monitor.alerts.component_arrays import JudgedGroup
-from weibull_monitor.alerts.rules.movement import NEAR, caution
+from weibull_monitor.alerts.rules.movement import NEAR, began_at_nothing, caution
 from weibull_monitor.alerts.statistics import Bools, Floats, median_along
 from weibull_monitor.alerts.window import SampleWindow
 
 ORDERS: Final = 30.0
 """How many times its largest past movement a rise is that no gradient of a model that has learned makes."""
 SHARE: Final = 0.5
-"""Share of a kind that has to be made of gradients, for the kind to be."""
+"""Share of a kind that has to be made of steps, for the kind to be."""
 
 GRADIENT_GREW: Final = (
     "The steps of this optimizer have the size of the gradient, which grows by orders of magnitude where a matrix begins to "
     "learn. If the matrix goes on growing, nothing has to be done; if it rests, a warning follows at the next sample."
 )
 """What an info says of a rise that one matrix makes alone."""
-OF_GRADIENTS: Final = (
-    "These matrices began at zero, and the steps of this optimizer have the size of the gradient. So k is that of their "
-    "gradients, which may be far from that of trained models; nothing has to be done."
+OF_STEPS: Final = (
+    "These matrices began at zero, or next to it, so their k is that of the steps since then, which may be far from that of "
+    "trained models. Nothing has to be done."
 )
-"""What an info says of a kind that is made of gradients."""
+"""What an info says of a kind that is made of steps."""
 
 
 def gradient_sized(window: SampleWindow) -> Bools:
@@ -49,10 +49,10 @@ def may_grow(window: SampleWindow, rise: Floats, ever: Floats) -> Bools:
     return found
 
 
-def made_of_gradients(window: SampleWindow, group: JudgedGroup) -> Bools:
-    """Whether at least half of a group began at zero, or next to it, and consist of steps of the size of the gradient, (1,)."""
+def made_of_steps(window: SampleWindow, group: JudgedGroup) -> Bools:
+    """Whether at least half of a group began at zero, or next to it, so that they consist of steps, (1,)."""
     start = window.baseline["rms"]
     usual = median_along(np.where(window.components.trainable, start, np.nan))
-    begun = gradient_sized(window) & (start <= NEAR * usual)
+    begun = began_at_nothing(window) | gradient_sized(window) & (start <= NEAR * usual)
     share: Bools = begun[..., group.members].mean(axis=-1, keepdims=True) >= SHARE
     return share

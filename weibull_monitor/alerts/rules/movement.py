@@ -224,6 +224,13 @@ def from_nothing(window: SampleWindow) -> Bools:
     return window.once("from nothing", lambda: _from_nothing(window))
 
 
+def began_at_nothing(window: SampleWindow) -> Bools:
+    """Matrices that began at zero, or next to it, and consist of steps, whether they still grow or not, (components,)."""
+    from_nothing(window)
+    found: Bools = window.memo["began at nothing"]
+    return found
+
+
 def _from_nothing(window: SampleWindow) -> Bools:
     start, rms = window.baseline["rms"], window["rms"][-GROWING:]  # (components,), (samples, components)
     bound = window.now("update_max")
@@ -241,8 +248,9 @@ def _from_nothing(window: SampleWindow) -> Bools:
     outgrown &= many
     nothing, size = np.where(outgrown, STEP * before, near), np.where(outgrown, before, rms[-1])
     begun = np.isfinite(start) & ~(start >= np.where(unknown & ~(rate > 0.0), nothing, step))
+    window.memo["began at nothing"] = begun = np.broadcast_to(begun, rms.shape[1:])
     if not begun.any():
-        return np.broadcast_to(begun, rms.shape[1:])  # nearly always
+        return begun  # nearly always
     grows = ~(np.fmin.reduce(rms, axis=0) >= SETTLED_SHARE * size) | (np.fmin(rms[-1], window.now("lambda")) < near)
     found: Bools = begun & ((caution(window) > 1.0) | grows & ~(start >= nothing))
     # A fused matrix of which one part still grows holds values of several sizes.

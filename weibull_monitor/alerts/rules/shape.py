@@ -10,7 +10,7 @@ from weibull_monitor.alerts.component_arrays import LEAST_PART
 from weibull_monitor.alerts.rules.alone import moved_together, moved_together_outside, part_lost
 from weibull_monitor.alerts.rules.decay import grows_on
 from weibull_monitor.alerts.rules.excuse import excused, group_excused, reason
-from weibull_monitor.alerts.rules.gradient_sized import OF_GRADIENTS, made_of_gradients
+from weibull_monitor.alerts.rules.gradient_sized import OF_STEPS, made_of_steps
 from weibull_monitor.alerts.rules.groups import GroupResults, around, group_error, median_k, median_start, warm
 from weibull_monitor.alerts.rules.movement import (
     ALIKE,
@@ -18,6 +18,7 @@ from weibull_monitor.alerts.rules.movement import (
     FIRST_K,
     K_AS_RMS,
     MIN_INTERVALS,
+    began_at_nothing,
     caution,
     one_way,
     suddenness,
@@ -231,7 +232,7 @@ def departure(values: Floats) -> tuple[Floats, Floats, Floats]:
 def transmission_exit(window: SampleWindow, settings: TransmissionExit) -> RuleResult:
     """The median k of a kind of the Transmission class left the band of healthy models."""
     results, starts = GroupResults(window.now("k").shape), np.full(len(window.components), np.nan)
-    of_gradients = np.zeros(results.value.shape, dtype=bool)
+    of_steps = np.zeros(results.value.shape, dtype=bool)
     for group in window.components.groups:
         if group.component_class != "transmission" or not warm(window, group).any():
             continue
@@ -245,7 +246,7 @@ def transmission_exit(window: SampleWindow, settings: TransmissionExit) -> RuleR
             # far below all of them is a warning.
             far = np.minimum(low, LOWEST) - settings.margin - now > settings.z * error
             strength = np.where(warm(window, group) & (beyond > 1.0), beyond, 0.0)
-        of_gradients[..., group.members] = made = made_of_gradients(window, group)
+        of_steps[..., group.members] = made = made_of_steps(window, group)
         results.set(group, far & ~group_excused(window, group) & ~made, strength, now, settings.low, settings.high)
     return results.rule_result(
         "median k",
@@ -257,7 +258,7 @@ def transmission_exit(window: SampleWindow, settings: TransmissionExit) -> RuleR
                 "learning rate and the weight decay, and lower the rate if they are as you set them."
                 if results.severity[i] > 1
                 else f". {because}"
-                if (because := OF_GRADIENTS if of_gradients[i] else reason(window, i))
+                if (because := OF_STEPS if of_steps[i] else reason(window, i))
                 else ". Small and young models can be there; nothing has to be done."
             )
         ),
@@ -338,6 +339,7 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
         harmless = excused(window)
         # Steps that an optimizer makes long by itself lead slowly to the shape of such steps, and it stays.
         slow = (r2 < settings.slowly) & (start >= settings.r2) & ~harmless & (window.own_rate == 0)
+        slow &= ~began_at_nothing(window)
         sudden &= ~straight & ~harmless & ~(by_k & window.jumped)  # `scale_shift` tells of a jump of η
 
     def moved_by(i: int, column: str) -> str:
