@@ -44,6 +44,20 @@ def test_the_shape_of_what_still_grows_from_nothing_is_an_info_however_old_the_r
     assert all(("began at zero" in a.finding.meaning) == (severity == "info") for a in alerts)
 
 
+@pytest.mark.parametrize(("nothing", "severities"), [(True, {"info"}), (False, {"info", "warning"})])
+def test_what_began_at_nothing_is_judged_by_what_changes_and_not_by_where_it_is(
+    nothing: bool, severities: set[str]
+) -> None:
+    """It was made by steps alone; an alert when it has settled would be no news."""
+    columns = healthy(AT + 10, eta=ETA)
+    if nothing:
+        begun_at_nothing(columns, V, 12)
+    for n, now in enumerate(columns):
+        now["r2"][V] = max(0.85, 0.998 - 0.006 * n)
+    alerts = [a for a in replay(samples_of(columns), None, [ATTENTION]) if a.finding.rule == "body_break"]
+    assert {a.finding.severity for a in alerts} == severities
+
+
 def test_a_matrix_that_is_still_next_to_nothing_may_grow_by_any_factor() -> None:
     """Its steps are tiny as long as the gradient that reaches it is; λ says nothing of it."""
     columns = healthy(AT + 4, eta=ETA)
