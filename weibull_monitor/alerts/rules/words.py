@@ -214,9 +214,9 @@ ONE_WAY_CASE: Final = (
 
 
 LOST_CASE: Final = (
-    "Its RMS stayed, and no other matrix changed so: a part of its values became small, such as rows, columns or a page that was "
-    "set to zero. Check first the matrix by row and by column (`weight.std(1)`, `weight.std(0)`). If it was not you, go back to "
-    "the last checkpoint."
+    "λ fell far more than the RMS, and no other matrix changed so: a part of its values became small, such as rows, columns or "
+    "a page that was set to zero. Check first the matrix by row and by column (`weight.std(1)`, `weight.std(0)`). If it was not "
+    "you, go back to the last checkpoint."
 )
 """What an alert says of a matrix whose k fell while its size was kept."""
 
