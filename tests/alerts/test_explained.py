@@ -9,7 +9,8 @@ import pytest
 
 from alerts.simulated import ATTENTION, Columns, components, healthy, index, samples_of, window_of
 from weibull_monitor.alerts import replay
-from weibull_monitor.alerts.rules.movement import LESS_ALIKE, caution, one_way
+from weibull_monitor.alerts.rules.movement import LESS_ALIKE, caution
+from weibull_monitor.alerts.rules.steps import one_way
 from weibull_monitor.history.alert import Alert
 
 AT, EVERY, ETA = 15, 10, 1e-3

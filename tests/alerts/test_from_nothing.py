@@ -9,7 +9,7 @@ import pytest
 
 from alerts.simulated import ATTENTION, KINDS, Columns, components, healthy, index, samples_of, window_of
 from weibull_monitor.alerts import replay
-from weibull_monitor.alerts.rules.movement import from_nothing
+from weibull_monitor.alerts.rules.steps import from_nothing
 from weibull_monitor.history.alert import Alert
 from weibull_monitor.model.components import Part
 

@@ -11,9 +11,8 @@ from alerts.simulated import ATTENTION, Columns, healthy, index, samples_of, win
 from weibull_monitor.alerts import replay
 from weibull_monitor.alerts.rules.alone import at_once
 from weibull_monitor.alerts.rules.decay import gathers, lost_most, scaled_to_zero
-from weibull_monitor.alerts.rules.excuse import unwinds
-from weibull_monitor.alerts.rules.movement import one_way
 from weibull_monitor.alerts.rules.scale import scale_runaway, scale_shift
+from weibull_monitor.alerts.rules.steps import one_way, unwinds
 from weibull_monitor.alerts.settings import ScaleRunaway, ScaleShift
 from weibull_monitor.alerts.window import SampleWindow
 from weibull_monitor.history.alert import Alert

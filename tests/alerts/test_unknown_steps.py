@@ -11,7 +11,7 @@ import torch
 from alerts.simulated import ATTENTION, Columns, alerts_of, healthy, index, samples_of, window_of
 from weibull_monitor import fit_weibull
 from weibull_monitor.alerts import replay
-from weibull_monitor.alerts.rules.movement import from_nothing, one_way
+from weibull_monitor.alerts.rules.steps import from_nothing, one_way
 from weibull_monitor.history.alert import Alert
 
 AT, ETA = 15, 2e-3

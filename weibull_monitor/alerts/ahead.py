@@ -12,12 +12,13 @@ from typing import Any, Final
 
 import numpy as np
 
+from weibull_monitor.alerts.place import Place, Withheld
 from weibull_monitor.alerts.rules import RULES
 from weibull_monitor.alerts.rules.places import far_moved
 from weibull_monitor.alerts.rules.whole import common_jump
 from weibull_monitor.alerts.settings import AlertSettings
 from weibull_monitor.alerts.statistics import Bools, Floats
-from weibull_monitor.alerts.window import Place, SampleWindow
+from weibull_monitor.alerts.window import SampleWindow
 
 NEARLY: Final = 1.0 - 1e-6
 """Strength from which on a rule is asked again: many samples together may be rounded in another way than one."""
@@ -41,8 +42,8 @@ class SamplesTogether(SampleWindow):
         self.samples = places[0].samples
         self.reset = tuple(np.array([place.reset for place in places]).T[:, :, None])
         self.peak, self.settled, self.plateau = (np.stack([place[n] for place in places]) for n in (4, 5, 6))
-        past = np.array([place[7:] for place in places]).T[:, :, None]  # (7, places, 1)
-        self.speed, self.fastest, self.moving_intervals, self.coupled, self.scaled, self.own_rate, self.not_eta = past
+        self.speed, self.fastest, self.moving_intervals = np.array([place[7:10] for place in places]).T[:, :, None]
+        self.withheld = Withheld(*np.array([place.withheld for place in places]).T[:, :, None])  # each (places, 1)
 
     def __getitem__(self, column: str) -> Floats:
         """A column of the last samples at each place, shape (samples, places, components)."""

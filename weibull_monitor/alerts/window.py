@@ -5,20 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from weibull_monitor.alerts.common_movement import OF_ALL, common_movement
 from weibull_monitor.alerts.component_arrays import ComponentArrays
+from weibull_monitor.alerts.place import Place, Withheld
 from weibull_monitor.alerts.statistics import Bools, Floats, median_along, or_zero, quiet, rounded
 from weibull_monitor.history.record import RecordedSnapshot, as_array
 from weibull_monitor.history.snapshot import Snapshot
 from weibull_monitor.model.components import AttentionPair, Component, attention_pairs
 
-Sample = Snapshot | RecordedSnapshot
 Made = TypeVar("Made")
+Sample = Snapshot | RecordedSnapshot
 """A sample: live, or of a history."""
 
 READ: Final = (
@@ -54,25 +55,6 @@ MIN_MOVING_SHARE: Final = 0.1
 """Below this share of the peak η (median over matrices), matrices may stand still."""
 
 
-class Place(NamedTuple):
-    """What a `SampleWindow` has been through up to a sample: attributes of the same names, and the end of the last ones."""
-
-    end: int
-    steps: list[int]
-    samples: int
-    reset: tuple[int, int]
-    peak: Floats
-    settled: Bools
-    plateau: Floats
-    speed: float
-    fastest: float
-    moving_intervals: int
-    coupled: int
-    scaled: int
-    own_rate: int
-    not_eta: int
-
-
 class SampleWindow:
     """The last samples, one array per column of the history; NaN where there is no value.
 
@@ -97,10 +79,7 @@ class SampleWindow:
         speed: Median of the column ``speed`` over attention and feed-forward matrices. NaN if unknown.
         fastest: The highest `speed` before; 0 before there was any.
         moving_intervals: Number of intervals that `fastest` is from.
-        coupled: Number of components whose weight decay is in a gradient that is normalised, at the latest sample.
-        scaled: Number of components whose steps are scaled by the norm of the weights, at the latest sample.
-        own_rate: 1 if optimizers choose η of most components by themselves, at the latest sample; else 0.
-        not_eta: Number of components whose steps do not have the size η, at the latest sample.
+        withheld: What the optimizers say of how they step, at the latest sample.
         memo: Results about the latest sample that several rules share; emptied at the next sample.
         kept: Results about the components and the baseline; emptied when these change.
     """
@@ -124,8 +103,8 @@ class SampleWindow:
         self.reset = (0, 0)
         self.speed: Any = math.nan
         self.fastest: Any = 0.0
-        none: Any = 0
-        self.moving_intervals, self.coupled, self.scaled, self.own_rate, self.not_eta = (none,) * 5
+        self.moving_intervals: Any = 0
+        self.withheld = Withheld()
         self.memo: dict[Any, Any] = {}
         self.kept: dict[Any, Any] = {}
         self._adopt(())
@@ -141,10 +120,7 @@ class SampleWindow:
             self._adopt(sample.components)
         self._components = sample.components
         self.reset = (self.reset[1], sample.withheld.get("optimizer_reset", 0))
-        self.coupled = sample.withheld.get("coupled_weight_decay", 0)
-        self.scaled = sample.withheld.get("step_scaled_by_weight", 0)
-        self.own_rate = int(2 * sample.withheld.get("own_learning_rate", 0) > len(sample.components))
-        self.not_eta = sample.withheld.get("step_not_eta", 0)
+        self.withheld = Withheld.of(sample.withheld, len(sample.components))
         self.memo.clear()
         values = _values_of(sample)  # (columns, components)
         if self._end == self._room:
@@ -171,15 +147,12 @@ class SampleWindow:
     def place(self) -> Place:
         """Where the window stands: after its latest sample."""
         past = self._end, self.steps, self.samples, self.reset, self.peak, self.settled, self.plateau
-        withheld = self.coupled, self.scaled, self.own_rate, self.not_eta
-        return Place(*past, self.speed, self.fastest, self.moving_intervals, *withheld)
+        return Place(*past, self.speed, self.fastest, self.moving_intervals, self.withheld)
 
     def go_to(self, place: Place) -> None:
         """Goes back or forward to where the window stood, among samples that were taken in since `move_down`."""
         self._end, self.steps, self.samples, self.reset, self.peak, self.settled, self.plateau = place[:7]
-        self.speed, self.fastest, self.moving_intervals, self.coupled, self.scaled, self.own_rate, self.not_eta = place[
-            7:
-        ]
+        self.speed, self.fastest, self.moving_intervals, self.withheld = place[7:]
         self.memo.clear()
 
     def slices(self, places: Sequence[Place]) -> dict[str, Floats]:
@@ -206,6 +179,10 @@ class SampleWindow:
             return np.full(len(self.components), np.nan)
         values: Floats = self._buffer[column][self._end - 2]
         return values
+
+    def log_change(self, column: str) -> Floats:
+        """ln of the factor by which a column changed since the sample before, shape (components,)."""
+        return self.once(f"log change of {column}", lambda: np.log(self.now(column) / self.before(column)))
 
     def furthest(self, column: str, end: int = -1) -> Floats:
         """The largest |movement| of a column of `SHAPES` between the samples kept before the latest one, shape (components,).
@@ -291,7 +268,7 @@ class SampleWindow:
             jumped = jumped | (eta[-1] > self.peak) & late
         if len(rates) > 1:
             jumped = jumped | (rates[-1] > JUMP * np.fmax(np.fmax.reduce(rates[:-1], axis=0), self.peak))
-        found: Bools = self.settled & jumped & (self.own_rate == 0)
+        found: Bools = self.settled & jumped & (self.withheld.own_rate == 0)
         return found
 
     def _derive(self) -> None:
@@ -316,7 +293,7 @@ class SampleWindow:
             mean = passed / steps if steps else passed
             # Work: how far the interval can have moved a matrix. It is Σ η, with η capped at twice its peak, so that a wrong
             # rate does not explain its own effects (D-Adaptation: as it is); the number of steps where η is not known.
-            most = np.where(self.own_rate > 0, np.inf, MAX_ETA_GROWTH * self.peak)
+            most = np.where(self.withheld.own_rate > 0, np.inf, MAX_ETA_GROWTH * self.peak)
             allowed = np.where(self.peak > 0, np.minimum(1.0, most / mean), 1.0)
             buffer["work"][now] = np.where(np.isfinite(passed), passed * allowed, steps)
             # S and I of the scaling law as `weibull_monitor.scaling.budget` has them, with the mean η of the interval.

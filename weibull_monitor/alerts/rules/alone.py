@@ -145,7 +145,7 @@ def fall_alone(window: SampleWindow, noise: Floats, others: Floats) -> Floats:
     fell = np.zeros(noise.shape)
     noise = np.fmax(noise, others)
     for column in ("lambda", "rms"):
-        down = -np.log(window.now(column) / window.before(column))
+        down = -window.log_change(column)
         fell = np.fmax(fell, alone(window, down, window.furthest(f"log {column}"), noise, *FALLS))
     return fell
 
@@ -171,10 +171,10 @@ def _moved_together(window: SampleWindow) -> Floats:
     if not far.any():
         return strength
     falls = np.fmax(*(alone(window, sign * by_k, window.furthest("k"), error, (1.0, 1.0)) for sign in (-1.0, 1.0)))
-    grown = np.log(window.now("rms") / window.before("rms"))
+    grown = window.log_change("rms")
     rise_limit = np.where(by_k < 0.0, np.where(window.components.wakes, MIXED_RISE[1], MIXED_RISE[0]), np.inf)
     for column in ("lambda", "rms"):
-        rose = np.log(window.now(column) / window.before(column))
+        rose = window.log_change(column)
         # λ is the RMS over a function of k, so it moves with k while the RMS stays; and that is one movement.
         far_too = far & (np.abs(rose) >= least) & (np.sign(rose) * grown >= BY_RMS * np.abs(rose))
         for sign, limit in ((-1.0, MIXED), (1.0, rise_limit)):
@@ -199,7 +199,7 @@ def _part_lost(window: SampleWindow) -> Floats:
     judged = fall >= LOST_BY
     if not judged.any():
         return np.zeros(now.shape)  # nearly always
-    share = np.log(window.now("rms") / window.before("rms")) / np.log(before / now)
+    share = window.log_change("rms") / np.log(before / now)
     judged &= (share >= KEPT_SIZE[0]) & (share <= KEPT_SIZE[1])
     judged &= window.now("lambda") <= LOST_SCALE * window.before("lambda")  # as it does where k falls and the RMS stays
     if not judged.any():
@@ -227,7 +227,7 @@ def _beyond_others(window: SampleWindow) -> Bools:
         if column == "k":
             moved, noise = np.abs(window.now("k") - window.before("k")), error
         else:
-            moved, noise = np.abs(np.log(window.now("rms") / window.before("rms"))), SE_LAMBDA * error / window.now("k")
+            moved, noise = np.abs(window.log_change("rms")), SE_LAMBDA * error / window.now("k")
         far = moved >= least
         if far.any():
             found |= far & (alone(window, moved, window.furthest(column), noise, (others, own)) >= 1.0)
@@ -254,7 +254,7 @@ def moved_together_outside(window: SampleWindow) -> Floats:
         return np.fmin(size / np.fmax(own, noise), AMONG_ALL * size / np.fmax(others, noise))
 
     for column in ("lambda", "rms"):
-        rose = np.log(window.now(column) / window.before(column))
+        rose = window.log_change(column)
         for of_k, of_scale, limit in OUTSIDE:
             shape = units(of_k * by_k, window.furthest("k"), error)
             scale = units(of_scale * rose, window.furthest(f"log {column}"), noise)

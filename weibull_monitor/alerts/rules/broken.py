@@ -167,7 +167,7 @@ def no_gradient(window: SampleWindow, settings: NoGradient) -> RuleResult | None
     with quiet():
         spent = window.now("decay") - window.before("decay")  # all arrays: (components,)
         tolerance = 0.5 * resolution(components.numel) + 0.02 * spent
-        moved = [np.abs(np.log(window.now(c) / window.before(c)) + spent) / tolerance for c in ("lambda", "rms")]
+        moved = [np.abs(window.log_change(c) + spent) / tolerance for c in ("lambda", "rms")]
         moved.append(np.abs(window.now("k") - window.before("k")) / (0.05 * window.now("k_se")))
         most = np.max(moved, axis=0)
         body = (

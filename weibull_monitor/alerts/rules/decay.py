@@ -77,10 +77,10 @@ def in_gradient(window: SampleWindow) -> Bools:
 
 
 def _in_gradient(window: SampleWindow) -> Bools:
-    if not np.any(window.coupled):
+    if not np.any(window.withheld.coupled):
         return np.zeros(window.now("lambda").shape, dtype=bool)  # nearly always
     decaying = (window.now("weight_decay") > 0.0) & np.isfinite(window.now("lambda"))
-    enough = np.asarray(window.coupled) >= MOST * decaying.sum(axis=-1, keepdims=True)
+    enough = np.asarray(window.withheld.coupled) >= MOST * decaying.sum(axis=-1, keepdims=True)
     found: Bools = decaying & enough
     return found
 
@@ -129,11 +129,11 @@ def scaled_to_zero(window: SampleWindow) -> Bools:
     Optimization for Deep Learning", 2020, algorithm 2). Where the gradient of the loss is small beside λ_wd·w, it points to zero
     as a whole, and ln RMS falls by η a step, not by ηλ_wd. What only one matrix does, but an expert, is no decay.
     """
-    if not np.any(window.scaled):
+    if not np.any(window.withheld.scaled):
         return np.zeros(window.now("lambda").shape, dtype=bool)  # nearly always
     with quiet():
         decaying = (window.now("weight_decay") > 0.0) & np.isfinite(window.now("lambda"))
-        enough = np.asarray(window.scaled) >= MOST * decaying.sum(axis=-1, keepdims=True)
+        enough = np.asarray(window.withheld.scaled) >= MOST * decaying.sum(axis=-1, keepdims=True)
         fell = np.log(window.before("rms") / window.now("rms"))
         # n steps leave (1 - η)ⁿ of the weights.
         most = window.path / (1.0 - np.fmin(np.fmax(window.now("eta"), window.before("eta")), 0.5))

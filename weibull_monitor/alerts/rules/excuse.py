@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from typing import Final
 
-import numpy as np
-
 from weibull_monitor.alerts.component_arrays import JudgedGroup
 from weibull_monitor.alerts.rules.alone import beyond_others
 from weibull_monitor.alerts.rules.decay import IN_GRADIENT, MOST, faded
-from weibull_monitor.alerts.rules.movement import ALIKE, ONE_WAY_AT_LEAST, SUSTAINED_ONE_WAY, caution, from_nothing
+from weibull_monitor.alerts.rules.movement import caution
+from weibull_monitor.alerts.rules.steps import from_nothing, unwinds
 from weibull_monitor.alerts.rules.words import UNSTEPPED, unstepped
 from weibull_monitor.alerts.statistics import Bools
 from weibull_monitor.alerts.window import SampleWindow
-
-NORMAL_K: Final = 1.18
-"""k of a normal distribution, less what training makes of it by and by."""
 
 FROM_NOTHING: Final = (
     "It began at zero, or so near to it that its values are what the steps since then have made, and takes their shape. If it "
@@ -54,7 +50,7 @@ def _excused(window: SampleWindow) -> Bools:
 
 
 def _rising(window: SampleWindow) -> Bools:
-    found: Bools = (caution(window) > 1.0) & (window.own_rate > 0)
+    found: Bools = (caution(window) > 1.0) & (window.withheld.own_rate > 0)
     return found
 
 
@@ -75,23 +71,3 @@ def group_excused(window: SampleWindow, group: JudgedGroup) -> Bools:
     """Whether at least half of a group are `excused`, (1,)."""
     share: Bools = excused(window)[..., group.members].mean(axis=-1, keepdims=True) >= MOST
     return share
-
-
-def unwinds(window: SampleWindow) -> Bools:
-    """Matrices whose values had come to one size, and whose steps of the last interval take that back, shape (components,).
-
-    RMS² falls by at least as much as `one_way` asks for as a growth, within what the steps can do, and k from above `ALIKE`
-    towards that of a normal distribution. On the way some values have gone back and others have not, so R² falls.
-    """
-    return window.once("unwinds", lambda: _unwinds(window))
-
-
-def _unwinds(window: SampleWindow) -> Bools:
-    path, rms, before = window.path, window.now("rms"), window.before("rms")  # all arrays (components,)
-    steps = np.fmax(window.steps[-1] - window.steps[-2], 1) if len(window.steps) > 1 else 1
-    bound = window.now("update_max")
-    full = path * np.fmin(bound, 1.0)
-    least = full**2 * np.fmin(1.0 / np.sqrt(steps), ONE_WAY_AT_LEAST / steps)
-    back = (window.before("k") >= ALIKE) & (window.now("k") < window.before("k")) & (window.now("k") >= NORMAL_K)
-    found: Bools = back & (before**2 - rms**2 >= least) & (before - rms <= path * np.fmin(bound, SUSTAINED_ONE_WAY))
-    return found

@@ -7,7 +7,8 @@ from typing import Final
 import numpy as np
 
 from weibull_monitor.alerts.component_arrays import JudgedGroup
-from weibull_monitor.alerts.rules.movement import NEAR, began_at_nothing, caution
+from weibull_monitor.alerts.rules.movement import caution
+from weibull_monitor.alerts.rules.steps import NEAR, began_at_nothing
 from weibull_monitor.alerts.statistics import Bools, Floats, median_along
 from weibull_monitor.alerts.window import SampleWindow
 
@@ -30,7 +31,7 @@ OF_STEPS: Final = (
 
 def gradient_sized(window: SampleWindow) -> Bools:
     """Matrices with a known η whose steps have another size than that, and no bound, shape (components,)."""
-    found: Bools = (window.not_eta > 0) & np.isnan(window.now("update_max")) & np.isfinite(window.now("eta"))
+    found: Bools = (window.withheld.not_eta > 0) & np.isnan(window.now("update_max")) & np.isfinite(window.now("eta"))
     return found
 
 

@@ -13,10 +13,11 @@ import numpy as np
 
 from weibull_monitor.alerts.rules.alone import largest_other
 from weibull_monitor.alerts.rules.gradient_sized import gradient_sized
-from weibull_monitor.alerts.rules.movement import MIN_INTERVALS, from_nothing
+from weibull_monitor.alerts.rules.movement import MIN_INTERVALS
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result, strongest
 from weibull_monitor.alerts.rules.scale import scale_shift as shift
-from weibull_monitor.alerts.rules.words import SE_LAMBDA, between, unstepped
+from weibull_monitor.alerts.rules.steps import from_nothing
+from weibull_monitor.alerts.rules.words import SE_LAMBDA, between, signed, unstepped
 from weibull_monitor.alerts.settings import ScaleShift
 from weibull_monitor.alerts.statistics import Bools, Floats, median_along, or_zero, quiet
 from weibull_monitor.alerts.window import EARLY, JUMP, SHAPES, SampleWindow
@@ -66,7 +67,7 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
             else ""
         )
         return (
-            f"RMS {between(was, at, start)}, by {100 * (at / was - 1.0):+.1f} %{after}; its largest other change, in such a "
+            f"RMS {between(was, at, start)}, by {signed(np.log(at / was))}{after}; its largest other change, in such a "
             f"time, was {100 * np.expm1(furthest):.1f} %. "
             + ("Training does not jump and then rest: something" if earlier[i] else "Probably something")
             + " wrote to this matrix (a checkpoint that was loaded, a scale that was applied twice, an adapter that was merged). "
@@ -98,10 +99,8 @@ def _jumps(window: SampleWindow, ago: int) -> Floats:
     nothing = np.zeros(window.now("rms").shape)
     if len(window.steps) < MIN_INTERVALS + 2 + ago:
         return nothing
-    by = window["moved"][-ago][
-        ..., 0, :, :
-    ]  # (columns, components); without what weight decay explains, a fall is less
-    if not (np.minimum(*(by[..., SHAPES.index(f"log {c}"), :] for c in SCALES)) >= LEAST).any():
+    raw = window["moved"][-ago][..., 0, :, :]  # (columns, components); less what decay explains, a fall is even smaller
+    if not (np.minimum(*(raw[..., SHAPES.index(f"log {c}"), :] for c in SCALES)) >= LEAST).any():
         return nothing  # nearly always
     rows = [np.log(window[c][-ago - 1 : len(window.steps) + 1 - ago]) for c in SCALES]  # each (2, components)
     # What weight decay takes away in proportion is no jump; LAMB takes away less, so it does not count for rises.
@@ -154,7 +153,7 @@ def _around(window: SampleWindow, column: str) -> Floats:
     """
     raw, by_root = (moved.max(axis=0) for moved in _latest(window, 2, column))
     work = window.before("work")
-    next_one = np.abs(np.log(window.now(column) / window.before(column)))
+    next_one = np.abs(window.log_change(column))
     next_one = next_one * np.sqrt(np.fmax(work / window.now("work"), 1.0))
     most: Floats = np.fmax(np.maximum(raw, by_root * np.sqrt(work)), next_one)
     return most

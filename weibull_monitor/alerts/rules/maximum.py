@@ -9,7 +9,7 @@ import numpy as np
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result, strongest
 from weibull_monitor.alerts.rules.scale import impossible_change as impossible_rms
 from weibull_monitor.alerts.rules.scale import largest_of
-from weibull_monitor.alerts.rules.words import apart, between, cause_of, rounded, unstepped
+from weibull_monitor.alerts.rules.words import apart, between, cause_of, decimal, unstepped
 from weibull_monitor.alerts.settings import ImpossibleChange
 from weibull_monitor.alerts.statistics import ON_GRIDS, Bools, or_zero, quiet
 from weibull_monitor.alerts.window import SampleWindow
@@ -49,7 +49,7 @@ def changed_while_frozen(window: SampleWindow, settings: ImpossibleChange) -> Ru
             return None
         counts = [window[name][-STILL - 2 : -1] for name in ("rms", "zeros")]  # equal to nine digits if the counts are
         still = np.logical_and(*((values == values[-1]).all(axis=0) for values in counts))
-        moved = np.fmax(*(np.abs(np.log(window.now(name) / window.before(name))) for name in ("rms", "lambda")))
+        moved = np.fmax(*(np.abs(window.log_change(name)) for name in ("rms", "lambda")))
         strength = np.where(frozen & still, moved / (ON_GRIDS + components.precision), 0.0)
         found = strength >= 1.0
     if not found.any():
@@ -125,7 +125,7 @@ def impossible_maximum(window: SampleWindow, settings: ImpossibleChange) -> Rule
         was, is_now = apart(before[i], now[i])
         return (
             f"The largest |w| went from {was} to {is_now} since step {window.steps[-2]}; with this η no value can have moved by "
-            f"more than {rounded(likely[i])}. {cause_of(window, i, found)}"
+            f"more than {decimal(likely[i])}. {cause_of(window, i, found)}"
         )
 
     return rule_result(

@@ -35,41 +35,12 @@ RECENT: Final = 5.5
 """How many times the recent movements, by their root mean square, a movement has to be, to be unlike its own past."""
 LONGER: Final = 1.5
 """How much further that is in an interval that is longer than all before."""
-SUSTAINED_ONE_WAY: Final = 1.5
-"""Largest RMS of updates that go one way …"""
-ONE_WAY_AT_LEAST: Final = 3.0
-"""How many times as much as in random directions RMS² grows, at least."""
-ALIKE: Final = 1.3
-"""k from which on values are nearly of one size, as after steps that went one way; 1.2054 is that of a normal distribution."""
-FIRST_K: Final = (0.2, 1.25, 0.4)
-"""A bound of ln k against ln RMS, constant and then rising from the third number on.
-
-Normal values plus ±d have (0.07, 0.35), (0.58, 0.80), (1.04, 1.15) and (1.58, 1.63) for d = 1, 2, 3, 5 standard deviations.
-"""
-STEPPED: Final = ((0.0, 0.35, 0.80, 1.15, 1.63), (0.0, 0.07, 0.58, 1.04, 1.58))
-"""ln RMS and ln k of such values, without a margin."""
-GROWN: Final = 1.2
-"""How many times as large the RMS gets where the size of steps is not known."""
-K_AS_RMS: Final = 2.0
-"""… and how many times as much as ln RMS ln k rises then: about as much, since the mean of |w| grows and its spread does not."""
-K_WITH_RMS: Final = 0.15
-"""How much of a rise of ln RMS ln k rises by, at least, where the rise explains that λ grew."""
 YOUNG: Final = (60.0, 120.0)
 """Steps at the η of the end of the warm-up, by Σ η, up to which a run is young, and from which on it is not."""
 LOW: Final = 0.3
 """Share of η after the warm-up below which a model hardly learns."""
 LESS_ALIKE: Final = 1.5
 """How much further a movement of one matrix has to be in a young run, where some begin to learn and others do not yet."""
-STEP: Final = 0.3
-"""An initialisation below this share of a step at the highest η is nothing beside it."""
-NEAR: Final = 0.01
-"""The same share of the median RMS of all, for optimizers whose steps have no known size."""
-GROWING: Final = 9
-"""Samples over which a matrix that began at nothing has to keep its size …"""
-SETTLED_SHARE: Final = 0.5
-"""… to this share, to have settled."""
-OUTGROWN: Final = 0.5
-"""Share of the attention and feed-forward matrices that have outgrown their start, where a model began at nothing."""
 SIMILAR_RATIO: Final = 1.5
 """An interval is as long as another if its `work` is at most this many times as much."""
 
@@ -161,112 +132,6 @@ def _needed(window: SampleWindow, lookback: int) -> Floats:
     """
     start = np.isfinite(window.baseline["k"])
     return np.where(start | (not start.any()), MIN_INTERVALS, lookback)
-
-
-def one_way(window: SampleWindow) -> Bools:
-    """Matrices whose steps of the last interval, all in one direction, explain that k rose; shape (components,).
-
-    Where a gradient keeps its sign, an optimizer that normalises moves each value by η in the same direction at every step. The
-    values become ±Σ η, all of one size: RMS² grows by up to (Σ η)², k rises far above that of a normal distribution, and R²
-    falls meanwhile. In n steps of random directions RMS² grows by (Σ η)²/n. What is above the geometric mean of both,
-    (Σ η)²/√n, or three times the latter, counts as one way, if k rises about as the RMS does. So does a growth by a fifth where
-    the size of steps is not known. What writes to a matrix may make k rise, too, but the RMS hardly grows by just so much then;
-    and where two sizes are mixed, k falls.
-    """
-    return window.once("one way", lambda: _one_way(window))
-
-
-def _one_way(window: SampleWindow) -> Bools:
-    path, rms, before = window.path, window.now("rms"), window.before("rms")  # all arrays (components,)
-    bound = window.now("update_max")
-    full = path * np.fmin(bound, 1.0)  # for what a step is below η in any case, as of Muon
-    grown = rms**2 - (before * np.exp(-or_zero(window.now("weight_decay")) * path)) ** 2
-    steps = np.fmax(window.steps[-1] - window.steps[-2], 1) if len(window.steps) > 1 else 1
-    least = full**2 * np.fmin(1.0 / np.sqrt(steps), ONE_WAY_AT_LEAST / steps)
-    enough = (grown >= least) | np.isnan(bound) & (rms >= GROWN * before)
-    k, k_before = window.now("k"), window.before("k")
-    most = path * np.fmin(bound, SUSTAINED_ONE_WAY)
-    enough &= ~(rms - before > most)
-    by_k, by_rms = np.log(k / k_before), np.log(rms / before)
-    # Equal steps in one direction make of normal values what `FIRST_K` says; what has one size already gets it more quickly.
-    first = FIRST_K[0] + FIRST_K[1] * np.fmax(by_rms - FIRST_K[2], 0.0)
-    fits = by_k <= np.where(k_before < ALIKE, first, K_AS_RMS * by_rms)
-    fits |= _one_way_before(window)
-    rose = (k - k_before > window.now("k_se")) & fits
-    found: Bools = rose & enough
-    return found
-
-
-def _one_way_before(window: SampleWindow) -> Bools:
-    """Whether the interval before the last one went one way, too, and k has risen as it does over both, shape (components,)."""
-    if len(window.steps) < 3:
-        return np.zeros(window.now("k").shape, dtype=bool)
-    path = window["eta_sum"][-2] - or_zero(window["eta_sum"][-3])
-    steps = np.fmax(window.steps[-2] - window.steps[-3], 1)
-    rms, start = window.before("rms"), window["rms"][-3]  # all arrays (components,)
-    bound = window.now("update_max")
-    full = path * np.fmin(bound, 1.0)
-    grown = rms**2 - (start * np.exp(-or_zero(window.now("weight_decay")) * path)) ** 2
-    least = full**2 * np.fmin(1.0 / np.sqrt(steps), ONE_WAY_AT_LEAST / steps)
-    by_k, by_rms = np.log(window.now("k") / window["k"][-3]), np.log(window.now("rms") / start)
-    fits = by_k <= np.interp(by_rms, *STEPPED)
-    found: Bools = (grown >= least) & (rms - start <= path * np.fmin(bound, SUSTAINED_ONE_WAY)) & fits
-    return found
-
-
-def from_nothing(window: SampleWindow) -> Bools:
-    """Matrices that began at zero, or so near to it that a step replaces all values, and still grow; shape (components,).
-
-    Such a matrix takes the shape that its steps have: after the first of Adam, all values have one size. It is so in a young run,
-    and as long as the past that a movement is compared with is that of another size: where the RMS has doubled over the last
-    `GROWING` samples, or is still below a step, in itself or in a part of it.
-    """
-    return window.once("from nothing", lambda: _from_nothing(window))
-
-
-def began_at_nothing(window: SampleWindow) -> Bools:
-    """Matrices that began at zero, or next to it, and consist of steps, whether they still grow or not, (components,)."""
-    from_nothing(window)
-    found: Bools = window.memo["began at nothing"]
-    return found
-
-
-def _from_nothing(window: SampleWindow) -> Bools:
-    start, rms = window.baseline["rms"], window["rms"][-GROWING:]  # (components,), (samples, components)
-    bound = window.now("update_max")
-    unknown = np.isnan(bound)
-    rate = np.fmax(window.peak, window.now("eta"))
-    step = STEP * rate * np.fmin(bound, 1.0)
-    # Steps as large as the gradient, or as the weights, have no known size. But where most matrices are several times as large
-    # as they began, and were so before the last interval, a model consists of its steps.
-    usual = median_along(np.where(window.components.trainable, start, np.nan))
-    before = np.fmin.reduce(rms[-2:], axis=0)
-    near = np.where(unknown, NEAR * usual, step)
-    outgrown = unknown & (start < STEP * before)
-    body = window.components.body & window.components.trainable
-    many = outgrown[..., body].mean(axis=-1, keepdims=True) >= OUTGROWN if body.any() else np.zeros(1, dtype=bool)
-    outgrown &= many
-    nothing, size = np.where(outgrown, STEP * before, near), np.where(outgrown, before, rms[-1])
-    begun = np.isfinite(start) & ~(start >= np.where(unknown & ~(rate > 0.0), nothing, step))
-    window.memo["began at nothing"] = begun = np.broadcast_to(begun, rms.shape[1:])
-    if not begun.any():
-        return begun  # nearly always
-    grows = ~(np.fmin.reduce(rms, axis=0) >= SETTLED_SHARE * size) | (np.fmin(rms[-1], window.now("lambda")) < near)
-    found: Bools = begun & ((caution(window) > 1.0) | grows & ~(start >= nothing))
-    # A fused matrix of which one part still grows holds values of several sizes.
-    owners = window.components.owners
-    for owner in np.unique(owners[np.nonzero(found)[-1]]):
-        parts = owners == owner
-        if parts.sum() > 1:
-            found[..., parts] = begun[..., parts] & found[..., parts].any(axis=-1, keepdims=True)
-    return found
-
-
-def rises_alike(window: SampleWindow) -> Bools:
-    """Matrices whose ln k rose by `K_WITH_RMS` of what ln RMS did, or more, as values that come to one size, (components,)."""
-    rise = np.log(window.now("k") / window.before("k"))
-    found: Bools = rise >= K_WITH_RMS * np.log(window.now("rms") / window.before("rms"))
-    return found
 
 
 def caution(window: SampleWindow) -> Floats:

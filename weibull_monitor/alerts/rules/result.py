@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from weibull_monitor.alerts.rules.words import rounded
+from weibull_monitor.alerts.rules.words import decimal
 from weibull_monitor.alerts.statistics import Bools, Floats, quiet
 from weibull_monitor.history.alert import MAX_NAMES, SEVERITIES, Finding
 
@@ -140,9 +140,9 @@ def _sureness(rule: str, found: RuleResult, i: int, sure: float) -> str:
     if rule in EXACT or found.severity[i] > 2:
         return "This is certain."
     if found.severity[i] > 1:
-        return f"Strength {rounded(strength)}, a warning from {sure:.3g} on."
+        return f"Strength {decimal(strength)}, a warning from {sure:.3g} on."
     if strength < sure:
-        return f"Strength {rounded(strength)}, a warning from {sure:.3g} on: healthy runs can have this, too{_alone(found, i)}."
+        return f"Strength {decimal(strength)}, a warning from {sure:.3g} on: healthy runs can have this, too{_alone(found, i)}."
     return f"Healthy runs can have this, too{_alone(found, i)}."
 
 

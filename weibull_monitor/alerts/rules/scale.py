@@ -29,18 +29,15 @@ from weibull_monitor.alerts.rules.movement import (
     AS_OTHERS,
     LEAST_SPEED,
     MIN_INTERVALS,
-    SUSTAINED_ONE_WAY,
     caution,
-    from_nothing,
     median_if_many,
-    one_way,
-    rises_alike,
     shift_result,
     suddenness,
     unlike_both,
     usual_movement,
 )
 from weibull_monitor.alerts.rules.result import RuleResult, graded, rule_result
+from weibull_monitor.alerts.rules.steps import SUSTAINED_ONE_WAY, from_nothing, one_way, rises_alike
 from weibull_monitor.alerts.rules.trained import goes_on
 from weibull_monitor.alerts.rules.words import (
     ONE_WAY_CASE,
@@ -49,7 +46,7 @@ from weibull_monitor.alerts.rules.words import (
     between,
     cause_of,
     cause_of_shift,
-    rounded,
+    decimal,
     signed,
     unstepped,
 )
@@ -148,7 +145,7 @@ def impossible_change(window: SampleWindow, settings: ImpossibleChange) -> RuleR
         meaning=lambda i: (
             f"The RMS went from {' to '.join(apart(before[i], rms[i]))} since step {window.steps[-2]}; "
             + ("the optimizer" if impossible[i] else "the optimizer, with gradients of a steady size,")
-            + f" cannot have moved it by more than {rounded(limit[i])} in these steps at this learning rate. "
+            + f" cannot have moved it by more than {decimal(limit[i])} in these steps at this learning rate. "
             + cause_of(window, i, strength >= 1.0)
         ),
     )
@@ -222,7 +219,7 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         if driven.any():
             after = np.abs(move.last) / (AFTER_OTHERS * np.hypot(move.recent, noise))
             besides = np.where(driven & (after >= 1.0), np.fmax(besides, type(settings).sure * after), besides)
-        rose = np.log(window.now("rms") / window.before("rms"))
+        rose = window.log_change("rms")
         ever = window.furthest("log rms")
         by_rms = alone(window, rose + decay, ever, noise, (settings.alone, settings.own), TRADES, siblings=True)
         by_rms = by_rms * at_once(window)
@@ -336,7 +333,7 @@ def _faster(window: SampleWindow, settings: ScaleShift) -> Floats:
     ratio = speed / np.fmax(window.fastest, FULL_STEPS)
     if not np.any(ratio >= A_LITTLE_FASTER) or not rest.any():
         return np.zeros(1)  # nearly always
-    growth = np.log(window.now("rms") / window.before("rms"))
+    growth = window.log_change("rms")
     grew, all_grew = (median_along(growth[..., part]) >= settings.change for part in (body, rest))
     can_grow = median_along(window.now("update_max")[..., body]) > SIGN
     warm = window.warm[..., body].any(axis=-1, keepdims=True)

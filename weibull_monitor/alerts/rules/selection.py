@@ -27,13 +27,13 @@ from weibull_monitor.alerts.rules.movement import (
     MIN_INTERVALS,
     caution,
     median_if_many,
-    one_way,
     shift_result,
     unlike_both,
     unlike_others,
     usual_movement,
 )
 from weibull_monitor.alerts.rules.result import RuleResult
+from weibull_monitor.alerts.rules.steps import one_way
 from weibull_monitor.alerts.rules.words import LOST_CASE, ONE_WAY_CASE, between, fit_got_worse, mixed_case
 from weibull_monitor.alerts.settings import SelectionDrift, SelectionRange, SelectionShift
 from weibull_monitor.alerts.statistics import Bools, Floats, quiet

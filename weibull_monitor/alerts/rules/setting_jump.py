@@ -65,7 +65,7 @@ def setting_jump(window: SampleWindow, settings: SettingJump) -> RuleResult | No
         by_rate = np.zeros(grown.all.shape)
         jumped = np.fmax(grown.alone / settings.group, grown.all / settings.all)
         jumped = np.fmax(jumped, grown.burst / settings.burst)
-        jumped = np.where(window.own_rate > 0, 0.0, jumped)  # it is no setting then
+        jumped = np.where(window.withheld.own_rate > 0, 0.0, jumped)  # it is no setting then
         if (jumped[..., trainable] >= 1.0).any():
             move = usual_movement(window, "log lambda", LOOKBACK)
             noise = SE_LAMBDA * window.now("k_se") / window.now("k")
@@ -105,7 +105,7 @@ def setting_jump(window: SampleWindow, settings: SettingJump) -> RuleResult | No
             if between[i]
             else f"{times:.3g} times as high as ever before"
         )
-        by = signed(np.log(window.now("lambda")[i] / window.before("lambda")[i]))
+        by = signed(window.log_change("lambda")[i])
         return f"η of its parameter group {shown}, {how}; λ moved by {by} since step {since}. {correct}"
 
     with quiet():

@@ -13,20 +13,16 @@ from weibull_monitor.alerts.rules.excuse import excused, group_excused, reason
 from weibull_monitor.alerts.rules.gradient_sized import OF_STEPS, made_of_steps
 from weibull_monitor.alerts.rules.groups import GroupResults, around, group_error, median_k, median_start, warm
 from weibull_monitor.alerts.rules.movement import (
-    ALIKE,
     AS_OTHERS,
-    FIRST_K,
-    K_AS_RMS,
     MIN_INTERVALS,
-    began_at_nothing,
     caution,
-    one_way,
     suddenness,
     unlike_both,
     unlike_others,
     usual_movement,
 )
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result
+from weibull_monitor.alerts.rules.steps import began_at_nothing, most_k_of_steps, one_way
 from weibull_monitor.alerts.rules.words import LOST_CASE, ONE_WAY_CASE, apart, between, fit_got_worse, mixed_case
 from weibull_monitor.alerts.settings import BodyBreak, LayerOutlier, TransmissionExit
 from weibull_monitor.alerts.statistics import Bools, Floats, median_along, median_of, or_zero, quiet, spread_of
@@ -306,13 +302,9 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
             further = np.minimum(size / (OUTSIDE * np.hypot(move.own, error)), size / OUTSIDE_CHANGE)
             # Steps of one size lead to values of one size; what writes to a matrix hardly ever makes k higher than at the start.
             # And then the size stays, while steps make it grow.
-            by_rms = np.log(window.now("rms") / window.before("rms"))
-            first = FIRST_K[0] + FIRST_K[1] * np.fmax(by_rms - FIRST_K[2], 0.0)
-            most = TWICE * np.where(window.before("k") < ALIKE, first, K_AS_RMS * by_rms)
-            as_far = np.log(window.now("k") / window.before("k")) <= most
-            evener = (
-                (by_rms >= GREW) & as_far & (move.last > 0.0) & (window.now("k") > ONE_SIZE * anchors()["normal"].k)
-            )
+            as_far = window.log_change("k") <= TWICE * most_k_of_steps(window)
+            grew = window.log_change("rms") >= GREW
+            evener = grew & as_far & (move.last > 0.0) & (window.now("k") > ONE_SIZE * anchors()["normal"].k)
             late = (window.steps[-1] > EARLY) & ~one_way(window) & ~window.jumped & ~evener
             mixed_outside = moved_together_outside(window)
             further = np.fmax(np.where(lone, further, 0.0), mixed_outside)
@@ -338,7 +330,7 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
         straight = one_way(window) | grows_on(window)
         harmless = excused(window)
         # Steps that an optimizer makes long by itself lead slowly to the shape of such steps, and it stays.
-        slow = (r2 < settings.slowly) & (start >= settings.r2) & ~harmless & (window.own_rate == 0)
+        slow = (r2 < settings.slowly) & (start >= settings.r2) & ~harmless & (window.withheld.own_rate == 0)
         slow &= ~began_at_nothing(window)
         sudden &= ~straight & ~harmless & ~(by_k & window.jumped)  # `scale_shift` tells of a jump of η
 

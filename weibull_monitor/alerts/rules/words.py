@@ -172,14 +172,16 @@ def unstepped(window: SampleWindow) -> Bools:
 def _unstepped(window: SampleWindow) -> Bools:
     known, trainable = np.isfinite(window.now("eta")), window.components.trainable
     others = (known & trainable).any(axis=-1, keepdims=True)
-    found: Bools = trainable & ~known & (others | (window.not_eta > 0))  # Rprop keeps a step size of each value
+    found: Bools = (
+        trainable & ~known & (others | (window.withheld.not_eta > 0))
+    )  # Rprop keeps a step size of each value
     return found
 
 
-def rounded(value: float, digits: int = 3) -> str:
+def decimal(value: float, digits: int = 3) -> str:
     """A number in so many digits; a large one without an exponent.
 
-    >>> rounded(0.0158), rounded(199.2), rounded(5317.3), rounded(4e13)
+    >>> decimal(0.0158), decimal(199.2), decimal(5317.3), decimal(4e13)
     ('0.0158', '199', '5,320', '4e+13')
     """
     text = f"{value:.{digits}g}"
