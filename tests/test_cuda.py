@@ -107,6 +107,41 @@ def test_no_step_synchronises(
     assert [s.step for s in read_history(tmp_path).snapshots] == list(range(9))
 
 
+@pytest.mark.parametrize("make", MAKES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_the_last_update_is_read_without_waiting(
+    tmp_path: Path, strictly_asynchronous: Callable[[bool], None], make: str, dtype: torch.dtype
+) -> None:
+    model = model_of(dtype)
+    optimizer = MAKES[make](model.parameters())
+    loss_of(model).backward()
+    optimizer.step()
+    monitor = WeibullMonitor(model, optimizer, every_n_steps=1, output_dir=tmp_path, updates=True)
+    expected = []
+    for step in range(2, 7):
+        optimizer.zero_grad()
+        loss_of(model).backward()
+        strictly_asynchronous(True)
+        optimizer.step()
+        monitor.step()
+        strictly_asynchronous(False)
+        states = {name: optimizer.state[p] for name, p in model.named_parameters() if p.dim() == 2}
+        fits = {}
+        for name, state in states.items():
+            m, v = (
+                state[key].double().cpu() / (1 - beta**step) for key, beta in (("exp_avg", 0.9), ("exp_avg_sq", 0.999))
+            )
+            fits[name] = fit_weibull((m / (v.sqrt() + 1e-8)).float())
+        expected.append(fits)
+    monitor.close()
+    for snapshot, fits in zip(read_history(tmp_path).snapshots[1:], expected, strict=True):
+        for column in ("k", "lambda", "rms"):
+            found = snapshot.values(f"update_{column}")
+            assert found == pytest.approx(
+                {name: getattr(fit, column.replace("lambda", "lambda_")) for name, fit in fits.items()}, rel=1e-3
+            )
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 def test_no_step_synchronises_where_values_lie_on_a_grid_or_leave_it(
     tmp_path: Path, strictly_asynchronous: Callable[[bool], None], dtype: torch.dtype

@@ -16,7 +16,8 @@ from gpu_parts.page import Page, ms
 from weibull_monitor import WeibullMonitor
 
 TITLE = "A training"
-EVERY = (100, 10, 1)
+MONITORS = {"every 100": (100, False), "every 10": (10, False), "every 1": (1, False), "every 10, updates": (10, True)}
+"""Steps between two samples, and whether the last update of each matrix is read, too."""
 WITHOUT, AGAIN = "without", "without, once more"
 SECONDS = 110.0
 """What the turns may take together."""
@@ -75,7 +76,10 @@ class _Training:
 
 
 def run(machine: Machine, page: Page, budget: Budget) -> None:
-    """Trains in turns, with a monitor that samples at every 100, 10 or 1 steps and without one."""
+    """Trains in turns, with a monitor that samples at every 100, 10 or 1 steps and without one.
+
+    One of them reads the last updates, too (`updates=True`).
+    """
     training = _Training(machine)
     steps = 3 if machine.rehearsal else 100
     training.turn(None, machine.repetitions(10))
@@ -88,13 +92,14 @@ def run(machine: Machine, page: Page, budget: Budget) -> None:
     )
     with tempfile.TemporaryDirectory() as place:
         monitors: dict[str, WeibullMonitor | None] = {WITHOUT: None}
-        for n in EVERY:
-            monitors[f"every {n}"] = WeibullMonitor(
+        for name, (n, updates) in MONITORS.items():
+            monitors[name] = WeibullMonitor(
                 training.model,
                 training.optimizer,
                 every_n_steps=lambda step, n=n: step % n == 0,
-                output_dir=Path(place, str(n)),
+                output_dir=Path(place, name),
                 process_group=None,
+                updates=updates,
             )
         monitors[AGAIN] = None
         seconds: dict[str, list[float]] = {name: [] for name in monitors}
@@ -115,10 +120,10 @@ def run(machine: Machine, page: Page, budget: Budget) -> None:
             if monitor is not None:
                 monitor.close(sample_last=False)
     _report(page, seconds, steps, training.tokens)
-    for n in EVERY:
-        last = sampled[f"every {n}"]
+    for name, (n, _) in MONITORS.items():
+        last = sampled[name]
         if n <= steps and (last is None or last.step == 0):
-            raise RuntimeError(f"the monitor of every {n} steps took no sample; the log says why")
+            raise RuntimeError(f"the monitor of {name} took no sample; the log says why")
 
 
 def _report(page: Page, seconds: dict[str, list[float]], steps: int, tokens: int) -> None:

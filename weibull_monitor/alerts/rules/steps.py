@@ -146,14 +146,16 @@ def _from_nothing(window: SampleWindow) -> tuple[Bools, Bools]:
     if not begun.any():
         return begun, begun  # nearly always
     grows = ~(np.fmin.reduce(rms, axis=0) >= SETTLED_SHARE * size) | (np.fmin(rms[-1], window.now("lambda")) < near)
-    found: Bools = begun & ((caution(window) > 1.0) | grows & ~(start >= nothing))
+    found: Bools = begun & (caution(window) > 1.0) | begun & grows & ~(start >= nothing)
+    # A high η of steps of no known size is no size: an ordinary start lies below it, too.
+    began = begun & ~(start >= np.where(unknown, np.fmax(nothing, STEP * before), nothing))
     # A fused matrix of which one part still grows holds values of several sizes.
     owners = window.components.owners
     for owner in np.unique(owners[np.nonzero(found)[-1]]):
         parts = owners == owner
         if parts.sum() > 1:
             found[..., parts] = begun[..., parts] & found[..., parts].any(axis=-1, keepdims=True)
-    return begun, found
+    return began, found
 
 
 def rises_alike(window: SampleWindow) -> Bools:
