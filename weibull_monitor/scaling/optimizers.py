@@ -67,9 +67,14 @@ def chooses_rate(group: Group) -> bool:
     >>> chooses_rate({"lr": 0.0, "relative_step": True})  # Adafactor, beside its AdafactorSchedule
     True
     """
-    # Rprop keeps a step size of each value. With a decay that is not multiplied by η, nothing that is said of ηλ_wd is true.
-    own = group.get("relative_step") or any(map(group.get, FIXED_DECAY)) or "step_sizes" in group
+    # Rprop keeps a step size of each value.
+    own = group.get("relative_step") or _fixed_decay(group) or "step_sizes" in group
     return group.get("lr") is None or bool(own) or _by_distance(group)
+
+
+def _fixed_decay(group: Group) -> bool:
+    """Whether weight decay is not multiplied by η, so that nothing that is said of ηλ_wd is true."""
+    return any(map(group.get, FIXED_DECAY))
 
 
 def _by_distance(group: Group) -> bool:
@@ -86,12 +91,10 @@ def rate_of(group: Group) -> Any:
     """
     if not chooses_rate(group):
         return group["lr"]
-    factors = group.get("lr"), group.get("d")
-    if not (_by_distance(group) and all(isinstance(value, (int, float)) for value in factors)) or group.get(
-        "fixed_decay"
-    ):
+    if not _by_distance(group) or _fixed_decay(group):
         return None
-    return float(group["lr"]) * float(group["d"])
+    lr, d = group.get("lr"), group.get("d")
+    return float(lr) * float(d) if isinstance(lr, (int, float)) and isinstance(d, (int, float)) else None
 
 
 @dataclass(frozen=True)
