@@ -239,6 +239,7 @@ class BudgetTracker:
         self, state: Sequence[Sequence[Sequence[Any]] | None] | None, watched: Sequence[Sequence[Any]] | None
     ) -> None:
         self._accounts.clear()
+        self._accounts.marks.clear()
         for i, tracked in enumerate(self._tracked):
             spent = state[i] if state is not None and i < len(state) else None
             seen = watched[i] if watched is not None and i < len(watched) else None
