@@ -185,6 +185,22 @@ def test_a_count_that_is_a_new_tensor_at_each_step() -> None:
     assert [round(info.budget.path, 6) for info in found.values() if info.budget] == [0.6, 0.6]
 
 
+def test_what_was_seen_before_a_restored_state_is_not_counted_after_it() -> None:
+    t = Training(torch.optim.AdamW)
+    t.falls = 1.0
+    t.run(4)
+    t.check()
+    for calls in (2, 3):  # it leaves, and returns, which is not noticed before the restoration
+        leave_or_return(t)
+        t.run(calls)
+        if calls == 2:
+            t.check()
+    t.tracker.restore(t.tracker.state(), t.tracker.watched())
+    t.run(2)
+    found = t.tracker.by_parameter({"3": t.weights[3], "4": t.weights[4]})
+    assert [info.budget and info.budget.path for info in found.values()] == pytest.approx([1.1, 1.1])
+
+
 def live(tmp_path: Path, event: Callable[[nn.Module, Any], Any]) -> Any:
     """A training with an event between two samples, and its history."""
     torch.manual_seed(0)

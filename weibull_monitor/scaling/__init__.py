@@ -2,6 +2,7 @@
 
 In the order of the data:
 
+- `bounds`: how far one step of each optimizer can move a weight.
 - `optimizers`: the table of optimizers: the size of a step, how weight decay acts, the bound of an update, where its state is.
 - `deepspeed`: which parameters of the model DeepSpeed's optimizers step, and with which learning rates.
 - `resets`: whether an optimizer's own state was reset.
@@ -11,6 +12,7 @@ In the order of the data:
 - `learning_rates`: the learning rates to come, read from the scheduler.
 - `forecast`: λ at the end of the run, and its equilibrium, from samples and the rates to come.
 - `law`: all of it for every matrix at each sample.
+- `kept`: what an optimizer keeps for a parameter, as floats or as codes of 8 bits.
 - `forces`: the terms of AdamW's step that change the norm of a matrix, computed from the optimizer's state.
 - `updates`, `update_reader`: the last update of each matrix, from the optimizer's state, fitted like the weights.
 - `force_reader`: these terms for a whole model, on one rank or on many.

@@ -91,12 +91,17 @@ class Account:
             self.budget, self.rates, self.stepped = self.compared = self.certain
             self.certain, self.steps = None, 0
 
-    def correct(self, steps: int, calls: Sequence[tuple[Rates | None, int]]) -> None:
+    def settle(self) -> None:
+        """Begins the next interval: the counts of all parameters were compared."""
+        self.compared, self.steps = (self.budget, self.rates, self.stepped), 0
+
+    def correct(self, steps: int, calls: Sequence[tuple[Rates | None, int]], certain: bool) -> None:
         """Makes ``steps`` of the steps since the last comparison: the last ones.
 
         Args:
             steps: Their true number.
             calls: η and λ_wd of each call since the last comparison, and the steps that it may have taken.
+            certain: Whether there can have been no other number of steps.
         """
         chosen: list[tuple[Rates | None, int]] = []
         left = steps
@@ -109,6 +114,7 @@ class Account:
         for rates, taken in reversed(chosen):
             self.spend(rates, taken)
         self.steps = steps
+        self.known &= certain
 
 
 class Payers:
@@ -242,15 +248,14 @@ class GroupAccounts:
                     continue
                 if not steps.exact and taken:
                     taken = account.steps or len(self._calls)
-                certain = not steps.exact or steps.least == steps.most
+                certain = not steps.exact or steps.certain
                 # A count that began anew may have done so twice, and then what it was between is not known.
                 certain &= not (steps.jumped and 0 < taken < account.steps)
                 if taken != account.steps or not certain:
                     others.setdefault((taken, certain), []).append(p)
             for (taken, certain), members in others.items():
                 new = account.copy()
-                new.correct(taken, self._calls)
-                new.known &= certain
+                new.correct(taken, self._calls, certain)
                 for p in members:
                     accounts[p] = new
                 divided = True
@@ -267,26 +272,23 @@ class GroupAccounts:
             if one is not None and id(one.parameter) not in before and not account.steps:
                 taken = one.taken()
                 if taken and one.exact:
-                    account.correct(taken, self._calls)
-                    account.known &= one.least == one.most
+                    account.correct(taken, self._calls, one.certain)
 
     def leave(self, steps: ParameterSteps, accounts: Accounts) -> None:
         """Gives a parameter that leaves the optimizer an account of its own, with the steps up to now."""
         account = accounts[steps.parameter]
         accounts[steps.parameter] = own = account.copy()
-        payers = next((payers for payers in self.payers if payers.account is account), None)
-        taken = None if payers is not None and steps is payers.one else steps.taken()
+        stands = any(payers.account is account and payers.one is steps for payers in self.payers)
+        taken = None if stands else steps.taken()
         if taken is not None and not steps.agrees(account.steps) and steps.exact:
-            own.correct(taken, self._calls)
-            own.known &= steps.least == steps.most
-        own.compared, own.steps = (own.budget, own.rates, own.stepped), 0
+            own.correct(taken, self._calls, steps.certain)
+        own.settle()
 
     def settle(self) -> None:
         """Begins the next interval, after all groups were compared."""
         self._calls.clear()
         for payers in self.payers:
-            account = payers.account
-            account.compared, account.steps = (account.budget, account.rates, account.stepped), 0
+            payers.account.settle()
 
 
 def _first(counted: Sequence[ParameterSteps]) -> ParameterSteps | None:

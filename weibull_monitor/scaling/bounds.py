@@ -41,7 +41,7 @@ class UpdateBound:
         each: Bound of the magnitude of every element; infinite if there is none.
         norm: Bound of the Frobenius norm of the whole parameter's update; infinite if there is none.
         least: If steps are multiplied by the parameter's own RMS, the smallest factor; None if they are not.
-        steady: Whether the RMS of u is at most about 1 while gradients have a steady size. If not, only ``each`` is said.
+        steady: Whether the RMS of u is at most about 1 while gradients have a steady size. If not, only ``each`` counts.
         after: Steps of a parameter before which the bound is another one.
         before: What ``each`` is then; infinite if there is no bound then.
     """
@@ -101,7 +101,7 @@ class UpdateBound:
             begun: Whether it was not zero at the start; LAMB lets what is zero take a step of another size.
 
         Returns:
-            The bounds; NaN where there is none, or where steps of a steady gradient are not that long.
+            The bounds; NaN where there is none, and if the bound is not steady.
         """
         most: NDArray[np.float64] = np.minimum(self.each, self.norm / np.sqrt(elements))
         if not self.steady:
@@ -333,8 +333,11 @@ def bound_lamb(group: Group, shape: Shape) -> UpdateBound | None:
 
 
 def bound_lamb_of_timm(group: Group, shape: Shape) -> UpdateBound | None:
-    """The same, told by its options. Those of DeepSpeed, pytorch-optimizer and torch_optimizer, of this name, too, have a
-    smallest ratio, or multiply their steps by the bias corrections or by nothing, which their groups do not show."""
+    """LAMB of timm, which is recognized by its options.
+
+    Others of this name (DeepSpeed, pytorch-optimizer, torch_optimizer) have a smallest ratio, or multiply their steps by the bias
+    corrections or by nothing, which their groups do not show.
+    """
     return bound_lamb(group, shape) if "always_adapt" in group else None
 
 

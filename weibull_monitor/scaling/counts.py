@@ -127,7 +127,7 @@ class ParameterSteps:
         parameter: The parameter, as the optimizer holds it.
         group: The parameter group that it is in.
         seen: Whether the steps that it has taken so far are known already.
-        mark: What was seen of the count before; only used if the count still is in that tensor.
+        mark: What was seen of the count before; of a count in a tensor, only used if it still is in that one.
 
     Attributes:
         exact: Whether the last result was read from a count.
@@ -183,14 +183,14 @@ class ParameterSteps:
         self._numbered = False
         self.least, self.most = 0.0, 0.0
         counter = counts.of(parameter, group)
-        if mark is not None and counter is mark[0] and counter is not None:
-            self._counter, self._count, self._version = mark
+        if isinstance(counter, Tensor):
             self._elsewhere = counter.device.type != "cpu"
-        elif seen and isinstance(counter, Tensor):
-            self._counter, self._version = counter, counter._version
-            self._elsewhere = counter.device.type != "cpu"
-            self._count = 0.0 if self._elsewhere else counter.item()
-        elif isinstance(counter, (int, float)) and (seen or mark is not None):
+            if mark is not None and counter is mark[0]:
+                self._counter, self._count, self._version = mark
+            elif seen:
+                self._counter, self._version = counter, counter._version
+                self._count = 0.0 if self._elsewhere else counter.item()
+        elif counter is not None and (seen or mark is not None):
             self._count = float(counter) if mark is None else mark[1]
 
     def taken(self) -> int | None:
@@ -232,7 +232,7 @@ class ParameterSteps:
         return self._are(ended + max(version - 1, 0), ended + version)
 
     def written_by_others(self, steps: int | None) -> bool:
-        """Whether the parameter is trained by something else: it was written to at a second call without a step, in a row.
+        """Whether the parameter is trained by something else: it was written to between two calls in a row without a step.
 
         Args:
             steps: The result of `taken` at this call.
@@ -256,7 +256,7 @@ class ParameterSteps:
         return self._counter, self._count, self._version
 
     def _on_same(self, counter: Tensor) -> int:
-        """The steps that the tensor shows that showed them before."""
+        """Steps since the last call, where the count still is in the same tensor."""
         version, before = counter._version, self._version
         self._version = version
         if version == before:
@@ -289,13 +289,18 @@ class ParameterSteps:
         return int(self.least)
 
     def doubt(self) -> None:
-        """Takes it that the count went back since the last call but one: of a number, nothing shows from where."""
+        """Takes it that the count went back since the last call, if it is a number: nothing shows what it was before."""
         if self._numbered:
             self.most = math.inf
 
     def agrees(self, steps: int) -> bool:
         """Whether there may have been so many steps at the last call of `taken`, by the count that it read."""
         return self.exact and self.least <= steps <= self.most
+
+    @property
+    def certain(self) -> bool:
+        """Whether there can have been no other number of steps at the last call, if it was read from a count."""
+        return self.least == self.most
 
     def counter(self) -> Tensor | None:
         """The count on the host that was read last, if it still is the count; None if there is none, or it is elsewhere."""

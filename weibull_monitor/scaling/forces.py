@@ -44,7 +44,7 @@ class AdamState(NamedTuple):
         beta1: Decay of m.
         beta2: Decay of v.
         eps: ε.
-        values: Make float32 of pieces of ``mean``, and of ``square``; None where both are floats.
+        values: Make float32 of pieces of ``mean``, and of ``square``.
     """
 
     mean: Tensor
@@ -53,7 +53,7 @@ class AdamState(NamedTuple):
     beta1: Tensor | float
     beta2: Tensor | float
     eps: Tensor | float
-    values: tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]] | None = None
+    values: tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]] = (Tensor.float, Tensor.float)
 
 
 def adam_state(parameter: Tensor, group: Mapping[str, Any], optimizer: Any) -> AdamState | str:
@@ -68,7 +68,7 @@ def adam_state(parameter: Tensor, group: Mapping[str, Any], optimizer: Any) -> A
     if not (rule.forces and rule.decouples(group) and "betas" in group):
         return f"the forces are those of AdamW, and the optimizer is {name}"
     found = kept_by_adam(parameter, group, optimizer)
-    if isinstance(found, AdamState) and found.values is not None:
+    if isinstance(found, AdamState) and not (found.mean.is_floating_point() and found.square.is_floating_point()):
         return f"{name} rounds its state after each step, and the forces have to add up"
     return found
 
@@ -94,16 +94,15 @@ def kept_by_adam(parameter: Tensor, group: Mapping[str, Any], optimizer: Any) ->
         return mean if isinstance(mean, str) else str(square)
     if not group.get("bias_correction", True):  # Apex, DeepSpeed; 1 - β^∞ = 1
         step = math.inf
-    values = None if isinstance(mean, Tensor) and isinstance(square, Tensor) else (values_of(mean), values_of(square))
     beta1, beta2, eps = (_unread(number) for number in (*group["betas"], group["eps"]))
-    return AdamState(raw_of(mean), raw_of(square), step, beta1, beta2, eps, values)
+    return AdamState(raw_of(mean), raw_of(square), step, beta1, beta2, eps, (values_of(mean), values_of(square)))
 
 
 def adam_update(mean: Tensor, square: Tensor, state: AdamState) -> Tensor:
     """u = m̂/(√v̂ + ε) of some elements in float32, as optimizers make it (D. P. Kingma, J. Ba, "Adam", 2015, algorithm 1).
 
     Args:
-        mean: m, of any shape and float dtype.
+        mean: m, of any shape, as the state keeps it: of any float dtype, or codes.
         square: v, of the same shape.
         state: The constants, and the step count.
 
@@ -112,7 +111,8 @@ def adam_update(mean: Tensor, square: Tensor, state: AdamState) -> Tensor:
     """
     # 1 - βᵗ and √(1 - βᵗ): numbers, or 0-dimensional tensors where the step count is a tensor.
     correct1, correct2 = 1.0 - state.beta1**state.step, (1.0 - state.beta2**state.step) ** 0.5
-    return (mean.float() / correct1).div_(square.float().sqrt().div_(correct2).add_(state.eps))
+    mean_of, square_of = state.values
+    return (mean_of(mean) / correct1).div_(square_of(square).sqrt().div_(correct2).add_(state.eps))
 
 
 @torch.no_grad()

@@ -96,7 +96,7 @@ def kept_tensor(optimizer: Any, parameter: Tensor, *names: str) -> Tensor | Bloc
     if quantised is not None:
         return quantised
     if not here.is_floating_point() or here.element_size() < 2 or hasattr(here, "codes"):
-        return f"{kind} keeps a state that is too coarse to make u from, or unknown"
+        return f"{kind} keeps a state that is too coarse to compute u from, or of an unknown form"
     return tensor
 
 

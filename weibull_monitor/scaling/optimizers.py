@@ -67,15 +67,20 @@ def chooses_rate(group: Group) -> bool:
     >>> chooses_rate({"lr": 0.0, "relative_step": True})  # Adafactor, beside its AdafactorSchedule
     True
     """
-    # Rprop keeps a step size of each value. With a decay that is not multiplied by η, nothing that is said of ηλ_wd is true.
-    own = group.get("relative_step") or any(map(group.get, FIXED_DECAY)) or "step_sizes" in group
-    return group.get("lr") is None or bool(own) or _by_distance(group)
+    # Rprop keeps a step size of each value.
+    own = group.get("lr") is None or "step_sizes" in group or bool(group.get("relative_step"))
+    return own or _fixed_decay(group) or _by_distance(group)
+
+
+def _fixed_decay(group: Group) -> bool:
+    """Whether weight decay is not multiplied by η, so that nothing that is said of ηλ_wd is true."""
+    return any(map(group.get, FIXED_DECAY))
 
 
 def _by_distance(group: Group) -> bool:
     """Whether steps are d·lr, where d is an estimate of the distance to the solution that grows: D-Adaptation and Prodigy."""
     # Torch's Adafactor has another d.
-    return bool({"growth_rate", "d0"} & group.keys()) or ("d" in group and "beta2_decay" not in group)
+    return "growth_rate" in group or "d0" in group or ("d" in group and "beta2_decay" not in group)
 
 
 def rate_of(group: Group) -> Any:
@@ -86,12 +91,10 @@ def rate_of(group: Group) -> Any:
     """
     if not chooses_rate(group):
         return group["lr"]
-    factors = group.get("lr"), group.get("d")
-    if not (_by_distance(group) and all(isinstance(value, (int, float)) for value in factors)) or group.get(
-        "fixed_decay"
-    ):
+    if not _by_distance(group) or _fixed_decay(group):
         return None
-    return float(group["lr"]) * float(group["d"])
+    lr, d = group.get("lr"), group.get("d")
+    return float(lr) * float(d) if isinstance(lr, (int, float)) and isinstance(d, (int, float)) else None
 
 
 @dataclass(frozen=True)
@@ -228,12 +231,18 @@ def rule_of(optimizer: Any) -> OptimizerRule:
     >>> rule_of(PagedAdamW8bit([torch.nn.Parameter(torch.zeros(2, 2))])).name
     'AdamW'
     """
+    # Apex and DeepSpeed say adam_w_mode, ColossalAI adamw_mode.
     kind: Any = type(optimizer)
+    return _rule_of(kind, any(getattr(optimizer, mode, False) for mode in ("adam_w_mode", "adamw_mode")))
+
+
+@cache  # it is asked for every matrix at every sample
+def _rule_of(kind: Any, decoupled: bool) -> OptimizerRule:
+    """The row of a class; ``decoupled`` of one of the Adam family decouples its weight decay."""
     names = [base.__name__ for base in kind.__mro__]
     rule = _row_of(kind) or OptimizerRule(names[0], step=_UNKNOWN)
-    if rule.forces:  # of the Adam family: Apex and DeepSpeed say adam_w_mode, ColossalAI adamw_mode
-        decoupled = rule.decoupled or any(getattr(optimizer, mode, False) for mode in ("adam_w_mode", "adamw_mode"))
-        rule = replace(rule, decoupled=decoupled)
+    if rule.forces:
+        rule = replace(rule, decoupled=rule.decoupled or decoupled)
     if any(map(_COARSE.search, names)):
         rule = replace(rule, update=None)
     if any(map(_QUANTISED.search, names)) and rule.bounds is not bounds.bound_sign:
@@ -241,7 +250,6 @@ def rule_of(optimizer: Any) -> OptimizerRule:
     return rule
 
 
-@cache
 def _row_of(kind: type) -> OptimizerRule | None:
     """The row of a class; None if there is none, or if it steps otherwise than the class that has the row."""
     rows = [(base, RULES.get(base.__name__) or RULES.get(AFFIXES.sub("", base.__name__))) for base in kind.__mro__]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from operator import is_not
 from typing import Any, Final
 
@@ -89,11 +90,11 @@ class TrackedOptimizer:
             for account in (payers.account for group in made for payers in group.payers):
                 account.known = False
         left = {id(p) for group in made for p in group.members}
-        for gone in self._counted.keys() - left:
-            steps = self._counted.pop(gone)
-            for group in (group for group in self.groups if any(steps.parameter is p for p in group.members)):
+        gone = {key: self._counted.pop(key) for key in self._counted.keys() - left}
+        for group in self.groups:
+            for steps in (gone[id(p)] for p in group.members if id(p) in gone):
                 group.leave(steps, self._accounts)
-            self._accounts.marks[steps.parameter] = steps.mark()
+        self._keep_marks(gone.values())
         for group in made:
             group.come(counted)
         self.groups = made
@@ -155,19 +156,11 @@ class TrackedOptimizer:
                 rates.append((eta, float(group.get("weight_decay") or 0.0)))
             steps = []
             for payers in self.groups[i].payers:
-                one = payers.one.taken() if payers.one is not None else None
+                one = _taken(payers, missed, presume)
+                steps.append(int(not skipped) if one is None else one)
                 if payers.one is not None:
                     self.jumped |= payers.one.jumped
                     made |= payers.one.made
-                    if payers.one.written_by_others(one) and payers.account.holders == 1:
-                        payers.account.known = False
-                if one is None and payers.one is not None and not presume and payers.one.counting:
-                    one = 0
-                elif missed and (payers.one is None or not payers.one.exact):
-                    payers.account.known = False
-                elif one is not None and payers.one is not None and payers.one.exact:
-                    one = self._likely(payers, one)
-                steps.append(int(not skipped) if one is None else one)
             taken.append(steps)
         for counted in self._counted.values() if made else ():
             counted.hold()
@@ -185,17 +178,11 @@ class TrackedOptimizer:
 
     def leave(self) -> None:
         """Keeps what was seen of all counts, for an optimizer that goes on with them."""
-        for steps in self._counted.values():
-            self._accounts.marks[steps.parameter] = steps.mark()
+        self._keep_marks(self._counted.values())
 
-    @staticmethod
-    def _likely(payers: Payers, steps: int) -> int:
-        """The steps at a call after which the count went back or jumped: as many as usual, if that may be."""
-        one, account = payers.one, payers.account
-        if one is None or one.least == one.most:
-            return steps
-        account.known &= one.agrees(account.usual)
-        return account.usual if one.agrees(account.usual) else steps
+    def _keep_marks(self, counted: Iterable[ParameterSteps]) -> None:
+        for steps in counted:
+            self._accounts.marks[steps.parameter] = steps.mark()
 
     def settle(self, wait: bool = True) -> None:
         """Adds calls to the accounts in their order, up to the first whose learning rate is still on its way; waits for all
@@ -244,6 +231,35 @@ class TrackedOptimizer:
         self._counted.clear()
         self.groups = []
         self.enter(seen=True)
+
+
+def _taken(payers: Payers, missed: bool, presume: bool) -> int | None:
+    """The steps that one call took of an account, which is no longer known if they are not; None if nothing shows them.
+
+    Where the count went back or jumped, as many as usual are taken for likely.
+
+    Args:
+        payers: The account.
+        missed: As `TrackedOptimizer.advance` has it.
+        presume: As `TrackedOptimizer.advance` has it.
+    """
+    one, account = payers.one, payers.account
+    if one is None:
+        account.known &= not missed
+        return None
+    steps = one.taken()
+    if one.written_by_others(steps) and account.holders == 1:
+        account.known = False
+    if steps is None and one.counting and not presume:
+        return 0
+    if not one.exact:
+        account.known &= not missed
+        return steps
+    if steps is None or one.certain:
+        return steps
+    usual = one.agrees(account.usual)
+    account.known &= usual
+    return account.usual if usual else steps
 
 
 def _value(rate: LateNumber | float) -> float:

@@ -38,9 +38,8 @@ class BudgetTracker:
     def __init__(self, optimizers: Any) -> None:
         self._accounts = Accounts()
         self._started = self._presumed = False
-        self._ages: WeakIdKeyDictionary = (
-            WeakIdKeyDictionary()
-        )  # steps of parameters at the last sample, where they matter, and the tensor that counts them
+        self._ages = WeakIdKeyDictionary()
+        """Steps of a parameter at the last sample and the tensor that counts them, where its first steps have another bound."""
         self._tracked = [TrackedOptimizer(o, self._accounts, known=True) for o in as_optimizers(optimizers)]
         self._regroup()
 
@@ -137,6 +136,7 @@ class BudgetTracker:
                     if not account.stepped or not tracked.calls:
                         continue
                     used = _used(rule, group, account)
+                    own_rate = used.reason == "own_learning_rate"
                     budget = account.budget if account.known else None
                     known: dict[tuple[torch.Size, bool, bool], StepInfo] = {}  # the same for all of one shape and age
                     bounds: dict[torch.Size, UpdateBound | None] = {}
@@ -145,19 +145,17 @@ class BudgetTracker:
                             continue  # another optimizer steps it now
                         frozen = not p.requires_grad and id(account) in idle.get(n, ())
                         if p.shape not in bounds:
-                            bounds[p.shape] = rule.bound(group, p.shape)
+                            bounds[p.shape] = None if own_rate else rule.bound(group, p.shape)
                         bound = bounds[p.shape]
                         young = bound is not None and bound.after > 0 and self._is_young(p, group, tracked, bound.after)
-                        if (p.shape, frozen, young) not in known:
-                            scale, bound = rule.scale(group, p.shape), bound.young() if bound and young else bound
-                            bound = None if used.reason == "own_learning_rate" else bound
+                        key = p.shape, frozen, young
+                        if key not in known:
                             now = used._replace(eta=0.0) if frozen and not math.isnan(used.eta) else used
+                            bound = bound.young() if bound is not None and young else bound
+                            scale, form = rule.scale(group, p.shape), rule.sized(group, p.shape)
                             peak = account.budget.peak
-                            form = rule.sized(group, p.shape)
-                            known[p.shape, frozen, young] = StepInfo(
-                                now, budget, scale, (n, i), reset, bound, peak, form
-                            )
-                        found[id(p)] = known[p.shape, frozen, young]
+                            known[key] = StepInfo(now, budget, scale, (n, i), reset, bound, peak, form)
+                        found[id(p)] = known[key]
         return {name: found[id(p)] for name, p in parameters.items() if id(p) in found}
 
     def _is_young(self, parameter: Tensor, group: Mapping[str, Any], tracked: TrackedOptimizer, steps: int) -> bool:
@@ -169,7 +167,7 @@ class BudgetTracker:
         elsewhere = isinstance(counter, Tensor) and counter.device.type != "cpu"
         now = 0.0 if elsewhere or counter is None else float(counter)
         held = counter if isinstance(counter, Tensor) else None
-        before, holder = self._ages[parameter] if parameter in self._ages else (0.0, None)  # noqa: SIM401 - no types
+        before, holder = self._ages.get(parameter, (0.0, None))  # type: ignore[no-untyped-call]
         self._ages[parameter] = now, held
         return held is not holder or not steps <= before <= now
 
@@ -241,6 +239,7 @@ class BudgetTracker:
         self, state: Sequence[Sequence[Sequence[Any]] | None] | None, watched: Sequence[Sequence[Any]] | None
     ) -> None:
         self._accounts.clear()
+        self._accounts.marks.clear()
         for i, tracked in enumerate(self._tracked):
             spent = state[i] if state is not None and i < len(state) else None
             seen = watched[i] if watched is not None and i < len(watched) else None
@@ -314,9 +313,8 @@ class BudgetTracker:
                 key = id(account), tuple(places)
                 if key not in alone:
                     alone[key] = account.copy()
-                self._accounts[p] = alone[key]
-        for p, places in holders.values():
-            self._accounts[p].holders = len(places)
+                account = self._accounts[p] = alone[key]
+            account.holders = len(places)
         for group in groups:
             group.gather(self._accounts)
 

@@ -17,12 +17,13 @@ from weibull_monitor.measure.bins import bins_of
 from weibull_monitor.measure.choose import count_magnitudes, queued_on, solve
 from weibull_monitor.measure.fit import delivered
 from weibull_monitor.measure.grid import TALLIES
+from weibull_monitor.measure.reader.local_weights import box_of
 from weibull_monitor.measure.reader.packing import ABOVE, BELOW, MISSING, Bucket, buckets
 from weibull_monitor.measure.reader.reader import ModelReader
 from weibull_monitor.measure.reader.sums import ROWS_AT_ONCE, CountedRows, Sums
 from weibull_monitor.measure.transfer import PendingResult, to_host
 from weibull_monitor.model.components import Component
-from weibull_monitor.model.sharding import Box, Ranks
+from weibull_monitor.model.sharding import Ranks
 from weibull_monitor.model.sharding.layout import Flat
 from weibull_monitor.scaling.budget import StepInfo
 from weibull_monitor.scaling.deepspeed import partition_of
@@ -212,7 +213,7 @@ class UpdateReader:
         held = local.held.get(component.parameter)
         group, optimizer = owners.get(id(held.optimized), (None, None)) if held is not None else (None, None)
         engine = None if group is None else self._engines.get(id(optimizer))
-        box = Box(component.part.view, component.part.ranges) if component.part else None
+        box = box_of(component)
         mine = self._divided.get(id(optimizer))
         if held is not None and group is not None and mine is not None:
             # The rank that steps it has the whole state, whoever counts the weights.

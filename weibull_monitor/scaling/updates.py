@@ -14,7 +14,7 @@ from torch import Tensor
 
 from weibull_monitor.measure import WeibullFit
 from weibull_monitor.scaling.bounds import MUON_RMS
-from weibull_monitor.scaling.forces import CHUNK, AdamState, adam_update, chunks_of, kept_by_adam
+from weibull_monitor.scaling.forces import CHUNK, adam_update, chunks_of, kept_by_adam
 from weibull_monitor.scaling.kept import kept_tensor, raw_of, values_of
 from weibull_monitor.scaling.optimizers import UpdateForm, rule_of
 
@@ -66,7 +66,7 @@ def update_state(parameter: Tensor, group: Mapping[str, Any], optimizer: Any) ->
         adam = kept_by_adam(parameter, group, optimizer)
         if isinstance(adam, str):
             return adam
-        return UpdateState(form, (adam.mean, adam.square), lambda mean, square: _of_adam(mean, square, adam))
+        return UpdateState(form, (adam.mean, adam.square), lambda mean, square: adam_update(mean, square, adam))
     momentum = kept_tensor(optimizer, parameter, *MOMENTUM)
     if momentum is None:
         none = optimizer.state.get(parameter) or (form == "momentum" and not group.get("momentum", True))
@@ -74,12 +74,6 @@ def update_state(parameter: Tensor, group: Mapping[str, Any], optimizer: Any) ->
     if isinstance(momentum, str):
         return momentum
     return UpdateState(form, (raw_of(momentum),), values_of(momentum))
-
-
-def _of_adam(mean: Tensor, square: Tensor, adam: AdamState) -> Tensor:
-    if adam.values is not None:
-        mean, square = adam.values[0](mean), adam.values[1](square)
-    return adam_update(mean, square, adam)
 
 
 def step_rms(form: UpdateForm | None, fit: WeibullFit, scale: float) -> float | None:

@@ -68,7 +68,7 @@ class LocalWeights:
             return ()
         try:
             layout, local = self._here(component, kept)
-            return _unreadable(local, kept) or layout.select(local, _box(component))
+            return _unreadable(local, kept) or layout.select(local, box_of(component))
         except ValueError as error:
             return text_of(error)
         except Exception as error:  # a tensor of another library, or somebody's parametrization
@@ -77,7 +77,7 @@ class LocalWeights:
     def some(self, component: Component) -> Elements:
         """Those of the elements that this rank counts that are looked at; see `Grid.some`."""
         layout, local = self._here(component)
-        return layout.some(local, _box(component))
+        return layout.some(local, box_of(component))
 
     def _here(self, component: Component, kept: Tensor | None = None) -> tuple[Layout, Tensor]:
         """What of a component's parameter this rank counts, and where that is in the parameter."""
@@ -111,9 +111,10 @@ class LocalWeights:
 
 
 def _unreadable(local: Tensor, kept: Tensor | None) -> str:
-    """Why a local tensor cannot be measured; a state of the optimizer may be codes of 8 bits."""
+    """Why a local tensor cannot be measured; empty if it can. A state of the optimizer may be codes of 8 bits."""
     return "" if kept is not None and local.dtype == torch.uint8 else unsupported(local)
 
 
-def _box(component: Component) -> Box | None:
+def box_of(component: Component) -> Box | None:
+    """The elements of its parameter that a component consists of; None if it is the whole."""
     return Box(component.part.view, component.part.ranges) if component.part else None
