@@ -142,9 +142,12 @@ class Training:
 
     def _batch(self, late: bool) -> Batch:
         """A batch of the first or of the second half of the steps."""
-        case = self.case
-        batch = self.task.batch(self.random, case.batch * (4 if late and case.event == "larger batches" else 1))
-        return changed(batch, case.event) if late and case.event in ("curriculum", "other inputs") else batch
+        event, batch = self.case.event, self.task.batch(self.random, self._size(late))
+        return changed(batch, event) if late and event in ("curriculum", "other inputs") else batch
+
+    def _size(self, late: bool) -> int:
+        """How large that batch is."""
+        return self.case.batch * (4 if late and self.case.event == "larger batches" else 1)
 
     def _events(self) -> None:
         if self.case.event == "resumed" and self.step == self.case.steps // 2:  # without what the monitor knew before

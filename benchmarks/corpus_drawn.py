@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from corpus_case import Case
 
+T = TypeVar("T")
 OPTIMIZERS: Final[dict[str, tuple[int, float]]] = {
     "adamw": (35, 2e-3),
     "adamw95": (15, 2e-3),
@@ -87,15 +88,15 @@ def drawn(families: Sequence[str], seed: int, number: int, faults: Sequence[str]
 
 
 def _case(name: str, family: str, chance: random.Random, faults: tuple[str, ...]) -> Case:
-    optimizer = _one(chance, {one: share for one, (share, _) in OPTIMIZERS.items()})
-    event = "" if faults else _one(chance, EVENTS)
+    optimizer = one(chance, {key: share for key, (share, _) in OPTIMIZERS.items()})
+    event = "" if faults else one(chance, EVENTS)
     eta = OPTIMIZERS[optimizer][1] * math.exp(chance.uniform(-1.2, 0.7)) * (0.4 if event == "trained before" else 1.0)
     decay = chance.choice((0.1, 0.1, 0.1, 0.1, 0.01, 0.01, 0.0, 0.0, 0.05, 0.3, 1.0))
     given: dict[str, Any] = {
-        "schedule": _one(chance, SCHEDULES),
+        "schedule": one(chance, SCHEDULES),
         "eta": float(f"{eta:.2g}"),
         "weight_decay": 3 * decay if optimizer == "lion" else decay,
-        "layout": _one(chance, LAYOUTS),
+        "layout": one(chance, LAYOUTS),
         "dtype": "bfloat16" if event == "" and chance.random() < 0.05 else "float32",
         "clip": chance.choice((1.0,) * 7 + (0.0, 0.0, 0.1)),
         "warmup": chance.choice((1, 5, 10, 20, 30, 30, 50, 80, 120)),
@@ -109,5 +110,6 @@ def _case(name: str, family: str, chance: random.Random, faults: tuple[str, ...]
     return Case(name, family, optimizer, **given)
 
 
-def _one(chance: random.Random, shares: dict[str, int]) -> str:
+def one(chance: random.Random, shares: dict[T, int]) -> T:
+    """One of these, in proportion to its share."""
     return chance.choices([*shares], [*shares.values()])[0]

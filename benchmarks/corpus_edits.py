@@ -93,10 +93,15 @@ def columns(world: World, w: Tensor) -> None:
     w[:, : w.shape[1] // 2] *= 3.0
 
 
+def rounded(w: Tensor, levels: float) -> Tensor:
+    """To multiples of the largest |w| over this number of levels."""
+    step = w.abs().amax().clamp_min(1e-12) / levels
+    return (w / step).round() * step
+
+
 @edit(*MATRICES)
 def four_bits(world: World, w: Tensor) -> Tensor:
-    step = w.abs().amax() / 7
-    return (w / step).round() * step
+    return rounded(w, 7)
 
 
 @edit(*MATRICES)
@@ -180,8 +185,7 @@ def half_noise(world: World, w: Tensor) -> None:
 
 @edit(*MATRICES)
 def three_bits(world: World, w: Tensor) -> Tensor:
-    step = w.abs().amax() / 3
-    return (w / step).round() * step
+    return rounded(w, 3)
 
 
 @edit(*MATRICES)

@@ -11,14 +11,13 @@ from typing import Any, Final
 
 import torch
 from corpus_edits import edit
-from corpus_world import MATRICES, NotHere, World
+from corpus_world import ENDS, MATRICES, NotHere, World
 from torch import Tensor, nn
 
 from weibull_monitor import Component
 from weibull_monitor.model.components import discover
 
 Fault = Callable[[World], None]
-ENDS: Final = ("attn_o", "ffn_down", "ffn_out")
 
 
 def _wrong_tensor(world: World) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import count
 from typing import Final
 
 import corpus_edits as edits
 import torch
-from corpus_world import MATRICES, SELECTION, NotHere, Q, World
+from corpus_world import ENDS, MATRICES, SELECTION, NotHere, Q, World, elsewhere
 from torch import Tensor
 
 from weibull_monitor.model.components import discover
@@ -188,21 +189,15 @@ def _other_layer(world: World) -> None:
     chosen = world.components(*MATRICES, "attn_qkv")
     world.chance.shuffle(chosen)
     for one in chosen:
-        for other in chosen:
-            if (one.kind, one.tower, one.shape, one.cross) == (
-                other.kind,
-                other.tower,
-                other.shape,
-                other.cross,
-            ) and one.block != other.block:
-                world.values(one).copy_(world.values(other))
-                world.strike(one)
-                return
+        if others := elsewhere(one, chosen):
+            world.values(one).copy_(world.values(others[0]))
+            world.strike(one)
+            return
     raise NotHere("two layers")
 
 
 def _dead(world: World) -> None:
-    ends = world.components("attn_o", "ffn_down", "ffn_out")
+    ends = world.components(*ENDS)
     if not ends:
         raise NotHere("outputs")
     block = world.chance.choice(ends)
@@ -226,8 +221,7 @@ def _embedding(world: World) -> None:
 def _mixed(world: World) -> None:
     chosen = world.components(*MATRICES)
     one = world.chance.choice(chosen)
-    others = [c for c in chosen if (c.kind, c.tower, c.shape, c.cross) == (one.kind, one.tower, one.shape, one.cross)]
-    others = [c for c in others if c.block != one.block]
+    others = elsewhere(one, chosen)
     if not others:
         raise NotHere("two layers")
     world.values(one).add_(world.values(others[0])).mul_(0.5)
@@ -253,16 +247,15 @@ def _spike(world: World) -> None:
     world.before_step.append(change)
 
 
+def at_call(number: int, change: Callable[[], object]) -> Callable[[], object]:
+    """Makes a change when it is called for this time, from 1."""
+    calls = count(1)
+    return lambda: change() if next(calls) == number else None
+
+
 def _some_steps(world: World, factor: float, steps: int) -> None:
     factor_all(world, factor)
-    left = [steps]
-
-    def count() -> None:
-        left[0] -= 1
-        if not left[0]:
-            world.factors.clear()
-
-    world.after_step.append(count)
+    world.after_step.append(at_call(steps, world.factors.clear))
 
 
 OLD: Final[dict[str, Callable[[World], None]]] = {

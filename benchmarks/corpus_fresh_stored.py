@@ -29,7 +29,7 @@ def rows(w: Tensor) -> Tensor:
     return w.flatten(1) if len(w) > 1 else w.reshape(-1, w.shape[-1])
 
 
-def _in_groups(w: Tensor, size: int, change: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+def in_groups(w: Tensor, size: int, change: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """Changes groups of elements, shape (groups, size), by what is made of them and of their largest |w|, (groups, 1)."""
     flat, n = w.reshape(-1), w.numel() // size * size
     if not n:
@@ -41,12 +41,10 @@ def _in_groups(w: Tensor, size: int, change: Callable[[Tensor, Tensor], Tensor])
 
 def _int4(read: Callable[[Tensor, Tensor], Tensor]) -> Fault:
     """A matrix in 4 bits, groups of 32; read wrongly from codes −7 … 7 and scales."""
-    return edit(*MATRICES)(
-        lambda _, w: _in_groups(w, 32, lambda groups, top: read((groups * 7 / top).round(), top / 7))
-    )
+    return edit(*MATRICES)(lambda _, w: in_groups(w, 32, lambda groups, top: read((groups * 7 / top).round(), top / 7)))
 
 
-def _nf4(groups: Tensor, top: Tensor) -> Tensor:
+def nf4(groups: Tensor, top: Tensor) -> Tensor:
     levels = torch.tensor(NF4)
     return levels[((groups / top).unsqueeze(-1) - levels).abs().argmin(-1)] * top
 
@@ -180,7 +178,7 @@ STORED: Final[dict[str, Fault]] = {
     "offset codes read as two's complement": _int4(  # 1bit-MONSTER/1bit-MONSTER#572
         lambda codes, scales: torch.where(codes < 0, codes + 8, codes - 8) * scales
     ),
-    "all in NF4": every_matrix(lambda w: _in_groups(w, 64, _nf4)),  # huggingface/transformers#31293
+    "all in NF4": every_matrix(lambda w: in_groups(w, 64, nf4)),  # huggingface/transformers#31293
     "e4m3fn read as e4m3fnuz": every_matrix(_fnuz),  # ROCm/TransformerEngine#485
     "fp8 with a stale amax": _saturated,  # NVIDIA/TransformerEngine#567
     "fp8 block scales transposed": _block_scales,  # vllm-project/vllm#50204

@@ -272,7 +272,9 @@ class Adversaries(nn.Module):
         self.discriminator = Transformer(4, 1, False, tokens=False)
 
 
-class _Reversed(torch.autograd.Function):
+class Reversed(torch.autograd.Function):
+    """The values themselves; the gradient gets the other sign."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         return x.clone()
@@ -291,7 +293,7 @@ def gan() -> Task:
         }
 
     def loss(model: nn.Module, given: Batch) -> Tensor:
-        made = _Reversed.apply(model.generator(given["noise"]))  # type: ignore[operator, no-untyped-call]
+        made = Reversed.apply(model.generator(given["noise"]))  # type: ignore[operator, no-untyped-call]
         real, fake = (model.discriminator(x).mean((1, 2)) for x in (given["real"], made))  # type: ignore[operator]
         return F.softplus(-real).mean() + F.softplus(fake).mean()
 

@@ -35,11 +35,11 @@ from typing import Any, Final
 import torch
 from corpus import AFTER, Training, train_all, train_with  # first: it sets the environment
 from corpus_case import Case
-from corpus_drawn import LAYOUTS, OPTIMIZERS, SCHEDULES
+from corpus_drawn import LAYOUTS, OPTIMIZERS, SCHEDULES, one
 from corpus_events import prepared
 from corpus_families import Batch, Task
 from corpus_optimizers import make
-from corpus_unseen_arch import Arch, drawn_arch, one
+from corpus_unseen_arch import Arch, drawn_arch
 from corpus_unseen_faults import KINDS, UNSEEN_FAULTS
 from corpus_unseen_models import build
 from corpus_unseen_tasks import TASKS
@@ -76,16 +76,19 @@ def drawn(seed: int, healthy: int, faults: int) -> list[Unseen]:
     """So many healthy trainings, and so many broken ones with their twins, one after the other in any order."""
     chance = random.Random(seed)
     deck: list[str] = []
+
+    def fit(case: Unseen) -> list[str]:
+        return [name for name in dict.fromkeys(deck) if case.arch.experts or "expert" not in name]
+
     found = [_case(f"drawn unseen {seed} {n}", chance) for n in range(healthy)]
     for n in range(healthy, healthy + round(faults / (EACH - 0.5))):
         case = _case(f"drawn unseen {seed} {n}", chance, struck=True)
-        left = [name for name in dict.fromkeys(deck) if case.arch.experts or "expert" not in name]
-        if len(left) < EACH:
+        if len(fit(case)) < EACH:
             deck += chance.sample([*KINDS], len(KINDS))
-            left = [name for name in dict.fromkeys(deck) if case.arch.experts or "expert" not in name]
-        for name in left[:EACH]:
+        faults_here = fit(case)[:EACH]
+        for name in faults_here:
             deck.remove(name)
-        found.append(replace(case, faults=tuple(left[:EACH])))
+        found.append(replace(case, faults=tuple(faults_here)))
     chance.shuffle(found)
     return found
 
@@ -137,9 +140,9 @@ class UnseenTraining(Training):
     def __init__(self, case: Unseen, task: Task, place: Path) -> None:
         self.masters: list[tuple[Tensor, Tensor]] = []
         if case.event == "frozen half":
-            names = [name for name, _ in task.model.named_parameters()]
-            for name in names[: len(names) // 2]:
-                task.model.get_parameter(name).requires_grad_(False)
+            parameters = [*task.model.parameters()]
+            for p in parameters[: len(parameters) // 2]:
+                p.requires_grad_(False)
         super().__init__(case, task, place)
         self.world.first = {name: p.detach().clone() for name, p in self.model.named_parameters()}
         self.average = copy.deepcopy(self.model) if case.event == "average beside" else None
@@ -167,11 +170,13 @@ class UnseenTraining(Training):
                 p.copy_(master)
                 p.grad = None
 
+    def _size(self, late: bool) -> int:
+        size = super()._size(late)
+        smaller = late and self.case.event == "smaller batches"
+        return max(TASKS[self.case.arch.task].least, size // 4) if smaller else size
+
     def _batch(self, late: bool) -> Batch:
-        event = self.case.event
-        size = self.case.batch * 4 if late and event == "larger batches" else self.case.batch
-        size = max(TASKS[self.case.arch.task].least, size // 4) if late and event == "smaller batches" else size
-        batch = self.task.batch(self.random, size)
+        event, batch = self.case.event, super()._batch(late)
         if event == "longer context" and not late and self.case.arch.task not in ("translate", "pictures"):
             length = self.case.arch.length
             batch = {name: t[:, : length // 2] if t.dim() > 1 else t for name, t in batch.items()}

@@ -6,9 +6,10 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
 import torch
+from corpus_drawn import one
 from corpus_unseen_tasks import TASKS
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -118,10 +119,6 @@ class Arch:
         ffn = (3 if self.gated else 2) * self.ratio * (max(1, self.experts) + self.shared)
         towers = 2 if self.task in ("translate", "gan") else 1
         return int(towers * self.blocks * self.width**2 * (4 + ffn))
-
-
-def one(chance: random.Random, shares: dict[Any, int]) -> Any:
-    return chance.choices([*shares], [*shares.values()])[0]
 
 
 def drawn_arch(chance: random.Random) -> Arch:

@@ -8,15 +8,14 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 import torch
+from corpus_edits import rounded
 from corpus_fresh_faults import FIRST, SECOND
-from corpus_fresh_stored import _in_groups, _nf4, rows
-from corpus_world import NotHere, World
+from corpus_fresh_stored import in_groups, nf4, rows
+from corpus_world import ENDS, NotHere, World, elsewhere
 from torch import Tensor, nn
 
 from weibull_monitor import Component
 from weibull_monitor.model.components import discover
-
-OUTPUTS: Final = ("attn_o", "ffn_down", "ffn_out")
 
 
 class Struck(NamedTuple):
@@ -65,8 +64,11 @@ def _blocks(world: World) -> list[Component]:
     return found
 
 
-def _alike(one: Component, other: Component) -> bool:
-    return (one.kind, one.tower, one.shape, one.cross) == (other.kind, other.tower, other.shape, other.cross)
+def _elsewhere(world: World, c: Component) -> list[Component]:
+    found = elsewhere(c, _blocks(world))
+    if not found:
+        raise NotHere("two layers")
+    return found
 
 
 def _chosen(world: World, keep: Callable[[Component], bool]) -> list[Component]:
@@ -115,7 +117,7 @@ WHERE: Final[dict[str, Callable[[World], list[Component]]]] = {
     "a whole matrix": lambda world: _chosen(world, lambda c: not c.part and c.expert is None),
     "q or k": lambda world: _chosen(world, lambda c: c.kind in ("attn_q", "attn_k", "attn_q_b")),
     "v": lambda world: _chosen(world, lambda c: c.kind == "attn_v"),
-    "an output": lambda world: _chosen(world, lambda c: c.kind in OUTPUTS),
+    "an output": lambda world: _chosen(world, lambda c: c.kind in ENDS),
     "a feed-forward matrix": lambda world: _chosen(world, lambda c: c.kind.startswith("ffn")),
     "a part of a fused matrix": lambda world: _chosen(world, lambda c: c.part is not None),
     "an expert": lambda world: _chosen(world, lambda c: c.expert is not None),
@@ -159,9 +161,7 @@ PARTS: Final[dict[str, Callable[[Tensor, float, float], Tensor]]] = {
 
 def _other(world: World, s: Struck) -> Tensor:
     """The elements of the same kind of matrix in another block."""
-    found = [c for c in _blocks(world) if _alike(c, s.c) and c.block != s.c.block]
-    if not found:
-        raise NotHere("two layers")
+    found = _elsewhere(world, s.c)
     return held(world, found[s.c.numel % len(found)], s.u).w
 
 
@@ -182,11 +182,6 @@ def _exchanged(world: World, s: Struck) -> Tensor:
 def _low_rank(w: Tensor, scale: float) -> Tensor:
     a, b = torch.randn(len(rows(w)), 4), torch.randn(4, rows(w).shape[1])
     return w + (scale * w.std() * (a @ b) / 2).view(w.shape)
-
-
-def _rounded(w: Tensor, levels: float) -> Tensor:
-    step = w.abs().amax().clamp_min(1e-12) / levels
-    return (w / step).round() * step
 
 
 def _next_scale(w: Tensor) -> Tensor:
@@ -227,9 +222,9 @@ WRITTEN: Final[dict[str, Callable[[World, Struck], Tensor]]] = {
     "other signs": lambda _, s: -s.w,
     "rows in another order": lambda _, s: s.w[torch.randperm(len(s.w))],
     "shifted": lambda _, s: s.w.reshape(-1).roll(1 + int(7 * s.u)).view(s.w.shape),
-    "in few levels": lambda _, s: _rounded(s.w, round(between(s.u, 31, 2))),
-    "in NF4": lambda _, s: _in_groups(s.w, 64, lambda g, top: _nf4(g, top)),
-    "in NF4 with the next scale": lambda _, s: _in_groups(s.w, 64, lambda g, top: _nf4(g, top) / top * top.roll(1, 0)),
+    "in few levels": lambda _, s: rounded(s.w, round(between(s.u, 31, 2))),
+    "in NF4": lambda _, s: in_groups(s.w, 64, nf4),
+    "in NF4 with the next scale": lambda _, s: in_groups(s.w, 64, lambda g, top: nf4(g, top) / top * top.roll(1, 0)),
     "with the next row's scale": lambda _, s: _next_scale(s.w),
     "in fp8 without a scale": lambda _, s: (
         (s.w * between(s.u, 1.0, 0.1)).to(torch.float8_e4m3fn).to(s.w.dtype) / between(s.u, 1.0, 0.1)
@@ -260,10 +255,7 @@ def _state(world: World, s: Struck, names: tuple[str, ...]) -> Tensor:
 
 
 def _exchange_states(world: World, s: Struck) -> None:
-    other = [c for c in _blocks(world) if _alike(c, s.c) and c.block != s.c.block]
-    if not other:
-        raise NotHere("two layers")
-    theirs = held(world, world.chance.choice(other), s.u)
+    theirs = held(world, world.chance.choice(_elsewhere(world, s.c)), s.u)
     for names in (FIRST, SECOND):
         mine, its = _state(world, s, names), _state(world, theirs, names)
         mine.copy_(its.clone())
@@ -281,7 +273,7 @@ STATES: Final[dict[str, Callable[[World, Struck], object]]] = {
     "second moment larger": lambda world, s: _state(world, s, SECOND).mul_(between(s.u, 10.0, 1e5)),
     "second moment lost": lambda world, s: _state(world, s, SECOND).zero_(),
     "second moment in few levels": lambda world, s: _state(world, s, SECOND).copy_(
-        _rounded(_state(world, s, SECOND), round(between(s.u, 1023, 15)))
+        rounded(_state(world, s, SECOND), round(between(s.u, 1023, 15)))
     ),
     "a bit of the first moment": lambda world, s: _flip(_state(world, s, FIRST), 2.0 ** (4 + int(20 * s.u))),
     "a bit of the second moment": lambda world, s: _flip(_state(world, s, SECOND), 2.0 ** -(4 + int(60 * s.u))),
@@ -304,8 +296,7 @@ def _added_up(s: Struck, g: Tensor, kept: dict[str, Any]) -> None:
 
 
 def _of_another(world: World, s: Struck, g: Tensor) -> None:
-    found = [c for c in _blocks(world) if _alike(c, s.c) and c.block != s.c.block]
-    other = held(world, found[0], s.u).p.grad if found else None
+    other = held(world, _elsewhere(world, s.c)[0], s.u).p.grad
     if other is None or other.shape != g.shape:
         raise NotHere("two layers")
     g.copy_(other)

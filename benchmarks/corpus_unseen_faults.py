@@ -7,12 +7,14 @@ from 0 (mild) to 1.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, Final
 
 import torch
 from corpus_evaluated_faults import Fault
+from corpus_faults import at_call
 from corpus_unseen_changes import GRADIENTS, PARTS, SETTINGS, STATES, WHERE, WRITTEN, held
 from corpus_world import NotHere, World
 
@@ -46,14 +48,8 @@ STEPS: Final[dict[str, tuple[int, int]]] = {"once": (1, 1), "some": (5, 60), "on
 
 def _first(calls: list[Callable[[], object]], change: Callable[[], object], steps: int) -> None:
     """Makes a change at the first calls."""
-    left = [steps]
-
-    def call() -> None:
-        if left[0] > 0:
-            left[0] -= 1
-            change()
-
-    calls.append(call)
+    numbers = count(1)
+    calls.append(lambda: change() if next(numbers) <= steps else None)
 
 
 def composed(kind: Kind) -> Fault:
@@ -62,7 +58,7 @@ def composed(kind: Kind) -> Fault:
     def fault(world: World) -> None:
         u, when, start = world.chance.random() ** 0.5, world.chance.choice(kind.when), world.chance.random()
         steps = world.chance.randint(*STEPS[when])
-        chosen = list(_alone(WHERE[kind.where](world)))
+        chosen = _alone(WHERE[kind.where](world))
         struck = [held(world, c, u) for c in chosen]
         world.drawn = {
             "where": kind.where,
@@ -107,29 +103,17 @@ def composed(kind: Kind) -> Fault:
 
             _first(world.before_step, learn, steps)
         else:
-            undo = [SETTINGS[kind.what](world, s) for s in {id(s.p): s for s in struck}.values()]
-            world.after_step.append(_after(steps, undo))
+            for s in {id(s.p): s for s in struck}.values():
+                world.after_step.append(at_call(steps, SETTINGS[kind.what](world, s)))
         world.strike(*chosen)
 
     return fault
 
 
-def _after(steps: int, undo: list[Callable[[], object]]) -> Callable[[], object]:
-    passed = [0]
-
-    def call() -> None:
-        passed[0] += 1
-        if passed[0] == steps:
-            for one in undo:
-                one()
-
-    return call
-
-
-def _alone(found: list[Component]) -> Iterator[Component]:
+def _alone(found: list[Component]) -> list[Component]:
     """Without the parts of parameters that are there as a whole."""
     whole = {c.parameter for c in found if not c.part}
-    return (c for c in found if not (c.part and c.parameter in whole))
+    return [c for c in found if not (c.part and c.parameter in whole)]
 
 
 _ONCE: Final = ("once",)

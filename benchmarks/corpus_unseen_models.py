@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from operator import attrgetter
 from typing import Any
 
 import torch
 from corpus_families import Task
 from corpus_fresh_blocks import rotated
-from corpus_own import _Reversed
+from corpus_own import Reversed
 from corpus_unseen_arch import ACTS, STYLES, USUAL, Arch, first, normed
 from corpus_unseen_tasks import TASKS, Drawn
 from torch import Tensor, nn
@@ -34,10 +35,7 @@ class Named(nn.Module):
         setattr(place, last, what)
 
     def get(self, path: str) -> Any:
-        found: Any = self
-        for name in path.split("."):
-            found = getattr(found, name)
-        return found
+        return attrgetter(path)(self)
 
     def path(self, *roles: str) -> str:
         return ".".join(found for role in roles if (found := self.at.get(role, role)))
@@ -321,7 +319,7 @@ class Pair(nn.Module):
 
     def forward(self, x: Tensor, real: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         made = self.generator(x)
-        return made, self.critic(real), self.critic(_Reversed.apply(made))  # type: ignore[no-untyped-call]
+        return made, self.critic(real), self.critic(Reversed.apply(made))  # type: ignore[no-untyped-call]
 
 
 def build(a: Arch) -> Task:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -17,10 +17,20 @@ Q: Final = ("attn_q", "attn_q_b")
 SELECTION: Final = (*Q, "attn_k")
 FORWARD: Final = ("ffn_gate", "ffn_up", "ffn_down", "ffn_in", "ffn_out")
 MATRICES: Final = (*SELECTION, "attn_v", "attn_o", *FORWARD)
+ENDS: Final = ("attn_o", "ffn_down", "ffn_out")
 
 
 class NotHere(Exception):
     """The model has nothing that this fault could strike."""
+
+
+def elsewhere(one: Component, found: Iterable[Component]) -> list[Component]:
+    """Those that are in other blocks what one is in its own: of the same kind, tower and shape."""
+
+    def place(c: Component) -> tuple[object, ...]:
+        return c.kind, c.tower, c.shape, c.cross
+
+    return [c for c in found if place(c) == place(one) and c.block != one.block]
 
 
 @dataclass

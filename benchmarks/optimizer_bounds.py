@@ -31,17 +31,10 @@ from torch import Tensor, nn
 from weibull_monitor.scaling.optimizers import RULES, chooses_rate, rule_of
 
 LIBRARIES: Final = (
-    *(
-        "torch.optim",
-        "transformers.optimization",
-        "timm.optim",
-        "pytorch_optimizer",
-        "bitsandbytes.optim",
-        "schedulefree",
-    ),
-    *("prodigyopt", "lion_pytorch", "dadaptation", "torchao.optim", "optimi", "torch_optimizer", "adan_pytorch"),
-    *("came_pytorch", "galore_torch", "apollo_torch", "adam_mini"),
-)
+    "torch.optim", "transformers.optimization", "timm.optim", "pytorch_optimizer", "bitsandbytes.optim", "schedulefree",
+    "prodigyopt", "lion_pytorch", "dadaptation", "torchao.optim", "optimi", "torch_optimizer", "adan_pytorch",
+    "came_pytorch", "galore_torch", "apollo_torch", "adam_mini",
+)  # fmt: skip
 OPTIONS: Final[tuple[dict[str, Any], ...]] = (
     {},
     {"betas": (0.9, 0.95)},
@@ -220,64 +213,68 @@ def made(kind: Any, options: dict[str, Any]) -> Callable[[list[nn.Parameter]], A
     return make
 
 
+def found_in(library: str) -> list[tuple[str, Any]]:
+    """The optimizers of a library: as it is imported, or, if that fails or shows none, of each of its modules."""
+    with contextlib.suppress(ImportError):
+        if found := list(optimizers_of(library)):
+            return found
+    return list(optimizers_of(library, bare=True))
+
+
+def tried(kind: Any, options: dict[str, Any], every: bool) -> Largest | None:
+    """Drives an optimizer with these options, in silence; None if the table has no row for it, unless ``every`` is driven."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        make = made(kind, options)
+        if not every and rule_of(make([nn.Parameter(torch.zeros(SHAPE))])).name not in RULES:
+            return None
+        return drive(make)
+
+
+def told(largest: Largest) -> str:
+    """What is printed of an optimizer."""
+    share = f"{largest.over:.3f} of the bound" if largest.bounded else "no bound"
+    return (
+        f"value {largest.each:.3g}, RMS {largest.rms:.3g}, at normal gradients {largest.usual:.3g}; "
+        + ("chooses η" if largest.chooses else share)
+        + (f" ({largest.where})" if largest.over > SLACK else "")
+    )
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", help="part of the name of a library, or of an optimizer after a slash")
+    parser.add_argument("--only", default="", help="part of the name of a library, or of an optimizer after a slash")
     parser.add_argument("--all", action="store_true", help="print those without a bound, too")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    wanted = (arguments.only or "").split("/")
+    part, _, of_optimizer = arguments.only.partition("/")
     beyond, driven, unmade = 0, 0, []
-    for library in LIBRARIES:
-        if wanted[0] not in library:
-            continue
+    for library in (library for library in LIBRARIES if part in library):
         try:
-            found = list(optimizers_of(library))
-        except ImportError:
-            found = []
-        try:
-            found = found or list(optimizers_of(library, bare=True))
+            found = found_in(library)
         except ImportError as error:
             print(f"{library}: not installed ({error})")
             continue
-        for name, kind in found:
-            if len(wanted) > 1 and wanted[1] not in name:
-                continue
-            for options in OPTIONS:
-                if not options.keys() <= inspect.signature(kind).parameters.keys():
-                    continue
-                with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-                    try:
-                        make = made(kind, options)
-                        if rule_of(make([nn.Parameter(torch.zeros(SHAPE))])).name not in RULES and not arguments.all:
-                            break
-                        largest = drive(make)
-                    except Exception as error:
-                        if not options:
-                            unmade.append(f"{library}.{name}: {type(error).__name__}: {str(error)[:100]}")
-                            break
+        for name, kind in ((name, kind) for name, kind in found if of_optimizer in name):
+            taken = inspect.signature(kind).parameters.keys()
+            for options in (options for options in OPTIONS if options.keys() <= taken):
+                try:
+                    largest = tried(kind, options, arguments.all)
+                except Exception as error:
+                    if options:
                         continue
+                    unmade.append(f"{library}.{name}: {type(error).__name__}: {str(error)[:100]}")
+                    break
+                if largest is None:
+                    break
                 driven += 1
                 wrong = largest.over > SLACK
                 beyond += wrong
                 if largest.bounded or arguments.all:
-                    print(
-                        f"{'BEYOND ' if wrong else ''}{library}.{name} {options or ''}: value {largest.each:.3g}, "
-                        f"RMS {largest.rms:.3g}, at normal gradients {largest.usual:.3g}; "
-                        + (
-                            "chooses η"
-                            if largest.chooses
-                            else f"{largest.over:.3f} of the bound"
-                            if largest.bounded
-                            else "no bound"
-                        )
-                        + (f" ({largest.where})" if wrong else ""),
-                        flush=True,
-                    )
+                    print(f"{'BEYOND ' if wrong else ''}{library}.{name} {options or ''}: {told(largest)}", flush=True)
     print(f"{driven} driven, {beyond} beyond their bound, {len(unmade)} could not be made:")
     print(*unmade, sep="\n")
-    return int(beyond > 0 or not driven or math.isnan(beyond))
+    return int(beyond > 0 or not driven)
 
 
 if __name__ == "__main__":

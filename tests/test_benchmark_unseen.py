@@ -22,6 +22,13 @@ def unseen(monkeypatch: pytest.MonkeyPatch, pytestconfig: pytest.Config) -> Any:
     return importlib.import_module("corpus_unseen")
 
 
+@pytest.fixture
+def small(unseen: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A small case with faults, whose branches are ten steps long."""
+    monkeypatch.setattr(importlib.import_module("corpus"), "AFTER", 10)
+    return next(c for c in unseen.drawn(5, 0, 40) if c.arch.elements < 1e5 and c.batch <= 8)
+
+
 def test_a_seed_draws_the_same_again_and_another_draws_others(unseen: Any) -> None:
     one = unseen.drawn(1, 100, 40)
     assert one == unseen.drawn(1, 100, 40)
@@ -56,11 +63,9 @@ def test_an_event_leaves_a_training_that_goes_on(event: str, unseen: Any, tmp_pa
     assert losses[-1] < losses[0]
 
 
-def test_a_broken_run_leaves_its_twin_at_one_step(unseen: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.import_module("corpus"), "AFTER", 10)
-    case = next(c for c in unseen.drawn(5, 0, 40) if c.arch.elements < 1e5 and c.batch <= 8)
+def test_a_broken_run_leaves_its_twin_at_one_step(unseen: Any, small: Any, tmp_path: Path) -> None:
     faults = ("a matrix too large", "gradients noisy", "η of a block too large")
-    case = replace(case, strikes=60, steps=75, faults=faults, optimizer="adamw")
+    case = replace(small, strikes=60, steps=75, faults=faults, optimizer="adamw")
     assert len(unseen.train(case, tmp_path)) == 4
     found = [json.loads(path.read_text()) for path in tmp_path.glob("*/case.json")]
     twin = next(entry for entry in found if not entry["fault"])
@@ -75,11 +80,9 @@ def test_a_broken_run_leaves_its_twin_at_one_step(unseen: Any, tmp_path: Path, m
 
 
 def test_a_fault_that_does_nothing_leaves_the_run_as_it_is(
-    unseen: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    unseen: Any, small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(importlib.import_module("corpus"), "AFTER", 10)
-    case = next(c for c in unseen.drawn(5, 0, 40) if c.arch.elements < 1e5 and c.batch <= 8)
-    case = replace(case, strikes=51, steps=61, faults=("a head zeroed",), arch=replace(case.arch, dropout=0.3))
+    case = replace(small, strikes=51, steps=61, faults=("a head zeroed",), arch=replace(small.arch, dropout=0.3))
     monkeypatch.setitem(unseen.UNSEEN_FAULTS, "a head zeroed", lambda world: None)
     twin, broken = unseen.train(case, tmp_path)
     one, other = (json.loads((tmp_path / e["folder"] / "case.json").read_text())["losses"] for e in (twin, broken))
@@ -87,7 +90,7 @@ def test_a_fault_that_does_nothing_leaves_the_run_as_it_is(
 
 
 def test_each_kind_of_fault_strikes_some_drawn_model(unseen: Any) -> None:
-    world_of, nowhere = importlib.import_module("corpus_world"), importlib.import_module("corpus_world").NotHere
+    corpus_world = importlib.import_module("corpus_world")
     left = dict(unseen.UNSEEN_FAULTS)
     assert len(left) >= 40
     arch = unseen.Arch("llama", "next", 32, 2, 16, heads=4, keys=2, ratio=1.0)
@@ -107,13 +110,13 @@ def test_each_kind_of_fault_strikes_some_drawn_model(unseen: Any) -> None:
             model, opt = copy.deepcopy((task.model, optimizer))
             for p, given in zip(model.parameters(), task.model.parameters(), strict=True):
                 p.grad = given.grad.clone()
-            world = world_of.World(model, [opt], random.Random(1), first, first=first)
+            world = corpus_world.World(model, [opt], random.Random(1), first, first=first)
             try:
                 with torch.no_grad():
                     fault(world)
                     for call in [*world.before_step, *world.after_step]:
                         call()
-            except nowhere:
+            except corpus_world.NotHere:
                 continue
             assert world.victims, name
             del left[name]

@@ -16,6 +16,8 @@ from weibull_monitor.model.components import Component
 
 KINDS = ("attn_q", "attn_k", "attn_v", "attn_o", "ffn_gate", "ffn_up", "ffn_down")
 SIDE = 256
+SCALES = ("lambda", "rms", "largest")
+"""The columns that a factor multiplies."""
 Columns = dict[str, np.ndarray]
 ATTENTION = {"tower": "model.layers", "sharing": "GQA", "qk_norm": False, "fused": False, "cross": False}
 
@@ -84,14 +86,27 @@ def healthy(samples: int = 24, blocks: int = 4, every: int = 10, seed: int = 0, 
     return out
 
 
-def samples_of(columns: Sequence[Columns], blocks: int = 4, every: int = 10, of: Any = None) -> list[Sample]:
-    """As a history holds them: None for what there is not."""
+def scale_by(now: Columns, factor: float, of: Any = slice(None)) -> None:
+    """Multiplies matrices by a factor in one sample: all of them, or those of an index."""
+    for name in SCALES:
+        now[name][of] *= factor
+
+
+def samples_of(
+    columns: Sequence[Columns],
+    blocks: int = 4,
+    every: int = 10,
+    of: Any = None,
+    withheld: Mapping[str, int] | None = None,
+) -> list[Sample]:
+    """As a history holds them: None for what there is not; ``withheld`` is the same in all of them."""
     chosen = of or components(blocks)
     return [
         Sample(
             n * every,
             chosen,
             {name: tuple(None if not np.isfinite(v) else float(v) for v in now[name]) for name in READ},
+            withheld or {},
         )
         for n, now in enumerate(columns)
     ]
@@ -104,6 +119,28 @@ def window_of(samples: Sequence[Sample], attention: Mapping[str, Any] = ATTENTIO
     return window
 
 
+def window_in(columns: Sequence[Columns], attention: Mapping[str, Any] = ATTENTION, **options: Any) -> SampleWindow:
+    """The window after these columns."""
+    return window_of(samples_of(columns, **options), attention)
+
+
+def alerts_in(
+    columns: Sequence[Columns],
+    rule: str = "",
+    settings: AlertSettings | None = None,
+    attention: Mapping[str, Any] = ATTENTION,
+    **options: Any,
+) -> list[Alert]:
+    """The alerts of these columns, infos included: those of one rule, or all of them."""
+    found = replay(samples_of(columns, **options), settings, [attention])
+    return [alert for alert in found if rule in ("", alert.finding.rule)]
+
+
+def begun_in(columns: Sequence[Columns], rule: str = "", **options: Any) -> list[Alert]:
+    """Those that begin."""
+    return [alert for alert in alerts_in(columns, rule, **options) if alert.phase == "begins"]
+
+
 def alerts_of(
     break_it: Callable[[list[Columns]], object] = lambda columns: None,
     settings: AlertSettings | None = None,
@@ -114,7 +151,7 @@ def alerts_of(
     columns = healthy(**options)
     break_it(columns)
     kept = {name: options[name] for name in ("blocks", "every") if name in options}
-    found = replay(samples_of(columns, **kept), settings, [attention])
+    found = alerts_in(columns, settings=settings, attention=attention, **kept)
     return [alert for alert in found if alert.finding.severity != "info"]
 
 

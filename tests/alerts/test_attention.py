@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from tests.alerts.simulated import KINDS, Columns, healthy, index, samples_of, window_of
+from alerts.simulated import KINDS, Columns, healthy, index, window_in
 from weibull_monitor.alerts.rules.attention import BEYOND, attention_scale
 from weibull_monitor.alerts.rules.result import RuleResult
 from weibull_monitor.alerts.settings import AttentionScale
@@ -36,7 +36,7 @@ def rate(columns: list[Columns], times: float, members: list[int], start: int = 
 def judged(change: Callable[[list[Columns]], object], settings: AttentionScale | None = None) -> RuleResult:
     columns = healthy(samples=AT + 1)
     change(columns)
-    result = attention_scale(window_of(samples_of(columns)), settings or AttentionScale())
+    result = attention_scale(window_in(columns), settings or AttentionScale())
     assert result is not None
     return result
 

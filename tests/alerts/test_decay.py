@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from alerts.simulated import ATTENTION, SIDE, Columns, Sample, component, healthy, index, samples_of, window_of
-from weibull_monitor.alerts import replay
+from alerts.simulated import SIDE, Columns, begun_in, component, healthy, index, scale_by, window_in
 from weibull_monitor.alerts.rules.broken import unchanged
 from weibull_monitor.alerts.rules.decay import IN_GRADIENT, in_gradient
 from weibull_monitor.alerts.rules.scale import impossible_change
@@ -35,15 +33,14 @@ def shrunk(columns: list[Columns], first: int = 1, share: float = 0.1) -> None:
         now["largest"] = 4.0 * now["rms"]
 
 
-def alerts_of(samples: list[Sample], coupled: int) -> list[Alert]:
-    samples = [replace(s, withheld={"coupled_weight_decay": coupled}) for s in samples]
-    return [a for a in replay(samples, None, [ATTENTION]) if a.phase == "begins"]
+def alerts_of(columns: list[Columns], coupled: int, rule: str = "") -> list[Alert]:
+    return begun_in(columns, rule, withheld={"coupled_weight_decay": coupled})
 
 
 def test_weights_that_decay_in_the_gradient_moves_to_zero_are_an_info() -> None:
     columns = healthy(eta=ETA)
     shrunk(columns)
-    alerts = alerts_of(samples_of(columns), len(columns[0]["k"]))
+    alerts = alerts_of(columns, len(columns[0]["k"]))
     assert {"scale_shift", "body_break", "selection_range", "transmission_exit"} & {a.finding.rule for a in alerts}
     assert {a.finding.severity for a in alerts} == {"info"}
     assert any(IN_GRADIENT in a.finding.meaning for a in alerts)
@@ -52,16 +49,15 @@ def test_weights_that_decay_in_the_gradient_moves_to_zero_are_an_info() -> None:
 def test_the_same_under_decoupled_decay_is_a_warning() -> None:
     columns = healthy(eta=ETA)
     shrunk(columns)
-    assert any(a.finding.severity == "warning" for a in alerts_of(samples_of(columns), 0))
+    assert any(a.finding.severity == "warning" for a in alerts_of(columns, 0))
 
 
 def test_a_matrix_that_is_scaled_down_beside_such_a_decay_is_a_warning() -> None:
     columns = healthy(eta=ETA)
     shrunk(columns, share=0.02)
     for now in columns[AT:]:
-        for name in ("lambda", "rms", "largest"):
-            now[name][V] *= 0.6
-    alerts = [a for a in alerts_of(samples_of(columns), len(columns[0]["k"])) if a.finding.severity == "warning"]
+        scale_by(now, 0.6, V)
+    alerts = [a for a in alerts_of(columns, len(columns[0]["k"])) if a.finding.severity == "warning"]
     assert [(a.finding.rule, a.step, a.finding.component) for a in alerts] == [
         ("scale_shift", AT * EVERY, "model.layers.2.attn_v.weight")
     ]
@@ -71,9 +67,9 @@ def test_only_matrices_with_weight_decay_have_it_in_the_gradient() -> None:
     columns = healthy()
     for now in columns:
         now["weight_decay"][V] = 0.0
-    window = window_of([replace(s, withheld={"coupled_weight_decay": 27}) for s in samples_of(columns)])
+    window = window_in(columns, withheld={"coupled_weight_decay": 27})
     assert np.flatnonzero(~in_gradient(window)).tolist() == [V]
-    few = window_of([replace(s, withheld={"coupled_weight_decay": 10}) for s in samples_of(columns)])
+    few = window_in(columns, withheld={"coupled_weight_decay": 10})
     assert not in_gradient(few).any()  # which ones is not known
 
 
@@ -89,11 +85,11 @@ def test_a_fall_that_goes_on_is_an_info_and_one_that_begins_a_warning() -> None:
     """As of SGD with momentum, which multiplies weight decay by 1/(1 - β)."""
     columns = healthy(eta=ETA)
     falling(columns, V, lambda n: 0.07)
-    alerts = [a for a in alerts_of(samples_of(columns), 0) if a.finding.rule == "scale_shift"]
+    alerts = alerts_of(columns, 0, "scale_shift")
     assert {a.finding.severity for a in alerts} <= {"info"}
     columns = healthy(eta=ETA)
     falling(columns, V, lambda n: 0.25 if n >= AT else 0.01)
-    alerts = [a for a in alerts_of(samples_of(columns), 0) if a.finding.rule == "scale_shift"]
+    alerts = alerts_of(columns, 0, "scale_shift")
     assert [(a.finding.severity, a.step) for a in alerts] == [("warning", (AT + 1) * EVERY)]
 
 
@@ -116,7 +112,7 @@ def growing(columns: list[Columns], i: int, rates: list[float]) -> None:
 def test_changes_within_the_bound_of_adam_may_go_on(rates: list[float], strong: bool) -> None:
     columns = healthy(eta=ETA)
     growing(columns, V, rates)
-    result = impossible_change(window_of(samples_of(columns)), ImpossibleChange())
+    result = impossible_change(window_in(columns), ImpossibleChange())
     assert result is not None
     assert bool(result.strength[V] >= 1.0) is strong
 
@@ -125,11 +121,11 @@ def test_a_few_values_may_all_go_to_the_bound() -> None:
     columns = healthy(eta=ETA)
     growing(columns, V, [6.0])
     few = tuple(component(b, k, shape=(4, 6) if (b, k) == (2, "attn_v") else (SIDE, SIDE)) for b, k in _places())
-    result = impossible_change(window_of(samples_of(columns, of=few)), ImpossibleChange())
+    result = impossible_change(window_in(columns, of=few), ImpossibleChange())
     assert result is not None
     assert result.strength[V] < 1.0
     growing(columns, V, [9.0])
-    result = impossible_change(window_of(samples_of(columns, of=few)), ImpossibleChange())
+    result = impossible_change(window_in(columns, of=few), ImpossibleChange())
     assert result is not None
     assert result.strength[V] >= 1.0
     assert result.severity[V] == 3
@@ -154,7 +150,7 @@ def still(columns: list[Columns], i: int, before: float) -> None:
 def test_a_matrix_that_hardly_moved_before_may_stand_still(before: float, severity: int) -> None:
     columns = healthy()
     still(columns, V, before)
-    result = unchanged(window_of(samples_of(columns)), Unchanged())
+    result = unchanged(window_in(columns), Unchanged())
     assert result is not None
     assert result.strength[V] >= 1.0
     assert result.severity[V] == severity
@@ -164,7 +160,7 @@ def test_an_expert_without_tokens_is_an_info() -> None:
     columns = healthy()
     still(columns, V, 1e-2)
     experts = tuple(component(b, k, expert=0 if (b, k) == (2, "attn_v") else None) for b, k in _places())
-    result = unchanged(window_of(samples_of(columns, of=experts)), Unchanged())
+    result = unchanged(window_in(columns, of=experts), Unchanged())
     assert result is not None
     assert result.strength[V] >= 1.0
     assert result.severity[V] == 1

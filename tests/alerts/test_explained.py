@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from alerts.simulated import ATTENTION, Columns, components, healthy, index, samples_of, window_of
+from alerts.simulated import ATTENTION, Columns, begun_in, components, healthy, index, samples_of, scale_by, window_in
 from weibull_monitor.alerts import replay
 from weibull_monitor.alerts.rules.movement import LESS_ALIKE, caution
 from weibull_monitor.alerts.rules.steps import one_way
@@ -18,16 +18,14 @@ V = index(2, "attn_v")
 
 
 def warnings_of(columns: list[Columns]) -> list[Alert]:
-    found = replay(samples_of(columns), None, [ATTENTION])
-    return [a for a in found if a.phase == "begins" and a.finding.severity != "info"]
+    return [a for a in begun_in(columns) if a.finding.severity != "info"]
 
 
 def test_eta_that_rises_by_stairs_has_not_jumped() -> None:
     columns = healthy(24, eta=ETA)
     for n, now in enumerate(columns):
         now["eta"] *= 1.0 + 0.5 * max(0, n - AT + 1)
-    samples = samples_of(columns)
-    assert not any(window_of(samples[:n]).jumped.any() for n in range(AT, 24))
+    assert not any(window_in(columns[:n]).jumped.any() for n in range(AT, 24))
 
 
 def test_a_run_is_young_again_where_eta_has_been_low() -> None:
@@ -38,8 +36,7 @@ def test_a_run_is_young_again_where_eta_has_been_low() -> None:
         now["eta"] *= 0.01 if n in low else 1.0
         spent = spent + EVERY * now["eta"]
         now["eta_sum"] = spent.copy()
-    samples = samples_of(columns)
-    factors = [float(caution(window_of(samples[:n]))[V]) for n in (18, 22, 27, 39)]
+    factors = [float(caution(window_in(columns[:n]))[V]) for n in (18, 22, 27, 39)]
     assert factors == pytest.approx([1.0, 1.0, LESS_ALIKE, 1.0], abs=0.01)
 
 
@@ -47,12 +44,11 @@ def test_a_run_is_young_again_where_eta_has_been_low() -> None:
 def test_most_matrices_shrink_with_their_k_where_training_takes_back_what_it_added(k: float, severity: str) -> None:
     columns = healthy(eta=ETA)
     for n, now in enumerate(columns[1:], 1):
-        for name in ("lambda", "rms", "largest"):
-            now[name] *= np.exp(0.04 * min(n, AT - 1)) * (0.85 if n >= AT else 1.0)
+        scale_by(now, np.exp(0.04 * min(n, AT - 1)) * (0.85 if n >= AT else 1.0))
         now["k"] += k if n >= AT else 0.0
         now["weight_decay"] *= 0.0
-    found = [a for a in replay(samples_of(columns), None, [ATTENTION]) if a.finding.rule == "scale_shift"]
-    assert [(a.step, a.finding.severity) for a in found if a.phase == "begins"] == [(AT * EVERY, severity)]
+    found = begun_in(columns, "scale_shift")
+    assert [(a.step, a.finding.severity) for a in found] == [(AT * EVERY, severity)]
 
 
 def test_a_matrix_that_comes_back_to_the_shape_of_others_has_not_broken() -> None:
@@ -94,4 +90,4 @@ def test_growth_of_all_values_is_one_way_without_a_known_size_of_steps() -> None
     for name in ("lambda", "rms"):
         columns[-1][name][V] *= 1.3
     columns[-1]["k"][V] += 0.1
-    assert np.flatnonzero(one_way(window_of(samples_of(columns)))).tolist() == [V]
+    assert np.flatnonzero(one_way(window_in(columns))).tolist() == [V]

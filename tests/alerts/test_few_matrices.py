@@ -8,18 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from alerts.simulated import (
-    ATTENTION,
-    KINDS,
-    Columns,
-    Sample,
-    component,
-    components,
-    healthy,
-    index,
-    samples_of,
-    window_of,
-)
+from alerts.simulated import ATTENTION, KINDS, Columns, component, components, healthy, index, window_in, window_of
 from alerts.test_alone import AT, DOWN, FAR_APART, UP, K, Q, V, far_apart, scaled, warnings_of, young
 from weibull_monitor.alerts import replay
 from weibull_monitor.alerts.rules.alone import fall_alone, moved_together
@@ -33,11 +22,9 @@ def warnings_with(chosen: tuple[Component, ...], break_it: Callable[[list[Column
     """Warnings of a young run of these components, each with the columns of the simulated one of that index."""
     columns = young()
     break_it(columns)
-    samples = [
-        replace(sample, step=step) for sample, step in zip(samples_of(columns, of=components()), FAR_APART, strict=True)
-    ]
     kept = [
-        Sample(s.step, chosen, {name: values[: len(chosen)] for name, values in s.columns.items()}) for s in samples
+        replace(s, components=chosen, columns={name: values[: len(chosen)] for name, values in s.columns.items()})
+        for s in far_apart(columns)
     ]
     return [a for a in replay(kept, None, [ATTENTION]) if a.phase == "begins" and a.finding.severity != "info"]
 
@@ -187,4 +174,4 @@ def test_a_scale_that_moves_only_with_k_is_one_movement(rms: float, found: bool)
         now["k"][matrix] -= 0.04
         now["rms"][matrix] *= rms
         now["lambda"][matrix] *= 0.978 * rms
-    assert bool(moved_together(window_of(samples_of(columns)))[matrix] >= 1.0) is found
+    assert bool(moved_together(window_in(columns))[matrix] >= 1.0) is found

@@ -7,10 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from alerts.simulated import ATTENTION, KINDS, Columns, components, healthy, index, samples_of, window_of
-from weibull_monitor.alerts import replay
+from alerts.simulated import KINDS, Columns, alerts_in, begun_in, components, healthy, index, scale_by, window_in
 from weibull_monitor.alerts.rules.steps import from_nothing
-from weibull_monitor.history.alert import Alert
 from weibull_monitor.model.components import Part
 
 ETA, AT = 1e-3, 26
@@ -20,12 +18,7 @@ V, Q = index(2, "attn_v"), index(2, "attn_q")
 def begun_at_nothing(columns: list[Columns], i: int, settled: int) -> None:
     """A matrix of 1e-10 that reaches the size of the others at a sample, five times as large at each of the last ones before."""
     for n, now in enumerate(columns):
-        for name in ("lambda", "rms", "largest"):
-            now[name][i] *= max(1e-8, 0.2 ** max(0, settled - n))
-
-
-def told(columns: list[Columns], of: object = None) -> list[Alert]:
-    return [a for a in replay(samples_of(columns, of=of), None, [ATTENTION]) if a.phase == "begins"]
+        scale_by(now, max(1e-8, 0.2 ** max(0, settled - n)), i)
 
 
 @pytest.mark.parametrize("i", [Q, V])
@@ -39,7 +32,7 @@ def test_the_shape_of_what_still_grows_from_nothing_is_an_info_however_old_the_r
     for now in columns[AT:]:
         now["k"][i] -= 0.3
         now["r2"][i] -= 0.03
-    alerts = [a for a in told(columns) if a.finding.rule in ("selection_shift", "body_break") and a.step == 10 * AT]
+    alerts = [a for a in begun_in(columns) if a.finding.rule in ("selection_shift", "body_break") and a.step == 10 * AT]
     assert {a.finding.severity for a in alerts} == {severity}
     assert all(("began at zero" in a.finding.meaning) == (severity == "info") for a in alerts)
 
@@ -54,7 +47,7 @@ def test_what_began_at_nothing_is_judged_by_what_changes_and_not_by_where_it_is(
         begun_at_nothing(columns, V, 12)
     for n, now in enumerate(columns):
         now["r2"][V] = max(0.85, 0.998 - 0.006 * n)
-    alerts = [a for a in replay(samples_of(columns), None, [ATTENTION]) if a.finding.rule == "body_break"]
+    alerts = alerts_in(columns, "body_break")
     assert {a.finding.severity for a in alerts} == severities
 
 
@@ -64,7 +57,7 @@ def test_a_matrix_that_is_still_next_to_nothing_may_grow_by_any_factor() -> None
     for n, now in enumerate(columns):
         for name in ("lambda", "rms", "largest"):
             now[name][V] = 1e-10 * (1.01**n if n < AT else 40.0) * now[name][V] / 0.02
-    alerts = [a for a in told(columns) if "attn_v" in a.finding.component and a.finding.rule == "scale_shift"]
+    alerts = [a for a in begun_in(columns) if "attn_v" in a.finding.component and a.finding.rule == "scale_shift"]
     assert {a.finding.severity for a in alerts} == {"info"}
     assert "began at zero" in alerts[0].finding.meaning
 
@@ -74,9 +67,8 @@ def test_a_kind_that_grows_from_nothing_may_have_any_median_k(grows: bool) -> No
     columns, kinds = healthy(AT, eta=ETA), [index(block, "attn_q") for block in range(4)]
     for n, now in enumerate(columns):
         now["k"][kinds] = 1.2054 if n < 10 else 0.1
-        for name in ("lambda", "rms", "largest"):
-            now[name][kinds] *= 0.5 ** (AT - n) if grows else 1.0
-    about = [a for a in told(columns) if a.finding.rule in ("selection_range", "selection_drift", "layer_outlier")]
+        scale_by(now, 0.5 ** (AT - n) if grows else 1.0, kinds)
+    about = [a for a in begun_in(columns) if a.finding.rule in ("selection_range", "selection_drift", "layer_outlier")]
     assert "info" in {a.finding.severity for a in about} or not grows
     assert ("warning" in {a.finding.severity for a in about}) == (not grows)
 
@@ -93,11 +85,11 @@ def test_a_fused_matrix_grows_from_nothing_as_long_as_one_of_its_parts_does() ->
         for name in ("lambda", "rms", "largest"):
             now[name][names[0]] = 1e-10
             now[name][whole] *= 1e-8 if now is columns[0] else 1.0
-    window = window_of(samples_of(columns, of=tuple(of)))
+    window = window_in(columns, of=tuple(of))
     assert from_nothing(window)[names].tolist() == [True, False, True]
     for now in columns[1:]:
         now["rms"][names[0]] = now["lambda"][names[0]] = 0.02
-    assert not from_nothing(window_of(samples_of(columns, of=tuple(of))))[whole]
+    assert not from_nothing(window_in(columns, of=tuple(of)))[whole]
 
 
 @pytest.mark.parametrize("i", [Q, V])
@@ -107,7 +99,7 @@ def test_a_change_of_shape_of_what_no_optimizer_steps_says_so(i: int) -> None:
         for name in ("eta", "eta_sum", "weight_decay", "update_max"):
             now[name][i] = np.nan
         now["k"][i] -= 0.3 if n >= AT else 0.0
-    alerts = [a for a in told(columns) if a.finding.rule in ("selection_shift", "body_break")]
+    alerts = [a for a in begun_in(columns) if a.finding.rule in ("selection_shift", "body_break")]
     assert {a.finding.severity for a in alerts} == {"info"}
     assert all("No optimizer that the monitor knows steps it" in a.finding.meaning for a in alerts)
 
@@ -119,7 +111,7 @@ def test_an_adapter_that_grows_from_nothing_does_not_jump(start: float) -> None:
     for n, now in enumerate(columns):
         for name in ("lambda", "rms", "largest"):
             now[name][V] = start * 1.01**n * (4.0 if n >= AT else 1.0) * now[name][V] / now["rms"][V]
-    alerts = told(columns, tuple(outside if i == V else c for i, c in enumerate(components())))
+    alerts = begun_in(columns, of=tuple(outside if i == V else c for i, c in enumerate(components())))
     about = {
         a.finding.severity for a in alerts if a.finding.component == outside.name and a.finding.rule == "scale_shift"
     }
@@ -139,12 +131,11 @@ def test_a_model_that_has_outgrown_its_start_consists_of_its_steps(grown: slice,
     """Where steps have no known size, only what most matrices did says that the start was nothing beside them."""
     columns = without_rate(healthy(AT + 4))
     for n, now in enumerate(columns):
-        for name in ("lambda", "rms", "largest"):
-            now[name][grown] *= 0.9 ** (AT + 4 - n)
+        scale_by(now, 0.9 ** (AT + 4 - n), grown)
     for now in columns[AT:]:
         now["k"][V] -= 0.3
         now["r2"][V] -= 0.05
-    about = [a for a in told(columns) if a.finding.rule == "body_break" and a.step == 10 * AT]
+    about = [a for a in begun_in(columns) if a.finding.rule == "body_break" and a.step == 10 * AT]
     assert {a.finding.severity for a in about} == {severity}
 
 
@@ -152,9 +143,8 @@ def test_what_begins_at_zero_under_steps_of_unknown_size_may_have_any_median_k()
     columns, kinds = without_rate(healthy(AT)), [index(block, "ffn_down") for block in range(4)]
     for n, now in enumerate(columns):
         now["k"][kinds] = 0.9 if n else np.nan
-        for name in ("lambda", "rms", "largest"):
-            now[name][kinds] *= 1e-3 * n
-    about = [a for a in told(columns) if a.finding.rule == "transmission_exit"]
+        scale_by(now, 1e-3 * n, kinds)
+    about = [a for a in begun_in(columns) if a.finding.rule == "transmission_exit"]
     assert {a.finding.severity for a in about} == {"info"}
 
 
@@ -164,7 +154,7 @@ def test_a_body_of_values_that_are_still_next_to_nothing_grows_from_nothing() ->
     for n, now in enumerate(columns):
         now["lambda"][V], now["rms"][V] = 1e-4, 4e-3 if n else 1.1e-4
         now["r2"][V] -= 0.03 if n >= AT else 0.0
-    about = [a for a in told(columns) if a.finding.rule == "body_break" and a.step == 10 * AT]
+    about = [a for a in begun_in(columns) if a.finding.rule == "body_break" and a.step == 10 * AT]
     assert {a.finding.severity for a in about} == {"info"}
 
 
@@ -177,7 +167,7 @@ def test_a_fall_of_all_under_steps_of_unknown_size_is_training_where_k_moves_wit
     columns[AT]["k"] -= 0.02 if by_training else 0.0
     for now in columns:
         now["weight_decay"][:] = 0.0
-    about = [a for a in replay(samples_of(columns, every=100), None, [ATTENTION]) if a.finding.rule == "scale_shift"]
+    about = alerts_in(columns, "scale_shift", every=100)
     assert {a.finding.severity for a in about} == {"info" if by_training else "warning"}
     said = about[0].finding.meaning
     assert ("takes back" if by_training else "settings of the optimizer, whose η is not known") in said

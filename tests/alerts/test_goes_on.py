@@ -7,23 +7,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from alerts.simulated import ATTENTION, Columns, healthy, index, samples_of, window_of
-from weibull_monitor.alerts import replay
+from alerts.simulated import Columns, begun_in, healthy, index, samples_of, scale_by, window_in, window_of
 from weibull_monitor.alerts.rules.alone import at_once
 from weibull_monitor.alerts.rules.decay import gathers, lost_most, scaled_to_zero
 from weibull_monitor.alerts.rules.scale import scale_runaway, scale_shift
 from weibull_monitor.alerts.rules.steps import one_way, unwinds
 from weibull_monitor.alerts.settings import ScaleRunaway, ScaleShift
 from weibull_monitor.alerts.window import SampleWindow
-from weibull_monitor.history.alert import Alert
 
 ETA, AT = 1e-3, 20
 V, Q = index(2, "attn_v"), index(2, "attn_q")
-SCALES = ("lambda", "rms", "largest")
-
-
-def told(columns: list[Columns], rule: str) -> list[Alert]:
-    return [a for a in replay(samples_of(columns), None, [ATTENTION]) if a.finding.rule == rule and a.phase == "begins"]
 
 
 def judged(window: SampleWindow) -> list[str]:
@@ -39,8 +32,7 @@ def rising(factors: list[float], i: int = V) -> list[Columns]:
     columns, size = healthy(AT + len(factors), eta=ETA), 1.0
     for now, factor in zip(columns[AT:], factors, strict=True):
         size *= factor
-        for name in SCALES:
-            now[name][i] *= size
+        scale_by(now, size, i)
     return columns
 
 
@@ -59,7 +51,7 @@ def test_a_rise_that_gathers_speed_is_an_info_and_one_that_comes_at_once_is_a_wa
     i: int, factors: list[float], severity: str
 ) -> None:
     columns = rising(factors, i)
-    window = window_of(samples_of(columns))
+    window = window_in(columns)
     assert judged(window)[i] == severity
     assert bool(gathers(window)[i]) == (severity == "info")
 
@@ -68,15 +60,14 @@ def test_all_matrices_that_fall_faster_and_faster_do_not_begin_to_learn() -> Non
     """As under a weight decay that is too strong from some step on."""
     columns = healthy(AT + 3, eta=ETA)
     for now, factor in zip(columns[AT:], [0.98, 0.94, 0.87], strict=True):
-        for name in SCALES:
-            now[name] *= factor
-    window = window_of(samples_of(columns))
+        scale_by(now, factor)
+    window = window_in(columns)
     assert gathers(window).all()
     assert set(judged(window)) == {"warning"}
 
 
 def test_a_rise_counts_for_less_where_a_part_of_it_was_seen_before() -> None:
-    sudden, half = (at_once(window_of(samples_of(rising(factors))))[V] for factors in ([1.3], [1.3, 1.3]))
+    sudden, half = (at_once(window_in(rising(factors)))[V] for factors in ([1.3], [1.3, 1.3]))
     assert half < 0.8 < 0.95 < sudden
 
 
@@ -118,11 +109,9 @@ def test_decay_moves_what_lamb_steps_by_eta_a_step(scaled: bool, factor: float, 
     for now in columns:
         now["update_max"] *= np.nan
     for now in columns[AT:]:
-        for name in SCALES:
-            now[name][fallen] *= factor
+        scale_by(now, factor, fallen)
     withheld = {"step_scaled_by_weight": len(columns[0]["k"])} if scaled else {}
-    samples = [replace(s, withheld=withheld) for s in samples_of(columns)]
-    window = window_of(samples[: AT + 1])
+    window = window_in(columns[: AT + 1], withheld=withheld)
     assert {judged(window)[i] for i in fallen} == {severity}
     assert scaled_to_zero(window)[fallen].all() == (severity == "info")
 
@@ -135,9 +124,8 @@ def test_k_of_a_small_matrix_has_not_changed_by_less_than_its_errors(errors: flo
         now["k_se"][Q] *= 4.0
     for now in columns[AT:]:
         now["k"][Q] -= errors * now["k_se"][Q]
-        for name in SCALES:
-            now[name][Q] *= 1.3
-    assert {a.finding.severity for a in told(columns, "selection_shift")} - {"info"} == severities
+        scale_by(now, 1.3, Q)
+    assert {a.finding.severity for a in begun_in(columns, "selection_shift")} - {"info"} == severities
 
 
 @pytest.mark.parametrize(("k", "straight", "expected"), [(1.5, 0.9, True), (1.5, 0.05, False), (1.0, 0.9, False)])
@@ -148,7 +136,7 @@ def test_values_of_one_size_come_back_by_what_steps_can_do(k: float, straight: f
         now["k"][Q], now["rms"][Q] = 2.1, 0.05
     columns[-1]["rms"][Q] = np.sqrt(0.05**2 - straight * (10 * ETA) ** 2)
     columns[-1]["k"][Q], columns[-1]["r2"][Q] = k, 0.98
-    assert bool(unwinds(window_of(samples_of(columns)))[Q]) is expected
+    assert bool(unwinds(window_in(columns))[Q]) is expected
 
 
 @pytest.mark.parametrize(("before", "expected"), [(0.0255, True), (0.0399, False)])
@@ -162,7 +150,7 @@ def test_steps_that_went_one_way_before_have_made_a_part_of_k_already(before: fl
         for now in columns[:-1]:
             now["rms"][Q] = before
     columns[-1]["rms"][Q], columns[-1]["k"][Q] = 0.0473, 2.045
-    assert bool(one_way(window_of(samples_of(columns)))[Q]) is expected
+    assert bool(one_way(window_in(columns))[Q]) is expected
 
 
 def test_an_embedding_that_comes_to_rest_is_an_info() -> None:
@@ -176,7 +164,7 @@ def test_an_embedding_that_comes_to_rest_is_an_info() -> None:
                 1.0 if ahead >= 0 else np.exp(-share if ahead == -1 else 0.004 * ahead)
             )
             now["k"][V], now["r2"][V] = 1.2 + (1e-3 * ahead if ahead < 0 else 0.0), 0.997
-        return {a.finding.severity for a in told(columns, "unchanged")}
+        return {a.finding.severity for a in begun_in(columns, "unchanged")}
 
     assert (rest(1e-7), rest(0.01)) == ({"info"}, {"warning"})
 
@@ -188,7 +176,7 @@ def test_w_q_and_w_k_may_be_pushed_as_far_as_attention_scale_allows(i: int, seve
     for n, now in enumerate(columns):
         others = np.sqrt(now["lambda"] ** 2 - columns[0]["lambda"] ** 2)
         now["lambda"][i] = np.hypot(columns[0]["lambda"][i], 12.0 * np.median(others)) if n else now["lambda"][i]
-    result = scale_runaway(window_of(samples_of(columns)), ScaleRunaway())
+    result = scale_runaway(window_in(columns), ScaleRunaway())
     assert result is not None
     assert result.strength[i] >= 1.0
     assert 1 + (result.strength[i] >= ScaleRunaway.sure) == severity

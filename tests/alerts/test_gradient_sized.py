@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from alerts.simulated import ATTENTION, Columns, components, healthy, index, samples_of
-from weibull_monitor.alerts import replay
+from alerts.simulated import Columns, alerts_in, components, healthy, index, scale_by
 from weibull_monitor.history.alert import Alert
 
 OLD, YOUNG, ETA = 16, 6, 1e-2
@@ -25,16 +23,13 @@ def found(change: Callable[[list[Columns]], object], bounded: bool, rule: str = 
         now["update_max"][:] = now["element_max"][:] = 7.27 if bounded else np.nan
     change(columns)
     size = {} if bounded else {"step_not_eta": len(components())}
-    samples = [replace(sample, withheld=size) for sample in samples_of(columns)]
-    alerts = [a for a in replay(samples, None, [ATTENTION]) if a.phase != "ends"]
-    return [a for a in alerts if a.finding.rule == rule]
+    return [a for a in alerts_in(columns, rule, withheld=size) if a.phase != "ends"]
 
 
 def grow(columns: list[Columns], at: int, *by: float) -> None:
     """One matrix grows by these ln RMS, one after the other from a sample on; then it grows as all do."""
     for n, now in enumerate(columns[at:]):
-        for name in ("lambda", "rms", "largest"):
-            now[name][V] *= np.exp(sum(by[: n + 1]))
+        scale_by(now, np.exp(sum(by[: n + 1])), V)
 
 
 def serious(alerts: list[Alert]) -> list[int]:
@@ -82,8 +77,7 @@ def test_outputs_that_began_at_zero_have_the_shape_of_their_steps(start: float, 
         for n, now in enumerate(columns):
             now["k"][OUTPUTS] = 0.6 if n else 1.2054 if start else np.nan
             if not n:
-                for name in ("lambda", "rms", "largest"):
-                    now[name][OUTPUTS] *= start
+                scale_by(now, start, OUTPUTS)
 
     alerts = found(shape, bounded, "transmission_exit")
     assert {a.finding.component for a in alerts} <= {components()[i].name for i in OUTPUTS}

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alerts.simulated import ATTENTION, Columns, components, healthy, index, samples_of, window_of
-from weibull_monitor.alerts import replay
+from alerts.simulated import Columns, alerts_in, components, healthy, index, scale_by, window_in
 from weibull_monitor.alerts.rules.alone import part_lost
 from weibull_monitor.history.alert import Alert
 from weibull_monitor.model.components import Component
@@ -32,8 +31,7 @@ def alerts_of(
 ) -> list[Alert]:
     columns = healthy(SAMPLES, eta=ETA)
     break_it(columns)
-    samples = [replace(s, **more) for s in samples_of(columns, of=of or with_embedding())]
-    return [a for a in replay(samples, None, [ATTENTION]) if a.phase != "ends"]
+    return [a for a in alerts_in(columns, of=of or with_embedding(), **more) if a.phase != "ends"]
 
 
 def serious(*given: Any, **more: Any) -> list[Alert]:
@@ -42,8 +40,7 @@ def serious(*given: Any, **more: Any) -> list[Alert]:
 
 def scaled(columns: list[Columns], i: int, by: float, start: int = AT) -> None:
     for now in columns[start:]:
-        for name in ("lambda", "rms", "largest"):
-            now[name][i] *= np.exp(by)
+        scale_by(now, np.exp(by), i)
 
 
 @pytest.mark.parametrize("by", [-0.15, 0.11, 0.22])
@@ -107,16 +104,15 @@ def test_a_part_that_gets_small_lowers_k_and_keeps_the_size(matrix: int, rule: s
 def test_a_lower_k_of_a_larger_matrix_has_lost_no_part() -> None:
     columns = healthy(AT + 1)
     lose(columns, Q)
-    assert part_lost(window_of(samples_of(columns)))[Q] > 1.0
+    assert part_lost(window_in(columns))[Q] > 1.0
     columns[AT]["rms"][Q] *= 1.1
-    assert part_lost(window_of(samples_of(columns)))[Q] == 0.0
+    assert part_lost(window_in(columns))[Q] == 0.0
 
 
 def faded(columns: list[Columns]) -> None:
     """All matrices shrink by 4 % a sample, as under weight decay in the gradient."""
     for n, now in enumerate(columns):
-        for name in ("lambda", "rms", "largest"):
-            now[name] *= 0.95**n
+        scale_by(now, 0.95**n)
 
 
 @pytest.mark.parametrize("by", [-0.35, 0.35])

@@ -8,18 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from alerts.simulated import (
-    ATTENTION,
-    KINDS,
-    Columns,
-    alerts_of,
-    components,
-    healthy,
-    index,
-    samples_of,
-    window_of,
-)
-from weibull_monitor.alerts import AlertSettings, replay
+from alerts.simulated import KINDS, Columns, alerts_in, alerts_of, components, healthy, index, window_in
+from weibull_monitor.alerts import AlertSettings
 from weibull_monitor.alerts.window import JUMP
 from weibull_monitor.history.alert import Alert
 
@@ -65,8 +55,7 @@ def with_embedding(break_it: Callable[[list[Columns]], object]) -> list[Alert]:
     columns = healthy()
     break_it(columns)
     chosen = (*components()[:-1], replace(components()[-1], kind="embedding", block=None))
-    found = replay(samples_of(columns, of=chosen), None, [ATTENTION])
-    return [alert for alert in found if alert.finding.severity != "info"]
+    return [alert for alert in alerts_in(columns, of=chosen) if alert.finding.severity != "info"]
 
 
 def test_a_model_that_outruns_its_own_past_is_found() -> None:
@@ -134,9 +123,8 @@ def test_a_short_burst_of_the_rate_between_two_samples_is_a_jump() -> None:
     columns = healthy()
     for now in columns[AT:]:
         now["eta_sum"] += 0.01 * (JUMP - 1.0) * 1.1
-    samples = samples_of(columns)
-    assert window_of(samples[: AT + 1]).jumped.all()
-    assert not window_of(samples[:AT]).jumped.any()
+    assert window_in(columns[: AT + 1]).jumped.all()
+    assert not window_in(columns[:AT]).jumped.any()
 
 
 def test_the_furthest_movement_is_of_all_samples_kept() -> None:
@@ -145,10 +133,10 @@ def test_the_furthest_movement_is_of_all_samples_kept() -> None:
     scaled(columns, UP, 0.2, 6)
     ratios = np.diff(np.log([now["lambda"][UP] for now in columns[: AT + 1]]))
     expected = float(np.abs(ratios[:-1]).max())
-    assert window_of(samples_of(columns[: AT + 1])).furthest("log lambda")[UP] == pytest.approx(expected, rel=1e-6)
+    assert window_in(columns[: AT + 1]).furthest("log lambda")[UP] == pytest.approx(expected, rel=1e-6)
     for now in columns[AT:]:
         now["eta_sum"] += 0.03  # four times as much, of which twice counts as work
-    longer = window_of(samples_of(columns[: AT + 1])).furthest("log lambda")[UP]
+    longer = window_in(columns[: AT + 1]).furthest("log lambda")[UP]
     assert longer == pytest.approx(2**0.5 * expected, rel=1e-6)
 
 
@@ -158,6 +146,6 @@ def test_k_above_a_uniform_distribution_is_an_info() -> None:
     for n, now in enumerate(columns):
         for block in range(4):
             now["k"][index(block, "attn_k")] += 0.03 * n
-    found = [a for a in replay(samples_of(columns), None, [ATTENTION]) if a.finding.rule == "selection_range"]
+    found = alerts_in(columns, "selection_range")
     assert found
     assert {a.finding.severity for a in found} == {"info"}

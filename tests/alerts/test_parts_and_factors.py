@@ -7,8 +7,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from alerts.simulated import ATTENTION, KINDS, Columns, component, components, healthy, index, samples_of, window_of
-from weibull_monitor.alerts import replay
+from alerts.simulated import (
+    ATTENTION,
+    KINDS,
+    Columns,
+    begun_in,
+    component,
+    components,
+    healthy,
+    index,
+    scale_by,
+    window_in,
+)
 from weibull_monitor.history.alert import Alert
 from weibull_monitor.model.components import Component, Part
 
@@ -44,8 +54,7 @@ def with_wholes(columns: list[Columns], blocks: int = 4) -> list[Columns]:
 
 
 def warnings_of(columns: list[Columns], of: tuple[Component, ...], attention: dict[str, object]) -> list[Alert]:
-    alerts = replay(samples_of(columns, of=of), None, [attention])
-    return [a for a in alerts if a.phase == "begins" and a.finding.severity != "info"]
+    return [a for a in begun_in(columns, of=of, attention=attention) if a.finding.severity != "info"]
 
 
 @pytest.mark.parametrize("suddenly", [True, False])
@@ -56,7 +65,7 @@ def test_a_fused_matrix_whose_parts_are_as_before_has_no_shape_of_its_own(sudden
         share = min(max((n - AT) / 4.0, float(suddenly and n >= AT)), 1.0) if n >= AT else 0.0
         now["k"][-4:] -= 0.6 * share
         now["r2"][-4:] -= 0.12 * share
-    assert window_of(samples_of(columns, of=fused()), FUSED).components.whole.tolist() == [False] * 28 + [True] * 4
+    assert window_in(columns, of=fused(), attention=FUSED).components.whole.tolist() == [False] * 28 + [True] * 4
     assert not warnings_of(columns, fused(), FUSED)
 
 
@@ -74,7 +83,7 @@ def test_what_is_written_to_a_fused_matrix_is_found_in_its_parts(kind: str) -> N
 
 def test_a_fused_matrix_with_a_part_that_is_too_small_to_be_judged_is_judged_itself() -> None:
     few = tuple(replace(c, shape=(3, 256)) if c.kind == "attn_k" else c for c in fused())
-    assert not window_of(samples_of(with_wholes(healthy(3)), of=few), FUSED).components.whole.any()
+    assert not window_in(with_wholes(healthy(3)), of=few, attention=FUSED).components.whole.any()
 
 
 @pytest.mark.parametrize(("kind", "found"), [("attn_q_a", False), ("attn_kv_a", False), ("attn_o", True)])
@@ -82,11 +91,10 @@ def test_a_factor_of_w_q_or_w_k_grows_with_them(kind: str, found: bool) -> None:
     """Attention that wakes grows in W_q, W_k and the matrices that they are products of; no other matrix may grow with them."""
     columns, i, awake = healthy(AT + 4), index(2, "attn_o"), index(2, "attn_q")
     for now in columns[AT:]:
-        for name in ("lambda", "rms", "largest"):
-            now[name][[i, awake]] *= 1.4
+        scale_by(now, 1.4, [i, awake])
     of = tuple(replace(c, kind=kind) if n == i else c for n, c in enumerate(components()))
     names = {a.finding.component for a in warnings_of(columns, of, ATTENTION) if a.finding.rule == "scale_shift"}
     assert (of[i].name in names) == found
-    assert np.flatnonzero(window_of(samples_of(columns[:3], of=of)).components.wakes).tolist() == sorted(
+    assert np.flatnonzero(window_in(columns[:3], of=of).components.wakes).tolist() == sorted(
         {*(index(b, k) for b in range(4) for k in ("attn_q", "attn_k")), *(() if found else (i,))}
     )

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from alerts.simulated import ATTENTION, KINDS, Columns, alerts_of, component, components, healthy, index, samples_of
+from alerts.simulated import KINDS, Columns, alerts_of, begun_in, component, components, healthy, index
 from weibull_monitor import WeibullMonitor, read_history
-from weibull_monitor.alerts import AlertSettings, replay
+from weibull_monitor.alerts import AlertSettings
 from weibull_monitor.alerts.window import READ
 from weibull_monitor.history.alert import Alert
 from weibull_monitor.monitor.schedule import Schedule
@@ -25,7 +25,7 @@ Q, V, UP = index(2, "attn_q"), index(2, "attn_v"), index(2, "ffn_up")
 def all_alerts(break_it: Callable[[list[Columns]], object], of: object = None, **options: int) -> list[Alert]:
     columns = healthy(**options)
     break_it(columns)
-    return [a for a in replay(samples_of(columns, of=of, **options), None, [ATTENTION]) if a.phase == "begins"]
+    return begun_in(columns, of=of, **options)
 
 
 def grown(columns: list[Columns], members: list[int], share: float, start: int = AT) -> None:

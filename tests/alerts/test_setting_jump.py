@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from alerts.simulated import Columns, alerts_of, components, healthy, index, samples_of, window_of
+from alerts.simulated import Columns, alerts_of, components, healthy, index, scale_by, window_in
 from weibull_monitor.alerts.rules.setting_jump import outgrown
 from weibull_monitor.history.alert import Alert
 from weibull_monitor.scaling.bounds import adam_bound
@@ -31,8 +31,7 @@ def rates(
 
 def grown(columns: list[Columns], by: float, members: slice | list[int] = ALL, start: int = AT) -> None:
     for n, now in enumerate(columns[start:], 1):
-        for name in ("lambda", "rms", "largest"):
-            now[name][members] *= np.exp(by * n)
+        scale_by(now, np.exp(by * n), members)
 
 
 def jumps(break_it: Callable[[list[Columns]], object], **options: object) -> list[Alert]:
@@ -75,8 +74,7 @@ def test_a_burst_for_all_is_found_after_it_and_during_a_warm_up(steps: int) -> N
         first = 10 * (AT - 1) + 3
         rates(columns, lambda step: 5e-6 * step * (factor if first <= step < first + steps else 1.0))
         for now in columns[AT:]:
-            for name in ("lambda", "rms", "largest"):
-                now[name] *= np.exp(0.2)
+            scale_by(now, np.exp(0.2))
 
     for factor in (100.0, 10.0):
         (alert,) = jumps(lambda c, factor=factor: burst(c, factor))
@@ -220,7 +218,7 @@ def test_the_rate_beside_that_of_the_others_is_exact() -> None:
     columns = healthy()
     rates(columns, cosine)
     rates(columns, lambda step: 5.0 * cosine(step) if step > 10 * AT else cosine(step), [UP])
-    found = outgrown(window_of(samples_of(columns[: AT + 2])))
+    found = outgrown(window_in(columns[: AT + 2]))
     assert found.alone[UP] == pytest.approx(5.0)
     assert found.alone[UP + 1] in (0.0, pytest.approx(1.0))
     assert found.all[UP] == pytest.approx(5.0 * cosine(10 * AT + 10) / cosine(10), rel=0.1)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import TinyModel
 
-from alerts.simulated import Columns, alerts_of, healthy, index, samples_of, window_of
+from alerts.simulated import Columns, alerts_of, healthy, index, scale_by, window_in
 from weibull_monitor import WeibullMonitor, read_history
 from weibull_monitor.alerts.rules.maximum import impossible_maximum
 from weibull_monitor.alerts.settings import ImpossibleChange
@@ -89,7 +89,7 @@ def test_the_largest_value_cannot_shrink_further_than_it_is_moved() -> None:
     for factor, expected in ((1.01, False), (0.99, True)):
         changed = healthy(eta=1e-4)
         largest_set(least * factor)(changed)
-        result = impossible_maximum(window_of(samples_of(changed)[:16]), ImpossibleChange())
+        result = impossible_maximum(window_in(changed[:16]), ImpossibleChange())
         assert result is not None
         assert (result.strength > 1.0).tolist() == [
             expected and i == index(1, "attn_v") for i in range(len(result.strength))
@@ -111,12 +111,12 @@ def test_the_bound_is_that_of_single_values_and_bins_are_no_change() -> None:
     for factor, expected in ((1.0, 0.0), (64.9 / 64.0, 0.0), (65.1 / 64.0 * 1.01, 1.0)):
         changed = healthy()
         largest_set(allowed * factor)(changed)
-        result = impossible_maximum(window_of(samples_of(changed)[:16]), ImpossibleChange())
+        result = impossible_maximum(window_in(changed[:16]), ImpossibleChange())
         assert result is not None
         strength = result.strength[index(1, "attn_v")]
         assert (strength >= 1.0) == bool(expected), (factor, strength)
     columns[15]["element_max"][:] = columns[14]["element_max"][:] = np.nan
-    result = impossible_maximum(window_of(samples_of(columns)[:16]), ImpossibleChange())
+    result = impossible_maximum(window_in(columns[:16]), ImpossibleChange())
     assert result is not None
     assert not result.strength.any()
 
@@ -155,8 +155,7 @@ def test_a_single_value_is_not_told_as_a_scaled_matrix_where_training_moved_the_
 def test_a_blow_up_of_all_matrices_is_not_called_a_layer() -> None:
     def all_grow(columns: list[Columns]) -> None:
         for now in columns[15:]:
-            for name in ("lambda", "rms", "largest"):
-                now[name] *= 6.0
+            scale_by(now, 6.0)
 
     (first, *_) = [a for a in alerts_of(all_grow) if a.finding.rule == "impossible_change"]
     assert first.finding.count == 28
@@ -168,8 +167,7 @@ def test_a_matrix_that_is_back_at_its_start_is_said_to_be_initialised_anew() -> 
 
     def anew(columns: list[Columns]) -> None:
         for n, now in enumerate(columns):  # it has trained a long way
-            for name in ("lambda", "rms", "largest"):
-                now[name][i] *= 1.0 + 0.35 * n
+            scale_by(now, 1.0 + 0.35 * n, i)
         for now in columns[15:]:
             for name in ("k", "lambda", "rms", "largest"):
                 now[name][i] = columns[0][name][i]

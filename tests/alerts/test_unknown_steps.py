@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 
-from alerts.simulated import ATTENTION, Columns, alerts_of, healthy, index, samples_of, window_of
+from alerts.simulated import Columns, alerts_in, alerts_of, begun_in, components, healthy, index, scale_by, window_in
 from weibull_monitor import fit_weibull
-from weibull_monitor.alerts import replay
 from weibull_monitor.alerts.rules.steps import from_nothing, one_way
-from weibull_monitor.history.alert import Alert
 
 AT, ETA = 15, 2e-3
 V, Q = index(2, "attn_v"), index(1, "attn_q")
-
-
-def found(columns: list[Columns], rule: str) -> list[Alert]:
-    return [a for a in replay(samples_of(columns), None, [ATTENTION]) if a.finding.rule == rule and a.phase == "begins"]
 
 
 def unknown(columns: list[Columns], *names: str, at: object = slice(None)) -> None:
@@ -35,9 +27,8 @@ def test_what_no_known_optimizer_steps_may_move_as_it_likes(stepped: bool, sever
     if not stepped:
         unknown(columns, "eta", "eta_sum", "weight_decay", "update_max", "element_max", at=V)
     for now in columns[AT:]:
-        for name in ("lambda", "rms", "largest"):
-            now[name][V] *= 0.7
-    alerts = found(columns, "scale_shift")
+        scale_by(now, 0.7, V)
+    alerts = begun_in(columns, "scale_shift")
     assert [a.finding.severity for a in alerts] == [severity]
     assert ("computed from other parameters" in alerts[0].finding.meaning) is not stepped
     assert "not known" not in alerts[0].finding.meaning or not stepped
@@ -49,11 +40,9 @@ def test_what_keeps_its_own_step_sizes_may_move_as_it_likes(reason: str, severit
     columns = healthy()
     unknown(columns, "eta", "eta_sum", "weight_decay", "update_max", "element_max")
     for now in columns[AT:]:
-        for name in ("lambda", "rms", "largest"):
-            now[name][V] *= 2.0
-    samples = [replace(sample, withheld={reason: len(sample.components)}) for sample in samples_of(columns)]
-    alerts = [a.finding for a in replay(samples, None, [ATTENTION]) if a.finding.rule == "scale_shift"]
-    assert [a.severity for a in alerts if a.component == samples[0].components[V].name][:1] == [severity]
+        scale_by(now, 2.0, V)
+    alerts = [a.finding for a in alerts_in(columns, "scale_shift", withheld={reason: len(components())})]
+    assert [a.severity for a in alerts if a.component == components()[V].name][:1] == [severity]
 
 
 def test_a_rate_that_the_optimizer_raises_is_no_setting_that_jumps() -> None:
@@ -61,14 +50,9 @@ def test_a_rate_that_the_optimizer_raises_is_no_setting_that_jumps() -> None:
     for now in columns[AT:]:
         now["eta"][:] *= 30.0
         now["eta_sum"][:] += 29.0 * ETA
-        for name in ("lambda", "rms", "largest"):
-            now[name][:] *= 1.3
-    rules = []
-    for reason in ("no_weight_decay", "own_learning_rate"):
-        samples = [replace(sample, withheld={reason: len(sample.components)}) for sample in samples_of(columns)]
-        rules.append({a.finding.rule for a in replay(samples, None, [ATTENTION])})
-    assert "setting_jump" in rules[0]
-    assert "setting_jump" not in rules[1]
+        scale_by(now, 1.3)
+    assert alerts_in(columns, "setting_jump", withheld={"no_weight_decay": len(components())})
+    assert not alerts_in(columns, "setting_jump", withheld={"own_learning_rate": len(components())})
 
 
 @pytest.mark.parametrize("deviations", [1.0, 1.5, 2.0, 3.0, 5.0])
@@ -82,7 +66,7 @@ def test_normal_values_that_take_steps_of_one_size_have_the_k_of_such_steps(devi
     for now, fit in ((columns[-2], fits[0]), (columns[-1], fits[1])):
         for name, value in (("k", fit.k), ("lambda", fit.lambda_), ("rms", fit.rms), ("r2", fit.r2)):
             now[name][V] = value
-    assert bool(one_way(window_of(samples_of(columns)))[V])
+    assert bool(one_way(window_in(columns))[V])
 
 
 def test_codes_that_are_read_wrongly_have_a_k_that_steps_do_not_make() -> None:
@@ -91,7 +75,7 @@ def test_codes_that_are_read_wrongly_have_a_k_that_steps_do_not_make() -> None:
     for now in columns:
         now["k"][Q], now["rms"][Q] = 1.22, 0.0349
     columns[-1]["k"][Q], columns[-1]["rms"][Q], columns[-1]["r2"][Q] = 2.51, 0.0598, 0.994
-    assert not one_way(window_of(samples_of(columns)))[Q]
+    assert not one_way(window_in(columns))[Q]
 
 
 @pytest.mark.parametrize(("factor", "severities"), [(1.3, []), (1e6, ["warning"])])
@@ -100,16 +84,15 @@ def test_a_growth_beyond_any_step_is_found_without_a_bound(factor: float, severi
     unknown(columns, "update_max", "element_max")
     for now in columns[AT:]:
         now["rms"][V] *= factor  # a flipped exponent bit moves the RMS alone
-    assert [a.finding.severity for a in found(columns, "impossible_change")] == severities
+    assert [a.finding.severity for a in begun_in(columns, "impossible_change")] == severities
 
 
 @pytest.mark.parametrize(("start", "expected"), [(1e-10, True), (0.0, True), (0.02, False)])
 def test_a_matrix_that_begins_at_next_to_nothing(start: float, expected: bool) -> None:
     columns = healthy(30, eta=ETA)
     columns[0]["rms"][V] = start
-    samples = samples_of(columns)
-    assert bool(from_nothing(window_of(samples[:5]))[V]) is expected
-    assert not from_nothing(window_of(samples))[V]  # it is as old as the others by then
+    assert bool(from_nothing(window_in(columns[:5]))[V]) is expected
+    assert not from_nothing(window_in(columns))[V]  # it is as old as the others by then
 
 
 def test_the_shape_of_what_began_at_next_to_nothing_is_an_info() -> None:
@@ -118,7 +101,7 @@ def test_the_shape_of_what_began_at_next_to_nothing_is_an_info() -> None:
         columns[0]["rms"][V] = begun
         for now in columns[6:]:
             now["r2"][V], now["k"][V] = 0.85, 0.8
-        return {a.finding.severity for a in found(columns, "body_break")}
+        return {a.finding.severity for a in begun_in(columns, "body_break")}
 
     assert (shape(0.02), shape(1e-10)) == ({"warning"}, {"info"})
 
@@ -139,9 +122,7 @@ def test_one_block_that_departs_a_little_is_an_info() -> None:
     def departs(by: float) -> set[str]:
         columns = healthy(blocks=8)
         for n, now in enumerate(columns):
-            for name in ("lambda", "rms", "largest"):
-                now[name][V] *= np.exp(by * min(1.0, n / 20))
-        alerts = replay(samples_of(columns, blocks=8), None, [ATTENTION])
-        return {a.finding.severity for a in alerts if a.finding.rule == "layer_outlier"}
+            scale_by(now, np.exp(by * min(1.0, n / 20)), V)
+        return {a.finding.severity for a in alerts_in(columns, "layer_outlier", blocks=8)}
 
     assert (departs(0.5), departs(1.5)) == ({"info"}, {"info", "warning"})

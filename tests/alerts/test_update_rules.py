@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from alerts.simulated import ATTENTION, Columns, components, healthy, index, samples_of
+from alerts.simulated import Columns, begun_in, components, healthy, index
 from weibull_monitor import WeibullMonitor, read_history
 from weibull_monitor.alerts import replay
 from weibull_monitor.history.alert import Alert
@@ -19,8 +19,7 @@ UP = index(2, "ffn_up")
 
 
 def told(columns: list[Columns]) -> list[Alert]:
-    alerts = replay(samples_of(columns), None, [ATTENTION])
-    return [a for a in alerts if a.finding.rule in ("update_growth", "update_excess") and a.phase == "begins"]
+    return [a for a in begun_in(columns) if a.finding.rule in ("update_growth", "update_excess")]
 
 
 def with_rates(of: Callable[[int], float], samples: int = 40, noise: float = 0.0) -> list[Columns]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from alerts.simulated import KINDS, Columns, alerts_of, components
+from alerts.simulated import KINDS, Columns, alerts_of, components, scale_by
 from weibull_monitor.alerts.common_movement import OF_ALL, common_movement
 from weibull_monitor.alerts.component_arrays import ComponentArrays
 
@@ -75,8 +75,7 @@ def test_matrices_that_were_frozen_until_then_do_not_jump() -> None:
 def test_what_another_rule_has_named_already_is_not_named_again() -> None:
     def scaled(columns: list[Columns]) -> None:
         for now in columns[AT:]:
-            for name in ("lambda", "rms", "largest"):
-                now[name] = 8.0 * now[name]
+            scale_by(now, 8.0)
 
     found = dict(rules_of(scaled))
     assert found["impossible_change"] == AT

@@ -10,7 +10,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from alerts.simulated import ATTENTION, Columns, alerts_of, components, healthy, index, samples_of
+from alerts.simulated import ATTENTION, Columns, alerts_in, alerts_of, components, healthy, index, samples_of, scale_by
 from alerts.test_loaded import begin_anew, loaded, named
 from alerts.test_rules import AT, FAULTS, UP, Q, scaled, set_from, without_gradient
 from alerts.test_setting_jump import grown, rates
@@ -41,7 +41,7 @@ def rendered(rule: str) -> list[Alert]:
         without_gradient(columns, UP)
     else:
         FAULTS[rule][0](columns)  # type: ignore[no-untyped-call]
-    return [a for a in replay(samples_of(columns, blocks=blocks), None, [ATTENTION]) if a.finding.rule == rule]
+    return alerts_in(columns, rule, blocks=blocks)
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -124,7 +124,7 @@ def test_inf_and_nan_are_told_with_the_last_clean_sample_of_the_model() -> None:
 
     columns = healthy()
     spreading(columns)
-    first, *later = [a.text for a in replay(samples_of(columns), None, [ATTENTION]) if a.finding.rule == "nonfinite"]
+    first, *later = [a.text for a in alerts_in(columns, "nonfinite")]
     assert "the last sample of the model without them was at step 140" in first
     assert "All matrices" not in first
     assert all("without them was at step 140" in text and "All matrices have them" in text for text in later)
@@ -260,8 +260,7 @@ def test_a_matrix_that_changed_as_a_whole_has_no_two_populations() -> None:
 def test_weights_that_were_loaded_after_the_monitor_was_made_are_told_so() -> None:
     def loaded_late(columns: list[Columns]) -> None:
         for now in columns[1:]:
-            for name in ("lambda", "rms", "largest"):
-                now[name] *= 3.0
+            scale_by(now, 3.0)
 
     assert "weights were loaded after the monitor was made" in said(loaded_late, "impossible_change")
 
@@ -288,8 +287,7 @@ def test_attention_that_outruns_the_rest_at_once_is_held_against_the_limit_of_th
     def at_once(columns: list[Columns]) -> None:
         for n, now in enumerate(columns):
             for kind in ("attn_q", "attn_k"):
-                for name in ("lambda", "rms", "largest"):
-                    now[name][index(1, kind)] *= 1.0 + 0.3 * n
+                scale_by(now, 1.0 + 0.3 * n, index(1, kind))
                 for name in ("eta", "eta_sum"):
                     now[name][index(1, kind)] *= 10.0
 

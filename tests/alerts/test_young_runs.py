@@ -8,7 +8,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from alerts.simulated import ATTENTION, Columns, component, components, healthy, index, samples_of, window_of
+from alerts.simulated import (
+    ATTENTION,
+    Columns,
+    alerts_in,
+    begun_in,
+    component,
+    components,
+    healthy,
+    index,
+    samples_of,
+    scale_by,
+    window_in,
+)
 from weibull_monitor.alerts import replay
 from weibull_monitor.alerts.component_arrays import ComponentArrays
 from weibull_monitor.alerts.rules.movement import LESS_ALIKE, caution
@@ -22,7 +34,7 @@ V, Q = index(2, "attn_v"), index(2, "attn_q")
 def found(break_it: Callable[[list[Columns]], object], **options: float) -> list[Alert]:
     columns = healthy(eta=ETA, **options)  # type: ignore[arg-type]
     break_it(columns)
-    return [a for a in replay(samples_of(columns), None, [ATTENTION]) if a.phase == "begins"]
+    return begun_in(columns)
 
 
 def bent(columns: list[Columns], i: int, k: float, straight: float) -> None:
@@ -31,8 +43,7 @@ def bent(columns: list[Columns], i: int, k: float, straight: float) -> None:
         now["k"][i] += k
         now["r2"][i] -= 0.02
         grown = np.sqrt(1.0 + straight * (ETA * EVERY / columns[AT]["rms"][i]) ** 2)
-        for name in ("lambda", "rms", "largest"):
-            now[name][i] *= grown
+        scale_by(now, grown, i)
 
 
 @pytest.mark.parametrize("i", [Q, V])
@@ -61,8 +72,8 @@ def test_a_k_that_changes_for_another_reason_is_a_warning(i: int, k: float, stra
 
 
 def test_thresholds_are_higher_in_a_young_run_and_come_down_smoothly() -> None:
-    samples = samples_of(healthy(24, eta=ETA))
-    factors = [float(caution(window_of(samples[:n]))[V]) for n in (6, 10, 13, 20)]  # at 50, 90, 120, 190 steps
+    columns = healthy(24, eta=ETA)
+    factors = [float(caution(window_in(columns[:n]))[V]) for n in (6, 10, 13, 20)]  # at 50, 90, 120, 190 steps
     assert factors == pytest.approx([LESS_ALIKE, 1.0 + (LESS_ALIKE - 1.0) / 2, 1.0, 1.0])
 
 
@@ -70,14 +81,14 @@ def test_trained_weights_are_not_young() -> None:
     columns = healthy(8, eta=ETA)
     for now in columns:
         now["k"] *= 0.8
-    assert caution(window_of(samples_of(columns))).tolist() == [1.0] * len(components())
+    assert caution(window_in(columns)).tolist() == [1.0] * len(components())
 
 
 def test_the_warm_up_is_young_however_long_it_is() -> None:
     columns = healthy(24, eta=ETA)
     for n, now in enumerate(columns):
         now["eta"] *= n
-    assert caution(window_of(samples_of(columns))).tolist() == [LESS_ALIKE] * len(components())
+    assert caution(window_in(columns)).tolist() == [LESS_ALIKE] * len(components())
 
 
 def test_a_large_fall_is_found_in_the_warm_up() -> None:
@@ -86,8 +97,7 @@ def test_a_large_fall_is_found_in_the_warm_up() -> None:
             now["eta"] *= 1.0 + 0.02 * n
             now["eta_sum"] *= 1.0 + 0.01 * n
         for now in columns[AT:]:
-            for name in ("lambda", "rms", "largest"):
-                now[name][V] *= 0.75
+            scale_by(now, 0.75, V)
 
     alerts = [a for a in found(falls) if a.finding.severity != "info"]
     assert [(a.step, a.finding.component) for a in alerts] == [(AT * EVERY, components()[V].name)]
@@ -97,8 +107,7 @@ def fall_in_the_last_interval(columns: list[Columns], before: float) -> list[Ale
     """A matrix that training has doubled loses most of that in an interval, with this Σ η before it in units of its own."""
     for n, now in enumerate(columns):
         now["weight_decay"] *= 0.0
-        for name in ("lambda", "rms", "largest"):
-            now[name][V] *= np.exp(0.08 * min(n, 8)) if n < len(columns) - 1 else np.exp(0.08)
+        scale_by(now, np.exp(0.08 * min(n, 8)) if n < len(columns) - 1 else np.exp(0.08), V)
     columns[-1]["eta_sum"] = columns[-2]["eta_sum"] * (1.0 + 1.0 / before)
     samples = samples_of(columns)
     samples[-1] = replace(samples[-1], step=round(samples[-2].step * (1.0 + 1.0 / before)))
@@ -115,8 +124,7 @@ def test_a_jump_of_eta_just_before_a_sample_is_one_at_the_next_sample_too() -> N
     columns = healthy(24, eta=ETA)
     for now in columns[AT:]:
         now["eta"] *= 4.0
-    samples = samples_of(columns)
-    assert [bool(window_of(samples[:n]).jumped.all()) for n in range(AT, AT + 4)] == [False, True, True, False]
+    assert [bool(window_in(columns[:n]).jumped.all()) for n in range(AT, AT + 4)] == [False, True, True, False]
 
 
 def test_the_tensor_of_all_experts_is_compared_with_other_matrices() -> None:
@@ -132,8 +140,7 @@ def test_a_smaller_fall_of_all_is_enough_where_weight_decay_has_jumped(times: fl
     def falls(columns: list[Columns]) -> None:
         for n, now in enumerate(columns[AT:]):
             now["weight_decay"] *= times
-            for name in ("lambda", "rms", "largest"):
-                now[name] *= np.exp(-0.055 * (n + 1))
+            scale_by(now, np.exp(-0.055 * (n + 1)))
 
     assert bool([a for a in found(falls) if a.finding.severity != "info"]) == warned
 
@@ -147,8 +154,7 @@ def test_a_sudden_change_of_k_of_an_embedding_is_found(k: float, times: float, w
     columns = healthy(eta=ETA)
     for now in columns[AT:]:
         now["k"][V] += k
-        for name in ("lambda", "rms", "largest"):
-            now[name][V] *= times
+        scale_by(now, times, V)
     of = tuple(outside if i == V else c for i, c in enumerate(components()))
-    alerts = replay(samples_of(columns, of=of), None, [ATTENTION])
+    alerts = alerts_in(columns, of=of)
     assert bool([a for a in alerts if a.finding.rule == "body_break" and a.finding.severity != "info"]) == warned
