@@ -45,6 +45,7 @@ class AdamState(NamedTuple):
         beta2: Decay of v.
         eps: ε.
         values: Make float32 of pieces of ``mean``, and of ``square``.
+        corrections: 1 - β₁ᵗ and √(1 - β₂ᵗ), numbers or tensors without dimensions; None if they are still to be made.
     """
 
     mean: Tensor
@@ -54,6 +55,7 @@ class AdamState(NamedTuple):
     beta2: Tensor | float
     eps: Tensor | float
     values: tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]] = (Tensor.float, Tensor.float)
+    corrections: tuple[Tensor | float, Tensor | float] | None = None
 
 
 def adam_state(parameter: Tensor, group: Mapping[str, Any], optimizer: Any) -> AdamState | str:
@@ -104,15 +106,19 @@ def adam_update(mean: Tensor, square: Tensor, state: AdamState) -> Tensor:
     Args:
         mean: m, of any shape, as the state keeps it: of any float dtype, or codes.
         square: v, of the same shape.
-        state: The constants, and the step count.
+        state: The constants, and the step count or the corrections that belong to it.
 
     Returns:
         float32, a new tensor of that shape. Where the step count is on the device, it is not waited for.
     """
-    # 1 - βᵗ and √(1 - βᵗ): numbers, or 0-dimensional tensors where the step count is a tensor.
-    correct1, correct2 = 1.0 - state.beta1**state.step, (1.0 - state.beta2**state.step) ** 0.5
+    correct1, correct2 = state.corrections or bias_corrections(state.step, state.beta1, state.beta2)
     mean_of, square_of = state.values
     return (mean_of(mean) / correct1).div_(square_of(square).sqrt().div_(correct2).add_(state.eps))
+
+
+def bias_corrections(step: Any, beta1: Any, beta2: Any) -> tuple[Any, Any]:
+    """1 - β₁ᵗ and √(1 - β₂ᵗ), of the shape of the step count: numbers, or tensors if one of them is."""
+    return 1.0 - beta1**step, (1.0 - beta2**step) ** 0.5
 
 
 @torch.no_grad()

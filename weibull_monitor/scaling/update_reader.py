@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from functools import wraps
+from typing import Any, Final, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -29,14 +30,37 @@ from weibull_monitor.scaling.budget import StepInfo
 from weibull_monitor.scaling.deepspeed import partition_of
 from weibull_monitor.scaling.forces import CHUNK
 from weibull_monitor.scaling.tracking import BudgetTracker
-from weibull_monitor.scaling.updates import UpdateState, step_rms, update_state
+from weibull_monitor.scaling.updates import UpdateState, step_rms, update_state, with_corrections
 
 AT_ONCE: Final = 1 << 21
 """Elements of updates that are made before they are counted together: 8 MiB, and as much for what they are made from."""
+ON_DEVICE: Final = 4 * AT_ONCE
+"""The same where work is queued and each launch costs the host time; made half as many at a time, so 64 MiB in all."""
 _BINS: Final = bins_of(torch.float32)
 
 Owners = Mapping[int, tuple[Mapping[str, Any], Any]]
 """The parameter group and the optimizer of each tensor, by its id."""
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _failed(error: Exception) -> str:
+    return f"counting it failed ({type(error).__name__}: {text_of(error)})"
+
+
+def _says_why(function: Callable[P, T]) -> Callable[P, T | str]:
+    """The same, but for a failure it returns why: a tensor's class, or that of its state, may refuse any operation."""
+
+    @wraps(function)
+    def tried(*args: P.args, **kwargs: P.kwargs) -> T | str:
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:
+            return _failed(error)
+
+    return tried
 
 
 @dataclass(frozen=True)
@@ -163,7 +187,7 @@ class UpdateReader:
                 out[[row_of[place] for place in batch.indices]] = bucket.sent.pack(batch.counts, no_tallies).to(out)
         except Exception as error:  # whatever it is, the other ranks wait at the sum
             out.zero_()
-            unread = dict.fromkeys(bucket.indices, f"counting it failed ({type(error).__name__}: {text_of(error)})")
+            unread = dict.fromkeys(bucket.indices, _failed(error))
         out[[row_of[place] for place in unread], MISSING] = 1
         problems.update(unread)
         return out
@@ -182,28 +206,28 @@ class UpdateReader:
         """
         owners, self._engines, self._divided = self._budgets.owners(), self._budgets.engines(), self._budgets.divided()
         for start in range(0, len(places), ROWS_AT_ONCE):
+            kept = self._all_kept(components, places[start : start + ROWS_AT_ONCE], owners, problems)
             counts = _Counts()
-            for place in places[start : start + ROWS_AT_ONCE]:
-                if problem := self._add(counts, components[place], place, owners):
+            for place, (state, pieces) in kept.items():
+                if problem := counts.read(place, state, pieces):
                     problems[place] = problem
             yield from counts.rows(problems)
 
-    def _add(self, counts: _Counts, component: Component, place: int, owners: Owners) -> str:
-        """Adds the update of the elements of a component that this rank counts. Returns why it cannot; empty if it can."""
-        try:
-            found = self._kept(component, owners)
-            if found is None or isinstance(found, str):
-                return found or ""
-            state, pieces = found
-            # On a device, fewer and larger pieces of work.
-            size = AT_ONCE if queued_on(state.kept[0].device) else CHUNK
-            with torch.no_grad():
-                for chunk in state.chunks(*pieces, size=size):
-                    counts.add(place, chunk)
-        except Exception as error:  # its class, or that of its state, may refuse any operation
-            return f"counting it failed ({type(error).__name__}: {text_of(error)})"
-        return ""
+    def _all_kept(
+        self, components: Sequence[Component], places: Sequence[int], owners: Owners, problems: dict[int, str]
+    ) -> dict[int, tuple[UpdateState, list[Sequence[Tensor]]]]:
+        """What `_kept` finds of some components, by place."""
+        out = {}
+        for place in places:
+            found = self._kept(components[place], owners)
+            if isinstance(found, str):
+                problems[place] = found
+            elif found is not None:
+                out[place] = found
+        states = with_corrections([state for state, _ in out.values()])
+        return {place: (state, pieces) for (place, (_, pieces)), state in zip(out.items(), states, strict=True)}
 
+    @_says_why
     def _kept(self, component: Component, owners: Owners) -> tuple[UpdateState, list[Sequence[Tensor]]] | str | None:
         """What is kept of a component's update, and views of the elements of it that this rank counts, for each tensor.
 
@@ -261,15 +285,19 @@ class _Counts:
         self._places: list[int] = []
         self._elements = 0
 
-    def add(self, place: int, chunk: Tensor) -> None:
-        """Takes in float32 values of the component with this place; they are counted when there are `AT_ONCE` of them."""
-        if self._waiting and self._waiting[0].device != chunk.device:
-            self._count()
-        self._waiting.append(chunk)
-        self._places.append(place)
-        self._elements += chunk.numel()
-        if self._elements >= AT_ONCE:
-            self._count()
+    @_says_why
+    @torch.no_grad()
+    def read(self, place: int, state: UpdateState, pieces: Sequence[Sequence[Tensor]]) -> None:
+        """Makes the update of the component with this place; its chunks are counted when there are enough of them."""
+        queued = queued_on(state.kept[0].device)  # there, fewer and larger pieces of work
+        for chunk in state.chunks(*pieces, size=ON_DEVICE // 2 if queued else CHUNK):
+            if self._waiting and self._waiting[0].device != chunk.device:
+                self._count()
+            self._waiting.append(chunk)
+            self._places.append(place)
+            self._elements += chunk.numel()
+            if self._elements >= (ON_DEVICE if queued else AT_ONCE):
+                self._count()
 
     def rows(self, without: Container[int]) -> Iterator[CountedRows]:
         """The rows of all components, but of those ``without``."""

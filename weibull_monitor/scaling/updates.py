@@ -10,11 +10,12 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+import torch
 from torch import Tensor
 
 from weibull_monitor.measure import WeibullFit
 from weibull_monitor.scaling.bounds import MUON_RMS
-from weibull_monitor.scaling.forces import CHUNK, adam_update, chunks_of, kept_by_adam
+from weibull_monitor.scaling.forces import CHUNK, AdamState, adam_update, bias_corrections, chunks_of, kept_by_adam
 from weibull_monitor.scaling.kept import kept_tensor, raw_of, values_of
 from weibull_monitor.scaling.optimizers import UpdateForm, rule_of
 
@@ -28,16 +29,18 @@ class UpdateState(NamedTuple):
     Attributes:
         form: What it tells of u.
         kept: One or several tensors of the parameter's shape and placement: floats, or codes of 8 bits.
-        of: Makes u, or the momentum, of the same elements of each: float32, of their shape.
+        of: What makes float32 of pieces of the momentum, or the state of Adam.
     """
 
     form: UpdateForm
     kept: tuple[Tensor, ...]
-    of: Callable[..., Tensor]
+    of: Callable[[Tensor], Tensor] | AdamState
 
     def chunks(self, *pieces: Sequence[Tensor], size: int = CHUNK) -> Iterator[Tensor]:
         """u of pieces of the kept tensors, up to ``size`` elements at a time; nothing of full size is made."""
-        return (self.of(*chunk) for chunk in chunks_of(*pieces, size=size))
+        of = self.of
+        for chunk in chunks_of(*pieces, size=size):
+            yield adam_update(chunk[0], chunk[1], of) if isinstance(of, AdamState) else of(chunk[0])
 
 
 def update_state(parameter: Tensor, group: Mapping[str, Any], optimizer: Any) -> UpdateState | str:
@@ -66,7 +69,7 @@ def update_state(parameter: Tensor, group: Mapping[str, Any], optimizer: Any) ->
         adam = kept_by_adam(parameter, group, optimizer)
         if isinstance(adam, str):
             return adam
-        return UpdateState(form, (adam.mean, adam.square), lambda mean, square: adam_update(mean, square, adam))
+        return UpdateState(form, (adam.mean, adam.square), adam)
     momentum = kept_tensor(optimizer, parameter, *MOMENTUM)
     if momentum is None:
         none = optimizer.state.get(parameter) or (form == "momentum" and not group.get("momentum", True))
@@ -74,6 +77,28 @@ def update_state(parameter: Tensor, group: Mapping[str, Any], optimizer: Any) ->
     if isinstance(momentum, str):
         return momentum
     return UpdateState(form, (raw_of(momentum),), values_of(momentum))
+
+
+def with_corrections(states: Sequence[UpdateState]) -> list[UpdateState]:
+    """The same states, with `AdamState.corrections` where Adam counts steps in tensors.
+
+    Each parameter has a count of its own. On a device the launches for one take longer than to read its matrix, so the
+    corrections are made for all counts at once.
+    """
+    out = list(states)
+    alike: dict[tuple[object, ...], list[tuple[int, AdamState, Tensor]]] = {}
+    for place, state in enumerate(states):
+        adam = state.of
+        if isinstance(adam, AdamState) and type(adam.step) is Tensor:
+            betas = (id(beta) if isinstance(beta, Tensor) else beta for beta in (adam.beta1, adam.beta2))
+            alike.setdefault((adam.step.device, adam.step.dtype, *betas), []).append((place, adam, adam.step))
+    for counted in alike.values():
+        _, first, _ = counted[0]
+        steps = torch.stack([step.reshape(()) for *_, step in counted])  # (parameters,)
+        corrections = zip(*bias_corrections(steps, first.beta1, first.beta2), strict=True)
+        for (place, adam, _), both in zip(counted, corrections, strict=True):
+            out[place] = out[place]._replace(of=adam._replace(corrections=both))
+    return out
 
 
 def step_rms(form: UpdateForm | None, fit: WeibullFit, scale: float) -> float | None:
