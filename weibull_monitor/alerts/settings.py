@@ -1,4 +1,4 @@
-"""Thresholds of the rules, from code, dictionaries or TOML; docs/alerts.md gives reasons."""
+"""Thresholds of the rules, from code, dictionaries or TOML; docs/alert-rules.md gives reasons."""
 
 from __future__ import annotations
 
