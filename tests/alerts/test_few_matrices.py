@@ -76,7 +76,7 @@ def test_k_and_the_scale_that_move_together_and_alone(matrix: int, rule: str) ->
     assert rule in {a.finding.rule for a in found}
     told = next(a for a in found if a.finding.rule == rule).finding
     assert told.component == components()[matrix].name
-    assert "too, and no other matrix changed so" in told.meaning
+    assert "too, and no other matrix changed like this" in told.meaning
     assert rule not in {a.finding.rule for a in warnings_of(lambda c: mixed(c, [matrix], by_k, 1.0))}
 
 

@@ -64,7 +64,7 @@ def test_a_matrix_is_named_at_step_0(block: int, kind: str) -> None:
     (alert,) = named(columns, initial=None if block == 3 else 0.02)
     assert (alert.step, alert.finding.severity) == (0, "warning")
     assert alert.finding.components == (component(block, kind).name,)
-    assert "was as initialised with a standard deviation of 0.02" in alert.text
+    assert "looked freshly initialised, with a standard deviation of 0.02" in alert.text
 
 
 @pytest.mark.parametrize("initial", [None, 0.02])
@@ -81,7 +81,7 @@ def test_a_whole_block_is_named_in_one_alert() -> None:
     begin_anew(columns, *(index(3, kind) for kind in KINDS))
     (alert,) = named(columns)
     assert alert.finding.count == len(KINDS)
-    assert f"as are {len(KINDS) - 1} more of block 3" in alert.text
+    assert f"as did {len(KINDS) - 1} more of block 3" in alert.text
 
 
 def test_small_matrices_whose_k_tells_nothing_are_named_by_their_scale() -> None:
@@ -118,7 +118,9 @@ def test_a_kind_that_is_new_in_every_block_is_named_as_a_kind(initial: float | N
     (alert,) = named(columns, initial=initial)
     assert (alert.step, alert.finding.count) == (0, 6)
     assert all("attn_o" in name for name in alert.finding.components)
-    assert "the 6 matrices of the kind attn_o were as initialised with a standard deviation of 0.02" in alert.text
+    assert (
+        "the 6 matrices of the kind attn_o looked freshly initialised, with a standard deviation of 0.02" in alert.text
+    )
 
 
 def test_cross_attention_that_is_new_as_a_whole_is_ordinary() -> None:
@@ -256,7 +258,7 @@ def test_a_run_that_resumes_without_its_history_is_judged_by_what_it_loaded(tmp_
     assert history.baseline is None
     (alert,) = (a for a in history.alerts if a.finding.rule == "initialised_anew")
     assert (alert.step, alert.finding.count) == (501, 2)
-    assert "At step 501 this matrix was as initialised" in alert.text
+    assert "At step 501 this matrix looked freshly initialised" in alert.text
 
 
 def test_a_run_that_resumes_with_its_history_takes_no_sample_of_its_own(tmp_path: Path) -> None:

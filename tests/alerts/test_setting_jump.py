@@ -55,7 +55,7 @@ def test_a_rate_of_one_group_that_jumps_is_found_although_it_is_below_its_peak()
     (alert,) = jumps(lambda c: late(c, 8.0))
     assert set(alert.finding.components) == {components()[UP].name, components()[UP + 1].name}
     assert alert.step == 10 * (AT + 1)
-    assert "8 times as high beside that of the others as before" in alert.finding.meaning
+    assert "8 times as high against that of the others as before" in alert.finding.meaning
     assert jumps(lambda c: late(c, 2.0)) == []
 
 
@@ -140,7 +140,7 @@ def test_a_negative_rate_is_found_at_once() -> None:
 
     (alert,) = jumps(climbs)
     assert (alert.step, alert.finding.component) == (10 * AT, components()[UP].name)
-    assert "each step climbs" in alert.finding.meaning
+    assert "each step now makes the loss larger" in alert.finding.meaning
     assert alert.finding.expected == (0.0, None)
 
 

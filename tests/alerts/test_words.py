@@ -273,7 +273,7 @@ def test_a_rate_far_below_that_of_the_others_explains_a_matrix_that_stands_still
             for name in ("k", "lambda", "rms", "r2", "zeros"):
                 now[name][UP] = columns[AT][name][UP]
 
-    assert "check first whether its parameter group is meant to have so low a rate" in said(slow, "unchanged")
+    assert "check first whether its parameter group is meant to have such a low rate" in said(slow, "unchanged")
 
 
 def test_an_info_does_not_send_anybody_back_by_itself() -> None:

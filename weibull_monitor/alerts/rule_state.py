@@ -220,7 +220,7 @@ class RuleState:
         )
         if found.lasting:
             return f"undone: {name} {back}: {values}."
-        return f"{name} {back}: {values}. Training can do that, too: a matrix that was overwritten may still be another one."
+        return f"{name} {back}: {values}. Training can do that, too: a matrix that was overwritten may still hold other values."
 
     def _worsened(self, found: RuleResult, hit: Bools, step: int, sure: float) -> list[Alert]:
         alerts = []

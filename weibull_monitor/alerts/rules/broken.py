@@ -111,17 +111,17 @@ def unchanged(window: SampleWindow, settings: Unchanged) -> RuleResult | None:
         quantity="steps without a change",
         value=steps.astype(float),
         meaning=lambda i: (
-            f"No value has changed by as much as can be told, about 1 % of it, since step {first[i]}, although η is "
+            f"No value has changed by more than about 1 %, the least that shows, since step {first[i]}, although η is "
             f"{window.now('eta')[i]:.3g}. "
             + (
-                f"The others have {others[0]:.3g}: check first whether its parameter group is meant to have so low a rate."
+                f"The others have {others[0]:.3g}: check first whether its parameter group is meant to have such a low rate."
                 if window.now("eta")[i] < LOW_RATE * others[0]
-                else "Its values are too coarse for steps as small as this η makes: check first whether there is a master copy "
-                "in fp32, and add one, or round stochastically."
+                else "Its values are too coarse for the small steps that this η makes: check first whether there is a master "
+                "copy in fp32, and add one, or round stochastically."
                 if window.components.coarse[i]
                 else "An expert that is given no tokens gets no gradient. If it stays so, check first the load of the experts."
                 if window.components.expert[i]
-                else "It had hardly moved for its η before. Check first the size of its gradient."
+                else "For its η, it had hardly moved before, either. Check first the size of its gradient."
                 if expected[i] and not never[i]
                 else "Check first whether it gets a gradient and belongs to a parameter group of the optimizer."
             )
@@ -214,8 +214,8 @@ def optimizer_reset(window: SampleWindow, settings: RuleSettings) -> RuleResult:
         value=np.full(reset.shape, np.nan),
         meaning=lambda i: (
             f"The optimizer of these matrices has lost its state since step {window.steps[-2:][0]}: its "
-            "moments start again, and its steps have another size for a while. "
-            + ("η has fallen at the same time, as where a new phase begins with a warm-up. " if warms_up[i] else "")
+            "moments start again, and its steps have a different size for a while. "
+            + ("η has fallen at the same time, as when a new phase begins with a warm-up. " if warms_up[i] else "")
             + "Check first that the optimizer state of the checkpoint was loaded, and into this optimizer. If it was meant, "
             "nothing has to be done."
         ),

@@ -42,26 +42,24 @@ GATHERS: Final = 8.0
 """How many times as fast for its η a movement that gathers gets from one interval to the next, at most."""
 
 IN_GRADIENT: Final = (
-    "Weight decay is added to the gradient of this optimizer, which normalises it: values with small gradients move to zero by "
-    "up to η at each step, instead of in proportion to their size. If you did not mean that, use AdamW, or "
-    "decoupled_weight_decay=True; else nothing has to be done."
+    "This optimizer adds weight decay to the gradient and then normalises it: values with small gradients move to zero by up to "
+    "η at each step, instead of in proportion to their size. If you did not mean that, use AdamW or "
+    "decoupled_weight_decay=True; otherwise nothing has to be done."
 )
 """What an info says of a matrix that such a decay moves."""
-GOES_ON: Final = "It has been falling so for its learning rate before, so nothing sudden happened to it."
+GOES_ON: Final = "For its learning rate, it fell just as fast before, so nothing sudden happened to it."
 """What an info says of a fall that goes on."""
 SCALED: Final = (
-    "This optimizer scales its steps by the norm of the weights, weight decay included: where the gradient is small, they lead "
-    "to zero by up to η each, not by ηλ_wd. Nothing sudden happened to it."
+    "This optimizer scales its steps by the norm of the weights, weight decay included: where the gradient is small, a step "
+    "shrinks the weights by a share of up to η, not ηλ_wd. Nothing sudden happened to it."
 )
 """What an info says of such a fall."""
 GATHERING: Final = (
-    "It has moved faster and faster in the intervals before, as what begins to learn does, so that this did not come at "
-    "once."
+    "It moved faster and faster before, like a matrix that begins to learn, so nothing sudden happened to it."
 )
 """What an info says of a movement that goes on so."""
 GIVEN_BACK: Final = (
-    "k moves with it in most matrices, which neither weight decay nor a factor does: training takes back what it had "
-    "added."
+    "k moves in most matrices, and neither weight decay nor a factor does that: training takes back what it had added."
 )
 """What an info says of such a fall."""
 

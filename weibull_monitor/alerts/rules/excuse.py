@@ -14,15 +14,15 @@ from weibull_monitor.alerts.statistics import Bools
 from weibull_monitor.alerts.window import SampleWindow
 
 FROM_NOTHING: Final = (
-    "It began at zero, or so near to it that its values are what the steps since then have made, and takes their shape. If it "
-    "is meant to begin so, as the B of LoRA and some projections are, nothing has to be done."
+    "It began at zero, or so close to it that its values are the sum of the steps since then, and takes their shape. If it is "
+    "meant to begin there, like the B of LoRA and some projections, nothing has to be done."
 )
 """What an info says of a matrix that grows from nothing."""
 
 
 UNWINDS: Final = (
-    "All of its values had come to one size, and the steps of the optimizer take that back: some have returned and others not "
-    "yet. Nothing wrote to it."
+    "All of its values had come to one size, and the optimizer is undoing that: some have returned and others have not yet. "
+    "Only the optimizer wrote to it."
 )
 """What an info says of such a matrix."""
 

@@ -18,12 +18,12 @@ SHARE: Final = 0.5
 """Share of a kind that has to be made of steps, for the kind to be."""
 
 GRADIENT_GREW: Final = (
-    "The steps of this optimizer have the size of the gradient, which grows by orders of magnitude where a matrix begins to "
-    "learn. If the matrix goes on growing, nothing has to be done; if it rests, a warning follows at the next sample."
+    "The steps of this optimizer are as large as the gradient, which grows by orders of magnitude when a matrix begins to "
+    "learn. If the matrix keeps growing, nothing has to be done; if it stops, a warning follows at the next sample."
 )
 """What an info says of a rise that one matrix makes alone."""
 OF_STEPS: Final = (
-    "These matrices began at zero, or next to it, so their k is that of the steps since then, which may be far from that of "
+    "These matrices began at zero or close to it, so their k is that of the steps since then, and may be far from that of "
     "trained models. Nothing has to be done."
 )
 """What an info says of a kind that is made of steps."""

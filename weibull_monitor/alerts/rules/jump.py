@@ -67,8 +67,8 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
             else ""
         )
         return (
-            f"RMS {between(was, at, start)}, by {signed(np.log(at / was))}{after}; its largest other change, in such a "
-            f"time, was {100 * np.expm1(furthest):.1f} %. "
+            f"RMS {between(was, at, start)}, by {signed(np.log(at / was))}{after}; its largest other change in an "
+            f"interval of this length was {100 * np.expm1(furthest):.1f} %. "
             + ("Training does not jump and then rest: something" if earlier[i] else "Probably something")
             + " wrote to this matrix (a checkpoint that was loaded, a scale that was applied twice, an adapter that was merged). "
             "Check first what did; if it was not you, go back to the last checkpoint."

@@ -122,14 +122,15 @@ def initialised_anew(window: SampleWindow, settings: InitialisedAnew) -> RuleRes
         elif i in loaded.whole:
             kind, size = window.components.labels[i], len(loaded.group[n][0])
             what = (
-                f"the {size} matrices of the kind {kind} were as initialised with a standard deviation of {loaded.sigma[n]:.3g}, "
+                f"the {size} matrices of the kind {kind} looked freshly initialised, with a standard deviation "
+                f"of {loaded.sigma[n]:.3g}, "
                 f"while other kinds of these blocks were trained (k {window.loaded['k'][i]:.4f})"
             )
         else:
-            where = f"as are {many - 1} more of block {blocks[i]}, " if many > 1 else ""
+            where = f"as did {many - 1} more of block {blocks[i]}, " if many > 1 else ""
             what = (
-                f"this matrix was as initialised with a standard deviation of {loaded.sigma[n]:.3g}, {where}while the others of "
-                f"its kind were trained (k {window.loaded['k'][i]:.4f}; λ {value[i]:.4g}, theirs {usual[i]:.4g})"
+                f"this matrix looked freshly initialised, with a standard deviation of {loaded.sigma[n]:.3g}, {where}while "
+                f"the others of its kind were trained (k {window.loaded['k'][i]:.4f}; λ {value[i]:.4g}, theirs {usual[i]:.4g})"
             )
         return (
             f"At step {window.loaded_at} {what}. Probably the checkpoint does not have it, or has it under another name: read "

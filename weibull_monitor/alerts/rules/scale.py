@@ -269,14 +269,16 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         before, now = window.before(column)[i], window.now(column)[i]
         if of_rms[i] or shrank:
             furthest = window.furthest(f"log {column}")[i]
-            usually = f"its largest change before, in such a time, was {100 * np.expm1(furthest):.1f} %"
+            usually = (
+                f"in an interval of this length it never changed by more than {100 * np.expm1(furthest):.1f} % before"
+            )
             others = (
                 f"No other {'expert' if components.expert[i] else 'matrix'}"
-                f"{'' if shrank or components.wakes[i] or components.expert[i] else ' but perhaps W_q and W_k'} "
+                f"{'' if shrank or components.wakes[i] or components.expert[i] else ', except perhaps W_q and W_k,'} "
                 f"{'shrank' if shrank else 'grew'} nearly as much."
             )
         else:
-            usually = f"a usual change in this time is {signed(centre[i])}"
+            usually = f"the usual change in this time is {signed(centre[i])}"
             others = "Most other matrices did not."
         cause = (
             IN_GRADIENT

@@ -95,11 +95,12 @@ def setting_jump(window: SampleWindow, settings: SettingJump) -> RuleResult | No
                 + f"So β₁, β₂ or another of its settings has changed, or the optimizer. {correct}"
             )
         if eta[i] < 0.0:
-            return f"η of its parameter group is {eta[i]:.3g}, and was above 0 before step {since}: each step climbs. {correct}"
+            climbs = "each step now makes the loss larger"
+            return f"η of its parameter group is {eta[i]:.3g}, and was above 0 before step {since}: {climbs}. {correct}"
         times = max(grown.all[i], grown.burst[i])
         shown = f"was {rate[i]:.4g} on average since step {since}" if between[i] else f"is {eta[i]:.4g}"
         how = (
-            f"{grown.alone[i]:.3g} times as high beside that of the others as before"
+            f"{grown.alone[i]:.3g} times as high against that of the others as before"
             if grown.alone[i] >= settings.group
             else f"{times:.3g} times as high as at any sample: it was far higher in between"
             if between[i]

@@ -118,7 +118,7 @@ def layer_outlier(window: SampleWindow, settings: LayerOutlier) -> RuleResult:
         if loaded_so[i]:
             return (
                 f"{what}; it was so at step 0. Check first whether the model that you loaded is known for it; if not, whether "
-                "this layer was loaded wrongly or rescaled. A model that was trained so may stay so."
+                "this layer was loaded wrongly or rescaled. A model that was trained like this may stay so."
             )
         start = window.baseline[column][i]
         since = f"; at step 0 this block had {apart(start, window.now(column)[i])[0]}" if np.isfinite(start) else ""
@@ -130,7 +130,7 @@ def layer_outlier(window: SampleWindow, settings: LayerOutlier) -> RuleResult:
             return f"{what}{since}. {because}"
         return (
             f"{what}{since}. Check first the learning rate of its parameter group, then whether something rescaled or overwrote "
-            "this matrix, then the gradients of this layer. If it grows on, go back to a checkpoint from before."
+            "this matrix, then the gradients of this layer. If it keeps growing, go back to a checkpoint from before."
         )
 
     return rule_result(
@@ -370,8 +370,8 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
                 "Check first whether something wrote to it; if so, and if you did not mean it, go back to the last checkpoint."
                 if by_k[i] and not fit_got_worse(window, i)
                 else "The weights no longer form one population: a part of them (a head, some rows, a piece of a checkpoint) has "
-                'another size than the rest. Check first the matrix by row and by head (`weight.std(1)`, resolution="head"); if '
-                "something wrote to it, go back to the last checkpoint."
+                'a different size from the rest. Check first the matrix by row and by head (`weight.std(1)`, resolution="head"); '
+                "if something wrote to it, go back to the last checkpoint."
             )
         ),
     )

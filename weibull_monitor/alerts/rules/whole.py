@@ -79,10 +79,10 @@ def all_jumped(window: SampleWindow, settings: AllJumped) -> RuleResult | None:
         came,
         lambda i: (
             f"{NAMES[worst]} {between(was[i], came[i], window.steps[-3])} and stayed there: {ratio[worst, i]:.2g} times as far "
-            f"as this matrix ever moved in such a time, before or after. {100 * share:.0f} % of the matrices jumped so in this "
-            "interval: something wrote to the weights, and training went on from there. Check first whether weights were loaded, "
-            "merged, averaged, pruned or stored in fewer bits. If it was not you, go back to the last checkpoint before step "
-            f"{window.steps[-2]}."
+            f"as this matrix ever moved in such a time, before or after. {100 * share:.0f} % of the matrices jumped like this in "
+            "the same interval: something wrote to the weights, and training went on from there. Check first whether weights "
+            "were loaded, merged, averaged, pruned or stored in fewer bits. If it was not you, go back to the last checkpoint "
+            f"before step {window.steps[-2]}."
         ),
         z=ratio[worst],
     )

@@ -27,9 +27,8 @@ SE_LAMBDA: Final = 0.761
 
 
 UNSTEPPED: Final = (
-    "No optimizer that the monitor knows steps it: it is computed from other parameters, as with spectral norm, or belongs to an "
-    "optimizer that was not passed, or to one that keeps its own step sizes (Rprop). So nothing tells how far it may move. If "
-    "you pass all optimizers, nothing has to be done."
+    "The monitor does not know how far a step may move it: it is computed from other parameters (as with spectral norm), or its "
+    "optimizer was not passed, or that keeps its own step sizes (Rprop). If you passed all optimizers, nothing has to be done."
 )
 """What an info says of such a matrix."""
 
@@ -78,7 +77,7 @@ def cause_of(window: SampleWindow, i: int, found: Bools) -> str:
             "set them, go back to the last checkpoint."
         )
     return (
-        "Something else than the optimizer wrote to this matrix: weights that were loaded, or memory that was corrupted. If it "
+        "Something other than the optimizer wrote to this matrix: weights that were loaded, or memory that was corrupted. If it "
         "was not you, go back to the last checkpoint."
     )
 
@@ -104,7 +103,7 @@ def mixed_case(window: SampleWindow, i: int) -> str:
         by_rms, by_scale = (abs(np.log(now(column)[i] / before(column)[i])) for column in ("rms", "lambda"))
     column, name = ("rms", "RMS") if by_rms >= by_scale else ("lambda", "λ")
     return (
-        f"Its {name} {between(before(column)[i], now(column)[i], window.steps[-2])}, too, and no other matrix changed so: "
+        f"Its {name} {between(before(column)[i], now(column)[i], window.steps[-2])}, too, and no other matrix changed like this: "
         "something was added to it, or a part of it was overwritten or scaled. Check first whether something wrote to it (an "
         "adapter that was merged, a checkpoint that was loaded), then the matrix by row (`weight.std(1)`). If it was not you, go "
         "back to the last checkpoint."
@@ -117,9 +116,7 @@ def last_clean(window: SampleWindow) -> str:
     clean = [step for step, count in zip(window.steps, counts.tolist(), strict=True) if count == 0]
     if not clean:
         return (
-            "no recent sample of the model is without them"
-            if len(window.steps) > 1
-            else "they were there from the start"
+            "all recent samples of the model have them" if len(window.steps) > 1 else "they were there from the start"
         )
     return f"the last sample of the model without them was at step {clean[-1]}"
 
@@ -208,17 +205,17 @@ def between(before: float, now: float, since: int) -> str:
 
 
 ONE_WAY_CASE: Final = (
-    "Its RMS grew by what so many steps of the optimizer in one direction give: its gradient kept its sign, so that all of its "
-    "values move alike and come to one size. Nothing wrote to it. If the loss is not good either, check first the learning rate "
-    "of its parameter group."
+    "Its RMS grew as it does when all steps of the optimizer go in one direction: its gradient kept its sign, so all of its "
+    "values move alike and come to one size. Only the optimizer wrote to it. If the loss is not good either, check first the "
+    "learning rate of its parameter group."
 )
 """What an info says of a matrix whose k rose in steps that all go one way."""
 
 
 LOST_CASE: Final = (
-    "λ fell far more than the RMS, and no other matrix changed so: a part of its values became small, such as rows, columns or "
-    "a page that was set to zero. Check first the matrix by row and by column (`weight.std(1)`, `weight.std(0)`). If it was not "
-    "you, go back to the last checkpoint."
+    "λ fell far more than the RMS, and no other matrix changed like this: some of its values became small, as when rows, columns "
+    "or a page of memory are set to zero. Check first the matrix by row and by column (`weight.std(1)`, `weight.std(0)`). If it "
+    "was not you, go back to the last checkpoint."
 )
 """What an alert says of a matrix whose k fell while its size was kept."""
 
