@@ -51,7 +51,7 @@ class Result:
     Attributes:
         healthy: By cadence.
         eventful: Those of them with an ordinary event, by cadence.
-        told: A line for each false alarm.
+        false_alarms: A line for each.
         faults: By fault and cadence.
         strongest: By rule, the highest strength in a healthy run and its name.
         families: Of all runs.
@@ -60,7 +60,7 @@ class Result:
 
     healthy: dict[int, Tally] = field(default_factory=lambda: {c: Tally() for c in CADENCES})
     eventful: dict[int, Tally] = field(default_factory=lambda: {c: Tally() for c in CADENCES})
-    told: list[str] = field(default_factory=list)
+    false_alarms: list[str] = field(default_factory=list)
     faults: dict[tuple[str, int], list[Judged]] = field(default_factory=lambda: defaultdict(list))
     strongest: dict[str, tuple[float, str]] = field(default_factory=lambda: dict.fromkeys(RULES, (0.0, "–")))
     families: set[str] = field(default_factory=set)
@@ -73,7 +73,7 @@ class Result:
             self.healthy[every].add(alerts, samples)
             if run.entry["event"] or run.entry["schedule"] in EVENTFUL:
                 self.eventful[every].add(alerts, samples)
-            self.told += [f"{run.name}, every {every}: `{a.finding.rule}` at step {a.step}" for a in alerts]
+            self.false_alarms += [f"{run.name}, every {every}: `{a.finding.rule}` at step {a.step}" for a in alerts]
         for every in (CADENCES[0], CADENCES[-1]):
             for rule, value in strengths(run, every, settings).items():
                 if value > self.strongest[rule][0]:
@@ -129,6 +129,8 @@ def tables(results: dict[str, Result]) -> Iterator[str]:
     yield from (
         "## False alarms",
         "",
+        "Healthy runs with at least one warning or error:",
+        "",
         "| healthy runs | runs | " + " | ".join(f"alarmed, every {c} | of 10⁴" for c in CADENCES) + " |",
     )
     yield "|---|---|" + "---|---|" * len(CADENCES)
@@ -137,15 +139,13 @@ def tables(results: dict[str, Result]) -> Iterator[str]:
             yield f"| {what} | {tallies[10].runs} | " + " | ".join(tallies[c].row() for c in CADENCES) + " |"
     for name, tally in others():
         yield f"| {name} | {tally.runs} | " + " | ".join([tally.row(), *["–"] * (2 * len(CADENCES) - 2)]) + " |"
-    yield ""
-    for name, result in results.items():
-        yield from (f"- {name}: {line}" for line in result.told or ["no warning and no error."])
-        if result.failed:
-            yield f"- {name}, left out because the loss did not fall: {', '.join(result.failed)}."
+    yield from ("", *folded("Every false alarm, and the runs that are left out", list(_false_alarms(results))))
     yield from ("", "## Faults", "", *faults(results))
     yield from (
         "",
         "## Margins",
+        "",
+        "How near healthy runs come to a warning, for each rule:",
         "",
         "| rule | sure from | " + " | ".join(f"highest in a healthy run, {name} | which" for name in results) + " |",
     )
@@ -157,6 +157,18 @@ def tables(results: dict[str, Result]) -> Iterator[str]:
             + " | ".join(f"{value:.2f} | {which}" for value, which in cells)
             + " |"
         )
+
+
+def folded(summary: str, lines: Sequence[str]) -> Iterator[str]:
+    """Lines of Markdown that a reader opens to see."""
+    yield from ('<details markdown="1">', f"<summary>{summary}</summary>", "", *lines, "", "</details>")
+
+
+def _false_alarms(results: dict[str, Result]) -> Iterator[str]:
+    for name, result in results.items():
+        yield from (f"- {name}: {line}" for line in result.false_alarms or ["no warning and no error."])
+        if result.failed:
+            yield f"- {name}, left out because the loss did not fall: {', '.join(result.failed)}."
 
 
 def others() -> Iterator[tuple[str, Tally]]:
@@ -173,32 +185,36 @@ def others() -> Iterator[tuple[str, Tally]]:
 
 
 def faults(results: dict[str, Result]) -> Iterator[str]:
-    """One row for each fault, and two for each side."""
+    """A table of all faults of each side, and one row for each fault."""
+    yield "Faults that are visible in the weights, and how many of these were found within two samples:"
+    yield from ("", "| faults | every | runs | visible | found | right first |", "|---|---|---|---|---|---|")
+    for name, result in results.items():
+        for c in CADENCES:
+            yield _shares(name, c, result.judged(c))
+        for c in CADENCES:
+            yield _shares(f"{name}, weights and rates", c, result.judged(c, without=INDIRECT | UNSEEN))
+    yield from ("", *folded("Each fault", list(_each_fault(results))))
+
+
+def _each_fault(results: dict[str, Result]) -> Iterator[str]:
     yield "| fault | runs | " + " | ".join(f"visible, every {c} | found | right first" for c in CADENCES) + " | by |"
     yield "|---|---|" + "---|---|---|" * len(CADENCES) + "---|"
     for name, result in results.items():
+        yield _row(f"**{name}**", [result.judged(c) for c in CADENCES])
         for fault in UNSEEN_FAULTS | FRESH_FAULTS | EVALUATED_FAULTS | FAULTS:
             if (fault, CADENCES[0]) in result.faults:
                 yield _row(fault, [result.faults[fault, c] for c in CADENCES])
-        yield _row(f"**{name}**", [result.judged(c) for c in CADENCES])
-        yield _row(f"**{name}, weights and rates**", [result.judged(c, without=INDIRECT | UNSEEN) for c in CADENCES])
-    yield ""
-    for name, result in results.items():
-        for c in CADENCES:
-            yield _shares(name, c, result.judged(c, without=INDIRECT | UNSEEN))
 
 
 def _shares(name: str, every: int, judged_here: Sequence[Judged]) -> str:
-    """A line about faults of weights and rates: how many are visible, found, and named rightly."""
+    """A row about all faults of a side: how many are visible, found, and named rightly."""
     visible = [j for j in judged_here if j.visible > VISIBLE]
     found = [j for j in visible if j.within is not None]
     named = [j for j in found if j.first is not None]
     right = sum(bool(j.first) for j in named)
     return (
-        f"- {name}, every {every}, faults of weights and rates: {len(visible)} of {len(judged_here)} change a distribution by "
-        f"more than five of its own steps ({_percent(len(visible), len(judged_here))}); {len(found)} of these are found "
-        f"({_percent(len(found), len(visible))}), and {right} of {len(named)} name the right matrix first "
-        f"({_percent(right, len(named))})."
+        f"| {name} | {every} | {len(judged_here)} | {len(visible)} ({_percent(len(visible), len(judged_here))}) | "
+        f"{len(found)} ({_percent(len(found), len(visible))}) | {right} of {len(named)} ({_percent(right, len(named))}) |"
     )
 
 
@@ -252,8 +268,8 @@ def about(results: dict[str, Result]) -> dict[str, Any]:
     }
 
 
-LOOKS: Final = """These sets were looked at for the first time when the rules had been finished without them.
-Then the rules were changed with them, but for the last one.
+LOOKS: Final = """Each set was looked at for the first time when the rules had been finished without it. Then the rules were
+changed with it, except for the last one.
 
 | set | trainings | every | alarmed | of 10⁴ | visible faults found |
 |---|---|---|---|---|---|
@@ -280,40 +296,39 @@ Then the rules were changed with them, but for the last one.
 | | | 100 | 1 (1.3 %) | 0.3 | 17 of 19 (89 %) |
 
 In seed 2, seven of the eleven alarms are true, and of what was done on purpose: a matrix was drawn anew in the middle of the
-run, or the optimizer began anew. So are three of the four in seed 3. The rules are those of the look at seed 3. So where all
-is new, expect what its three lines say. There are few faults in the sets that are drawn at random: one more or less is 4 to 8
-%. Seeds 2 and 3 together have 43 of 46, 32 of 35 and 29 of 32 (93, 91 and 91 %)."""
+run, or the optimizer began anew. So are three of the four in seed 3. The rules are those of the look at seed 3. There are few
+faults in the sets that are drawn at random: one more or less is 4 to 8 %. Seeds 2 and 3 together have 43 of 46, 32 of 35 and
+29 of 32 (93, 91 and 91 %)."""
 """What came of the first looks at sets that thresholds have been chosen with since."""
 HEAD = """# How good the alerts are
 
-Written by `python benchmarks/alerts.py` (weibull-monitor {ours}, torch {torch}, transformers {transformers}); only the
-first looks below are typed in.
+On a run that nobody has seen, expect what the last three lines of the first table say. All figures are of small models that
+were trained on CPUs (0.2 M parameters, two to eight blocks, 100 to 700 steps), replayed with a sample every 10, 50 and 100
+steps. An alarm is a warning or an error. *Visible* is a fault that has changed a distribution by more than five of its own
+steps; *found*, one that raised an alarm within two samples ([exact definitions](#how-to-read-it)).
 
-The runs are trainings of 100 to 700 steps of small models (about 0.2 M parameters, two to eight blocks), with the optimizers,
-courses of η and ordinary events that the files `corpus_*.py` in `benchmarks/` list; the names of those with settings drawn at
-random (`corpus_drawn.py`) have a number. In `corpus_unseen.py` the architecture is drawn, too, from what people build, and so
-is where, how and when a fault strikes: a new seed draws runs that nobody has seen. Each is sampled at steps 1, 2, 4, … 64 and
-every 10, and replayed at cadences of 10, 50 and 100, with the samples that a run has by default after a jump of η or
-unfreezing. An alarm is a warning or an error; infos are not counted. Trainings with drawn settings whose loss did not fall
-are left out, as are faults in them; the rule was made before the trainings of new families.
-
-A training stands on one of two sides. Thresholds were *chosen with* one of them: all its runs and faults have been looked at,
-most of them several times, so that the numbers of that side say how well the rules fit and not how good they are. The other
-side is *evaluated*: `corpus_unseen.py` with seed 2, of which nothing was looked at before the rules were finished. After the
-first look two causes of false alarms were mended, so that its first look is in the table below, and what the rules make of it now
-in those after it.
+## First looks
 
 {looks}
-
-- Families, beside the architectures that are drawn: {families}.
-- Besides, 31 published trainings of 70 M models and ten simulated large models (`benchmarks/alert_simulation.py`), which
-  have been looked at, too.
 
 """
 
 TAIL = """
 ## How to read it
 
+- *Runs*: with the optimizers, courses of η and ordinary events that the files `corpus_*.py` in `benchmarks/` list; names of runs
+  with settings drawn at random (`corpus_drawn.py`) have a number. In `corpus_unseen.py` the architecture is drawn, too, from what
+  people build, and so is where, how and when a fault strikes: a new seed draws runs that nobody has seen. Besides, 31 published
+  trainings of 70 M models and ten simulated large models (`benchmarks/alert_simulation.py`), which have been looked at, too.
+- *Samples*: each run is sampled at steps 1, 2, 4, … 64 and every 10, and replayed at each cadence with the samples that a run has
+  by default after a jump of η or unfreezing.
+- *Left out*: trainings with drawn settings whose loss did not fall, and faults in them. This rule was made before the trainings
+  of new families.
+- *Chosen with*: thresholds were chosen with these runs and faults, and most were looked at several times. So their numbers
+  say how well the rules fit, and not how good they are.
+- *Evaluated*: `corpus_unseen.py` with seed 2, of which nothing was looked at before the rules were finished. After the first look
+  two causes of false alarms were mended. So its first look is in the first table, and what the rules make of it now in the
+  others.
 - *Alarmed*: healthy runs with at least one warning or error. *Of 10⁴*: components in such alerts, of ten thousand
   component-samples. *Ordinary event*: an event of `benchmarks/corpus_events.py`, or an η that jumps or begins anew.
 - *Visible*: faults that have changed a distribution by more than five of its own steps by the second sample after them: the
@@ -343,7 +358,19 @@ The monitor reads |w| of each matrix as a distribution. What leaves that as it w
 | gains of norms, biases and other vectors; the temperature of a softmax | those parameters themselves; attention entropy |
 | labels all one token, noisy or shifted, scrambled inputs | the loss: k and λ move as they do when a model begins to learn |
 
-The faults {unseen} of the table above are there to show it.
+These faults of the tables above are there to show it: {unseen}.
+
+## How the page is made
+
+`python benchmarks/alerts.py DIR` writes it (weibull-monitor {ours}, torch {torch}, transformers {transformers}) from the runs
+that `python benchmarks/corpus.py DIR` and `python benchmarks/corpus_unseen.py DIR` train; only the first looks are typed in.
+
+<details markdown="1">
+<summary>All families, beside the architectures that are drawn</summary>
+
+{families}.
+
+</details>
 """
 
 
