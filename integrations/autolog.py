@@ -55,7 +55,7 @@ def from_environment() -> type[Finder]:
 
 
 class _LogFile(logging.FileHandler):
-    """Appends to a file that the first message makes; a file that cannot be written is no reason to print something."""
+    """Appends to a file that the first message makes; nothing is printed if it cannot be written."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)

@@ -196,7 +196,7 @@ class Machine:
         )
 
     def synchronisations(self, work: Callable[[], object]) -> int | None:
-        """How often some work made the host wait, as torch notices it; None if that cannot be told."""
+        """How often some work made the host wait, as torch notices it; None if that is not known."""
         if not self.cuda or self._noticed(torch.ones(1, device=self.device).item) < 1:
             return None
         return self._noticed(work)

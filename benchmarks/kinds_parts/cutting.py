@@ -141,7 +141,7 @@ class Cutting(TorchFunctionMode):
         return "wide" if kernel else name
 
     def between(self, func: Any, name: str, args: list[Any], kwargs: dict[str, Any], places: list[int]) -> Any:
-        """A product of two tensors that are no parameters."""
+        """A product of two tensors, neither of them a parameter."""
         out = func(*args, **kwargs)
         operands = [args[i] for i in places]
         if len(operands) != 2 or not all(o.requires_grad for o in operands):

@@ -11,7 +11,7 @@ from weibull_monitor.model.components import CLASS_OF_KIND
 from weibull_monitor.model.dataflow import example_inputs_of, follow, verdicts
 
 SHOWN = {"stream": "+", "attention": "softmax(q·k) v", "gated": "act(gate)·up"}
-"""What is written on events that are no products."""
+"""What is written on events that are not products."""
 
 
 def forward_pass() -> None:

@@ -39,7 +39,7 @@ def save(name: str, size: tuple[float, float], draw: Draw) -> None:
 
 
 def _rounded(attribute: re.Match[str]) -> str:
-    """Coordinates to a hundredth of a point; what is written in the picture is no attribute, and stays."""
+    """Coordinates to a hundredth of a point; what is written in the picture is not an attribute, and stays."""
     return re.sub(r"(\d\.\d\d)\d+", r"\1", attribute[0])
 
 

@@ -87,7 +87,7 @@ def test_the_rms_alone_tells_of_outliers() -> None:
     assert [a.finding.rule for a in found] == ["scale_shift"]
     assert "RMS went from" in found[0].finding.meaning
     assert "λ went from" not in found[0].finding.meaning
-    assert "No other matrix but perhaps W_q and W_k grew nearly as much" in found[0].finding.meaning
+    assert "No other matrix, except perhaps W_q and W_k, grew nearly as much" in found[0].finding.meaning
 
 
 def test_what_a_matrix_has_done_before_is_no_news() -> None:

@@ -39,7 +39,7 @@ def serious(alerts: list[Alert]) -> list[int]:
 def test_a_rise_that_rests_is_found_at_the_next_sample() -> None:
     alerts = found(lambda c: grow(c, OLD, 0.25), bounded=False)
     assert serious(alerts) == [10 * (OLD + 1)]
-    assert "size of the gradient" in alerts[0].text
+    assert "as large as the gradient" in alerts[0].text
     assert (alerts[0].step, alerts[0].finding.severity) == (10 * OLD, "info")
     assert serious(found(lambda c: grow(c, OLD, 0.25), bounded=True))[0] == 10 * OLD
 

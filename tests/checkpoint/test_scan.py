@@ -278,7 +278,7 @@ def test_dtypes_that_cannot_be_counted_are_named_and_skipped(tmp_path: Path) -> 
     (tmp_path / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + data)
     found = scan_all(tmp_path).checkpoints[0]
     for kind in bits:
-        assert found.skipped[f"of_{kind}.weight"] == f"its dtype is {kind}, not a float that can be counted"
+        assert found.skipped[f"of_{kind}.weight"] == f"its dtype is {kind}, which cannot be measured"
     assert found.fits["layers.0.mlp.up_proj.weight"].rms == pytest.approx(
         float(values.square().mean().sqrt()), rel=1e-2
     )

@@ -68,7 +68,7 @@ def test_words_of_the_program_are_the_programs() -> None:
     [
         ([], 2, "name a program after --"),
         (["--"], 2, "name a program after --"),
-        (["--", "no-such-program"], 127, "no-such-program is not a program that can be found"),
+        (["--", "no-such-program"], 127, "no-such-program was not found"),
         (["--", str(Path(__file__))], 126, "cannot be executed; try python"),
         (["--name", "§", "--", "python"], 1, "name is '§'; it must be"),
         (["--alerts", "no.toml", "--", "python"], 1, "no.toml"),

@@ -23,9 +23,9 @@ unit in the last place at each step, as by stochastic rounding."""
 
 
 FACTORS: Final = ("attn_q_a", "attn_kv_a")
-"""Kinds of matrices that W_q and W_k are a product of, beside those of the Selection class."""
+"""Kinds, outside the Selection class, of matrices whose products are W_q and W_k."""
 LEAST_PART: Final = 1024
-"""Elements from which on the shape of a part is judged: below, se(R²) is above 0.01."""
+"""A part with fewer elements is not judged by its shape: se(R²) is above 0.01 there."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,11 +51,11 @@ class ComponentArrays:
 
     Attributes:
         names: Names.
-        selection: W_q and W_k, their heads, and fused matrices that hold them.
-        wakes: Those, and the factors that they are products of (latent attention): they grow where attention begins to learn.
-        whole: Stored matrices whose parts are components, large enough to be judged. Two kinds of values in such a matrix, each
-            in its part, are no sign of anything.
-        body: Attention and feed-forward matrices without heads and experts: those that should be one population.
+        selection: Whether it is a W_q or W_k, a head of one, or a fused matrix that holds one.
+        wakes: The same, or a factor of W_q or W_k (latent attention): these grow when attention begins to learn.
+        whole: Whether its parts are components large enough to be judged. Two kinds of values in such a stored matrix, each
+            in its part, mean nothing.
+        body: Whether it is an attention or feed-forward matrix, but not a head or an expert: its values should be one population.
         expert: Whether it belongs to one expert, which may be given no tokens.
         trainable: Whether a gradient was required when the component was found.
         numel: Number of elements.
@@ -65,10 +65,10 @@ class ComponentArrays:
         labels: Kinds, as metric keys spell them.
         towers: Paths of the lists of blocks.
         groups: The groups that are judged together.
-        owners: What is stored together, and so written to together, has one number: a parameter and its parts. Each expert
-            counts on its own.
-        sides: Both sides of each matrix, and of the stored parameter that it is a part of, shape (4, components); of more than
-            two dimensions the first, and the product of the others.
+        owners: A number that a parameter and its parts share, as they are stored, and so written to, together. Each expert
+            has one of its own.
+        sides: Both sides of each matrix, and of the stored parameter that it is a part of, shape (4, components). With more than
+            two dimensions: the first, and the product of the others.
     """
 
     names: tuple[str, ...]

@@ -94,7 +94,7 @@ def cleaned(values: Mapping[str, Any], mapping: Mapping[str, Any]) -> dict[str, 
 
 
 def with_model_type(values: Mapping[str, Any], names: Iterable[str], mapping: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The settings with a model type; one that old configurations leave out is told by the architectures, or by the tensors.
+    """The settings with a model type. Where an old configuration has none, it is taken from the architectures or the tensors.
 
     Args:
         values: The settings.
@@ -135,7 +135,7 @@ def _kept(values: Mapping[str, Any], config_class: Any, mapping: Mapping[str, An
             out[key] = _inner(key, value, config_class, mapping)
         elif _is_plain(value):
             out[key] = value
-    if not known.isdisjoint(_BACKBONE):  # some classes fetch one unless they are told not to
+    if not known.isdisjoint(_BACKBONE):  # some classes fetch one by default
         out["use_pretrained_backbone"] = False
     return out
 

@@ -116,7 +116,7 @@ def _execute(given: argparse.Namespace) -> int:
     try:
         os.execvpe(program[0], program, environment(options, given.log))
     except FileNotFoundError:
-        print(f"weibull-monitor run: {visible(program[0])} is not a program that can be found", file=sys.stderr)
+        print(f"weibull-monitor run: {visible(program[0])} was not found", file=sys.stderr)
         return NOT_FOUND
     except PermissionError:
         print(

@@ -125,7 +125,7 @@ class HistoryTail:
                 return self._read(found, lines)
         except OSError as error:
             raise ConfigurationError(
-                f"{found} cannot be read: {error.strerror}; name a file that can be read"
+                f"{found} cannot be read: {error.strerror}; pass a file that you can read"
             ) from error
 
     def history(self) -> History:

@@ -38,7 +38,7 @@ _LEAST: Final = 0.005
 _CHANCE: Final = 3
 """So many values of a small sample may lie on a grid by chance."""
 MOST: Final = 9.0
-"""What a single bin adds to the roughness at most, in units of what chance adds on average: an edge or a spike is no grid."""
+"""What a single bin adds to the roughness at most, in units of what chance adds on average: an edge or a spike is not a grid."""
 PARTS: Final = 16
 """Roughness is added up in whole sixteenths, so that its sum does not depend on the order."""
 _DEVIATIONS: Final = 5.0

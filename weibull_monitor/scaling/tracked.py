@@ -234,7 +234,7 @@ class TrackedOptimizer:
 
 
 def _taken(payers: Payers, missed: bool, presume: bool) -> int | None:
-    """The steps that one call took of an account, which is no longer known if they are not; None if nothing shows them.
+    """The steps that one call took of an account; None if nothing shows them. If they are not known, neither is the account.
 
     Where the count went back or jumped, as many as usual are taken for likely.
 

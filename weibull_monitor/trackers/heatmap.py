@@ -262,7 +262,7 @@ def image(heatmap: Heatmap, panel: HeatmapPanel) -> NDArray[np.uint8]:
     colours = "RdBu_r" if panel.diverging else "viridis"
     shown = axes.imshow(values, aspect="auto", interpolation="nearest", cmap=colours, vmin=low, vmax=high)
     axes.set_facecolor("0.9")  # where there is no such matrix
-    # Names are no formulas, which matplotlib takes text between dollars for.
+    # Names are not formulas, which matplotlib takes text between dollars for.
     axes.set_title(_shortened(f"{heatmap.title}: {panel.name}", 80), fontsize=10, parse_math=False)
     axes.set_xticks(range(columns), kinds, rotation=40, ha="right", rotation_mode="anchor", parse_math=False)
     axes.set_yticks(range(0, rows, every), blocks[::every], parse_math=False)

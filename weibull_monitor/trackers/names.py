@@ -74,7 +74,7 @@ def run_name(directory: str | Path) -> str:
 
 
 def plain_directory(directory: str | Path, library: str) -> Path:
-    r"""A directory as a library can write to it: one whose path is no UTF-8 becomes one beside it that has escapes in its path.
+    r"""A directory that a library can write to: if its path is not UTF-8, one beside it with escapes in its path.
 
     >>> plain_directory("runs/x", "W&B").name
     'x'

@@ -308,7 +308,7 @@ def test_without_a_standing_alert_nothing_is_wrong(history: History) -> None:
     for calm in (dataclasses.replace(history, alerts=()), made(history, "k", 1.0, (0.2, 0.5), 24, phase="ends")):
         data = run_data("x", calm)
         assert data["standing"] is None
-        assert data["headline"].startswith("Nothing is wrong: there is no active warning or error. W_q and W_k")
+        assert data["headline"].startswith("Nothing is wrong: no warning or error is active. W_q and W_k")
 
 
 def test_a_model_that_nothing_published_is_like_is_not_called_moved(history: History, monkeypatch: Any) -> None:

@@ -55,8 +55,8 @@ EXPERT: Final = 1.2
 def largest_other(sizes: Floats, among: Bools, owners: Ints) -> Floats:
     """The largest of the others' ``sizes`` (…, components) for each member of ``among`` (components,), (…, components).
 
-    What has the same one of the ``owners`` (components,) is no other: parts of one stored matrix are written to together. NaN
-    for what is no member, and for all if there are fewer than `MIN_OTHERS` owners. NaN counts as 0.
+    Components with the same number in ``owners`` (components,) do not count as others: parts of one stored matrix are written
+    to together. NaN outside of ``among``, and everywhere if there are fewer than `MIN_OTHERS` owners. NaN counts as 0.
 
     >>> largest_other(np.array([4.0, 1.0, 3.0, np.nan, 2.0, 0.0, 9.0, 3.5]), np.arange(8) != 6, np.array([0, *range(7)])).tolist()
     [3.5, 3.5, 4.0, 4.0, 4.0, 4.0, nan, 4.0]
@@ -185,10 +185,10 @@ def _moved_together(window: SampleWindow) -> Floats:
 
 
 def part_lost(window: SampleWindow) -> Floats:
-    """Strength of falls of k of which no other matrix has the like, while the size is kept, shape (components,).
+    """Strength of falls of k that no other matrix has, while the size is kept, shape (components,).
 
     k of a matrix that learns falls because some of its values grow. Where rows, columns or a piece of it are set to zero, the
-    others stay as they are; and in the next steps the former become small values, which are no exact zeros any more.
+    others stay as they are. After a few steps the zeros are small values, and no longer exact zeros.
     """
     return window.once("part lost", lambda: _part_lost(window))
 

@@ -130,7 +130,7 @@ def unchanged(window: SampleWindow, settings: Unchanged) -> RuleResult | None:
 
 
 def _slow(window: SampleWindow, intervals: Floats) -> Bools:
-    """Matrices that moved so little for their η before that standing still is no surprise, shape (components,).
+    """Matrices that moved so little for their η before that standing still is not a surprise, shape (components,).
 
     In the interval before they stood still, their RMS and λ moved, for as much Σ η, by less than bins can tell: what comes to
     rest gets slower and slower.

@@ -35,7 +35,7 @@ RISING: Final = (
 
 
 def excused(window: SampleWindow) -> Bools:
-    """Matrices whose k and R² may change for a reason that is no fault, shape (components,): faded, begun at next to nothing,
+    """Matrices whose k and R² may change without a fault, shape (components,): faded, begun at next to nothing,
     stepped by no known optimizer, coming back from values of one size, or in a young run whose optimizer raises η by itself.
     What only one of the faded ones does is not excused.
     """

@@ -64,7 +64,7 @@ def median_start(window: SampleWindow, group: JudgedGroup) -> Floats:
 
 
 def part_groups(window: SampleWindow, group: JudgedGroup) -> tuple[JudgedGroup, ...]:
-    """The groups of the parts of stored matrices: of W_q, W_k and W_v for fused ones; none if they are no components."""
+    """The groups of the parts of stored matrices: of W_q, W_k and W_v for fused ones; none if they are not components."""
     if ("parts", id(group)) not in window.kept:
         owners, whole = window.components.owners, window.components.whole
         stored = set(owners[group.members[whole[group.members]]].tolist())

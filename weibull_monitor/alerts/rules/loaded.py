@@ -28,7 +28,7 @@ from weibull_monitor.alerts.statistics import Bools, Floats, quiet
 from weibull_monitor.alerts.window import SampleWindow
 
 EXCEPTIONS: Final = 0.6
-"""Share of the attention and feed-forward matrices above which those that are as initialised are not the exception."""
+"""If more than this share of the attention and feed-forward matrices are as initialised, they are not the exception."""
 LEAST: Final = 3
 """Matrices of a kind (or heads of a matrix) that are needed besides one, for it to be unlike the others."""
 MOVED: Final = 0.1

@@ -59,7 +59,7 @@ BODY_REACH: Final = 0.1
 OTHER_REACH: Final = 0.2
 """The same for embeddings and heads, whose steps all go the same way at first: six times it is more than Σ η."""
 UNLIKE_BLOCKS: Final = 2.0
-"""Factor of the thresholds for what is in no block, or of no known kind: there are no others to say how such a matrix moves."""
+"""Factor of the thresholds for what is in no block, or of no known kind: no others show how such a matrix moves."""
 COMMON: Final = 0.5
 """Share of ``z`` that is enough if half of all matrices fall."""
 AFTER_JUMP: Final = 1 / 3
@@ -69,7 +69,7 @@ AFTER_OTHERS: Final = 7.0
 DECAY_JUMP: Final = 3.0
 """A λ_wd this many times the usual one has jumped …"""
 UNDER_DECAY: Final = 1 / 4
-"""… and this share of ``z`` is enough, as what it does is no chance."""
+"""… and this share of ``z`` is enough, as what it does is not chance."""
 MOST_OF_ALL: Final = 1.4
 """An interval with this many times the Σ η of all steps before it may well take away what these have added."""
 SMALL: Final = 1.5
@@ -104,7 +104,7 @@ def impossible_change(window: SampleWindow, settings: ImpossibleChange) -> RuleR
     `weibull_monitor.scaling.optimizers`. Beyond that is an error. Gradients reach Adam's bound only while they keep growing; with
     gradients of a steady size the mean of u² is at most about 1 (Σ g²/v telescopes: A. Défossez et al., "A Simple Convergence
     Proof of Adam and Adagrad", 2020, lemma 5.2). Beyond ``sustained`` times that, and within the bound, is a warning. Rounding
-    to bf16 or fp16 can at most double a step. The RMS is computed from bins: what they cannot tell apart is no change. Where no
+    to bf16 or fp16 can at most double a step. The RMS is computed from bins: a movement within a bin does not count. Where no
     bound is known, as of SGD, a warning is what is beyond `UNKNOWN_BOUND` times Σ η.
     """
     if len(window.steps) < 2:
@@ -193,7 +193,7 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         unexplained = np.where(np.isfinite(window.now("update_max")), reach, OTHER_REACH) / (1.0 + move.alike) ** 2
         allowed = np.where(driven, 0.0, unexplained**2 + (AS_OTHERS * move.others) ** 2)
         rise = np.sqrt(move.size**2 + least + allowed)
-        # A fall: what it is beyond weight decay, which does not touch what is no matrix.
+        # A fall: what it is beyond weight decay, which does not touch vectors.
         decay = or_zero(usual_decay * window.now("work"))
         fallen = np.isfinite(move.centre) & (move.last + decay < 0.0)
         past = np.minimum(move.past[:, fallen], 0.0)  # (intervals, fallen ones)
@@ -225,7 +225,7 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         by_rms = by_rms * at_once(window)
         small = np.minimum(by_rms / SMALL, (rose + decay) / settings.change)
         by_rms = np.fmax(np.minimum(by_rms, (rose + decay) / settings.far), small)
-        # Of a small matrix the same steps are a larger share: what is no faster for its η than it has been grows as usual.
+        # Of a small matrix the same steps are a larger share: if it is not faster for its η than before, it grows as usual.
         fastest, speed, size = np.fmax.reduce(window["speed"][:-1], axis=0), window.now("speed"), window.before("rms")
         faster_alone = (size >= SMALLER * median_if_many(size[..., body])) | ~(speed <= FASTER_ALONE * fastest)
         by_rms = np.where(np.isfinite(move.centre) & faster_alone, by_rms, 0.0)
@@ -241,7 +241,7 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         faster = _faster(window, settings)
         outran = (faster >= 1.0) & body & grew
         besides = np.where(outran, np.fmax(besides, type(settings).sure * faster), besides)
-        # Nobody means a negative λ_wd, so what it explains is no chance.
+        # Nobody means a negative λ_wd, so what it explains is not chance.
         against = negative & ~jumped & (move.last > 0.0)
         if against.any():
             unusual = suddenness(move.last - centre, usual, settings.z * share, change)[1]

@@ -65,7 +65,7 @@ def setting_jump(window: SampleWindow, settings: SettingJump) -> RuleResult | No
         by_rate = np.zeros(grown.all.shape)
         jumped = np.fmax(grown.alone / settings.group, grown.all / settings.all)
         jumped = np.fmax(jumped, grown.burst / settings.burst)
-        jumped = np.where(window.withheld.own_rate > 0, 0.0, jumped)  # it is no setting then
+        jumped = np.where(window.withheld.own_rate > 0, 0.0, jumped)  # it is not a setting then
         if (jumped[..., trainable] >= 1.0).any():
             move = usual_movement(window, "log lambda", LOOKBACK)
             noise = SE_LAMBDA * window.now("k_se") / window.now("k")
@@ -135,7 +135,7 @@ def outgrown(window: SampleWindow) -> Outgrown:
 
     In itself: η now, or its mean over the last interval, over its highest before; through a warm-up over what one makes of that
     at most, the square of the share of the steps. A scheduler for each group, a warm-up of a group of its own, unfreezing and
-    restarts are no jumps beside the others.
+    restarts are not jumps against the others.
     """
     return window.once("outgrown", lambda: _outgrown(window))
 
@@ -202,7 +202,7 @@ def _decay(window: SampleWindow, settings: SettingJump) -> Floats:
     most = np.fmax.reduce(old, axis=0)
     known = (old == old).sum(axis=0) >= MIN_INTERVALS
     grown = np.fmin(now / most, now * eta / (old[-1] * _old(window, "eta")[-1]))
-    grown = np.where(most > 0.0, grown, 0.0)  # one that is switched on is no mistake
+    grown = np.where(most > 0.0, grown, 0.0)  # switching it on is not a mistake
     grown = np.where((now < 0.0) & (np.fmin.reduce(old, axis=0) >= 0.0), np.inf, grown)
     effect = eta * np.abs(now - most) * WITHIN / MATTERS
     return np.where(known & (effect >= 1.0), np.fmin(or_zero(grown / settings.decay), CERTAIN), 0.0)

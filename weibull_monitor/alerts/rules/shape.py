@@ -343,7 +343,7 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
     return rule_result(
         # Of a stored matrix the parts are judged: each is a population of its own.
         strength=np.where((components.numel >= LEAST_PART) & ~components.whole, strength, 0.0),
-        # What was no population at the baseline, such as zeros, has not broken. One that bends slowly is not broken, either:
+        # What was not one population at the baseline, such as zeros, has not broken. One that bends slowly is not broken, either:
         # steps like signs do that. A sudden change is a warning, unless steps that go one way explain it.
         severity=np.where(sudden | slow, 2, 1).astype(np.int8),
         quantity=lambda i: "k" if by_k[i] else "R²",

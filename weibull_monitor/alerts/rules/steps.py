@@ -147,7 +147,7 @@ def _from_nothing(window: SampleWindow) -> tuple[Bools, Bools]:
         return begun, begun  # nearly always
     grows = ~(np.fmin.reduce(rms, axis=0) >= SETTLED_SHARE * size) | (np.fmin(rms[-1], window.now("lambda")) < near)
     found: Bools = begun & (caution(window) > 1.0) | begun & grows & ~(start >= nothing)
-    # A high η of steps of no known size is no size: an ordinary start lies below it, too.
+    # Where steps have no known size, a high η says nothing about it: an ordinary start lies below it, too.
     began = begun & ~(start >= np.where(unknown, np.fmax(nothing, STEP * before), nothing))
     # A fused matrix of which one part still grows holds values of several sizes.
     owners = window.components.owners

@@ -58,7 +58,7 @@ class Plan:
 
     Attributes:
         indices: The component that each row of a result belongs to.
-        read: Those of them that are no sums of others.
+        read: Those of them that are not sums of others.
         bins: The layout of their counts.
     """
 

@@ -47,9 +47,9 @@ class Followed:
     Attributes:
         verdicts: What it says about parameters, by their names in ``model.named_parameters()``.
         seen: The parameters that took part in a pass that came to its end.
-        judged: Those that took part in any pass, but for the block in which one was cut off: what says nothing of them now has
+        judged: Those that took part in any pass, except in the block in which one was cut off: what says nothing of them now has
             nothing to say.
-        inner: Those that were multiplied with what an embedding or a block had made, so that they are no tables.
+        inner: Those that were multiplied with the output of an embedding or a block, so they are not lookup tables.
         problem: Why no pass was followed to its end; empty if one was, or if there was nothing to follow one with.
         tried: Whether there were inputs for the model itself, not only for models in it.
         seconds: How long it took.

@@ -15,7 +15,7 @@ _MOST = 8
 class Kept(Generic[Made]):
     """Makes something of a tuple of components, and gives the same again for the same tuple.
 
-    Tuples are told apart by their identity: to compare thousands of components takes longer than what is saved.
+    Tuples are compared by identity: comparing thousands of components would take longer than what is saved.
 
     Args:
         make: Makes it.

@@ -256,7 +256,7 @@ _FUSED: Final = ("attn_qkv", "attn_kv", "attn_qk", "attn_kv_b", "ffn_gate_up")
 def kind_by_name(path: str, place: Place) -> str | None:
     """The kind that the end of a module's path stands for at a place, or None.
 
-    What is in a module that is named after one matrix is no other matrix, whatever it is called.
+    In a module that is named after one matrix there is only that matrix, whatever it is called.
 
     >>> kind_by_name("attention.output", "attention"), kind_by_name("layer.3.output", "block")
     ('attn_o', 'ffn_out')

@@ -239,7 +239,7 @@ class AttentionRoles(Reading):
         return out
 
     def _shared(self, one: int, other: int) -> bool:
-        """Whether two states of a stream have a summand in common that is no parameter (x + positions, x)."""
+        """Whether two states of a stream have a summand in common that is not a parameter (x + positions, x)."""
         common = self._lineage(one) & self._lineage(other)
         return any(self._events[c].type not in ("parameter", "embedding") or len(common) > 2 for c in common)
 

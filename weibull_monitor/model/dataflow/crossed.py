@@ -66,7 +66,7 @@ def _pair(
 
 
 def scores_of(graph: Graph, codes: Tensor) -> Tensor | None:
-    """Codes of scores, which pairs become when their features are summed, in the same shape; None if they are no pairs."""
+    """Codes of scores, which pairs become when their features are summed, in the same shape; None if they are not pairs."""
     found = events_in(codes)
     if len(found) != 1 or graph.events[found[0]].type != "pair" or "act" not in graph.events[found[0]].flags:
         return None

@@ -230,7 +230,7 @@ def varies(codes: Tensor, dim: int) -> bool:
 
 
 def copies(codes: Tensor, dim: int) -> bool:
-    """Whether neighbours along a dimension are no different features of one event: other positions, or other streams."""
+    """Whether neighbours along a dimension are not different features of one event, but other positions or other streams."""
     few = compact(codes)
     if few.shape[dim] < 2:
         return True

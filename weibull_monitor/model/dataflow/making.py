@@ -54,7 +54,7 @@ def _made(follow: Follow, func: Any, name: str, args: Any, kwargs: Any) -> Any:
     if plain in ADDS:
         for t in products:
             _note_adapter(follow, t)
-    if plain in ADDS or plain in MULS:  # what it is if it is no weight: a sum of a parameter and of what others made
+    if plain in ADDS or plain in MULS:  # if it is not a weight: a sum of a parameter and of what others made
         for t in others:
             if t.codes is not None and t.dim() > 1:
                 how = "add" if plain in ADDS else "mul"

@@ -16,7 +16,7 @@ ACTIVATIONS: Final = names("""
     square sqrt rsqrt log log1p log2 abs softmax _softmax log_softmax _log_softmax _safe_softmax reciprocal sinh cosh
     atan expm1 erfc silu_ rrelu_with_noise softsign logit special_expit
 """)
-"""Functions of single elements that are no sums or products: what passes one is no longer linear."""
+"""Functions of single elements other than sums and products: what passes one is no longer linear."""
 
 SELF_GATED: Final = names("silu gelu mish hardswish")
 """Of these the functions that are a number times its own nonlinearity, as x·sigmoid(x)."""

@@ -101,7 +101,7 @@ class Reading:
         self._role.setdefault(event.base, use.role)
 
     def _read_by(self, event: Event) -> set[int]:
-        """Bases of the events that a product reads, through latents; the event itself if it is no product."""
+        """Bases of the events that a product reads, through latents; the event itself if it is not a product."""
         if event.type != "product":
             return {event.base}
         out: set[int] = set()

@@ -211,7 +211,7 @@ class Roles(BlockRoles):
             made = {self._events[s].base for s in event.sources}
             if not made & below:
                 continue
-            # A sum of what a recurrence gave, and of what went into it (Mamba-2), is no residual stream.
+            # A sum of what a recurrence gave, and of what went into it (Mamba-2), is not a residual stream.
             summed = event.type == "stream" and all(s in below or self._role.get(s) == "mixer" for s in made)
             if event.type in ("mixed", "gated", "weighted") or summed:
                 below.add(event.base)

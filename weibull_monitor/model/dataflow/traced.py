@@ -19,7 +19,7 @@ class Traced(torch.Tensor):
             with the products of others: for where it is used as a tensor of its own.
         weight: Whether it is a parameter of the model, or a view, a copy or an elementwise function of one.
         shared: Whether its codes are a view of those of a real tensor that was written into.
-        factors: The two weights that it is the product of, if it is one; its codes say what it is if it is no weight itself.
+        factors: The two weights that it is the product of, if it is one; its codes say what it is if it is not a weight itself.
         follow: The mode that follows the pass in progress; None outside of passes.
     """
 

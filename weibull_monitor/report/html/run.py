@@ -79,7 +79,7 @@ def run_data(name: str, history: History, share: float = 1.0) -> dict[str, Any]:
 
 
 def _drawn(history: History) -> History:
-    """The history with no more samples than can be told apart on a screen: evenly spread, and those of the last alerts."""
+    """The history with only as many samples as can be seen on a screen: evenly spread, and those of the last alerts."""
     samples = history.snapshots
     if len(samples) <= DRAWN:
         return history

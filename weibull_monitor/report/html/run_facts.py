@@ -82,7 +82,7 @@ def headline(diagnosis: Diagnosis | None, wrong: str) -> str:
         diagnosis: The diagnosis; None if no matrix has a fit.
         wrong: What is wrong now; empty if no alert is active.
     """
-    parts = [wrong or "Nothing is wrong: there is no active warning or error."]
+    parts = [wrong or "Nothing is wrong: no warning or error is active."]
     adapted = diagnosis is not None and of_adapters(diagnosis.sample.components)
     if adapted:
         parts.append("Only adapters are trained: the figures are those of what they add to the frozen weights.")
