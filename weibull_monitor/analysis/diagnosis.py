@@ -52,7 +52,7 @@ MIN_DEVIATION: Final = 0.05
 """… and the difference in k is also larger than this."""
 
 EARLY_TRAINING: Final = (
-    "T·η_peak·λ_wd is below 0.25, so k and λ are still changing; of most published models it is above 1"
+    "T·η_peak·λ_wd is below 0.25, so k and λ are still changing; for most published models it is above 1"
 )
 
 

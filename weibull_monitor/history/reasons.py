@@ -41,7 +41,7 @@ EXPLANATION: Final[dict[Reason, str]] = {
     "zero_learning_rate": "the learning rate is 0",
     "no_weight_decay": "there is no weight decay, so nothing to balance the steps",
     "weight_decay_changed": "weight decay was changed in mid-run",
-    "kind_not_covered": "the law is for attention and feed-forward matrices, and was seen to fail for others",
+    "kind_not_covered": "the law is for attention and feed-forward matrices, and fails for others",
     "no_schedule": "the learning rates to come are not known; pass scheduler= and total_steps=",
     "off_schedule": "the learning rate is not the one that the scheduler had planned",
     "too_early": "less than a quarter of the run has passed",

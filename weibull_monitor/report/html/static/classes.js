@@ -142,7 +142,10 @@
         shapes: WM.alertLines(alerts),
         showlegend: several,
         xaxis: WM.stepAxis(chosen.steps),
-        yaxis: { title: { text: "RMS_q·RMS_k·d_in", standoff: 8 }, type: "log", nticks: 7 },
+        yaxis: WM.logAxis(
+          runs.flatMap((run) => ["low", "high"].map((end) => WM.floats(run.attention, end))),
+          { title: { text: "RMS_q·RMS_k·d_in", standoff: 8 } },
+        ),
       },
     };
   };
@@ -172,7 +175,10 @@
         shapes: WM.alertLines(run.alerts.filter((alert) => alert.rule.startsWith("update_"))),
         showlegend: true,
         xaxis: WM.stepAxis(run.steps),
-        yaxis: { title: { text: "RMS(u)·η/RMS(w)", standoff: 8 }, type: "log", nticks: 7 },
+        yaxis: WM.logAxis(
+          shown.flatMap((one) => ["median", "high"].map((end) => WM.floats(one.update, end))),
+          { title: { text: "RMS(u)·η/RMS(w)", standoff: 8 } },
+        ),
       },
     };
   };

@@ -87,6 +87,16 @@
     title: { font: { size: 12, color: WM.colour("muted") }, ...(more.title || {}) },
   });
 
+  /** A logarithmic axis, with labels at 1, 2 and 5 times each power of ten: at the powers only over more than three of them. */
+  WM.logAxis = (many, more) => {
+    const [low, high] = WM.extent(...many.map((values) => values.filter((value) => value > 0))) || [1, 1];
+    const [first, last] = [Math.floor(Math.log10(low)) - 1, Math.ceil(Math.log10(high)) + 1];
+    const heads = Math.log10(high / low) > 3 ? [1] : [1, 2, 5];
+    const powers = Array.from({ length: last - first + 1 }, (_, i) => first + i);
+    const tickvals = powers.flatMap((power) => heads.map((head) => Number(`${head}e${power}`)));
+    return WM.axisOf({ type: "log", tickvals, ticktext: tickvals.map(String), ...more });
+  };
+
   /** An axis of k: as many decimals as its range needs. */
   WM.shapeAxis = (range, more) => {
     const span = range ? range[1] - range[0] : 1;
