@@ -100,7 +100,7 @@ def headline(diagnosis: Diagnosis | None, wrong: str) -> str:
 
 
 def _drift(one: KindDiagnosis) -> str:
-    return f"{100 * one.result.drift:+.3g} %".replace("-", "−")
+    return f"{100 * one.result.drift:+.2f} %".replace("-", "−")
 
 
 def _start(one: KindDiagnosis) -> str:
