@@ -75,7 +75,7 @@ pictures: $(STAMP)
 
 # The documentation as a site, site/index.html; strict: a link that leads nowhere is an error.
 site: $(STAMP)
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) runs site build dist *.egg-info .mypy_cache .ruff_cache
