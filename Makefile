@@ -74,8 +74,9 @@ pictures: $(STAMP)
 	$(BIN)/python docs/generate_outputs.py
 
 # The documentation as a site, site/index.html; strict: a link that leads nowhere is an error.
+site: export NO_MKDOCS_2_WARNING := 1
 site: $(STAMP)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	$(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) runs site build dist *.egg-info .mypy_cache .ruff_cache
