@@ -160,11 +160,11 @@ def judged(run: Run, every: int, settings: AlertSettings) -> tuple[list[Alert], 
 
 
 def visibility(run: Run, twin: Run, every: int) -> float:
-    """By how many of its own steps a fault has changed a distribution, at the second regular sample after it at the latest.
+    """How far a fault has changed a distribution, in units of its own steps, by the second regular sample after it.
 
-    The change is the difference from the healthy twin at the same step, of k, ln λ, ln RMS and R², in the struck matrices (all if
-    none was chosen). A step is the root mean square of the twin's movements between two samples up to then, of the
-    last eight, and of the standard error of the fit. Infinite where Inf, NaN or zeros appear.
+    The change is the difference from the healthy twin at the same step, in k, ln λ, ln RMS or R², of the struck matrices (of all
+    if none was chosen). A step is the root mean square of the twin's last eight movements up to then and of the standard error of
+    the fit. The largest ratio counts. Infinite where Inf, NaN or zeros appear.
     """
     struck = int(run.entry["struck"])
     mine, its = (regular(r.samples, every) for r in (run, twin))

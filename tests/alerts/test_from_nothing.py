@@ -1,4 +1,4 @@
-"""Matrices that begin at zero or next to it: what their steps make of them is no fault, for as long as they grow."""
+"""Matrices that begin at zero or next to it: what their steps make of them is not a fault while they grow."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def scaled(columns: list[Columns], i: int, by: float, start: int = AT) -> None:
 
 @pytest.mark.parametrize("by", [-0.15, 0.11, 0.22])
 def test_an_embedding_that_jumps_once_is_found_when_it_rests(by: float) -> None:
-    """Within two samples, though it is like no others; and what it was before the jump is told."""
+    """Within two samples, though it is like no others; and the alert says what it was before the jump."""
     found = serious(lambda c: scaled(c, EMBEDDING, by))
     assert [(a.finding.rule, a.finding.component) for a in found] == [("scale_shift", "model.embed.weight")]
     assert found[0].step in (10 * AT, 10 * (AT + 1))

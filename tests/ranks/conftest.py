@@ -1,4 +1,4 @@
-"""What the processes run is no test: it can be imported by them only."""
+"""What the processes run is not a test: only they can import it."""
 
 from pathlib import Path
 

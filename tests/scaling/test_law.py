@@ -301,7 +301,7 @@ def test_a_rate_that_leaves_the_plan_is_noticed_and_planned_anew(tmp_path: Path)
 
 
 def test_a_scheduler_that_steps_at_other_times_gives_no_wrong_number(tmp_path: Path) -> None:
-    """It steps once in fifty steps; the monitor was not told."""
+    """It steps once in fifty steps; the monitor does not know."""
     model = model_of(32)
     optimizer = adamw(model)
     scheduler = lr.ExponentialLR(optimizer, 0.9)

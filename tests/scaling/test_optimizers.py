@@ -23,7 +23,7 @@ from weibull_monitor.scaling.optimizers import (
 
 
 def named(name: str, attributes: Any = None, **group: Any) -> Any:
-    """An optimizer of a library that is not installed here, as far as it can be told from outside."""
+    """An optimizer of a library that is not installed here, as it looks from outside."""
     made = type(name, (torch.optim.Optimizer,), attributes or {})
     return made([nn.Parameter(torch.ones(4, 4))], {"lr": 1e-3, "weight_decay": 0.1, **group})
 

@@ -1,4 +1,4 @@
-"""A reset of the optimizer is seen; what is no reset is not taken for one."""
+"""A reset of the optimizer is seen, and nothing else is taken for one."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_reset_is_seen_at_the_next_sample(reset: Callable[[Any], None], option
     reset(optimizer)
     take(optimizer, after)
     if reset is zero and after > 50:
-        pytest.skip("a count that was set back and has come past the last one cannot be told")
+        pytest.skip("a count that was set back and has come past the last one cannot be seen")
     assert watch.reset(50 + after)
     take(optimizer, 1)
     assert watch.reset(51 + after)  # and stays

@@ -119,7 +119,7 @@ def test_the_heatmap_has_every_matrix_in_its_place(snapshot: Snapshot) -> None:
         row, column = heatmap.blocks.index(str(c.block)), heatmap.kinds.index(c.label)
         assert k.values[row][column] == snapshot.fits[c.name].k
     assert sorted({round(v, 9) for row in drift.values for v in row if v is not None}) == [0.0, 10.0]
-    assert drift.limits == pytest.approx((-10.0, 10.0))  # so that white is no drift
+    assert drift.limits == pytest.approx((-10.0, 10.0))  # so that white means no drift
     assert [panel.key for panel in heatmap_of(replace(snapshot, step=0)).panels] == [
         "k",
         "lambda",

@@ -1,4 +1,4 @@
-"""What the tests share is no test."""
+"""What the tests share is not a test."""
 
 from pathlib import Path
 
