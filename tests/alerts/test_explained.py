@@ -62,7 +62,7 @@ def test_a_matrix_that_comes_back_to_the_shape_of_others_has_not_broken() -> Non
 
 
 def test_a_small_matrix_that_grows_as_fast_as_ever_does_not_grow_alone() -> None:
-    """At samples far apart, the same steps are a larger share of what is small: a constant speed, in units of η, is not a jump."""
+    """At samples far apart, the same steps are a larger share of what is small: a constant speed in η is not a jump."""
     steps = (0, 1, 2, 4, 8, 16, 32, 64, 100, 200, 300)
 
     def run(speed: float, late: float) -> list[Alert]:
