@@ -134,6 +134,6 @@ def impossible_maximum(window: SampleWindow, settings: ImpossibleChange) -> Rule
         quantity="largest |w|",
         value=now,
         meaning=meaning,
-        low=np.fmax(kept - likely, 0.0),
+        low=np.where(kept > likely, kept - likely, np.nan),
         high=before + likely,
     )

@@ -23,7 +23,7 @@
   const meaning = (r2) => {
     if (!WM.there(r2)) return "";
     if (r2 < 0.95)
-      return "The points bend: |w| is not of one population (two scales in one matrix, often), and k is the shape of none of them.";
+      return "The points bend: this matrix holds more than one population, often two of different sizes, and k describes none of them.";
     if (r2 < 0.99)
       return "The points bend away from the line within the fitted range: k describes this matrix roughly.";
     return "The points keep to the line: one k describes the matrix.";
