@@ -207,6 +207,32 @@ def test_an_adapter_leaves_the_kind_of_its_base() -> None:
     assert kinds(model) == {"a.base": "ffn_in", "a.one": "adapter_a", "a.two": "adapter_b", "b": "ffn_out"}
 
 
+class Beside(nn.Module):
+    """A layer with an adapter of rank 4, none of whose names says so."""
+
+    def __init__(self, base: nn.Linear) -> None:
+        super().__init__()
+        self.base = base
+        self.one, self.two = linear(4, base.in_features), linear(base.out_features, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base(x) + self.two(self.one(x))
+
+
+@pytest.mark.parametrize("classes", [2, 4, 50])
+def test_adapters_are_adapters_whatever_they_stand_beside(classes: int) -> None:
+    attention, block = Attention(F.scaled_dot_product_attention), Block(lambda b, x: b.b(F.gelu(b.a(x))), a=linear(WIDE))
+    block.b = linear(WIDTH, WIDE)
+    model = nn.Sequential(attention, block, linear(classes))
+    plain = kinds(model)
+    assert set(plain.values()) == {"attn_q", "attn_k", "attn_v", "attn_o", "ffn_in", "ffn_out", "lm_head"}
+    for path, layer in [(path, layer) for path, layer in model.named_modules() if isinstance(layer, nn.Linear)]:
+        setattr(model.get_submodule(path.rpartition(".")[0]), path.rpartition(".")[2], Beside(layer))
+    expected = {f"{name}.base": kind for name, kind in plain.items()}
+    expected |= {f"{name}.one": "adapter_a" for name in plain} | {f"{name}.two": "adapter_b" for name in plain}
+    assert kinds(model) == expected
+
+
 def test_names_do_not_make_attention_of_what_a_pass_sees_as_none() -> None:
     attention = nn.ModuleDict({"q_proj": linear(WIDTH)})
     block = Block(lambda b, x: b.self_attn["q_proj"](x).tanh(), self_attn=attention)

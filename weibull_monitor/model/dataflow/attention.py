@@ -254,8 +254,11 @@ class AttentionRoles(Reading):
         return not any(total in bare for total, _ in sums)
 
     def _outputs(self) -> None:
+        adapting = {first.base for _, firsts in self._adapters() for first in firsts}  # beside an output, and read as it is
         for product in self._products:
             columns = self._column_types(product)
+            if product.base in adapting:
+                continue
             if "attention" in columns and self._recurs(product):
                 self._add(product, Use("mixer", self._rows_of(product), why="it makes the gates of a recurrent cell"))
             elif "attention" in columns:

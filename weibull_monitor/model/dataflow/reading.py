@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -99,6 +100,12 @@ class Reading:
         use.event = event.base
         self.uses[event.parameter].append(use)
         self._role.setdefault(event.base, use.role)
+
+    def _adapters(self) -> Iterator[tuple[Event, list[Event]]]:
+        """The products of low-rank adapters: that of the second matrix, and those of the first that it reads."""
+        for second, _ in self._graph.adapters:
+            inner = [self._graph.base(source) for source in self._events[second].sources]
+            yield self._events[second], [event for event in inner if event.type == "product"]
 
     def _read_by(self, event: Event) -> set[int]:
         """Bases of the events that a product reads, through latents; the event itself if it is not a product."""

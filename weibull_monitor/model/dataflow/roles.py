@@ -53,10 +53,8 @@ class Roles(BlockRoles):
                 why = "it chooses feed-forward blocks and weighs what they read"
                 self._add(events[base], Use("router", self._rows_of(events[base]), why=why))
         self._before_routers()
-        for second, _ in graph.adapters:
-            b = events[second]
-            inner = [graph.base(s) for s in b.sources if graph.base(s).type == "product"]
-            if second in self._role or not inner or inner[0].base in self._role:
+        for b, inner in self._adapters():
+            if b.base in self._role or not inner or inner[0].base in self._role:
                 continue
             self._add(b, Use("adapter_b", self._rows_of(b), why="the second matrix of an adapter"))
             for a in inner:
