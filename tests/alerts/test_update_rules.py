@@ -73,6 +73,20 @@ def test_one_batch_is_not_enough_and_unbounded_optimizers_are_not_judged() -> No
     assert told(sgd) == []
 
 
+def test_gradients_grow_with_what_began_at_nothing_in_their_block() -> None:
+    """A gradient that is proportional to n, as that of the A of LoRA is to B, has m̂/√v̂ = √3."""
+    columns, output = with_rates(lambda n: 1.0), index(2, "attn_o")
+    for n, now in enumerate(columns):
+        for name in ("lambda", "rms", "largest"):
+            now[name][output] = 2e-3 * n
+        if 12 <= n <= 17:
+            for block in (1, 2):
+                up = index(block, "ffn_up")
+                now["update_ratio"][up] = 1.5 * now["eta"][up] / now["rms"][up]
+    excess = [a.finding for a in told(columns) if a.finding.rule == "update_excess"]
+    assert [(found.component, found.count) for found in excess] == [(components()[index(1, "ffn_up")].name, 1)]
+
+
 @pytest.mark.parametrize("fault", [False, True])
 def test_a_gradient_that_grows_faster_than_v_follows(fault: bool, tmp_path: Path) -> None:
     torch.manual_seed(0)

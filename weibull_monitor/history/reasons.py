@@ -34,7 +34,7 @@ EXPLANATION: Final[dict[Reason, str]] = {
     "coupled_weight_decay": "weight decay is added to the gradient; the law is for decoupled decay, as in AdamW",
     # The past of the weights is not known: no budget ratio, and no forecast.
     "unknown_past": "part of the run was not followed",
-    "no_baseline": "there is no sample of step 0",
+    "no_baseline": "λ at step 0 is not known: there was no sample then, or the matrix had no fit, as where it begins at zero",
     "shrunk": "λ falls so fast that it would end below 0",
     "optimizer_reset": "the optimizer's state was reset in mid-run",
     # Extrapolation would leave the law's domain: no forecast.

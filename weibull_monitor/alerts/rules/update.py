@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result
+from weibull_monitor.alerts.rules.steps import began_at_nothing
 from weibull_monitor.alerts.settings import UpdateExcess, UpdateGrowth
 from weibull_monitor.alerts.statistics import Bools, Floats, quiet
 from weibull_monitor.alerts.window import SampleWindow
@@ -69,26 +70,51 @@ def update_growth(window: SampleWindow, settings: UpdateGrowth) -> RuleResult | 
 def update_excess(window: SampleWindow, settings: UpdateExcess) -> RuleResult | None:
     """The RMS of u is above 1: the gradient has grown faster than v follows.
 
-    By E[m]² ≤ E[m²] the RMS of m̂/√v̂ is at most 1 for gradients of a steady size, whatever their direction and noise.
+    By E[m]² ≤ E[m²] the RMS of m̂/√v̂ is at most 1 for gradients of a steady size, whatever their direction and noise. Where a
+    matrix of the block began at nothing, the others' gradients grow with it: see `_grown`.
     """
     ratio = window.now("update_ratio")
     if not np.isfinite(ratio).any() or window.steps[-1] < FIRST_STEPS:
         return None
     with quiet():
         rms = ratio * window.now("rms") / window.now("eta")
-        strength = np.where(_judged(window), rms / settings.limit, 0.0)
+        limit = settings.limit * _grown(window)
+        strength = np.where(_judged(window), rms / limit, 0.0)
     return rule_result(
         strength=strength,
         severity=2,
         quantity="RMS of u",
         value=rms,
-        high=settings.limit,
+        high=limit,
         meaning=lambda i: (
             f"At step {window.steps[-1]} the RMS of this matrix's update is {rms[i]:.4g}, and gradients of a steady size keep it "
             "at 1 or below: its gradient has grown faster than the optimizer's second moment follows. Check first the gradient "
             "norm, then the last batches; lower β₂ if it stays so."
         ),
     )
+
+
+def _grown(window: SampleWindow) -> Floats:
+    """How many times as large as before gradients are because of what began at nothing in their block, shape (components,).
+
+    The gradient of a matrix is proportional to those that its product is multiplied with. The B of LoRA, or an output matrix that
+    begins at zero, grows by orders of magnitude, and the gradients of its block grow with it: by √3 over the root of their mean
+    square if it grows by as much at each step, and by more where learning speeds up.
+    """
+    components, rms = window.components, window["rms"]  # (samples, components)
+    begun = began_at_nothing(window) & components.trainable
+    factors = np.ones(len(components))
+    steps = np.array(window.steps, dtype=float)
+    if not begun.any() or len(steps) < 2:
+        return factors  # nearly always
+    squares = (rms[1:] ** 2 + rms[:-1] ** 2) / 2.0 * np.diff(steps)[:, None]  # trapezoids
+    usual = np.sqrt(np.nansum(squares, axis=0) / (steps[-1] - steps[0]))
+    growth = np.where(begun & (usual > 0.0), rms[-1] / usual, 1.0)
+    blocks = [*zip(components.towers, components.blocks.tolist(), strict=True)]
+    for block in {blocks[i] for i in np.flatnonzero(begun)}:
+        here = np.array([one == block for one in blocks])
+        factors[here] = np.fmax(1.0, np.fmax.reduce(growth[here]))
+    return factors
 
 
 def _judged(window: SampleWindow) -> Bools:
