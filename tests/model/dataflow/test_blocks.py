@@ -221,9 +221,8 @@ class Beside(nn.Module):
 
 @pytest.mark.parametrize("classes", [2, 4, 50])
 def test_adapters_are_adapters_whatever_they_stand_beside(classes: int) -> None:
-    attention, block = Attention(F.scaled_dot_product_attention), Block(lambda b, x: b.b(F.gelu(b.a(x))), a=linear(WIDE))
-    block.b = linear(WIDTH, WIDE)
-    model = nn.Sequential(attention, block, linear(classes))
+    block = Block(lambda b, x: b.b(F.gelu(b.a(x))), a=linear(WIDE), b=linear(WIDTH, WIDE))
+    model = nn.Sequential(Attention(F.scaled_dot_product_attention), block, linear(classes))
     plain = kinds(model)
     assert set(plain.values()) == {"attn_q", "attn_k", "attn_v", "attn_o", "ffn_in", "ffn_out", "lm_head"}
     for path, layer in [(path, layer) for path, layer in model.named_modules() if isinstance(layer, nn.Linear)]:

@@ -254,7 +254,7 @@ class AttentionRoles(Reading):
         return not any(total in bare for total, _ in sums)
 
     def _outputs(self) -> None:
-        adapting = {first.base for _, firsts in self._adapters() for first in firsts}  # beside an output, and read as it is
+        adapting = {first.base for _, firsts in self._adapters() for first in firsts}  # beside an output matrix
         for product in self._products:
             columns = self._column_types(product)
             if product.base in adapting:

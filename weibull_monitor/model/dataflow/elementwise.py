@@ -242,7 +242,7 @@ def _adapts(graph: Graph, other: Event, one: Event) -> bool:
         inner = graph.base(source)
         alike = set(_bases(graph, inner)) & set(_bases(graph, graph.base(one.id)))
         if inner.type == "product" and inner.base != one.base and alike and inner.parameter != one.parameter:
-            return graph.base(other.id).width < graph.base(one.id).width  # a head of two classes has fewer rows than any rank
+            return graph.base(other.id).width < graph.base(one.id).width  # a head of two classes has fewer rows
     return False
 
 
