@@ -14,7 +14,7 @@ import numpy as np
 
 from weibull_monitor.alerts.place import Place, Withheld
 from weibull_monitor.alerts.rules import RULES
-from weibull_monitor.alerts.rules.places import far_moved
+from weibull_monitor.alerts.rules.places import may_be_misplaced
 from weibull_monitor.alerts.rules.whole import common_jump
 from weibull_monitor.alerts.settings import AlertSettings
 from weibull_monitor.alerts.statistics import Bools, Floats
@@ -104,7 +104,7 @@ def _always(window: SampleWindow, settings: Any) -> Bools:
 _LOOKS: Final[Mapping[str, Callable[[SampleWindow, Any], Floats | Bools]]] = {
     "unchanged": _same,
     "all_jumped": _jump,
-    "misplaced": lambda window, settings: far_moved(window),
+    "misplaced": lambda window, settings: may_be_misplaced(window),
     "initialised_anew": _always,
     "update_growth": _always,
     "update_excess": _always,

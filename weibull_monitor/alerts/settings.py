@@ -136,7 +136,10 @@ class AllJumped(RuleSettings):
 
 @dataclass(frozen=True)
 class Misplaced(RuleSettings):
-    """Matrices are ``ratio`` times as near to where others were at the sample before as to where they were themselves."""
+    """Matrices are ``ratio`` times as near to where others were at the sample before as to where they were themselves.
+
+    Or as near to where they themselves were at an earlier one.
+    """
 
     ratio: float = 2.0
 

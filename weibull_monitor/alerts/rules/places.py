@@ -1,4 +1,4 @@
-"""Weights that stand in the wrong place: `misplaced`."""
+"""Weights that are those of another place, or of another time: `misplaced`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from weibull_monitor.alerts.component_arrays import Ints
-from weibull_monitor.alerts.rules.result import RuleResult, rule_result
-from weibull_monitor.alerts.rules.words import SE_LAMBDA
+from weibull_monitor.alerts.rules.result import RuleResult, rule_result, strongest
+from weibull_monitor.alerts.rules.returned import came_back, moved_far, where_back
+from weibull_monitor.alerts.rules.words import SE_LAMBDA, decimal
 from weibull_monitor.alerts.settings import Misplaced
 from weibull_monitor.alerts.statistics import Floats, median_along, quiet
 from weibull_monitor.alerts.window import SampleWindow
@@ -37,6 +38,35 @@ class Places(NamedTuple):
 
 
 def misplaced(window: SampleWindow, settings: Misplaced) -> RuleResult | None:
+    """Matrices that jumped to where others were at the sample before, or all back to where they were at an earlier one."""
+    found = [result for rule in (_exchanged, _of_another_time) if (result := rule(window, settings)) is not None]
+    return strongest(found) if found else None
+
+
+def may_be_misplaced(window: SampleWindow) -> Floats:
+    """Whether the model moved as far as it has to for `misplaced`, 1 or 0, shape (…, 1)."""
+    return np.fmax(far_moved(window), moved_far(window))
+
+
+def _of_another_time(window: SampleWindow, settings: Misplaced) -> RuleResult | None:
+    back = came_back(window)
+    if back is None or back.nearer < settings.ratio:
+        return None  # nearly always
+    there = window.components.trainable & ~window.components.expert & (back.of_each >= 1.0)
+    return rule_result(
+        np.where(there, back.nearer / settings.ratio, 0.0),
+        2,
+        "ratio of distances",
+        back.of_each,
+        lambda i: (
+            f"λ and the RMS of this matrix are {decimal(back.of_each[i], 2)} times as near to those of step {back.step} as to "
+            f"those of step {window.steps[-2]}. {where_back(window)}"
+        ),
+        high=settings.ratio,
+    )
+
+
+def _exchanged(window: SampleWindow, settings: Misplaced) -> RuleResult | None:
     """Matrices that jumped to where others of the same shape were at the sample before: blocks one off, two kinds exchanged.
 
     k, λ, the RMS and the largest value over it tell matrices apart. A matrix moves less between two samples than it differs from

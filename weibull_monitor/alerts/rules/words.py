@@ -6,6 +6,7 @@ from typing import Final
 
 import numpy as np
 
+from weibull_monitor.alerts.rules.returned import where_back
 from weibull_monitor.alerts.statistics import Bools, quiet
 from weibull_monitor.alerts.window import SampleWindow
 from weibull_monitor.history.alert import apart as apart
@@ -52,6 +53,8 @@ def cause_of(window: SampleWindow, i: int, found: Bools) -> str:
             "Most matrices changed at once after the first sample: probably weights were loaded after the monitor was made. Make "
             "it after loading. If that is not so, look at the gradient norm and at η of the first steps."
         )
+    if back := where_back(window):
+        return back
     if share_of_body(window, found) >= MOST:
         return (
             "Most matrices changed at once, so this is not one layer: the optimizer's moments or the learning rate blew up "
