@@ -24,7 +24,12 @@ TOGETHER: Final = 1 << 14
 """… and their number times that of the components: temporaries of a few MB."""
 WORTH: Final = 8
 """Fewer samples are judged one by one."""
-STRONGER_RULES: Final = {"scale_shift": ("impossible_change", "nonfinite", "setting_jump"), "unchanged": ("nonfinite",)}
+STRONGER_RULES: Final = {
+    "scale_shift": ("impossible_change", "nonfinite", "setting_jump", "misplaced"),
+    "selection_shift": ("misplaced",),
+    "body_break": ("misplaced",),
+    "unchanged": ("nonfinite",),
+}
 """A rule skips a component where one of these stronger rules found the same fault at the same sample."""
 EXPLAINED_BY: Final = {
     "attention_scale": ("impossible_change",),
