@@ -21,7 +21,7 @@ FURTHER: Final = 1.2
 YOUNG: Final = 40
 """Up to this step all that a model did is little, and its states are alike."""
 NEARER: Final = 2.0
-"""How many times as near to the earlier sample as to the last one a model is that is back there, in each column. In 1,500 replays
+"""How many times as near to the earlier sample as to the last one a model is that is back there, in each column. In 3,300 replays
 of healthy runs it came to 1.6 where the model had moved that far."""
 EXACT: Final = 1e-5
 """Distance within which nothing is said to be nearer."""
