@@ -126,3 +126,12 @@ def test_one_block_that_departs_a_little_is_an_info() -> None:
         return {a.finding.severity for a in alerts_in(columns, "layer_outlier", blocks=8)}
 
     assert (departs(0.5), departs(1.5)) == ({"info"}, {"info", "warning"})
+
+
+def test_steps_of_which_no_sum_is_known_count_as_those_before() -> None:
+    """As after an optimizer was replaced: η still stands in the old one, and the matrices move as before."""
+    columns = healthy(40)
+    unknown(columns[AT:], "eta_sum")
+    assert not [a for a in begun_in(columns) if a.finding.severity != "info"]
+    works = window_in(columns[: AT + 2])["work"][-4:]  # (samples, components)
+    np.testing.assert_allclose(works, np.broadcast_to(works[:1], works.shape), rtol=1e-6)

@@ -295,7 +295,11 @@ class SampleWindow:
             # rate does not explain its own effects (D-Adaptation: as it is); the number of steps where η is not known.
             most = np.where(self.withheld.own_rate > 0, np.inf, MAX_ETA_GROWTH * self.peak)
             allowed = np.where(self.peak > 0, np.minimum(1.0, most / mean), 1.0)
-            buffer["work"][now] = np.where(np.isfinite(passed), passed * allowed, steps)
+            # After intervals of known η, those steps count as much as the last ones did, so that all are in one unit.
+            length = self.steps[-2] - self.steps[-3] if len(self.steps) > 2 else 0
+            rate = buffer["work"][last] / length if length else np.nan
+            per_step = np.where(np.isnan(path) & (rate > 0.0), rate, 1.0)
+            buffer["work"][now] = np.where(np.isfinite(passed), passed * allowed, steps * per_step)
             # S and I of the scaling law as `weibull_monitor.scaling.budget` has them, with the mean η of the interval.
             spent = or_zero(mean * or_zero(self.now("weight_decay")) * steps)
             buffer["budget"][now] = budget * np.exp(-2.0 * spent) + or_zero(2.0 * mean * mean * steps)
