@@ -54,6 +54,17 @@ def test_an_embedding_that_jumps_once_is_found_when_it_rests(by: float) -> None:
         assert f"since step {10 * AT}; its largest other change" in found[0].text
 
 
+def test_one_jump_raises_one_alert() -> None:
+    """At the second sample, `scale_shift` would find the jump that `impossible_change` has named at the first one."""
+
+    def jumps(columns: list[Columns]) -> None:
+        for now in columns:
+            now["element_max"][:] = 1.0
+        scaled(columns, EMBEDDING, 0.7)
+
+    assert [(a.finding.rule, a.step // 10) for a in serious(jumps)] == [("impossible_change", AT)]
+
+
 def test_an_embedding_that_begins_to_grow_is_not_found() -> None:
     """Training goes on with what it has begun, and another matrix begins, too."""
 

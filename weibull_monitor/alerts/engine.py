@@ -208,6 +208,9 @@ class Engine:
         for other in EXPLAINED_BY.get(name, ()):
             if other in self._states:
                 out |= self._states[other].active
+        if name == "scale_shift" and "impossible_change" in self._states:  # it finds jumps of the interval before, too
+            levels = np.stack([self._window.before("rms"), self._window.before("largest")])
+            out |= self._states["impossible_change"].found_at(levels)
         if result.together is not None:  # what explains one of two explains the other
             first, second = result.together
             explained = out.copy()

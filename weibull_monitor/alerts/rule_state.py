@@ -65,6 +65,13 @@ class RuleState:
         """Whether no alert stands, and no component is active or was found at the last sample."""
         return self._idle
 
+    def found_at(self, levels: Floats) -> Bools:
+        """Active components that an alert found when their levels were these (levels, components), shape (components,)."""
+        if self._jumps is None:
+            return np.zeros(len(self._names), dtype=bool)
+        same: Bools = self._active & (self._jumps[1] == levels).all(axis=0)
+        return same
+
     def pass_by(self) -> None:
         """Takes in a sample at which the rule, which is idle, finds nothing."""
         if self._since_alert is not None:
