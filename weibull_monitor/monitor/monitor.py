@@ -25,7 +25,12 @@ from weibull_monitor.monitor.adaptive import Adaptive
 from weibull_monitor.monitor.ended import Ended
 from weibull_monitor.monitor.first_batch import FirstBatch, with_earlier_fits
 from weibull_monitor.monitor.last_step import PASSED, LastStep
-from weibull_monitor.monitor.optimizers import OptimizerFollower, explain_step, notice_earlier_steps
+from weibull_monitor.monitor.optimizers import (
+    OptimizerFollower,
+    explain_step,
+    notice_earlier_steps,
+    notice_other_parameters,
+)
 from weibull_monitor.monitor.options import MonitorArguments, MonitorOptions, takes_options
 from weibull_monitor.monitor.recorder import Recorder, log_components
 from weibull_monitor.monitor.resuming import Resuming
@@ -148,7 +153,12 @@ class WeibullMonitor(Shown, OptimizerFollower, Resuming):
         if self._recorder is not None:
             self._recorder.take_over()
         wanted = self._ranks is None and given.example_inputs is None and not self._find.followed.whole
+        if self._ranks is None:
+            self._guard("looking for other parameters", self._notice_other_parameters)
         self._first = FirstBatch(model if wanted else None, self._learn, self._guard)
+
+    def _notice_other_parameters(self) -> None:
+        notice_other_parameters(self._guard, self._budgets.optimizers, self._reader.optimized())
 
     @property
     def discovery(self) -> Discovery:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from weibull_monitor.errors import Guard, counted
+from weibull_monitor.scaling.deepspeed import parameters_of
 
 if TYPE_CHECKING:
     from weibull_monitor.monitor.adaptive import Adaptive
@@ -62,6 +63,27 @@ def notice_earlier_steps(guard: Guard, optimizers: Sequence[Any]) -> None:
                 "baseline of its own. To continue the history of the earlier run, pass its monitor's state_dict() as resume=",
                 key="earlier steps",
             )
+
+
+def notice_other_parameters(guard: Guard, optimizers: Sequence[Any], optimized: Mapping[str, torch.Tensor]) -> None:
+    """Says in one line that the optimizers step none of the model's parameters, so that η is not known.
+
+    Args:
+        guard: Logs the message.
+        optimizers: The optimizers themselves, without wrappers.
+        optimized: By name, the tensor that an optimizer would hold for each parameter of the model.
+    """
+    own = {id(tensor) for tensor in optimized.values()}
+    stepped = [
+        p for optimizer in optimizers for n in range(len(optimizer.param_groups)) for p in parameters_of(optimizer, n)
+    ]
+    if own and stepped and not any(id(p) in own for p in stepped):
+        names = ", ".join(dict.fromkeys(type(optimizer).__name__ for optimizer in optimizers))
+        guard.once(
+            f"none of the parameters that {names} steps is a parameter of this model: it steps copies of them (fp32 masters), or "
+            "another model. The learning rate is therefore not known, so there are no budgets, and alerts that need it are off",
+            key="other parameters",
+        )
 
 
 class OptimizerFollower:
