@@ -136,10 +136,7 @@ class AllJumped(RuleSettings):
 
 @dataclass(frozen=True)
 class Misplaced(RuleSettings):
-    """Matrices are ``ratio`` times as near to where others were at the sample before as to where they were themselves.
-
-    Or as near to where they themselves were at an earlier one.
-    """
+    """Matrices are ``ratio`` times as near to where others, or they themselves, once were as to where they were just before."""
 
     ratio: float = 2.0
 
