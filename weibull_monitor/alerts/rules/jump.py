@@ -16,6 +16,7 @@ from weibull_monitor.alerts.rules.gradient_sized import gradient_sized
 from weibull_monitor.alerts.rules.movement import MIN_INTERVALS
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result, strongest
 from weibull_monitor.alerts.rules.scale import scale_shift as shift
+from weibull_monitor.alerts.rules.start import back_at_start
 from weibull_monitor.alerts.rules.steps import from_nothing
 from weibull_monitor.alerts.rules.words import SE_LAMBDA, between, signed, unstepped
 from weibull_monitor.alerts.settings import ScaleShift
@@ -44,22 +45,26 @@ SCALES: Final = ("lambda", "rms")
 
 
 def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None:
-    """λ moved in a way that neither η, nor weight decay, nor the matrix's own past explains (`scale.scale_shift`), or jumped."""
+    """λ moved in a way that neither η, nor weight decay, nor the matrix's own past explains (`scale.scale_shift`), or jumped.
+
+    So does what comes back to its start in one interval (`start.back_at_start`).
+    """
     found = shift(window, settings)
     if found is None:
         return None
+    back = back_at_start(window, type(settings).sure)
     with quiet():
         last, rested = _jumps(window, 1), _jumps(window, 2)
         jump = np.where(from_nothing(window), 0.0, np.fmax(last, rested))
-        if not (jump >= 1.0).any():
+        if back is None and not (jump >= 1.0).any():
             return found  # nearly always
     jumped = jump >= 1.0
     earlier = rested >= last
-    back = np.where(earlier, window["rms"][-3], window.before("rms"))
+    earlier_rms = np.where(earlier, window["rms"][-3], window.before("rms"))
 
     def meaning(i: int) -> str:
         start, end = (window.steps[-3], window.steps[-2]) if earlier[i] else (window.steps[-2], window.steps[-1])
-        was, at = back[i], (window.before("rms") if earlier[i] else window.now("rms"))[i]
+        was, at = earlier_rms[i], (window.before("rms") if earlier[i] else window.now("rms"))[i]
         furthest = (_around(window, "rms") if earlier[i] else window.furthest("log rms"))[i]
         after = (
             f", and has moved by {100 * abs(window.now('rms')[i] / at - 1.0):.2g} % since step {end}"
@@ -86,7 +91,12 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         "before": np.where(earlier & jumped, window["lambda"][-3], window.before("lambda"))[None],
         "level_names": ("λ",),
     }
-    return strongest([replace(found, strength=np.where(jumped, 0.0, found.strength)), jumps], **levels)
+    results = [replace(found, strength=np.where(jumped, 0.0, found.strength)), jumps]
+    if back is not None:  # it says more than the others
+        at_start = back.strength > 0.0
+        results = [replace(one, strength=np.where(at_start, 0.0, one.strength)) for one in results]
+        results.append(back)
+    return strongest(results, **levels)
 
 
 def _jumps(window: SampleWindow, ago: int) -> Floats:
