@@ -11,9 +11,9 @@ from typing import Final
 
 import numpy as np
 
-from weibull_monitor.alerts.rules.alone import largest_other
+from weibull_monitor.alerts.rules.alone import largest_other, largest_peer
 from weibull_monitor.alerts.rules.gradient_sized import gradient_sized
-from weibull_monitor.alerts.rules.movement import MIN_INTERVALS
+from weibull_monitor.alerts.rules.movement import MIN_INTERVALS, caution
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result, strongest
 from weibull_monitor.alerts.rules.scale import scale_shift as shift
 from weibull_monitor.alerts.rules.start import back_at_start
@@ -39,6 +39,11 @@ RESTED_FALL: Final = 3.2
 """As `FALL`, for a jump that is as many times what the matrix moved by in the next interval, too."""
 UNLIKE: Final = 2.0
 """How many times the median movement of the model in the interval it is; what all do at once, a rate or a restart has done."""
+ALONE: Final = (1.3, 1.5, 3.2)
+"""How many times as far as any other matrix of the blocks one grows at least, and as it ever did before or in the next interval;
+and the geometric mean of both. Healthy ones that are not W_q or W_k reach 2.82 once in 1,389 runs, and else 2.65."""
+LEAST_ALONE: Final = 0.05
+"""|Δ ln λ| and |Δ ln RMS| of such a jump, at least."""
 LATELY: Final = 8
 """Intervals before a jump that say how a matrix moves, where the next one says so, too."""
 SCALES: Final = ("lambda", "rms")
@@ -54,7 +59,7 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         return None
     back = back_at_start(window, type(settings).sure)
     with quiet():
-        last, rested = _jumps(window, 1), _jumps(window, 2)
+        last, rested = _jumps(window, 1), np.fmax(_jumps(window, 2), _grew_alone(window))
         jump = np.where(from_nothing(window), 0.0, np.fmax(last, rested))
         if back is None and not (jump >= 1.0).any():
             return found  # nearly always
@@ -146,6 +151,39 @@ def _jumps(window: SampleWindow, ago: int) -> Floats:
     judged &= np.abs(moved[1]) >= UNLIKE * np.abs(median_along(moved[1][..., among]))
     known = (_latest(window, ago, SCALES[0])[0] > 0.0).sum(axis=0) >= MIN_INTERVALS  # intervals in which it moved
     return or_zero(np.where(judged & known & ~_rate_jumped(window, ago), strength, 0.0))
+
+
+def _grew_alone(window: SampleWindow) -> Floats:
+    """Strength of jumps up of matrices of the blocks in the interval before the last one, alone, shape (components,).
+
+    One that learns may grow more than any other, or more than it ever did, and so more than in the next interval. Both at once is
+    as unlikely as far more of one of them. W_q and W_k do it when attention wakes; and an η that rises moves the others, too.
+    """
+    components = window.components
+    nothing = np.zeros(window.now("rms").shape)
+    if len(window.steps) < MIN_INTERVALS + 4:
+        return nothing
+    judged = components.body & components.trainable & ~components.wakes & ~components.expert
+    judged = judged & (components.numel >= MIN_ELEMENTS) & window.warm & (np.asarray(window.steps[-2]) > EARLY)
+    rows = [np.log(window[c][-3:]) for c in SCALES]  # each (3, components)
+    moved = [row[1] - row[0] for row in rows]
+    judged &= np.minimum(*moved) >= LEAST_ALONE
+    work = window["work"][-2:]
+    longer = np.sqrt(np.fmax(work[0] / work[1], 1.0))
+    noise = SE_LAMBDA * window.before("k_se") / window.before("k")
+    beside, times, both = ALONE
+    usual = [np.fmax(np.abs(row[2] - row[1]) * longer, noise) for row in rows]
+    judged &= np.minimum(*(far / least for far, least in zip(moved, usual, strict=True))) >= times
+    if not judged.any():
+        return nothing  # nearly always, as below
+    others = np.minimum(*(far / np.fmax(largest_peer(window, np.abs(far), False), noise) for far in moved))
+    judged &= others >= beside
+    if not judged.any():
+        return nothing
+    past = [window.furthest(f"log {column}", end=-2) for column in SCALES]
+    units = np.minimum(*(far / np.fmax(most, least) for far, most, least in zip(moved, past, usual, strict=True)))
+    strength = np.sqrt(others * units) / (both * caution(window))
+    return or_zero(np.where(judged & (units >= times), strength, 0.0))
 
 
 def _latest(window: SampleWindow, ago: int, column: str) -> tuple[Floats, Floats]:
