@@ -59,7 +59,7 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         return None
     back = back_at_start(window, type(settings).sure)
     with quiet():
-        last, rested = _jumps(window, 1), np.fmax(_jumps(window, 2), _grew_alone(window))
+        last, rested = _jumps(window, 1), np.fmax(_jumps(window, 2), grew_alone(window))
         jump = np.where(from_nothing(window), 0.0, np.fmax(last, rested))
         if back is None and not (jump >= 1.0).any():
             return found  # nearly always
@@ -153,7 +153,7 @@ def _jumps(window: SampleWindow, ago: int) -> Floats:
     return or_zero(np.where(judged & known & ~_rate_jumped(window, ago), strength, 0.0))
 
 
-def _grew_alone(window: SampleWindow) -> Floats:
+def grew_alone(window: SampleWindow) -> Floats:
     """Strength of jumps up of matrices of the blocks in the interval before the last one, alone, shape (components,).
 
     One that learns may grow more than any other, or more than it ever did, and so more than in the next interval. Both at once is
