@@ -44,6 +44,13 @@ ALONE: Final = (1.3, 1.5, 3.2)
 and the geometric mean of both. Healthy ones that are not W_q or W_k reach 2.82 once in 1,389 runs, and else 2.65."""
 LEAST_ALONE: Final = 0.05
 """|Δ ln λ| and |Δ ln RMS| of such a jump, at least."""
+STOPPED: Final = (1.2, 12.0)
+"""How many times as far as it ever moved before, and as in the next interval, a matrix fell that was written. Healthy ones that fell
+further than ever moved by 1/8.4 of that or more in the next interval."""
+LEAST_STOPPED: Final = 0.1
+"""|Δ ln λ| and |Δ ln RMS| of such a fall beyond weight decay, at least."""
+NEXT: Final = 0.5
+"""Share of the `work` of the interval that the next one has at least, to tell that a fall has stopped."""
 LATELY: Final = 8
 """Intervals before a jump that say how a matrix moves, where the next one says so, too."""
 SCALES: Final = ("lambda", "rms")
@@ -59,12 +66,12 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         return None
     back = back_at_start(window, type(settings).sure)
     with quiet():
-        last, rested = _jumps(window, 1), np.fmax(_jumps(window, 2), grew_alone(window))
-        jump = np.where(from_nothing(window), 0.0, np.fmax(last, rested))
+        last, before = _jumps(window, 1), np.fmax(_jumps(window, 2), rested(window))
+        jump = np.where(from_nothing(window), 0.0, np.fmax(last, before))
         if back is None and not (jump >= 1.0).any():
             return found  # nearly always
     jumped = jump >= 1.0
-    earlier = rested >= last
+    earlier = before >= last
     earlier_rms = np.where(earlier, window["rms"][-3], window.before("rms"))
 
     def meaning(i: int) -> str:
@@ -153,37 +160,46 @@ def _jumps(window: SampleWindow, ago: int) -> Floats:
     return or_zero(np.where(judged & known & ~_rate_jumped(window, ago), strength, 0.0))
 
 
-def grew_alone(window: SampleWindow) -> Floats:
-    """Strength of jumps up of matrices of the blocks in the interval before the last one, alone, shape (components,).
+def rested(window: SampleWindow) -> Floats:
+    """Strength of jumps of matrices of the blocks in the interval before the last one, after which they rest, (components,).
 
     One that learns may grow more than any other, or more than it ever did, and so more than in the next interval. Both at once is
     as unlikely as far more of one of them. W_q and W_k do it when attention wakes; and an η that rises moves the others, too.
+    What training or weight decay takes away it goes on to take away: what fell further than it ever moved and stops at once was
+    written, whatever the others do.
     """
     components = window.components
     nothing = np.zeros(window.now("rms").shape)
     if len(window.steps) < MIN_INTERVALS + 4:
         return nothing
-    judged = components.body & components.trainable & ~components.wakes & ~components.expert
-    judged = judged & (components.numel >= MIN_ELEMENTS) & window.warm & (np.asarray(window.steps[-2]) > EARLY)
+    judged = components.body & components.trainable & ~components.expert & (components.numel >= MIN_ELEMENTS)
+    judged = judged & window.warm & (np.asarray(window.steps[-2]) > EARLY)
     rows = [np.log(window[c][-3:]) for c in SCALES]  # each (3, components)
-    moved = [row[1] - row[0] for row in rows]
-    judged &= np.minimum(*moved) >= LEAST_ALONE
+    spent = window["decay"][-2] - window["decay"][-3]
+    rose = [row[1] - row[0] for row in rows]
+    fell = [np.fmax(-spent - by, 0.0) for by in rose]
     work = window["work"][-2:]
-    longer = np.sqrt(np.fmax(work[0] / work[1], 1.0))
+    longer = np.fmax(work[0] / work[1], 1.0)
     noise = SE_LAMBDA * window.before("k_se") / window.before("k")
+    after = [np.abs(row[2] - row[1]) for row in rows]
     beside, times, both = ALONE
-    usual = [np.fmax(np.abs(row[2] - row[1]) * longer, noise) for row in rows]
-    judged &= np.minimum(*(far / least for far, least in zip(moved, usual, strict=True))) >= times
-    if not judged.any():
-        return nothing  # nearly always, as below
-    others = np.minimum(*(far / np.fmax(largest_peer(window, np.abs(far), False), noise) for far in moved))
-    judged &= others >= beside
-    if not judged.any():
-        return nothing
-    past = [window.furthest(f"log {column}", end=-2) for column in SCALES]
-    units = np.minimum(*(far / np.fmax(most, least) for far, most, least in zip(moved, past, usual, strict=True)))
-    strength = np.sqrt(others * units) / (both * caution(window))
-    return or_zero(np.where(judged & (units >= times), strength, 0.0))
+    usual = [np.fmax(by * np.sqrt(longer), noise) for by in after]
+    grew = judged & ~components.wakes & (np.minimum(*rose) >= LEAST_ALONE)
+    grew &= np.minimum(rose[0] / usual[0], rose[1] / usual[1]) >= times
+    stops = np.minimum(*(by / np.fmax(next_one * longer, noise) for by, next_one in zip(fell, after, strict=True)))
+    lost = judged & (np.minimum(*fell) >= LEAST_STOPPED) & (stops >= STOPPED[1]) & (longer <= 1.0 / NEXT)
+    if not (grew | lost).any():
+        return nothing  # nearly always
+    past = [np.fmax(window.furthest(f"log {column}", end=-2), noise) for column in SCALES]
+    strength = np.where(
+        lost, np.minimum(np.minimum(fell[0] / past[0], fell[1] / past[1]) / STOPPED[0], stops / STOPPED[1]), 0.0
+    )
+    if grew.any():
+        others = np.minimum(*(by / np.fmax(largest_peer(window, np.abs(by), False), noise) for by in rose))
+        units = np.minimum(*(by / np.fmax(most, least) for by, most, least in zip(rose, past, usual, strict=True)))
+        grew &= (others >= beside) & (units >= times)
+        strength = np.where(grew, np.sqrt(others * units) / (both * caution(window)), strength)
+    return or_zero(strength)
 
 
 def _latest(window: SampleWindow, ago: int, column: str) -> tuple[Floats, Floats]:
