@@ -45,8 +45,8 @@ and the geometric mean of both. Healthy ones that are not W_q or W_k reach 2.82 
 LEAST_ALONE: Final = 0.05
 """|Δ ln λ| and |Δ ln RMS| of such a jump, at least."""
 STOPPED: Final = (1.2, 12.0)
-"""How many times as far as it ever moved before, and as in the next interval, a matrix fell that was written. Healthy ones that fell
-further than ever moved by 1/8.4 of that or more in the next interval."""
+"""How many times as far as it ever moved before, and as in the next interval, a matrix fell that was written. Healthy ones that
+fell further than ever moved by 1/8.4 of that or more in the next interval."""
 LEAST_STOPPED: Final = 0.1
 """|Δ ln λ| and |Δ ln RMS| of such a fall beyond weight decay, at least."""
 NEXT: Final = 0.5
