@@ -121,8 +121,7 @@ def _jumps(window: SampleWindow, ago: int) -> Floats:
     nothing = np.zeros(window.now("rms").shape)
     if len(window.steps) < MIN_INTERVALS + 2 + ago:
         return nothing
-    raw = window["moved"][-ago][..., 0, :, :]  # (columns, components); less what decay explains, a fall is even smaller
-    if not (np.minimum(*(raw[..., SHAPES.index(f"log {c}"), :] for c in SCALES)) >= LEAST).any():
+    if not (_moved(window, ago) >= LEAST).any():
         return nothing  # nearly always
     rows = [np.log(window[c][-ago - 1 : len(window.steps) + 1 - ago]) for c in SCALES]  # each (2, components)
     # What weight decay takes away in proportion is no jump; LAMB takes away less, so it does not count for rises.
@@ -170,8 +169,8 @@ def rested(window: SampleWindow) -> Floats:
     """
     components = window.components
     nothing = np.zeros(window.now("rms").shape)
-    if len(window.steps) < MIN_INTERVALS + 4:
-        return nothing
+    if len(window.steps) < MIN_INTERVALS + 4 or not (_moved(window, 2) >= LEAST_ALONE).any():
+        return nothing  # nearly always, as below
     judged = components.body & components.trainable & ~components.expert & (components.numel >= MIN_ELEMENTS)
     judged = judged & window.warm & (np.asarray(window.steps[-2]) > EARLY)
     rows = [np.log(window[c][-3:]) for c in SCALES]  # each (3, components)
@@ -189,7 +188,7 @@ def rested(window: SampleWindow) -> Floats:
     stops = np.minimum(*(by / np.fmax(next_one * longer, noise) for by, next_one in zip(fell, after, strict=True)))
     lost = judged & (np.minimum(*fell) >= LEAST_STOPPED) & (stops >= STOPPED[1]) & (longer <= 1.0 / NEXT)
     if not (grew | lost).any():
-        return nothing  # nearly always
+        return nothing
     past = [np.fmax(window.furthest(f"log {column}", end=-2), noise) for column in SCALES]
     strength = np.where(
         lost, np.minimum(np.minimum(fell[0] / past[0], fell[1] / past[1]) / STOPPED[0], stops / STOPPED[1]), 0.0
@@ -200,6 +199,13 @@ def rested(window: SampleWindow) -> Floats:
         grew &= (others >= beside) & (units >= times)
         strength = np.where(grew, np.sqrt(others * units) / (both * caution(window)), strength)
     return or_zero(strength)
+
+
+def _moved(window: SampleWindow, ago: int) -> Floats:
+    """The smaller of |Δ ln λ| and |Δ ln RMS| in an interval, (components,): as they were, and with what weight decay explains."""
+    raw = window["moved"][-ago][..., 0, :, :]  # (columns, components)
+    smaller: Floats = np.minimum(*(raw[..., SHAPES.index(f"log {column}"), :] for column in SCALES))
+    return smaller
 
 
 def _latest(window: SampleWindow, ago: int, column: str) -> tuple[Floats, Floats]:
