@@ -12,6 +12,7 @@ import pytest
 from alerts.simulated import Columns, alerts_in, components, healthy, index, scale_by, window_in
 from weibull_monitor.alerts.rules.alone import part_lost
 from weibull_monitor.alerts.rules.jump import rested
+from weibull_monitor.alerts.settings import ScaleShift
 from weibull_monitor.history.alert import Alert
 from weibull_monitor.model.components import Component
 
@@ -207,7 +208,7 @@ def test_a_matrix_that_grows_alone_and_rests_was_written(
 ) -> None:
     columns = healthy(SAMPLES, eta=ETA)
     grown(columns, i, 0.13, before, others, after)
-    strength = rested(window_in(columns[: AT + 2]))
+    strength = rested(window_in(columns[: AT + 2]), ScaleShift())
     assert (strength[i] >= 1.0) == found
     assert np.delete(strength, i).max() < 1.0
 
@@ -229,7 +230,7 @@ def test_matrices_that_fall_and_stop_were_written_however_many_they_are(
     for of in (i, i + len(components()) // 4, UP):
         grown(columns, of, -0.26, before, 0.0, after)
     columns[AT + 1]["eta_sum"] = columns[AT]["eta_sum"] + longer * (columns[AT]["eta_sum"] - columns[AT - 1]["eta_sum"])
-    strength = rested(window_in(columns[: AT + 2]))
+    strength = rested(window_in(columns[: AT + 2]), ScaleShift())
     assert (strength[[i, UP]] >= 1.0).tolist() == [found, found]
 
 

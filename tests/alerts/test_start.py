@@ -47,7 +47,7 @@ def test_matrices_that_are_as_at_the_start_are_found_however_many_they_are(of: r
     assert alert.finding.count == len(of)
     assert alert.step == 10 * AT
     assert "at step 0 it was 0.0" in alert.text
-    assert "the weights of the start" in alert.text
+    assert "the weights of the start. Check" in alert.text
 
 
 def test_training_that_takes_most_of_it_back_is_not_found() -> None:

@@ -66,7 +66,7 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         return None
     back = back_at_start(window, type(settings).sure)
     with quiet():
-        last, before = _jumps(window, 1), np.fmax(_jumps(window, 2), rested(window))
+        last, before = _jumps(window, 1), np.fmax(_jumps(window, 2), rested(window, settings))
         jump = np.where(from_nothing(window), 0.0, np.fmax(last, before))
         if back is None and not (jump >= 1.0).any():
             return found  # nearly always
@@ -159,20 +159,24 @@ def _jumps(window: SampleWindow, ago: int) -> Floats:
     return or_zero(np.where(judged & known & ~_rate_jumped(window, ago), strength, 0.0))
 
 
-def rested(window: SampleWindow) -> Floats:
+def rested(window: SampleWindow, settings: ScaleShift) -> Floats:
     """Strength of jumps of matrices of the blocks in the interval before the last one, after which they rest, (components,).
 
     One that learns may grow more than any other, or more than it ever did, and so more than in the next interval. Both at once is
     as unlikely as far more of one of them. W_q and W_k do it when attention wakes; and an η that rises moves the others, too.
     What training or weight decay takes away it goes on to take away: what fell further than it ever moved and stops at once was
-    written, whatever the others do.
+    written, whatever the others do. Gradients may add and take back by any factor at once.
+
+    Args:
+        window: The window.
+        settings: Thresholds: what `alone` and `own` are above their defaults is asked for here, too.
     """
     components = window.components
     nothing = np.zeros(window.now("rms").shape)
     if len(window.steps) < MIN_INTERVALS + 4 or not (_moved(window, 2) >= LEAST_ALONE).any():
         return nothing  # nearly always, as below
     judged = components.body & components.trainable & ~components.expert & (components.numel >= MIN_ELEMENTS)
-    judged = judged & window.warm & (np.asarray(window.steps[-2]) > EARLY)
+    judged = judged & window.warm & (np.asarray(window.steps[-2]) > EARLY) & ~gradient_sized(window)
     rows = [np.log(window[c][-3:]) for c in SCALES]  # each (3, components)
     spent = window["decay"][-2] - window["decay"][-3]
     rose = [row[1] - row[0] for row in rows]
@@ -197,7 +201,8 @@ def rested(window: SampleWindow) -> Floats:
         others = np.minimum(*(by / np.fmax(largest_peer(window, np.abs(by), False), noise) for by in rose))
         units = np.minimum(*(by / np.fmax(most, least) for by, most, least in zip(rose, past, usual, strict=True)))
         grew &= (others >= beside) & (units >= times)
-        strength = np.where(grew, np.sqrt(others * units) / (both * caution(window)), strength)
+        asked = both * max(settings.alone / type(settings).alone, settings.own / type(settings).own)
+        strength = np.where(grew, np.sqrt(others * units) / (asked * caution(window)), strength)
     return or_zero(strength)
 
 

@@ -39,13 +39,18 @@ def back_at_start(window: SampleWindow, sure: float) -> RuleResult | None:
         return None  # nearly always
     rms = window.now("rms")
 
+    with quiet():
+        by_factor = np.abs(window.now("k") - window.before("k")) <= SAME_ERRORS * window.now("k_se")
+        factor = rms / window.before("rms")
+
     def meaning(i: int) -> str:
-        start = window.baseline["rms"][i]
+        start, now = window.baseline["rms"][i], f"{window.now('k')[i]:.4g} and {window.now('lambda')[i]:.4g}"
         return (
             f"RMS {between(window.before('rms')[i], rms[i], window.steps[-2])}; at step 0 it was {start:.4g}. k and λ are back "
-            f"where they began, too, at {window.now('k')[i]:.4g} and {window.now('lambda')[i]:.4g}. Training does not take back "
-            "all that it has made: most likely this matrix was initialised anew, or has the weights of the start. Check first "
-            "what wrote to it; if it was not you, load its weights from the last checkpoint."
+            f"where they began, too, at {now}. Training does not take back all that it has made: most likely this matrix was "
+            "initialised anew, or has the weights of the start"
+            + (f", or it was multiplied by {factor[i]:.3g}" if by_factor[i] else "")
+            + ". Check first what wrote to it; if it was not you, load its weights from the last checkpoint."
         )
 
     return rule_result(sure * strength, np.where(unstepped(window), 1, 2).astype(np.int8), "RMS", rms, meaning)
