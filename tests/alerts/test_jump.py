@@ -188,8 +188,8 @@ def test_a_matrix_with_an_eta_of_zero_is_frozen_and_one_without_an_optimizer_an_
 
 
 def grown(columns: list[Columns], i: int, by: float, before: float, others: float, after: float) -> None:
-    """A matrix that grew by ``before`` once, and later by ``by`` and ``after``; another one grows meanwhile by ``others``."""
-    for at, of, much in ((AT - 6, i, before), (AT, i, by), (AT + 1, i, after), (AT, UP, others)):
+    """A matrix that grew by ``before`` once, and later by ``by`` and ``after``; another one by ``before`` and ``others``."""
+    for at, of, much in ((AT - 6, i, before), (AT, i, by), (AT + 1, i, after), (AT - 6, UP, before), (AT, UP, others)):
         scaled(columns, of, much, at)
 
 
@@ -213,6 +213,20 @@ def test_a_matrix_that_grows_alone_and_rests_was_written(
     assert np.delete(strength, i).max() < 1.0
 
 
+@pytest.mark.parametrize(("after", "others", "found"), [(0.0, 0.0, True), (0.06, 0.0, False), (0.0, 0.15, False)])
+def test_several_matrices_that_grow_and_rest_were_written(after: float, others: float, found: bool) -> None:
+    """Far further than before, than in the next interval, and than the model: they do not begin to learn."""
+    columns, several = healthy(SAMPLES, eta=ETA), [V, UP, index(2, "attn_o"), index(2, "ffn_down")]
+    for of in range(len(components())):
+        scaled(columns, of, others, AT)
+    for of in several:
+        for at, much in ((AT - 6, 0.03), (AT, 0.2), (AT + 1, after)):
+            scaled(columns, of, much, at)
+    strength = rested(window_in(columns[: AT + 2]), ScaleShift())
+    assert (strength[several] >= 1.0).all() == found
+    assert np.delete(strength, several).max() < 1.0
+
+
 @pytest.mark.parametrize("i", [V, Q])
 @pytest.mark.parametrize(
     ("before", "after", "longer", "found"),
@@ -228,7 +242,8 @@ def test_matrices_that_fall_and_stop_were_written_however_many_they_are(
 ) -> None:
     columns = healthy(SAMPLES, eta=ETA)
     for of in (i, i + len(components()) // 4, UP):
-        grown(columns, of, -0.26, before, 0.0, after)
+        for at, much in ((AT - 6, before), (AT, -0.26), (AT + 1, after)):
+            scaled(columns, of, much, at)
     columns[AT + 1]["eta_sum"] = columns[AT]["eta_sum"] + longer * (columns[AT]["eta_sum"] - columns[AT - 1]["eta_sum"])
     strength = rested(window_in(columns[: AT + 2]), ScaleShift())
     assert (strength[[i, UP]] >= 1.0).tolist() == [found, found]

@@ -44,6 +44,9 @@ ALONE: Final = (1.3, 1.5, 3.2)
 and the geometric mean of both. Healthy ones that are not W_q or W_k reach 2.82 once in 1,389 runs, and else 2.65."""
 LEAST_ALONE: Final = 0.05
 """|Δ ln λ| and |Δ ln RMS| of such a jump, at least."""
+OF_SEVERAL: Final = (1.5, 8.0, 2.0, 10.0)
+"""How many times as far as it ever did before, as in the next interval, and as the median of all such matrices one grows at least
+that was written to together with others; and the geometric mean of the three. Healthy ones reach 7.4 once, and else 6.5."""
 STOPPED: Final = (1.2, 12.0)
 """How many times as far as it ever moved before, and as in the next interval, a matrix fell that was written. Healthy ones that
 fell further than ever moved by 1/8.4 of that or more in the next interval."""
@@ -164,6 +167,7 @@ def rested(window: SampleWindow, settings: ScaleShift) -> Floats:
 
     One that learns may grow more than any other, or more than it ever did, and so more than in the next interval. Both at once is
     as unlikely as far more of one of them. W_q and W_k do it when attention wakes; and an η that rises moves the others, too.
+    Where several were written to, as those of one block, none is alone; but they moved unlike the model, before and after, too.
     What training or weight decay takes away it goes on to take away: what fell further than it ever moved and stops at once was
     written, whatever the others do. Gradients may add and take back by any factor at once.
 
@@ -175,7 +179,8 @@ def rested(window: SampleWindow, settings: ScaleShift) -> Floats:
     nothing = np.zeros(window.now("rms").shape)
     if len(window.steps) < MIN_INTERVALS + 4 or not (_moved(window, 2) >= LEAST_ALONE).any():
         return nothing  # nearly always, as below
-    judged = components.body & components.trainable & ~components.expert & (components.numel >= MIN_ELEMENTS)
+    body = components.body & components.trainable
+    judged = body & ~components.expert & (components.numel >= MIN_ELEMENTS)
     judged = judged & window.warm & (np.asarray(window.steps[-2]) > EARLY) & ~gradient_sized(window)
     rows = [np.log(window[c][-3:]) for c in SCALES]  # each (3, components)
     spent = window["decay"][-2] - window["decay"][-3]
@@ -185,7 +190,7 @@ def rested(window: SampleWindow, settings: ScaleShift) -> Floats:
     longer = np.fmax(work[0] / work[1], 1.0)
     noise = SE_LAMBDA * window.before("k_se") / window.before("k")
     after = [np.abs(row[2] - row[1]) for row in rows]
-    beside, times, both = ALONE
+    least_others, times, both = ALONE
     usual = [np.fmax(by * np.sqrt(longer), noise) for by in after]
     grew = judged & ~components.wakes & (np.minimum(*rose) >= LEAST_ALONE)
     grew &= np.minimum(rose[0] / usual[0], rose[1] / usual[1]) >= times
@@ -198,11 +203,18 @@ def rested(window: SampleWindow, settings: ScaleShift) -> Floats:
         lost, np.minimum(np.minimum(fell[0] / past[0], fell[1] / past[1]) / STOPPED[0], stops / STOPPED[1]), 0.0
     )
     if grew.any():
+        strict = max(settings.alone / type(settings).alone, settings.own / type(settings).own) * caution(window)
         others = np.minimum(*(by / np.fmax(largest_peer(window, np.abs(by), False), noise) for by in rose))
-        units = np.minimum(*(by / np.fmax(most, least) for by, most, least in zip(rose, past, usual, strict=True)))
-        grew &= (others >= beside) & (units >= times)
-        asked = both * max(settings.alone / type(settings).alone, settings.own / type(settings).own)
-        strength = np.where(grew, np.sqrt(others * units) / (asked * caution(window)), strength)
+        ever, next_one, as_all = (
+            np.minimum(*(by / np.fmax(least, noise) for by, least in zip(rose, beside, strict=True)))
+            for beside in (past, usual, [median_along(np.abs(by[..., body])) for by in rose])
+        )
+        units = np.minimum(ever, next_one)
+        one = np.where((others >= least_others) & (units >= times), np.sqrt(others * units) / both, 0.0)
+        least_past, least_next, least_all, mean = OF_SEVERAL
+        many = (ever >= least_past) & (next_one >= least_next) & (as_all >= least_all)
+        several = np.where(many, np.cbrt(ever * next_one * as_all) / mean, 0.0)
+        strength = np.where(grew, np.fmax(one, several) / strict, strength)
     return or_zero(strength)
 
 
