@@ -11,6 +11,8 @@ import pytest
 
 from alerts.simulated import Columns, alerts_in, components, healthy, index, scale_by, window_in
 from weibull_monitor.alerts.rules.alone import part_lost
+from weibull_monitor.alerts.rules.jump import rested
+from weibull_monitor.alerts.settings import ScaleShift
 from weibull_monitor.history.alert import Alert
 from weibull_monitor.model.components import Component
 
@@ -194,3 +196,73 @@ def test_a_matrix_with_an_eta_of_zero_is_frozen_and_one_without_an_optimizer_an_
     assert "Its η is 0" in serious(at_zero)[0].text
     assert serious(merged) == []
     assert "in no optimizer that the monitor knows" in alerts_of(merged)[0].text
+
+
+def grown(columns: list[Columns], i: int, by: float, before: float, others: float, after: float) -> None:
+    """A matrix that grew by ``before`` once, and later by ``by`` and ``after``; another one by ``before`` and ``others``."""
+    for at, of, much in ((AT - 6, i, before), (AT, i, by), (AT + 1, i, after), (AT - 6, UP, before), (AT, UP, others)):
+        scaled(columns, of, much, at)
+
+
+@pytest.mark.parametrize(
+    ("i", "before", "others", "after", "found"),
+    [
+        (V, 0.04, 0.02, 0.0, True),  # 2.8 times as far as ever, and 5 times as far as any other
+        (V, 0.04, 0.02, 0.07, False),  # it goes on
+        (V, 0.04, 0.12, 0.0, False),  # another one grows, too
+        (V, 0.09, 0.04, 0.0, False),  # it has grown so before
+        (Q, 0.04, 0.02, 0.0, False),  # attention wakes
+    ],
+)
+def test_a_matrix_that_grows_alone_and_rests_was_written(
+    i: int, before: float, others: float, after: float, found: bool
+) -> None:
+    columns = healthy(SAMPLES, eta=ETA)
+    grown(columns, i, 0.13, before, others, after)
+    strength = rested(window_in(columns[: AT + 2]), ScaleShift())
+    assert (strength[i] >= 1.0) == found
+    assert np.delete(strength, i).max() < 1.0
+
+
+@pytest.mark.parametrize(("after", "others", "found"), [(0.0, 0.0, True), (0.06, 0.0, False), (0.0, 0.15, False)])
+def test_several_matrices_that_grow_and_rest_were_written(after: float, others: float, found: bool) -> None:
+    """Far further than before, than in the next interval, and than the model: they do not begin to learn."""
+    columns, several = healthy(SAMPLES, eta=ETA), [V, UP, index(2, "attn_o"), index(2, "ffn_down")]
+    for of in range(len(components())):
+        scaled(columns, of, others, AT)
+    for of in several:
+        for at, much in ((AT - 6, 0.03), (AT, 0.2), (AT + 1, after)):
+            scaled(columns, of, much, at)
+    strength = rested(window_in(columns[: AT + 2]), ScaleShift())
+    assert (strength[several] >= 1.0).all() == found
+    assert np.delete(strength, several).max() < 1.0
+
+
+@pytest.mark.parametrize("i", [V, Q])
+@pytest.mark.parametrize(
+    ("before", "after", "longer", "found"),
+    [
+        (0.1, 0.0, 1.0, True),
+        (0.1, -0.05, 1.0, False),  # it goes on
+        (0.25, 0.0, 1.0, False),  # it has moved so before
+        (0.1, 0.0, 0.4, False),  # hardly any steps since then
+    ],
+)
+def test_matrices_that_fall_and_stop_were_written_however_many_they_are(
+    i: int, before: float, after: float, longer: float, found: bool
+) -> None:
+    columns = healthy(SAMPLES, eta=ETA)
+    for of in (i, i + len(components()) // 4, UP):
+        for at, much in ((AT - 6, before), (AT, -0.26), (AT + 1, after)):
+            scaled(columns, of, much, at)
+    columns[AT + 1]["eta_sum"] = columns[AT]["eta_sum"] + longer * (columns[AT]["eta_sum"] - columns[AT - 1]["eta_sum"])
+    strength = rested(window_in(columns[: AT + 2]), ScaleShift())
+    assert (strength[[i, UP]] >= 1.0).tolist() == [found, found]
+
+
+def test_a_small_jump_alone_is_found_when_it_rests() -> None:
+    """At the first sample it is too small for what a matrix does alone now and then."""
+    (alert,) = serious(lambda c: scaled(c, V, 0.045), components())
+    assert (alert.finding.rule, alert.finding.component) == ("scale_shift", "model.layers.2.attn_v.weight")
+    assert alert.step == 10 * (AT + 1)
+    assert "does not jump and then rest" in alert.text

@@ -174,17 +174,23 @@ def goes_on_falling(window: SampleWindow) -> Bools:
 def given_back(window: SampleWindow) -> Bools:
     """Matrices from which training takes what it had added, within Σ η, while k moves with it; shape (components,).
 
-    Neither weight decay nor a factor moves k.
+    Neither weight decay nor a factor moves k. But training takes nothing back as a whole: what is where it began was written.
     """
     with quiet():
         moved = np.abs(window.now("k") - window.before("k")) > K_MOVES * window.now("k_se")
-        left = window.now("lambda") >= window.baseline["lambda"] * np.exp(-window.now("decay"))
+        left = added(window) >= LEFT * np.fmax(added(window, -2), 0.0)
         within = np.abs(window.now("rms") - window.before("rms")) <= window.path * np.fmin(
             window.now("update_max"), 1.0
         )
         # Where no Σ η is known, nothing says how far steps lead.
         found: Bools = moved & left & (within | np.isnan(window.path))
     return found
+
+
+def added(window: SampleWindow, at: int = -1) -> Floats:
+    """ln of what training has added to λ, beside what weight decay has left of the start, at a sample, shape (components,)."""
+    grown: Floats = np.log(window["lambda"][at] / window.baseline["lambda"]) + window["decay"][at]
+    return grown
 
 
 def lost_most(window: SampleWindow, moved: Floats, decay: Floats) -> Bools:
@@ -198,13 +204,13 @@ def lost_most(window: SampleWindow, moved: Floats, decay: Floats) -> Bools:
         moved: Movement of ln λ, shape (components,).
         decay: Σ ηλ_wd of the last interval, shape (components,).
     """
-    added = np.log(window.now("lambda") / window.baseline["lambda"]) + window.now("decay")
-    was = added - moved - decay
-    most = added < (1.0 - LOST) * was
+    still = added(window)
+    was = still - moved - decay
+    most = still < (1.0 - LOST) * was
     path, steps = window.path, np.fmax(window.steps[-1] - window.steps[-2], 1)
     able = path > LOST * window.before("eta_sum")
     able |= path / np.sqrt(steps) >= RENEWED * window.before("rms")
-    able &= added > LEFT * was
+    able &= still > LEFT * was
     able |= window.now("lambda") >= window["lambda"][-3]
     able |= gradient_sized(window)  # a gradient that has grown may take back all in one step
     found: Bools = most & ~able

@@ -11,11 +11,12 @@ from typing import Final
 
 import numpy as np
 
-from weibull_monitor.alerts.rules.alone import largest_other
+from weibull_monitor.alerts.rules.alone import largest_other, largest_peer
 from weibull_monitor.alerts.rules.gradient_sized import gradient_sized
-from weibull_monitor.alerts.rules.movement import MIN_INTERVALS
+from weibull_monitor.alerts.rules.movement import MIN_INTERVALS, caution
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result, strongest
 from weibull_monitor.alerts.rules.scale import scale_shift as shift
+from weibull_monitor.alerts.rules.start import back_at_start
 from weibull_monitor.alerts.rules.steps import from_nothing
 from weibull_monitor.alerts.rules.words import SE_LAMBDA, between, signed, unstepped
 from weibull_monitor.alerts.settings import ScaleShift
@@ -38,28 +39,47 @@ RESTED_FALL: Final = 3.2
 """As `FALL`, for a jump that is as many times what the matrix moved by in the next interval, too."""
 UNLIKE: Final = 2.0
 """How many times the median movement of the model in the interval it is; what all do at once, a rate or a restart has done."""
+ALONE: Final = (1.3, 1.5, 3.2)
+"""How many times as far as any other matrix of the blocks one grows at least, and as it ever did before or in the next interval;
+and the geometric mean of both. Healthy ones that are not W_q or W_k reach 2.82 once in 1,389 runs, and else 2.65."""
+LEAST_ALONE: Final = 0.05
+"""|Δ ln λ| and |Δ ln RMS| of such a jump, at least."""
+OF_SEVERAL: Final = (1.5, 8.0, 2.0, 10.0)
+"""How many times as far as it ever did before, as in the next interval, and as the median of all such matrices one grows at least
+that was written to together with others; and the geometric mean of the three. Healthy ones reach 7.4 once, and else 6.5."""
+STOPPED: Final = (1.2, 12.0)
+"""How many times as far as it ever moved before, and as in the next interval, a matrix fell that was written. Healthy ones that
+fell further than ever moved by 1/8.4 of that or more in the next interval."""
+LEAST_STOPPED: Final = 0.1
+"""|Δ ln λ| and |Δ ln RMS| of such a fall beyond weight decay, at least."""
+NEXT: Final = 0.5
+"""Share of the `work` of the interval that the next one has at least, to tell that a fall has stopped."""
 LATELY: Final = 8
 """Intervals before a jump that say how a matrix moves, where the next one says so, too."""
 SCALES: Final = ("lambda", "rms")
 
 
 def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None:
-    """λ moved in a way that neither η, nor weight decay, nor the matrix's own past explains (`scale.scale_shift`), or jumped."""
+    """λ moved in a way that neither η, nor weight decay, nor the matrix's own past explains (`scale.scale_shift`), or jumped.
+
+    So does what comes back to its start in one interval (`start.back_at_start`).
+    """
     found = shift(window, settings)
     if found is None:
         return None
+    back = back_at_start(window, type(settings).sure)
     with quiet():
-        last, rested = _jumps(window, 1), _jumps(window, 2)
-        jump = np.where(from_nothing(window), 0.0, np.fmax(last, rested))
-        if not (jump >= 1.0).any():
+        last, before = _jumps(window, 1), np.fmax(_jumps(window, 2), rested(window, settings))
+        jump = np.where(from_nothing(window), 0.0, np.fmax(last, before))
+        if back is None and not (jump >= 1.0).any():
             return found  # nearly always
     jumped = jump >= 1.0
-    earlier = rested >= last
-    back = np.where(earlier, window["rms"][-3], window.before("rms"))
+    earlier = before >= last
+    earlier_rms = np.where(earlier, window["rms"][-3], window.before("rms"))
 
     def meaning(i: int) -> str:
         start, end = (window.steps[-3], window.steps[-2]) if earlier[i] else (window.steps[-2], window.steps[-1])
-        was, at = back[i], (window.before("rms") if earlier[i] else window.now("rms"))[i]
+        was, at = earlier_rms[i], (window.before("rms") if earlier[i] else window.now("rms"))[i]
         furthest = (_around(window, "rms") if earlier[i] else window.furthest("log rms"))[i]
         after = (
             f", and has moved by {100 * abs(window.now('rms')[i] / at - 1.0):.2g} % since step {end}"
@@ -86,7 +106,12 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         "before": np.where(earlier & jumped, window["lambda"][-3], window.before("lambda"))[None],
         "level_names": ("λ",),
     }
-    return strongest([replace(found, strength=np.where(jumped, 0.0, found.strength)), jumps], **levels)
+    results = [replace(found, strength=np.where(jumped, 0.0, found.strength)), jumps]
+    if back is not None:  # it says more than the others
+        at_start = back.strength > 0.0
+        results = [replace(one, strength=np.where(at_start, 0.0, one.strength)) for one in results]
+        results.append(back)
+    return strongest(results, **levels)
 
 
 def _jumps(window: SampleWindow, ago: int) -> Floats:
@@ -99,8 +124,7 @@ def _jumps(window: SampleWindow, ago: int) -> Floats:
     nothing = np.zeros(window.now("rms").shape)
     if len(window.steps) < MIN_INTERVALS + 2 + ago:
         return nothing
-    raw = window["moved"][-ago][..., 0, :, :]  # (columns, components); less what decay explains, a fall is even smaller
-    if not (np.minimum(*(raw[..., SHAPES.index(f"log {c}"), :] for c in SCALES)) >= LEAST).any():
+    if not (_moved(window, ago) >= LEAST).any():
         return nothing  # nearly always
     rows = [np.log(window[c][-ago - 1 : len(window.steps) + 1 - ago]) for c in SCALES]  # each (2, components)
     # What weight decay takes away in proportion is no jump; LAMB takes away less, so it does not count for rises.
@@ -136,6 +160,69 @@ def _jumps(window: SampleWindow, ago: int) -> Floats:
     judged &= np.abs(moved[1]) >= UNLIKE * np.abs(median_along(moved[1][..., among]))
     known = (_latest(window, ago, SCALES[0])[0] > 0.0).sum(axis=0) >= MIN_INTERVALS  # intervals in which it moved
     return or_zero(np.where(judged & known & ~_rate_jumped(window, ago), strength, 0.0))
+
+
+def rested(window: SampleWindow, settings: ScaleShift) -> Floats:
+    """Strength of jumps of matrices of the blocks in the interval before the last one, after which they rest, (components,).
+
+    One that learns may grow more than any other, or more than it ever did, and so more than in the next interval. Both at once is
+    as unlikely as far more of one of them. W_q and W_k do it when attention wakes; and an η that rises moves the others, too.
+    Where several were written to, as those of one block, none is alone; but they moved unlike the model, before and after, too.
+    What training or weight decay takes away it goes on to take away: what fell further than it ever moved and stops at once was
+    written, whatever the others do. Gradients may add and take back by any factor at once.
+
+    Args:
+        window: The window.
+        settings: Thresholds: what `alone` and `own` are above their defaults is asked for here, too.
+    """
+    components = window.components
+    nothing = np.zeros(window.now("rms").shape)
+    if len(window.steps) < MIN_INTERVALS + 4 or not (_moved(window, 2) >= LEAST_ALONE).any():
+        return nothing  # nearly always, as below
+    body = components.body & components.trainable
+    judged = body & ~components.expert & (components.numel >= MIN_ELEMENTS)
+    judged = judged & window.warm & (np.asarray(window.steps[-2]) > EARLY) & ~gradient_sized(window)
+    rows = [np.log(window[c][-3:]) for c in SCALES]  # each (3, components)
+    spent = window["decay"][-2] - window["decay"][-3]
+    rose = [row[1] - row[0] for row in rows]
+    fell = [np.fmax(-spent - by, 0.0) for by in rose]
+    work = window["work"][-2:]
+    longer = np.fmax(work[0] / work[1], 1.0)
+    noise = SE_LAMBDA * window.before("k_se") / window.before("k")
+    after = [np.abs(row[2] - row[1]) for row in rows]
+    least_others, times, both = ALONE
+    usual = [np.fmax(by * np.sqrt(longer), noise) for by in after]
+    grew = judged & ~components.wakes & (np.minimum(*rose) >= LEAST_ALONE)
+    grew &= np.minimum(rose[0] / usual[0], rose[1] / usual[1]) >= times
+    stops = np.minimum(*(by / np.fmax(next_one * longer, noise) for by, next_one in zip(fell, after, strict=True)))
+    lost = judged & (np.minimum(*fell) >= LEAST_STOPPED) & (stops >= STOPPED[1]) & (longer <= 1.0 / NEXT)
+    if not (grew | lost).any():
+        return nothing
+    past = [np.fmax(window.furthest(f"log {column}", end=-2), noise) for column in SCALES]
+    strength = np.where(
+        lost, np.minimum(np.minimum(fell[0] / past[0], fell[1] / past[1]) / STOPPED[0], stops / STOPPED[1]), 0.0
+    )
+    if grew.any():
+        strict = max(settings.alone / type(settings).alone, settings.own / type(settings).own) * caution(window)
+        others = np.minimum(*(by / np.fmax(largest_peer(window, np.abs(by), False), noise) for by in rose))
+        ever, next_one, as_all = (
+            np.minimum(*(by / np.fmax(least, noise) for by, least in zip(rose, beside, strict=True)))
+            for beside in (past, usual, [median_along(np.abs(by[..., body])) for by in rose])
+        )
+        units = np.minimum(ever, next_one)
+        one = np.where((others >= least_others) & (units >= times), np.sqrt(others * units) / both, 0.0)
+        least_past, least_next, least_all, mean = OF_SEVERAL
+        many = (ever >= least_past) & (next_one >= least_next) & (as_all >= least_all)
+        several = np.where(many, np.cbrt(ever * next_one * as_all) / mean, 0.0)
+        strength = np.where(grew, np.fmax(one, several) / strict, strength)
+    return or_zero(strength)
+
+
+def _moved(window: SampleWindow, ago: int) -> Floats:
+    """The smaller of |Δ ln λ| and |Δ ln RMS| in an interval, (components,): as they were, and with what weight decay explains."""
+    raw = window["moved"][-ago][..., 0, :, :]  # (columns, components)
+    smaller: Floats = np.minimum(*(raw[..., SHAPES.index(f"log {column}"), :] for column in SCALES))
+    return smaller
 
 
 def _latest(window: SampleWindow, ago: int, column: str) -> tuple[Floats, Floats]:
