@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from alerts.simulated import KINDS, SCALES, Columns, alerts_in, healthy, index
+from weibull_monitor.alerts import AlertSettings
 from weibull_monitor.history.alert import Alert
 
 AT, SAMPLES, ETA = 25, 29, 6e-3
@@ -13,6 +14,8 @@ BLOCKS = 4
 ALL = range(BLOCKS * len(KINDS))
 LATER = range(len(KINDS), BLOCKS * len(KINDS))
 """The matrices of all blocks but the first."""
+ONLY = AlertSettings.of({"misplaced": False})
+"""Without the rule that finds a model as a whole back where it was."""
 
 
 def to_start(columns: list[Columns], of: range | list[int], left: float = 0.0, k_left: float = 0.0) -> None:
@@ -36,8 +39,11 @@ def found_in(left: float, of: range | list[int] = LATER, k_by: float = 0.0, k_le
     for now in columns[AT:]:
         now["k"] = now["k"] + k_by
     to_start(columns, of, left, k_left)
-    found = alerts_in(columns, "scale_shift", blocks=BLOCKS)
-    return [a for a in found if a.phase == "begins" and a.finding.severity != "info"]
+    return [a for a in alerts_in(columns, "scale_shift", ONLY, blocks=BLOCKS) if warned(a)]
+
+
+def warned(alert: Alert) -> bool:
+    return alert.phase == "begins" and alert.finding.severity != "info"
 
 
 @pytest.mark.parametrize("of", [ALL, LATER, range(index(2, "attn_q"), index(2, "attn_q") + len(KINDS))])
@@ -48,6 +54,14 @@ def test_matrices_that_are_as_at_the_start_are_found_however_many_they_are(of: r
     assert alert.step == 10 * AT
     assert "at step 0 it was 0.0" in alert.text
     assert "the weights of the start. Check" in alert.text
+
+
+def test_a_model_that_is_back_is_named_once() -> None:
+    columns = healthy(SAMPLES, BLOCKS, eta=ETA)
+    to_start(columns, ALL)
+    (alert,) = [a for a in alerts_in(columns, blocks=BLOCKS) if warned(a)]
+    assert (alert.finding.rule, alert.step) == ("misplaced", 10 * AT)
+    assert "where they began at step 0" in alert.text
 
 
 def test_training_that_takes_most_of_it_back_is_not_found() -> None:

@@ -35,6 +35,7 @@ EXPLAINED_BY: Final = {
     "attention_scale": ("impossible_change",),
     "all_jumped": ("impossible_change", "scale_shift", "selection_shift", "body_break", "setting_jump", "misplaced"),
     "misplaced": ("initialised_anew",),
+    "scale_shift": ("misplaced",),
     "layer_outlier": ("initialised_anew", "impossible_change"),
     "scale_runaway": ("impossible_change",),
 }
