@@ -86,9 +86,9 @@ def healthy(samples: int = 24, blocks: int = 4, every: int = 10, seed: int = 0, 
     return out
 
 
-def scale_by(now: Columns, factor: float, of: Any = slice(None)) -> None:
-    """Multiplies matrices by a factor in one sample: all of them, or those of an index."""
-    for name in SCALES:
+def scale_by(now: Columns, factor: float, of: Any = slice(None), largest: bool = True) -> None:
+    """Multiplies matrices by a factor in one sample: all of them, or those of an index; with their largest value, or without."""
+    for name in SCALES if largest else SCALES[:2]:
         now[name][of] *= factor
 
 

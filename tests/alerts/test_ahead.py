@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from alerts.simulated import ATTENTION, Columns, healthy, samples_of
+from alerts.simulated import ATTENTION, SIDE, Columns, components, healthy, index, samples_of, scale_by
 from weibull_monitor.alerts import AlertSettings, Engine
 from weibull_monitor.alerts.ahead import may_find
 from weibull_monitor.alerts.engine import AHEAD
@@ -35,6 +35,24 @@ def test_samples_together_give_the_alerts_that_they_give_one_by_one(seed: int) -
     assert len({alert["rule"] for alert in one_by_one}) > 3
     assert [alert.to_json() for alert in together.observe_all(samples)] == one_by_one
     assert together.state_dict() == alone.state_dict()
+
+
+def test_samples_together_show_a_block_that_jumps_and_one_value_that_goes_alone() -> None:
+    columns = healthy(samples=120, eta=6e-3)
+    block, one = [index(2, kind) for kind in ("attn_v", "attn_o", "ffn_up", "ffn_down")], index(1, "attn_v")
+    for n, now in enumerate(columns):
+        now["update_max"][one] = now["element_max"][one] = np.nan
+        scale_by(now, np.exp(0.14 * (n >= 60)), block)
+        if n >= 80:
+            now["largest"][one] = 64.0 * now["rms"][one]
+            now["rms"][one] *= np.sqrt(1.0 + 64.0**2 / SIDE**2)
+    samples = samples_of(columns)
+    alone, together = (Engine(AlertSettings(), [ATTENTION], recorded=recorded) for recorded in (False, True))
+    one_by_one = [alert.to_json() for sample in samples for alert in alone.observe(sample)]
+    assert [alert.to_json() for alert in together.observe_all(samples)] == one_by_one
+    found = [(a["step"], a["rule"], a["component"]) for a in one_by_one if a["severity"] == "warning"]
+    assert (800, "impossible_change", components()[one].name) in found
+    assert any(step == 610 and rule == "scale_shift" and ".2." in name for step, rule, name in found)
 
 
 @pytest.mark.parametrize("seed", range(3))

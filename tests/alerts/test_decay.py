@@ -56,7 +56,7 @@ def test_a_matrix_that_is_scaled_down_beside_such_a_decay_is_a_warning() -> None
     columns = healthy(eta=ETA)
     shrunk(columns, share=0.02)
     for now in columns[AT:]:
-        scale_by(now, 0.6, V)
+        scale_by(now, 0.6, V, largest=False)
     alerts = [a for a in alerts_of(columns, len(columns[0]["k"])) if a.finding.severity == "warning"]
     assert [(a.finding.rule, a.step, a.finding.component) for a in alerts] == [
         ("scale_shift", AT * EVERY, "model.layers.2.attn_v.weight")
@@ -77,7 +77,7 @@ def falling(columns: list[Columns], i: int, rates: Callable[[int], float]) -> No
     level = 1.0
     for n, now in enumerate(columns[1:]):
         level *= 1.0 - rates(n)
-        for name in ("lambda", "rms", "largest"):
+        for name in ("lambda", "rms"):
             now[name][i] = columns[0][name][i] * level
 
 

@@ -44,7 +44,10 @@ def test_a_run_is_young_again_where_eta_has_been_low() -> None:
 def test_most_matrices_shrink_with_their_k_where_training_takes_back_what_it_added(k: float, severity: str) -> None:
     columns = healthy(eta=ETA)
     for n, now in enumerate(columns[1:], 1):
-        scale_by(now, np.exp(0.04 * min(n, AT - 1)) * (0.85 if n >= AT else 1.0))
+        scale_by(now, np.exp(0.04 * min(n, AT - 1)))
+        scale_by(
+            now, 0.85 if n >= AT else 1.0, largest=False
+        )  # steps of η take more from the others than from the largest
         now["k"] += k if n >= AT else 0.0
         now["weight_decay"] *= 0.0
     found = begun_in(columns, "scale_shift")

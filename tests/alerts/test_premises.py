@@ -43,8 +43,9 @@ def test_a_finding_that_is_not_sure_is_an_info() -> None:
 
 
 def test_how_sure_a_warning_must_be_is_a_setting() -> None:
-    assert alerts_of(lambda c: grown(c, [V, UP], 0.25), AlertSettings.of({"scale_shift": {"sure": 9.0}})) == []
-    assert alerts_of(lambda c: grown(c, [V, UP], 0.09), AlertSettings.of({"scale_shift": {"sure": 1.0}})) != []
+    apart = [V, index(1, "ffn_up")]  # of two blocks, and of two kinds
+    assert alerts_of(lambda c: grown(c, apart, 0.25), AlertSettings.of({"scale_shift": {"sure": 9.0}})) == []
+    assert alerts_of(lambda c: grown(c, apart, 0.09), AlertSettings.of({"scale_shift": {"sure": 1.0}})) != []
 
 
 def test_a_model_that_begins_to_learn_as_a_whole_is_no_fault() -> None:

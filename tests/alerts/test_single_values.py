@@ -13,7 +13,7 @@ from conftest import TinyModel
 
 from alerts.simulated import Columns, alerts_of, healthy, index, scale_by, window_in
 from weibull_monitor import WeibullMonitor, read_history
-from weibull_monitor.alerts.rules.maximum import impossible_maximum
+from weibull_monitor.alerts.rules.maximum import impossible_maximum, one_value_alone
 from weibull_monitor.alerts.settings import ImpossibleChange
 from weibull_monitor.history.alert import Alert
 
@@ -70,9 +70,15 @@ def test_a_value_that_steps_can_reach_is_not_found(tmp_path: Path, train: Train)
     assert run(tmp_path, train, lambda w: None) == []
 
 
-def test_what_has_no_bound_is_not_judged(tmp_path: Path, train: Train) -> None:
-    options: dict[str, Any] = {"optimizer": lambda p: torch.optim.SGD(p, lr=1e-2)}
-    assert run(tmp_path, train, lambda w: w.view(-1)[3].fill_(2.0), **options) == []
+def test_where_steps_have_no_bound_one_value_is_found_that_gained_more_than_all_others(
+    tmp_path: Path, train: Train
+) -> None:
+    options: dict[str, Any] = {"optimizer": lambda p: torch.optim.SGD(p, lr=1e-2, momentum=0.9)}
+    found = run(tmp_path / "one", train, lambda w: w.view(-1)[3].fill_(8.0), **options)
+    assert [(a.phase, a.step, a.finding.severity, a.finding.component) for a in found] == [("begins", 25, "warning", K)]
+    assert "it has gained more than all others together" in found[0].text
+    assert run(tmp_path / "none", train, lambda w: None, **options) == []
+    assert run(tmp_path / "row", train, lambda w: w[3].mul_(50.0), **options) == []
 
 
 def test_one_value_of_a_frozen_matrix_is_a_change_and_none_is_not(tmp_path: Path, train: Train) -> None:
@@ -94,6 +100,21 @@ def test_the_largest_value_cannot_shrink_further_than_it_is_moved() -> None:
         assert (result.strength > 1.0).tolist() == [
             expected and i == index(1, "attn_v") for i in range(len(result.strength))
         ]
+
+
+def test_a_largest_value_that_shrinks_further_than_steady_gradients_take_it_is_a_warning() -> None:
+    """All values that were nearly as large have shrunk with it; a fall by less than a tenth may be that of one value."""
+    i = index(1, "attn_v")
+    before = healthy()[14]["largest"][i] * 64.0 / 65.0
+    for eta, fell, expected in ((1.2e-3, 0.2, True), (2e-3, 0.2, False), (4e-4, 0.07, False)):
+        changed = healthy(eta=eta)  # 1.5 · Σ η is 0.18, 0.30 and 0.06 of the largest value
+        for now in changed:
+            now["weight_decay"] *= 0.0
+        largest_set(before * (1.0 - fell) - (0.03 * before if expected else 0.0))(changed)
+        result = impossible_maximum(window_in(changed[:16]), ImpossibleChange())
+        assert result is not None
+        assert bool(result.strength[i] >= 1.0) == expected
+        assert result.severity[i] == (2 if expected else 3)
 
 
 def largest_set(to: float) -> Callable[[list[Columns]], None]:
@@ -119,6 +140,39 @@ def test_the_bound_is_that_of_single_values_and_bins_are_no_change() -> None:
     result = impossible_maximum(window_in(columns[:16]), ImpossibleChange())
     assert result is not None
     assert not result.strength.any()
+
+
+def gained(columns: list[Columns], of_one: float, of_others: float = 0.0) -> list[str]:
+    """The severities at the sample at which one value gains this share of Σ w², and the others of their matrix that."""
+    i, n = index(1, "attn_v"), 256 * 256
+    for sample, now in enumerate(columns):
+        now["update_max"][:] = now["element_max"][:] = np.nan
+        for name in ("lambda", "rms", "largest"):  # a matrix that rests
+            now[name][i] = columns[0][name][i]
+        if sample >= 15:
+            now["largest"][i] = now["rms"][i] * np.sqrt(n * of_one) * 65.0 / 64.0
+            now["rms"][i] *= np.sqrt(1.0 + of_one + of_others)
+            now["lambda"][i] *= np.sqrt(1.0 + of_others)
+    result = one_value_alone(window_in(columns[:16]))
+    assert one_value_alone(window_in(columns[:15])) is None
+    return [] if result is None else [str(s) for s in result.severity[result.strength >= 1.0]]
+
+
+@pytest.mark.parametrize(
+    ("of_one", "of_others", "found"),
+    [
+        (0.01, 0.0, True),  # 26 times the RMS, in a matrix of 65,536 values
+        (0.01, 0.005, True),
+        (0.01, 0.007, True),  # as all grew
+        (0.01, 0.015, False),  # the others gained more
+        (0.02, -0.01, True),
+        (0.02, -0.05, False),  # beside what the others lost, it is little …
+        (0.02, -0.99, True),  # … but not beside what is left
+        (5e-4, 0.0, False),  # 5.7 times the RMS: no larger than large values are
+    ],
+)
+def test_one_value_has_to_gain_more_than_the_others_changed_by(of_one: float, of_others: float, found: bool) -> None:
+    assert bool(gained(healthy(), of_one, of_others)) == found
 
 
 def test_an_alert_about_a_jump_ends_when_it_is_undone() -> None:

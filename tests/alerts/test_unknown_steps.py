@@ -27,7 +27,7 @@ def test_what_no_known_optimizer_steps_may_move_as_it_likes(stepped: bool, sever
     if not stepped:
         unknown(columns, "eta", "eta_sum", "weight_decay", "update_max", "element_max", at=V)
     for now in columns[AT:]:
-        scale_by(now, 0.7, V)
+        scale_by(now, 0.7, V, largest=False)
     alerts = begun_in(columns, "scale_shift")
     assert [a.finding.severity for a in alerts] == [severity]
     assert ("computed from other parameters" in alerts[0].finding.meaning) is not stepped
