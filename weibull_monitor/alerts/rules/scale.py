@@ -23,7 +23,7 @@ from weibull_monitor.alerts.rules.decay import (
     lost_most,
     scaled_to_zero,
 )
-from weibull_monitor.alerts.rules.excuse import FROM_NOTHING
+from weibull_monitor.alerts.rules.excuse import FROM_NOTHING, UNWINDS
 from weibull_monitor.alerts.rules.gradient_sized import GRADIENT_GREW, may_grow
 from weibull_monitor.alerts.rules.movement import (
     AS_OTHERS,
@@ -37,7 +37,7 @@ from weibull_monitor.alerts.rules.movement import (
     usual_movement,
 )
 from weibull_monitor.alerts.rules.result import RuleResult, graded, rule_result
-from weibull_monitor.alerts.rules.steps import SUSTAINED_ONE_WAY, from_nothing, one_way, rises_alike
+from weibull_monitor.alerts.rules.steps import ALIKE, SUSTAINED_ONE_WAY, from_nothing, one_way, rises_alike, unwinds
 from weibull_monitor.alerts.rules.trained import goes_on
 from weibull_monitor.alerts.rules.words import (
     ONE_WAY_CASE,
@@ -92,6 +92,8 @@ FEW_VALUES: Final = 256
 """Gradients of so few values may all grow and keep their signs, so only the bound is beyond them."""
 SIGN: Final = 1.0
 """Bound of updates that all have one size."""
+OF_SIZE: Final = 0.2
+"""Share of a fall of λ that the RMS falls by, too, at least. Else the matrix has changed its shape, and not its size."""
 AS_ATTENTION: Final = 2.1
 """How much further W_q and W_k have to be pushed than others: where attention begins to work they go up to eight times as far as
 the rest with the same η, and `attention_scale` warns from 21 times on."""
@@ -254,9 +256,11 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
             falling[..., body].sum(axis=-1, keepdims=True), 1
         )
         undone = fallen & common & (of_falls >= COMMON)
+        of_shape = fallen & (-(rose + decay) < OF_SIZE * -(move.last + decay))
         # Attention takes one direction before it learns.
         straight = components.wakes & ~fallen & one_way(window) & rises_alike(window)
         growing = ~fallen & from_nothing(window)
+        undoing = fallen & unwinds(window) & (window.now("k") >= ALIKE)  # still nearly of one size, so not drawn anew
         alone_or_young = (by_rms >= 1.0) | (caution(window) > 1.0)
         learning = ~fallen & components.body & alone_or_young & ~driven
         learning &= may_grow(window, rose + decay, np.fmax(ever, noise))
@@ -293,6 +297,8 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
             if straight[i]
             else FROM_NOTHING
             if growing[i]
+            else UNWINDS
+            if undoing[i]
             else GATHERING
             if gathering[i]
             else GRADIENT_GREW
@@ -307,12 +313,21 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         "log lambda",
         (move.last, centre, usual),
         (settings.z * share, change),
-        components.trainable & (window.warm | (by_rms >= 1.0) | (besides >= type(settings).sure)),
+        components.trainable & ~of_shape & (window.warm | (by_rms >= 1.0) | (besides >= type(settings).sure)),
         "λ",
         meaning,
         besides,
         np.where(fallen, 1.0, caution(window)),  # a young matrix grows, and does not shrink
-        by_decay | steady_fall | undone | straight | unstepped(window) | growing | by_scale | gathering | learning,
+        by_decay
+        | steady_fall
+        | undone
+        | straight
+        | unstepped(window)
+        | growing
+        | undoing
+        | by_scale
+        | gathering
+        | learning,
     )
     if not of_rms.any():
         return result  # nearly always

@@ -63,6 +63,9 @@ def _one_way(window: SampleWindow) -> Bools:
     grew, too_far = _grew_one_way(window, -1)
     enough = (grew | np.isnan(window.now("update_max")) & (rms >= GROWN * before)) & ~too_far
     fits = (window.log_change("k") <= most_k_of_steps(window)) | _one_way_before(window)
+    unknown = np.isnan(window.now("update_max"))
+    if unknown.any():
+        fits |= unknown & _one_way_since_start(window)
     rose = (window.now("k") - window.before("k") > window.now("k_se")) & fits
     found: Bools = rose & enough
     return found
@@ -109,6 +112,13 @@ def _one_way_before(window: SampleWindow) -> Bools:
     return found
 
 
+def _one_way_since_start(window: SampleWindow) -> Bools:
+    """Whether k has risen as it does in steps of one size over all the growth since the start, shape (components,)."""
+    by_k, by_rms = (np.log(window.now(column) / window.baseline[column]) for column in ("k", "rms"))
+    found: Bools = by_k <= np.interp(by_rms, *STEPPED)
+    return found
+
+
 def from_nothing(window: SampleWindow) -> Bools:
     """Matrices that began at zero, or so near to it that a step replaces all values, and still grow; shape (components,).
 
@@ -140,8 +150,12 @@ def _from_nothing(window: SampleWindow) -> tuple[Bools, Bools]:
     body = window.components.body & window.components.trainable
     many = outgrown[..., body].mean(axis=-1, keepdims=True) >= OUTGROWN if body.any() else np.zeros(1, dtype=bool)
     outgrown &= many
-    nothing, size = np.where(outgrown, STEP * before, near), np.where(outgrown, before, rms[-1])
-    begun = np.isfinite(start) & ~(start >= np.where(unknown & ~(rate > 0.0), nothing, step))
+    # In a warm-up the highest η is still to come. What is far larger than its start, and no larger than all steps so far can have
+    # made it, consists of them.
+    by_steps = ~unknown & (caution(window) > 1.0) & (start < STEP * before)
+    by_steps &= rms[-1] <= window.now("eta_sum") * np.fmin(bound, 1.0)
+    nothing, size = np.where(outgrown | by_steps, STEP * before, near), np.where(outgrown, before, rms[-1])
+    begun = np.isfinite(start) & ~(start >= np.where(unknown & ~(rate > 0.0) | by_steps, nothing, step))
     begun = np.broadcast_to(begun, rms.shape[1:])
     if not begun.any():
         return begun, begun  # nearly always
