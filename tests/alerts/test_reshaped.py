@@ -16,14 +16,25 @@ def severities(columns: list[Columns], rule: str, step: int = 10 * AT) -> set[st
     return {a.finding.severity for a in begun_in(columns, rule) if a.step == step}
 
 
-@pytest.mark.parametrize(("share", "expected"), [(1.0, {"warning"}), (0.5, {"warning"}), (0.0, set()), (-0.2, set())])
-def test_a_fall_of_lambda_alone_is_one_of_shape(share: float, expected: set[str]) -> None:
-    """Most values shrink while a few grow, as where decay in the gradient takes what is not used: the RMS stays, and k falls."""
+@pytest.mark.parametrize("coupled", [False, True])
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.0, -0.2])
+def test_under_decay_in_the_gradient_a_fall_of_lambda_alone_is_one_of_shape(share: float, coupled: bool) -> None:
+    """Decay takes what is not used, while a few values grow: the RMS stays, and k falls."""
     columns = healthy()
     for now in columns[AT:]:
         now["lambda"][UP] *= 0.8
         now["rms"][UP] *= 0.8**share
-    assert severities(columns, "scale_shift") == expected
+    found = begun_in(columns, "scale_shift", withheld={"coupled_weight_decay": 28} if coupled else None)
+    assert bool(found) is (share > 0.2 or not coupled)
+
+
+@pytest.mark.parametrize(("share", "severity"), [(0.0, "info"), (1.0, "warning")])
+def test_a_young_matrix_may_change_its_shape(share: float, severity: str) -> None:
+    columns = healthy()
+    for now in columns[5:]:
+        now["lambda"][UP] *= 0.93
+        now["rms"][UP] *= 0.93**share
+    assert severities(columns, "scale_shift", 50) == {severity}
 
 
 @pytest.mark.parametrize(("k", "severity"), [(1.5, "info"), (1.2, "warning")])

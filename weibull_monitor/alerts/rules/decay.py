@@ -13,6 +13,8 @@ from weibull_monitor.alerts.window import SampleWindow
 
 MOST: Final = 0.5
 """Share of the matrices with weight decay that have it in the gradient, from which on all are taken to have it there."""
+OF_SIZE: Final = 0.2
+"""Share of a fall of λ that the RMS falls by, too, at least, if the size of a matrix has changed and not only its shape."""
 FADED: Final = 0.97
 """Below this share of what decoupled weight decay would have left of λ at the baseline, a matrix has faded."""
 EMPTIED: Final = 0.5
@@ -139,6 +141,20 @@ def scaled_to_zero(window: SampleWindow) -> Bools:
         found: Bools = decaying & enough & (fell > 0.0) & (fell <= most) & ~window.jumped
         if found.any():
             found &= window.components.expert | ~beyond_others(window)
+    return found
+
+
+def falls_in_shape(window: SampleWindow, moved: Floats, decay: Floats) -> Bools:
+    """Falls of λ beyond decay that the RMS does not share, (components,): the matrix changed its shape, and not its size.
+
+    Most values shrink and a few grow, as under decay in the gradient, and where a young matrix begins to learn.
+
+    Args:
+        window: The window.
+        moved: What ln λ moved by beyond decay, (components,).
+        decay: What decay explains, (components,).
+    """
+    found: Bools = -(window.log_change("rms") + decay) < OF_SIZE * -moved
     return found
 
 

@@ -17,9 +17,11 @@ from weibull_monitor.alerts.rules.decay import (
     SCALED,
     carried_on,
     explained_by_decay,
+    falls_in_shape,
     gathers,
     given_back,
     goes_on_falling,
+    in_gradient,
     lost_most,
     scaled_to_zero,
 )
@@ -92,8 +94,6 @@ FEW_VALUES: Final = 256
 """Gradients of so few values may all grow and keep their signs, so only the bound is beyond them."""
 SIGN: Final = 1.0
 """Bound of updates that all have one size."""
-OF_SIZE: Final = 0.2
-"""Share of a fall of λ that the RMS falls by, too, at least. Else the matrix has changed its shape, and not its size."""
 AS_ATTENTION: Final = 2.1
 """How much further W_q and W_k have to be pushed than others: where attention begins to work they go up to eight times as far as
 the rest with the same η, and `attention_scale` warns from 21 times on."""
@@ -256,7 +256,7 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
             falling[..., body].sum(axis=-1, keepdims=True), 1
         )
         undone = fallen & common & (of_falls >= COMMON)
-        of_shape = fallen & (-(rose + decay) < OF_SIZE * -(move.last + decay))
+        of_shape = fallen & falls_in_shape(window, move.last + decay, decay)
         # Attention takes one direction before it learns.
         straight = components.wakes & ~fallen & one_way(window) & rises_alike(window)
         growing = ~fallen & from_nothing(window)
@@ -307,27 +307,22 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         )
         return f"{name} {between(before, now, window.steps[-2])}, by {signed(by)}; {usually}. {cause}"
 
+    explained = by_decay | steady_fall | undone | straight | unstepped(window) | growing | undoing
+    explained |= by_scale | gathering | learning
+    judged = components.trainable & ~(of_shape & in_gradient(window))
+    judged &= window.warm | (by_rms >= 1.0) | (besides >= type(settings).sure)
     of_rms = (by_rms >= 1.0) | ((by_fall >= 1.0) & ~(move.last < rose))  # (components,)
     result = shift_result(
         window,
         "log lambda",
         (move.last, centre, usual),
         (settings.z * share, change),
-        components.trainable & ~of_shape & (window.warm | (by_rms >= 1.0) | (besides >= type(settings).sure)),
+        judged,
         "λ",
         meaning,
         besides,
-        np.where(fallen, 1.0, caution(window)),  # a young matrix grows, and does not shrink
-        by_decay
-        | steady_fall
-        | undone
-        | straight
-        | unstepped(window)
-        | growing
-        | undoing
-        | by_scale
-        | gathering
-        | learning,
+        np.where(fallen & ~of_shape, 1.0, caution(window)),  # a young matrix grows, or changes its shape
+        explained,
     )
     if not of_rms.any():
         return result  # nearly always
