@@ -201,6 +201,40 @@ def test_what_was_seen_before_a_restored_state_is_not_counted_after_it() -> None
     assert [info.budget and info.budget.path for info in found.values()] == pytest.approx([1.1, 1.1])
 
 
+class Lion(torch.optim.Optimizer):
+    """Without a step count, as all of its kind; two writes a step."""
+
+    def __init__(self, params: Any, lr: float) -> None:
+        super().__init__(params, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            for p in (p for p in group["params"] if p.grad is not None):
+                self.state[p].setdefault("exp_avg", torch.zeros_like(p)).lerp_(p.grad, 0.1)
+                p.mul_(1.0 - 0.1 * group["lr"])
+                p.sub_(group["lr"] * self.state[p]["exp_avg"].sign())
+
+
+@pytest.mark.parametrize("event", [None, freeze, leave_or_return, clear])
+@pytest.mark.parametrize(("per_call", "known"), [(1, True), (4, False)])
+def test_several_steps_of_an_optimizer_without_a_count_make_the_sum_unknown(
+    per_call: int, known: bool, event: Callable[[Training], None] | None
+) -> None:
+    """Nothing says how many they were; with too small a sum, what they do would be taken for impossible."""
+    t = Training(Lion, per_call)
+    t.falls = 1.0
+    for calls in (1, 6, 4):
+        t.run(calls)
+        if event is not None:
+            event(t)
+            t.run(2)
+        found = t.tracker.by_parameter({str(n): p for n, p in enumerate(t.weights[:4])})
+        for n, info in found.items():
+            assert (info.budget is not None) is known
+            assert info.budget is None or info.budget.path == pytest.approx(t.true[int(n)])
+
+
 def live(tmp_path: Path, event: Callable[[nn.Module, Any], Any]) -> Any:
     """A training with an event between two samples, and its history."""
     torch.manual_seed(0)

@@ -59,13 +59,14 @@ class Account:
             step was none of those.
         usual: Steps at the last call at which there were some.
         holders: Groups of optimizers that hold the parameters.
+        crowded: Whether they were written to as often as in several steps before the last call, and not counted.
     """
 
-    __slots__ = ("budget", "certain", "compared", "holders", "known", "rates", "stepped", "steps", "usual")
+    __slots__ = ("budget", "certain", "compared", "crowded", "holders", "known", "rates", "stepped", "steps", "usual")
 
     def __init__(self, budget: Budget | None = None, known: bool = True) -> None:
         self.budget = budget or Budget()
-        self.known, self.steps, self.usual, self.holders = known, 0, 1, 1
+        self.known, self.steps, self.usual, self.holders, self.crowded = known, 0, 1, 1, False
         self.stepped = budget is not None and budget != Budget()
         self.rates: Rates | None = None
         self.compared: Spent = (self.budget, self.rates, self.stepped)

@@ -18,6 +18,8 @@ from torch import Tensor
 from weibull_monitor.scaling.bounds import Group
 from weibull_monitor.scaling.optimizers import rule_of
 
+MANY_WRITES: Final = 4
+"""More writes to a parameter between two calls than this are those of several steps."""
 NO_COUNT: Final = frozenset({"SGD", "Muon", "LBFGS", "Adadelta"})
 """Optimizers of ``torch.optim`` that do not count their steps in any version of PyTorch that is supported, or need not."""
 
@@ -135,6 +137,7 @@ class ParameterSteps:
         most: Most steps that there can have been; inf if there is no bound.
         jumped: Whether the count was found to have been emptied, replaced or set back at the last call.
         made: Whether it was found for the first time.
+        crowded: Whether there is no count, and the parameter was written to as often at the last call as in several steps.
 
     >>> import torch
     >>> weight = torch.nn.Parameter(torch.zeros(2, 2))
@@ -163,6 +166,7 @@ class ParameterSteps:
         "_version",
         "_writes",
         "_written",
+        "crowded",
         "exact",
         "jumped",
         "least",
@@ -178,7 +182,7 @@ class ParameterSteps:
         self._counter: Tensor | None = None
         self._count, self._version, self._elsewhere = 0.0, 0, False
         self._writes, self._written = parameter._version, False
-        self.exact, self.jumped, self.made = False, False, False
+        self.exact, self.jumped, self.made, self.crowded = False, False, False, False
         self._still: int | None = None
         self._numbered = False
         self.least, self.most = 0.0, 0.0
@@ -196,7 +200,7 @@ class ParameterSteps:
     def taken(self) -> int | None:
         """Steps since the last call; None if that cannot be known."""
         counter = self._counts.of(self.parameter, self._group)
-        self.exact, self.jumped, self.made, self._numbered = True, False, False, False
+        self.exact, self.jumped, self.made, self.crowded, self._numbered = True, False, False, False, False
         if isinstance(counter, Tensor) and counter is self._counter:
             return self._on_same(counter)
         self.jumped = self._counter is not None
@@ -327,8 +331,17 @@ class ParameterSteps:
     def _by_writing(self) -> int | None:
         """0 or 1 for a parameter without a count; None before it was ever written to."""
         self.exact = False
-        risen, self._writes = self.parameter._version > self._writes, self.parameter._version
+        writes, self._writes = self.parameter._version - self._writes, self.parameter._version
+        risen, self.crowded = writes > 0, writes > MANY_WRITES and _has_its_own_memory(self.parameter)
         self._written |= risen
         if risen or self._written or not self.parameter.requires_grad:
             return int(risen)
         return None
+
+
+def _has_its_own_memory(parameter: Tensor) -> bool:
+    """Whether no other parameter shares its memory, as views of a flat tensor do: each write to one of them counts for all."""
+    try:
+        return parameter.untyped_storage().nbytes() <= parameter.nbytes
+    except Exception:  # its class may refuse any operation
+        return False

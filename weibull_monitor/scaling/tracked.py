@@ -253,7 +253,9 @@ def _taken(payers: Payers, missed: bool, presume: bool) -> int | None:
     if steps is None and one.counting and not presume:
         return 0
     if not one.exact:
-        account.known &= not missed
+        # A parameter that stands for others from now on was last looked at some calls ago: once says nothing.
+        account.known &= not (missed or (one.crowded and (account.crowded or not account.stepped)))
+        account.crowded = one.crowded
         return steps
     if steps is None or one.certain:
         return steps
