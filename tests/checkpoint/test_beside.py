@@ -180,7 +180,7 @@ def test_tensors_of_other_kinds_are_named_and_skipped(tmp_path: Path) -> None:
         "meta": "it is on the meta device and has no values",
         "wrapped": "it is made of other tensors (Wrapped)",
         "array": "it is a NumPy array; save it as a tensor",
-        "complex": "its dtype is complex64, which cannot be measured",
+        "complex": "its dtype is complex64, not a float type",
     }
 
 

@@ -187,7 +187,7 @@ def test_what_has_nothing_to_measure(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="no matrix to measure"):
         scan(tmp_path / "norm.safetensors")
     save_file({"a.weight": torch.ones(8, 8, dtype=torch.int8)}, tmp_path / "int.safetensors")
-    with pytest.raises(ConfigurationError, match="its dtype is I8, which cannot be measured"):
+    with pytest.raises(ConfigurationError, match="its dtype is I8, not a float type"):
         scan(tmp_path / "int.safetensors")
     (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointError, match="no checkpoint"):
@@ -278,7 +278,7 @@ def test_dtypes_that_cannot_be_counted_are_named_and_skipped(tmp_path: Path) -> 
     (tmp_path / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + data)
     found = scan_all(tmp_path).checkpoints[0]
     for kind in bits:
-        assert found.skipped[f"of_{kind}.weight"] == f"its dtype is {kind}, which cannot be measured"
+        assert found.skipped[f"of_{kind}.weight"] == f"its dtype is {kind}, not a float type"
     assert found.fits["layers.0.mlp.up_proj.weight"].rms == pytest.approx(
         float(values.square().mean().sqrt()), rel=1e-2
     )

@@ -82,7 +82,7 @@ def is_shape(value: Any) -> bool:
 def uncountable(name: str, shape: tuple[int, ...], dtype: object, pieces: tuple[Piece, ...] = ()) -> StoredTensor:
     """A tensor whose dtype cannot be counted, with that as its problem."""
     kind = str(dtype).removeprefix("torch.")
-    return StoredTensor(name, shape, None, pieces, f"its dtype is {kind}, which cannot be measured")
+    return StoredTensor(name, shape, None, pieces, f"its dtype is {kind}, not a float type")
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ def unsupported(tensor: Tensor, ignore_values: bool = False) -> str:
         ignore_values: Whether to accept a tensor without values, on the meta device or empty.
 
     >>> unsupported(torch.zeros(2, dtype=torch.int8))
-    'its dtype is int8, which cannot be measured'
+    'its dtype is int8, not a float type'
     """
     if tensor.is_nested:
         return "it is a nested tensor; its parts (tensor.unbind()) can be measured"
@@ -42,7 +42,7 @@ def unsupported(tensor: Tensor, ignore_values: bool = False) -> str:
     if tensor.layout != torch.strided:
         return f"its layout is {str(tensor.layout).removeprefix('torch.')}"
     if tensor.dtype not in MANTISSA:
-        return f"its dtype is {str(tensor.dtype).removeprefix('torch.')}, which cannot be measured"
+        return f"its dtype is {str(tensor.dtype).removeprefix('torch.')}, not a float type"
     if tensor.numel() == 0 and not ignore_values:
         return "it has no elements"
     return ""
@@ -91,7 +91,7 @@ def unreadable(tensor: Tensor) -> str:
 
     >>> import torch
     >>> unreadable(torch.zeros(2, 2, dtype=torch.int8)), unreadable(torch.zeros(2, 2, device="meta"))
-    ('its dtype is int8, which cannot be measured', '')
+    ('its dtype is int8, not a float type', '')
     """
     if tensor.is_quantized:
         return "its storage is quantised (torch)"
