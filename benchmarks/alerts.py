@@ -306,12 +306,12 @@ changed with it, except for the last one.
 | | | 50 | 7 (5.9 %) | 2.9 | 21 of 23 (91 %) |
 | | | 100 | 4 (3.4 %) | 4.8 | 20 of 23 (87 %) |
 
-Seven of the eleven alarms of seed 2, three of the four of seed 3, and three of the fifteen of seed 5 are right: they name what was
-done on purpose in mid-run (a matrix was drawn anew, or the optimizer was made anew). Three more of seed 5 were errors that were
-wrong: the monitor was called at every fourth step of an optimizer that does not count its steps, and took them for one. Since then
-such sums are not known; the rules themselves are those of the look at seed 5. There are few faults in the sets that are drawn at
-random: one more or less is 2 to 8 %. Seeds 4 and 5 together have 67 of 71, 56 of 61 and 54 of 60 (94, 92 and 90 %), and 7, 11 and
-10 of 208 alarmed (3.4, 5.3 and 4.8 %)."""
+Seven of the eleven alarms of seed 2, three of the four of seed 3, and three of the fifteen of seed 5 are right: they name what
+was done on purpose in mid-run (a matrix was drawn anew, or the optimizer was made anew). Three more of seed 5 were errors that
+were wrong: the monitor was called at every fourth step of an optimizer that does not count its steps, and took them for one.
+Since then such sums are not known; the rules themselves are those of the look at seed 5. There are few faults in the sets that
+are drawn at random: one more or less is 2 to 8 %. Seeds 4 and 5 together have 67 of 71, 56 of 61 and 54 of 60 (94, 92 and 90
+%), and 7, 11 and 10 of 208 alarmed (3.4, 5.3 and 4.8 %)."""
 """What came of the first looks at sets that thresholds have been chosen with since."""
 HEAD = """# How good the alerts are
 

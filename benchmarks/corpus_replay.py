@@ -162,9 +162,9 @@ def judged(run: Run, every: int, settings: AlertSettings) -> tuple[list[Alert], 
 def visibility(run: Run, twin: Run, every: int) -> float:
     """How far a fault has changed a distribution, in units of its own steps, by the second regular sample after it.
 
-    The change is the difference from the healthy twin at the same step, in k, ln λ, ln RMS or R², of the struck matrices (of all
-    if none was chosen). A step is the root mean square of the twin's last eight movements up to then and of the standard error of
-    the fit. The largest ratio counts. Infinite where Inf, NaN or zeros appear.
+    The change is the difference from the healthy twin at the same step, in k, ln λ, ln RMS or R², of the struck matrices, or
+    of all if no matrix was struck. A step is the root mean square of the twin's last eight movements up to then and of the
+    standard error of the fit. The largest ratio counts. Infinite where Inf, NaN or zeros appear.
     """
     struck = int(run.entry["struck"])
     mine, its = (regular(r.samples, every) for r in (run, twin))

@@ -30,7 +30,7 @@ Answers = npt.NDArray[np.bool_]
 _FINE: Final = (7, 10, 12)
 """Mantissa bits of the grids that zero bits tell: bf16, fp16 and TF32, and the finest that moves λ by almost 1e-4."""
 SLOTS: Final = 8
-"""Between two values of a grid, places are told apart so finely: what has left a grid by a small step is still near it."""
+"""Parts between two neighbours of a grid: a value that left the grid by a small step is still near it."""
 TALLIES: Final = len(_FINE) * (SLOTS + 1)
 """Integers in a tally."""
 _LEAST: Final = 0.005

@@ -6,6 +6,7 @@ But what training does to a matrix it does for a while: it goes on in the next i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -191,24 +192,20 @@ def rested(window: SampleWindow, settings: ScaleShift) -> Floats:
     noise = SE_LAMBDA * window.before("k_se") / window.before("k")
     after = [np.abs(row[2] - row[1]) for row in rows]
     least_others, times, both = ALONE
-    usual = [np.fmax(by * np.sqrt(longer), noise) for by in after]
+    usual = [by * np.sqrt(longer) for by in after]
     grew = judged & ~components.wakes & (np.minimum(*rose) >= LEAST_ALONE)
-    grew &= np.minimum(rose[0] / usual[0], rose[1] / usual[1]) >= times
-    stops = np.minimum(*(by / np.fmax(next_one * longer, noise) for by, next_one in zip(fell, after, strict=True)))
+    grew &= _times(rose, usual, noise) >= times
+    stops = _times(fell, [by * longer for by in after], noise)
     lost = judged & (np.minimum(*fell) >= LEAST_STOPPED) & (stops >= STOPPED[1]) & (longer <= 1.0 / NEXT)
     if not (grew | lost).any():
         return nothing
-    past = [np.fmax(window.furthest(f"log {column}", end=-2), noise) for column in SCALES]
-    strength = np.where(
-        lost, np.minimum(np.minimum(fell[0] / past[0], fell[1] / past[1]) / STOPPED[0], stops / STOPPED[1]), 0.0
-    )
+    past = [window.furthest(f"log {column}", end=-2) for column in SCALES]
+    strength = np.where(lost, np.minimum(_times(fell, past, noise) / STOPPED[0], stops / STOPPED[1]), 0.0)
     if grew.any():
         strict = max(settings.alone / type(settings).alone, settings.own / type(settings).own) * caution(window)
-        others = np.minimum(*(by / np.fmax(largest_peer(window, np.abs(by), False), noise) for by in rose))
-        ever, next_one, as_all = (
-            np.minimum(*(by / np.fmax(least, noise) for by, least in zip(rose, beside, strict=True)))
-            for beside in (past, usual, [median_along(np.abs(by[..., body])) for by in rose])
-        )
+        others = _times(rose, [largest_peer(window, np.abs(by), False) for by in rose], noise)
+        ever, next_one = _times(rose, past, noise), _times(rose, usual, noise)
+        as_all = _times(rose, [median_along(np.abs(by[..., body])) for by in rose], noise)
         units = np.minimum(ever, next_one)
         one = np.where((others >= least_others) & (units >= times), np.sqrt(others * units) / both, 0.0)
         least_past, least_next, least_all, mean = OF_SEVERAL
@@ -216,6 +213,12 @@ def rested(window: SampleWindow, settings: ScaleShift) -> Floats:
         several = np.where(many, np.cbrt(ever * next_one * as_all) / mean, 0.0)
         strength = np.where(grew, np.fmax(one, several) / strict, strength)
     return or_zero(strength)
+
+
+def _times(moved: Sequence[Floats], beside: Sequence[Floats], noise: Floats) -> Floats:
+    """How many times as far as others, or as ever, a matrix moved, in that of `SCALES` in which it is less, (components,)."""
+    smaller: Floats = np.minimum(*(by / np.fmax(other, noise) for by, other in zip(moved, beside, strict=True)))
+    return smaller
 
 
 def _moved(window: SampleWindow, ago: int) -> Floats:

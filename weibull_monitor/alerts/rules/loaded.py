@@ -75,8 +75,8 @@ def initialised_anew(window: SampleWindow, settings: InitialisedAnew) -> RuleRes
     is new as a whole.
     A matrix is found if its k is that of an initialisation (normal, uniform) within four standard errors, and
 
-    - its λ departs from the blocks beside it and from all others by ``log_lambda`` and by ``z`` times their spread, or lies
-      outside of all others by ``log_lambda`` and as far as they lie apart. Besides, it is as the configuration says, or one
+    - its λ departs from the blocks beside it and from all others by ``log_lambda`` and by ``z`` times their spread, or
+      from the nearest other by ``log_lambda`` and by as much as the others span. It also is as the configuration says, or one
       of these holds: it is that of a customary initialisation (`customary`), it is that of two more such matrices of its block,
       or the others are known by their k to be trained. In the first and last block the first two have to hold together; or
     - its λ departs by ``alone``; or

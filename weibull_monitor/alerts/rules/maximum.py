@@ -129,7 +129,7 @@ def impossible_maximum(window: SampleWindow, settings: ImpossibleChange) -> Rule
         steps = window.steps[-1] - window.steps[-2]
         likely = path * bound * np.where(components.coarse, 2.0, 1.0) * (1.0 + 1e-6)
         likely = likely + np.where(components.coarse, np.fmin(steps * components.precision, 1.0) * before, 0.0)
-        bin_width = 1.0 + np.fmax(BIN, components.precision)
+        bin_width = _bin_width(window)
         decay = path * or_zero(np.fmax(window.now("weight_decay"), window.before("weight_decay")))
         kept = before / bin_width * np.fmax(1.0 - decay, 0.0)
         moved = np.fmax(now / bin_width - before, kept - now)
@@ -162,6 +162,11 @@ def impossible_maximum(window: SampleWindow, settings: ImpossibleChange) -> Rule
     )
 
 
+def _bin_width(window: SampleWindow) -> Floats:
+    """How many times the lower edge of the largest value's bin its upper edge is, at most, (components,)."""
+    return 1.0 + np.fmax(BIN, window.components.precision)
+
+
 def _steady_fall(window: SampleWindow, fell: Floats) -> Floats:
     """How far the largest value can fall in the last interval while gradients have a steady size, (components,).
 
@@ -191,7 +196,7 @@ def one_value_alone(window: SampleWindow) -> RuleResult | None:
     components = window.components
     now, before = window.now("largest"), window.before("largest")  # all arrays (components,)
     with quiet():
-        edge = now / (1.0 + np.fmax(BIN, components.precision))
+        edge = now / _bin_width(window)
         found = (edge >= DOUBLED * before) & (before > 0.0)
         if not found.any():
             return None  # nearly always

@@ -61,9 +61,9 @@ def _one_way(window: SampleWindow) -> Bools:
         return np.zeros(window.now("k").shape, dtype=bool)
     rms, before = window.now("rms"), window.before("rms")  # all arrays (components,)
     grew, too_far = _grew_one_way(window, -1)
-    enough = (grew | np.isnan(window.now("update_max")) & (rms >= GROWN * before)) & ~too_far
-    fits = (window.log_change("k") <= most_k_of_steps(window)) | _one_way_before(window)
     unknown = np.isnan(window.now("update_max"))
+    enough = (grew | unknown & (rms >= GROWN * before)) & ~too_far
+    fits = (window.log_change("k") <= most_k_of_steps(window)) | _one_way_before(window)
     if unknown.any():
         fits |= unknown & _one_way_since_start(window)
     rose = (window.now("k") - window.before("k") > window.now("k_se")) & fits
