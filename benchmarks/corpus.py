@@ -41,7 +41,7 @@ from corpus_fresh_faults import FRESH_FAULTS
 from corpus_optimizers import make, rate
 from corpus_sides import SIDES, side
 from corpus_world import NotHere, World
-from torch import nn
+from torch import Tensor, nn
 
 from weibull_monitor import WeibullMonitor
 from weibull_monitor.history.record import FILE
@@ -135,7 +135,8 @@ class Training:
         batch = self._batch(self.step > case.steps // 2)
         for change in self.world.on_batch:
             change(batch)
-        with torch.autocast("cpu", torch.bfloat16, enabled=case.event == "autocast"):
+        device = next(self.model.parameters()).device.type
+        with torch.autocast(device, torch.bfloat16, enabled=case.event == "autocast"):
             loss = self.task.loss(self.model, batch)
         (loss / self._parts).backward()  # type: ignore[no-untyped-call]
         return loss.item()
@@ -185,7 +186,7 @@ def train_with(
     entries = []
     if case.strikes:
         training.run(case.strikes)
-        seen = torch.get_rng_state()
+        seen = _random_states()
         for n, fault in enumerate(case.faults):
             torch.manual_seed(case.seed + n)
             folder = (
@@ -197,7 +198,7 @@ def train_with(
             try:
                 with torch.no_grad():
                     faults[fault](twin.world)
-                torch.set_rng_state(seen)  # dropout goes on as its twin's
+                _restore(seen)  # dropout goes on as its twin's
                 twin.run(case.strikes + AFTER)
             except NotHere:
                 twin.monitor.close(sample_last=False)
@@ -205,9 +206,20 @@ def train_with(
                 continue
             more = {"victims": twin.world.victims, **({"drawn": twin.world.drawn} if twin.world.drawn else {})}
             entries.append(twin.finish(fault=fault, struck=case.strikes, twin=case.folder, **more))
-        torch.set_rng_state(seen)
+        _restore(seen)
     training.run(case.steps)
     return [training.finish(fault=None), *entries]
+
+
+def _random_states() -> list[Tensor]:
+    """Of the CPU, and of the GPU where one is in use."""
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else ())]
+
+
+def _restore(states: list[Tensor]) -> None:
+    torch.set_rng_state(states[0])
+    if len(states) > 1:
+        torch.cuda.set_rng_state_all(states[1:])
 
 
 def write_index(root: Path) -> None:
@@ -235,12 +247,15 @@ def _attempt(case: Case, root: Path, end: float, train: Callable[[Any, Path], li
 
 def train_all(
     chosen: Sequence[Case], root: Path, processes: int, seconds: float,
-    train: Callable[[Any, Path], list[dict[str, Any]]] = train,
+    train: Callable[[Any, Path], list[dict[str, Any]]] = train, rest: int | None = 4,
 ) -> None:  # fmt: skip
-    """Trains cases in several processes, and writes the index; after so many seconds, no training begins."""
+    """Trains cases in several processes, and writes the index; after so many seconds, no training begins.
+
+    ``rest`` is after how many cases a process ends and another begins; never with None.
+    """
     text()  # read once, before the processes are forked
     work = functools.partial(_attempt, root=root, end=time.time() + seconds, train=train)
-    with multiprocessing.get_context("fork").Pool(processes, maxtasksperchild=4) as pool:
+    with multiprocessing.get_context("fork").Pool(processes, maxtasksperchild=rest) as pool:
         for line in pool.imap_unordered(work, chosen):
             print(line, flush=True)
     write_index(root)

@@ -1,6 +1,7 @@
 """Trains small models drawn at random, healthy and broken on purpose, for runs that nobody has seen; a new seed draws new ones.
 
     python benchmarks/corpus_unseen.py DIR --seed 1 --healthy 120 --faults 60 --processes 2
+    python benchmarks/corpus_unseen.py DIR --seed 6 --device cuda --processes 16   # at once, on one GPU
 
 Architecture, task, names, first values, optimizer, course of η and events are drawn; so are where, how and when a fault
 strikes. About a third of the healthy runs have an ordinary event. Each broken run leaves its healthy twin at one step, as in
@@ -25,6 +26,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import functools
 import io
 import math
 import random
@@ -228,13 +230,25 @@ class UnseenTraining(Training):
         self.monitor = self._monitor(state)
 
 
-def train(case: Unseen, root: Path) -> list[dict[str, Any]]:
-    """Trains a case and its broken branches; returns their entries of the index."""
+def _placed(task: Task, device: str) -> Task:
+    """A task whose batches are made on the CPU, so that they are the same everywhere, and moved to a device."""
+
+    def batch(random: torch.Generator, size: int) -> Batch:
+        with torch.device("cpu"):
+            made = task.batch(random, size)
+        return {name: t.to(device) for name, t in made.items()}
+
+    return replace(task, batch=batch)
+
+
+def train(case: Unseen, root: Path, device: str = "cpu") -> list[dict[str, Any]]:
+    """Trains a case and its broken branches on a device; returns their entries of the index."""
 
     def begin(place: Path) -> Training:
-        return UnseenTraining(case, prepared(case, lambda: build(case.arch)), place)
+        return UnseenTraining(case, prepared(case, lambda: _placed(build(case.arch), device)), place)
 
-    return train_with(case, root, begin, UNSEEN_FAULTS)
+    with torch.device(device):
+        return train_with(case, root, begin, UNSEEN_FAULTS)
 
 
 def main() -> None:
@@ -244,6 +258,7 @@ def main() -> None:
     parser.add_argument("--healthy", type=int, default=120, help="healthy trainings, besides the twins (120)")
     parser.add_argument("--faults", type=int, default=60, help="broken trainings, about (60)")
     parser.add_argument("--processes", type=int, default=1, help="trainings at once (1)")
+    parser.add_argument("--device", default="cpu", help="where models are trained (cpu)")
     parser.add_argument("--seconds", type=float, default=math.inf, help="after these, no training begins")
     options = parser.parse_args()
     options.root.mkdir(parents=True, exist_ok=True)
@@ -252,7 +267,9 @@ def main() -> None:
         for case in drawn(options.seed, options.healthy, options.faults)
         if not (options.root / case.folder / "case.json").exists()
     ]
-    train_all(left, options.root, options.processes, options.seconds, train)
+    on_device = functools.partial(train, device=options.device)
+    rest = 4 if options.device == "cpu" else None  # a process keeps its context of the GPU
+    train_all(left, options.root, options.processes, options.seconds, on_device, rest)
 
 
 if __name__ == "__main__":

@@ -37,9 +37,11 @@ _public = on_first_use(__name__, _PUBLIC)
 
 
 def __getattr__(name: str) -> Any:
-    from importlib import metadata
+    if name == "__version__":
+        from weibull_monitor.version import installed_version
 
-    return metadata.version("weibull-monitor") if name == "__version__" else _public(name)
+        return installed_version()
+    return _public(name)
 
 
 def __dir__() -> list[str]:

@@ -32,14 +32,14 @@ class Training:
     def run(self, calls: int) -> None:
         for _ in range(calls):
             self.eta *= self.falls
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.eta
-            held = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
+            for factor, group in enumerate(self.optimizer.param_groups, 1):
+                group["lr"] = self.eta * factor
+            rates = {id(p): group["lr"] for group in self.optimizer.param_groups for p in group["params"]}
             for _ in range(self.per_call):
                 for n, p in enumerate(self.weights):
-                    trained = p.requires_grad and id(p) in held
+                    trained = p.requires_grad and id(p) in rates
                     p.grad = torch.ones_like(p) if trained else None
-                    self.true[n] += self.eta * trained
+                    self.true[n] += rates[id(p)] if trained else 0.0
                 self.optimizer.step()
             self.tracker.advance()
 
@@ -94,7 +94,25 @@ def leave_or_return(t: Training) -> None:
         params.append(t.weights[4])
 
 
-EVENTS = [clear, clear_one, set_back, load, replace, replace_with_its_state, freeze, leave_or_return]
+def move(t: Training) -> None:
+    """A parameter that comes to another group, or goes back."""
+    one, two = (group["params"] for group in t.optimizer.param_groups[:2])
+    here, there = (one, two) if len(one) > 1 else (two, one)
+    there.insert(0, here.pop())
+
+
+def split(t: Training) -> None:
+    """A group for each half of the largest one."""
+    largest = max(t.optimizer.param_groups, key=lambda group: len(group["params"]))
+    half = len(largest["params"]) // 2
+    moved, largest["params"] = largest["params"][half:], largest["params"][:half]
+    if half:
+        t.optimizer.param_groups.append({**largest, "params": moved})
+    else:
+        largest["params"] = moved
+
+
+EVENTS = [move, split, clear, clear_one, set_back, load, replace, replace_with_its_state, freeze, leave_or_return]
 
 
 @pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.NAdam, torch.optim.Adagrad], ids=lambda k: k.__name__)
@@ -198,7 +216,7 @@ def test_what_was_seen_before_a_restored_state_is_not_counted_after_it() -> None
     t.tracker.restore(t.tracker.state(), t.tracker.watched())
     t.run(2)
     found = t.tracker.by_parameter({"3": t.weights[3], "4": t.weights[4]})
-    assert [info.budget and info.budget.path for info in found.values()] == pytest.approx([1.1, 1.1])
+    assert [info.budget and info.budget.path for info in found.values()] == pytest.approx(t.true[3:])
 
 
 class Lion(torch.optim.Optimizer):

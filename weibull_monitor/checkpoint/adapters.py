@@ -128,7 +128,7 @@ def _read(stored: StoredTensor) -> Tensor | None:
     """A tensor in memory; None if it is too large or not stored row by row."""
     if stored.dtype is None or stored.numel * stored.dtype.itemsize > LARGEST or len(stored.shape) < 2:
         return None
-    out = torch.empty(stored.shape, dtype=stored.dtype)
+    out = torch.empty(stored.shape, dtype=stored.dtype, device="cpu")
     for piece in stored.pieces:
         if piece.strides is not None:
             return None

@@ -299,7 +299,7 @@ class _ReadAhead:
     def __init__(self, windows: Iterator[_FileStretch]) -> None:
         self._pending = windows
         self._pool = ThreadPoolExecutor(1, "weibull-read")
-        self._free = [torch.empty(WINDOW, dtype=torch.uint8) for _ in range(AHEAD + 1)]
+        self._free = [torch.empty(WINDOW, dtype=torch.uint8, device="cpu") for _ in range(AHEAD + 1)]
         self._file: Path | None = None
         self._fd = -1
 
@@ -327,7 +327,7 @@ class _ReadAhead:
     def _buffer(self, window: _FileStretch) -> Tensor:
         if window.bytes <= WINDOW and self._free:
             return self._free.pop()
-        return torch.empty(window.bytes, dtype=torch.uint8)
+        return torch.empty(window.bytes, dtype=torch.uint8, device="cpu")
 
     def _read(self, window: _FileStretch, buffer: Tensor) -> Tensor:
         """Reads one window. Only the reading thread calls it, so that one file at a time is open."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from importlib import metadata
 
 from weibull_monitor.cli import (
     alerts,
@@ -28,6 +27,7 @@ from weibull_monitor.cli import (
 from weibull_monitor.cli.common import EXIT_CODES, FAILED, INTERRUPTED, OK, Parser
 from weibull_monitor.cli.output import safe_output
 from weibull_monitor.errors import WeibullMonitorError, text_of, visible
+from weibull_monitor.version import installed_version
 
 COMMANDS = (demo, run, components, scan, watch, report, compare, paper, sweep, alerts, wandb_workspace, completion)
 """In the order of the help."""
@@ -68,13 +68,13 @@ def _run(options: argparse.Namespace) -> int:
 
 
 class _Version(argparse.Action):
-    """Prints the version of the installed package. Looking it up takes 20 ms, so it is done only on request."""
+    """Prints the version of the installed package."""
 
     def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:
         super().__init__(option_strings, dest=argparse.SUPPRESS, nargs=0, help=help)
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        print(f"weibull-monitor {metadata.version('weibull-monitor')}")
+        print(f"weibull-monitor {installed_version()}")
         parser.exit(OK)
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,17 +16,12 @@ from weibull_monitor.history.columns import COLUMNS, COUNTS, unknown
 from weibull_monitor.history.shown import in_words, kinds_html
 from weibull_monitor.measure.shown import table
 from weibull_monitor.model.components import Component
+from weibull_monitor.version import installed_version
 
 SCHEMA: Final = 1
 """Version of the line format."""
 FILE: Final = Path("weibull") / "history.jsonl"
 """The history file within a run's directory."""
-
-
-@cache
-def installed_version() -> str:
-    """The version of weibull-monitor that is installed."""
-    return metadata.version("weibull-monitor")
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ def queue_products(factors: Sequence[tuple[Tensor, Tensor, float]]) -> PendingPr
         norms.append(to_host((abs(scale) * (squares / (b.shape[0] * a.shape[1])).sqrt()).view(1, 1)))
         rows, columns = _sampled(b.shape[0], a.shape[1])
         a, b = a[:, columns.to(a.device)], scale * b[rows.to(b.device)]
-        counts = torch.zeros(0)
+        counts = torch.zeros(0, device="cpu")
         step = max(1, BLOCK // a.shape[1])
         for start in range(0, len(b), step):
             made = count_magnitudes([b[start : start + step] @ a], _BINS)  # (1, bins.columns)
@@ -80,4 +80,4 @@ def _sampled(rows: int, columns: int) -> tuple[Tensor, Tensor]:
 
 
 def _evenly(of: int, some: int) -> Tensor:
-    return torch.arange(some) * of // some
+    return torch.arange(some, device="cpu") * of // some

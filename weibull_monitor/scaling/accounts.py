@@ -144,7 +144,8 @@ class GroupAccounts:
         accounts: The accounts of the parameters that have one; completed here.
         known: Whether a parameter without an account has spent nothing.
         seen: Whether the steps that the optimizer has taken on parameters that are not counted yet are known.
-        before: The same group before its parameters changed.
+        before: The same group before its parameters changed; for a new group, the one that had its first parameter.
+        stood: Ids of what counted the steps of parameters that stood for others before.
     """
 
     def __init__(
@@ -157,9 +158,10 @@ class GroupAccounts:
         known: bool,
         seen: bool,
         before: GroupAccounts | None = None,
+        stood: Collection[int] = (),
     ) -> None:
-        self.members = list(members)
-        self._calls: list[tuple[Rates | None, int]] = [] if before is None else before._calls
+        self.members, self._stood = list(members), stood
+        self._calls: list[tuple[Rates | None, int]] = [] if before is None else list(before._calls)
         self._counted = counted
         if counts is not None:
             held = {id(p) for p in counts.held()}
@@ -176,7 +178,7 @@ class GroupAccounts:
 
     def gather(self, accounts: Accounts) -> None:
         """Finds the parameters that share an account."""
-        before = {id(payers.one): payers.one for payers in self.payers}
+        before = {id(payers.one) for payers in self.payers} or self._stood
         by_account: dict[int, list[Tensor]] = {}
         for p in self.members:
             by_account.setdefault(id(accounts[p]), []).append(p)

@@ -28,11 +28,11 @@ class QuickCalls:
         rates: η and λ_wd of each group, call by call.
     """
 
-    __slots__ = ("_calls", "_counts", "_groups", "_length", "_ones", "_optimizer", "rates")
+    __slots__ = ("_calls", "_counts", "_groups", "_ones", "_optimizer", "_sizes", "rates")
 
     def __init__(self, optimizer: Any, ones: Sequence[tuple[ParameterSteps, Tensor]]) -> None:
         self._optimizer, self._groups = optimizer, optimizer.param_groups
-        self._length = len(self._groups)
+        self._sizes = [len(group["params"]) for group in self._groups]
         self._ones = [one for one, _ in ones]
         self._counts = [(_reads(counter), counter.item()) for _, counter in ones]
         self._calls = 0
@@ -54,13 +54,15 @@ class QuickCalls:
     def note(self) -> bool:
         """Notes a call; returns False, and notes nothing, if it was another than described."""
         groups, risen = self._groups, self._calls + 1
-        if self._optimizer.param_groups is not groups or len(groups) != self._length:
+        if self._optimizer.param_groups is not groups or len(groups) != len(self._sizes):
             return False
         for count, before in self._counts:
             if count() != before + risen:
                 return False
         rates = []
-        for group in groups:
+        for group, size in zip(groups, self._sizes, strict=True):
+            if len(group["params"]) != size:
+                return False
             eta, weight_decay = group["lr"], group.get("weight_decay")
             if type(eta) not in _NUMBERS or type(weight_decay) not in _NUMBERS:
                 return False

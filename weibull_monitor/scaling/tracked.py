@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from operator import is_not
 from typing import Any, Final
 
@@ -50,6 +50,7 @@ class TrackedOptimizer:
         self._late: deque[_Call] = deque()
         self._counted: dict[int, ParameterSteps] = {}
         self.groups: list[GroupAccounts] = []
+        self._sizes: list[int] = []
         self._quick: QuickCalls | None = None
         self.enter(known, seen)
 
@@ -82,10 +83,16 @@ class TrackedOptimizer:
     def enter(self, known: bool = True, seen: bool = False) -> None:
         """Finds the accounts of all parameters anew. Those of parameters that have none begin with nothing."""
         self.look_closely()
-        made, counted = [], set(self._counted)
+        made, counted, stood = [], set(self._counted), self._standing()
+        held = {id(p): group for group in self.groups for p in group.members}
+        self._sizes = _sizes(self.optimizer)
         for i, group in enumerate(self.optimizer.param_groups):
-            members, before = parameters_of(self.optimizer, i), self.groups[i] if i < len(self.groups) else None
-            made.append(GroupAccounts(self.counts, group, members, self._counted, self._accounts, known, seen, before))
+            members = list(parameters_of(self.optimizer, i))
+            before = self.groups[i] if i < len(self.groups) else None
+            before = before or next((held[id(p)] for p in members if id(p) in held), None)
+            made.append(
+                GroupAccounts(self.counts, group, members, self._counted, self._accounts, known, seen, before, stood)
+            )
         if len(made) < len(self.groups):  # which of them are left is not known
             for account in (payers.account for group in made for payers in group.payers):
                 account.known = False
@@ -98,6 +105,32 @@ class TrackedOptimizer:
         for group in made:
             group.come(counted)
         self.groups = made
+
+    def _standing(self) -> set[int]:
+        """Ids of what counts the steps of parameters that stand for others."""
+        return {id(payers.one) for group in self.groups for payers in group.payers}
+
+    def enter_groups(self, regroup: Callable[[], object]) -> None:
+        """Finds the accounts anew between two comparisons, right after a step with other groups.
+
+        A parameter that stands for others from now on was last looked at when all were compared: what has been spent since then
+        is not spent again.
+
+        Args:
+            regroup: Divides the accounts whose parameters are in several groups now.
+        """
+        self.settle()
+        stood, counted = self._standing(), set(self._counted)
+        self.enter()
+        regroup()
+        for payers in (payers for group in self.groups for payers in group.payers):
+            one = payers.one
+            if one is not None and id(one) not in stood and id(one.parameter) in counted:
+                one.note(payers.account.steps)
+
+    def regrouped(self) -> bool:
+        """Whether the optimizer now has other groups, or groups of another length. Cheap enough for every step."""
+        return self._sizes != _sizes(self.optimizer)
 
     def changed(self) -> bool:
         """Whether the optimizer now has other parameters."""
@@ -137,9 +170,6 @@ class TrackedOptimizer:
         """
         self._post()
         groups = self.optimizer.param_groups
-        if len(groups) != len(self.groups):
-            self.settle()
-            self.enter()
         skipped, made, self.jumped = self._skipped(), False, False
         rates: list[_Rate | None] = []
         taken: list[list[int]] = []
@@ -231,6 +261,11 @@ class TrackedOptimizer:
         self._counted.clear()
         self.groups = []
         self.enter(seen=True)
+
+
+def _sizes(optimizer: Any) -> list[int]:
+    """The number of parameters of each group."""
+    return [len(group["params"]) for group in optimizer.param_groups]
 
 
 def _taken(payers: Payers, missed: bool, presume: bool) -> int | None:

@@ -107,6 +107,8 @@ class BudgetTracker:
         presume = unseen and not any(tracked.has_gradient for tracked in self._tracked)
         for tracked in slow:
             if chosen is None or any(tracked.innermost is one for one in chosen):
+                if tracked.regrouped():
+                    tracked.enter_groups(self._regroup)
                 tracked.advance(missed, unseen, presume)
                 full |= tracked.jumped or (bool(tracked.groups) and tracked.groups[0].full)
         if full:

@@ -77,7 +77,7 @@ def in_gradient(window: SampleWindow) -> Bools:
 
 
 def _in_gradient(window: SampleWindow) -> Bools:
-    if not np.any(window.withheld.coupled):
+    if len(window.steps) < 2 or not np.any(window.withheld.coupled):
         return np.zeros(window.now("lambda").shape, dtype=bool)  # nearly always
     decaying = (window.now("weight_decay") > 0.0) & np.isfinite(window.now("lambda"))
     enough = np.asarray(window.withheld.coupled) >= MOST * decaying.sum(axis=-1, keepdims=True)
@@ -94,6 +94,19 @@ def faded(window: SampleWindow) -> Bools:
     return window.once(
         "faded", lambda: _shrunk(window, FADED) | _shrunk(window, FADED, now=True) & explained_by_decay(window)
     )
+
+
+def fades(window: SampleWindow) -> Bools:
+    """Matrices with decay in the gradient whose λ has come down to `FADED` of its highest, (components,).
+
+    What grew first does so, too, and its k falls as slowly as that of one that never grew.
+    """
+    decaying = in_gradient(window)
+    if not decaying.any():
+        return decaying
+    highest = np.fmax(np.fmax.reduce(window["lambda"], axis=0), window.baseline["lambda"])
+    found: Bools = decaying & (window.now("lambda") <= FADED * highest)
+    return found
 
 
 def _shrunk(window: SampleWindow, share: float, now: bool = False) -> Bools:
@@ -129,7 +142,7 @@ def scaled_to_zero(window: SampleWindow) -> Bools:
     Optimization for Deep Learning", 2020, algorithm 2). Where the gradient of the loss is small beside λ_wd·w, it points to zero
     as a whole, and ln RMS falls by η a step, not by ηλ_wd. What only one matrix does, but an expert, is no decay.
     """
-    if not np.any(window.withheld.scaled):
+    if len(window.steps) < 2 or not np.any(window.withheld.scaled):
         return np.zeros(window.now("lambda").shape, dtype=bool)  # nearly always
     with quiet():
         decaying = (window.now("weight_decay") > 0.0) & np.isfinite(window.now("lambda"))

@@ -69,5 +69,10 @@ def reason(window: SampleWindow, i: int) -> str | None:
 
 def group_excused(window: SampleWindow, group: JudgedGroup) -> Bools:
     """Whether at least half of a group are `excused`, (1,)."""
-    share: Bools = excused(window)[..., group.members].mean(axis=-1, keepdims=True) >= MOST
+    return mostly(excused(window), group)
+
+
+def mostly(found: Bools, group: JudgedGroup) -> Bools:
+    """Whether something holds for at least half of a group, (1,)."""
+    share: Bools = found[..., group.members].mean(axis=-1, keepdims=True) >= MOST
     return share

@@ -192,7 +192,7 @@ def rested(window: SampleWindow, settings: ScaleShift) -> Floats:
     noise = SE_LAMBDA * window.before("k_se") / window.before("k")
     after = [np.abs(row[2] - row[1]) for row in rows]
     least_others, times, both = ALONE
-    usual = [by * np.sqrt(longer) for by in after]
+    usual = [by * longer for by in after]  # as a drift grows: a rate that comes down is no rest
     grew = judged & ~components.wakes & (np.minimum(*rose) >= LEAST_ALONE)
     grew &= _times(rose, usual, noise) >= times
     stops = _times(fell, [by * longer for by in after], noise)
@@ -207,6 +207,7 @@ def rested(window: SampleWindow, settings: ScaleShift) -> Floats:
         ever, next_one = _times(rose, past, noise), _times(rose, usual, noise)
         as_all = _times(rose, [median_along(np.abs(by[..., body])) for by in rose], noise)
         units = np.minimum(ever, next_one)
+        others = np.minimum(others, as_all)  # what most matrices do, too, one does not do alone
         one = np.where((others >= least_others) & (units >= times), np.sqrt(others * units) / both, 0.0)
         least_past, least_next, least_all, mean = OF_SEVERAL
         many = (ever >= least_past) & (next_one >= least_next) & (as_all >= least_all)

@@ -155,6 +155,15 @@ def _caution(window: SampleWindow) -> Floats:
     return np.ones(known.shape) if goes_on(window) else known
 
 
+def as_ever(usual: Floats, own: Floats, units: float) -> Floats:
+    """A usual size of movements, so large that one as large as ever before, ``own``, is not beyond ``units`` of it.
+
+    The spread of past movements is a robust one: one large movement among eight does not count in it. A matrix that has done
+    it before may do it again, though, so only what is larger than ever is sure.
+    """
+    return np.fmax(usual, own / units)
+
+
 def suddenness(moved: Floats, usual: Floats, z: float | Floats, change: float | Floats) -> tuple[Floats, Floats]:
     """z-scores of movements, and their strength: 1 if the movement is ``z`` times the usual size and ``change`` in itself."""
     score = moved / usual

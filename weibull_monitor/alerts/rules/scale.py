@@ -321,7 +321,7 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         "λ",
         meaning,
         besides,
-        np.where(fallen & ~of_shape, 1.0, caution(window)),  # a young matrix grows, or changes its shape
+        np.where(fallen & common, 1.0, caution(window)),
         explained,
     )
     if not of_rms.any():

@@ -25,6 +25,7 @@ from weibull_monitor.alerts.rules.groups import (
 from weibull_monitor.alerts.rules.movement import (
     AS_OTHERS,
     MIN_INTERVALS,
+    as_ever,
     caution,
     median_if_many,
     shift_result,
@@ -106,6 +107,7 @@ def selection_shift(window: SampleWindow, settings: SelectionShift) -> RuleResul
         alike = window.components.selection & window.components.body & window.components.trainable
         move = replace(move, others=np.fmax(move.others, median_if_many(np.abs(move.last[..., alike]))))
         usual = np.sqrt(move.size**2 + window.now("k_se") ** 2 + (AS_OTHERS * move.others) ** 2)
+        usual = as_ever(usual, move.own, settings.z * type(settings).sure)
         error = window.now("k_se")
         # Attention that begins to learn takes one direction, which makes k rise; nothing healthy makes it fall as quickly.
         rises = move.last > 0.0

@@ -8,13 +8,14 @@ import numpy as np
 
 from weibull_monitor.alerts.component_arrays import LEAST_PART
 from weibull_monitor.alerts.rules.alone import moved_together, moved_together_outside, part_lost
-from weibull_monitor.alerts.rules.decay import grows_on
-from weibull_monitor.alerts.rules.excuse import excused, group_excused, reason
+from weibull_monitor.alerts.rules.decay import IN_GRADIENT, fades, grows_on
+from weibull_monitor.alerts.rules.excuse import excused, group_excused, mostly, reason
 from weibull_monitor.alerts.rules.gradient_sized import OF_STEPS, made_of_steps
 from weibull_monitor.alerts.rules.groups import GroupResults, around, group_error, median_k, median_start, warm
 from weibull_monitor.alerts.rules.movement import (
     AS_OTHERS,
     MIN_INTERVALS,
+    as_ever,
     caution,
     suddenness,
     unlike_both,
@@ -228,7 +229,7 @@ def departure(values: Floats) -> tuple[Floats, Floats, Floats]:
 def transmission_exit(window: SampleWindow, settings: TransmissionExit) -> RuleResult:
     """The median k of a kind of the Transmission class left the band of healthy models."""
     results, starts = GroupResults(window.now("k").shape), np.full(len(window.components), np.nan)
-    of_steps = np.zeros(results.value.shape, dtype=bool)
+    of_steps, faded = (np.zeros(results.value.shape, dtype=bool) for _ in range(2))
     for group in window.components.groups:
         if group.component_class != "transmission" or not warm(window, group).any():
             continue
@@ -243,7 +244,9 @@ def transmission_exit(window: SampleWindow, settings: TransmissionExit) -> RuleR
             far = np.minimum(low, LOWEST) - settings.margin - now > settings.z * error
             strength = np.where(warm(window, group) & (beyond > 1.0), beyond, 0.0)
         of_steps[..., group.members] = made = made_of_steps(window, group)
-        results.set(group, far & ~group_excused(window, group) & ~made, strength, now, settings.low, settings.high)
+        faded[..., group.members] = fading = mostly(fades(window), group)
+        far &= ~group_excused(window, group) & ~fading
+        results.set(group, far & ~made, strength, now, settings.low, settings.high)
     return results.rule_result(
         "median k",
         lambda i: (
@@ -254,7 +257,7 @@ def transmission_exit(window: SampleWindow, settings: TransmissionExit) -> RuleR
                 "learning rate and the weight decay, and lower the rate if they are as you set them."
                 if results.severity[i] > 1
                 else f". {because}"
-                if (because := OF_STEPS if of_steps[i] else reason(window, i))
+                if (because := OF_STEPS if of_steps[i] else reason(window, i) or (IN_GRADIENT if faded[i] else None))
                 else ". Small and young models can be there; nothing has to be done."
             )
         ),
@@ -277,7 +280,8 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
         if len(window.steps) >= MIN_INTERVALS + 2:
             # A fall of R²: only a fall counts, so the sign stays.
             move = usual_movement(window, "r2", LOOKBACK)
-            z = (move.last - move.centre) / np.sqrt(move.size**2 + R2_NOISE**2 / components.numel)
+            usual = np.sqrt(move.size**2 + R2_NOISE**2 / components.numel)
+            z = (move.last - move.centre) / as_ever(usual, move.own, settings.z * type(settings).sure)
             strength = np.minimum(-z / settings.z, (move.centre - move.last) / settings.fall)
             noise, limits = R2_NOISE / np.sqrt(components.numel), (settings.both_r2, settings.fall)
             alone = unlike_both(window, np.minimum(move.last, 0.0), move, noise, limits, type(settings).sure, None)
@@ -286,6 +290,7 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
             move = usual_movement(window, "k", LOOKBACK)
             error = window.now("k_se")
             usual = np.sqrt(move.size**2 + error**2 + (AS_OTHERS * move.others) ** 2)
+            usual = as_ever(usual, move.own, settings.z * type(settings).sure)
             k_z, k_strength = suddenness(move.last - move.centre, usual, settings.z, settings.change)
             # A higher η moves each matrix in its own way.
             unlike = unlike_others(window, move.last, move.others, error, settings)

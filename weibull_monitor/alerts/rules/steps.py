@@ -23,6 +23,8 @@ Normal values plus ±d have (0.07, 0.35), (0.58, 0.80), (1.04, 1.15) and (1.58, 
 """
 STEPPED: Final = ((0.0, 0.35, 0.80, 1.15, 1.63), (0.0, 0.07, 0.58, 1.04, 1.58))
 """ln RMS and ln k of such values, without a margin."""
+ERRORS: Final = 2.0
+"""Standard errors of ln k that are taken for chance."""
 GROWN: Final = 1.2
 """How many times as large the RMS gets where the size of steps is not known."""
 K_AS_RMS: Final = 2.0
@@ -62,10 +64,14 @@ def _one_way(window: SampleWindow) -> Bools:
     rms, before = window.now("rms"), window.before("rms")  # all arrays (components,)
     grew, too_far = _grew_one_way(window, -1)
     unknown = np.isnan(window.now("update_max"))
+    by_k, by_rms = window.log_change("k"), window.log_change("rms")
     enough = (grew | unknown & (rms >= GROWN * before)) & ~too_far
-    fits = (window.log_change("k") <= most_k_of_steps(window)) | _one_way_before(window)
+    fits = (by_k <= most_k_of_steps(window)) | _one_way_before(window)
     if unknown.any():
-        fits |= unknown & _one_way_since_start(window)
+        since_start = unknown & _one_way_since_start(window)
+        fits |= since_start
+        # In a short interval a matrix grows by less, but k rises no further than ln RMS does.
+        enough |= since_start & (by_k <= by_rms) & (rms >= GROWN * window.baseline["rms"])
     rose = (window.now("k") - window.before("k") > window.now("k_se")) & fits
     found: Bools = rose & enough
     return found
@@ -108,7 +114,8 @@ def _one_way_before(window: SampleWindow) -> Bools:
         return np.zeros(window.now("k").shape, dtype=bool)
     grew, too_far = _grew_one_way(window, -2)
     by_k, by_rms = (np.log(window.now(column) / window[column][-3]) for column in ("k", "rms"))
-    found: Bools = grew & ~too_far & (by_k <= np.interp(by_rms, *STEPPED))
+    error = np.hypot(window.now("k_se") / window.now("k"), window["k_se"][-3] / window["k"][-3])
+    found: Bools = grew & ~too_far & (by_k - ERRORS * error <= np.interp(by_rms, *STEPPED))
     return found
 
 

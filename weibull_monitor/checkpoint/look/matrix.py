@@ -81,8 +81,8 @@ class MatrixLook:
         self._carry: list[Tensor] = []  # the beginning of a row whose end is in the next window
         self._next = 0  # element that a stretch must begin with
         self._seen = 0
-        self._squares = torch.zeros(self.rows if self._whole else 0, dtype=torch.float64)
-        self._by_column = torch.zeros(self.columns if self._whole else 0, dtype=torch.float64)
+        self._squares = torch.zeros(self.rows if self._whole else 0, dtype=torch.float64, device="cpu")
+        self._by_column = torch.zeros(self.columns if self._whole else 0, dtype=torch.float64, device="cpu")
         self._trace = 0.0
         self._some = _evenly(self.rows, SAMPLED)
         self._columns = _evenly(self.columns, SAMPLED)
@@ -146,7 +146,9 @@ class MatrixLook:
         if min(self.rows, self.columns) >= 2 * DIRECTIONS and offset < len(rows):
             if self._onto is None:
                 generator = torch.Generator().manual_seed(self.columns)
-                self._onto = torch.randn(self.columns, DIRECTIONS, generator=generator)
+                self._onto = torch.randn(
+                    self.columns, DIRECTIONS, generator=generator, dtype=torch.float32, device="cpu"
+                )
             chosen = rows[offset :: self._stride].float()
             lengths = chosen.norm(dim=1, keepdim=True)  # (rows, 1)
             cut = lengths.clamp_max(MOST * float(lengths.median())) / lengths.clamp_min(1e-30)
@@ -206,7 +208,7 @@ def _directions(projected: Sequence[Tensor]) -> tuple[float, ...]:
     Args:
         projected: Projections of rows, each (some rows, `DIRECTIONS`).
     """
-    rows = torch.cat(list(projected)).double() if projected else torch.empty(0, DIRECTIONS)
+    rows = torch.cat(list(projected)).double() if projected else torch.empty(0, DIRECTIONS, device="cpu")
     if len(rows) < SMALLEST or not (rows.any() and rows.isfinite().all()):
         return ()
     energy = torch.linalg.eigvalsh(rows.T @ rows).flip(0).clamp_min(0.0)  # (DIRECTIONS,), the largest first

@@ -84,7 +84,7 @@ def _of_unit(unit: str, values: Tensor, dtype: torch.dtype) -> FewValues | None:
     filled = used.double().where(used != 0, torch.nan)
     middle = filled.nanmean(1, keepdim=True)  # (units, 1): of what is not zero, as the spread
     spread = (filled - middle).square().nanmean(1, keepdim=True).sqrt()
-    normal = torch.randn(used.shape, generator=generator) * spread + middle
+    normal = torch.randn(used.shape, generator=generator, dtype=torch.float32, device="cpu") * spread + middle
     distinct, expected = _distinct(used), _distinct(normal.to(dtype).where(used != 0, 0.0))
     if float((distinct / expected).median()) > FEWER:
         return None
@@ -113,7 +113,7 @@ def _one_magnitude(values: Tensor, dtype: torch.dtype) -> bool:
 def _close(values: Tensor, book: Sequence[float], dtype: torch.dtype) -> bool:
     """Whether all values are in a table of shares of the largest."""
     shares = (values.abs() / values.abs().max()).double()
-    away = (shares[:, None] - torch.tensor(book, dtype=torch.float64)).abs().amin(1)
+    away = (shares[:, None] - torch.tensor(book, dtype=torch.float64, device="cpu")).abs().amin(1)
     return bool((away < 2.0 ** -min(9, MANTISSA[dtype])).all()) and len(torch.unique(values)) > 2
 
 

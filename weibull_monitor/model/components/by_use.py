@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
+import torch
 from torch import nn
 
 from weibull_monitor.errors import say, text_of
@@ -83,19 +84,25 @@ def follow_model(
     if example_inputs is False:
         return Followed()
     try:
-        inner = unwrapped(model)
-        inputs: Any = example_inputs if example_inputs is not None else example_inputs_of(inner)
-        if inputs is not None and (
-            not isinstance(inputs, (Mapping, list, tuple, Called)) or hasattr(inputs, "_fields")
-        ):
-            inputs = (inputs,)
-        total = _one_pass(inner, inputs, held, heads) if inputs is not None else Followed()
-        if example_inputs is None and is_tower(inner):
-            total = replace(total, verdicts=_without_heads(total.verdicts))
-        return _with_parts(total, inner, held, heads) if example_inputs is None else total
+        with torch.device("cpu"):  # whatever the default is: what is made on the way meets copies of what is here
+            return _followed(model, held, example_inputs, heads)
     except Exception as error:
         say(logging.DEBUG, "weibull_monitor: a forward pass cannot be followed", error)
         return Followed(problem=f"{type(error).__name__}: {text_of(error)}"[:300], tried=True)
+
+
+def _followed(
+    model: nn.Module, held: Mapping[str, LocalParameter], example_inputs: ExampleInputs, heads: bool
+) -> Followed:
+    """`follow_model`, with inputs that may be given, or made."""
+    inner = unwrapped(model)
+    inputs: Any = example_inputs if example_inputs is not None else example_inputs_of(inner)
+    if inputs is not None and (not isinstance(inputs, (Mapping, list, tuple, Called)) or hasattr(inputs, "_fields")):
+        inputs = (inputs,)
+    total = _one_pass(inner, inputs, held, heads) if inputs is not None else Followed()
+    if example_inputs is None and is_tower(inner):
+        total = replace(total, verdicts=_without_heads(total.verdicts))
+    return _with_parts(total, inner, held, heads) if example_inputs is None else total
 
 
 def _with_parts(total: Followed, model: nn.Module, held: Mapping[str, LocalParameter], heads: bool) -> Followed:

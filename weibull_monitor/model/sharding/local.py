@@ -186,7 +186,7 @@ def _held(name: str, parameter: Any) -> LocalParameter:
             dtype=torch.float32,
             requires_grad=False,
             optimized=parameter,
-            read=lambda: torch.empty(nothing),
+            read=lambda: torch.empty(nothing, device="cpu"),
             layout=Grid.whole(nothing),
             problem=f"its class {type(parameter).__name__} cannot be read ({type(error).__name__}: {text_of(error)})",
         )
