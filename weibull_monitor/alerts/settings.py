@@ -273,7 +273,7 @@ class BodyBreak(UnlikeOthers):
     A warning from ``slowly`` on if R² falls slowly. Or a change unlike that of the others (`UnlikeOthers`; R²: ``both_r2``).
     """
 
-    sure: float = 1.2
+    sure: float = 1.3
     both_r2: float = 4.0
     r2: float = ONE_POPULATION
     slowly: float = 0.9

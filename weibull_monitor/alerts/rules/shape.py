@@ -275,7 +275,7 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
     by_k, outside = np.zeros(len(components), dtype=bool), np.zeros(len(components))
     mixed = lost = mixed_outside = outside
     evener = by_k
-    lone = ~components.body & (components.blocks < 0) & components.trainable
+    lone = ~components.body & ~components.expert & components.trainable
     with quiet():
         if len(window.steps) >= MIN_INTERVALS + 2:
             # A fall of R²: only a fall counts, so the sign stays.
