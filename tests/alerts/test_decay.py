@@ -8,7 +8,18 @@ import numpy as np
 import pytest
 import torch
 
-from alerts.simulated import SIDE, Columns, begun_in, component, healthy, index, scale_by, window_in
+from alerts.simulated import (
+    SIDE,
+    Columns,
+    alerts_in,
+    begun_in,
+    component,
+    components,
+    healthy,
+    index,
+    scale_by,
+    window_in,
+)
 from weibull_monitor.alerts.rules.broken import unchanged
 from weibull_monitor.alerts.rules.decay import IN_GRADIENT, in_gradient
 from weibull_monitor.alerts.rules.scale import impossible_change
@@ -165,3 +176,23 @@ def test_an_expert_without_tokens_is_an_info() -> None:
     assert result.strength[V] >= 1.0
     assert result.severity[V] == 1
     assert "no tokens" in result.meaning(V)
+
+
+@pytest.mark.parametrize("coupled", [True, False])
+def test_a_kind_that_grew_first_and_then_fades_has_not_left_its_band(coupled: bool) -> None:
+    """λ comes down from its highest while k falls below all published models, and is still as large as at the start."""
+    columns = healthy(40, eta=ETA)
+    falls = [i for i, c in enumerate(components()) if c.kind == "ffn_down"]
+    for n, now in enumerate(columns):
+        now["k"][falls] -= 0.012 * max(0, n - 10)
+        now["lambda"][falls] *= np.exp(0.02 * min(n, 10) - 0.018 * max(0, n - 10))
+    withheld = {"coupled_weight_decay": len(columns[0]["k"]) if coupled else 0}
+    found = alerts_in(columns, "transmission_exit", withheld=withheld)
+    assert found
+    assert any(a.finding.severity == "warning" for a in found) != coupled
+
+
+def test_the_first_sample_of_a_run_without_one_at_step_0_is_judged() -> None:
+    columns = healthy(4, eta=ETA)[1:]
+    for withheld in ("coupled_weight_decay", "norm_scaled"):
+        assert begun_in(columns, withheld={withheld: len(columns[0]["k"])}) == []

@@ -266,3 +266,38 @@ def test_a_small_jump_alone_is_found_when_it_rests() -> None:
     assert (alert.finding.rule, alert.finding.component) == ("scale_shift", "model.layers.2.attn_v.weight")
     assert alert.step == 10 * (AT + 1)
     assert "does not jump and then rest" in alert.text
+
+
+def test_a_matrix_that_grows_less_than_most_has_not_grown_alone() -> None:
+    """Its peers stand still, but most matrices of the blocks grow further."""
+    columns = healthy(SAMPLES, eta=ETA)
+    grown(columns, V, 0.13, 0.0, 0.0, 0.0)
+    assert rested(window_in(columns[: AT + 2]), ScaleShift())[V] >= 1.0
+    for i in [i for i, c in enumerate(components()) if c.kind not in ("attn_v", "attn_o")]:
+        scaled(columns, i, 0.2, AT)
+    assert rested(window_in(columns[: AT + 2]), ScaleShift())[V] < 1.0
+
+
+@pytest.mark.parametrize(("spent", "found"), [(1.0, True), (0.1, False)])
+def test_a_growth_that_goes_on_at_a_lower_rate_does_not_rest(spent: float, found: bool) -> None:
+    """It moves by a tenth with a tenth of the Σ η."""
+    columns = healthy(SAMPLES, eta=ETA)
+    grown(columns, V, 0.13, 0.0, 0.0, 0.013)
+    columns[AT + 1]["eta_sum"] = columns[AT]["eta_sum"] + spent * (columns[AT]["eta_sum"] - columns[AT - 1]["eta_sum"])
+    assert (rested(window_in(columns[: AT + 2]), ScaleShift())[V] >= 1.0) == found
+
+
+@pytest.mark.parametrize("kind", ["embedding", "mixer"])
+@pytest.mark.parametrize(("k", "severities"), [(-0.4, ["warning"]), (-0.02, [])])
+def test_the_shape_of_what_is_outside_attention_and_feed_forward_is_judged_by_its_past(
+    kind: str, k: float, severities: list[str]
+) -> None:
+    """As where a page is zeroed and filled again by later steps; a mixer stands in a block, an embedding in none."""
+
+    def bend(columns: list[Columns]) -> None:
+        for now in columns[AT:]:
+            now["k"][EMBEDDING] += k
+
+    of = with_embedding(kind=kind, block=3 if kind == "mixer" else None)
+    found = [a.finding.severity for a in alerts_of(bend, of) if a.finding.rule == "body_break"]
+    assert found == severities

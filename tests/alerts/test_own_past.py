@@ -149,3 +149,16 @@ def test_k_above_a_uniform_distribution_is_an_info() -> None:
     found = alerts_in(columns, "selection_range")
     assert found
     assert {a.finding.severity for a in found} == {"info"}
+
+
+@pytest.mark.parametrize(("i", "rule"), [(V, "body_break"), (Q, "selection_shift")])
+@pytest.mark.parametrize(("before", "found"), [(0.0, True), (-0.3, False)])
+def test_a_change_of_k_is_sure_only_if_it_is_larger_than_ever(i: int, rule: str, before: float, found: bool) -> None:
+    """A matrix whose k was lower by more for one sample may well change again."""
+
+    def moved(columns: list[Columns]) -> None:
+        for n, now in enumerate(columns):
+            now["k"][i] += before * (n == AT - 5) + 0.25 * (n >= AT)
+
+    alerts = [a for a in alerts_of(moved, eta=3e-3) if a.finding.rule == rule and a.step == 10 * AT]
+    assert any(a.finding.severity == "warning" for a in alerts) == found

@@ -135,3 +135,27 @@ def test_steps_of_which_no_sum_is_known_count_as_those_before() -> None:
     assert not [a for a in begun_in(columns) if a.finding.severity != "info"]
     works = window_in(columns[: AT + 2])["work"][-4:]  # (samples, components)
     np.testing.assert_allclose(works, np.broadcast_to(works[:1], works.shape), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("k", "expected"), [(0.06, True), (0.30, False)])
+def test_a_short_interval_of_a_growth_in_steps_of_unknown_size(k: float, expected: bool) -> None:
+    """ln RMS has risen by 0.8 since the start, and by 0.16 in the last interval: less than asked for, if it stood alone."""
+    columns = healthy(AT + 1)
+    unknown(columns, "eta", "eta_sum", "weight_decay", "update_max", "element_max")
+    for n, now in enumerate(columns):
+        scale_by(now, np.exp(0.043 * min(n, AT - 1) + 0.15 * (n == AT)), V)
+    columns[-1]["k"][V] += k
+    assert bool(one_way(window_in(columns))[V]) is expected
+
+
+def test_k_of_few_values_may_rise_by_its_error_more_than_steps_explain() -> None:
+    columns = healthy(AT + 1, eta=ETA)
+    for now, (k, rms) in zip(columns[-3:], [(1.2206, 0.033358), (1.2439, 0.04055), (1.5506, 0.053331)], strict=True):
+        now["k"][V], now["rms"][V], now["k_se"][V] = k, rms, 0.025
+        now["eta_sum"][V] = 0.032 * (1 + now["eta_sum"][V])
+    for n, now in enumerate(columns[-3:]):
+        now["eta_sum"][V] = 0.4 + 0.032 * n
+    assert one_way(window_in(columns))[V]
+    for now in columns[-3:]:
+        now["k_se"][V] = 1e-4
+    assert not one_way(window_in(columns))[V]

@@ -161,7 +161,7 @@ def as_ever(usual: Floats, own: Floats, units: float) -> Floats:
     The spread of past movements is a robust one: one large movement among eight does not count in it. A matrix that has done
     it before may do it again, though, so only what is larger than ever is sure.
     """
-    return np.fmax(usual, own / units)
+    return np.maximum(usual, or_zero(own) / units)  # NaN stays where nothing is known of what is usual
 
 
 def suddenness(moved: Floats, usual: Floats, z: float | Floats, change: float | Floats) -> tuple[Floats, Floats]:
@@ -170,23 +170,27 @@ def suddenness(moved: Floats, usual: Floats, z: float | Floats, change: float | 
     return score, np.minimum(np.abs(score) / z, np.abs(moved) / change)
 
 
-def unlike_others(window: SampleWindow, moved: Floats, others: Floats, noise: Floats, settings: UnlikeOthers) -> Floats:
+def unlike_others(
+    window: SampleWindow, move: Movement, others: Floats, noise: Floats, settings: UnlikeOthers
+) -> Floats:
     """Strength of movements that are far larger than those of the other matrices in the same interval, shape (components,).
 
-    It needs no past, so it also holds where intervals between samples get longer. Only attention and feed-forward matrices have
-    others that they are like; embeddings move in their own way.
+    It needs no past, so it also holds where intervals between samples get longer; but what a matrix has done before is not sure.
+    Only attention and feed-forward matrices have others that they are like; embeddings move in their own way.
 
     Args:
         window: The window.
-        moved: The movements, shape (components,).
+        move: The movements, and the largest ones before.
         others: `Movement.others`; 0 if there are too few.
         noise: Size of a movement that is noise, shape (components,).
         settings: The thresholds.
     """
+    size = np.abs(move.last)
     if not others.any():
-        return np.zeros(moved.shape)
+        return np.zeros(size.shape)
     usual = np.sqrt(others**2 + noise**2)
-    strength = np.minimum(np.abs(moved) / (settings.others * usual), np.abs(moved) / settings.far)
+    strength = np.minimum(size / (settings.others * usual), size / settings.far)
+    strength = np.minimum(strength, type(settings).sure * size / or_zero(move.own))
     return np.where(window.components.body, or_zero(strength), 0.0)
 
 
