@@ -262,11 +262,17 @@ def about(results: dict[str, Result]) -> dict[str, Any]:
         "transformers": transformers.__version__,
         "torch": torch.__version__,
         "ours": weibull_monitor.__version__,
-        "families": ", ".join(sorted(set().union(*(result.families for result in results.values())))),
+        "families": _families(sorted(set().union(*(result.families for result in results.values())))),
         "unseen": ", ".join(sorted(UNSEEN)),
         "looks": LOOKS,
         "expect": EXPECT,
     }
+
+
+def _families(names: Sequence[str]) -> str:
+    """A list of families that have a name, if there are any."""
+    summary = "All families, beside the architectures that are drawn"
+    return "\n".join(folded(summary, [f"{', '.join(names)}."])) + "\n" if names else ""
 
 
 EXPECT: Final = """\
@@ -378,13 +384,7 @@ These faults of the tables above are there to show it: {unseen}.
 `python benchmarks/alerts.py DIR` writes it (weibull-monitor {ours}, torch {torch}, transformers {transformers}) from the runs
 that `python benchmarks/corpus.py DIR` and `python benchmarks/corpus_unseen.py DIR` train; only the first looks are typed in.
 
-<details markdown="1">
-<summary>All families, beside the architectures that are drawn</summary>
-
-{families}.
-
-</details>
-"""
+{families}"""
 
 
 if __name__ == "__main__":
