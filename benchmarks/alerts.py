@@ -121,7 +121,7 @@ def gather(roots: Sequence[Path], sides: Sequence[str] = SIDES) -> dict[str, Res
                 continue
             for every in CADENCES:
                 result.faults[run.entry["fault"], every].append(judge(run, twins[twin], every, settings))
-    return results
+    return {name: result for name, result in results.items() if result.healthy[CADENCES[0]].runs or result.faults}
 
 
 def tables(results: dict[str, Result]) -> Iterator[str]:
@@ -276,8 +276,8 @@ def _families(names: Sequence[str]) -> str:
 
 
 EXPECT: Final = """\
-At the last first look (seed 5, the last three lines of the first table), 3 to 6 % of the healthy trainings raised a false alarm,
-and 87 to 96 % of the visible faults were found."""
+At the last first look (seed 7, the last three lines of the first table), 5 to 8 % of the healthy trainings raised an alarm (3 to
+7 % without those in which a matrix was drawn anew on purpose), and 91 to 93 % of the visible faults were found."""
 """What the last look below says, in a sentence."""
 LOOKS: Final = """Each set was looked at for the first time when the rules had been finished without it. Then the rules were
 changed with it, except for the last one.
@@ -311,13 +311,21 @@ changed with it, except for the last one.
 | the same, seed 5 | 118 | 10 | 4 (3.4 %) | 0.9 | 23 of 24 (96 %) |
 | | | 50 | 7 (5.9 %) | 2.9 | 21 of 23 (91 %) |
 | | | 100 | 4 (3.4 %) | 4.8 | 20 of 23 (87 %) |
+| the same, seed 7 | 130 | 10 | 7 (5.4 %) | 0.7 | 37 of 40 (92 %) |
+| | | 50 | 7 (5.4 %) | 1.5 | 33 of 36 (92 %) |
+| | | 100 | 11 (8.5 %) | 6.8 | 32 of 35 (91 %) |
 
-Seven of the eleven alarms of seed 2, three of the four of seed 3, and three of the fifteen of seed 5 are right: they name what
-was done on purpose in mid-run (a matrix was drawn anew, or the optimizer was made anew). Three more of seed 5 were errors that
-were wrong: the monitor was called at every fourth step of an optimizer that does not count its steps, and took them for one.
-Since then such sums are not known; the rules themselves are those of the look at seed 5. There are few faults in the sets that
-are drawn at random: one more or less is 2 to 8 %. Seeds 4 and 5 together have 67 of 71, 56 of 61 and 54 of 60 (94, 92 and 90
-%), and 7, 11 and 10 of 208 alarmed (3.4, 5.3 and 4.8 %)."""
+Some alarms are right: they name what was done on purpose in mid-run (a matrix was drawn anew, or the optimizer was made anew), in
+seven of the eleven runs of seed 2, three of the four of seed 3, three of the fifteen of seed 5 and three of the twelve of seed 7.
+Three more of seed 5 were errors that were wrong: the monitor was called at every fourth step of an optimizer that does not count
+its steps, and took them for one. Since then such sums are not known. There are few faults in the sets that are drawn at random:
+one more or less is 2 to 8 %. Seeds 4, 5 and 7 together have 104 of 111, 89 of 97 and 86 of 95 (94, 92 and 91 %), and 14, 18 and
+21 of 338 alarmed (4.1, 5.3 and 6.2 %).
+
+The tables below are of the present rules, after seed 7, and of the trainings that they were last replayed over: seeds 2 to 5 and 7,
+of the first two only a part. Before the changes that seeds 4, 5 and 7 led to, the rules were replayed over all of the sets above,
+1,479 healthy runs and 651 visible faults of weights and rates: 8, 13 and 14 runs were alarmed (every 10, 50 and 100 steps), and 636
+of 651, 540 of 564 and 510 of 541 were found (98, 96 and 94 %). Those trainings have not been replayed since."""
 """What came of the first looks at sets that thresholds have been chosen with since."""
 HEAD = """# How good the alerts are
 
@@ -346,8 +354,6 @@ TAIL = """
   of new families.
 - *Chosen with*: thresholds were chosen with these runs and faults, and most were looked at several times. So their numbers
   say how well the rules fit, and not how good they are.
-- *Evaluated*: `corpus_unseen.py` with seed 5, of which nothing was looked at before the rules were finished, and after which no
-  rule was changed.
 - *Alarmed*: healthy runs with at least one warning or error. *Of 10⁴*: components in such alerts, of ten thousand
   component-samples. *Ordinary event*: an event of `benchmarks/corpus_events.py`, or an η that jumps or begins anew.
 - *Visible*: faults that have changed a distribution by more than five of its own steps by the second sample after them: the

@@ -162,7 +162,7 @@ def test_a_rise_far_beyond_all_others_needs_to_be_no_larger_than_ever() -> None:
                 now[name][:] = 1.02 * last[name]
             now["rms"][V] *= factor
 
-    assert [a.finding.component for a in warnings_of(lambda c: outliers(c, 1.6))] == [components()[V].name]
+    assert [a.finding.component for a in warnings_of(lambda c: outliers(c, 1.7))] == [components()[V].name]
     assert warnings_of(lambda c: outliers(c, 1.25)) == []
 
 

@@ -171,11 +171,11 @@ def test_an_embedding_that_comes_to_rest_is_an_info() -> None:
 
 @pytest.mark.parametrize(("i", "severity"), [(V, 2), (Q, 1)])
 def test_w_q_and_w_k_may_be_pushed_as_far_as_attention_scale_allows(i: int, severity: int) -> None:
-    """Twelve times as far as the others, for the same η."""
+    """Fifteen times as far as the others, for the same η."""
     columns = healthy(AT + 1, eta=ETA)
     for n, now in enumerate(columns):
         others = np.sqrt(now["lambda"] ** 2 - columns[0]["lambda"] ** 2)
-        now["lambda"][i] = np.hypot(columns[0]["lambda"][i], 12.0 * np.median(others)) if n else now["lambda"][i]
+        now["lambda"][i] = np.hypot(columns[0]["lambda"][i], 15.0 * np.median(others)) if n else now["lambda"][i]
     result = scale_runaway(window_in(columns), ScaleRunaway())
     assert result is not None
     assert result.strength[i] >= 1.0

@@ -72,12 +72,12 @@ def test_blocks_that_outrun_their_past_begin_to_learn() -> None:
 
 
 @pytest.mark.parametrize(
-    ("blocks", "embedding", "found"), [(0.01, 0.06, True), (0.01, 0.01, False), (-0.02, 0.06, False)]
+    ("blocks", "embedding", "found"), [(0.015, 0.07, True), (0.01, 0.01, False), (-0.02, 0.07, False)]
 )
 def test_a_model_whose_parts_both_outrun_their_past_is_found_on_average(
     blocks: float, embedding: float, found: bool
 ) -> None:
-    """Blocks that are 1.15 times as fast as ever and an embedding that is 1.55 times as fast, while all grow by 6 % a sample."""
+    """Blocks that are 1.2 times as fast as ever and an embedding that is 1.65 times as fast, while all grow by 6 % a sample."""
 
     def faster(columns: list[Columns]) -> None:
         for n in range(1, len(columns)):

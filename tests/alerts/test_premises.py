@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from alerts.simulated import KINDS, Columns, alerts_of, begun_in, component, components, healthy, index
+from alerts.simulated import KINDS, Columns, alerts_in, alerts_of, begun_in, component, components, healthy, index
 from weibull_monitor import WeibullMonitor, read_history
 from weibull_monitor.alerts import AlertSettings
 from weibull_monitor.alerts.window import READ
@@ -204,3 +204,38 @@ def test_equal_values_that_leave_their_bin_together_have_not_moved_further(size:
     history = read_history(tmp_path)
     assert "scale" in {c.name for c in history.components}
     assert not history.alerts
+
+
+@pytest.mark.parametrize(("side", "severities"), [(256, {"info", "warning"}), (64, {"info"})])
+def test_bands_of_published_models_say_nothing_sure_of_very_small_ones(side: int, severities: set[str]) -> None:
+    """28 matrices of 256 × 256 have 1.8 M elements, of 64 × 64 0.1 M."""
+    columns = healthy(40)
+    falls = [i for i, c in enumerate(components()) if c.kind == "ffn_down"]
+    for n, now in enumerate(columns):
+        now["k"][falls] -= 0.01 * max(0, n - 10)
+    of = tuple(replace(c, shape=(side, side)) for c in components())
+    assert {a.finding.severity for a in alerts_in(columns, "transmission_exit", of=of)} == severities
+
+
+def test_k_that_rises_from_an_initialisation_of_few_values_has_no_strong_drift() -> None:
+    """k of small matrices at an initialisation may be far from 1.2; a rise is a strong drift only of trained weights."""
+    columns = healthy(40)
+    asked = [i for i, c in enumerate(components()) if c.kind == "attn_q"]
+    for n, now in enumerate(columns):
+        now["k"][asked] += -0.09 + 0.025 * max(0, n - 5)
+    found = [a.finding.severity for a in alerts_in(columns, "selection_drift") if a.finding.count]
+    assert found
+    assert set(found) == {"info"}
+
+
+@pytest.mark.parametrize(("r2", "severity"), [(0.68, "warning"), (0.96, "info")])
+def test_what_is_computed_from_other_parameters_may_change_its_scale_but_not_break(r2: float, severity: str) -> None:
+    """Spectral norm divides a matrix by one number: two populations come from what was written to it."""
+    columns = healthy()
+    for n, now in enumerate(columns):
+        for name in ("eta", "eta_sum", "weight_decay", "update_max", "element_max"):
+            now[name][V] = np.nan
+        if n >= AT:
+            now["k"][V], now["r2"][V] = 0.9, r2
+    alerts = [a for a in alerts_in(columns, "body_break") if a.phase == "begins"]
+    assert [a.finding.severity for a in alerts] == [severity]

@@ -72,11 +72,11 @@ def without_gradient(columns: list[Columns], i: int) -> None:
             now[name][i] = columns[AT - 1][name][i] * np.exp(-1e-3 * n)
 
 
-def too_fast(columns: list[Columns], *members: int, start: int = AT) -> None:
+def too_fast(columns: list[Columns], *members: int, start: int = AT, by: float = 0.3) -> None:
     """These matrices take steps of ten times the size from a sample on."""
     for n, now in enumerate(columns[start:], 1):
         for i in members:
-            scale_by(now, 1.0 + 0.3 * n, i)
+            scale_by(now, 1.0 + by * n, i)
 
 
 def with_its_rate(columns: list[Columns], *members: int) -> None:
@@ -97,7 +97,7 @@ FAULTS = {
     "scale_shift": (lambda c: scaled(c, K, 0.8), K, "warning"),
     "all_jumped": (lambda c: shifted(c, "k", -0.02, Q), Q, "warning"),
     "misplaced": (exchanged, K, "warning"),
-    "scale_runaway": (lambda c: too_fast(c, UP, start=6), UP, "warning"),
+    "scale_runaway": (lambda c: too_fast(c, UP, start=6, by=0.45), UP, "warning"),
     "scale_stall": (lambda c: slowed(c, UP), UP, "warning"),
     "selection_shift": (lambda c: set_from(c, "k", Q, 1.10), Q, "warning"),
     "selection_range": (lambda c: drifting(c, ("attn_q",), 0.55), index(0, "attn_q"), "warning"),

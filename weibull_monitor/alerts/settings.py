@@ -115,11 +115,11 @@ class ScaleShift(RuleSettings):
 
     sure: float = 2.5
     far: float = 0.18
-    alone: float = 1.6
-    own: float = 1.5
+    alone: float = 1.7
+    own: float = 1.6
     both_fall: float = 1.9
     both_lost: float = 0.9
-    faster: float = 1.25
+    faster: float = 1.3
     z: float = 5.0
     change: float = 0.07
     fall: float = 0.055
@@ -146,7 +146,7 @@ class ScaleRunaway(RuleSettings):
     """The budget ratio c is above ``ratio`` times the median of all attention and feed-forward matrices."""
 
     persist: int = 2
-    sure: float = 2.0
+    sure: float = 2.5
     ratio: float = 5.0
 
 

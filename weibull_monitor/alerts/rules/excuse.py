@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+import numpy as np
+
 from weibull_monitor.alerts.component_arrays import JudgedGroup
 from weibull_monitor.alerts.rules.alone import beyond_others
 from weibull_monitor.alerts.rules.decay import IN_GRADIENT, MOST, faded
@@ -13,6 +15,9 @@ from weibull_monitor.alerts.rules.words import UNSTEPPED, unstepped
 from weibull_monitor.alerts.statistics import Bools
 from weibull_monitor.alerts.window import SampleWindow
 
+MIN_ELEMENTS: Final = 1_000_000
+"""Elements of the matrices of a model from which on it is held against published ones, which have 70 M or more. Healthy models of
+0.2 M leave their bands in some hundred steps: under Muon, k of feed-forward matrices came down to 0.92."""
 FROM_NOTHING: Final = (
     "It began at zero, or so close to it that its values are the sum of the steps since then, and takes their shape. If it is "
     "meant to begin there, like the B of LoRA and some projections, nothing has to be done."
@@ -70,6 +75,13 @@ def reason(window: SampleWindow, i: int) -> str | None:
 def group_excused(window: SampleWindow, group: JudgedGroup) -> Bools:
     """Whether at least half of a group are `excused`, (1,)."""
     return mostly(excused(window), group)
+
+
+def comparable(window: SampleWindow) -> bool:
+    """Whether a model is large enough for the published ones to say anything of it, `MIN_ELEMENTS`."""
+    components = window.components
+    _, first = np.unique(components.owners, return_index=True)
+    return bool(components.numel[first].sum() >= MIN_ELEMENTS)
 
 
 def mostly(found: Bools, group: JudgedGroup) -> Bools:

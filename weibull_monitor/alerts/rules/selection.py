@@ -11,7 +11,7 @@ import numpy as np
 
 from weibull_monitor.alerts.component_arrays import JudgedGroup
 from weibull_monitor.alerts.rules.alone import alone, moved_together, part_lost
-from weibull_monitor.alerts.rules.excuse import excused, group_excused, reason
+from weibull_monitor.alerts.rules.excuse import comparable, excused, group_excused, reason
 from weibull_monitor.alerts.rules.groups import (
     GroupResults,
     around,
@@ -35,6 +35,7 @@ from weibull_monitor.alerts.rules.movement import (
 )
 from weibull_monitor.alerts.rules.result import RuleResult
 from weibull_monitor.alerts.rules.steps import one_way
+from weibull_monitor.alerts.rules.trained import goes_on
 from weibull_monitor.alerts.rules.words import LOST_CASE, ONE_WAY_CASE, between, fit_got_worse, mixed_case
 from weibull_monitor.alerts.settings import SelectionDrift, SelectionRange, SelectionShift
 from weibull_monitor.alerts.statistics import Bools, Floats, quiet
@@ -80,7 +81,7 @@ def selection_range(window: SampleWindow, settings: SelectionRange) -> RuleResul
             far = lowest_of_all - now > RANGE_ERRORS * error
             far &= of_parts(window, group, partial(_below, window, lowest_of_all))
             strength = np.where(warm(window, group) & (beyond > 0), 1.0 + beyond, 0.0)
-        far &= ~group_excused(window, group)
+        far &= ~group_excused(window, group) & comparable(window)
         results.set(group, far, strength, now, low, high)
     return results.rule_result(
         "median k",
@@ -175,7 +176,8 @@ def selection_drift(window: SampleWindow, settings: SelectionDrift) -> RuleResul
         starts[group.members] = start = median_start(window, group)
         ends[..., group.members] = median_k(window, group)
         # Steps of one size make k rise.
-        expected = (start > MIN_START) & ((group.attention == "mha") | (drift > 0.0)) | group_excused(window, group)
+        begun = (start > MIN_START) | (not goes_on(window))
+        expected = begun & ((group.attention == "mha") | (drift > 0.0)) | group_excused(window, group)
         strong = (size >= settings.strong) & ~expected
         strong &= of_parts(window, group, lambda part: np.abs(_drift(window, part)) >= settings.strong)
         limit = 100.0 * np.where(strong, settings.strong, settings.mild)

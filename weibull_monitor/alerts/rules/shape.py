@@ -9,7 +9,7 @@ import numpy as np
 from weibull_monitor.alerts.component_arrays import LEAST_PART
 from weibull_monitor.alerts.rules.alone import moved_together, moved_together_outside, part_lost
 from weibull_monitor.alerts.rules.decay import IN_GRADIENT, fades, grows_on
-from weibull_monitor.alerts.rules.excuse import excused, group_excused, mostly, reason
+from weibull_monitor.alerts.rules.excuse import comparable, excused, group_excused, mostly, reason
 from weibull_monitor.alerts.rules.gradient_sized import OF_STEPS, made_of_steps
 from weibull_monitor.alerts.rules.groups import GroupResults, around, group_error, median_k, median_start, warm
 from weibull_monitor.alerts.rules.movement import (
@@ -24,7 +24,15 @@ from weibull_monitor.alerts.rules.movement import (
 )
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result
 from weibull_monitor.alerts.rules.steps import began_at_nothing, most_k_of_steps, one_way
-from weibull_monitor.alerts.rules.words import LOST_CASE, ONE_WAY_CASE, apart, between, fit_got_worse, mixed_case
+from weibull_monitor.alerts.rules.words import (
+    LOST_CASE,
+    ONE_WAY_CASE,
+    apart,
+    between,
+    fit_got_worse,
+    mixed_case,
+    unstepped,
+)
 from weibull_monitor.alerts.settings import BodyBreak, LayerOutlier, TransmissionExit
 from weibull_monitor.alerts.statistics import Bools, Floats, median_along, median_of, or_zero, quiet, spread_of
 from weibull_monitor.alerts.window import EARLY, SampleWindow
@@ -37,6 +45,8 @@ OUTSIDE: Final = 4.0
 """How many times its largest past movement k of what is in no block has to move …"""
 OUTSIDE_CHANGE: Final = 0.1
 """… and by how much; in the first steps, it moves by far more."""
+MIXER: Final = 1.25
+"""Factor of both for what is in a block, such as a mixer, which learns with it."""
 ONE_SIZE: Final = 1.02
 """How many times k of a normal distribution k is from which on values are more alike than those."""
 KEPT: Final = 0.9
@@ -245,7 +255,7 @@ def transmission_exit(window: SampleWindow, settings: TransmissionExit) -> RuleR
             strength = np.where(warm(window, group) & (beyond > 1.0), beyond, 0.0)
         of_steps[..., group.members] = made = made_of_steps(window, group)
         faded[..., group.members] = fading = mostly(fades(window), group)
-        far &= ~group_excused(window, group) & ~fading
+        far &= ~group_excused(window, group) & ~fading & comparable(window)
         results.set(group, far & ~made, strength, now, settings.low, settings.high)
     return results.rule_result(
         "median k",
@@ -305,6 +315,7 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
             # Embeddings and heads are like no others, so mostly their past tells.
             size = np.abs(move.last)
             further = np.minimum(size / (OUTSIDE * np.hypot(move.own, error)), size / OUTSIDE_CHANGE)
+            further = np.where(components.blocks < 0, further, further / MIXER)
             # Steps of one size lead to values of one size; what writes to a matrix hardly ever makes k higher than at the start.
             # And then the size stays, while steps make it grow.
             as_far = window.log_change("k") <= TWICE * most_k_of_steps(window)
@@ -333,7 +344,10 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
         strength = np.where(components.body, np.fmax(below, strength), outside / caution(window))
         z = np.where(np.abs(z) < settings.z, np.nan, z)  # found for another reason
         straight = one_way(window) | grows_on(window)
-        harmless = excused(window)
+        # A norm that divides a matrix changes its scale, and hardly its shape.
+        straight_before = window["r2"][-2:][0] >= settings.r2
+        bent = unstepped(window) & (r2 < settings.slowly) & straight_before
+        harmless = excused(window) & ~bent
         # Steps that an optimizer makes long by itself lead slowly to the shape of such steps, and it stays.
         slow = (r2 < settings.slowly) & (start >= settings.r2) & ~harmless & (window.withheld.own_rate == 0)
         slow &= ~began_at_nothing(window)
@@ -366,7 +380,7 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
                 ONE_WAY_CASE
                 if straight[i]
                 else because
-                if (because := reason(window, i))
+                if (because := None if bent[i] else reason(window, i))
                 else LOST_CASE
                 if by_k[i] and lost[i] >= 1.0 and components.body[i]
                 else mixed_case(window, i)
