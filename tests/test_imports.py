@@ -29,6 +29,7 @@ LAYERS = [
     "measure",
     "model",
     "errors",
+    "version",
 ]
 
 
@@ -41,7 +42,7 @@ def module_of(file: Path) -> str:
 FILES = {
     module_of(f): f for f in [*PACKAGE.rglob("*.py"), *(ROOT / "integrations").glob("*.py")] if f.parent != PACKAGE
 }
-FILES["errors"] = PACKAGE / "errors.py"
+FILES |= {name: PACKAGE / f"{name}.py" for name in ("errors", "version")}
 
 
 def imported(module: str) -> set[str]:
@@ -79,7 +80,7 @@ def test_no_imports_run_in_a_circle() -> None:
 
 
 def test_the_root_holds_only_what_has_no_folder() -> None:
-    assert {file.name for file in PACKAGE.glob("*.py")} == {"__init__.py", "__main__.py", "errors.py"}
+    assert {file.name for file in PACKAGE.glob("*.py")} == {"__init__.py", "__main__.py", "errors.py", "version.py"}
 
 
 @pytest.mark.parametrize("module", sorted(FILES))

@@ -38,7 +38,7 @@ _public = on_first_use(__name__, _PUBLIC)
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        from weibull_monitor.history.version import installed_version
+        from weibull_monitor.version import installed_version
 
         return installed_version()
     return _public(name)

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 import weibull_monitor
 from weibull_monitor import WeibullMonitor, read_history
 from weibull_monitor.history.reader import History
-from weibull_monitor.history.version import installed_version
+from weibull_monitor.version import installed_version
 
 
 class Block(nn.Module):

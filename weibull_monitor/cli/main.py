@@ -27,7 +27,7 @@ from weibull_monitor.cli import (
 from weibull_monitor.cli.common import EXIT_CODES, FAILED, INTERRUPTED, OK, Parser
 from weibull_monitor.cli.output import safe_output
 from weibull_monitor.errors import WeibullMonitorError, text_of, visible
-from weibull_monitor.history.version import installed_version
+from weibull_monitor.version import installed_version
 
 COMMANDS = (demo, run, components, scan, watch, report, compare, paper, sweep, alerts, wandb_workspace, completion)
 """In the order of the help."""

@@ -14,9 +14,9 @@ from weibull_monitor.errors import MissingDependencyError, counted, visible
 from weibull_monitor.history.alert import Alert
 from weibull_monitor.history.columns import COLUMNS, COUNTS, unknown
 from weibull_monitor.history.shown import in_words, kinds_html
-from weibull_monitor.history.version import installed_version
 from weibull_monitor.measure.shown import table
 from weibull_monitor.model.components import Component
+from weibull_monitor.version import installed_version
 
 SCHEMA: Final = 1
 """Version of the line format."""

@@ -8,9 +8,9 @@ from typing import Any
 
 from weibull_monitor.errors import ConfigurationError
 from weibull_monitor.history.record import History
-from weibull_monitor.history.version import installed_version
 from weibull_monitor.report.html.comparison import differences, sweep
 from weibull_monitor.report.html.run import run_data
+from weibull_monitor.version import installed_version
 
 
 def page_data(histories: Sequence[tuple[str, History]]) -> dict[str, Any]:
