@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -90,6 +91,12 @@ class ComponentArrays:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @cached_property
+    def elements(self) -> float:
+        """Elements of all stored matrices; those of experts that are measured one by one, besides, count twice."""
+        _, first = np.unique(self.owners, return_index=True)
+        return float(self.numel[first].sum())
 
     @staticmethod
     def of(components: Sequence[Component], attention: Iterable[Mapping[str, Any]] = ()) -> ComponentArrays:

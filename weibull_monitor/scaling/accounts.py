@@ -160,7 +160,7 @@ class GroupAccounts:
         before: GroupAccounts | None = None,
         stood: Collection[int] = (),
     ) -> None:
-        self.members, self._stood = list(members), stood
+        self.members = list(members)
         self._calls: list[tuple[Rates | None, int]] = [] if before is None else list(before._calls)
         self._counted = counted
         if counts is not None:
@@ -174,11 +174,11 @@ class GroupAccounts:
             if p not in accounts:
                 accounts[p] = fresh
         self.payers: list[Payers] = []
-        self.gather(accounts)
+        self.gather(accounts, stood)
 
-    def gather(self, accounts: Accounts) -> None:
-        """Finds the parameters that share an account."""
-        before = {id(payers.one) for payers in self.payers} or self._stood
+    def gather(self, accounts: Accounts, stood: Collection[int] = ()) -> None:
+        """Finds the parameters that share an account; one that stood for others goes on to."""
+        before = {id(payers.one) for payers in self.payers} or stood
         by_account: dict[int, list[Tensor]] = {}
         for p in self.members:
             by_account.setdefault(id(accounts[p]), []).append(p)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from weibull_monitor.scaling.accounts import GroupAccounts, Rates
+from weibull_monitor.scaling.bounds import Group
 from weibull_monitor.scaling.counts import ParameterSteps
 from weibull_monitor.scaling.optimizers import chooses_rate
 
@@ -32,7 +33,7 @@ class QuickCalls:
 
     def __init__(self, optimizer: Any, ones: Sequence[tuple[ParameterSteps, Tensor]]) -> None:
         self._optimizer, self._groups = optimizer, optimizer.param_groups
-        self._sizes = [len(group["params"]) for group in self._groups]
+        self._sizes = group_sizes(self._groups)
         self._ones = [one for one, _ in ones]
         self._counts = [(_reads(counter), counter.item()) for _, counter in ones]
         self._calls = 0
@@ -79,6 +80,11 @@ class QuickCalls:
         by_group = [[(float(eta), float(wd)) for eta, wd in of_group] for of_group in zip(*self.rates, strict=True)]
         self.rates = []
         return by_group
+
+
+def group_sizes(groups: Iterable[Group]) -> list[int]:
+    """The number of parameters of each group."""
+    return [len(group["params"]) for group in groups]
 
 
 def _reads(counter: Tensor) -> Callable[[], float]:

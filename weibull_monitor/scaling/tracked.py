@@ -15,7 +15,7 @@ from weibull_monitor.scaling.budget import Budget
 from weibull_monitor.scaling.counts import ParameterSteps, StepCounts
 from weibull_monitor.scaling.deepspeed import engine_of, parameters_of, rates_of
 from weibull_monitor.scaling.optimizers import innermost, rate_of
-from weibull_monitor.scaling.quick import QuickCalls
+from weibull_monitor.scaling.quick import QuickCalls, group_sizes
 from weibull_monitor.scaling.resets import StateWatch
 
 MAX_LATE: Final = 1000
@@ -85,7 +85,7 @@ class TrackedOptimizer:
         self.look_closely()
         made, counted, stood = [], set(self._counted), self._standing()
         held = {id(p): group for group in self.groups for p in group.members}
-        self._sizes = _sizes(self.optimizer)
+        self._sizes = group_sizes(self.optimizer.param_groups)
         for i, group in enumerate(self.optimizer.param_groups):
             members = list(parameters_of(self.optimizer, i))
             before = self.groups[i] if i < len(self.groups) else None
@@ -130,7 +130,7 @@ class TrackedOptimizer:
 
     def regrouped(self) -> bool:
         """Whether the optimizer now has other groups, or groups of another length. Cheap enough for every step."""
-        return self._sizes != _sizes(self.optimizer)
+        return self._sizes != group_sizes(self.optimizer.param_groups)
 
     def changed(self) -> bool:
         """Whether the optimizer now has other parameters."""
@@ -261,11 +261,6 @@ class TrackedOptimizer:
         self._counted.clear()
         self.groups = []
         self.enter(seen=True)
-
-
-def _sizes(optimizer: Any) -> list[int]:
-    """The number of parameters of each group."""
-    return [len(group["params"]) for group in optimizer.param_groups]
 
 
 def _taken(payers: Payers, missed: bool, presume: bool) -> int | None:

@@ -101,6 +101,10 @@ def fades(window: SampleWindow) -> Bools:
 
     What grew first does so, too, and its k falls as slowly as that of one that never grew.
     """
+    return window.once("fades", lambda: _fades(window))
+
+
+def _fades(window: SampleWindow) -> Bools:
     decaying = in_gradient(window)
     if not decaying.any():
         return decaying

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-import numpy as np
-
 from weibull_monitor.alerts.component_arrays import JudgedGroup
 from weibull_monitor.alerts.rules.alone import beyond_others
 from weibull_monitor.alerts.rules.decay import IN_GRADIENT, MOST, faded
@@ -79,9 +77,7 @@ def group_excused(window: SampleWindow, group: JudgedGroup) -> Bools:
 
 def comparable(window: SampleWindow) -> bool:
     """Whether a model is large enough for the published ones to say anything of it, `MIN_ELEMENTS`."""
-    components = window.components
-    _, first = np.unique(components.owners, return_index=True)
-    return bool(components.numel[first].sum() >= MIN_ELEMENTS)
+    return window.components.elements >= MIN_ELEMENTS
 
 
 def mostly(found: Bools, group: JudgedGroup) -> Bools:

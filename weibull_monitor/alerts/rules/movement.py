@@ -170,9 +170,7 @@ def suddenness(moved: Floats, usual: Floats, z: float | Floats, change: float | 
     return score, np.minimum(np.abs(score) / z, np.abs(moved) / change)
 
 
-def unlike_others(
-    window: SampleWindow, move: Movement, others: Floats, noise: Floats, settings: UnlikeOthers
-) -> Floats:
+def unlike_others(window: SampleWindow, move: Movement, noise: Floats, settings: UnlikeOthers) -> Floats:
     """Strength of movements that are far larger than those of the other matrices in the same interval, shape (components,).
 
     It needs no past, so it also holds where intervals between samples get longer; but what a matrix has done before is not sure.
@@ -180,15 +178,14 @@ def unlike_others(
 
     Args:
         window: The window.
-        move: The movements, and the largest ones before.
-        others: `Movement.others`; 0 if there are too few.
+        move: The usual movement, and the last one.
         noise: Size of a movement that is noise, shape (components,).
         settings: The thresholds.
     """
     size = np.abs(move.last)
-    if not others.any():
+    if not move.others.any():
         return np.zeros(size.shape)
-    usual = np.sqrt(others**2 + noise**2)
+    usual = np.sqrt(move.others**2 + noise**2)
     strength = np.minimum(size / (settings.others * usual), size / settings.far)
     strength = np.minimum(strength, type(settings).sure * size / or_zero(move.own))
     return np.where(window.components.body, or_zero(strength), 0.0)

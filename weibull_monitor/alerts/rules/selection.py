@@ -120,7 +120,7 @@ def selection_shift(window: SampleWindow, settings: SelectionShift) -> RuleResul
         )
         fell = np.fmax(fell, np.fmax(moved_together(window), part_lost(window)))
         both = np.where(window.jumped, 0.0, np.fmax(both, np.where(fell >= 1.0, type(settings).sure * fell, 0.0)))
-        besides = np.fmax(unlike_others(window, move, move.others, error, settings), both)
+        besides = np.fmax(unlike_others(window, move, error, settings), both)
     straight = one_way(window)
     return shift_result(
         window,

@@ -303,7 +303,7 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
             usual = as_ever(usual, move.own, settings.z * type(settings).sure)
             k_z, k_strength = suddenness(move.last - move.centre, usual, settings.z, settings.change)
             # A higher η moves each matrix in its own way.
-            unlike = unlike_others(window, move, move.others, error, settings)
+            unlike = unlike_others(window, move, error, settings)
             k_strength = np.fmax(k_strength, np.where(window.jumped, 0.0, unlike))
             limits = settings.both, settings.change
             both = unlike_both(window, move.last, move, error, limits, type(settings).sure)

@@ -145,7 +145,6 @@ def _undisturbed() -> Iterator[None]:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
-        stack.enter_context(torch.device("cpu"))
         torch.backends.mha.set_fastpath_enabled(False)
         try:
             yield
