@@ -67,6 +67,14 @@ def test_a_matrix_is_named_at_step_0(block: int, kind: str) -> None:
     assert "looked freshly initialised, with a standard deviation of 0.02" in alert.text
 
 
+@pytest.mark.parametrize(("shape", "named_so"), [((48, 6), False), ((64, 8), True)])
+def test_the_k_of_few_values_is_that_of_any_initialisation(shape: tuple[int, int], named_so: bool) -> None:
+    columns, i = loaded(), index(3, "attn_v")
+    begin_anew(columns, i)
+    of = [replace(c, shape=shape) if n == i else c for n, c in enumerate(components(6))]
+    assert bool(named(columns, of, 0.02)) == named_so
+
+
 @pytest.mark.parametrize("initial", [None, 0.02])
 def test_the_first_block_may_differ_and_pass_the_k_of_an_initialisation(initial: float | None) -> None:
     """W_o of block 0 in a published 70 M Llama: λ 0.0131 beside 0.0187 and more, k 1.205."""

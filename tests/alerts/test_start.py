@@ -32,14 +32,16 @@ def to_start(columns: list[Columns], of: range | list[int], left: float = 0.0, k
         now["k"][at] += by_k
 
 
-def found_in(left: float, of: range | list[int] = LATER, k_by: float = 0.0, k_left: float = 0.0) -> list[Alert]:
+def found_in(
+    left: float, of: range | list[int] = LATER, k_by: float = 0.0, k_left: float = 0.0, **more: object
+) -> list[Alert]:
     columns = healthy(SAMPLES, BLOCKS, eta=ETA)
     for n, now in enumerate(columns[:AT]):
         now["k"] = now["k"] + k_by * n / AT  # training changes the shape
     for now in columns[AT:]:
         now["k"] = now["k"] + k_by
     to_start(columns, of, left, k_left)
-    return [a for a in alerts_in(columns, "scale_shift", ONLY, blocks=BLOCKS) if warned(a)]
+    return [a for a in alerts_in(columns, "scale_shift", ONLY, blocks=BLOCKS, **more) if warned(a)]
 
 
 def warned(alert: Alert) -> bool:
@@ -62,6 +64,13 @@ def test_a_model_that_is_back_is_named_once() -> None:
     (alert,) = [a for a in alerts_in(columns, blocks=BLOCKS) if warned(a)]
     assert (alert.finding.rule, alert.step) == ("misplaced", 10 * AT)
     assert "where they began at step 0" in alert.text
+
+
+@pytest.mark.parametrize(("left", "found"), [(0.0, True), (0.07, False)])
+def test_weight_decay_in_the_gradient_comes_nearer_to_the_start(left: float, found: bool) -> None:
+    """It takes back as much at once as it likes, and a matrix may just end where it began."""
+    alerts = found_in(left, [index(2, "attn_v")], withheld={"coupled_weight_decay": len(ALL)})
+    assert any("at step 0 it was 0.0" in a.text for a in alerts) == found
 
 
 def test_training_that_takes_most_of_it_back_is_not_found() -> None:

@@ -101,7 +101,7 @@ class UnlikeOthers(RuleSettings):
 
     others: float = 9.0
     far: float = 0.12
-    both: float = 3.0
+    both: float = 3.4
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class ScaleShift(RuleSettings):
     the whole model is ``faster`` than ever for its η.
     """
 
-    sure: float = 2.5
+    sure: float = 2.75
     far: float = 0.18
     alone: float = 1.7
     own: float = 1.6
@@ -273,7 +273,7 @@ class BodyBreak(UnlikeOthers):
     A warning from ``slowly`` on if R² falls slowly. Or a change unlike that of the others (`UnlikeOthers`; R²: ``both_r2``).
     """
 
-    sure: float = 1.3
+    sure: float = 1.5
     both_r2: float = 4.0
     r2: float = ONE_POPULATION
     slowly: float = 0.9

@@ -49,6 +49,8 @@ LATER: Final = 3
 """Intervals after the first steps from which on these no longer count for how far a matrix has moved."""
 MIN_SPEED: Final = 0.1
 """Below this `speed`, most matrices stand still."""
+LATELY: Final = 8
+"""Intervals before a movement that say how a matrix moves at present."""
 SETTLED_TOLERANCE: Final = 1.001
 """The warm-up is over when η is no longer above its peak by more than rounding."""
 MIN_MOVING_SHARE: Final = 0.1
@@ -203,6 +205,13 @@ class SampleWindow:
                 self.memo["furthest", end] = np.maximum(most[..., 0, :, :], most[..., 1, :, :] * root)
         found: Floats = self.memo["furthest", end][..., SHAPES.index(column), :]
         return found
+
+    def lately(self, column: str, until: int = -1) -> Floats:
+        """As `furthest`, of the `LATELY` intervals before the one that ends with sample ``until``, shape (components,)."""
+        kept = self["moved"][:until][-LATELY:][..., SHAPES.index(column), :]  # (intervals, 2, components)
+        raw, by_root = (kept[..., way, :].max(axis=0, initial=0.0) for way in (0, 1))
+        most: Floats = np.maximum(raw, by_root * np.sqrt(self["work"][until]))
+        return most
 
     def once(self, name: str, make: Callable[[], Made]) -> Made:
         """What several rules ask about the latest sample, made once."""

@@ -8,6 +8,7 @@ from typing import Any, Final
 from weibull_monitor.alerts.rules.attention import attention_scale
 from weibull_monitor.alerts.rules.broken import dead, no_gradient, nonfinite, optimizer_reset, unchanged
 from weibull_monitor.alerts.rules.jump import scale_shift
+from weibull_monitor.alerts.rules.layers import layer_outlier
 from weibull_monitor.alerts.rules.loaded import initialised_anew
 from weibull_monitor.alerts.rules.maximum import impossible_change
 from weibull_monitor.alerts.rules.places import misplaced
@@ -16,7 +17,7 @@ from weibull_monitor.alerts.rules.result import finding_of as finding_of
 from weibull_monitor.alerts.rules.scale import scale_runaway
 from weibull_monitor.alerts.rules.selection import selection_drift, selection_range, selection_shift
 from weibull_monitor.alerts.rules.setting_jump import setting_jump
-from weibull_monitor.alerts.rules.shape import body_break, layer_outlier, transmission_exit
+from weibull_monitor.alerts.rules.shape import body_break, transmission_exit
 from weibull_monitor.alerts.rules.stall import scale_stall
 from weibull_monitor.alerts.rules.update import update_excess, update_growth
 from weibull_monitor.alerts.rules.whole import all_jumped

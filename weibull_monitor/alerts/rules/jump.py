@@ -14,6 +14,7 @@ import numpy as np
 
 from weibull_monitor.alerts.rules.alone import largest_other, largest_peer
 from weibull_monitor.alerts.rules.gradient_sized import gradient_sized
+from weibull_monitor.alerts.rules.lately import fell_lately
 from weibull_monitor.alerts.rules.movement import MIN_INTERVALS, caution
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result, strongest
 from weibull_monitor.alerts.rules.scale import scale_shift as shift
@@ -22,7 +23,7 @@ from weibull_monitor.alerts.rules.steps import from_nothing
 from weibull_monitor.alerts.rules.words import SE_LAMBDA, between, signed, unstepped
 from weibull_monitor.alerts.settings import ScaleShift
 from weibull_monitor.alerts.statistics import Bools, Floats, median_along, or_zero, quiet
-from weibull_monitor.alerts.window import EARLY, JUMP, SHAPES, SampleWindow
+from weibull_monitor.alerts.window import EARLY, JUMP, LATELY, SHAPES, SampleWindow
 
 MIN_ELEMENTS: Final = 512
 """Smaller matrices are not judged: with few values, one of them moves the scale."""
@@ -55,8 +56,6 @@ LEAST_STOPPED: Final = 0.1
 """|Δ ln λ| and |Δ ln RMS| of such a fall beyond weight decay, at least."""
 NEXT: Final = 0.5
 """Share of the `work` of the interval that the next one has at least, to tell that a fall has stopped."""
-LATELY: Final = 8
-"""Intervals before a jump that say how a matrix moves, where the next one says so, too."""
 SCALES: Final = ("lambda", "rms")
 
 
@@ -70,8 +69,11 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         return None
     back = back_at_start(window, type(settings).sure)
     with quiet():
-        last, before = _jumps(window, 1), np.fmax(_jumps(window, 2), rested(window, settings))
-        jump = np.where(from_nothing(window), 0.0, np.fmax(last, before))
+        lately = np.where(found.strength >= settings.sure, 0.0, fell_lately(window))
+        grows = from_nothing(window)
+        last = np.fmax(np.where(grows, 0.0, _jumps(window, 1)), lately)
+        before = np.where(grows, 0.0, np.fmax(_jumps(window, 2), rested(window, settings)))
+        jump = np.fmax(last, before)
         if back is None and not (jump >= 1.0).any():
             return found  # nearly always
     jumped = jump >= 1.0
@@ -81,15 +83,22 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
     def meaning(i: int) -> str:
         start, end = (window.steps[-3], window.steps[-2]) if earlier[i] else (window.steps[-2], window.steps[-1])
         was, at = earlier_rms[i], (window.before("rms") if earlier[i] else window.now("rms"))[i]
-        furthest = (_around(window, "rms") if earlier[i] else window.furthest("log rms"))[i]
+        furthest = (
+            _around(window, "rms")
+            if earlier[i]
+            else window.lately("log rms")
+            if lately[i] >= 1.0
+            else window.furthest("log rms")
+        )[i]
         after = (
             f", and has moved by {100 * abs(window.now('rms')[i] / at - 1.0):.2g} % since step {end}"
             if earlier[i]
             else ""
         )
         return (
-            f"RMS {between(was, at, start)}, by {signed(np.log(at / was))}{after}; its largest other change in an "
-            f"interval of this length was {100 * np.expm1(furthest):.1f} %. "
+            f"RMS {between(was, at, start)}, by {signed(np.log(at / was))}{after}; its largest other change"
+            f"{' of late' if lately[i] >= 1.0 and not earlier[i] else ''}, in an interval of this length, was "
+            f"{100 * np.expm1(furthest):.1f} %. "
             + ("Training does not jump and then rest: something" if earlier[i] else "Probably something")
             + " wrote to this matrix (a checkpoint that was loaded, a scale that was applied twice, an adapter that was merged). "
             "Check first what did; if it was not you, go back to the last checkpoint."
@@ -159,7 +168,8 @@ def _jumps(window: SampleWindow, ago: int) -> Floats:
         alone = or_zero(np.minimum(units / rise[1], grown / (rise[0] * others)))
         strength = np.where(rose, np.fmax(alone, units / RESTED_ANYWAY if ago > 1 else 0.0), strength)
     judged &= np.abs(moved[1]) >= UNLIKE * np.abs(median_along(moved[1][..., among]))
-    known = (_latest(window, ago, SCALES[0])[0] > 0.0).sum(axis=0) >= MIN_INTERVALS  # intervals in which it moved
+    latest = window["moved"][:-ago][-LATELY:][..., 0, SHAPES.index("log lambda"), :]  # (intervals, components)
+    known = (latest > 0.0).sum(axis=0) >= MIN_INTERVALS
     return or_zero(np.where(judged & known & ~_rate_jumped(window, ago), strength, 0.0))
 
 
@@ -229,24 +239,14 @@ def _moved(window: SampleWindow, ago: int) -> Floats:
     return smaller
 
 
-def _latest(window: SampleWindow, ago: int, column: str) -> tuple[Floats, Floats]:
-    """Movements of a column in the `LATELY` intervals before one, as they are and over √work, each (intervals, components)."""
-    until = len(window.steps) - ago
-    kept = window["moved"][max(until - LATELY, 0) : until]  # (intervals, 2, columns, components)
-    place = SHAPES.index(f"log {column}")
-    return kept[..., 0, place, :], kept[..., 1, place, :]
-
-
 def _around(window: SampleWindow, column: str) -> Floats:
-    """The largest movement of a column in the `LATELY` intervals before the last but one, and in the last one, (components,).
+    """The largest movement of a column of late, before the last interval but one, and in the last one, shape (components,).
 
     Each is brought to the length of the last but one, as in `SampleWindow.furthest`.
     """
-    raw, by_root = (moved.max(axis=0) for moved in _latest(window, 2, column))
-    work = window.before("work")
     next_one = np.abs(window.log_change(column))
-    next_one = next_one * np.sqrt(np.fmax(work / window.now("work"), 1.0))
-    most: Floats = np.fmax(np.maximum(raw, by_root * np.sqrt(work)), next_one)
+    next_one = next_one * np.sqrt(np.fmax(window.before("work") / window.now("work"), 1.0))
+    most: Floats = np.fmax(window.lately(f"log {column}", -2), next_one)
     return most
 
 

@@ -10,9 +10,9 @@ from typing import Final
 import numpy as np
 
 from weibull_monitor.alerts.component_arrays import Ints
+from weibull_monitor.alerts.rules.layers import departure
 from weibull_monitor.alerts.rules.new_kinds import new_kinds
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result
-from weibull_monitor.alerts.rules.shape import departure
 from weibull_monitor.alerts.rules.trained import (
     TRAINED_ERRORS,
     configured,
@@ -29,6 +29,8 @@ from weibull_monitor.alerts.window import SampleWindow
 
 EXCEPTIONS: Final = 0.6
 """If more than this share of the attention and feed-forward matrices are as initialised, they are not the exception."""
+MIN_ELEMENTS: Final = 512
+"""Smaller matrices are not judged: any k is within a few standard errors of that of an initialisation."""
 LEAST: Final = 3
 """Matrices of a kind (or heads of a matrix) that are needed besides one, for it to be unlike the others."""
 MOVED: Final = 0.1
@@ -157,7 +159,7 @@ def _look(window: SampleWindow, settings: InitialisedAnew) -> _Loaded:
         for place, i in enumerate(group.tolist()):
             others = np.delete(away[group], place)
             others = others[np.isfinite(others)]
-            if not away[i] <= SAME_ERRORS or len(others) < LEAST:
+            if not away[i] <= SAME_ERRORS or len(others) < LEAST or components.numel[i] < MIN_ELEMENTS:
                 continue
             departs, spread = _departure(np.log(scale[group]), place)
             z = departs / float(np.hypot(spread, noise[i]))
@@ -291,7 +293,7 @@ def _groups(window: SampleWindow) -> list[Ints]:
 def _departure(values: Floats, place: int) -> tuple[float, float]:
     """How far a member's value departs from those beside it and from all others, and how far the others do without it.
 
-    As `weibull_monitor.alerts.rules.shape.departure`, but in small groups one value must not widen the spread it is held
+    As `weibull_monitor.alerts.rules.layers.departure`, but in small groups one value must not widen the spread it is held
     against.
 
     Args:

@@ -31,15 +31,17 @@ AS_OTHERS: Final = 0.7
 """Share of the movement of the other matrices in the same interval that counts as usual: the model begins to learn as a whole."""
 LEAST_SPEED: Final = 0.3
 """Below this speed a matrix is as good as still: healthy ones that learn have 0.5 to 3."""
-RECENT: Final = 5.5
+RECENT: Final = 6.5
 """How many times the recent movements, by their root mean square, a movement has to be, to be unlike its own past."""
 LONGER: Final = 1.5
 """How much further that is in an interval that is longer than all before."""
+MORE: Final = 1.2
+"""How many times its largest past movement is more than a matrix has done before: the largest one grows by chance, too."""
 YOUNG: Final = (60.0, 120.0)
 """Steps at the η of the end of the warm-up, by Σ η, up to which a run is young, and from which on it is not."""
 LOW: Final = 0.3
 """Share of η after the warm-up below which a model hardly learns."""
-LESS_ALIKE: Final = 1.5
+LESS_ALIKE: Final = 1.75
 """How much further a movement of one matrix has to be in a young run, where some begin to learn and others do not yet."""
 SIMILAR_RATIO: Final = 1.5
 """An interval is as long as another if its `work` is at most this many times as much."""
@@ -161,7 +163,7 @@ def as_ever(usual: Floats, own: Floats, units: float) -> Floats:
     The spread of past movements is a robust one: one large movement among eight does not count in it. A matrix that has done
     it before may do it again, though, so only what is larger than ever is sure.
     """
-    return np.maximum(usual, or_zero(own) / units)  # NaN stays where nothing is known of what is usual
+    return np.maximum(usual, MORE * or_zero(own) / units)  # NaN stays where nothing is known of what is usual
 
 
 def suddenness(moved: Floats, usual: Floats, z: float | Floats, change: float | Floats) -> tuple[Floats, Floats]:
@@ -187,7 +189,7 @@ def unlike_others(window: SampleWindow, move: Movement, noise: Floats, settings:
         return np.zeros(size.shape)
     usual = np.sqrt(move.others**2 + noise**2)
     strength = np.minimum(size / (settings.others * usual), size / settings.far)
-    strength = np.minimum(strength, type(settings).sure * size / or_zero(move.own))
+    strength = np.minimum(strength, type(settings).sure * size / (MORE * or_zero(move.own)))
     return np.where(window.components.body, or_zero(strength), 0.0)
 
 

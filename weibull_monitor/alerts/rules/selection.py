@@ -11,7 +11,7 @@ import numpy as np
 
 from weibull_monitor.alerts.component_arrays import JudgedGroup
 from weibull_monitor.alerts.rules.alone import alone, moved_together, part_lost
-from weibull_monitor.alerts.rules.excuse import comparable, excused, group_excused, reason
+from weibull_monitor.alerts.rules.excuse import STRAIGHTENS, comparable, excused, group_excused, reason
 from weibull_monitor.alerts.rules.groups import (
     GroupResults,
     around,
@@ -22,6 +22,7 @@ from weibull_monitor.alerts.rules.groups import (
     of_parts,
     warm,
 )
+from weibull_monitor.alerts.rules.lately import k_lately
 from weibull_monitor.alerts.rules.movement import (
     AS_OTHERS,
     MIN_INTERVALS,
@@ -34,7 +35,7 @@ from weibull_monitor.alerts.rules.movement import (
     usual_movement,
 )
 from weibull_monitor.alerts.rules.result import RuleResult
-from weibull_monitor.alerts.rules.steps import one_way
+from weibull_monitor.alerts.rules.steps import one_way, straightens
 from weibull_monitor.alerts.rules.trained import goes_on
 from weibull_monitor.alerts.rules.words import LOST_CASE, ONE_WAY_CASE, between, fit_got_worse, mixed_case
 from weibull_monitor.alerts.settings import SelectionDrift, SelectionRange, SelectionShift
@@ -118,9 +119,10 @@ def selection_shift(window: SampleWindow, settings: SelectionShift) -> RuleResul
         fell = np.minimum(
             alone(window, -move.last, move.own, error, (settings.alone, settings.own)), -move.last / settings.change
         )
-        fell = np.fmax(fell, np.fmax(moved_together(window), part_lost(window)))
+        fell = np.fmax(np.fmax(fell, k_lately(window)), np.fmax(moved_together(window), part_lost(window)))
         both = np.where(window.jumped, 0.0, np.fmax(both, np.where(fell >= 1.0, type(settings).sure * fell, 0.0)))
         besides = np.fmax(unlike_others(window, move, error, settings), both)
+        better = straightens(window)
     straight = one_way(window)
     return shift_result(
         window,
@@ -137,6 +139,8 @@ def selection_shift(window: SampleWindow, settings: SelectionShift) -> RuleResul
                 if straight[i]
                 else because
                 if (because := reason(window, i))
+                else STRAIGHTENS
+                if better[i]
                 else LOST_CASE
                 if part_lost(window)[i] >= 1.0
                 else mixed_case(window, i)
@@ -151,7 +155,7 @@ def selection_shift(window: SampleWindow, settings: SelectionShift) -> RuleResul
         ),
         besides,
         caution(window),
-        straight | excused(window),
+        straight | better | excused(window),
     )
 
 

@@ -1,4 +1,4 @@
-"""Blocks compared with each other, and the shape of the probability plot: `layer_outlier`, `transmission_exit`, `body_break`."""
+"""The shape of the probability plot, of a kind and of a matrix: `transmission_exit`, `body_break`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import numpy as np
 from weibull_monitor.alerts.component_arrays import LEAST_PART
 from weibull_monitor.alerts.rules.alone import moved_together, moved_together_outside, part_lost
 from weibull_monitor.alerts.rules.decay import IN_GRADIENT, fades, grows_on
-from weibull_monitor.alerts.rules.excuse import comparable, excused, group_excused, mostly, reason
+from weibull_monitor.alerts.rules.excuse import STRAIGHTENS, comparable, excused, group_excused, mostly, reason
 from weibull_monitor.alerts.rules.gradient_sized import OF_STEPS, made_of_steps
 from weibull_monitor.alerts.rules.groups import GroupResults, around, group_error, median_k, median_start, warm
+from weibull_monitor.alerts.rules.lately import R2_NOISE, k_lately, r2_lately
 from weibull_monitor.alerts.rules.movement import (
     AS_OTHERS,
     MIN_INTERVALS,
@@ -23,20 +24,19 @@ from weibull_monitor.alerts.rules.movement import (
     usual_movement,
 )
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result
-from weibull_monitor.alerts.rules.steps import began_at_nothing, most_k_of_steps, one_way
+from weibull_monitor.alerts.rules.steps import began_at_nothing, leaps, most_k_of_steps, one_way, straightens
 from weibull_monitor.alerts.rules.words import (
     LOST_CASE,
     ONE_WAY_CASE,
-    apart,
     between,
     fit_got_worse,
     mixed_case,
     unstepped,
 )
-from weibull_monitor.alerts.settings import BodyBreak, LayerOutlier, TransmissionExit
-from weibull_monitor.alerts.statistics import Bools, Floats, median_along, median_of, or_zero, quiet, spread_of
+from weibull_monitor.alerts.settings import BodyBreak, TransmissionExit
+from weibull_monitor.alerts.statistics import Floats, or_zero, quiet
 from weibull_monitor.alerts.window import EARLY, SampleWindow
-from weibull_monitor.analysis.published import FEED_FORWARD, LAST_SHALLOW_BLOCK, published_medians
+from weibull_monitor.analysis.published import FEED_FORWARD, published_medians
 from weibull_monitor.measure.weibull import anchors
 
 LOOKBACK: Final = 8
@@ -49,191 +49,14 @@ MIXER: Final = 1.25
 """Factor of both for what is in a block, such as a mixer, which learns with it."""
 ONE_SIZE: Final = 1.02
 """How many times k of a normal distribution k is from which on values are more alike than those."""
-KEPT: Final = 0.9
-"""Share of λ that a matrix keeps which comes back to the shape of others."""
 GREW: Final = 0.05
 """Growth of ln RMS from which on steps may have made values more alike."""
 TWICE: Final = 2.0
 """How many times as much as in `one_way` k of what is in no block rises in steps of one size, at most."""
 SAME_R2: Final = 0.002
 """Change of R² that is not worth a word where R² itself is the sign."""
-R2_NOISE: Final = 0.06
-"""sd(R²)·√n of a normal matrix."""
-LOG_NOISE: Final = 0.02
-"""Differences of ln λ between blocks of a kind that are always usual."""
-FEW: Final = 4.0
-"""Blocks for which what is unusual is doubled."""
-OWN_RATE: Final = 1.3
-"""A matrix whose Σ η differs by this factor from that of the others of its kind has a rate of its own."""
-LOADED_SHARE: Final = 0.7
-"""If the baseline had at least this share of a departure, the block was loaded with it."""
-TOLERATED_RATIO: Final = float(np.log(4.0))
-"""ln of the factor by which λ of a loaded block may differ from all others; beyond it, it was probably loaded wrongly. Also
-of one that an optimizer trains whose steps have no known size."""
 LOWEST: Final = min(published_medians(("attn_o", *FEED_FORWARD)))
 """Lowest per-model median over blocks of k of attention-output or feed-forward matrices, 20 models: 1.0409, OLMo-1 7B."""
-
-_SHALLOW_CASE: Final = (
-    "This is the shallow feed-forward anomaly, as published for Qwen models of 3 B and above: good models have it. Check first "
-    "the validation loss; if that is good, nothing has to be done."
-)
-
-
-def layer_outlier(window: SampleWindow, settings: LayerOutlier) -> RuleResult:
-    """A block whose k or ln λ departs from the blocks beside it and from all others of its kind."""
-    size = len(window.components)
-    if "layers" not in window.kept:
-        window.kept["layers"] = _Layers(window, settings.blocks)
-    layers: _Layers = window.kept["layers"]
-    if not len(layers.members):
-        return rule_result(np.zeros(size), 1, "k", np.full(size, np.nan), "")
-    at = np.s_[..., layers.members]  # (members,), as all arrays below
-    with quiet():
-        measures = []
-        for now, noise, least in (
-            (window.now("k"), window.now("k_se")[at], settings.k),
-            (np.log(window.now("lambda")), LOG_NOISE, settings.log_lambda),
-        ):
-            departs, spread, centre = layers.departures(now)
-            usual = np.sqrt(spread**2 + noise**2)
-            z = settings.z * layers.caution
-            strength = np.nan_to_num(np.minimum(np.abs(departs) / (z * usual), np.abs(departs) / least))
-            reach = np.maximum(z * usual, least)
-            measures.append((strength, departs, departs / usual, now[at], centre - reach, centre + reach))
-        # Of k and λ, the one that departs more strongly is reported; λ as itself, not as its logarithm.
-        by_scale = measures[1][0] > measures[0][0]
-        strength, departs, z, *shown = np.where(by_scale, measures[1], measures[0])
-        value, low, high = (np.where(by_scale, np.exp(values), values) for values in shown)
-        middle = np.where(by_scale, np.sqrt(low * high), (low + high) / 2.0)
-        as_loaded = np.abs(np.where(by_scale, layers.start[1], layers.start[0])) >= LOADED_SHARE * np.abs(departs)
-        tolerated = as_loaded & (~by_scale | (np.abs(departs) < TOLERATED_RATIO))
-        own = layers.stepped_apart(window)
-        # Steps as large as the gradient make blocks grow as differently as their gradients are.
-        unbounded = ~np.isfinite(window.now("update_max"))[..., layers.members]
-        tolerated |= unbounded & by_scale & (np.abs(departs) < TOLERATED_RATIO)
-        tolerated |= own | excused(window)[..., layers.members]
-        shallow = layers.shallow & ~as_loaded & (departs < 0) & ~by_scale
-
-    def full(values: Floats | Bools, fill: float = np.nan) -> Floats:
-        out = np.full((*np.shape(values)[:-1], size), fill)
-        out[at] = values
-        return out  # (components,)
-
-    scale_reported, shallow_case, loaded_so = full(by_scale, 0.0), full(shallow, 0.0), full(as_loaded, 0.0)
-    usually, own_rate = full(middle), full(own, 0.0)
-
-    def meaning(i: int) -> str:
-        column = "lambda" if scale_reported[i] else "k"
-        is_now, others = apart(window.now(column)[i], usually[i])
-        what = f"{'λ' if scale_reported[i] else 'k'} of this block is {is_now}, that of the others of its kind about {others}"
-        if loaded_so[i]:
-            return (
-                f"{what}; it was so at step 0. Check first whether the model that you loaded is known for it; if not, whether "
-                "this layer was loaded wrongly or rescaled. A model that was trained like this may stay so."
-            )
-        start = window.baseline[column][i]
-        since = f"; at step 0 this block had {apart(start, window.now(column)[i])[0]}" if np.isfinite(start) else ""
-        if shallow_case[i]:
-            return f"{what}{since}. {_SHALLOW_CASE}"
-        if own_rate[i]:
-            return f"{what}{since}. It has a learning rate or a schedule of its own: if you set it so, nothing has to be done."
-        if because := reason(window, i):
-            return f"{what}{since}. {because}"
-        return (
-            f"{what}{since}. Check first the learning rate of its parameter group, then whether something rescaled or overwrote "
-            "this matrix, then the gradients of this layer. If it keeps growing, go back to a checkpoint from before."
-        )
-
-    return rule_result(
-        strength=full(strength, 0.0),
-        severity=full(np.where(tolerated | shallow, 1, 2), 2).astype(np.int8),
-        quantity=lambda i: "λ" if scale_reported[i] else "k",
-        value=full(value),
-        meaning=meaning,
-        low=full(low),
-        high=full(high),
-        z=full(z),
-    )
-
-
-class _Layers:
-    """The components of each kind by rising block, and their departures at the baseline.
-
-    Attributes:
-        table: Indices, shape (kinds, blocks), -1 after the last block of a kind.
-        members: The indices in the table, shape (members,).
-        shallow: Whether each member is a feed-forward matrix of a shallow block, shape (members,).
-        caution: Factor of what is unusual, (members,): the spread of few blocks says little.
-        start: Departures of k and of ln λ at the baseline, each of shape (members,).
-    """
-
-    def __init__(self, window: SampleWindow, least: int) -> None:
-        components = window.components
-        groups = [group for group in components.groups if len(group.members) >= least]
-        self.table = np.full((len(groups), max((len(g.members) for g in groups), default=0)), -1, dtype=np.int64)
-        for row, group in zip(self.table, groups, strict=True):
-            row[: len(group.members)] = group.members
-        self.members = self.table[self.table >= 0]
-        blocks = np.broadcast_to((self.table >= 0).sum(axis=1)[:, None], self.table.shape)[self.table >= 0]
-        self.caution = 1.0 + FEW / np.maximum(blocks, 1)
-        forward = np.array([label.startswith("ffn_") for label in components.labels], dtype=bool)
-        self.shallow = forward[self.members] & (components.blocks[self.members] <= LAST_SHALLOW_BLOCK)
-        if len(self.members):
-            with quiet():
-                baseline = (window.baseline["k"], np.log(window.baseline["lambda"]))
-                self.start = [self.departures(values)[0] for values in baseline]
-
-    def departures(self, values: Floats) -> tuple[Floats, Floats, Floats]:
-        """`departure` of values (components,) for each member: three arrays of shape (members,)."""
-        there = self.table >= 0
-        by_block = np.where(there, values[..., self.table], np.nan)  # (kinds, blocks)
-        found = departure(by_block.reshape(-1, by_block.shape[-1]))
-        departs, spread, centre = (one.reshape(by_block.shape)[..., there] for one in found)
-        return departs, spread, centre
-
-    def stepped_apart(self, window: SampleWindow) -> Bools:
-        """Members whose Σ η is not that of the others of their kind: frozen for a while, or in a group with a rate of its own."""
-        path = np.where(window.components.trainable, or_zero(window.now("eta_sum")), 0.0)
-        usual = median_along(np.where(self.table >= 0, path[..., self.table], np.nan))  # (kinds, 1)
-        of_kind = np.broadcast_to(usual, (*path.shape[:-1], *self.table.shape))[..., self.table >= 0]
-        mine = path[..., self.members]
-        with quiet():
-            apart: Bools = (np.abs(np.log(mine / of_kind)) > np.log(OWN_RATE)) & (mine != of_kind)
-        return apart
-
-
-def departure(values: Floats) -> tuple[Floats, Floats, Floats]:
-    """How far each block departs from the others of its kind.
-
-    There are two departures: from the median of up to two blocks on each side, and from the median of all blocks. The smaller
-    one counts, if both have the same sign. So neither a slope over depth nor a different first half is a departure.
-
-    Args:
-        values: Shape (kinds, blocks), by rising block; NaN where there is no block.
-
-    Returns:
-        Three arrays of that shape: the departure, its usual size for the kind, and the median it departs from.
-
-    >>> departs, _, _ = departure(np.array([[1.20, 1.21, 1.22, 0.80, 1.24, 1.25, 1.26]]))
-    >>> [round(float(d), 2) for d in departs[0]]
-    [-0.01, 0.0, 0.0, -0.42, 0.01, 0.01, 0.01]
-    """
-    width = values.shape[1]
-    padded = np.full((len(values), width + 4), np.nan)  # as np.pad, in a tenth of the time
-    padded[:, 2:-2] = values
-    neighbours = np.stack([padded[:, i : i + width].ravel() for i in (0, 1, 3, 4)])  # (4, kinds · blocks)
-    beside = median_of(neighbours).reshape(values.shape)
-    overall = np.broadcast_to(median_of(values.T)[:, None], values.shape)
-    local, whole = values - beside, values - overall
-    agreed = np.where(local * whole > 0, np.sign(local) * np.minimum(np.abs(local), np.abs(whole)), 0.0)
-    agreed = np.where(np.isfinite(values), agreed, np.nan)
-    zero = np.zeros(len(values))  # both differences are from a median already
-    spread = np.fmax(spread_of(local.T, zero), spread_of(whole.T, zero))  # (kinds,)
-    return (
-        agreed,
-        np.broadcast_to(spread[:, None], values.shape),
-        np.where(np.abs(local) < np.abs(whole), beside, overall),
-    )
 
 
 def transmission_exit(window: SampleWindow, settings: TransmissionExit) -> RuleResult:
@@ -274,6 +97,11 @@ def transmission_exit(window: SampleWindow, settings: TransmissionExit) -> RuleR
     )
 
 
+def _surely(strength: Floats) -> Floats:
+    """Strengths of what is a warning wherever it is found, shape (components,)."""
+    return np.where(strength >= 1.0, BodyBreak.sure * strength, strength)
+
+
 def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
     """The probability plot is no longer a line, or bent suddenly: the matrix holds two populations of weights.
 
@@ -295,6 +123,7 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
             strength = np.minimum(-z / settings.z, (move.centre - move.last) / settings.fall)
             noise, limits = R2_NOISE / np.sqrt(components.numel), (settings.both_r2, settings.fall)
             alone = unlike_both(window, np.minimum(move.last, 0.0), move, noise, limits, type(settings).sure, None)
+            alone = np.fmax(alone, _surely(r2_lately(window)))
             strength = np.where(window.jumped, strength, np.fmax(strength, alone))
             # A change of k in either direction, if it is the stronger sign.
             move = usual_movement(window, "k", LOOKBACK)
@@ -308,23 +137,23 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
             limits = settings.both, settings.change
             both = unlike_both(window, move.last, move, error, limits, type(settings).sure)
             mixed, lost = moved_together(window), part_lost(window)
-            both = np.fmax(
-                both, np.where(np.fmax(mixed, lost) >= 1.0, type(settings).sure * np.fmax(mixed, lost), mixed)
-            )
+            late = k_lately(window)
+            both = np.fmax(both, _surely(np.fmax(np.fmax(mixed, lost), late)))
             k_strength = np.fmax(k_strength, np.where(window.jumped, 0.0, both))
             # Embeddings and heads are like no others, so mostly their past tells.
             size = np.abs(move.last)
-            further = np.minimum(size / (OUTSIDE * np.hypot(move.own, error)), size / OUTSIDE_CHANGE)
+            further = np.fmax(size / (OUTSIDE * np.hypot(move.own, error)), late)
+            further = np.minimum(further, size / OUTSIDE_CHANGE)
             further = np.where(components.blocks < 0, further, further / MIXER)
             # Steps of one size lead to values of one size; what writes to a matrix hardly ever makes k higher than at the start.
             # And then the size stays, while steps make it grow.
             as_far = window.log_change("k") <= TWICE * most_k_of_steps(window)
             grew = window.log_change("rms") >= GREW
             evener = grew & as_far & (move.last > 0.0) & (window.now("k") > ONE_SIZE * anchors()["normal"].k)
-            late = (window.steps[-1] > EARLY) & ~one_way(window) & ~window.jumped & ~evener
+            past = (window.steps[-1] > EARLY) & ~one_way(window) & ~window.jumped & ~evener
             mixed_outside = moved_together_outside(window)
             further = np.fmax(np.where(lone, further, 0.0), mixed_outside)
-            outside = or_zero(np.where(late & (further >= 1.0), type(settings).sure * further, 0.0))
+            outside = or_zero(np.where(past & (further >= 1.0), type(settings).sure * further, 0.0))
             by_k = (~components.selection & window.warm & (k_strength > or_zero(strength))) | (outside > 0.0)
             strength, z = np.where(by_k, k_strength, strength) / caution(window), np.where(by_k, k_z, z)
         # R² below its limit: strength 1 at the limit, whatever was usual.
@@ -334,13 +163,13 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
         normal = anchors()["normal"].k
         nearer = np.abs(window.now("k") - normal) <= np.abs(window.before("k") - normal)
         young = caution(window) > 1.0
-        sudden = (or_zero(strength) >= 1.0) & ~(~np.isfinite(start) & (nearer | young))
+        sudden = (or_zero(strength) >= 1.0) & ~(~np.isfinite(start) & (nearer | young) & ~leaps(window))
         # Nor is what comes back to that shape as a better line, and keeps its size: it was out of shape before.
-        kept = window.now("lambda") >= KEPT * window.before("lambda")
-        sudden &= ~(by_k & nearer & kept & (r2 >= window.before("r2")))
+        better = by_k & straightens(window)
         # Where two sizes are mixed, k falls: what grows to values of one size is one population.
         sudden &= by_k | ~evener
         sudden |= outside > 0.0
+        sudden &= ~better
         strength = np.where(components.body, np.fmax(below, strength), outside / caution(window))
         z = np.where(np.abs(z) < settings.z, np.nan, z)  # found for another reason
         straight = one_way(window) | grows_on(window)
@@ -381,6 +210,8 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
                 if straight[i]
                 else because
                 if (because := None if bent[i] else reason(window, i))
+                else STRAIGHTENS
+                if better[i] and not sudden[i]
                 else LOST_CASE
                 if by_k[i] and lost[i] >= 1.0 and components.body[i]
                 else mixed_case(window, i)

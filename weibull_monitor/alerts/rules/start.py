@@ -6,6 +6,7 @@ from typing import Final
 
 import numpy as np
 
+from weibull_monitor.alerts.rules.decay import in_gradient
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result
 from weibull_monitor.alerts.rules.words import SAME_ERRORS, between, unstepped
 from weibull_monitor.alerts.statistics import Floats, or_zero, quiet
@@ -15,6 +16,8 @@ FAR: Final = 0.2
 """|Δ ln λ| and |Δ ln RMS| between the start and the sample before, at least: training had changed the matrix."""
 LEFT: Final = 0.1
 """Share of both that is left now, at most. Healthy matrices whose k is that of the start, too, leave 0.13."""
+LEFT_BY_DECAY: Final = 0.04
+"""The same where weight decay is in the gradient, which takes back as much at once as it likes."""
 LEAST: Final = 0.01
 """Share that counts as nothing."""
 MIN_ELEMENTS: Final = 512
@@ -69,4 +72,5 @@ def _nearness(window: SampleWindow) -> Floats:
         came &= was >= FAR
         left = np.fmax(left, now / was)
     came &= np.abs(window.now("k") - start["k"]) <= SAME_ERRORS * np.hypot(window.now("k_se"), start["k_se"])
-    return or_zero(np.where(came & (left <= LEFT), LEFT / np.fmax(left, LEAST), 0.0))
+    most = np.where(in_gradient(window), LEFT_BY_DECAY, LEFT)
+    return or_zero(np.where(came & (left <= most), most / np.fmax(left, LEAST), 0.0))

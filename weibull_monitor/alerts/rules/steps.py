@@ -6,9 +6,11 @@ from typing import Final
 
 import numpy as np
 
-from weibull_monitor.alerts.rules.movement import caution
+from weibull_monitor.alerts.rules.movement import MIN_INTERVALS, caution
+from weibull_monitor.alerts.rules.words import SAME_ERRORS
 from weibull_monitor.alerts.statistics import Bools, Floats, median_along, or_zero
-from weibull_monitor.alerts.window import SampleWindow
+from weibull_monitor.alerts.window import EARLY, SampleWindow
+from weibull_monitor.measure.weibull import anchors
 
 SUSTAINED_ONE_WAY: Final = 1.5
 """Largest RMS of updates that go one way …"""
@@ -39,8 +41,14 @@ GROWING: Final = 9
 """Samples over which a matrix that began at nothing has to keep its size …"""
 SETTLED_SHARE: Final = 0.5
 """… to this share, to have settled."""
+LEAP: Final = 2.0
+"""How many times its largest past change of the RMS, for as much work, is too much for a sum of steps; healthy ones reach 1.4."""
 OUTGROWN: Final = 0.5
 """Share of the attention and feed-forward matrices that have outgrown their start, where a model began at nothing."""
+AS_GROWN: Final = 1.7
+"""How many times as far as its growth explains k comes nearer to that of a normal distribution, at most; 1.4 in healthy runs."""
+KEPT: Final = 0.9
+"""Share of λ that is kept by values which come to another shape by and by."""
 NORMAL_K: Final = 1.18
 """k of a normal distribution, less what training makes of it by and by."""
 
@@ -147,12 +155,10 @@ def _from_nothing(window: SampleWindow) -> tuple[Bools, Bools]:
     bound = window.now("update_max")
     unknown = np.isnan(bound)
     rate = np.fmax(window.peak, window.now("eta"))
-    step = STEP * rate * np.fmin(bound, 1.0)
+    step, near = _next_to_nothing(window)
     # Steps as large as the gradient, or as the weights, have no known size. But where most matrices are several times as large
     # as they began, and were so before the last interval, a model consists of its steps.
-    usual = median_along(np.where(window.components.trainable, start, np.nan))
     before = np.fmin.reduce(rms[-2:], axis=0)
-    near = np.where(unknown, NEAR * usual, step)
     outgrown = unknown & (start < STEP * before)
     body = window.components.body & window.components.trainable
     many = outgrown[..., body].mean(axis=-1, keepdims=True) >= OUTGROWN if body.any() else np.zeros(1, dtype=bool)
@@ -176,7 +182,32 @@ def _from_nothing(window: SampleWindow) -> tuple[Bools, Bools]:
         parts = owners == owner
         if parts.sum() > 1:
             found[..., parts] = begun[..., parts] & found[..., parts].any(axis=-1, keepdims=True)
-    return began, found
+    return began, found & ~leaps(window)
+
+
+def _next_to_nothing(window: SampleWindow) -> tuple[Floats, Floats]:
+    """The RMS below which a matrix is nothing beside a step, and the same where steps have no known size; (components,)."""
+    bound = window.now("update_max")
+    step = STEP * np.fmax(window.peak, window.now("eta")) * np.fmin(bound, 1.0)
+    usual = median_along(np.where(window.components.trainable, window.baseline["rms"], np.nan))
+    return step, np.where(np.isnan(bound), NEAR * usual, step)
+
+
+def leaps(window: SampleWindow) -> Bools:
+    """Matrices whose RMS changed in the last interval by `LEAP` times as much as in any before, (components,).
+
+    Those without a fit before may have had no gradient, what is still next to nothing may grow by any factor, and the first
+    intervals say nothing of later ones.
+    """
+    if len(window.steps) < MIN_INTERVALS + 2:
+        return np.zeros(window.now("rms").shape, dtype=bool)
+    change = np.abs(np.diff(window["rms"], axis=0))  # (intervals, components)
+    work = window["work"][1:]
+    past = np.fmax.reduce(change[:-1] * np.fmax(work[-1] / work[:-1], 1.0), axis=0)
+    judged = np.isfinite(window.before("k")) & (np.asarray(window.steps[-1]) > EARLY)
+    judged &= ~(np.fmin(window.now("rms"), window.now("lambda")) < _next_to_nothing(window)[1])
+    found: Bools = judged & (change[-1] > LEAP * past)
+    return found
 
 
 def rises_alike(window: SampleWindow) -> Bools:
@@ -184,6 +215,22 @@ def rises_alike(window: SampleWindow) -> Bools:
     rise = window.log_change("k")
     found: Bools = rise >= K_WITH_RMS * window.log_change("rms")
     return found
+
+
+def straightens(window: SampleWindow) -> Bools:
+    """Matrices whose k comes nearer to that of a normal distribution on a line as good as before, by learning, (components,).
+
+    Learning adds normal values to some that began otherwise, such as uniform ones: the excess kurtosis of the sum falls as RMS⁻⁴,
+    and k goes with it about as far. Or values that had come to one size leave it, and keep their size, by and by. What is drawn
+    anew is at once where a normal distribution is, whether it grew or not.
+    """
+    normal, error = anchors()["normal"].k, window.now("k_se")
+    apart, before = (np.abs(k - normal) for k in (window.now("k"), window.before("k")))  # all arrays (components,)
+    kept = window.before("rms") * np.exp(window.before("decay") - window.now("decay"))
+    by_growth = before * -np.expm1(-4.0 * np.log(window.now("rms") / kept))
+    on_its_way = (window.now("lambda") >= KEPT * window.before("lambda")) & (apart > SAME_ERRORS * error)
+    found: Bools = (apart <= before) & ((before - apart <= AS_GROWN * by_growth) | on_its_way)
+    return found & (window.now("r2") >= window.before("r2"))
 
 
 def unwinds(window: SampleWindow) -> Bools:
