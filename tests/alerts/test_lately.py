@@ -83,8 +83,38 @@ def test_what_most_matrices_do_is_no_fall_of_one() -> None:
 def test_a_fall_of_r2_is_compared_with_its_movements_of_late(noise: float, found: bool) -> None:
     columns = run()
     for n, now in enumerate(columns):
-        now["r2"][V] = 0.99 - noise * (n % 2) - 0.03 * (n >= AT)
+        now["r2"][V] = 0.99 - 1e-5 * n - noise * (n % 2) - 0.03 * (n >= AT)
     assert (r2_lately(window_in(columns[: AT + 1]))[V] >= 1.0) == found
+
+
+def test_what_was_frozen_has_no_past_to_move_from() -> None:
+    columns = run()
+    for n, now in enumerate(columns):
+        for name in ("k", "lambda", "rms", "r2", "largest"):
+            if n < AT - 1:
+                now[name][V] = columns[0][name][V]
+        if n >= AT:
+            now["k"][V] -= 0.2
+            now["r2"][V] -= 0.1
+            scale_by(now, 0.6, V)
+    window = window_in(columns[: AT + 1])
+    assert not any(rule(window)[V] for rule in (fell_lately, k_lately, r2_lately, leaps))
+
+
+def test_one_matrix_alone_has_no_others_to_be_unlike() -> None:
+    columns = run()
+    for now in columns[AT:]:
+        scale_by(now, 0.5, EMBEDDING)
+    others = [replace(c, kind="other", block=None) for c in components()[:-1]]
+    assert fell_lately(window_in(columns[: AT + 1], of=(*others, WITH_EMBEDDING[-1])))[EMBEDDING] >= 1.0
+
+
+def test_k_that_passes_that_of_a_normal_distribution_does_not_come_nearer_to_it() -> None:
+    columns = run()
+    for n, now in enumerate(columns):
+        now["k"][Q] = (UNIFORM if n < AT else 1.08) + 5e-4 * n
+        now["r2"][Q] = 0.984 + 0.008 * (n >= AT)
+    assert not straightens(window_in(columns[: AT + 1]))[Q]
 
 
 def grown_from_nothing(columns: list[Columns], i: int, jump: float) -> None:

@@ -29,8 +29,8 @@ UNWINDS: Final = (
 )
 """What an info says of such a matrix."""
 STRAIGHTENS: Final = (
-    "Its k came nearer to that of a normal distribution, as values do when learning adds to some that did not begin as normal "
-    "ones, such as uniform ones. It grew by as much, and its fit is as good as before. Nothing has to be done."
+    "Its k came nearer to that of a normal distribution, and its fit is as good as before. Values do so when learning adds to "
+    "some that did not begin as normal ones, such as uniform ones. Nothing has to be done."
 )
 """What an info says of such a matrix."""
 

@@ -69,7 +69,8 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         return None
     back = back_at_start(window, type(settings).sure)
     with quiet():
-        lately = np.where(found.strength >= settings.sure, 0.0, fell_lately(window))
+        said = (found.strength >= settings.sure) | (found.strength >= 1.0) & (found.severity < 2)  # or explained
+        lately = np.where(said, 0.0, fell_lately(window))
         grows = from_nothing(window)
         last = np.fmax(np.where(grows, 0.0, _jumps(window, 1)), lately)
         before = np.where(grows, 0.0, np.fmax(_jumps(window, 2), rested(window, settings)))

@@ -1,7 +1,7 @@
 """Movements many times as far as any of late: what a matrix did in none of its last `LATELY` intervals.
 
-How a matrix moves changes in a run by and by, so that its latest movements tell more than its largest one ever; and of falls and
-of the shape they tell enough without the other matrices. Rises of the scale do not count here: learning begins with them.
+How a matrix moves changes in a run by and by, so that its latest movements tell more than its largest one ever. Rises of the
+scale do not count here: learning begins with them.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import numpy as np
 
 from weibull_monitor.alerts.rules.decay import in_gradient, lost_most
 from weibull_monitor.alerts.rules.gradient_sized import gradient_sized
-from weibull_monitor.alerts.rules.movement import MIN_INTERVALS, MORE, caution
+from weibull_monitor.alerts.rules.movement import MIN_INTERVALS, MORE, caution, median_if_many
 from weibull_monitor.alerts.rules.steps import unwinds
 from weibull_monitor.alerts.rules.words import SE_LAMBDA
-from weibull_monitor.alerts.statistics import Bools, Floats, median_along, or_zero
-from weibull_monitor.alerts.window import EARLY, SampleWindow
+from weibull_monitor.alerts.statistics import Bools, Floats, or_zero
+from weibull_monitor.alerts.window import EARLY, LATELY, SHAPES, SampleWindow
 
 MIN_ELEMENTS: Final = 512
 """Smaller matrices are not judged: with few values, one of them moves the fit."""
@@ -55,20 +55,23 @@ def fell_lately(window: SampleWindow) -> Floats:
     body = components.body & components.trainable
     spent = or_zero(window.now("decay") - window.before("decay"))
     judged &= (-change[0] > MORE * window.furthest("log lambda")) | lost_most(window, change[0], spent)
-    judged &= ~unwinds(window)
+    judged &= _known(window, "log lambda") & ~components.expert & ~unwinds(window)
     noise = SE_LAMBDA * window.now("k_se") / window.now("k")
     units = []
     for column, by in zip(SCALES, change, strict=True):
         fell = np.fmax(-spent - by, 0.0)
-        unlike = fell >= UNLIKE * np.abs(median_along(by[..., body]))
+        unlike = fell >= UNLIKE * median_if_many(np.abs(by[..., body]))
         units.append(np.where(unlike, fell / np.hypot(window.lately(f"log {column}"), noise), 0.0))
     return or_zero(np.where(judged, np.minimum(*units) / np.where(components.body, *FELL), 0.0))
 
 
 def k_lately(window: SampleWindow) -> Floats:
-    """Strength of changes of k far beyond those of late, shape (components,). In a young run it has to be more."""
+    """Strength of changes of k far beyond those of late, shape (components,).
+
+    Not of embeddings, heads and mixers in a young run; rules ask for more of others then.
+    """
     moved = np.abs(window.now("k") - window.before("k"))
-    judged = _judged(window) & (moved >= LEAST_K)
+    judged = _judged(window) & (moved >= LEAST_K) & _known(window, "k")
     if not judged.any():
         return np.zeros(moved.shape)
     usual = np.hypot(window.lately("k"), window.now("k_se"))
@@ -79,11 +82,18 @@ def k_lately(window: SampleWindow) -> Floats:
 def r2_lately(window: SampleWindow) -> Floats:
     """Strength of falls of R² far beyond its movements of late, shape (components,)."""
     fell = window.before("r2") - window.now("r2")
-    judged = _judged(window) & (fell >= LEAST_R2)
+    judged = _judged(window) & (fell >= LEAST_R2) & _known(window, "r2")
     if not judged.any():
         return np.zeros(fell.shape)
     usual = np.hypot(window.lately("r2"), R2_NOISE / np.sqrt(window.components.numel))
     return or_zero(np.where(judged, fell / (R2 * usual), 0.0))
+
+
+def _known(window: SampleWindow, column: str) -> Bools:
+    """Matrices that moved in enough of the last intervals, (components,): one that was frozen has no past to jump from."""
+    latest = window["moved"][:-1][-LATELY:][..., 0, SHAPES.index(column), :]  # (intervals, components)
+    found: Bools = (latest > 0.0).sum(axis=0) >= MIN_INTERVALS
+    return found
 
 
 def _judged(window: SampleWindow) -> Bools:

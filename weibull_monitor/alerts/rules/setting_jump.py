@@ -167,17 +167,17 @@ def _outgrown(window: SampleWindow) -> Outgrown:
 
 
 def _beside_others(window: SampleWindow, past: Floats, now: Floats) -> Floats:
-    """η beside the median of all, over the highest that was before, (…, components)."""
+    """By how much η grew since the past samples, at least, beside the median growth of all, (…, components).
 
-    def share(eta: Floats) -> Floats:
-        moving = np.where(window.components.trainable & (eta > 0.0), eta, np.nan)
-        shares: Floats = moving / median_along(moving)
-        return shares
-
-    shares = share(past)  # (samples, …, components)
-    most, least = np.fmax.reduce(shares, axis=0), np.fmin.reduce(shares, axis=0)
-    known = (shares == shares).sum(axis=0) >= MIN_INTERVALS
-    return np.where(known & (window.settled | (most <= STEADY * least)), share(now) / most, 0.0)
+    The median is that of the growth, and not of η: where half of a model has another η than the rest, it may pass from the one to
+    the other.
+    """
+    moving = window.components.trainable & (past > 0.0) & (now > 0.0)
+    growth = np.where(moving, now / past, np.nan)  # (samples, …, components)
+    beside = growth / median_along(growth)
+    least, most = np.fmin.reduce(beside, axis=0), np.fmax.reduce(beside, axis=0)
+    known = (beside == beside).sum(axis=0) >= MIN_INTERVALS
+    return np.where(known & (window.settled | (most <= STEADY * least)), least, 0.0)
 
 
 def lately(window: SampleWindow) -> int:

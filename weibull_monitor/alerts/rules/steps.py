@@ -186,7 +186,10 @@ def _from_nothing(window: SampleWindow) -> tuple[Bools, Bools]:
 
 
 def _next_to_nothing(window: SampleWindow) -> tuple[Floats, Floats]:
-    """The RMS below which a matrix is nothing beside a step, and the same where steps have no known size; (components,)."""
+    """The RMS below which a matrix is nothing beside a step; and the same, where a step has no known size beside the others.
+
+    Both of shape (components,).
+    """
     bound = window.now("update_max")
     step = STEP * np.fmax(window.peak, window.now("eta")) * np.fmin(bound, 1.0)
     usual = median_along(np.where(window.components.trainable, window.baseline["rms"], np.nan))
@@ -197,16 +200,18 @@ def leaps(window: SampleWindow) -> Bools:
     """Matrices whose RMS changed in the last interval by `LEAP` times as much as in any before, (components,).
 
     Those without a fit before may have had no gradient, what is still next to nothing may grow by any factor, and the first
-    intervals say nothing of later ones.
+    intervals say nothing of later ones, nor do those in which no step was taken.
     """
     if len(window.steps) < MIN_INTERVALS + 2:
         return np.zeros(window.now("rms").shape, dtype=bool)
-    change = np.abs(np.diff(window["rms"], axis=0))  # (intervals, components)
-    work = window["work"][1:]
-    past = np.fmax.reduce(change[:-1] * np.fmax(work[-1] / work[:-1], 1.0), axis=0)
-    judged = np.isfinite(window.before("k")) & (np.asarray(window.steps[-1]) > EARLY)
-    judged &= ~(np.fmin(window.now("rms"), window.now("lambda")) < _next_to_nothing(window)[1])
-    found: Bools = judged & (change[-1] > LEAP * past)
+    change = np.diff(window["rms"], axis=0)  # (intervals, components)
+    spent = window["eta_sum"]
+    work = np.where(spent[1:] == spent[:-1], np.nan, window["work"][1:])
+    known = (work[:-1] == work[:-1]).sum(axis=0) >= MIN_INTERVALS
+    past = np.fmax.reduce(np.abs(change[:-1]) * np.fmax(work[-1] / work[:-1], 1.0), axis=0)
+    judged = known & np.isfinite(window.before("k")) & (np.asarray(window.steps[-1]) > EARLY)
+    small = np.fmin(window.now("rms"), window.now("lambda")) < _next_to_nothing(window)[1]
+    found: Bools = judged & ~(small & (change[-1] > 0.0)) & (np.abs(change[-1]) > LEAP * past)
     return found
 
 
@@ -225,11 +230,13 @@ def straightens(window: SampleWindow) -> Bools:
     anew is at once where a normal distribution is, whether it grew or not.
     """
     normal, error = anchors()["normal"].k, window.now("k_se")
-    apart, before = (np.abs(k - normal) for k in (window.now("k"), window.before("k")))  # all arrays (components,)
+    beyond, was = window.now("k") - normal, window.before("k") - normal  # all arrays (components,)
+    apart, before = np.abs(beyond), np.abs(was)
     kept = window.before("rms") * np.exp(window.before("decay") - window.now("decay"))
     by_growth = before * -np.expm1(-4.0 * np.log(window.now("rms") / kept))
     on_its_way = (window.now("lambda") >= KEPT * window.before("lambda")) & (apart > SAME_ERRORS * error)
-    found: Bools = (apart <= before) & ((before - apart <= AS_GROWN * by_growth) | on_its_way)
+    nearer = (apart <= before) & ((beyond * was > 0.0) | (apart <= SAME_ERRORS * error))
+    found: Bools = nearer & ((before - apart <= AS_GROWN * by_growth) | on_its_way)
     return found & (window.now("r2") >= window.before("r2"))
 
 
