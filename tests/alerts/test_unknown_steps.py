@@ -159,3 +159,18 @@ def test_k_of_few_values_may_rise_by_its_error_more_than_steps_explain() -> None
     for now in columns[-3:]:
         now["k_se"][V] = 1e-4
     assert not one_way(window_in(columns))[V]
+
+
+@pytest.mark.parametrize(("known", "found"), [(True, True), (False, False)])
+def test_a_warm_up_that_nobody_sees_may_last_as_long_as_samples_get_further_apart(known: bool, found: bool) -> None:
+    """Where η is not known, as of weights that are copied from others, nothing tells a fall from a warm-up before step 64."""
+    columns = healthy(7, every=10)
+    if not known:
+        unknown(columns, "eta", "eta_sum", "weight_decay", "update_max", "element_max", at=slice(None))
+    scale_by(columns[6], 0.7, V, largest=False)
+    later = healthy(10, every=10)
+    if not known:
+        unknown(later, "eta", "eta_sum", "weight_decay", "update_max", "element_max", at=slice(None))
+    scale_by(later[9], 0.7, V, largest=False)
+    assert bool(begun_in(columns, "scale_shift")) == found
+    assert begun_in(later, "scale_shift")

@@ -250,11 +250,16 @@ class SampleWindow:
 
     @property
     def warm(self) -> Bools:
-        """Components past the warm-up, where η is no longer above all earlier values; shape (components,)."""
+        """Components past the warm-up, where η is no longer above all earlier values; shape (components,).
+
+        Where no η was ever known, it may last as long as the samples get further apart, up to step `EARLY`.
+        """
         return self.once("warm", self._warm)
 
     def _warm(self) -> Bools:
-        settled = or_zero(self.now("eta")) <= SETTLED_TOLERANCE * self.peak
+        eta = or_zero(self.now("eta"))
+        late = np.asarray(self.steps[-1]) > EARLY
+        settled = (eta <= SETTLED_TOLERANCE * self.peak) & ((eta > 0.0) | (self.peak > 0.0) | late)
         return (settled | self.settled) & (self.samples > 4)
 
     @property

@@ -151,7 +151,8 @@ def _caution(window: SampleWindow) -> Floats:
     # After a time of low η, as before a restart, a model begins to learn again.
     low = (window["eta"] < LOW * rate) & (window.now("eta") >= LOW * rate)
     since = spent[-1] - np.fmax(np.fmax.reduce(np.where(low, spent, 0.0), axis=0), 0.0)
-    age = np.where(window.warm, since / rate, 0.0)  # in steps
+    taken = np.asarray(window.steps[-1] - window.loaded_at, dtype=float)  # where no η is known, all steps count alike
+    age = np.where(window.warm, np.where(rate > 0.0, since / rate, taken), 0.0)  # in steps
     share = np.clip((YOUNG[1] - age) / (YOUNG[1] - YOUNG[0]), 0.0, 1.0)
     known = 1.0 + (LESS_ALIKE - 1.0) * or_zero(share)
     return np.ones(known.shape) if goes_on(window) else known

@@ -310,7 +310,8 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
     explained = by_decay | steady_fall | undone | straight | unstepped(window) | growing | undoing
     explained |= by_scale | gathering | learning
     judged = components.trainable & ~(of_shape & in_gradient(window))
-    judged &= window.warm | (by_rms >= 1.0) | (besides >= type(settings).sure)
+    known = np.isfinite(window.now("eta"))  # or it may be a warm-up that nobody sees
+    judged &= window.warm | known & ((by_rms >= 1.0) | (besides >= type(settings).sure))
     of_rms = (by_rms >= 1.0) | ((by_fall >= 1.0) & ~(move.last < rose))  # (components,)
     result = shift_result(
         window,
