@@ -71,9 +71,10 @@ def k_lately(window: SampleWindow) -> Floats:
     Not of embeddings, heads and mixers in a young run; rules ask for more of others then.
     """
     moved = np.abs(window.now("k") - window.before("k"))
-    judged = _judged(window) & (moved >= LEAST_K) & _known(window, "k")
+    judged = _judged(window) & (moved >= LEAST_K)
     if not judged.any():
-        return np.zeros(moved.shape)
+        return np.zeros(moved.shape)  # nearly always
+    judged &= _known(window, "k")
     usual = np.hypot(window.lately("k"), window.now("k_se"))
     far = moved / (usual * np.where(window.components.selection, K[1], K[0]))
     return or_zero(np.where(judged & (window.components.body | (caution(window) <= 1.0)), far, 0.0))
@@ -82,9 +83,10 @@ def k_lately(window: SampleWindow) -> Floats:
 def r2_lately(window: SampleWindow) -> Floats:
     """Strength of falls of R² far beyond its movements of late, shape (components,)."""
     fell = window.before("r2") - window.now("r2")
-    judged = _judged(window) & (fell >= LEAST_R2) & _known(window, "r2")
+    judged = _judged(window) & (fell >= LEAST_R2)
     if not judged.any():
-        return np.zeros(fell.shape)
+        return np.zeros(fell.shape)  # nearly always
+    judged &= _known(window, "r2")
     usual = np.hypot(window.lately("r2"), R2_NOISE / np.sqrt(window.components.numel))
     return or_zero(np.where(judged, fell / (R2 * usual), 0.0))
 

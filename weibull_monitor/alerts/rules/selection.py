@@ -122,7 +122,8 @@ def selection_shift(window: SampleWindow, settings: SelectionShift) -> RuleResul
         fell = np.fmax(np.fmax(fell, k_lately(window)), np.fmax(moved_together(window), part_lost(window)))
         both = np.where(window.jumped, 0.0, np.fmax(both, np.where(fell >= 1.0, type(settings).sure * fell, 0.0)))
         besides = np.fmax(unlike_others(window, move, error, settings), both)
-        better = straightens(window)
+        moves = np.abs(move.last) >= settings.change
+        better = moves & straightens(window) if moves.any() else moves
     straight = one_way(window)
     return shift_result(
         window,

@@ -163,9 +163,14 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
         normal = anchors()["normal"].k
         nearer = np.abs(window.now("k") - normal) <= np.abs(window.before("k") - normal)
         young = caution(window) > 1.0
-        sudden = (or_zero(strength) >= 1.0) & ~(~np.isfinite(start) & (nearer | young) & ~leaps(window))
+        sudden = or_zero(strength) >= 1.0
+        comes = ~np.isfinite(start) & (nearer | young) & sudden
+        if comes.any():
+            sudden &= ~comes | leaps(window)
         # Nor is what comes back to that shape as a better line, and keeps its size: it was out of shape before.
-        better = by_k & straightens(window)
+        better = by_k & (sudden | (outside > 0.0))
+        if better.any():
+            better &= straightens(window)
         # Where two sizes are mixed, k falls: what grows to values of one size is one population.
         sudden &= by_k | ~evener
         sudden |= outside > 0.0
@@ -211,7 +216,7 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
                 else because
                 if (because := None if bent[i] else reason(window, i))
                 else STRAIGHTENS
-                if better[i] and not sudden[i]
+                if better[i]
                 else LOST_CASE
                 if by_k[i] and lost[i] >= 1.0 and components.body[i]
                 else mixed_case(window, i)

@@ -182,7 +182,7 @@ def _from_nothing(window: SampleWindow) -> tuple[Bools, Bools]:
         parts = owners == owner
         if parts.sum() > 1:
             found[..., parts] = begun[..., parts] & found[..., parts].any(axis=-1, keepdims=True)
-    return began, found & ~leaps(window)
+    return began, found & ~leaps(window) if found.any() else found
 
 
 def _next_to_nothing(window: SampleWindow) -> tuple[Floats, Floats]:
@@ -202,6 +202,10 @@ def leaps(window: SampleWindow) -> Bools:
     Those without a fit before may have had no gradient, what is still next to nothing may grow by any factor, and the first
     intervals say nothing of later ones, nor do those in which no step was taken.
     """
+    return window.once("leaps", lambda: _leaps(window))
+
+
+def _leaps(window: SampleWindow) -> Bools:
     if len(window.steps) < MIN_INTERVALS + 2:
         return np.zeros(window.now("rms").shape, dtype=bool)
     change = np.diff(window["rms"], axis=0)  # (intervals, components)
@@ -229,6 +233,10 @@ def straightens(window: SampleWindow) -> Bools:
     and k goes with it about as far. Or values that had come to one size leave it, and keep their size, by and by. What is drawn
     anew is at once where a normal distribution is, whether it grew or not.
     """
+    return window.once("straightens", lambda: _straightens(window))
+
+
+def _straightens(window: SampleWindow) -> Bools:
     normal, error = anchors()["normal"].k, window.now("k_se")
     beyond, was = window.now("k") - normal, window.before("k") - normal  # all arrays (components,)
     apart, before = np.abs(beyond), np.abs(was)
