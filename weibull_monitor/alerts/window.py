@@ -34,6 +34,8 @@ in the interval before it: the root of the growth of RMS² beyond weight decay, 
 of it. It is 0 in the first steps, and for what has shrunk."""
 SHAPES: Final = ("log lambda", "log rms", "k", "r2")
 """Columns whose movements are kept, one after the other, for `SampleWindow.furthest`."""
+SCALES: Final = ("lambda", "rms")
+"""Columns that move together where the scale of a matrix does."""
 CAPACITY: Final = 32
 """Number of samples kept. 2,000 components take 14 MB."""
 MAX_ETA_GROWTH: Final = 2.0

@@ -14,7 +14,7 @@ import numpy as np
 
 from weibull_monitor.alerts.rules.alone import largest_other, largest_peer
 from weibull_monitor.alerts.rules.gradient_sized import gradient_sized
-from weibull_monitor.alerts.rules.lately import fell_lately
+from weibull_monitor.alerts.rules.lately import MIN_ELEMENTS, fell_lately, moved_lately
 from weibull_monitor.alerts.rules.movement import MIN_INTERVALS, caution
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result, strongest
 from weibull_monitor.alerts.rules.scale import scale_shift as shift
@@ -23,10 +23,8 @@ from weibull_monitor.alerts.rules.steps import from_nothing
 from weibull_monitor.alerts.rules.words import SE_LAMBDA, between, signed, unstepped
 from weibull_monitor.alerts.settings import ScaleShift
 from weibull_monitor.alerts.statistics import Bools, Floats, median_along, or_zero, quiet
-from weibull_monitor.alerts.window import EARLY, JUMP, LATELY, SHAPES, SampleWindow
+from weibull_monitor.alerts.window import EARLY, JUMP, SCALES, SHAPES, SampleWindow
 
-MIN_ELEMENTS: Final = 512
-"""Smaller matrices are not judged: with few values, one of them moves the scale."""
 LEAST: Final = 0.08
 """|Δ ln λ| and |Δ ln RMS| of a jump, at least."""
 RISE: Final = (2.5, 6.0)
@@ -56,7 +54,6 @@ LEAST_STOPPED: Final = 0.1
 """|Δ ln λ| and |Δ ln RMS| of such a fall beyond weight decay, at least."""
 NEXT: Final = 0.5
 """Share of the `work` of the interval that the next one has at least, to tell that a fall has stopped."""
-SCALES: Final = ("lambda", "rms")
 
 
 def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None:
@@ -79,18 +76,15 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
             return found  # nearly always
     jumped = jump >= 1.0
     earlier = before >= last
+    of_late = (lately >= 1.0) & ~earlier
     earlier_rms = np.where(earlier, window["rms"][-3], window.before("rms"))
 
     def meaning(i: int) -> str:
         start, end = (window.steps[-3], window.steps[-2]) if earlier[i] else (window.steps[-2], window.steps[-1])
         was, at = earlier_rms[i], (window.before("rms") if earlier[i] else window.now("rms"))[i]
-        furthest = (
-            _around(window, "rms")
-            if earlier[i]
-            else window.lately("log rms")
-            if lately[i] >= 1.0
-            else window.furthest("log rms")
-        )[i]
+        furthest = _around(window, "rms") if earlier[i] else window.furthest("log rms")
+        if of_late[i]:
+            furthest = window.lately("log rms")
         after = (
             f", and has moved by {100 * abs(window.now('rms')[i] / at - 1.0):.2g} % since step {end}"
             if earlier[i]
@@ -98,8 +92,8 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         )
         return (
             f"RMS {between(was, at, start)}, by {signed(np.log(at / was))}{after}; its largest other change"
-            f"{' of late' if lately[i] >= 1.0 and not earlier[i] else ''}, in an interval of this length, was "
-            f"{100 * np.expm1(furthest):.1f} %. "
+            f"{' of late' if of_late[i] else ''}, in an interval of this length, was "
+            f"{100 * np.expm1(furthest[i]):.1f} %. "
             + ("Training does not jump and then rest: something" if earlier[i] else "Probably something")
             + " wrote to this matrix (a checkpoint that was loaded, a scale that was applied twice, an adapter that was merged). "
             "Check first what did; if it was not you, go back to the last checkpoint."
@@ -169,9 +163,8 @@ def _jumps(window: SampleWindow, ago: int) -> Floats:
         alone = or_zero(np.minimum(units / rise[1], grown / (rise[0] * others)))
         strength = np.where(rose, np.fmax(alone, units / RESTED_ANYWAY if ago > 1 else 0.0), strength)
     judged &= np.abs(moved[1]) >= UNLIKE * np.abs(median_along(moved[1][..., among]))
-    latest = window["moved"][:-ago][-LATELY:][..., 0, SHAPES.index("log lambda"), :]  # (intervals, components)
-    known = (latest > 0.0).sum(axis=0) >= MIN_INTERVALS
-    return or_zero(np.where(judged & known & ~_rate_jumped(window, ago), strength, 0.0))
+    judged &= moved_lately(window, "log lambda", -ago)
+    return or_zero(np.where(judged & ~_rate_jumped(window, ago), strength, 0.0))
 
 
 def rested(window: SampleWindow, settings: ScaleShift) -> Floats:

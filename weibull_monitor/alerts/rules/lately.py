@@ -14,9 +14,9 @@ from weibull_monitor.alerts.rules.decay import in_gradient, lost_most
 from weibull_monitor.alerts.rules.gradient_sized import gradient_sized
 from weibull_monitor.alerts.rules.movement import MIN_INTERVALS, MORE, caution, median_if_many
 from weibull_monitor.alerts.rules.steps import unwinds
-from weibull_monitor.alerts.rules.words import SE_LAMBDA
+from weibull_monitor.alerts.rules.words import R2_NOISE, SE_LAMBDA
 from weibull_monitor.alerts.statistics import Bools, Floats, or_zero
-from weibull_monitor.alerts.window import EARLY, LATELY, SHAPES, SampleWindow
+from weibull_monitor.alerts.window import EARLY, LATELY, SCALES, SHAPES, SampleWindow
 
 MIN_ELEMENTS: Final = 512
 """Smaller matrices are not judged: with few values, one of them moves the fit."""
@@ -35,9 +35,6 @@ R2: Final = 5.0
 """The same for a fall of R²: 4.2."""
 LEAST_R2: Final = 0.02
 """Fall of R², at least."""
-R2_NOISE: Final = 0.06
-"""sd(R²)·√n of a normal matrix."""
-SCALES: Final = ("lambda", "rms")
 
 
 def fell_lately(window: SampleWindow) -> Floats:
@@ -55,7 +52,7 @@ def fell_lately(window: SampleWindow) -> Floats:
     body = components.body & components.trainable
     spent = or_zero(window.now("decay") - window.before("decay"))
     judged &= (-change[0] > MORE * window.furthest("log lambda")) | lost_most(window, change[0], spent)
-    judged &= _known(window, "log lambda") & ~components.expert & ~unwinds(window)
+    judged &= moved_lately(window, "log lambda") & ~components.expert & ~unwinds(window)
     noise = SE_LAMBDA * window.now("k_se") / window.now("k")
     units = []
     for column, by in zip(SCALES, change, strict=True):
@@ -74,7 +71,7 @@ def k_lately(window: SampleWindow) -> Floats:
     judged = _judged(window) & (moved >= LEAST_K)
     if not judged.any():
         return np.zeros(moved.shape)  # nearly always
-    judged &= _known(window, "k")
+    judged &= moved_lately(window, "k")
     usual = np.hypot(window.lately("k"), window.now("k_se"))
     far = moved / (usual * np.where(window.components.selection, K[1], K[0]))
     return or_zero(np.where(judged & (window.components.body | (caution(window) <= 1.0)), far, 0.0))
@@ -86,14 +83,17 @@ def r2_lately(window: SampleWindow) -> Floats:
     judged = _judged(window) & (fell >= LEAST_R2)
     if not judged.any():
         return np.zeros(fell.shape)  # nearly always
-    judged &= _known(window, "r2")
+    judged &= moved_lately(window, "r2")
     usual = np.hypot(window.lately("r2"), R2_NOISE / np.sqrt(window.components.numel))
     return or_zero(np.where(judged, fell / (R2 * usual), 0.0))
 
 
-def _known(window: SampleWindow, column: str) -> Bools:
-    """Matrices that moved in enough of the last intervals, (components,): one that was frozen has no past to jump from."""
-    latest = window["moved"][:-1][-LATELY:][..., 0, SHAPES.index(column), :]  # (intervals, components)
+def moved_lately(window: SampleWindow, column: str, until: int = -1) -> Bools:
+    """Matrices that moved in enough of the intervals before the one that ends with sample ``until``, shape (components,).
+
+    One that was frozen has no past to jump from.
+    """
+    latest = window["moved"][:until][-LATELY:][..., 0, SHAPES.index(column), :]  # (intervals, components)
     found: Bools = (latest > 0.0).sum(axis=0) >= MIN_INTERVALS
     return found
 

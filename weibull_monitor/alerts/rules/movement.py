@@ -173,6 +173,11 @@ def suddenness(moved: Floats, usual: Floats, z: float | Floats, change: float | 
     return score, np.minimum(np.abs(score) / z, np.abs(moved) / change)
 
 
+def surely(strength: Floats, sure: float) -> Floats:
+    """Strengths of what is a warning wherever it is found, with ``sure`` of the rule's defaults; shape (components,)."""
+    return np.where(strength >= 1.0, sure * strength, strength)
+
+
 def unlike_others(window: SampleWindow, move: Movement, noise: Floats, settings: UnlikeOthers) -> Floats:
     """Strength of movements that are far larger than those of the other matrices in the same interval, shape (components,).
 
@@ -229,7 +234,7 @@ def unlike_both(
         unlike = np.minimum(squared / (move.recent**2 + error), of_others)
         by_past = np.fmax(by_past, unlike / latest**2)
     ratio = or_zero(np.minimum(np.sqrt(by_past), size / limits[1]))
-    return np.where(window.components.body, np.where(ratio >= 1.0, sure * ratio, ratio), 0.0)
+    return np.where(window.components.body, surely(ratio, sure), 0.0)
 
 
 def shift_result(

@@ -12,13 +12,14 @@ from weibull_monitor.alerts.rules.decay import IN_GRADIENT, fades, grows_on
 from weibull_monitor.alerts.rules.excuse import STRAIGHTENS, comparable, excused, group_excused, mostly, reason
 from weibull_monitor.alerts.rules.gradient_sized import OF_STEPS, made_of_steps
 from weibull_monitor.alerts.rules.groups import GroupResults, around, group_error, median_k, median_start, warm
-from weibull_monitor.alerts.rules.lately import R2_NOISE, k_lately, r2_lately
+from weibull_monitor.alerts.rules.lately import k_lately, r2_lately
 from weibull_monitor.alerts.rules.movement import (
     AS_OTHERS,
     MIN_INTERVALS,
     as_ever,
     caution,
     suddenness,
+    surely,
     unlike_both,
     unlike_others,
     usual_movement,
@@ -28,13 +29,14 @@ from weibull_monitor.alerts.rules.steps import began_at_nothing, leaps, most_k_o
 from weibull_monitor.alerts.rules.words import (
     LOST_CASE,
     ONE_WAY_CASE,
+    R2_NOISE,
     between,
     fit_got_worse,
     mixed_case,
     unstepped,
 )
 from weibull_monitor.alerts.settings import BodyBreak, TransmissionExit
-from weibull_monitor.alerts.statistics import Floats, or_zero, quiet
+from weibull_monitor.alerts.statistics import or_zero, quiet
 from weibull_monitor.alerts.window import EARLY, SampleWindow
 from weibull_monitor.analysis.published import FEED_FORWARD, published_medians
 from weibull_monitor.measure.weibull import anchors
@@ -97,11 +99,6 @@ def transmission_exit(window: SampleWindow, settings: TransmissionExit) -> RuleR
     )
 
 
-def _surely(strength: Floats) -> Floats:
-    """Strengths of what is a warning wherever it is found, shape (components,)."""
-    return np.where(strength >= 1.0, BodyBreak.sure * strength, strength)
-
-
 def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
     """The probability plot is no longer a line, or bent suddenly: the matrix holds two populations of weights.
 
@@ -123,7 +120,7 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
             strength = np.minimum(-z / settings.z, (move.centre - move.last) / settings.fall)
             noise, limits = R2_NOISE / np.sqrt(components.numel), (settings.both_r2, settings.fall)
             alone = unlike_both(window, np.minimum(move.last, 0.0), move, noise, limits, type(settings).sure, None)
-            alone = np.fmax(alone, _surely(r2_lately(window)))
+            alone = np.fmax(alone, surely(r2_lately(window), type(settings).sure))
             strength = np.where(window.jumped, strength, np.fmax(strength, alone))
             # A change of k in either direction, if it is the stronger sign.
             move = usual_movement(window, "k", LOOKBACK)
@@ -138,7 +135,7 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
             both = unlike_both(window, move.last, move, error, limits, type(settings).sure)
             mixed, lost = moved_together(window), part_lost(window)
             late = k_lately(window)
-            both = np.fmax(both, _surely(np.fmax(np.fmax(mixed, lost), late)))
+            both = np.fmax(both, surely(np.fmax(np.fmax(mixed, lost), late), type(settings).sure))
             k_strength = np.fmax(k_strength, np.where(window.jumped, 0.0, both))
             # Embeddings and heads are like no others, so mostly their past tells.
             size = np.abs(move.last)
@@ -167,7 +164,7 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
         comes = ~np.isfinite(start) & (nearer | young) & sudden
         if comes.any():
             sudden &= ~comes | leaps(window)
-        # Nor is what comes back to that shape as a better line, and keeps its size: it was out of shape before.
+        # Nor is what learning brings nearer to the shape of a normal distribution.
         better = by_k & (sudden | (outside > 0.0))
         if better.any():
             better &= straightens(window)

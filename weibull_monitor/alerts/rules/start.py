@@ -10,7 +10,7 @@ from weibull_monitor.alerts.rules.decay import in_gradient
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result
 from weibull_monitor.alerts.rules.words import SAME_ERRORS, between, unstepped
 from weibull_monitor.alerts.statistics import Floats, or_zero, quiet
-from weibull_monitor.alerts.window import SampleWindow
+from weibull_monitor.alerts.window import SCALES, SampleWindow
 
 FAR: Final = 0.2
 """|Δ ln λ| and |Δ ln RMS| between the start and the sample before, at least: training had changed the matrix."""
@@ -22,7 +22,6 @@ LEAST: Final = 0.01
 """Share that counts as nothing."""
 MIN_ELEMENTS: Final = 512
 """Smaller matrices are not judged: their k says little."""
-SCALES: Final = ("lambda", "rms")
 
 
 def back_at_start(window: SampleWindow, sure: float) -> RuleResult | None:

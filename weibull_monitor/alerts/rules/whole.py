@@ -9,7 +9,7 @@ import numpy as np
 from weibull_monitor.alerts.common_movement import judged_together
 from weibull_monitor.alerts.rules.movement import MIN_INTERVALS
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result
-from weibull_monitor.alerts.rules.words import SE_LAMBDA, between
+from weibull_monitor.alerts.rules.words import R2_NOISE, SE_LAMBDA, between
 from weibull_monitor.alerts.settings import AllJumped
 from weibull_monitor.alerts.statistics import Bools, Floats, median_along, or_zero, quiet
 from weibull_monitor.alerts.window import EARLY, SHAPES, SampleWindow
@@ -26,8 +26,6 @@ NEXT: Final = 0.5
 """Share of the `work` that the interval after a jump has, at least: a shorter one does not tell that the model is quiet again."""
 FIRST_STEPS: Final = 20
 """In the first steps a model moves as it never does later; where no interval was as long, up to step `EARLY`."""
-R2_NOISE: Final = 0.06
-"""sd(R²)·√n of a normal matrix."""
 NAMES: Final = ("λ", "RMS", "k", "R²")
 
 

@@ -23,6 +23,8 @@ FEW_JUMP: Final = 0.2
 """|Δ ln| of the RMS or of the largest value from which on it is a jump of its own beside the movement of λ …"""
 FEW_SHARE: Final = 0.2
 """… and the share of it up to which λ stayed."""
+R2_NOISE: Final = 0.06
+"""sd(R²)·√n of a normal matrix."""
 SE_LAMBDA: Final = 0.761
 """se(ln λ) in units of se(k)/k, at the normal anchor: 0.862/1.132 (`weibull.anchors`)."""
 
