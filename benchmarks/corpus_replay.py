@@ -7,6 +7,7 @@ import gzip
 import json
 import math
 import os
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -92,7 +93,8 @@ def sampled_every(samples: Sequence[RecordedSnapshot], every: int) -> list[Recor
     due, denser, rates = Schedule(every), Denser(every), RateWatch()
     trained: set[str] | None = None
     limits: list[float] = []
-    chosen = []
+    chosen: list[RecordedSnapshot] = []
+    left_out: list[RecordedSnapshot] = []
     for s in samples:
         extra, eta = False, s.columns["eta"]
         far = any(now is not None and now > limit for now, limit in zip(eta, limits, strict=False))
@@ -104,8 +106,33 @@ def sampled_every(samples: Sequence[RecordedSnapshot], every: int) -> list[Recor
             trained = now | (trained or set())
             extra = denser.takes(s.step, change if denser.every > 1 or change is Change.JUMP else Change.NONE)
         if s.step == 0 or extra or due(s.step) or s is samples[-1]:
-            chosen.append(s)
+            chosen.append(_with_writes(s, left_out))
+            left_out = []
+        else:
+            left_out.append(s)
     return chosen
+
+
+def _with_writes(sample: RecordedSnapshot, left_out: Sequence[RecordedSnapshot]) -> RecordedSnapshot:
+    """A sample with what steps did, and what was written between them, since the samples before it that are left out."""
+    some = [s for s in left_out if s.components is sample.components or s.components == sample.components]
+    if not some:
+        return sample
+
+    def of(column: str) -> np.ndarray[Any, Any]:
+        return np.array([s.columns[column] for s in (*some, sample)], dtype=float)  # (samples, components)
+
+    with np.errstate(invalid="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what is NaN in all of them stays so
+        merged = {
+            "step_rms": np.sqrt(np.nanmean(of("step_rms") ** 2, axis=0)),
+            "written": np.nansum(of("written"), axis=0),
+            "written_rms": np.sqrt(np.nansum(of("written_rms") ** 2, axis=0)),
+            "state_written": np.nansum(of("state_written"), axis=0),
+            "written_after": np.nanmax(of("written_after"), axis=0),
+        }
+    columns = {name: [x if math.isfinite(x) else None for x in values.tolist()] for name, values in merged.items()}
+    return replace(sample, columns={**sample.columns, **{name: tuple(values) for name, values in columns.items()}})
 
 
 def bounded(samples: Sequence[RecordedSnapshot], optimizer: str) -> list[RecordedSnapshot]:

@@ -105,7 +105,12 @@ def samples_of(
         Sample(
             n * every,
             chosen,
-            {name: tuple(None if not np.isfinite(v) else float(v) for v in now[name]) for name in READ},
+            {
+                name: tuple(
+                    None if not np.isfinite(v) else float(v) for v in now.get(name, np.full(len(chosen), np.nan))
+                )
+                for name in READ
+            },
             withheld or {},
         )
         for n, now in enumerate(columns)
@@ -157,3 +162,22 @@ def alerts_of(
 
 def index(block: int, kind: str) -> int:
     return block * len(KINDS) + KINDS.index(kind)
+
+
+def watched(columns: list[Columns]) -> list[Columns]:
+    """The same with what a watch of writes sees: steps of a tenth of η, and no write."""
+    for n, now in enumerate(columns):
+        full = np.ones_like(now["k"])
+        now |= {"step_rms": (1e-4 if n else np.nan) * full, "written_after": np.nan * full}
+        now |= {name: np.zeros(len(full)) for name in ("written", "written_rms", "state_written")}
+    return columns
+
+
+def written(
+    columns: list[Columns], *members: int, at: int, rms: float = 0.005, after: float = 0.0, state: bool = False
+) -> None:
+    """Writes to some matrices, or to their optimizer's state, in the interval before sample ``at``."""
+    for i in members:
+        columns[at]["state_written" if state else "written"][i] += 1.0
+        columns[at]["written_rms"][i] = 0.0 if state else rms
+        columns[at]["written_after"][i] = after

@@ -5,7 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from alerts.simulated import KINDS, Columns, alerts_in, alerts_of, components, healthy, index, scale_by, window_in
+from alerts.simulated import (
+    KINDS,
+    Columns,
+    alerts_in,
+    alerts_of,
+    components,
+    healthy,
+    index,
+    scale_by,
+    watched,
+    window_in,
+    written,
+)
 from weibull_monitor.alerts import AlertSettings
 from weibull_monitor.alerts.rules import RULES
 
@@ -88,6 +100,11 @@ def with_its_rate(columns: list[Columns], *members: int) -> None:
             now["eta_sum"][i] += 9e-2 * n
 
 
+def written_to(columns: list[Columns]) -> None:
+    watched(columns)
+    written(columns, UP, at=AT)
+
+
 FAULTS = {
     "attention_scale": (lambda c: with_its_rate(c, Q, K), Q, "warning"),
     "setting_jump": (lambda c: with_its_rate(c, UP), UP, "warning"),
@@ -97,6 +114,7 @@ FAULTS = {
     "scale_shift": (lambda c: scaled(c, K, 0.8), K, "warning"),
     "all_jumped": (lambda c: shifted(c, "k", -0.02, Q), Q, "warning"),
     "misplaced": (exchanged, K, "warning"),
+    "outside_write": (written_to, UP, "warning"),
     "scale_runaway": (lambda c: too_fast(c, UP, start=6, by=0.45), UP, "warning"),
     "scale_stall": (lambda c: slowed(c, UP), UP, "warning"),
     "selection_shift": (lambda c: set_from(c, "k", Q, 1.10), Q, "warning"),

@@ -97,6 +97,10 @@ def _jump(window: SampleWindow, settings: Any) -> Floats:
     return strength
 
 
+def _written(window: SampleWindow, settings: Any) -> Bools:
+    return np.asarray((window.now("written") > 0.0) | (window.now("state_written") > 0.0))
+
+
 def _always(window: SampleWindow, settings: Any) -> Bools:
     return np.ones((), dtype=bool)
 
@@ -105,6 +109,7 @@ _LOOKS: Final[Mapping[str, Callable[[SampleWindow, Any], Floats | Bools]]] = {
     "unchanged": _same,
     "all_jumped": _jump,
     "misplaced": lambda window, settings: may_be_misplaced(window),
+    "outside_write": _written,
     "initialised_anew": _always,
     "update_growth": _always,
     "update_excess": _always,

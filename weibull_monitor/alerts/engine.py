@@ -25,19 +25,32 @@ TOGETHER: Final = 1 << 14
 WORTH: Final = 8
 """Fewer samples are judged one by one."""
 STRONGER_RULES: Final = {
-    "scale_shift": ("impossible_change", "nonfinite", "setting_jump", "misplaced"),
-    "selection_shift": ("misplaced",),
-    "body_break": ("misplaced",),
+    "outside_write": ("impossible_change", "nonfinite", "dead", "misplaced"),
+    "scale_shift": ("impossible_change", "nonfinite", "setting_jump", "misplaced", "outside_write"),
+    "selection_shift": ("misplaced", "outside_write"),
+    "body_break": ("misplaced", "outside_write"),
     "unchanged": ("nonfinite",),
 }
 """A rule skips a component where one of these stronger rules found the same fault at the same sample."""
 EXPLAINED_BY: Final = {
-    "attention_scale": ("impossible_change",),
-    "all_jumped": ("impossible_change", "scale_shift", "selection_shift", "body_break", "setting_jump", "misplaced"),
-    "misplaced": ("initialised_anew",),
-    "scale_shift": ("misplaced",),
-    "layer_outlier": ("initialised_anew", "impossible_change"),
-    "scale_runaway": ("impossible_change",),
+    "attention_scale": ("impossible_change", "outside_write"),
+    "all_jumped": (
+        *(
+            "impossible_change",
+            "scale_shift",
+            "selection_shift",
+            "body_break",
+            "setting_jump",
+            "misplaced",
+            "outside_write",
+        ),
+    ),
+    "misplaced": ("initialised_anew", "outside_write"),
+    "scale_shift": ("misplaced", "outside_write"),
+    "selection_shift": ("outside_write",),
+    "body_break": ("outside_write",),
+    "layer_outlier": ("initialised_anew", "impossible_change", "outside_write"),
+    "scale_runaway": ("impossible_change", "outside_write"),
 }
 """A rule skips a component while an alert of one of these rules stands, whose jump it would find again and again."""
 

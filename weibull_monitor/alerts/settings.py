@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
+from weibull_monitor.alerts.settings_file import read_settings
 from weibull_monitor.alerts.values import checked
 from weibull_monitor.analysis.classify import MILD_DRIFT, ONE_POPULATION, STRONG_DRIFT
 from weibull_monitor.analysis.published import FEED_FORWARD_BAND
 from weibull_monitor.errors import ConfigurationError, shown
 from weibull_monitor.history.alert import Severity
-
-MAX_FILE: Final = 1 << 20
-"""Bytes of a file with settings; more are refused."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +135,18 @@ class Misplaced(RuleSettings):
     """Matrices are ``ratio`` times as near to where others, or they themselves, once were as to where they were just before."""
 
     ratio: float = 2.0
+
+
+@dataclass(frozen=True)
+class OutsideWrite(RuleSettings):
+    """Something other than the optimizer changed values by the RMS of ``steps`` steps, and by ``share`` of their RMS.
+
+    Or of few, so that λ, the RMS, k or R² moved ``moved`` times as far as of late. Or it wrote to the optimizer's moments.
+    """
+
+    steps: float = 3.0
+    share: float = 0.01
+    moved: float = 2.0
 
 
 @dataclass(frozen=True)
@@ -308,6 +316,7 @@ class AlertSettings:
     scale_shift: ScaleShift = ScaleShift()
     all_jumped: AllJumped = AllJumped()
     misplaced: Misplaced = Misplaced()
+    outside_write: OutsideWrite = OutsideWrite()
     scale_runaway: ScaleRunaway = ScaleRunaway()
     scale_stall: ScaleStall = ScaleStall()
     selection_range: SelectionRange = SelectionRange()
@@ -333,7 +342,11 @@ class AlertSettings:
         if isinstance(given, bool):
             return AlertSettings()
         if isinstance(given, (str, Path)):
-            return _from_file(Path(given))
+            content = read_settings(Path(given))
+            try:
+                return AlertSettings.of(content)
+            except ConfigurationError as error:
+                raise ConfigurationError(f"{given}: {error}") from None
         if isinstance(given, Mapping):
             return _filled(AlertSettings(), given, "alerts")
         raise ConfigurationError(
@@ -342,37 +355,6 @@ class AlertSettings:
 
 
 Settings = TypeVar("Settings")
-
-
-def _from_file(path: Path) -> AlertSettings:
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
-    try:
-        if not path.is_file():  # reading a pipe or a device might never end
-            raise FileNotFoundError(errno.ENOENT, "it is not a file" if path.exists() else "it does not exist")
-        with path.open("rb") as file:
-            text = file.read(MAX_FILE + 1)
-        if len(text) > MAX_FILE:
-            raise ConfigurationError(f"the alert settings {path} have more than {MAX_FILE:,} bytes; name a TOML file")
-        content = tomllib.loads(text.decode("utf-8"))
-    except OSError as error:
-        raise ConfigurationError(
-            f"the alert settings {path} cannot be read: {error.strerror}; name a TOML file"
-        ) from error
-    except (ValueError, RecursionError) as error:  # also what is not UTF-8, integers of thousands of digits
-        if isinstance(error, ConfigurationError):
-            raise
-        raise ConfigurationError(f"{path} is not TOML: {error}") from error
-    if outside := [key for key in content if key != "alerts"]:
-        raise ConfigurationError(
-            f"{path}: {outside[0][:80]} is not known; settings stand under [alerts], as in [alerts.scale_shift]"
-        )
-    try:
-        return AlertSettings.of(content.get("alerts", {}))
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{path}: {error}") from None
 
 
 def _filled(defaults: Settings, given: Mapping[str, Any], where: str) -> Settings:

@@ -56,6 +56,11 @@ def add(commands: Commands) -> None:
     option("--frozen", choices=("read", "once"), help="how often frozen matrices are read (default: read)")
     option("--forces", action="store_true", default=None, help="also measure the forces on each matrix (AdamW)")
     option("--updates", action="store_true", default=None, help="also fit the last update of each matrix")
+    option(
+        "--writes",
+        action=argparse.BooleanOptionalAction,
+        help="watch what is written to weights between steps (default), or not",
+    )
     option("--alerts", metavar="FILE", help="a TOML file with alert thresholds, or off for no alerts")
     option("--webhook", metavar="URL", help="post alerts to this address")
     option("--stop-on", choices=("error", "warning"), help="end training on alerts of this severity, with a checkpoint")

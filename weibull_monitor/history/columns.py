@@ -32,6 +32,13 @@ _TAIL: Final = {"largest": "largest", "p999_p50": "p999_p50"}
 _FORCES: Final = {f"force_{name}": name for name in ("alignment", "injection", "decay", "net", "closure")}
 _UPDATES: Final = {f"update_{name.strip('_')}": name for name in ("k", "lambda_", "rms", "ratio")}
 _DELTAS: Final = {f"delta_{name.strip('_')}": name for name in ("k", "lambda_", "rms", "ratio")}
+_WRITES: Final = {
+    "step_rms": "step_rms",
+    "written": "times",
+    "written_rms": "rms",
+    "state_written": "state_times",
+    "written_after": "after",
+}
 
 SOURCES: Final[dict[str, tuple[str, str]]] = {
     column: (source, path)
@@ -42,6 +49,7 @@ SOURCES: Final[dict[str, tuple[str, str]]] = {
         ("forces", _FORCES),
         ("updates", _UPDATES),
         ("deltas", _DELTAS),
+        ("writes", _WRITES),
     )
     for column, path in columns.items()
 }
@@ -58,6 +66,10 @@ COUNTS: Final = frozenset({"zeros", "nonfinite"})
 """The columns of integers."""
 DELTAS: Final = tuple(_DELTAS)
 """The columns that a line has only if the model has adapters: of each A, what it and its B add to a weight."""
+WRITES: Final = tuple(_WRITES)
+"""The columns that a line has only if writes to weights are watched."""
+WRITTEN: Final = tuple(_WRITES)[1:]
+"""The columns that a line has only if something was written to a weight between two steps."""
 
 
 def unknown(what: str, name: object, known: Iterable[str]) -> str:

@@ -256,6 +256,27 @@ class Update:
 
 
 @dataclass(frozen=True)
+class Writes:
+    """What moved the weights of one component since the sample before: the steps of the optimizer, and what was written between.
+
+    The figures are of up to 64 elements of the component, spread evenly over it.
+
+    Attributes:
+        times: Before how many steps it was found to have been written to, outside of the optimizer; the mean over its parts.
+        rms: How far: RMS of the change, the root of the sum of squares of several; 0 if none of the elements was changed.
+        state_times: Before how many steps what the optimizer keeps of it (moments) was written to in place.
+        after: The number of steps taken before the last write; None if there was none.
+        step_rms: RMS of the change by one step of the optimizer, over the steps that moved it; None if none did.
+    """
+
+    times: float
+    rms: float
+    state_times: float
+    after: float | None = None
+    step_rms: float | None = None
+
+
+@dataclass(frozen=True)
 class Delta:
     """What a low-rank adapter adds to a weight: ΔW = s·B·A.
 
@@ -288,6 +309,8 @@ class Snapshot:
         forces: The effect of the last step on the squared norm of each component, by name; empty unless asked for.
         updates: The last update of each component, by name; empty unless asked for.
         deltas: What each adapter adds to its weight, by the name of its A.
+        writes: What steps did to each component since the sample before, and what was written to it between them, by name; empty
+            where that is not watched.
         unchanged: Number of trainable components with η > 0 whose counts are the same as in the sample before; None in the first
             sample.
         seconds: Wall time of the measurement, in seconds.
@@ -305,6 +328,7 @@ class Snapshot:
     forces: Mapping[str, Forces] = field(default_factory=dict)
     updates: Mapping[str, Update] = field(default_factory=dict)
     deltas: Mapping[str, Delta] = field(default_factory=dict)
+    writes: Mapping[str, Writes] = field(default_factory=dict)
     unchanged: int | None = None
     seconds: float = 0.0
     name: str | None = None

@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 import torch
 from torch import nn
@@ -103,6 +104,7 @@ class WeibullMonitor(Shown, OptimizerFollower, Resuming):
     def _set_up(self, model: nn.Module, optimizer: Any, given: MonitorOptions) -> None:
         from weibull_monitor.scaling.law import ScalingLaw
         from weibull_monitor.scaling.tracking import BudgetTracker
+        from weibull_monitor.scaling.write_watch import WriteWatch
 
         self._ranks = Ranks.of(given.process_group)
         with self._ranks.joining(given.join_timeout) if self._ranks else nullcontext():
@@ -125,8 +127,11 @@ class WeibullMonitor(Shown, OptimizerFollower, Resuming):
             raise ConfigurationError(nothing_to_measure(model, self.discovery))
         self._law = ScalingLaw(self._budgets, given.scheduler, given.total_steps)
         self._forces, updates = state_readers(given, self._reader, self._budgets, self._ranks)
+        this = ref(self)
+        watch = WriteWatch(self._reader, self._ranks, self._guard, lambda: 0 if (it := this()) is None else it._step)
+        writes = watch if given.writes else None
         self._sampler = Sampler(
-            model, self._reader, self._budgets, self._law, self._forces, updates, self._ranks, self._guard
+            model, self._reader, self._budgets, self._law, self._forces, updates, writes, self._ranks, self._guard
         )
         self._sampler.name = given.name
         self._last_step = LastStep(self._reader, self._ranks)
@@ -150,6 +155,7 @@ class WeibullMonitor(Shown, OptimizerFollower, Resuming):
             self._guard("taking the baseline", self._take_baseline)
             if self.is_main:
                 self._guard("looking for earlier steps", notice_earlier_steps, self._guard, self._budgets.optimizers)
+        self._sampler.watch_writes()
         if self._recorder is not None:
             self._recorder.take_over()
         wanted = self._ranks is None and given.example_inputs is None and not self._find.followed.whole
@@ -246,7 +252,7 @@ class WeibullMonitor(Shown, OptimizerFollower, Resuming):
         if self._ended is not None:
             raise ConfigurationError("the monitor is closed; sample before close()")
         self._receive(wait=True)
-        return self._finished(self._sampler.queue(self._step))
+        return self._finished(self._sampler.queue(self._step, aside=True))
 
     @shielded("finishing")
     def finish(self) -> None:
@@ -287,6 +293,7 @@ class WeibullMonitor(Shown, OptimizerFollower, Resuming):
         if self._recorder is not None:
             self._guard("closing the recorder", self._recorder.close)
         self._ended = self._results()
+        self._guard("closing the watch of weights", self._sampler.close)
         self._recorder = self._ranks = None
         for name in ("find", "reader", "budgets", "law", "forces", "sampler", "last_step", "adaptive"):
             delattr(self, f"_{name}")

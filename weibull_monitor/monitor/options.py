@@ -81,6 +81,8 @@ class MonitorOptions:
         updates: Whether to fit the last update of each matrix at each sample, from the optimizer's state: k, λ and RMS of
             |u|, and RMS(u)·η/RMS(w). It reads the state once. For AdamW, Adam, SGD with momentum, Lion and Muon; states of 8
             bits, too.
+        writes: Whether to compare a few elements of each matrix before and after each step of the optimizer, for the alert
+            ``outside_write``: what is written to weights between two steps. It takes a few microseconds a matrix and step.
         alerts: Thresholds of the alert rules (docs/alerts.md): True for the defaults, the path of a TOML file, a dictionary or an
             `AlertSettings`; False for no alerts.
         on_alert: Function that is called with each `Alert` of severity warning or error.
@@ -117,6 +119,7 @@ class MonitorOptions:
     total_steps: int | None = field(default=None, metadata=FROM_HOST)
     forces: bool = False
     updates: bool = False
+    writes: bool = True
     alerts: AlertSettings | Mapping[str, Any] | str | Path | bool = True
     on_alert: Callable[[Alert], object] | None = None
     webhook: str | None = field(default=None, repr=False)

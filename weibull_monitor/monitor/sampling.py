@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from weibull_monitor.scaling.law import Outlook, ScalingLaw
     from weibull_monitor.scaling.tracking import BudgetTracker
     from weibull_monitor.scaling.update_reader import PendingUpdates, UpdateReader
+    from weibull_monitor.scaling.write_watch import PendingWrites, WriteWatch
 
 EARLY: Final = re.compile("finite values are zero|lies in [0-9]+ bins")
 """Why a matrix that begins at zero or at one constant has no fit: before its first step, and after it, when all values are near
@@ -60,6 +61,7 @@ class QueuedSample:
         forces: The sums for the forces; None without forces.
         updates: The fits of the updates; None without updates.
         deltas: What adapters add to weights; None without adapters.
+        writes: What was written to weights between steps; None if that could not be watched.
         seconds: Time spent on queueing, in seconds.
     """
 
@@ -72,6 +74,7 @@ class QueuedSample:
     forces: PendingForces | None
     updates: PendingUpdates | None
     deltas: PendingDeltas | None
+    writes: PendingWrites | None
     seconds: float
 
 
@@ -111,6 +114,7 @@ class Sampler:
         law: Computes the values of the scaling law.
         forces: Reads the forces; None for no forces.
         updates: Reads the updates; None for no updates.
+        writes: Watches what is written to weights between steps; None for no watch.
         ranks: The processes that measure together; None for this one alone.
         guard: Reports problems once.
 
@@ -128,19 +132,25 @@ class Sampler:
         law: ScalingLaw,
         forces: ForceReader | None,
         updates: UpdateReader | None,
+        writes: WriteWatch | None,
         ranks: Ranks | None,
         guard: Guard,
     ) -> None:
         self._reader, self._budgets, self._law = reader, budgets, law
-        self._forces, self._updates, self._ranks, self._guard = forces, updates, ranks, guard
+        self._forces, self._updates, self._writes, self._ranks, self._guard = forces, updates, writes, ranks, guard
         self._facts_of_model = guard("reading the configuration", facts_of, model) or {"class": type(model).__name__}
         self._deltas = DeltaReader(model)
         self._begun: set[str] = set()  # matrices that have had a fit
         self._first: int | None = None  # step of the first sample of this process
         self._paired: tuple[tuple[Component, ...], tuple[AttentionPair, ...]] | None = None
 
-    def queue(self, step: int) -> QueuedSample:
-        """Reads everything that belongs to the step just taken. Work on an accelerator is queued and not waited for."""
+    def queue(self, step: int, aside: bool = False) -> QueuedSample:
+        """Reads everything that belongs to the step just taken. Work on an accelerator is queued and not waited for.
+
+        Args:
+            step: Number of optimizer steps taken.
+            aside: Whether the sample is not one of the run's: what was written to weights up to now is told by the next, too.
+        """
         from weibull_monitor.scaling.wire import pack
 
         started = time.perf_counter()
@@ -156,6 +166,10 @@ class Sampler:
         if self._updates is not None and step > 0:
             updates = self._guard("reading the updates", self._updates.collect)
             self._report(self._updates.reasons, "have an update that cannot be read")
+        writes = None
+        if self._writes is not None:
+            writes = self._guard("reading what was written to weights", self._writes.collect, aside)
+        self.watch_writes()
         components = self._reader.discovery.components
         deltas = None
         if self._ranks is None or self._ranks.is_main:
@@ -173,6 +187,7 @@ class Sampler:
             forces=forces,
             updates=updates,
             deltas=deltas,
+            writes=writes,
             seconds=time.perf_counter() - started,
         )
 
@@ -207,6 +222,7 @@ class Sampler:
             forces=self._forces.forces(queued.forces, stepped) if self._forces and queued.forces else {},
             updates=self._updates.updates(queued.updates, fits, stepped) if self._updates and queued.updates else {},
             deltas=self._deltas.deltas(queued.deltas, fits) if queued.deltas else {},
+            writes=self._writes.writes(queued.writes) if self._writes and queued.writes else {},
             unchanged=None if last is None or last.step == step else self.count_unchanged(fits, scaling, last),
             seconds=queued.seconds + time.perf_counter() - started,
             name=self.name,
@@ -229,6 +245,16 @@ class Sampler:
         spent, spent_before = (aligned(held, "eta_sum", names) for held in (scaling, last.scaling))
         stepped = (aligned(scaling, "eta", names) > 0.0) & (np.isnan(spent) | (spent != spent_before))
         return int((trained & stepped & (now == before)).sum())
+
+    def watch_writes(self) -> None:
+        """Watches from now on what is written to weights between steps, if it is not watched yet."""
+        if self._writes is not None:
+            self._guard("watching weights between steps", self._writes.follow, self._budgets.optimizers)
+
+    def close(self) -> None:
+        """Takes the hooks off the optimizers."""
+        if self._writes is not None:
+            self._writes.close()
 
     def attention(self) -> list[dict[str, Any]]:
         """The kinds of attention in the model, as JSON can hold them."""

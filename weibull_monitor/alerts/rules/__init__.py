@@ -21,6 +21,7 @@ from weibull_monitor.alerts.rules.shape import body_break, transmission_exit
 from weibull_monitor.alerts.rules.stall import scale_stall
 from weibull_monitor.alerts.rules.update import update_excess, update_growth
 from weibull_monitor.alerts.rules.whole import all_jumped
+from weibull_monitor.alerts.rules.written import outside_write
 from weibull_monitor.alerts.window import SampleWindow
 
 Rule = Callable[[SampleWindow, Any], "RuleResult | None"]
@@ -31,6 +32,7 @@ RULES: Final[dict[str, Rule]] = {
     "impossible_change": impossible_change,
     "setting_jump": setting_jump,
     "misplaced": misplaced,
+    "outside_write": outside_write,
     "scale_shift": scale_shift,
     "selection_shift": selection_shift,
     "all_jumped": all_jumped,

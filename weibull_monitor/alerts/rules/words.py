@@ -55,8 +55,24 @@ def cause_of(window: SampleWindow, i: int, found: Bools) -> str:
             "Most matrices changed at once after the first sample: probably weights were loaded after the monitor was made. Make "
             "it after loading. If that is not so, look at the gradient norm and at η of the first steps."
         )
+    return _what_wrote(window, i) + _cause_of(window, i, found)
+
+
+def _what_wrote(window: SampleWindow, i: int) -> str:
+    """When something wrote to a matrix, if that was seen; empty else."""
+    if not window.now("written")[i] > 0.0:
+        return ""
+    return f"Something other than the optimizer wrote to this matrix after step {window.now('written_after')[i]:.0f}. "
+
+
+def _cause_of(window: SampleWindow, i: int, found: Bools) -> str:
     if back := where_back(window):
         return back
+    if share_of_body(window, found) >= MOST and window.now("written")[i] > 0.0:
+        return (
+            "Most matrices changed at once: other weights were loaded, averaged or merged. If it was not you, go back to the "
+            "last checkpoint."
+        )
     if share_of_body(window, found) >= MOST:
         return (
             "Most matrices changed at once, so this is not one layer: the optimizer's moments or the learning rate blew up "
@@ -71,6 +87,11 @@ def cause_of(window: SampleWindow, i: int, found: Bools) -> str:
         return (
             "λ hardly moved, so few values changed, as after a flipped bit or a bad copy. Look at `weight.abs().argmax()`; if "
             "you did not set that value, go back to the last checkpoint."
+        )
+    if np.isfinite(window.now("step_rms")[i]) and not window.now("written")[i] > 0.0:
+        return (
+            "No write to it between two steps was seen, so check first the steps: the gradient norm, η of its parameter group, "
+            "and the optimizer's moments. If these are right, its memory was corrupted: go back to the last checkpoint."
         )
     with quiet():
         factor = window.now("lambda")[i] / window.before("lambda")[i]

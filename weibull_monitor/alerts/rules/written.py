@@ -1,0 +1,142 @@
+"""`outside_write`: something other than the optimizer wrote to a matrix, or to what the optimizer keeps of it."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+
+from weibull_monitor.alerts.rules.lately import moved_lately
+from weibull_monitor.alerts.rules.result import RuleResult, rule_result
+from weibull_monitor.alerts.rules.words import R2_NOISE, SAME_ERRORS, SE_LAMBDA, between, decimal
+from weibull_monitor.alerts.settings import OutsideWrite
+from weibull_monitor.alerts.statistics import Bools, Floats, or_zero, quiet
+from weibull_monitor.alerts.window import SHAPES, SampleWindow
+
+MIN_INTERVALS: Final = 3
+"""Intervals without a write, from which on one is not a habit of the training."""
+ALL: Final = 0.9
+"""Share of the trained matrices from which on a write was one to the whole model: a checkpoint, or an average of weights."""
+MANY: Final = 2
+"""Trained matrices from which on such a share means something."""
+
+
+def outside_write(window: SampleWindow, settings: OutsideWrite) -> RuleResult:
+    """A matrix was written to between two steps for the first time: a warning.
+
+    The difference is measured on a few elements, so nothing is judged by what is usual: it has to be more than rounding, and more
+    than a few steps of the optimizer. Where those elements did not change, or little, the write counts if λ, the RMS, k or R²
+    moved further than of late. A write in place to what the optimizer keeps has no such measure. Trainings that write to a matrix
+    again and again (a projection after each step, a clip, weights that are stored elsewhere) have done so before.
+
+    Not of matrices that no step moves: `maximum.changed_while_frozen` judges those. An info where the whole model was written to.
+    """
+    written, of_state = (
+        or_zero(window.now("written")),
+        or_zero(window.now("state_written")),
+    )  # (components,), as all that follows
+    levels: dict[str, Any] = {
+        "levels": window.now("lambda")[None],
+        "before": window.before("lambda")[None],
+        "level_names": ("λ",),
+    }
+    if not ((written > 0.0) | (of_state > 0.0)).any() or len(window.steps) < MIN_INTERVALS + 2:
+        return rule_result(np.zeros(written.shape), 1, "", written, "", **levels)  # nearly always
+    with quiet():
+        steps = window["step_rms"][:-1]  # (intervals, components); NaN where it was not watched
+        judged = window.components.trainable & (np.isfinite(steps[-1]) | np.isfinite(window.now("step_rms")))
+        judged &= np.isfinite(steps).sum(axis=0) >= MIN_INTERVALS
+        first = judged & ~(or_zero(window["written"][:-1]) > 0.0).any(axis=0)
+        first_state = judged & ~(or_zero(window["state_written"][:-1]) > 0.0).any(axis=0)
+        step = np.fmax(window.now("step_rms"), steps[-1])
+        size = or_zero(window.now("written_rms"))
+        by_values = np.minimum(size / (settings.steps * step), size / (settings.share * window.before("rms")))
+        swapped = _of_whole(window, judged, judged & (written > 0.0))  # an average that was evaluated, say
+        few = np.where(swapped, 0.0, _moved(window) / settings.moved)
+        strength = np.where(first & (written > 0.0), np.fmax(by_values, few), 0.0)
+        most = np.fmax.reduce(steps, axis=0)
+        grew = or_zero(window.now("step_rms") / most)
+        state = first_state & (of_state > 0.0) & (strength < 1.0)
+        strength = np.where(state, np.fmax(grew, 1.0), strength)
+    found = strength >= 1.0
+    whole = _of_whole(window, judged, found & ~state)
+
+    def meaning(i: int) -> str:
+        after = f"after step {window.now('written_after')[i]:.0f}"
+        if state[i]:
+            return (
+                f"Something other than the optimizer wrote to what it keeps of this matrix (its moments) {after}. "
+                + (f"A step is {decimal(grew[i])} times as large as it ever was. " if grew[i] >= settings.moved else "")
+                + "If you did not set them, load the optimizer's state from the last checkpoint."
+            )
+        far = (
+            f": its values changed by {decimal(size[i])} (RMS), and a step changes them by {decimal(step[i])}. "
+            if by_values[i] >= 1.0
+            else ": few of its values changed. "
+        )
+        return f"Something other than the optimizer wrote to this matrix {after}{far}{_cause(window, i, whole)}"
+
+    return rule_result(
+        strength,
+        np.where(state | ~np.asarray(whole), 2, 1).astype(np.int8),
+        lambda i: "RMS of a step" if state[i] else "RMS of the change",
+        np.where(state, window.now("step_rms"), size),
+        meaning,
+        high=np.where(
+            state, np.where(grew >= 1.0, most, np.nan), np.where(by_values >= 1.0, settings.steps * step, np.nan)
+        ),
+        **levels,
+    )
+
+
+def _moved(window: SampleWindow) -> Floats:
+    """How many times as far as in its last intervals a matrix moved, in the column in which that is most, (components,)."""
+    most = np.zeros(window.now("rms").shape)
+    k_se = window.now("k_se")
+    noise = dict.fromkeys(("log lambda", "log rms"), SE_LAMBDA * k_se / window.now("k"))
+    noise |= {"k": k_se, "r2": R2_NOISE / np.sqrt(window.components.numel)}
+    for column in SHAPES:
+        name = column.removeprefix("log ")
+        by = np.abs(window.log_change(name) if name != column else window.now(name) - window.before(name))
+        ratio = or_zero(by / np.hypot(window.lately(column), noise[column]))
+        most = np.fmax(most, np.where(moved_lately(window, column), ratio, 0.0))
+    return most
+
+
+def _of_whole(window: SampleWindow, judged: Bools, found: Bools) -> bool:
+    """Whether most trained matrices were written to."""
+    owners = window.components.owners
+    trained = np.unique(owners[judged])
+    return len(trained) >= MANY and len(np.unique(owners[found])) >= ALL * len(trained)
+
+
+def _cause(window: SampleWindow, i: int, whole: bool) -> str:
+    """What was written, as far as k and λ tell, and what to do."""
+    if whole:
+        return (
+            "So did it to most others: weights were loaded, averaged or merged. If you did not do that, go back to the last "
+            "checkpoint."
+        )
+    now, before, start = window.now, window.before, window.baseline
+    with quiet():
+
+        def same(then: Floats, now: Floats, k_se: Floats) -> bool:
+            return bool(abs(now[i] - then[i]) <= SAME_ERRORS * np.hypot(k_se[i], window.now("k_se")[i]))
+
+        k_kept = same(before("k"), now("k"), before("k_se"))
+        factor = now("lambda")[i] / before("lambda")[i]
+        noise = SAME_ERRORS * SE_LAMBDA * np.hypot(now("k_se")[i], before("k_se")[i]) / now("k")[i]
+        near = abs(np.log(now("lambda")[i] / start["lambda"][i])) <= noise
+        scaled = abs(np.log(factor)) > noise
+    if near and scaled and same(start["k"], now("k"), start["k_se"]):
+        what = "k and λ are back where they began at step 0: it was initialised anew. "
+    elif k_kept and scaled:
+        what = f"k stayed, so its values were multiplied by {factor:.3g}, or replaced by others with the same k. "
+    elif k_kept:
+        what = (
+            "k and λ stayed, so its values were replaced by others of the same distribution (another layer, an earlier state, "
+            "other rows or columns, other signs), or few of them changed. "
+        )
+    else:
+        what = f"k {between(before('k')[i], now('k')[i], window.steps[-2])}. "
+    return what + "If you did not do that, go back to the last checkpoint."

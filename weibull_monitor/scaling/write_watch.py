@@ -1,0 +1,406 @@
+"""How far steps move weights, and what is written to weights between two steps: by loading, resetting, merging, averaging.
+
+A few elements of each matrix are read before and after each step of an optimizer. The difference across a step is what the step
+did; the difference from the end of one step to the beginning of the next is what something else did. Nothing is waited for: the
+differences are summed up where the weights are, and sent to the host with the next sample.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from operator import is_
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from weibull_monitor.errors import Guard
+from weibull_monitor.history.snapshot import Writes
+from weibull_monitor.measure.reader.reader import ModelReader
+from weibull_monitor.measure.reader.sums import Sums
+from weibull_monitor.measure.rows import Numbers, Rows
+from weibull_monitor.measure.transfer import PendingResult, to_host
+from weibull_monitor.model.components import Component
+from weibull_monitor.model.components.kept import names_of
+from weibull_monitor.model.sharding import Grid, Ranks
+
+LOOKED_AT: Final = 64
+"""How many elements of a matrix are compared, at most."""
+PIECES: Final = 8
+"""Of how many pieces of one matrix, at most: a head, or every third row, may lie in several."""
+MOST: Final = 4096
+"""A model of more pieces than this is not watched: to look at one takes two microseconds a step."""
+GONE: Final = -1
+"""Version of a tensor that is no longer there."""
+_SUMS: Final = 5
+"""Sums of a row: squares and number of writes, the step after which the last one came, squares and number of steps."""
+_PACKED: Final = 7
+"""What adds up over rows: their weight, and five sums times that; the step, and its weight, only of rows that were written to."""
+
+_Spec = tuple[Tensor, tuple[int, ...], tuple[int, ...], int]
+"""Some elements of a parameter: the parameter, size and strides of a view of it, and its distance from the first element."""
+
+
+@dataclass
+class _Group:
+    """Rows of elements of one device, dtype and shape.
+
+    Attributes:
+        places: The component of each row, by its place.
+        specs: Where the elements of each row are.
+        last: The elements after the last step, (rows, …).
+        sums: The sums since the last sample, float32 (_SUMS, rows).
+        views: Views of the elements; on an accelerator, only while a step is under way.
+        addresses: Where the parameters of the views are.
+        now: The elements before this step, (rows, …).
+    """
+
+    places: list[int]
+    specs: list[_Spec]
+    last: Tensor = field(init=False)
+    sums: Tensor = field(init=False)
+    views: list[Tensor] = field(default_factory=list)
+    addresses: list[int] = field(default_factory=list)
+    now: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        self.last = torch.cat(self.look())
+        self.clear()
+
+    def look(self) -> list[Tensor]:
+        """Views of the elements, (1, …) each.
+
+        On an accelerator they are made anew each time: a view keeps the memory of weights that are moved to the host for a while.
+        """
+        addresses = [p.data_ptr() for p, *_ in self.specs]
+        if not self.views or addresses != self.addresses:
+            self.views = [
+                p.as_strided(size, strides, p.storage_offset() + offset) for p, size, strides, offset in self.specs
+            ]
+            self.addresses = addresses
+        return self.views
+
+    def clear(self) -> None:
+        self.sums = torch.zeros(_SUMS, len(self.places), dtype=torch.float32, device=self.last.device)
+
+    def before(self, step: int) -> None:
+        self.now = torch.cat(self.look())
+        squares = _squares(self.now, self.last)
+        hit = squares > 0
+        self.sums[0] += squares
+        self.sums[1] += hit
+        self.sums[2].masked_fill_(hit, step)
+
+    def after(self) -> None:
+        self.last = torch.cat(self.look())
+        if self.now is not None:
+            squares = _squares(self.last, self.now)
+            self.sums[3] += squares
+            self.sums[4] += squares > 0
+        self.now = None
+        if self.last.device.type != "cpu":
+            self.views = []
+
+    def packed(self, out: Tensor) -> None:
+        """Adds the sums to those of the components, (components, _PACKED)."""
+        squares, times, after, moved, steps = self.sums
+        elements = self.last[0].numel() / LOOKED_AT
+        weight = torch.full_like(times, elements)
+        hit = (times > 0) * weight
+        rows = [weight, squares / LOOKED_AT, times * weight, hit, after * hit, moved / LOOKED_AT, steps * weight]
+        places = torch.tensor(self.places, device="cpu").to(out.device, non_blocking=True)
+        out.index_add_(0, places, torch.stack(rows, dim=1))
+
+
+@dataclass(frozen=True)
+class PendingWrites:
+    """What was written since the sample before, which may still be on its way from a device.
+
+    Attributes:
+        components: The components.
+        makes_up: The wholes that each part makes up, by its place.
+        sums: `_PACKED` sums of each component, from each device.
+        raised: Before how many steps the version of each component's parameter was raised, and that of what its optimizer keeps
+            of it; and the steps taken before that was last so, (3, components).
+    """
+
+    components: tuple[Component, ...]
+    makes_up: Mapping[int, Sequence[int]]
+    sums: Sequence[PendingResult]
+    raised: Numbers
+
+
+class WriteRows(Rows[Writes]):
+    """What was written to matrices, by name.
+
+    Args:
+        names: The names of all matrices.
+        columns: The attributes of `Writes`, float64 (matrices,) each; NaN where there is none.
+    """
+
+    def __init__(self, names: tuple[str, ...], columns: Mapping[str, Numbers]) -> None:
+        super().__init__(names, ~np.isnan(columns["times"]))
+        self.columns = columns
+
+    def column(self, path: str) -> Numbers:
+        """An attribute of each, float64 (matrices,); NaN where there is none."""
+        return self.columns[path]
+
+    def _make(self, row: int) -> Writes:
+        values: Any = {n: None if math.isnan(of[row]) else float(of[row]) for n, of in self.columns.items()}
+        return Writes(**values)
+
+
+class WriteWatch:
+    """Follows what is written to the weights of a model, by hooks on its optimizers.
+
+    Only weights are watched that are here as a whole, in ordinary parameters; and only steps of a ``torch.optim.Optimizer``. What
+    runs under ``torch.compile``, or is captured in a CUDA graph, is not seen.
+
+    Args:
+        reader: Reads the model. It has to have read it once.
+        ranks: The processes that measure together; None for this one alone.
+        guard: Reports problems once.
+        step: Returns the number of optimizer steps taken.
+    """
+
+    def __init__(self, reader: ModelReader, ranks: Ranks | None, guard: Guard, step: Callable[[], int]) -> None:
+        self._reader, self._ranks, self._guard, self._step = reader, ranks, guard, step
+        self._optimizers: tuple[Any, ...] = ()
+        self._handles: list[Any] = []
+        self._components: tuple[Component, ...] = ()
+        self._makes_up: Mapping[int, Sequence[int]] = {}
+        self._held: list[Tensor] = []
+        self._groups: list[_Group] = []
+        self._of: npt.NDArray[np.intp] = np.zeros(0, dtype=np.intp)  # the place of each component's parameter in `held`
+        self._versions: list[int] = []
+        self._states: list[weakref.ref[Tensor]] = []  # what the optimizers keep: not held, as it may be moved elsewhere
+        self._state_of: npt.NDArray[np.intp] = np.zeros(0, dtype=np.intp)  # the place of its parameter
+        self._state_versions: list[int] = []
+        self._raised: Numbers = np.zeros((3, 0))
+        self._inside = False
+
+    def follow(self, optimizers: Sequence[Any]) -> None:
+        """Looks at the weights from now on, and follows these optimizers and no others."""
+        if len(optimizers) != len(self._optimizers) or any(
+            a is not b for a, b in zip(optimizers, self._optimizers, strict=True)
+        ):
+            self.close()
+            self._optimizers = tuple(optimizers)
+            for optimizer in optimizers:
+                if isinstance(optimizer, torch.optim.Optimizer):
+                    self._handles.append(optimizer.register_step_pre_hook(_Hook(self, "before_step")))
+                    self._handles.append(optimizer.register_step_post_hook(_Hook(self, "after_step")))
+        self._look()
+
+    def close(self) -> None:
+        """Takes the hooks off."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles, self._optimizers, self._groups = [], (), []
+
+    def before_step(self) -> None:
+        """Compares the weights with those after the last step."""
+        if not self._groups:
+            return
+        try:
+            with torch.no_grad():
+                step = self._step()
+                if not self._inside:
+                    self._compare_versions(step)
+                for group in self._groups:
+                    group.before(step)
+                self._inside = True
+        except Exception as error:
+            self._failed(error)
+
+    def after_step(self) -> None:
+        """Compares the weights with those before the step."""
+        if not self._groups:
+            return
+        try:
+            with torch.no_grad():
+                for group in self._groups:
+                    group.after()
+                self._note_versions()
+                self._inside = False
+        except Exception as error:
+            self._failed(error)
+
+    def _note_versions(self) -> None:
+        self._versions = [p._version for p in self._held]
+        self._state_versions = [GONE if (t := r()) is None else t._version for r in self._states]
+
+    def _compare_versions(self, step: int) -> None:
+        """Notes what was written to in place since the last step, by PyTorch's versions of tensors."""
+        versions, of_states = self._versions, self._state_versions
+        self._note_versions()
+        if versions != self._versions:
+            raised = np.array(versions) != np.array(self._versions)
+            self._raised[0] += raised
+            self._raised[2][raised] = step
+        if of_states != self._state_versions:
+            now, before = np.array(self._state_versions), np.array(of_states)
+            raised = np.zeros(len(self._held), dtype=bool)
+            raised[self._state_of[(now != before) & (now != GONE)]] = True  # a state that was loaded is another tensor
+            self._raised[1] += raised
+            self._raised[2][raised] = step
+
+    def _note_states(self) -> None:
+        """Finds the tensors that the optimizers keep of the watched parameters, of as many elements as these have."""
+        at = {id(p): place for place, p in enumerate(self._held)}
+        found: list[tuple[int, Tensor]] = []
+        for optimizer in self._optimizers:
+            state = getattr(optimizer, "state", None)
+            for p, kept in state.items() if isinstance(state, Mapping) else ():
+                place = at.get(id(p)) if isinstance(p, Tensor) else None
+                if place is not None and isinstance(kept, Mapping):
+                    found += [(place, t) for t in kept.values() if isinstance(t, Tensor) and t.numel() == p.numel() > 1]
+        self._states = [weakref.ref(t) for _, t in found]
+        self._state_of = np.array([place for place, _ in found], dtype=np.intp)
+        self._note_versions()
+
+    def _failed(self, error: Exception) -> None:
+        """Ends the watch up to the next sample: a parameter is elsewhere, or has another shape."""
+        self._groups = []
+        self._guard.once(
+            f"what is written to weights between two steps is not watched up to the next sample ({error})",
+            key="watching writes",
+            level=logging.INFO,
+        )
+
+    @torch.no_grad()
+    def collect(self, keep: bool = False) -> PendingWrites:
+        """What was written since the last call. Every rank has to call it, even if another one failed.
+
+        Args:
+            keep: Whether to keep it for the next call, too.
+        """
+        sums: list[Tensor] = []
+        for group in self._groups:
+            out = next((one for one in sums if one.device == group.last.device), None)
+            if out is None:
+                out = torch.zeros(len(self._components), _PACKED, dtype=torch.float32, device=group.last.device)
+                sums.append(out)
+            group.packed(out)
+            if not keep:
+                group.clear()
+        components, makes_up = self._components, self._makes_up
+        if self._ranks is not None:
+            total = torch.zeros(len(components), _PACKED, dtype=torch.float32, device=self._ranks.device)
+            for one in sums:
+                total += one.to(total.device)
+            sums = [self._ranks.sum_(total)]
+        raised = self._raised[:, self._of] if len(self._held) else np.zeros((3, len(components)))
+        if not keep:
+            self._raised = np.zeros((3, len(self._held)))
+        return PendingWrites(components, makes_up, [to_host(one) for one in sums], raised)
+
+    def writes(self, pending: PendingWrites) -> Mapping[str, Writes]:
+        """What was written to each component, by name; waits for the sums if they have not arrived."""
+        total = np.zeros((len(pending.components), _PACKED))
+        for one in pending.sums:
+            total += one.numbers()
+        raised, of_state, raised_after = pending.raised
+        for place, parents in pending.makes_up.items():
+            for parent in parents:
+                total[parent] += total[place]
+        weight, squares, times, hit, after, moved, steps = total.T
+        with np.errstate(invalid="ignore", divide="ignore"):
+            columns = {
+                "times": np.where(weight > 0, np.maximum(times / weight, raised), np.nan),
+                "rms": np.sqrt(squares / weight),
+                "after": np.where(hit > 0, np.rint(after / hit), np.where(raised + of_state > 0, raised_after, np.nan)),
+                "state_times": np.where(weight > 0, of_state, np.nan),
+                "step_rms": np.sqrt(moved / steps),
+            }
+        return WriteRows(names_of(pending.components), columns)
+
+    def _look(self) -> None:
+        """Looks at the weights anew if they are others than before, or if the watch has ended."""
+        components, weights = self._reader.discovery.components, self._reader.weights
+        names = {c.parameter: None for c in components if c.parameter in weights.held}
+        held = [weights.held[name].optimized for name in names]
+        same = components is self._components and len(held) == len(self._held) and all(map(is_, held, self._held))
+        if same and self._groups:
+            self._note_states()
+            return
+        sums = Sums(components)
+        self._components, self._makes_up, self._held, self._groups = components, sums.makes_up, held, []
+        at = {name: place for place, name in enumerate(names)}
+        self._of = np.array([at.get(c.parameter, -1) for c in components], dtype=np.intp)
+        found: dict[tuple[object, ...], tuple[list[int], list[_Spec]]] = {}
+        for place in sums.read:
+            component = components[place]
+            for spec in self._specs(component):
+                p, size, *_ = spec
+                places, specs = found.setdefault((p.device, p.dtype, size), ([], []))
+                places.append(place)
+                specs.append(spec)
+        if sum(len(places) for places, _ in found.values()) <= MOST:
+            self._groups = [_Group(places, specs) for places, specs in found.values()]
+        self._raised = np.zeros((3, len(held)))
+        self._note_states()
+        self._inside = False
+
+    def _specs(self, component: Component) -> Iterator[_Spec]:
+        """Where the elements of a component that are compared are; none of one that is not watched."""
+        weights = self._reader.weights
+        held = weights.held.get(component.parameter)
+        if held is None or held.problem or not isinstance(held.layout, Grid) or not weights.stays(component):
+            return
+        pieces = weights.pieces(component)
+        if isinstance(pieces, str) or not pieces:
+            return
+        p, chosen = held.optimized, pieces[:: math.ceil(len(pieces) / PIECES)]
+        for piece in chosen:
+            some = _some(piece, LOOKED_AT // len(chosen)).unsqueeze(0)
+            yield p, tuple(some.shape), some.stride(), int(some.storage_offset() - p.storage_offset())
+
+
+def _some(piece: Tensor, most: int) -> Tensor:
+    """A view of up to ``most`` elements that are spread evenly over a tensor."""
+    numel = piece.numel()
+    if piece.is_contiguous():
+        step = max(1, (numel - 1) // max(1, most - 1))
+        while math.gcd(step, piece.shape[-1] if piece.dim() else 1) > 1:  # not always the same column
+            step -= 1
+        return piece.view(-1)[::step][:most]
+    for done, (size, dim) in enumerate(sorted((size, dim) for dim, size in enumerate(piece.shape))):
+        kept = min(size, max(1, int(most ** (1 / (piece.dim() - done)) + 1e-9)))
+        piece = piece.narrow(dim, 0, size // kept * kept)[(slice(None),) * dim + (slice(None, None, size // kept),)]
+        most //= kept
+    return piece
+
+
+def _squares(a: Tensor, b: Tensor) -> Tensor:
+    """The squared distance of two tensors in each row, float32 (rows,)."""
+    out: Tensor = (a - b).float().square_().flatten(1).sum(1)
+    return out
+
+
+class _Hook:
+    """Calls a method of a watch around the steps of an optimizer, as long as there is the watch.
+
+    It can be copied and pickled with an optimizer that pickles its hooks, and does nothing then.
+    """
+
+    def __init__(self, watch: WriteWatch | None, name: str) -> None:
+        self._watch, self._name = weakref.ref(watch) if watch is not None else None, name
+
+    def __call__(self, *_: object) -> None:
+        if torch.compiler.is_compiling() or self._watch is None:
+            return
+        watch = self._watch()
+        if watch is None or (torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()):  # type: ignore[no-untyped-call]
+            return
+        getattr(watch, self._name)()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Hook, (None, self._name)
