@@ -1,4 +1,4 @@
-"""What `monitor.step()` costs when no sample is due: the price that every optimizer step pays. And what a sample costs the host.
+"""What a step costs when no sample is due: `monitor.step()`, and the watch of writes. And what a sample costs the host.
 
     python benchmarks/step_cost.py
 
@@ -57,6 +57,41 @@ def microseconds(groups: int, optimizers: int = 1, steps: int = 3_000) -> float:
             times.append(time.perf_counter() - begun)
         monitor.close()
     return 1e6 * median(times)
+
+
+def watch_milliseconds(blocks: int, width: int, steps: int = 160) -> tuple[int, float, float]:
+    """How many matrices a Llama has, and the milliseconds of a training step of 64 tokens without a watch of writes, and with it.
+
+    One model, with a monitor for each of both, in turns: medians.
+    """
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {"hidden_size": width, "intermediate_size": 4 * width, "num_attention_heads": 4, "num_key_value_heads": 4}
+    model = LlamaForCausalLM(LlamaConfig(**sizes, num_hidden_layers=blocks, vocab_size=256))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    tokens = torch.randint(0, 256, (4, 16))
+    times: dict[bool, list[float]] = {False: [], True: []}
+    count = 0
+    with tempfile.TemporaryDirectory() as place:
+        for turn in range(6):
+            writes = turn % 2 == 1
+            given = {
+                "every_n_steps": 10_000,
+                "output_dir": f"{place}/{turn}",
+                "writes": writes,
+                "example_inputs": False,
+            }
+            with WeibullMonitor(model, optimizer, **given) as monitor:  # type: ignore[arg-type]
+                for step in range(steps):
+                    begun = time.perf_counter()
+                    model(input_ids=tokens, labels=tokens).loss.backward()
+                    optimizer.step()
+                    optimizer.zero_grad()
+                    monitor.step()
+                    if step > 68:  # the samples of the first steps
+                        times[writes].append(time.perf_counter() - begun)
+                count = len(monitor.discovery.components)
+    return count, 1e3 * median(times[False]), 1e3 * median(times[True])
 
 
 def host_milliseconds(model: nn.Module, resolution: str, rounds: int = 30) -> tuple[int, dict[str, float]]:
@@ -153,6 +188,11 @@ def main() -> None:
         target = f"≤ {TARGET:.0f}" if (groups, optimizers) == (2, 1) else ""
         what = f"{groups} parameter groups" + (f" in each of {optimizers} optimizers" if optimizers > 1 else "")
         print(f"| {what} | {microseconds(groups, optimizers):.1f} | {target} |")
+    print("\n| matrices, width | a training step, ms | with the watch of writes | more |")
+    print("|---|---|---|---|")
+    for blocks, width in ((4, 64), (12, 64), (12, 256), (32, 256)):
+        matrices, without, watched = watch_milliseconds(blocks, width)
+        print(f"| {matrices}, {width} | {without:.2f} | {watched:.2f} | {100 * (watched / without - 1):.1f} % |")
     print("\nA sample on an accelerator, its launches left out: milliseconds of the training thread\n")
     print(f"| model | rows | {' | '.join(PARTS)} |")
     print(f"|---|---|{'---|' * len(PARTS)}")

@@ -279,3 +279,23 @@ def test_the_elements_lie_all_over_a_matrix(piece: Tensor) -> None:
         assert (len(rows), len(columns)) >= (8, 8)
         assert rows[-1] >= 0.8 * len(piece)
         assert columns[-1] >= 0.75 * piece.shape[1]
+
+
+@pytest.mark.parametrize("of_state", [False, True])
+def test_a_write_right_before_a_sample_is_told_by_that_sample(tmp_path: Path, of_state: bool) -> None:
+    net = model()
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3)
+    with WeibullMonitor(net, optimizer, every_n_steps=10, output_dir=tmp_path) as monitor:
+        for step in range(1, 61):
+            net(torch.randn(8, 64)).square().mean().backward()
+            optimizer.step()
+            if step == 50 and of_state:
+                optimizer.state[net[2].weight]["exp_avg"].zero_()
+            elif step == 50:
+                scaled_data(net, None)
+            monitor.step()
+    samples = list(read_history(tmp_path).snapshots)
+    name = "state_written" if of_state else "written"
+    assert column(samples, 50, name) == [0.0, 1.0, 0.0]
+    assert column(samples, 50, "written_after") == [None, 50.0, None]
+    assert column(samples, 60, name) == [None] * 3

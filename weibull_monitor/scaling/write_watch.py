@@ -36,6 +36,8 @@ PIECES: Final = 8
 """Of how many pieces of one matrix, at most: a head, or every third row, may lie in several."""
 MOST: Final = 4096
 """A model of more pieces than this is not watched: to look at one takes two microseconds a step."""
+LOCAL: Final = "_local_tensor"
+"""The attribute in which a DTensor keeps what this rank holds."""
 GONE: Final = -1
 """Version of a tensor that is no longer there."""
 _SUMS: Final = 5
@@ -78,10 +80,12 @@ class _Group:
 
         On an accelerator they are made anew each time: a view keeps the memory of weights that are moved to the host for a while.
         """
-        addresses = [p.data_ptr() for p, *_ in self.specs]
+        here = [_here(p) for p, *_ in self.specs]
+        addresses = [local.data_ptr() for local in here]
         if not self.views or addresses != self.addresses:
             self.views = [
-                p.as_strided(size, strides, p.storage_offset() + offset) for p, size, strides, offset in self.specs
+                local.as_strided(size, strides, local.storage_offset() + offset)
+                for local, (_, size, strides, offset) in zip(here, self.specs, strict=True)
             ]
             self.addresses = addresses
         return self.views
@@ -89,13 +93,19 @@ class _Group:
     def clear(self) -> None:
         self.sums = torch.zeros(_SUMS, len(self.places), dtype=torch.float32, device=self.last.device)
 
-    def before(self, step: int) -> None:
-        self.now = torch.cat(self.look())
-        squares = _squares(self.now, self.last)
+    def compare(self, step: int) -> None:
+        """Counts what was written since the last call of this or of `after`, when so many steps had been taken."""
+        now = torch.cat(self.look())
+        squares = _squares(now, self.last)
         hit = squares > 0
         self.sums[0] += squares
         self.sums[1] += hit
         self.sums[2].masked_fill_(hit, step)
+        self.last = now
+
+    def before(self, step: int) -> None:
+        self.compare(step)
+        self.now = self.last
 
     def after(self) -> None:
         self.last = torch.cat(self.look())
@@ -104,6 +114,9 @@ class _Group:
             self.sums[3] += squares
             self.sums[4] += squares > 0
         self.now = None
+        self.let_go()
+
+    def let_go(self) -> None:
         if self.last.device.type != "cpu":
             self.views = []
 
@@ -160,8 +173,9 @@ class WriteRows(Rows[Writes]):
 class WriteWatch:
     """Follows what is written to the weights of a model, by hooks on its optimizers.
 
-    Only weights are watched that are here as a whole, in ordinary parameters; and only steps of a ``torch.optim.Optimizer``. What
-    runs under ``torch.compile``, or is captured in a CUDA graph, is not seen.
+    Watched are ordinary parameters and DTensors (FSDP2, tensor parallel), each shard on its rank; not what FSDP1 has flattened
+    or ZeRO-3 has partitioned. And steps of a ``torch.optim.Optimizer``. What runs under ``torch.compile``, or is captured in a
+    CUDA graph, is not seen.
 
     Args:
         reader: Reads the model. It has to have read it once.
@@ -282,16 +296,8 @@ class WriteWatch:
         Args:
             keep: Whether to keep it for the next call, too.
         """
-        sums: list[Tensor] = []
-        for group in self._groups:
-            out = next((one for one in sums if one.device == group.last.device), None)
-            if out is None:
-                out = torch.zeros(len(self._components), _PACKED, dtype=torch.float32, device=group.last.device)
-                sums.append(out)
-            group.packed(out)
-            if not keep:
-                group.clear()
         components, makes_up = self._components, self._makes_up
+        sums = self._guard("reading what was written to weights", self._summed, keep) or []
         if self._ranks is not None:
             total = torch.zeros(len(components), _PACKED, dtype=torch.float32, device=self._ranks.device)
             for one in sums:
@@ -301,6 +307,25 @@ class WriteWatch:
         if not keep:
             self._raised = np.zeros((3, len(self._held)))
         return PendingWrites(components, makes_up, [to_host(one) for one in sums], raised)
+
+    def _summed(self, keep: bool) -> list[Tensor]:
+        """The sums of the components on each device, (components, _PACKED), with what was written after the last step."""
+        if self._groups and not self._inside:
+            step = self._step()
+            self._compare_versions(step)
+            for group in self._groups:
+                group.compare(step)
+                group.let_go()
+        sums: list[Tensor] = []
+        for group in self._groups:
+            out = next((one for one in sums if one.device == group.last.device), None)
+            if out is None:
+                out = torch.zeros(len(self._components), _PACKED, dtype=torch.float32, device=group.last.device)
+                sums.append(out)
+            group.packed(out)
+            if not keep:
+                group.clear()
+        return sums
 
     def writes(self, pending: PendingWrites) -> Mapping[str, Writes]:
         """What was written to each component, by name; waits for the sums if they have not arrived."""
@@ -353,7 +378,9 @@ class WriteWatch:
         """Where the elements of a component that are compared are; none of one that is not watched."""
         weights = self._reader.weights
         held = weights.held.get(component.parameter)
-        if held is None or held.problem or not isinstance(held.layout, Grid) or not weights.stays(component):
+        if held is None or held.problem or not isinstance(held.layout, Grid):
+            return
+        if not weights.stays(component) and not hasattr(held.optimized, LOCAL):
             return
         pieces = weights.pieces(component)
         if isinstance(pieces, str) or not pieces:
@@ -361,7 +388,13 @@ class WriteWatch:
         p, chosen = held.optimized, pieces[:: math.ceil(len(pieces) / PIECES)]
         for piece in chosen:
             some = _some(piece, LOOKED_AT // len(chosen)).unsqueeze(0)
-            yield p, tuple(some.shape), some.stride(), int(some.storage_offset() - p.storage_offset())
+            yield p, tuple(some.shape), some.stride(), int(some.storage_offset() - _here(p).storage_offset())
+
+
+def _here(p: Tensor) -> Tensor:
+    """What this rank holds of a parameter: ``to_local`` of a DTensor, at a hundredth of its time."""
+    local: Tensor = getattr(p, LOCAL, p)
+    return local
 
 
 def _some(piece: Tensor, most: int) -> Tensor:
