@@ -160,3 +160,12 @@ def test_a_long_record_gives_the_same_alerts_at_once() -> None:
     silenced = replay(samples, AlertSettings.of({"outside_write": False}))
     assert not [a for a in silenced if a.finding.rule == "outside_write"]
     assert component(2, "ffn_up").name == found[0][1]
+
+
+def test_where_no_write_was_seen_a_jump_is_one_of_the_steps() -> None:
+    for watch in (True, False):
+        columns = healthy()
+        for now in columns[AT:]:
+            scale_by(now, 0.9, UP)
+        (found,) = [a.finding for a in begun_in(watched(columns) if watch else columns) if a.finding.severity != "info"]
+        assert ("No write to it between two steps was seen" in found.meaning) is watch

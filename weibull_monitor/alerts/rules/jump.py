@@ -20,7 +20,7 @@ from weibull_monitor.alerts.rules.result import RuleResult, rule_result, stronge
 from weibull_monitor.alerts.rules.scale import scale_shift as shift
 from weibull_monitor.alerts.rules.start import back_at_start
 from weibull_monitor.alerts.rules.steps import from_nothing
-from weibull_monitor.alerts.rules.words import SE_LAMBDA, between, signed, unstepped
+from weibull_monitor.alerts.rules.words import BY_STEPS, SE_LAMBDA, between, by_steps, signed, unstepped
 from weibull_monitor.alerts.settings import ScaleShift
 from weibull_monitor.alerts.statistics import Bools, Floats, median_along, or_zero, quiet
 from weibull_monitor.alerts.window import EARLY, JUMP, SCALES, SHAPES, SampleWindow
@@ -90,13 +90,17 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
             if earlier[i]
             else ""
         )
+        cause = (
+            BY_STEPS
+            if by_steps(window, i)
+            else ("Training does not jump and then rest: something" if earlier[i] else "Probably something")
+            + " wrote to this matrix (a checkpoint that was loaded, a scale that was applied twice, an adapter that was merged). "
+            "Check first what did; if it was not you, go back to the last checkpoint."
+        )
         return (
             f"RMS {between(was, at, start)}, by {signed(np.log(at / was))}{after}; its largest other change"
             f"{' of late' if of_late[i] else ''}, in an interval of this length, was "
-            f"{100 * np.expm1(furthest[i]):.1f} %. "
-            + ("Training does not jump and then rest: something" if earlier[i] else "Probably something")
-            + " wrote to this matrix (a checkpoint that was loaded, a scale that was applied twice, an adapter that was merged). "
-            "Check first what did; if it was not you, go back to the last checkpoint."
+            f"{100 * np.expm1(furthest[i]):.1f} %. {cause}"
         )
 
     jumps = rule_result(

@@ -29,6 +29,11 @@ SE_LAMBDA: Final = 0.761
 """se(ln λ) in units of se(k)/k, at the normal anchor: 0.862/1.132 (`weibull.anchors`)."""
 
 
+BY_STEPS: Final = (
+    "No write to it between two steps was seen, so its steps did this. Check first the gradient norm, η of its parameter group, "
+    "and the optimizer's moments; if these are right, go back to the last checkpoint."
+)
+"""What an alert says of a sudden change where writes are watched and there was none."""
 UNSTEPPED: Final = (
     "The monitor does not know how far a step may move it: it is computed from other parameters (as with spectral norm), or its "
     "optimizer was not passed, or that keeps its own step sizes (Rprop). If you passed all optimizers, nothing has to be done."
@@ -65,6 +70,12 @@ def _what_wrote(window: SampleWindow, i: int) -> str:
     return f"Something other than the optimizer wrote to this matrix after step {window.now('written_after')[i]:.0f}. "
 
 
+def by_steps(window: SampleWindow, i: int) -> bool:
+    """Whether writes to a matrix are watched, and none was seen in the last two intervals."""
+    watched = np.isfinite(window.now("step_rms")[i]) and np.isfinite(window.before("step_rms")[i])
+    return bool(watched) and not (window.now("written")[i] > 0.0 or window.before("written")[i] > 0.0)
+
+
 def _cause_of(window: SampleWindow, i: int, found: Bools) -> str:
     if back := where_back(window):
         return back
@@ -88,11 +99,8 @@ def _cause_of(window: SampleWindow, i: int, found: Bools) -> str:
             "λ hardly moved, so few values changed, as after a flipped bit or a bad copy. Look at `weight.abs().argmax()`; if "
             "you did not set that value, go back to the last checkpoint."
         )
-    if np.isfinite(window.now("step_rms")[i]) and not window.now("written")[i] > 0.0:
-        return (
-            "No write to it between two steps was seen, so check first the steps: the gradient norm, η of its parameter group, "
-            "and the optimizer's moments. If these are right, its memory was corrupted: go back to the last checkpoint."
-        )
+    if by_steps(window, i):
+        return BY_STEPS
     with quiet():
         factor = window.now("lambda")[i] / window.before("lambda")[i]
         shift = abs(window.now("k")[i] - window.before("k")[i])
@@ -128,11 +136,14 @@ def mixed_case(window: SampleWindow, i: int) -> str:
     with quiet():
         by_rms, by_scale = (abs(np.log(now(column)[i] / before(column)[i])) for column in ("rms", "lambda"))
     column, name = ("rms", "RMS") if by_rms >= by_scale else ("lambda", "λ")
+    by = between(before(column)[i], now(column)[i], window.steps[-2])
+    moved = f"Its {name} {by}, too, and no other matrix changed like this"
+    if by_steps(window, i):
+        return f"{moved}. {BY_STEPS}"
     return (
-        f"Its {name} {between(before(column)[i], now(column)[i], window.steps[-2])}, too, and no other matrix changed like this: "
-        "something was added to it, or a part of it was overwritten or scaled. Check first whether something wrote to it (an "
-        "adapter that was merged, a checkpoint that was loaded), then the matrix by row (`weight.std(1)`). If it was not you, go "
-        "back to the last checkpoint."
+        f"{moved}: something was added to it, or a part of it was overwritten or scaled. Check first whether something wrote to "
+        "it (an adapter that was merged, a checkpoint that was loaded), then the matrix by row (`weight.std(1)`). If it was not "
+        "you, go back to the last checkpoint."
     )
 
 
@@ -178,6 +189,8 @@ def cause_of_shift(window: SampleWindow, i: int, found: Bools, others: str = "Mo
             f"Most matrices do so at once: check first whether {as_set}, then the gradient norm and the last batches. After a "
             "plateau, this is how a model begins to learn."
         )
+    if by_steps(window, i):
+        return f"{others} {BY_STEPS}"
     return (
         f"{others} Check first "
         + (f"η and λ_wd of its parameter group, {eta} and {decay}" if known else f"whether {as_set}")
