@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from weibull_monitor import WeibullMonitor, read_history
 from weibull_monitor.history.record import RecordedSnapshot
-from weibull_monitor.scaling.write_watch import LOOKED_AT, _some
+from weibull_monitor.scaling.elements import LOOKED_AT, some_of
 
 Call = Callable[[nn.Sequential, torch.optim.Optimizer], object]
 
@@ -270,7 +270,7 @@ def test_a_step_that_is_compiled_still_compiles(tmp_path: Path) -> None:
     ],
 )
 def test_the_elements_lie_all_over_a_matrix(piece: Tensor) -> None:
-    some = _some(piece, LOOKED_AT)
+    some = some_of(piece, LOOKED_AT)
     assert 0.4 * min(LOOKED_AT, piece.numel()) <= some.numel() <= LOOKED_AT
     some.fill_(1.0)
     assert piece.sum() == some.numel()  # none of them twice

@@ -11,7 +11,7 @@ import logging
 import math
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from operator import is_
 from typing import Any, Final
 
@@ -29,106 +29,13 @@ from weibull_monitor.measure.transfer import PendingResult, to_host
 from weibull_monitor.model.components import Component
 from weibull_monitor.model.components.kept import names_of
 from weibull_monitor.model.sharding import Grid, Ranks
+from weibull_monitor.scaling.elements import LOCAL, LOOKED_AT, PACKED, ElementRows, Spec, here, some_of
+from weibull_monitor.scaling.versions import VersionWatch
 
-LOOKED_AT: Final = 64
-"""How many elements of a matrix are compared, at most."""
 PIECES: Final = 8
-"""Of how many pieces of one matrix, at most: a head, or every third row, may lie in several."""
+"""Of how many pieces of one matrix elements are compared, at most: a head, or every third row, may lie in several."""
 MOST: Final = 4096
 """A model of more pieces than this is not watched: to look at one takes two microseconds a step."""
-LOCAL: Final = "_local_tensor"
-"""The attribute in which a DTensor keeps what this rank holds."""
-GONE: Final = -1
-"""Version of a tensor that is no longer there."""
-_SUMS: Final = 5
-"""Sums of a row: squares and number of writes, the step after which the last one came, squares and number of steps."""
-_PACKED: Final = 7
-"""What adds up over rows: their weight, and five sums times that; the step, and its weight, only of rows that were written to."""
-
-_Spec = tuple[Tensor, tuple[int, ...], tuple[int, ...], int]
-"""Some elements of a parameter: the parameter, size and strides of a view of it, and its distance from the first element."""
-
-
-@dataclass
-class _Group:
-    """Rows of elements of one device, dtype and shape.
-
-    Attributes:
-        places: The component of each row, by its place.
-        specs: Where the elements of each row are.
-        last: The elements after the last step, (rows, …).
-        sums: The sums since the last sample, float32 (_SUMS, rows).
-        views: Views of the elements; on an accelerator, only while a step is under way.
-        addresses: Where the parameters of the views are.
-        now: The elements before this step, (rows, …).
-    """
-
-    places: list[int]
-    specs: list[_Spec]
-    last: Tensor = field(init=False)
-    sums: Tensor = field(init=False)
-    views: list[Tensor] = field(default_factory=list)
-    addresses: list[int] = field(default_factory=list)
-    now: Tensor | None = None
-
-    def __post_init__(self) -> None:
-        self.last = torch.cat(self.look())
-        self.clear()
-
-    def look(self) -> list[Tensor]:
-        """Views of the elements, (1, …) each.
-
-        On an accelerator they are made anew each time: a view keeps the memory of weights that are moved to the host for a while.
-        """
-        here = [_here(p) for p, *_ in self.specs]
-        addresses = [local.data_ptr() for local in here]
-        if not self.views or addresses != self.addresses:
-            self.views = [
-                local.as_strided(size, strides, local.storage_offset() + offset)
-                for local, (_, size, strides, offset) in zip(here, self.specs, strict=True)
-            ]
-            self.addresses = addresses
-        return self.views
-
-    def clear(self) -> None:
-        self.sums = torch.zeros(_SUMS, len(self.places), dtype=torch.float32, device=self.last.device)
-
-    def compare(self, step: int) -> None:
-        """Counts what was written since the last call of this or of `after`, when so many steps had been taken."""
-        now = torch.cat(self.look())
-        squares = _squares(now, self.last)
-        hit = squares > 0
-        self.sums[0] += squares
-        self.sums[1] += hit
-        self.sums[2].masked_fill_(hit, step)
-        self.last = now
-
-    def before(self, step: int) -> None:
-        self.compare(step)
-        self.now = self.last
-
-    def after(self) -> None:
-        self.last = torch.cat(self.look())
-        if self.now is not None:
-            squares = _squares(self.last, self.now)
-            self.sums[3] += squares
-            self.sums[4] += squares > 0
-        self.now = None
-        self.let_go()
-
-    def let_go(self) -> None:
-        if self.last.device.type != "cpu":
-            self.views = []
-
-    def packed(self, out: Tensor) -> None:
-        """Adds the sums to those of the components, (components, _PACKED)."""
-        squares, times, after, moved, steps = self.sums
-        elements = self.last[0].numel() / LOOKED_AT
-        weight = torch.full_like(times, elements)
-        hit = (times > 0) * weight
-        rows = [weight, squares / LOOKED_AT, times * weight, hit, after * hit, moved / LOOKED_AT, steps * weight]
-        places = torch.tensor(self.places, device="cpu").to(out.device, non_blocking=True)
-        out.index_add_(0, places, torch.stack(rows, dim=1))
 
 
 @dataclass(frozen=True)
@@ -138,7 +45,7 @@ class PendingWrites:
     Attributes:
         components: The components.
         makes_up: The wholes that each part makes up, by its place.
-        sums: `_PACKED` sums of each component, from each device.
+        sums: `PACKED` sums of each component, from each device.
         raised: Before how many steps the version of each component's parameter was raised, and that of what its optimizer keeps
             of it; and the steps taken before that was last so, (3, components).
     """
@@ -190,14 +97,9 @@ class WriteWatch:
         self._handles: list[Any] = []
         self._components: tuple[Component, ...] = ()
         self._makes_up: Mapping[int, Sequence[int]] = {}
-        self._held: list[Tensor] = []
-        self._groups: list[_Group] = []
+        self._groups: list[ElementRows] = []
         self._of: npt.NDArray[np.intp] = np.zeros(0, dtype=np.intp)  # the place of each component's parameter in `held`
-        self._versions: list[int] = []
-        self._states: list[weakref.ref[Tensor]] = []  # what the optimizers keep: not held, as it may be moved elsewhere
-        self._state_of: npt.NDArray[np.intp] = np.zeros(0, dtype=np.intp)  # the place of its parameter
-        self._state_versions: list[int] = []
-        self._raised: Numbers = np.zeros((3, 0))
+        self._versions = VersionWatch(())
         self._inside = False
 
     def follow(self, optimizers: Sequence[Any]) -> None:
@@ -227,7 +129,7 @@ class WriteWatch:
             with torch.no_grad():
                 step = self._step()
                 if not self._inside:
-                    self._compare_versions(step)
+                    self._versions.compare(step)
                 for group in self._groups:
                     group.before(step)
                 self._inside = True
@@ -242,43 +144,10 @@ class WriteWatch:
             with torch.no_grad():
                 for group in self._groups:
                     group.after()
-                self._note_versions()
+                self._versions.note()
                 self._inside = False
         except Exception as error:
             self._failed(error)
-
-    def _note_versions(self) -> None:
-        self._versions = [p._version for p in self._held]
-        self._state_versions = [GONE if (t := r()) is None else t._version for r in self._states]
-
-    def _compare_versions(self, step: int) -> None:
-        """Notes what was written to in place since the last step, by PyTorch's versions of tensors."""
-        versions, of_states = self._versions, self._state_versions
-        self._note_versions()
-        if versions != self._versions:
-            raised = np.array(versions) != np.array(self._versions)
-            self._raised[0] += raised
-            self._raised[2][raised] = step
-        if of_states != self._state_versions:
-            now, before = np.array(self._state_versions), np.array(of_states)
-            raised = np.zeros(len(self._held), dtype=bool)
-            raised[self._state_of[(now != before) & (now != GONE)]] = True  # a state that was loaded is another tensor
-            self._raised[1] += raised
-            self._raised[2][raised] = step
-
-    def _note_states(self) -> None:
-        """Finds the tensors that the optimizers keep of the watched parameters, of as many elements as these have."""
-        at = {id(p): place for place, p in enumerate(self._held)}
-        found: list[tuple[int, Tensor]] = []
-        for optimizer in self._optimizers:
-            state = getattr(optimizer, "state", None)
-            for p, kept in state.items() if isinstance(state, Mapping) else ():
-                place = at.get(id(p)) if isinstance(p, Tensor) else None
-                if place is not None and isinstance(kept, Mapping):
-                    found += [(place, t) for t in kept.values() if isinstance(t, Tensor) and t.numel() == p.numel() > 1]
-        self._states = [weakref.ref(t) for _, t in found]
-        self._state_of = np.array([place for place, _ in found], dtype=np.intp)
-        self._note_versions()
 
     def _failed(self, error: Exception) -> None:
         """Ends the watch up to the next sample: a parameter is elsewhere, or has another shape."""
@@ -299,20 +168,20 @@ class WriteWatch:
         components, makes_up = self._components, self._makes_up
         sums = self._guard("reading what was written to weights", self._summed, keep) or []
         if self._ranks is not None:
-            total = torch.zeros(len(components), _PACKED, dtype=torch.float32, device=self._ranks.device)
+            total = torch.zeros(len(components), PACKED, dtype=torch.float32, device=self._ranks.device)
             for one in sums:
                 total += one.to(total.device)
             sums = [self._ranks.sum_(total)]
-        raised = self._raised[:, self._of] if len(self._held) else np.zeros((3, len(components)))
+        raised = self._versions.raised[:, self._of] if self._versions.parameters else np.zeros((3, len(components)))
         if not keep:
-            self._raised = np.zeros((3, len(self._held)))
+            self._versions.clear()
         return PendingWrites(components, makes_up, [to_host(one) for one in sums], raised)
 
     def _summed(self, keep: bool) -> list[Tensor]:
-        """The sums of the components on each device, (components, _PACKED), with what was written after the last step."""
+        """The sums of the components on each device, (components, PACKED), with what was written after the last step."""
         if self._groups and not self._inside:
             step = self._step()
-            self._compare_versions(step)
+            self._versions.compare(step)
             for group in self._groups:
                 group.compare(step)
                 group.let_go()
@@ -320,7 +189,7 @@ class WriteWatch:
         for group in self._groups:
             out = next((one for one in sums if one.device == group.last.device), None)
             if out is None:
-                out = torch.zeros(len(self._components), _PACKED, dtype=torch.float32, device=group.last.device)
+                out = torch.zeros(len(self._components), PACKED, dtype=torch.float32, device=group.last.device)
                 sums.append(out)
             group.packed(out)
             if not keep:
@@ -329,7 +198,7 @@ class WriteWatch:
 
     def writes(self, pending: PendingWrites) -> Mapping[str, Writes]:
         """What was written to each component, by name; waits for the sums if they have not arrived."""
-        total = np.zeros((len(pending.components), _PACKED))
+        total = np.zeros((len(pending.components), PACKED))
         for one in pending.sums:
             total += one.numbers()
         raised, of_state, raised_after = pending.raised
@@ -352,15 +221,16 @@ class WriteWatch:
         components, weights = self._reader.discovery.components, self._reader.weights
         names = {c.parameter: None for c in components if c.parameter in weights.held}
         held = [weights.held[name].optimized for name in names]
-        same = components is self._components and len(held) == len(self._held) and all(map(is_, held, self._held))
+        before = self._versions.parameters
+        same = components is self._components and len(held) == len(before) and all(map(is_, held, before))
         if same and self._groups:
-            self._note_states()
+            self._versions.find_states(self._optimizers)
             return
         sums = Sums(components)
-        self._components, self._makes_up, self._held, self._groups = components, sums.makes_up, held, []
+        self._components, self._makes_up, self._groups = components, sums.makes_up, []
         at = {name: place for place, name in enumerate(names)}
         self._of = np.array([at.get(c.parameter, -1) for c in components], dtype=np.intp)
-        found: dict[tuple[object, ...], tuple[list[int], list[_Spec]]] = {}
+        found: dict[tuple[object, ...], tuple[list[int], list[Spec]]] = {}
         for place in sums.read:
             component = components[place]
             for spec in self._specs(component):
@@ -369,12 +239,12 @@ class WriteWatch:
                 places.append(place)
                 specs.append(spec)
         if sum(len(places) for places, _ in found.values()) <= MOST:
-            self._groups = [_Group(places, specs) for places, specs in found.values()]
-        self._raised = np.zeros((3, len(held)))
-        self._note_states()
+            self._groups = [ElementRows(places, specs) for places, specs in found.values()]
+        self._versions = VersionWatch(held)
+        self._versions.find_states(self._optimizers)
         self._inside = False
 
-    def _specs(self, component: Component) -> Iterator[_Spec]:
+    def _specs(self, component: Component) -> Iterator[Spec]:
         """Where the elements of a component that are compared are; none of one that is not watched."""
         weights = self._reader.weights
         held = weights.held.get(component.parameter)
@@ -387,35 +257,8 @@ class WriteWatch:
             return
         p, chosen = held.optimized, pieces[:: math.ceil(len(pieces) / PIECES)]
         for piece in chosen:
-            some = _some(piece, LOOKED_AT // len(chosen)).unsqueeze(0)
-            yield p, tuple(some.shape), some.stride(), int(some.storage_offset() - _here(p).storage_offset())
-
-
-def _here(p: Tensor) -> Tensor:
-    """What this rank holds of a parameter: ``to_local`` of a DTensor, at a hundredth of its time."""
-    local: Tensor = getattr(p, LOCAL, p)
-    return local
-
-
-def _some(piece: Tensor, most: int) -> Tensor:
-    """A view of up to ``most`` elements that are spread evenly over a tensor."""
-    numel = piece.numel()
-    if piece.is_contiguous():
-        step = max(1, (numel - 1) // max(1, most - 1))
-        while math.gcd(step, piece.shape[-1] if piece.dim() else 1) > 1:  # not always the same column
-            step -= 1
-        return piece.view(-1)[::step][:most]
-    for done, (size, dim) in enumerate(sorted((size, dim) for dim, size in enumerate(piece.shape))):
-        kept = min(size, max(1, int(most ** (1 / (piece.dim() - done)) + 1e-9)))
-        piece = piece.narrow(dim, 0, size // kept * kept)[(slice(None),) * dim + (slice(None, None, size // kept),)]
-        most //= kept
-    return piece
-
-
-def _squares(a: Tensor, b: Tensor) -> Tensor:
-    """The squared distance of two tensors in each row, float32 (rows,)."""
-    out: Tensor = (a - b).float().square_().flatten(1).sum(1)
-    return out
+            some = some_of(piece, LOOKED_AT // len(chosen)).unsqueeze(0)
+            yield p, tuple(some.shape), some.stride(), int(some.storage_offset() - here(p).storage_offset())
 
 
 class _Hook:

@@ -1,0 +1,139 @@
+"""A few elements of each matrix, which are compared before and after the steps of the optimizers."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from weibull_monitor.model.upload import on_device
+
+LOOKED_AT: Final = 64
+"""How many elements of a matrix are compared, at most."""
+LOCAL: Final = "_local_tensor"
+"""The attribute in which a DTensor keeps what this rank holds."""
+SUMS: Final = 5
+"""Sums of a row: squares and number of writes, the step after which the last one came, squares and number of steps."""
+PACKED: Final = 7
+"""What adds up over rows: their weight, and five sums times that; the step, and its weight, only of rows that were written to."""
+
+Spec = tuple[Tensor, tuple[int, ...], tuple[int, ...], int]
+"""Some elements of a parameter: the parameter, size and strides of a view of it, and its distance from the first element."""
+
+
+@dataclass
+class ElementRows:
+    """Rows of elements of one device, dtype and shape.
+
+    Attributes:
+        places: The component of each row, by its place.
+        specs: Where the elements of each row are.
+        index: `places` on the device, int64 (rows,).
+        last: The elements after the last step, (rows, …).
+        sums: The sums since the last sample, float32 (SUMS, rows).
+        views: Views of the elements; on an accelerator, only while a step is under way.
+        addresses: Where the parameters of the views are.
+        now: The elements before this step, (rows, …).
+    """
+
+    places: list[int]
+    specs: list[Spec]
+    index: Tensor = field(init=False)
+    last: Tensor = field(init=False)
+    sums: Tensor = field(init=False)
+    views: list[Tensor] = field(default_factory=list)
+    addresses: list[int] = field(default_factory=list)
+    now: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        self.last = torch.cat(self.look())
+        self.index = on_device(torch.tensor(self.places, device="cpu"), self.last.device)
+        self.clear()
+
+    def look(self) -> list[Tensor]:
+        """Views of the elements, (1, …) each.
+
+        On an accelerator they are made anew each time: a view keeps the memory of weights that are moved to the host for a while.
+        """
+        held = [here(p) for p, *_ in self.specs]
+        addresses = [local.data_ptr() for local in held]
+        if not self.views or addresses != self.addresses:
+            self.views = [
+                local.as_strided(size, strides, local.storage_offset() + offset)
+                for local, (_, size, strides, offset) in zip(held, self.specs, strict=True)
+            ]
+            self.addresses = addresses
+        return self.views
+
+    def clear(self) -> None:
+        """Begins the sums anew."""
+        self.sums = torch.zeros(SUMS, len(self.places), dtype=torch.float32, device=self.last.device)
+
+    def compare(self, step: int) -> None:
+        """Counts what was written since the last call of this or of `after`, when so many steps had been taken."""
+        now = torch.cat(self.look())
+        squares = _squares(now, self.last)
+        hit = squares > 0
+        self.sums[0] += squares
+        self.sums[1] += hit
+        self.sums[2].masked_fill_(hit, step)
+        self.last = now
+
+    def before(self, step: int) -> None:
+        """Compares the elements with those after the last step, right before one."""
+        self.compare(step)
+        self.now = self.last
+
+    def after(self) -> None:
+        """Compares the elements with those before the step, right after it."""
+        self.last = torch.cat(self.look())
+        if self.now is not None:
+            squares = _squares(self.last, self.now)
+            self.sums[3] += squares
+            self.sums[4] += squares > 0
+        self.now = None
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Drops the views of memory of an accelerator."""
+        if self.last.device.type != "cpu":
+            self.views = []
+
+    def packed(self, out: Tensor) -> None:
+        """Adds the sums to those of the components, (components, PACKED)."""
+        squares, times, after, moved, steps = self.sums
+        elements = self.last[0].numel() / LOOKED_AT
+        weight = torch.full_like(times, elements)
+        hit = (times > 0) * weight
+        rows = [weight, squares / LOOKED_AT, times * weight, hit, after * hit, moved / LOOKED_AT, steps * weight]
+        out.index_add_(0, self.index, torch.stack(rows, dim=1))
+
+
+def here(p: Tensor) -> Tensor:
+    """What this rank holds of a parameter: ``to_local`` of a DTensor, at a hundredth of its time."""
+    local: Tensor = getattr(p, LOCAL, p)
+    return local
+
+
+def some_of(piece: Tensor, most: int) -> Tensor:
+    """A view of up to ``most`` elements that are spread evenly over a tensor."""
+    numel = piece.numel()
+    if piece.is_contiguous():
+        step = max(1, (numel - 1) // max(1, most - 1))
+        while math.gcd(step, piece.shape[-1] if piece.dim() else 1) > 1:  # not always the same column
+            step -= 1
+        return piece.view(-1)[::step][:most]
+    for done, (size, dim) in enumerate(sorted((size, dim) for dim, size in enumerate(piece.shape))):
+        kept = min(size, max(1, int(most ** (1 / (piece.dim() - done)) + 1e-9)))
+        piece = piece.narrow(dim, 0, size // kept * kept)[(slice(None),) * dim + (slice(None, None, size // kept),)]
+        most //= kept
+    return piece
+
+
+def _squares(a: Tensor, b: Tensor) -> Tensor:
+    """The squared distance of two tensors in each row, float32 (rows,)."""
+    out: Tensor = (a - b).float().square_().flatten(1).sum(1)
+    return out
