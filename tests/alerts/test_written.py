@@ -92,6 +92,14 @@ def test_the_whole_model_is_an_info() -> None:
     assert "So did it to most others" in found.meaning
 
 
+def test_a_write_to_the_whole_model_is_one_though_it_moved_some_matrices_more() -> None:
+    columns = watched(healthy())
+    written(columns, *range(len(columns[0]["k"])), at=AT, rms=0.0002)
+    written(columns, UP, at=AT, rms=0.005)
+    (found,) = findings(columns)
+    assert (found.severity, found.count) == ("info", 1)
+
+
 def test_moments_that_were_written_to() -> None:
     columns = watched(healthy())
     written(columns, UP, at=AT, after=152, state=True)

@@ -299,3 +299,14 @@ def test_a_write_right_before_a_sample_is_told_by_that_sample(tmp_path: Path, of
     assert column(samples, 50, name) == [0.0, 1.0, 0.0]
     assert column(samples, 50, "written_after") == [None, 50.0, None]
     assert column(samples, 60, name) == [None] * 3
+
+
+def test_a_layout_that_changes_is_no_write(tmp_path: Path) -> None:
+    def turn(net: nn.Sequential, _: object) -> None:
+        for layer in (net[0], net[2], net[4]):
+            layer.weight.data = layer.weight.data.t().contiguous().t()
+
+    samples, alerts = trained(tmp_path, {43: turn})
+    assert all(column(samples, s.step, "written_rms") == [None] * 3 for s in samples)
+    assert all(x is not None for x in column(samples, 60, "step_rms"))  # from the next sample on
+    assert alerts == []

@@ -53,6 +53,8 @@ EXPLAINED_BY: Final = {
     "scale_runaway": ("impossible_change", "outside_write"),
 }
 """A rule skips a component while an alert of one of these rules stands, whose jump it would find again and again."""
+WHOLE: Final = frozenset({"outside_write"})
+"""Rules whose infos are about the whole model, and take nothing from those that say what became of it."""
 
 
 class Engine:
@@ -218,10 +220,11 @@ class Engine:
         out = self._ignored[name].copy()  # (components,)
         for stronger in STRONGER_RULES.get(name, ()):
             if stronger in found:
-                out |= found[stronger].strength >= 1.0
+                sure = found[stronger].severity > 1 if stronger in WHOLE else True
+                out |= (found[stronger].strength >= 1.0) & sure
         for other in EXPLAINED_BY.get(name, ()):
             if other in self._states:
-                out |= self._states[other].active
+                out |= self._states[other].named if other in WHOLE else self._states[other].active
         if name == "scale_shift" and "impossible_change" in self._states:  # it finds jumps of the interval before, too
             levels = np.stack([self._window.before("rms"), self._window.before("largest")])
             out |= self._states["impossible_change"].found_at(levels)

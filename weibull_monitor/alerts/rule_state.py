@@ -61,6 +61,12 @@ class RuleState:
         return self._active
 
     @property
+    def named(self) -> Bools:
+        """`active` without those that are only in infos, shape (components,)."""
+        infos = [members for alert, members in self._standing if rank(alert.finding.severity) < 2]
+        return self._active & ~np.any(infos, axis=0) if infos else self._active
+
+    @property
     def idle(self) -> bool:
         """Whether no alert stands, and no component is active or was found at the last sample."""
         return self._idle

@@ -20,8 +20,9 @@ SUMS: Final = 5
 PACKED: Final = 7
 """What adds up over rows: their weight, and five sums times that; the step, and its weight, only of rows that were written to."""
 
-Spec = tuple[Tensor, tuple[int, ...], tuple[int, ...], int]
-"""Some elements of a parameter: the parameter, size and strides of a view of it, and its distance from the first element."""
+Spec = tuple[Tensor, tuple[int, ...], tuple[int, ...], tuple[int, ...], int]
+"""Some elements of a parameter: the parameter, its strides, size and strides of a view of it, and how far from its first element
+that begins."""
 
 
 @dataclass
@@ -56,14 +57,19 @@ class ElementRows:
     def look(self) -> list[Tensor]:
         """Views of the elements, (1, …) each.
 
+        Raises:
+            ValueError: If a parameter has other strides now, so that its elements are in other places.
+
         On an accelerator they are made anew each time: a view keeps the memory of weights that are moved to the host for a while.
         """
         held = [here(p) for p, *_ in self.specs]
         addresses = [local.data_ptr() for local in held]
         if not self.views or addresses != self.addresses:
+            if any(local.stride() != strides for local, (_, strides, *_) in zip(held, self.specs, strict=True)):
+                raise ValueError("a parameter has other strides")
             self.views = [
                 local.as_strided(size, strides, local.storage_offset() + offset)
-                for local, (_, size, strides, offset) in zip(held, self.specs, strict=True)
+                for local, (_, _, size, strides, offset) in zip(held, self.specs, strict=True)
             ]
             self.addresses = addresses
         return self.views

@@ -234,7 +234,7 @@ class WriteWatch:
         for place in sums.read:
             component = components[place]
             for spec in self._specs(component):
-                p, size, *_ = spec
+                p, _, size, *_ = spec
                 places, specs = found.setdefault((p.device, p.dtype, size), ([], []))
                 places.append(place)
                 specs.append(spec)
@@ -258,7 +258,14 @@ class WriteWatch:
         p, chosen = held.optimized, pieces[:: math.ceil(len(pieces) / PIECES)]
         for piece in chosen:
             some = some_of(piece, LOOKED_AT // len(chosen)).unsqueeze(0)
-            yield p, tuple(some.shape), some.stride(), int(some.storage_offset() - here(p).storage_offset())
+            local = here(p)
+            yield (
+                p,
+                local.stride(),
+                tuple(some.shape),
+                some.stride(),
+                int(some.storage_offset() - local.storage_offset()),
+            )
 
 
 class _Hook:

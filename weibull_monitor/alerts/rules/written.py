@@ -51,15 +51,15 @@ def outside_write(window: SampleWindow, settings: OutsideWrite) -> RuleResult:
         step = np.fmax(window.now("step_rms"), steps[-1])
         size = or_zero(window.now("written_rms"))
         by_values = np.minimum(size / (settings.steps * step), size / (settings.share * window.before("rms")))
-        swapped = _of_whole(window, judged, judged & (written > 0.0))  # an average that was evaluated, say
+        # An average that was evaluated and taken out again has written to all, and left no difference.
+        swapped = _of_whole(window, judged, judged & (written > 0.0))
         few = np.where(swapped, 0.0, _moved(window) / settings.moved)
         strength = np.where(first & (written > 0.0), np.fmax(by_values, few), 0.0)
         most = np.fmax.reduce(steps, axis=0)
         grew = or_zero(window.now("step_rms") / most)
         state = first_state & (of_state > 0.0) & (strength < 1.0)
         strength = np.where(state, np.fmax(grew, 1.0), strength)
-    found = strength >= 1.0
-    whole = _of_whole(window, judged, found & ~state)
+    whole = _of_whole(window, judged, judged & (size > 0.0))
 
     def meaning(i: int) -> str:
         after = f"after step {window.now('written_after')[i]:.0f}"
