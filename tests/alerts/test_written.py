@@ -175,5 +175,39 @@ def test_where_no_write_was_seen_a_jump_is_one_of_the_steps() -> None:
         columns = healthy()
         for now in columns[AT:]:
             scale_by(now, 0.9, UP)
-        (found,) = [a.finding for a in begun_in(watched(columns) if watch else columns) if a.finding.severity != "info"]
+        (found,) = [a.finding for a in begun_in(watched(columns) if watch else columns, "scale_shift")]
+        assert found.severity == ("info" if watch else "warning")
         assert ("No write to it between two steps was seen" in found.meaning) is watch
+
+
+def test_a_write_that_changes_nothing_is_no_habit() -> None:
+    columns = watched(healthy(40))
+    for n in range(5, 40, 5):
+        written(columns, *range(len(columns[0]["k"])), at=n, rms=0.0)  # an average that is evaluated
+    written(columns, UP, at=33, rms=0.005)
+    assert [f.component for f in findings(columns)] == ["model.layers.2.ffn_up.weight"]
+
+
+def test_rounding_of_all_does_not_hide_what_was_done_to_one() -> None:
+    columns = watched(healthy())
+    written(columns, *range(len(columns[0]["k"])), at=AT, rms=1e-8)
+    written(columns, UP, at=AT, rms=0.03)
+    (found,) = findings(columns)
+    assert (found.severity, found.count) == ("warning", 1)
+
+
+def test_the_moments_of_the_whole_model_are_an_info() -> None:
+    columns = watched(healthy())
+    written(columns, *range(len(columns[0]["k"])), at=AT, state=True)
+    (found,) = findings(columns)
+    assert found.severity == "info"
+
+
+def test_moments_are_named_by_a_stronger_rule_too() -> None:
+    columns = watched(healthy())
+    for now in columns[AT:]:
+        scale_by(now, 8.0, UP)
+    written(columns, UP, at=AT, after=158, state=True)
+    alert = begun_in(columns)[0]
+    assert alert.finding.rule == "impossible_change"
+    assert "(its moments) after step 158" in alert.finding.meaning

@@ -310,3 +310,24 @@ def test_a_layout_that_changes_is_no_write(tmp_path: Path) -> None:
     assert all(column(samples, s.step, "written_rms") == [None] * 3 for s in samples)
     assert all(x is not None for x in column(samples, 60, "step_rms"))  # from the next sample on
     assert alerts == []
+
+
+def test_of_two_writes_the_larger_one_is_named(tmp_path: Path) -> None:
+    def again(net: nn.Sequential, _: object) -> None:
+        net[2].weight.data.mul_(1.0001)
+
+    samples, _ = trained(tmp_path, {43: scaled_data, 47: again})
+    assert column(samples, 50, "written") == [0.0, 2.0, 0.0]
+    assert column(samples, 50, "written_after") == [None, 43.0, None]
+
+
+def test_each_optimizer_is_watched_by_its_own_steps_and_hooks_go_with_the_monitor(tmp_path: Path) -> None:
+    net = model()
+    several = [torch.optim.AdamW(layer.parameters()) for layer in (net[0], net[2], net[4])]
+    monitor = WeibullMonitor(net, several, output_dir=tmp_path)
+    watch = monitor._sampler._writes
+    assert watch is not None
+    assert [len(part.versions.parameters) for part in watch._parts.values()] == [1, 1, 1]
+    del monitor, watch
+    gc.collect()
+    assert not any(optimizer._optimizer_step_pre_hooks for optimizer in several)

@@ -15,10 +15,11 @@ LOOKED_AT: Final = 64
 """How many elements of a matrix are compared, at most."""
 LOCAL: Final = "_local_tensor"
 """The attribute in which a DTensor keeps what this rank holds."""
-SUMS: Final = 5
-"""Sums of a row: squares and number of writes, the step after which the last one came, squares and number of steps."""
-PACKED: Final = 7
-"""What adds up over rows: their weight, and five sums times that; the step, and its weight, only of rows that were written to."""
+SUMS: Final = 6
+"""Sums of a row: squares and number of writes, the step after which the largest came, squares and number of steps, and the
+squares of that write."""
+PACKED: Final = 6
+"""What adds up over rows: their weight; squares and times of writes; the step, times the squares; squares and number of steps."""
 
 Spec = tuple[Tensor, tuple[int, ...], tuple[int, ...], tuple[int, ...], int]
 """Some elements of a parameter: the parameter, its strides, size and strides of a view of it, and how far from its first element
@@ -82,10 +83,10 @@ class ElementRows:
         """Counts what was written since the last call of this or of `after`, when so many steps had been taken."""
         now = torch.cat(self.look())
         squares = _squares(now, self.last)
-        hit = squares > 0
         self.sums[0] += squares
-        self.sums[1] += hit
-        self.sums[2].masked_fill_(hit, step)
+        self.sums[1] += squares > 0
+        self.sums[2].masked_fill_(squares > self.sums[5], step)
+        self.sums[5] = torch.maximum(self.sums[5], squares)
         self.last = now
 
     def before(self, step: int) -> None:
@@ -110,11 +111,10 @@ class ElementRows:
 
     def packed(self, out: Tensor) -> None:
         """Adds the sums to those of the components, (components, PACKED)."""
-        squares, times, after, moved, steps = self.sums
-        elements = self.last[0].numel() / LOOKED_AT
-        weight = torch.full_like(times, elements)
-        hit = (times > 0) * weight
-        rows = [weight, squares / LOOKED_AT, times * weight, hit, after * hit, moved / LOOKED_AT, steps * weight]
+        squares, times, after, moved, steps, _ = self.sums
+        weight = torch.full_like(times, self.last[0].numel() / LOOKED_AT)
+        squares, moved = squares / LOOKED_AT, moved / LOOKED_AT
+        rows = [weight, squares, times * weight, after * squares, moved, steps * weight]
         out.index_add_(0, self.index, torch.stack(rows, dim=1))
 
 

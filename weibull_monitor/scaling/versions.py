@@ -42,16 +42,16 @@ class VersionWatch:
         """Begins to count anew."""
         self.raised: Numbers = np.zeros((3, len(self.parameters)))
 
-    def find_states(self, optimizers: Sequence[Any]) -> None:
-        """Follows the tensors that these optimizers keep of the parameters, of as many elements as those have."""
+    def find_states(self, optimizer: Any) -> None:
+        """Follows the tensors that an optimizer keeps of the parameters, of as many elements as those have."""
         at = {id(p): place for place, p in enumerate(self.parameters)}
         found: list[tuple[int, Tensor]] = []
-        for optimizer in optimizers:
-            state = getattr(optimizer, "state", None)
-            for p, kept in state.items() if isinstance(state, Mapping) else ():
-                place = at.get(id(p)) if isinstance(p, Tensor) else None
-                if place is not None and isinstance(kept, Mapping):
-                    found += [(place, t) for t in kept.values() if isinstance(t, Tensor) and t.numel() == p.numel() > 1]
+        state = getattr(optimizer, "state", None)
+        for p, kept in state.items() if isinstance(state, Mapping) else ():
+            place = at.get(id(p)) if isinstance(p, Tensor) else None
+            if place is not None and isinstance(kept, Mapping):
+                tensors = (t for t in kept.values() if isinstance(t, Tensor) and not t.is_inference())
+                found += [(place, t) for t in tensors if t.numel() == p.numel() > 1]
         self._states = [weakref.ref(t) for _, t in found]
         self._of = np.array([place for place, _ in found], dtype=np.intp)
         self.note()

@@ -77,6 +77,52 @@ class WriteRows(Rows[Writes]):
         return Writes(**values)
 
 
+@dataclass
+class _Part:
+    """What one optimizer steps.
+
+    Attributes:
+        groups: Elements of its components.
+        versions: Those of its parameters.
+        components: The components that it steps, by their place.
+        of: The place of each one's parameter in `versions`.
+        inside: Whether a step is under way.
+    """
+
+    groups: list[ElementRows]
+    versions: VersionWatch
+    components: npt.NDArray[np.intp]
+    of: npt.NDArray[np.intp]
+    inside: bool = False
+
+    def compare(self, step: int, before: bool) -> None:
+        """Compares everything with what it was after the last step: before the next one, or for a sample."""
+        if self.inside and not before:
+            return
+        if not self.inside:
+            self.versions.compare(step)
+        for group in self.groups:
+            if before:
+                group.before(step)
+            else:
+                group.compare(step)
+                group.let_go()
+        self.inside = before
+
+    def after(self) -> None:
+        """Compares everything with what it was before the step."""
+        for group in self.groups:
+            group.after()
+        self.versions.note()
+        self.inside = False
+
+
+def _remove(handles: list[Any]) -> None:
+    for handle in handles:
+        handle.remove()
+    handles.clear()
+
+
 class WriteWatch:
     """Follows what is written to the weights of a model, by hooks on its optimizers.
 
@@ -97,10 +143,10 @@ class WriteWatch:
         self._handles: list[Any] = []
         self._components: tuple[Component, ...] = ()
         self._makes_up: Mapping[int, Sequence[int]] = {}
-        self._groups: list[ElementRows] = []
-        self._of: npt.NDArray[np.intp] = np.zeros(0, dtype=np.intp)  # the place of each component's parameter in `held`
-        self._versions = VersionWatch(())
-        self._inside = False
+        self._held: list[Tensor] = []
+        self._owners: list[int] = []
+        self._parts: dict[int, _Part] = {}  # by the optimizer's place
+        weakref.finalize(self, _remove, self._handles)
 
     def follow(self, optimizers: Sequence[Any]) -> None:
         """Looks at the weights from now on, and follows these optimizers and no others."""
@@ -109,49 +155,40 @@ class WriteWatch:
         ):
             self.close()
             self._optimizers = tuple(optimizers)
-            for optimizer in optimizers:
+            for place, optimizer in enumerate(optimizers):
                 if isinstance(optimizer, torch.optim.Optimizer):
-                    self._handles.append(optimizer.register_step_pre_hook(_Hook(self, "before_step")))
-                    self._handles.append(optimizer.register_step_post_hook(_Hook(self, "after_step")))
+                    self._handles.append(optimizer.register_step_pre_hook(_Hook(self, "before_step", place)))
+                    self._handles.append(optimizer.register_step_post_hook(_Hook(self, "after_step", place)))
         self._look()
 
     def close(self) -> None:
         """Takes the hooks off."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles, self._optimizers, self._groups = [], (), []
+        _remove(self._handles)
+        self._optimizers, self._parts = (), {}
 
-    def before_step(self) -> None:
-        """Compares the weights with those after the last step."""
-        if not self._groups:
-            return
-        try:
-            with torch.no_grad():
-                step = self._step()
-                if not self._inside:
-                    self._versions.compare(step)
-                for group in self._groups:
-                    group.before(step)
-                self._inside = True
-        except Exception as error:
-            self._failed(error)
+    def before_step(self, place: int) -> None:
+        """Compares the weights that an optimizer steps, by its place, with those after its last step."""
+        part = self._parts.get(place)
+        if part is not None:
+            try:
+                with torch.no_grad():
+                    part.compare(self._step(), before=True)
+            except Exception as error:
+                self._failed(place, error)
 
-    def after_step(self) -> None:
-        """Compares the weights with those before the step."""
-        if not self._groups:
-            return
-        try:
-            with torch.no_grad():
-                for group in self._groups:
-                    group.after()
-                self._versions.note()
-                self._inside = False
-        except Exception as error:
-            self._failed(error)
+    def after_step(self, place: int) -> None:
+        """Compares them with those before the step."""
+        part = self._parts.get(place)
+        if part is not None:
+            try:
+                with torch.no_grad():
+                    part.after()
+            except Exception as error:
+                self._failed(place, error)
 
-    def _failed(self, error: Exception) -> None:
-        """Ends the watch up to the next sample: a parameter is elsewhere, or has another shape."""
-        self._groups = []
+    def _failed(self, place: int, error: Exception) -> None:
+        """Ends the watch of one optimizer up to the next sample: a parameter is elsewhere, or has another shape."""
+        self._parts.pop(place, None)
         self._guard.once(
             f"what is written to weights between two steps is not watched up to the next sample ({error})",
             key="watching writes",
@@ -172,21 +209,19 @@ class WriteWatch:
             for one in sums:
                 total += one.to(total.device)
             sums = [self._ranks.sum_(total)]
-        raised = self._versions.raised[:, self._of] if self._versions.parameters else np.zeros((3, len(components)))
-        if not keep:
-            self._versions.clear()
+        raised = np.zeros((3, len(components)))
+        for part in self._parts.values():
+            raised[:, part.components] = part.versions.raised[:, part.of]
+            if not keep:
+                part.versions.clear()
         return PendingWrites(components, makes_up, [to_host(one) for one in sums], raised)
 
     def _summed(self, keep: bool) -> list[Tensor]:
         """The sums of the components on each device, (components, PACKED), with what was written after the last step."""
-        if self._groups and not self._inside:
-            step = self._step()
-            self._versions.compare(step)
-            for group in self._groups:
-                group.compare(step)
-                group.let_go()
+        for part in self._parts.values():
+            part.compare(self._step(), before=False)
         sums: list[Tensor] = []
-        for group in self._groups:
+        for group in (group for part in self._parts.values() for group in part.groups):
             out = next((one for one in sums if one.device == group.last.device), None)
             if out is None:
                 out = torch.zeros(len(self._components), PACKED, dtype=torch.float32, device=group.last.device)
@@ -205,12 +240,14 @@ class WriteWatch:
         for place, parents in pending.makes_up.items():
             for parent in parents:
                 total[parent] += total[place]
-        weight, squares, times, hit, after, moved, steps = total.T
+        weight, squares, times, after, moved, steps = total.T
         with np.errstate(invalid="ignore", divide="ignore"):
             columns = {
                 "times": np.where(weight > 0, np.maximum(times / weight, raised), np.nan),
                 "rms": np.sqrt(squares / weight),
-                "after": np.where(hit > 0, np.rint(after / hit), np.where(raised + of_state > 0, raised_after, np.nan)),
+                "after": np.where(
+                    squares > 0, np.rint(after / squares), np.where(raised + of_state > 0, raised_after, np.nan)
+                ),
                 "state_times": np.where(weight > 0, of_state, np.nan),
                 "step_rms": np.sqrt(moved / steps),
             }
@@ -221,28 +258,39 @@ class WriteWatch:
         components, weights = self._reader.discovery.components, self._reader.weights
         names = {c.parameter: None for c in components if c.parameter in weights.held}
         held = [weights.held[name].optimized for name in names]
-        before = self._versions.parameters
-        same = components is self._components and len(held) == len(before) and all(map(is_, held, before))
-        if same and self._groups:
-            self._versions.find_states(self._optimizers)
+        stepped: dict[int, int] = {}
+        for place, optimizer in enumerate(self._optimizers):
+            if isinstance(optimizer, torch.optim.Optimizer):
+                for p in (p for group in optimizer.param_groups for p in group["params"]):
+                    stepped.setdefault(id(p), place)
+        owners = [stepped.get(id(p), -1) for p in held]
+        same = components is self._components and owners == self._owners and all(map(is_, held, self._held))
+        if same and self._parts.keys() == {place for place in owners if place >= 0}:
+            for place, part in self._parts.items():
+                part.versions.find_states(self._optimizers[place])
             return
         sums = Sums(components)
-        self._components, self._makes_up, self._groups = components, sums.makes_up, []
+        self._components, self._makes_up, self._held, self._owners = components, sums.makes_up, held, owners
         at = {name: place for place, name in enumerate(names)}
-        self._of = np.array([at.get(c.parameter, -1) for c in components], dtype=np.intp)
-        found: dict[tuple[object, ...], tuple[list[int], list[Spec]]] = {}
-        for place in sums.read:
-            component = components[place]
-            for spec in self._specs(component):
+        found: dict[int, dict[tuple[object, ...], tuple[list[int], list[Spec]]]] = {}
+        for index in sums.read:
+            place = owners[at[components[index].parameter]] if components[index].parameter in at else -1
+            for spec in self._specs(components[index]) if place >= 0 else ():
                 p, _, size, *_ = spec
-                places, specs = found.setdefault((p.device, p.dtype, size), ([], []))
-                places.append(place)
+                places, specs = found.setdefault(place, {}).setdefault((p.device, p.dtype, size), ([], []))
+                places.append(index)
                 specs.append(spec)
-        if sum(len(places) for places, _ in found.values()) <= MOST:
-            self._groups = [ElementRows(places, specs) for places, specs in found.values()]
-        self._versions = VersionWatch(held)
-        self._versions.find_states(self._optimizers)
-        self._inside = False
+        self._parts = {}
+        if sum(len(places) for groups in found.values() for places, _ in groups.values()) > MOST:
+            return
+        for place, groups in found.items():
+            own = {id(p): n for n, p in enumerate(p for p, owner in zip(held, owners, strict=True) if owner == place)}
+            of = [(i, own.get(id(held[at[c.parameter]]), -1)) for i, c in enumerate(components) if c.parameter in at]
+            chosen = np.array([pair for pair in of if pair[1] >= 0], dtype=np.intp).reshape(-1, 2)
+            versions = VersionWatch([p for p, owner in zip(held, owners, strict=True) if owner == place])
+            versions.find_states(self._optimizers[place])
+            rows = [ElementRows(places, specs) for places, specs in groups.values()]
+            self._parts[place] = _Part(rows, versions, chosen[:, 0], chosen[:, 1])
 
     def _specs(self, component: Component) -> Iterator[Spec]:
         """Where the elements of a component that are compared are; none of one that is not watched."""
@@ -274,8 +322,8 @@ class _Hook:
     It can be copied and pickled with an optimizer that pickles its hooks, and does nothing then.
     """
 
-    def __init__(self, watch: WriteWatch | None, name: str) -> None:
-        self._watch, self._name = weakref.ref(watch) if watch is not None else None, name
+    def __init__(self, watch: WriteWatch | None, name: str, place: int) -> None:
+        self._watch, self._name, self._place = weakref.ref(watch) if watch is not None else None, name, place
 
     def __call__(self, *_: object) -> None:
         if torch.compiler.is_compiling() or self._watch is None:
@@ -283,7 +331,7 @@ class _Hook:
         watch = self._watch()
         if watch is None or (torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()):  # type: ignore[no-untyped-call]
             return
-        getattr(watch, self._name)()
+        getattr(watch, self._name)(self._place)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _Hook, (None, self._name)
+        return _Hook, (None, self._name, self._place)

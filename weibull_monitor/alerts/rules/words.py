@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 
 from weibull_monitor.alerts.rules.returned import where_back
-from weibull_monitor.alerts.statistics import Bools, quiet
+from weibull_monitor.alerts.statistics import Bools, or_zero, quiet
 from weibull_monitor.alerts.window import SampleWindow
 from weibull_monitor.history.alert import apart as apart
 
@@ -64,19 +64,43 @@ def cause_of(window: SampleWindow, i: int, found: Bools) -> str:
 
 
 def _what_wrote(window: SampleWindow, i: int) -> str:
-    """When something wrote to a matrix, if that was seen; empty else."""
-    if not window.now("written")[i] > 0.0:
-        return ""
-    return f"Something other than the optimizer wrote to this matrix after step {window.now('written_after')[i]:.0f}. "
+    """When something wrote to a matrix, or to the optimizer's moments of it, if that was seen; empty else."""
+    after = f"after step {window.now('written_after')[i]:.0f}"
+    if window.now("written")[i] > 0.0:
+        return f"Something other than the optimizer wrote to this matrix {after}. "
+    return f"Something wrote to what the optimizer keeps of this matrix (its moments) {after}. " * of_state(window, i)
+
+
+def of_state(window: SampleWindow, i: int) -> bool:
+    """Whether only the optimizer's moments of a matrix were written to."""
+    return bool(window.now("state_written")[i] > 0.0 and not window.now("written")[i] > 0.0)
 
 
 def by_steps(window: SampleWindow, i: int) -> bool:
-    """Whether writes to a matrix are watched, and none was seen in the last two intervals."""
-    watched = np.isfinite(window.now("step_rms")[i]) and np.isfinite(window.before("step_rms")[i])
-    return bool(watched) and not (window.now("written")[i] > 0.0 or window.before("written")[i] > 0.0)
+    """Whether no write to a matrix was seen (`unwritten`)."""
+    return bool(unwritten(window)[i])
+
+
+def unwritten(window: SampleWindow) -> Bools:
+    """Matrices whose writes are watched, and to which none was seen in the last two intervals, shape (components,).
+
+    Nor to what the optimizer keeps of them: whatever became of them, the optimizer's steps did it.
+    """
+    return window.once("unwritten", lambda: _unwritten(window))
+
+
+def _unwritten(window: SampleWindow) -> Bools:
+    if len(window.steps) < 3:
+        return np.zeros(window.now("rms").shape, dtype=bool)
+    watched: Bools = np.isfinite(window["step_rms"][-2:]).all(axis=0)
+    for name in ("written", "state_written"):
+        watched &= np.asarray(~(or_zero(window[name][-2:]) > 0.0).any(axis=0))
+    return watched
 
 
 def _cause_of(window: SampleWindow, i: int, found: Bools) -> str:
+    if of_state(window, i):
+        return "If you did not set them, load the optimizer's state, and the weights, from the last checkpoint."
     if back := where_back(window):
         return back
     if share_of_body(window, found) >= MOST and window.now("written")[i] > 0.0:

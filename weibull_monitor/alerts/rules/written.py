@@ -17,6 +17,10 @@ MIN_INTERVALS: Final = 3
 """Intervals without a write, from which on one is not a habit of the training."""
 ALL: Final = 0.9
 """Share of the trained matrices from which on a write was one to the whole model: a checkpoint, or an average of weights."""
+HABIT: Final = 3.0
+"""How many times as far as ever before a write changes values, at least, not to be a habit."""
+LIKE: Final = 1.0 / 300.0
+"""Share of the largest write of a sample, in units of the RMS, that one of the same kind has: rounding is another kind."""
 MANY: Final = 2
 """Trained matrices from which on such a share means something."""
 
@@ -46,7 +50,7 @@ def outside_write(window: SampleWindow, settings: OutsideWrite) -> RuleResult:
         steps = window["step_rms"][:-1]  # (intervals, components); NaN where it was not watched
         judged = window.components.trainable & (np.isfinite(steps[-1]) | np.isfinite(window.now("step_rms")))
         judged &= np.isfinite(steps).sum(axis=0) >= MIN_INTERVALS
-        first = judged & ~(or_zero(window["written"][:-1]) > 0.0).any(axis=0)
+        often = (or_zero(window["written"][:-1]) > 0.0).any(axis=0)
         first_state = judged & ~(or_zero(window["state_written"][:-1]) > 0.0).any(axis=0)
         step = np.fmax(window.now("step_rms"), steps[-1])
         size = or_zero(window.now("written_rms"))
@@ -54,12 +58,17 @@ def outside_write(window: SampleWindow, settings: OutsideWrite) -> RuleResult:
         # An average that was evaluated and taken out again has written to all, and left no difference.
         swapped = _of_whole(window, judged, judged & (written > 0.0))
         few = np.where(swapped, 0.0, _moved(window) / settings.moved)
-        strength = np.where(first & (written > 0.0), np.fmax(by_values, few), 0.0)
+        usual = np.fmax.reduce(or_zero(window["written_rms"][:-1]), axis=0)
+        strength = np.fmax(np.where(size >= HABIT * usual, by_values, 0.0), np.where(often, 0.0, few))
+        strength = np.where(judged & (written > 0.0), strength, 0.0)
         most = np.fmax.reduce(steps, axis=0)
         grew = or_zero(window.now("step_rms") / most)
         state = first_state & (of_state > 0.0) & (strength < 1.0)
         strength = np.where(state, np.fmax(grew, 1.0), strength)
-    whole = _of_whole(window, judged, judged & (size > 0.0))
+        share = or_zero(size / window.before("rms"))
+        whole = _of_whole(window, judged, judged & (share > LIKE * share[judged].max(initial=0.0)))
+        whole_state = _of_whole(window, judged, judged & (of_state > 0.0))
+    of_whole = np.where(state, whole_state, whole)
 
     def meaning(i: int) -> str:
         after = f"after step {window.now('written_after')[i]:.0f}"
@@ -78,7 +87,7 @@ def outside_write(window: SampleWindow, settings: OutsideWrite) -> RuleResult:
 
     return rule_result(
         strength,
-        np.where(state | ~np.asarray(whole), 2, 1).astype(np.int8),
+        np.where(of_whole, 1, 2).astype(np.int8),
         lambda i: "RMS of a step" if state[i] else "RMS of the change",
         np.where(state, window.now("step_rms"), size),
         meaning,
