@@ -92,10 +92,10 @@ def unwritten(window: SampleWindow) -> Bools:
 def _unwritten(window: SampleWindow) -> Bools:
     if len(window.steps) < 3:
         return np.zeros(window.now("rms").shape, dtype=bool)
-    watched: Bools = np.isfinite(window["step_rms"][-2:]).all(axis=0)
-    for name in ("written", "state_written"):
-        watched &= np.asarray(~(or_zero(window[name][-2:]) > 0.0).any(axis=0))
-    return watched
+    watched = np.isfinite(window["step_rms"][-2:])  # (2, components)
+    written = (or_zero(window["written"][-2:]) > 0.0) | (or_zero(window["state_written"][-2:]) > 0.0)
+    found: Bools = np.all(watched & ~written, axis=0)
+    return found
 
 
 def _cause_of(window: SampleWindow, i: int, found: Bools) -> str:
