@@ -15,7 +15,7 @@ import torch
 from every_host import EVERY, HOSTS, SAMPLED, SAVED, STEPS, Network, Stream, Train, bare, with_transformers
 
 from weibull_monitor import MemoryTracker, WeibullMonitor, read_history
-from weibull_monitor.history.columns import COLUMNS
+from weibull_monitor.history.columns import COLUMNS, WRITES
 from weibull_monitor.history.record import History, RunRecord
 from weibull_monitor.history.snapshot import Snapshot
 
@@ -45,8 +45,12 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> tuple[History, MemoryT
 
 
 def content(history: History) -> dict[int, Mapping[str, Any]]:
-    """Every value of every sample, to the last digit."""
-    return {s.step: {"names": [c.name for c in s.components], **s.columns} for s in history.snapshots}
+    """Every value of every sample, to the last digit; but not what was seen of single steps, which begins anew when resumed."""
+    kept = [{n: values for n, values in s.columns.items() if n not in WRITES} for s in history.snapshots]
+    return {
+        s.step: {"names": [c.name for c in s.components], **columns}
+        for s, columns in zip(history.snapshots, kept, strict=True)
+    }
 
 
 def logged(tracker: MemoryTracker) -> list[tuple[int, dict[str, float]]]:

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from weibull_monitor.history.columns import WRITES
+
 from .launch import HERE, launch
 
 
@@ -23,6 +25,8 @@ def test_the_history_of_many_ranks_is_that_of_one(tmp_path: Path) -> None:
         assert main[layout].keys() == alone.keys()
         for step, columns in alone.items():
             for column, values in columns.items():
+                if column in WRITES:  # of other elements, where rows are shared (`test_writes`)
+                    continue
                 found = {name.replace("_fsdp_wrapped_module.", ""): v for name, v in main[layout][step][column].items()}
                 if column.startswith("force"):  # sums of floats, in another order
                     values = pytest.approx(values, rel=1e-4, abs=1e-6)
@@ -30,14 +34,14 @@ def test_the_history_of_many_ranks_is_that_of_one(tmp_path: Path) -> None:
     assert all(history is None for other in others for history in other.values())
 
 
-def test_a_sample_is_two_all_reduces_and_makes_nothing_large(tmp_path: Path) -> None:
+def test_a_sample_is_three_all_reduces_and_makes_nothing_large(tmp_path: Path) -> None:
     for rank, found in enumerate(launch("runs:collectives", 2, tmp_path)):
         called, largest, step = found["wide"]
-        assert called == ["c10d::allreduce_"] * 2
+        assert called == ["c10d::allreduce_"] * 3
         assert largest <= 5 << 20  # the local shard of the large matrix has 16 MiB
         assert step == (2 if rank == 0 else None)
         called, largest, _ = found["many"]
-        assert called == ["c10d::allreduce_"] * 2
+        assert called == ["c10d::allreduce_"] * 3
         assert largest <= 16 << 20
 
 

@@ -134,6 +134,8 @@ def _cause_of(window: SampleWindow, i: int, found: Bools) -> str:
             f"k stayed, so its values were multiplied by {factor:.3g}, or replaced by others with the same k. If you did not "
             "set them, go back to the last checkpoint."
         )
+    if window.now("written")[i] > 0.0:
+        return "If it was not you, go back to the last checkpoint."
     return (
         "Something other than the optimizer wrote to this matrix: weights that were loaded, or memory that was corrupted. If it "
         "was not you, go back to the last checkpoint."
