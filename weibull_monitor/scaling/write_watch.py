@@ -35,7 +35,7 @@ from weibull_monitor.scaling.versions import VersionWatch
 PIECES: Final = 8
 """Of how many pieces of one matrix elements are compared, at most: a head, or every third row, may lie in several."""
 MOST: Final = 4096
-"""A model of more pieces than this is not watched: to look at one takes two microseconds a step."""
+"""A model of more pieces than this is not watched: each of them takes time at each step."""
 
 
 @dataclass(frozen=True)
