@@ -9,21 +9,12 @@ import layouts
 import torch
 import torch.distributed as dist
 from torch import nn
-from updates import adamw, gradient, model
+from updates import SPREAD, adamw, gradient, model
 
 from weibull_monitor import WeibullMonitor, read_history
 from weibull_monitor.history.columns import WRITES
 from weibull_monitor.model.sharding.local import local_tensor
 
-SPREAD = (
-    "ddp",
-    "fsdp2",
-    "fsdp2_by_columns",
-    "tensor_parallel",
-    "fsdp2_and_tensor_parallel",
-    "fsdp1_original",
-    "fsdp1_flat",
-)
 WRITTEN = "layers.0.mlp.up_proj.weight"
 AT = 6
 """Steps before the write."""

@@ -36,15 +36,13 @@ STRONGER_RULES: Final = {
 EXPLAINED_BY: Final = {
     "attention_scale": ("impossible_change", "outside_write"),
     "all_jumped": (
-        *(
-            "impossible_change",
-            "scale_shift",
-            "selection_shift",
-            "body_break",
-            "setting_jump",
-            "misplaced",
-            "outside_write",
-        ),
+        "impossible_change",
+        "outside_write",
+        "scale_shift",
+        "selection_shift",
+        "body_break",
+        "setting_jump",
+        "misplaced",
     ),
     "misplaced": ("initialised_anew", "outside_write"),
     "scale_shift": ("misplaced", "outside_write"),
@@ -55,8 +53,8 @@ EXPLAINED_BY: Final = {
 }
 """A rule skips a component while an alert of one of these rules stands, whose jump it would find again and again."""
 BY_WRITING: Final = frozenset({"scale_shift", "selection_shift", "body_break", "all_jumped", "misplaced"})
-"""Rules about sudden changes, which are infos where writes are watched and none was seen: then training did it. Of the faults of
-gradients and rates that were tried, they found 3 in 84 replays, and nearly all of their false alarms were of such matrices."""
+"""Rules about sudden changes. They raise only infos for a matrix that is watched if no write to it was seen, because then the
+optimizer moved it: they found 3 of 84 replayed faults of gradients and rates, and nearly all false alarms were of this sort."""
 WHOLE: Final = frozenset({"outside_write"})
 """Rules whose infos are about the whole model, and take nothing from those that say what became of it."""
 

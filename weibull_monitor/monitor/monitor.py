@@ -35,7 +35,7 @@ from weibull_monitor.monitor.optimizers import (
 from weibull_monitor.monitor.options import MonitorArguments, MonitorOptions, takes_options
 from weibull_monitor.monitor.recorder import Recorder, log_components
 from weibull_monitor.monitor.resuming import Resuming
-from weibull_monitor.monitor.sampling import QueuedSample, Sampler, state_readers
+from weibull_monitor.monitor.sampling import QueuedSample, Sampler, optional_readers
 from weibull_monitor.monitor.schedule import Schedule
 from weibull_monitor.monitor.shown import Shown
 
@@ -104,7 +104,6 @@ class WeibullMonitor(Shown, OptimizerFollower, Resuming):
     def _set_up(self, model: nn.Module, optimizer: Any, given: MonitorOptions) -> None:
         from weibull_monitor.scaling.law import ScalingLaw
         from weibull_monitor.scaling.tracking import BudgetTracker
-        from weibull_monitor.scaling.write_watch import WriteWatch
 
         self._ranks = Ranks.of(given.process_group)
         with self._ranks.joining(given.join_timeout) if self._ranks else nullcontext():
@@ -126,10 +125,15 @@ class WeibullMonitor(Shown, OptimizerFollower, Resuming):
         if not self.discovery.components:
             raise ConfigurationError(nothing_to_measure(model, self.discovery))
         self._law = ScalingLaw(self._budgets, given.scheduler, given.total_steps)
-        self._forces, updates = state_readers(given, self._reader, self._budgets, self._ranks)
         this = ref(self)
-        watch = WriteWatch(self._reader, self._ranks, self._guard, lambda: 0 if (it := this()) is None else it._step)
-        writes = watch if given.writes else None
+        self._forces, updates, writes = optional_readers(
+            given,
+            self._reader,
+            self._budgets,
+            self._ranks,
+            self._guard,
+            lambda: 0 if (it := this()) is None else it._step,
+        )
         self._sampler = Sampler(
             model, self._reader, self._budgets, self._law, self._forces, updates, writes, self._ranks, self._guard
         )

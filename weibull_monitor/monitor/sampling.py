@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -78,11 +78,16 @@ class QueuedSample:
     seconds: float
 
 
-def state_readers(
-    given: MonitorOptions, reader: ModelReader, budgets: BudgetTracker, ranks: Ranks | None
-) -> tuple[ForceReader | None, UpdateReader | None]:
-    """What reads the optimizer's state for ``forces`` and ``updates``; None for what is not asked for."""
-    forces = updates = None
+def optional_readers(
+    given: MonitorOptions,
+    reader: ModelReader,
+    budgets: BudgetTracker,
+    ranks: Ranks | None,
+    guard: Guard,
+    step: Callable[[], int],
+) -> tuple[ForceReader | None, UpdateReader | None, WriteWatch | None]:
+    """What reads for ``forces``, ``updates`` and ``writes``; None for what is not asked for."""
+    forces = updates = writes = None
     if given.forces:
         from weibull_monitor.scaling.force_reader import ForceReader
 
@@ -91,7 +96,11 @@ def state_readers(
         from weibull_monitor.scaling.update_reader import UpdateReader
 
         updates = UpdateReader(reader, budgets, ranks)
-    return forces, updates
+    if given.writes:
+        from weibull_monitor.scaling.write_watch import WriteWatch
+
+        writes = WriteWatch(reader, budgets, ranks, guard, step)
+    return forces, updates, writes
 
 
 def _small(fit: WeibullFit | None) -> bool:
@@ -149,7 +158,8 @@ class Sampler:
 
         Args:
             step: Number of optimizer steps taken.
-            aside: Whether the sample is not one of the run's: what was written to weights up to now is told by the next, too.
+            aside: Whether the sample is taken beside the schedule and not logged. The writes that it reports are then reported by
+                the next sample, too.
         """
         from weibull_monitor.scaling.wire import pack
 
@@ -249,7 +259,7 @@ class Sampler:
     def watch_writes(self) -> None:
         """Watches from now on what is written to weights between steps, if it is not watched yet."""
         if self._writes is not None:
-            self._guard("watching weights between steps", self._writes.follow, self._budgets.optimizers)
+            self._guard("watching weights between steps", self._writes.follow)
 
     def close(self) -> None:
         """Takes the hooks off the optimizers."""

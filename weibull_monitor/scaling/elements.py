@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Final
 
 import torch
 from torch import Tensor
 
+from weibull_monitor.model.sharding.layout import step_of
 from weibull_monitor.model.upload import on_device
 
 LOOKED_AT: Final = 64
@@ -33,6 +33,8 @@ class ElementRows:
     Attributes:
         places: The component of each row, by its place.
         specs: Where the elements of each row are.
+        parameters: The parameter of each row.
+        sharded: Whether these are DTensors.
         index: `places` on the device, int64 (rows,).
         last: The elements after the last step, (rows, …).
         sums: The sums since the last sample, float32 (SUMS, rows).
@@ -43,6 +45,8 @@ class ElementRows:
 
     places: list[int]
     specs: list[Spec]
+    parameters: list[Tensor] = field(init=False)
+    sharded: bool = field(init=False)
     index: Tensor = field(init=False)
     last: Tensor = field(init=False)
     sums: Tensor = field(init=False)
@@ -51,6 +55,8 @@ class ElementRows:
     now: Tensor | None = None
 
     def __post_init__(self) -> None:
+        self.parameters = [p for p, *_ in self.specs]
+        self.sharded = any(hasattr(p, LOCAL) for p in self.parameters)
         self.last = torch.cat(self.look())
         self.index = on_device(torch.tensor(self.places, device="cpu"), self.last.device)
         self.clear()
@@ -63,7 +69,7 @@ class ElementRows:
 
         On an accelerator they are made anew each time: a view keeps the memory of weights that are moved to the host for a while.
         """
-        held = [here(p) for p, *_ in self.specs]
+        held = [here(p) for p in self.parameters] if self.sharded else self.parameters
         addresses = [local.data_ptr() for local in held]
         if not self.views or addresses != self.addresses:
             if any(local.stride() != strides for local, (_, strides, *_) in zip(held, self.specs, strict=True)):
@@ -82,6 +88,10 @@ class ElementRows:
     def compare(self, step: int) -> None:
         """Counts what was written since the last call of this or of `after`, when so many steps had been taken."""
         now = torch.cat(self.look())
+        if now.device.type == "cpu" and torch.equal(
+            now, self.last
+        ):  # nearly always; elsewhere the answer would be waited for
+            return
         squares = _squares(now, self.last)
         self.sums[0] += squares
         self.sums[1] += squares > 0
@@ -126,12 +136,8 @@ def here(p: Tensor) -> Tensor:
 
 def some_of(piece: Tensor, most: int) -> Tensor:
     """A view of up to ``most`` elements that are spread evenly over a tensor."""
-    numel = piece.numel()
     if piece.is_contiguous():
-        step = max(1, (numel - 1) // max(1, most - 1))
-        while math.gcd(step, piece.shape[-1] if piece.dim() else 1) > 1:  # not always the same column
-            step -= 1
-        return piece.view(-1)[::step][:most]
+        return piece.view(-1)[:: step_of(piece.numel(), most)][:most]
     for done, (size, dim) in enumerate(sorted((size, dim) for dim, size in enumerate(piece.shape))):
         kept = min(size, max(1, int(most ** (1 / (piece.dim() - done)) + 1e-9)))
         piece = piece.narrow(dim, 0, size // kept * kept)[(slice(None),) * dim + (slice(None, None, size // kept),)]

@@ -30,6 +30,7 @@ from weibull_monitor.model.components import Component
 from weibull_monitor.model.components.kept import names_of
 from weibull_monitor.model.sharding import Grid, Ranks
 from weibull_monitor.scaling.elements import LOCAL, LOOKED_AT, PACKED, ElementRows, Spec, here, some_of
+from weibull_monitor.scaling.tracking import BudgetTracker
 from weibull_monitor.scaling.versions import VersionWatch
 
 PIECES: Final = 8
@@ -132,13 +133,21 @@ class WriteWatch:
 
     Args:
         reader: Reads the model. It has to have read it once.
+        budgets: Follows its optimizers.
         ranks: The processes that measure together; None for this one alone.
         guard: Reports problems once.
         step: Returns the number of optimizer steps taken.
     """
 
-    def __init__(self, reader: ModelReader, ranks: Ranks | None, guard: Guard, step: Callable[[], int]) -> None:
-        self._reader, self._ranks, self._guard, self._step = reader, ranks, guard, step
+    def __init__(
+        self,
+        reader: ModelReader,
+        budgets: BudgetTracker,
+        ranks: Ranks | None,
+        guard: Guard,
+        step: Callable[[], int],
+    ) -> None:
+        self._reader, self._budgets, self._ranks, self._guard, self._step = reader, budgets, ranks, guard, step
         self._optimizers: tuple[Any, ...] = ()
         self._handles: list[Any] = []
         self._components: tuple[Component, ...] = ()
@@ -146,10 +155,12 @@ class WriteWatch:
         self._held: list[Tensor] = []
         self._owners: list[int] = []
         self._parts: dict[int, _Part] = {}  # by the optimizer's place
+        self._ended = False  # whether the watch of some optimizer has ended, and begins anew at the next look
         weakref.finalize(self, _remove, self._handles)
 
-    def follow(self, optimizers: Sequence[Any]) -> None:
-        """Looks at the weights from now on, and follows these optimizers and no others."""
+    def follow(self) -> None:
+        """Looks at the weights from now on, and follows the optimizers that there are now."""
+        optimizers = self._budgets.optimizers
         if len(optimizers) != len(self._optimizers) or any(
             a is not b for a, b in zip(optimizers, self._optimizers, strict=True)
         ):
@@ -164,7 +175,7 @@ class WriteWatch:
     def close(self) -> None:
         """Takes the hooks off."""
         _remove(self._handles)
-        self._optimizers, self._parts = (), {}
+        self._optimizers, self._parts, self._components = (), {}, ()
 
     def before_step(self, place: int) -> None:
         """Compares the weights that an optimizer steps, by its place, with those after its last step."""
@@ -189,6 +200,7 @@ class WriteWatch:
     def _failed(self, place: int, error: Exception) -> None:
         """Ends the watch of one optimizer up to the next sample: a parameter is elsewhere, or has another shape."""
         self._parts.pop(place, None)
+        self._ended = True
         self._guard.once(
             f"what is written to weights between two steps is not watched up to the next sample ({error})",
             key="watching writes",
@@ -258,19 +270,17 @@ class WriteWatch:
         components, weights = self._reader.discovery.components, self._reader.weights
         names = {c.parameter: None for c in components if c.parameter in weights.held}
         held = [weights.held[name].optimized for name in names]
-        stepped: dict[int, int] = {}
-        for place, optimizer in enumerate(self._optimizers):
-            if isinstance(optimizer, torch.optim.Optimizer):
-                for p in (p for group in optimizer.param_groups for p in group["params"]):
-                    stepped.setdefault(id(p), place)
+        place_of = {id(o): n for n, o in enumerate(self._optimizers) if isinstance(o, torch.optim.Optimizer)}
+        stepped = {p: place_of.get(id(optimizer), -1) for p, (_, optimizer) in self._budgets.owners().items()}
         owners = [stepped.get(id(p), -1) for p in held]
         same = components is self._components and owners == self._owners and all(map(is_, held, self._held))
-        if same and self._parts.keys() == {place for place in owners if place >= 0}:
+        if same and not self._ended:
             for place, part in self._parts.items():
                 part.versions.find_states(self._optimizers[place])
             return
         sums = Sums(components)
         self._components, self._makes_up, self._held, self._owners = components, sums.makes_up, held, owners
+        self._ended = False
         at = {name: place for place, name in enumerate(names)}
         found: dict[int, dict[tuple[object, ...], tuple[list[int], list[Spec]]]] = {}
         for index in sums.read:

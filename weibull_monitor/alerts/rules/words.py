@@ -60,20 +60,31 @@ def cause_of(window: SampleWindow, i: int, found: Bools) -> str:
             "Most matrices changed at once after the first sample: probably weights were loaded after the monitor was made. Make "
             "it after loading. If that is not so, look at the gradient norm and at η of the first steps."
         )
-    return _what_wrote(window, i) + _cause_of(window, i, found)
+    moments = of_state(window, i)
+    seen = moments or window.now("written")[i] > 0.0
+    return (f"{what_wrote(window, i, moments)}. " if seen else "") + _cause_of(window, i, found)
 
 
-def _what_wrote(window: SampleWindow, i: int) -> str:
-    """When something wrote to a matrix, or to the optimizer's moments of it, if that was seen; empty else."""
-    after = f"after step {window.now('written_after')[i]:.0f}"
-    if window.now("written")[i] > 0.0:
-        return f"Something other than the optimizer wrote to this matrix {after}. "
-    return f"Something wrote to what the optimizer keeps of this matrix (its moments) {after}. " * of_state(window, i)
+def what_wrote(window: SampleWindow, i: int, moments: bool) -> str:
+    """That something wrote to a matrix, or to the optimizer's moments of it, and after which step."""
+    what = "what it keeps of this matrix (its moments)" if moments else "this matrix"
+    return f"Something other than the optimizer wrote to {what} after step {window.now('written_after')[i]:.0f}"
 
 
 def of_state(window: SampleWindow, i: int) -> bool:
     """Whether only the optimizer's moments of a matrix were written to."""
     return bool(window.now("state_written")[i] > 0.0 and not window.now("written")[i] > 0.0)
+
+
+def multiplied(window: SampleWindow, i: int) -> str:
+    """What an alert says of a matrix whose λ changed, and k did not; empty of another."""
+    with quiet():
+        factor = window.now("lambda")[i] / window.before("lambda")[i]
+        shift = abs(window.now("k")[i] - window.before("k")[i])
+        alike = shift <= SAME_ERRORS * np.hypot(window.now("k_se")[i], window.before("k_se")[i])
+    if not (alike and np.isfinite(factor)):
+        return ""
+    return f"k stayed, so its values were multiplied by {factor:.3g}, or replaced by others with the same k. "
 
 
 def by_steps(window: SampleWindow, i: int) -> bool:
@@ -82,9 +93,9 @@ def by_steps(window: SampleWindow, i: int) -> bool:
 
 
 def unwritten(window: SampleWindow) -> Bools:
-    """Matrices whose writes are watched, and to which none was seen in the last two intervals, shape (components,).
+    """Matrices that are watched, without a write in the last two intervals, to them or to their moments; shape (components,).
 
-    Nor to what the optimizer keeps of them: whatever became of them, the optimizer's steps did it.
+    Whatever became of such a matrix, the optimizer's steps did it.
     """
     return window.once("unwritten", lambda: _unwritten(window))
 
@@ -113,27 +124,20 @@ def _cause_of(window: SampleWindow, i: int, found: Bools) -> str:
             "Most matrices changed at once, so this is not one layer: the optimizer's moments or the learning rate blew up "
             "between the two samples, or other weights were loaded. Look at the gradient norm and at η of every step since then."
         )
-    if _same(window, i, "baseline"):
+    if same_as(window, i, "baseline"):
         return (
             "k and λ are back where they began at step 0: this matrix was initialised anew. Load its weights from the last "
             "checkpoint."
         )
-    if _same(window, i, "before") or _of_few_values(window, i):
+    if same_as(window, i, "before") or _of_few_values(window, i):
         return (
             "λ hardly moved, so few values changed, as after a flipped bit or a bad copy. Look at `weight.abs().argmax()`; if "
             "you did not set that value, go back to the last checkpoint."
         )
     if by_steps(window, i):
         return BY_STEPS
-    with quiet():
-        factor = window.now("lambda")[i] / window.before("lambda")[i]
-        shift = abs(window.now("k")[i] - window.before("k")[i])
-        alike = shift <= SAME_ERRORS * np.hypot(window.now("k_se")[i], window.before("k_se")[i])
-    if alike and np.isfinite(factor):
-        return (
-            f"k stayed, so its values were multiplied by {factor:.3g}, or replaced by others with the same k. If you did not "
-            "set them, go back to the last checkpoint."
-        )
+    if by_factor := multiplied(window, i):
+        return by_factor + "If you did not set them, go back to the last checkpoint."
     if window.now("written")[i] > 0.0:
         return "If it was not you, go back to the last checkpoint."
     return (
@@ -285,7 +289,7 @@ LOST_CASE: Final = (
 """What an alert says of a matrix whose k fell while its size was kept."""
 
 
-def _same(window: SampleWindow, i: int, when: str) -> bool:
+def same_as(window: SampleWindow, i: int, when: str) -> bool:
     """Whether k and λ are those of the baseline, or of the sample before, though λ was another one in between."""
     then = {c: window.baseline[c] if when == "baseline" else window.before(c) for c in ("k", "lambda", "k_se")}
     with quiet():

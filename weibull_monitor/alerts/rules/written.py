@@ -8,7 +8,7 @@ import numpy as np
 
 from weibull_monitor.alerts.rules.lately import moved_lately
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result
-from weibull_monitor.alerts.rules.words import R2_NOISE, SAME_ERRORS, SE_LAMBDA, between, decimal
+from weibull_monitor.alerts.rules.words import R2_NOISE, SE_LAMBDA, between, decimal, multiplied, same_as, what_wrote
 from weibull_monitor.alerts.settings import OutsideWrite
 from weibull_monitor.alerts.statistics import Bools, Floats, or_zero, quiet
 from weibull_monitor.alerts.window import SHAPES, SampleWindow
@@ -35,10 +35,8 @@ def outside_write(window: SampleWindow, settings: OutsideWrite) -> RuleResult:
 
     Not of matrices that no step moves: `maximum.changed_while_frozen` judges those. An info where the whole model was written to.
     """
-    written, of_state = (
-        or_zero(window.now("written")),
-        or_zero(window.now("state_written")),
-    )  # (components,), as all that follows
+    written = or_zero(window.now("written"))  # (components,), as all that follows
+    of_state = or_zero(window.now("state_written"))
     levels: dict[str, Any] = {
         "levels": window.now("lambda")[None],
         "before": window.before("lambda")[None],
@@ -71,10 +69,10 @@ def outside_write(window: SampleWindow, settings: OutsideWrite) -> RuleResult:
     of_whole = np.where(state, whole_state, whole)
 
     def meaning(i: int) -> str:
-        after = f"after step {window.now('written_after')[i]:.0f}"
+        wrote = what_wrote(window, i, bool(state[i]))
         if state[i]:
             return (
-                f"Something other than the optimizer wrote to what it keeps of this matrix (its moments) {after}. "
+                f"{wrote}. "
                 + (f"A step is {decimal(grew[i])} times as large as it ever was. " if grew[i] >= settings.moved else "")
                 + "If you did not set them, load the optimizer's state from the last checkpoint."
             )
@@ -83,7 +81,7 @@ def outside_write(window: SampleWindow, settings: OutsideWrite) -> RuleResult:
             if by_values[i] >= 1.0
             else ": few of its values changed. "
         )
-        return f"Something other than the optimizer wrote to this matrix {after}{far}{_cause(window, i, whole)}"
+        return f"{wrote}{far}{_cause(window, i, whole)}"
 
     return rule_result(
         strength,
@@ -126,26 +124,13 @@ def _cause(window: SampleWindow, i: int, whole: bool) -> str:
             "So did it to most others: weights were loaded, averaged or merged. If you did not do that, go back to the last "
             "checkpoint."
         )
-    now, before, start = window.now, window.before, window.baseline
-    with quiet():
-
-        def same(then: Floats, now: Floats, k_se: Floats) -> bool:
-            return bool(abs(now[i] - then[i]) <= SAME_ERRORS * np.hypot(k_se[i], window.now("k_se")[i]))
-
-        k_kept = same(before("k"), now("k"), before("k_se"))
-        factor = now("lambda")[i] / before("lambda")[i]
-        noise = SAME_ERRORS * SE_LAMBDA * np.hypot(now("k_se")[i], before("k_se")[i]) / now("k")[i]
-        near = abs(np.log(now("lambda")[i] / start["lambda"][i])) <= noise
-        scaled = abs(np.log(factor)) > noise
-    if near and scaled and same(start["k"], now("k"), start["k_se"]):
+    if same_as(window, i, "baseline"):
         what = "k and λ are back where they began at step 0: it was initialised anew. "
-    elif k_kept and scaled:
-        what = f"k stayed, so its values were multiplied by {factor:.3g}, or replaced by others with the same k. "
-    elif k_kept:
+    elif same_as(window, i, "before"):
         what = (
             "k and λ stayed, so its values were replaced by others of the same distribution (another layer, an earlier state, "
             "other rows or columns, other signs), or few of them changed. "
         )
-    else:
-        what = f"k {between(before('k')[i], now('k')[i], window.steps[-2])}. "
+    elif not (what := multiplied(window, i)):
+        what = f"k {between(window.before('k')[i], window.now('k')[i], window.steps[-2])}. "
     return what + "If you did not do that, go back to the last checkpoint."

@@ -197,7 +197,7 @@ def _shards_without_index(path: Path, names: Sequence[str]) -> CheckpointSource:
         if expected != len(names):
             raise CheckpointError(f"{path} has {len(names)} shards of {expected}; copy the missing ones")
         contents = _read_shards({path / name: None for name in names}, safe, path)
-        return replace(contents, notes=("there is no index of its shards: all of them are read",))
+        return replace(contents, notes=("it has no index of its shards, so all of them are read",))
 
     return CheckpointSource(path, _SHARDED[safe], read, _config(path))
 

@@ -202,13 +202,13 @@ LOOKED_AT = 1024
 """How many elements of a matrix are looked at, at least; fewer than three times as many."""
 
 
-def step_of(numel: int) -> int:
+def step_of(numel: int, looked_at: int = LOOKED_AT) -> int:
     """The distance between elements that are looked at. It shares no factor with the number of elements: all columns are met.
 
     >>> step_of(4096 * 4096), step_of(1000)
     (16383, 1)
     """
-    step = max(1, numel // LOOKED_AT)
+    step = max(1, numel // looked_at)
     while math.gcd(step, numel) > 1:
         step -= 1
     return step
