@@ -27,15 +27,20 @@ def model(**options: Any) -> nn.Sequential:
     return nn.Sequential(nn.Linear(64, 96), nn.GELU(), nn.Linear(96, 128), nn.GELU(), nn.Linear(128, 64)).to(**options)
 
 
+def nothing(net: nn.Sequential, optimizer: torch.optim.Optimizer) -> None:
+    pass
+
+
 def trained(
     place: Path,
     between: dict[int, Call],
     steps: int = 60,
     make: Any = torch.optim.AdamW,
     net: Any = None,
+    early: dict[int, Call] | None = None,
     **options: Any,
 ) -> tuple[list[RecordedSnapshot], list[str]]:
-    """The samples and alerts of a small training; ``between`` is called after these steps."""
+    """The samples and alerts of a small training; ``between`` is called after these steps, ``early`` before their samples."""
     net = net or model()
     optimizer = make(net.parameters(), lr=1e-3)
     alerts: list[str] = []
@@ -46,9 +51,9 @@ def trained(
             (net(x) - x).square().mean().backward()
             optimizer.step()
             optimizer.zero_grad()
+            (early or {}).get(step, nothing)(net, optimizer)
             monitor.step()
-            if step in between:
-                between[step](net, optimizer)
+            between.get(step, nothing)(net, optimizer)
     return list(read_history(place).snapshots), alerts
 
 
@@ -287,18 +292,10 @@ def test_the_elements_lie_all_over_a_matrix(piece: Tensor) -> None:
 
 @pytest.mark.parametrize("of_state", [False, True])
 def test_a_write_right_before_a_sample_is_told_by_that_sample(tmp_path: Path, of_state: bool) -> None:
-    net = model()
-    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3)
-    with WeibullMonitor(net, optimizer, every_n_steps=10, output_dir=tmp_path) as monitor:
-        for step in range(1, 61):
-            net(torch.randn(8, 64)).square().mean().backward()
-            optimizer.step()
-            if step == 50 and of_state:
-                optimizer.state[net[2].weight]["exp_avg"].zero_()
-            elif step == 50:
-                scaled_data(net, None)
-            monitor.step()
-    samples = list(read_history(tmp_path).snapshots)
+    def lose(net: nn.Sequential, optimizer: torch.optim.Optimizer) -> None:
+        optimizer.state[net[2].weight]["exp_avg"].zero_()
+
+    samples, _ = trained(tmp_path, {}, early={50: lose if of_state else scaled_data})
     name = "state_written" if of_state else "written"
     assert column(samples, 50, name) == [0.0, 1.0, 0.0]
     assert column(samples, 50, "written_after") == [None, 50.0, None]
