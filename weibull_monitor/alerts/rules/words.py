@@ -7,7 +7,8 @@ from typing import Final
 import numpy as np
 
 from weibull_monitor.alerts.rules.returned import where_back
-from weibull_monitor.alerts.statistics import Bools, or_zero, quiet
+from weibull_monitor.alerts.rules.writes import may_be_habit, unwritten
+from weibull_monitor.alerts.statistics import Bools, quiet
 from weibull_monitor.alerts.window import SampleWindow
 from weibull_monitor.history.alert import apart as apart
 
@@ -92,26 +93,14 @@ def by_steps(window: SampleWindow, i: int) -> bool:
     return bool(unwritten(window)[i])
 
 
-def unwritten(window: SampleWindow) -> Bools:
-    """Matrices that are watched, without a write in the last two intervals, to them or to their moments; shape (components,).
-
-    Whatever became of such a matrix, the optimizer's steps did it.
-    """
-    return window.once("unwritten", lambda: _unwritten(window))
-
-
-def _unwritten(window: SampleWindow) -> Bools:
-    if len(window.steps) < 3:
-        return np.zeros(window.now("rms").shape, dtype=bool)
-    watched = np.isfinite(window["step_rms"][-2:])  # (2, components)
-    written = (or_zero(window["written"][-2:]) > 0.0) | (or_zero(window["state_written"][-2:]) > 0.0)
-    found: Bools = np.all(watched & ~written, axis=0)
-    return found
-
-
 def _cause_of(window: SampleWindow, i: int, found: Bools) -> str:
     if of_state(window, i):
         return "If you did not set them, load the optimizer's state, and the weights, from the last checkpoint."
+    if may_be_habit(window)[i]:
+        return (
+            "If that is done after each step (a projection, a clip), nothing has to be done. If not, find out what set these "
+            "weights when training began."
+        )
     if back := where_back(window):
         return back
     if share_of_body(window, found) >= MOST and window.now("written")[i] > 0.0:

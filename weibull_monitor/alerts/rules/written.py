@@ -9,20 +9,15 @@ import numpy as np
 from weibull_monitor.alerts.rules.lately import moved_lately
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result
 from weibull_monitor.alerts.rules.words import R2_NOISE, SE_LAMBDA, between, decimal, multiplied, same_as, what_wrote
+from weibull_monitor.alerts.rules.writes import HABIT, most_of
 from weibull_monitor.alerts.settings import OutsideWrite
-from weibull_monitor.alerts.statistics import Bools, Floats, or_zero, quiet
+from weibull_monitor.alerts.statistics import Floats, or_zero, quiet
 from weibull_monitor.alerts.window import SHAPES, SampleWindow
 
 MIN_INTERVALS: Final = 3
 """Intervals without a write, from which on one is not a habit of the training."""
-ALL: Final = 0.9
-"""Share of the trained matrices from which on a write was one to the whole model: a checkpoint, or an average of weights."""
-HABIT: Final = 3.0
-"""How many times as far as ever before a write changes values, at least, not to be a habit."""
 LIKE: Final = 1.0 / 300.0
 """Share of the largest write of a sample, in units of the RMS, that one of the same kind has: rounding is another kind."""
-MANY: Final = 2
-"""Trained matrices from which on such a share means something."""
 
 
 def outside_write(window: SampleWindow, settings: OutsideWrite) -> RuleResult:
@@ -54,18 +49,19 @@ def outside_write(window: SampleWindow, settings: OutsideWrite) -> RuleResult:
         size = or_zero(window.now("written_rms"))
         by_values = np.minimum(size / (settings.steps * step), size / (settings.share * window.before("rms")))
         # An average that was evaluated and taken out again has written to all, and left no difference.
-        swapped = _of_whole(window, judged, judged & (written > 0.0))
+        swapped = most_of(window, judged, judged & (written > 0.0))
         few = np.where(swapped, 0.0, _moved(window) / settings.moved)
         usual = np.fmax.reduce(or_zero(window["written_rms"][:-1]), axis=0)
-        strength = np.fmax(np.where(size >= HABIT * usual, by_values, 0.0), np.where(often, 0.0, few))
+        unusual = size >= HABIT * usual
+        strength = np.fmax(np.where(unusual, by_values, 0.0), np.where(often, 0.0, few))
         strength = np.where(judged & (written > 0.0), strength, 0.0)
         most = np.fmax.reduce(steps, axis=0)
         grew = or_zero(window.now("step_rms") / most)
         state = first_state & (of_state > 0.0) & (strength < 1.0)
         strength = np.where(state, np.fmax(grew, 1.0), strength)
         share = or_zero(size / window.before("rms"))
-        whole = _of_whole(window, judged, judged & (share > LIKE * share[judged].max(initial=0.0)))
-        whole_state = _of_whole(window, judged, judged & (of_state > 0.0))
+        whole = most_of(window, judged, judged & unusual & (share > LIKE * share[judged].max(initial=0.0)))
+        whole_state = most_of(window, judged, judged & (of_state > 0.0))
     of_whole = np.where(state, whole_state, whole)
 
     def meaning(i: int) -> str:
@@ -108,13 +104,6 @@ def _moved(window: SampleWindow) -> Floats:
         ratio = or_zero(by / np.hypot(window.lately(column), noise[column]))
         most = np.fmax(most, np.where(moved_lately(window, column), ratio, 0.0))
     return most
-
-
-def _of_whole(window: SampleWindow, judged: Bools, found: Bools) -> bool:
-    """Whether most trained matrices were written to."""
-    owners = window.components.owners
-    trained = np.unique(owners[judged])
-    return len(trained) >= MANY and len(np.unique(owners[found])) >= ALL * len(trained)
 
 
 def _cause(window: SampleWindow, i: int, whole: bool) -> str:

@@ -1,0 +1,109 @@
+"""Trainings that write to their weights themselves: projections, clips, noise, averages. And faults beside such habits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from alerts.simulated import Columns, begun_in, healthy, index, scale_by, watched, written
+from weibull_monitor import WeibullMonitor, read_history
+
+AT = 16
+UP = index(2, "ffn_up")
+
+
+def rules(columns: list[Columns]) -> list[tuple[str, str]]:
+    return [(a.finding.rule, a.finding.severity) for a in begun_in(columns)]
+
+
+def after_each_step(columns: list[Columns], size: float, *members: int) -> list[Columns]:
+    """Ten writes of this RMS in each interval, to some matrices or to all."""
+    for now in columns[1:]:
+        of = list(members) or slice(None)
+        now["written"][of], now["written_rms"][of], now["written_after"][of] = 10.0, size * np.sqrt(10.0), 99.0
+    return columns
+
+
+@pytest.mark.parametrize(("size", "expected"), [(0.02, []), (1e-5, [("impossible_change", "error")])])
+def test_the_bound_of_the_optimizer_says_nothing_of_what_is_written_after_each_step(
+    size: float, expected: list[tuple[str, str]]
+) -> None:
+    columns = after_each_step(watched(healthy()), size)
+    for now in columns[AT:]:
+        scale_by(now, 8.0)
+    assert [found for found in rules(columns) if found[0] == "impossible_change"] == expected
+
+
+def test_a_write_that_is_larger_than_the_habit_is_no_habit() -> None:
+    columns = after_each_step(watched(healthy()), 0.002)
+    columns[AT]["written_rms"][UP] = 0.14
+    for now in columns[AT:]:
+        scale_by(now, 8.0, UP)
+    assert ("impossible_change", "error") in rules(columns)
+
+
+@pytest.mark.parametrize(("after", "severity"), [(1.0, "info"), (5.0, "warning")])
+def test_the_first_of_many_clips_is_an_info(after: float, severity: str) -> None:
+    columns = watched(healthy())
+    for now in columns[1:]:
+        scale_by(now, 0.2)
+    written(columns, *range(len(columns[0]["k"])), at=1, rms=0.014, after=after)
+    assert ("impossible_change", severity) in rules(columns)
+
+
+def test_an_average_of_earlier_weights_is_an_info() -> None:
+    columns = watched(healthy())
+    for n, now in enumerate(columns):
+        scale_by(now, 1.0 + 0.09 * n if n < AT else 1.0 + 0.09 * (AT - 8))
+    written(columns, *range(len(columns[0]["k"])), at=AT, rms=0.014, after=157)
+    found = [severity for rule, severity in rules(columns) if rule == "impossible_change"]
+    assert set(found) <= {"info"}
+
+
+@pytest.mark.parametrize("habit", [1e-5, 0.0])
+def test_what_was_done_to_one_matrix_shows_beside_what_is_done_to_all_at_each_step(habit: float) -> None:
+    columns = after_each_step(watched(healthy()), habit)
+    columns[AT]["written_rms"][UP] = 0.02
+    (found,) = [a.finding for a in begun_in(columns, "outside_write")]
+    assert (found.severity, found.component) == ("warning", "model.layers.2.ffn_up.weight")
+
+
+def clip(model: nn.Module) -> None:
+    for p in model.parameters():
+        p.data.clamp_(-0.01, 0.01)
+
+
+def normalise(model: nn.Module) -> None:
+    for p in model.parameters():
+        if p.ndim == 2:
+            p.copy_(nn.functional.normalize(p, dim=-1))
+
+
+@pytest.mark.parametrize("every", [1, 10])
+@pytest.mark.parametrize("habit", [clip, normalise])
+def test_trainings_that_clip_or_normalise_raise_no_alarm(
+    habit: Callable[[nn.Module], None], every: int, tmp_path: Path
+) -> None:
+    """The critic of a Wasserstein GAN (arXiv:1701.07875, algorithm 1), and the rows of nGPT (arXiv:2410.01131)."""
+    torch.manual_seed(0)
+    model = nn.Sequential(*(m for _ in range(4) for m in (nn.Linear(48, 48), nn.LeakyReLU())))
+    optimizer = torch.optim.RMSprop(model.parameters(), lr=5e-5)
+    with WeibullMonitor(model, optimizer, output_dir=tmp_path, every_n_steps=every, example_inputs=False) as monitor:
+        for step in range(60):
+            model(torch.randn(16, 48)).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            monitor.step()
+            with torch.no_grad():
+                habit(model)
+                if step == 40:
+                    model[2].weight[3, 5] = 40.0
+    alarms = [a.finding for a in read_history(tmp_path).alerts if a.finding.severity != "info" and a.phase != "ends"]
+    assert {(f.rule, f.component, f.step) for f in alarms} == (
+        {("impossible_change", "2.weight", 42 if every == 1 else 50)} if habit is normalise or every == 1 else set()
+    )
