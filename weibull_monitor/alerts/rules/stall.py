@@ -15,13 +15,16 @@ from weibull_monitor.alerts.window import SampleWindow
 
 SPEED_SAMPLES: Final = 15
 """Samples that `scale_stall` looks at."""
+STEPS: Final = 0.02
+"""Share of their usual size, for its η, from which on the steps of a matrix go on: k and λ are in balance then."""
 
 
 def scale_stall(window: SampleWindow, settings: ScaleStall) -> RuleResult | None:
     """A matrix that has nearly stopped moving though its η is not low; `unchanged` is the exact case.
 
     Speed is the movement of k and ln λ in standard errors, over Σ η in units of the RMS. The larger speed of the last two
-    intervals is compared with the median of the twelve before.
+    intervals is compared with the median of the twelve before. Where writes are watched, the size of single steps is known, too:
+    if they go on, the matrix has not stopped.
     """
     if len(window.steps) < settings.history + 3:
         return None
@@ -34,9 +37,13 @@ def scale_stall(window: SampleWindow, settings: ScaleStall) -> RuleResult | None
         usual, now = median_of(speed[:-2]), np.fmax(speed[-1], speed[-2])
         share = now / usual
         strength = settings.share / np.maximum(share, 1e-3 * settings.share)
+        lengths = np.diff(np.array(window.steps[-SPEED_SAMPLES:]), axis=0)
+        lengths = lengths[:, None] if lengths.ndim == 1 else lengths
+        size = window["step_rms"][-SPEED_SAMPLES:][1:] * lengths / work[1:]  # of one step, in units of η
+        goes_on = np.fmin(size[-1], size[-2]) > STEPS * median_of(size[:-2])  # NaN, where it is not watched, is not
     fading = faded(window)  # what decay has emptied swings about zero, and its speed means nothing
     return rule_result(
-        strength=np.where(window.moving & window.warm & window.components.body & (now > 0), strength, 0.0),
+        strength=np.where(window.moving & window.warm & window.components.body & (now > 0) & ~goes_on, strength, 0.0),
         severity=np.where(fading, 1, 2).astype(np.int8),
         quantity="share of the usual speed",
         value=share,
