@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 EXPECT: Final = """\
-At the last first look (seed 9, the last three lines of the first table), 3 to 4 % of the healthy trainings raised an alarm, and
-95 to 100 % of the visible faults were found; at the one before, when writes were not watched yet, 1 to 2 %, and 79 to 83 %."""
+At the last first look (seed 10, the last three lines of the first table), 3 to 4 % of the healthy trainings raised an alarm. All
+but one of these had a matrix drawn anew on purpose, and the alarm names it. Of the visible faults, 96 to 97 % were found."""
 """What the last look below says, in a sentence."""
 LOOKS: Final = """Each set was looked at for the first time when the rules had been finished without it. Then the rules were
 changed with it, except for the last one.
@@ -49,18 +49,23 @@ changed with it, except for the last one.
 | the same, seed 9, the first with writes watched | 121 | 10 | 4 (3.3 %) | 1.6 | 26 of 26 (100 %) |
 | | | 50 | 5 (4.1 %) | 3.9 | 22 of 23 (96 %) |
 | | | 100 | 5 (4.1 %) | 5.4 | 21 of 22 (95 %) |
+| the same, seed 10 | 128 | 10 | 4 (3.1 %) | 0.3 | 30 of 31 (97 %) |
+| | | 50 | 4 (3.1 %) | 0.6 | 26 of 27 (96 %) |
+| | | 100 | 5 (3.9 %) | 1.3 | 26 of 27 (96 %) |
 
 Seven of the eleven alarms of seed 2, three of the four of seed 3, three of the fifteen of seed 5, eight of the 25 of seed 7,
-three of the four of seed 8 and six of the 14 of seed 9 are right: they name what was done on purpose in mid-run (a matrix was
-drawn anew, or the optimizer was made anew). Three more of seed 5 were errors that were wrong: the monitor was called at every
-fourth step of an optimizer that does not count its steps, and took them for one. Since then such sums are not known. There are
-few faults in the sets that are drawn at random: one more or less is 2 to 8 %. Seeds 4, 5, 7, 8 and 9 together have 159 of 172,
-138 of 154 and 134 of 150 (92, 90 and 89 %), and 19, 24 and 28 of 589 alarmed (3.2, 4.1 and 4.8 %).
+three of the four of seed 8, six of the 14 of seed 9 and twelve of the 13 of seed 10 are right: they name what was done on purpose
+in mid-run (a matrix was drawn anew, or the optimizer was made anew). Without these, 0, 0 and 0.5 of 10⁴ are wrong in seed 10.
+Three more of seed 5 were errors that were wrong: the monitor was called at every fourth step of an optimizer that does not count
+its steps, and took them for one. Since then such sums are not known. There are few faults in the sets that are drawn at random:
+one more or less is 2 to 8 %. Seeds 4, 5, 7, 8 and 9 together have 159 of 172, 138 of 154 and 134 of 150 (92, 90 and 89 %), and
+19, 24 and 28 of 589 alarmed (3.2, 4.1 and 4.8 %).
 
 After the look at seed 9, a rule was added: where the monitor watches for writes and saw none, a sudden change is only an info.
 With it, 3, 5 and 3 of the 131 healthy trainings of seed 9 raise an alarm (0.1, 0.6 and 0.5 of 10⁴; all but two of these alarms
 name a matrix that was drawn anew), and 30 of 30, 26 of 27 and 25 of 26 faults are found. The faults of seed 8 were trained
-again with the watch: all are found (35, 34 and 33), and none of the 23 healthy twins raises an alarm.
+again with the watch: all are found (35, 34 and 33), and none of the 23 healthy twins raises an alarm. Seed 10 was looked at after
+that. Its one wrong alarm, and one of the two of seed 9, were `scale_stall`: since then, steps that go on are no stall.
 
 The tables below are of the present rules, and of trainings that were recorded before writes were watched: seeds 2 to 5, 7 and
 8, of the first two only a part. So they say what is found where that is not possible. Before the changes that seeds 4, 5 and 7

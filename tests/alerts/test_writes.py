@@ -73,6 +73,16 @@ def test_what_was_done_to_one_matrix_shows_beside_what_is_done_to_all_at_each_st
     assert (found.severity, found.component) == ("warning", "model.layers.2.ffn_up.weight")
 
 
+@pytest.mark.parametrize(("of_steps", "found"), [(1.0, False), (0.001, True)])
+def test_a_matrix_whose_steps_go_on_does_not_stall(of_steps: float, found: bool) -> None:
+    columns = watched(healthy(40))
+    for n, now in enumerate(columns[30:], 1):
+        now["step_rms"][UP] *= of_steps
+        for name in ("k", "lambda", "rms"):
+            now[name][UP] = columns[29][name][UP] * (1 + 1e-8 * n)
+    assert bool(begun_in(columns, "scale_stall")) is found
+
+
 def clip(model: nn.Module) -> None:
     for p in model.parameters():
         p.data.clamp_(-0.01, 0.01)

@@ -19,6 +19,11 @@ IN_BINS = 0.02
 ON_GRIDS = 2e-5
 """Resolution of the RMS beside that: a few values on a grid that do not fill their bins are not noticed."""
 
+LOG10_2 = 0.3010299956639812
+MOST_TEN = 324
+TENS = np.power(10.0, np.arange(-MOST_TEN, MOST_TEN + 1.0).clip(-308, 308))
+"""Powers of ten, the one with exponent 0 in the middle."""
+
 
 def median_of(values: Floats) -> Floats:
     """Median of each column of ``values`` (n, m) or (n, …), shape (m,) or (…); NaN where a column has no value.
@@ -122,7 +127,11 @@ def rounded(values: Floats) -> Floats:
     [0.0123456789, 0.0, nan]
     """
     with quiet():
-        exponent = 8 - np.floor(np.log10(np.abs(values)))
-        scale = np.power(10.0, np.minimum(np.maximum(exponent, -290), 290))
+        size = np.abs(values)
+        # Powers of ten from a table: logarithms and powers would take most of the time of a sample.
+        binary = np.frexp(np.where(np.isfinite(size), size, 1.0))[1]
+        power = np.floor((binary - 1) * LOG10_2).astype(np.int64)  # that of log10, or one less
+        power += size >= TENS[np.minimum(power + 1 + MOST_TEN, 2 * MOST_TEN)]
+        scale = TENS[np.minimum(np.maximum(8 - power, -290), 290) + MOST_TEN]
         result = np.round(values * scale) / scale
     return np.where(np.isfinite(result), result, values)

@@ -231,10 +231,12 @@ class SampleWindow:
         A script that steps its scheduler before the monitor shows, at each step, the η of the next one. The sum of an interval
         is then too low by η before it less η after it: all between is only moved by one step.
         """
-        with quiet():
-            seen = self.now("eta_sum") - or_zero(self.before("eta_sum"))
-            late = or_zero(np.fmax(self.before("eta") - self.now("eta"), 0.0))
-            return np.where(seen >= 0, np.where(seen + late > 0, seen + late, np.nan), np.nan)
+        return self.once("path", self._path)
+
+    def _path(self) -> Floats:
+        seen = self.now("eta_sum") - or_zero(self.before("eta_sum"))
+        late = or_zero(np.fmax(self.before("eta") - self.now("eta"), 0.0))
+        return np.where(seen >= 0, np.where(seen + late > 0, seen + late, np.nan), np.nan)
 
     @property
     def moving(self) -> Bools:

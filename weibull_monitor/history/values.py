@@ -37,6 +37,8 @@ def aligned(held: Mapping[str, Any], path: str, names: tuple[str, ...]) -> Numbe
     """As `read`, float64 (names,): NaN where there is none."""
     if isinstance(held, Rows):
         return held.aligned(path, names)
+    if not held:
+        return np.full(len(names), np.nan)
     return np.array(read(held, names, path), dtype=np.float64)  # None becomes NaN
 
 

@@ -11,7 +11,7 @@ from weibull_monitor.alerts.rules.result import RuleResult, rule_result
 from weibull_monitor.alerts.rules.words import SE_LAMBDA
 from weibull_monitor.alerts.settings import ScaleStall
 from weibull_monitor.alerts.statistics import median_of, quiet
-from weibull_monitor.alerts.window import SampleWindow
+from weibull_monitor.alerts.window import SHAPES, SampleWindow
 
 SPEED_SAMPLES: Final = 15
 """Samples that `scale_stall` looks at."""
@@ -29,17 +29,20 @@ def scale_stall(window: SampleWindow, settings: ScaleStall) -> RuleResult | None
     if len(window.steps) < settings.history + 3:
         return None
     with quiet():
-        columns = ("k", "lambda", "k_se", "rms", "work")
-        k, scale, error, rms, work = (window[c][-SPEED_SAMPLES:] for c in columns)  # each (samples, components)
-        by_shape = np.diff(k, axis=0) / error[1:]
-        by_scale = np.diff(np.log(scale), axis=0) / (SE_LAMBDA * error[1:] / k[1:])
-        speed = np.hypot(by_shape, by_scale) * rms[1:] / work[1:]  # (intervals, components)
-        usual, now = median_of(speed[:-2]), np.fmax(speed[-1], speed[-2])
+        intervals = min(SPEED_SAMPLES, len(window.steps)) - 1
+        moved = window["moved"][-intervals:]  # (intervals, …), as all that follows but one row
+        k, error, rms, work = (window[c][-intervals:] for c in ("k", "k_se", "rms", "work"))
+        by_shape, by_scale = (moved[..., 0, SHAPES.index(column), :] for column in ("k", "log lambda"))
+        speed = np.hypot(by_shape, by_scale * k / SE_LAMBDA) / error * rms / work
+        now = np.fmax(speed[-1], speed[-2])
+        if not ((now > 0.0) & (now < settings.share * np.fmax.reduce(speed[:-2], axis=0))).any():
+            return None  # nearly always
+        usual = median_of(speed[:-2])
         share = now / usual
         strength = settings.share / np.maximum(share, 1e-3 * settings.share)
-        lengths = np.diff(np.array(window.steps[-SPEED_SAMPLES:]), axis=0)
+        lengths = np.diff(np.array(window.steps[-intervals - 1 :]), axis=0)
         lengths = lengths[:, None] if lengths.ndim == 1 else lengths
-        size = window["step_rms"][-SPEED_SAMPLES:][1:] * lengths / work[1:]  # of one step, in units of η
+        size = window["step_rms"][-intervals:] * lengths / work  # of one step, in units of η
         goes_on = np.fmin(size[-1], size[-2]) > STEPS * median_of(size[:-2])  # NaN, where it is not watched, is not
     fading = faded(window)  # what decay has emptied swings about zero, and its speed means nothing
     return rule_result(
