@@ -222,7 +222,7 @@ class Engine:
         out = self._ignored[name].copy()  # (components,)
         for stronger in STRONGER_RULES.get(name, ()):
             if stronger in found:
-                sure = found[stronger].severity > 1 if stronger in WHOLE else True
+                sure = found[stronger].severity > 1 if stronger in WHOLE or name in WHOLE else True
                 out |= (found[stronger].strength >= 1.0) & sure
         for other in EXPLAINED_BY.get(name, ()):
             if other in self._states:

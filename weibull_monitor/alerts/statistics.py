@@ -131,7 +131,7 @@ def rounded(values: Floats) -> Floats:
         # Powers of ten from a table: logarithms and powers would take most of the time of a sample.
         binary = np.frexp(np.where(np.isfinite(size), size, 1.0))[1]
         power = np.floor((binary - 1) * LOG10_2).astype(np.int64)  # that of log10, or one less
-        power += size >= TENS[np.minimum(power + 1 + MOST_TEN, 2 * MOST_TEN)]
+        power += size * (1.0 + 1e-15) >= TENS[np.minimum(power + 1 + MOST_TEN, 2 * MOST_TEN)]
         scale = TENS[np.minimum(np.maximum(8 - power, -290), 290) + MOST_TEN]
         result = np.round(values * scale) / scale
     return np.where(np.isfinite(result), result, values)

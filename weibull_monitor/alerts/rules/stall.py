@@ -10,7 +10,7 @@ from weibull_monitor.alerts.rules.decay import IN_GRADIENT, faded
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result
 from weibull_monitor.alerts.rules.words import SE_LAMBDA
 from weibull_monitor.alerts.settings import ScaleStall
-from weibull_monitor.alerts.statistics import median_of, quiet
+from weibull_monitor.alerts.statistics import median_of, or_zero, quiet
 from weibull_monitor.alerts.window import SHAPES, SampleWindow
 
 SPEED_SAMPLES: Final = 15
@@ -36,7 +36,7 @@ def scale_stall(window: SampleWindow, settings: ScaleStall) -> RuleResult | None
         speed = np.hypot(by_shape, by_scale * k / SE_LAMBDA) / error * rms / work
         now = np.fmax(speed[-1], speed[-2])
         if not ((now > 0.0) & (now < settings.share * np.fmax.reduce(speed[:-2], axis=0))).any():
-            return None  # nearly always
+            return rule_result(np.zeros(now.shape), 1, "", now, "")  # nearly always
         usual = median_of(speed[:-2])
         share = now / usual
         strength = settings.share / np.maximum(share, 1e-3 * settings.share)
@@ -44,6 +44,8 @@ def scale_stall(window: SampleWindow, settings: ScaleStall) -> RuleResult | None
         lengths = lengths[:, None] if lengths.ndim == 1 else lengths
         size = window["step_rms"][-intervals:] * lengths / work  # of one step, in units of η
         goes_on = np.fmin(size[-1], size[-2]) > STEPS * median_of(size[:-2])  # NaN, where it is not watched, is not
+        written = or_zero(window["written"][-intervals:]) > 0.0
+        goes_on &= ~(written[-2:].any(axis=0) & ~written[:-2].any(axis=0))  # or else something takes the steps back
     fading = faded(window)  # what decay has emptied swings about zero, and its speed means nothing
     return rule_result(
         strength=np.where(window.moving & window.warm & window.components.body & (now > 0) & ~goes_on, strength, 0.0),

@@ -20,7 +20,9 @@ OFTEN: Final = 0.5
 AGAIN: Final = 2
 """… and so are those of an interval if there were as large ones in so many intervals before."""
 BEGINS: Final = 2
-"""Up to this step, the first write may be the first of a habit: nothing before it says otherwise."""
+"""Up to this step, a first write may be the first of a habit: nothing before it says otherwise."""
+LIKE: Final = 1.0 / 300.0
+"""Share of the largest write of a sample, in units of the RMS, that one of the same kind has: rounding is another kind."""
 REACHES: Final = 2.0
 """How far the RMS moves by writes of some size, in units of their sum if all go one way, with the error of measuring it …"""
 REACHES_ONE: Final = 16.0
@@ -76,15 +78,21 @@ def made_by_habit(window: SampleWindow) -> Bools:
 
 
 def may_be_habit(window: SampleWindow) -> Bools:
-    """Matrices that were written to for the first time when training began, shape (components,)."""
-    found: Bools = (or_zero(window.now("written")) > 0.0) & (window.now("written_after") <= BEGINS)
+    """Matrices that were written to after each step so far, as the first step or two tell, shape (components,).
+
+    Whether it was a habit is known at the next sample (`written.written_once`). What was written before the first step is none.
+    """
+    after = window.now("written_after")
+    each = or_zero(window.now("written")) >= np.maximum(window.steps[-1] - window.steps[-2], 1)
+    found: Bools = each & (after >= 1.0) & (after <= BEGINS)
     return found
 
 
 def averaged(window: SampleWindow) -> Bools:
     """Matrices whose sizes lie between earlier ones after a write to the whole model: of an average, or of earlier weights."""
-    written = or_zero(window.now("written")) > 0.0  # (components,)
-    inside = written & most_of(window, window.components.trainable, written)
+    share = or_zero(window.now("written_rms") / window.before("rms"))  # (components,)
+    written = (or_zero(window.now("written")) > 0.0) & (share > LIKE * share.max(initial=0.0))
+    inside: Bools = written & most_of(window, window.components.trainable, written)
     for column in ("rms", "largest") if inside.any() else ():
         past = window[column][:-1]  # (intervals, components)
         inside &= (window.now(column) <= np.fmax.reduce(past, axis=0)) & (

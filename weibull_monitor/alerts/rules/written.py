@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -9,15 +10,15 @@ import numpy as np
 from weibull_monitor.alerts.rules.lately import moved_lately
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result
 from weibull_monitor.alerts.rules.words import R2_NOISE, SE_LAMBDA, between, decimal, multiplied, same_as, what_wrote
-from weibull_monitor.alerts.rules.writes import HABIT, most_of
+from weibull_monitor.alerts.rules.writes import BEGINS, HABIT, LIKE, most_of
 from weibull_monitor.alerts.settings import OutsideWrite
 from weibull_monitor.alerts.statistics import Floats, or_zero, quiet
 from weibull_monitor.alerts.window import SHAPES, SampleWindow
 
 MIN_INTERVALS: Final = 3
 """Intervals without a write, from which on one is not a habit of the training."""
-LIKE: Final = 1.0 / 300.0
-"""Share of the largest write of a sample, in units of the RMS, that one of the same kind has: rounding is another kind."""
+WITHOUT: Final = 0.5
+"""Share of the trained matrices that are written to by no habit, at least, for what is done to all of these to be one write."""
 
 
 def outside_write(window: SampleWindow, settings: OutsideWrite) -> RuleResult:
@@ -37,6 +38,9 @@ def outside_write(window: SampleWindow, settings: OutsideWrite) -> RuleResult:
         "before": window.before("lambda")[None],
         "level_names": ("λ",),
     }
+    once = written_once(window, settings)
+    if once is not None:
+        return replace(once, **levels)
     if not ((written > 0.0) | (of_state > 0.0)).any() or len(window.steps) < MIN_INTERVALS + 2:
         return rule_result(np.zeros(written.shape), 1, "", written, "", **levels)  # nearly always
     with quiet():
@@ -60,7 +64,9 @@ def outside_write(window: SampleWindow, settings: OutsideWrite) -> RuleResult:
         state = first_state & (of_state > 0.0) & (strength < 1.0)
         strength = np.where(state, np.fmax(grew, 1.0), strength)
         share = or_zero(size / window.before("rms"))
-        whole = most_of(window, judged, judged & unusual & (share > LIKE * share[judged].max(initial=0.0)))
+        alike = unusual & (share > LIKE * share[judged].max(initial=0.0))
+        free = judged & (unusual | ~often)  # of no habit, or more than it
+        whole = most_of(window, free, free & alike) and free[judged].mean() >= WITHOUT
         whole_state = most_of(window, judged, judged & (of_state > 0.0))
     of_whole = np.where(state, whole_state, whole)
 
@@ -89,6 +95,31 @@ def outside_write(window: SampleWindow, settings: OutsideWrite) -> RuleResult:
             state, np.where(grew >= 1.0, most, np.nan), np.where(by_values >= 1.0, settings.steps * step, np.nan)
         ),
         **levels,
+    )
+
+
+def written_once(window: SampleWindow, settings: OutsideWrite) -> RuleResult | None:
+    """What looked like the first write of a habit at the sample before (`writes.may_be_habit`), and was not repeated."""
+    if len(window.steps) < 3 or window.steps[-3] > BEGINS:
+        return None
+    times, after = or_zero(window["written"]), window["written_after"][-2]
+    once = (times[-1] == 0.0) & (times[-2] > 0.0) & (after >= 1.0) & (after <= BEGINS) & ~times[:-2].any(axis=0)
+    if not once.any():
+        return None  # nearly always
+    with quiet():
+        size, step = window["written_rms"][-2], np.fmax(window.now("step_rms"), window.before("step_rms"))
+        strength = np.minimum(size / (settings.steps * step), size / (settings.share * window["rms"][-3]))
+    return rule_result(
+        np.where(once & window.components.trainable, strength, 0.0),
+        2,
+        "RMS of the change",
+        size,
+        lambda i: (
+            f"Something other than the optimizer wrote to this matrix after step {after[i]:.0f}, and not again: its values "
+            f"changed by {decimal(size[i])} (RMS), and a step changes them by {decimal(step[i])}. If you did not do that, find "
+            "out what set these weights when training began, and start again."
+        ),
+        high=settings.steps * step,
     )
 
 
