@@ -12,7 +12,7 @@ import numpy as np
 from weibull_monitor.alerts.ahead import may_find
 from weibull_monitor.alerts.rule_state import RuleState
 from weibull_monitor.alerts.rules import RULES, RuleResult
-from weibull_monitor.alerts.rules.writes import averaged, made_by_habit, may_be_habit, unwritten
+from weibull_monitor.alerts.rules.writes import unwritten
 from weibull_monitor.alerts.settings import AlertSettings, RuleSettings
 from weibull_monitor.alerts.statistics import quiet, reaches
 from weibull_monitor.alerts.window import CAPACITY, Sample, SampleWindow
@@ -56,7 +56,8 @@ BY_WRITING: Final = frozenset({"scale_shift", "selection_shift", "body_break", "
 """Rules about sudden changes. They raise only infos for a matrix that is watched if no write to it was seen, because then the
 optimizer moved it: they found 3 of 84 replayed faults of gradients and rates, and nearly all false alarms were of this sort."""
 WHOLE: Final = frozenset({"outside_write"})
-"""Rules whose infos are about the whole model, and take nothing from those that say what became of it."""
+"""Rules whose infos are about the whole model. These take nothing from rules that say what became of it, nor do infos of those
+from them."""
 
 
 class Engine:
@@ -230,8 +231,6 @@ class Engine:
         if name == "scale_shift" and "impossible_change" in self._states:  # it finds jumps of the interval before, too
             levels = np.stack([self._window.before("rms"), self._window.before("largest")])
             out |= self._states["impossible_change"].found_at(levels)
-        if name == "impossible_change":  # the optimizer's bound says nothing of what the training itself writes
-            out |= made_by_habit(self._window)
         if result.together is not None:  # what explains one of two explains the other
             first, second = result.together
             explained = out.copy()
@@ -241,8 +240,6 @@ class Engine:
         severity = np.where(result.strength < settings.sure, 1, np.minimum(result.severity, rank(settings.at_most)))
         if name in BY_WRITING:
             severity = np.where(unwritten(self._window), 1, severity)
-        if name == "impossible_change":
-            severity = np.where(may_be_habit(self._window) | averaged(self._window), 1, severity)
         return replace(result, strength=np.where(out, 0.0, result.strength), severity=severity.astype(np.int8))
 
 

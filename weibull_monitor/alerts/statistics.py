@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from contextvars import ContextVar, Token
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,10 +22,10 @@ IN_BINS = 0.02
 ON_GRIDS = 2e-5
 """Resolution of the RMS beside that: a few values on a grid that do not fill their bins are not noticed."""
 
-LOG10_2 = 0.3010299956639812
 MOST_TEN = 324
+"""Exponents up to this are in `TENS`."""
 TENS = np.power(10.0, np.arange(-MOST_TEN, MOST_TEN + 1.0).clip(-308, 308))
-"""Powers of ten, the one with exponent 0 in the middle."""
+"""Powers of ten, that with exponent 0 in the middle; finite and not 0."""
 
 
 def median_of(values: Floats) -> Floats:
@@ -63,6 +66,16 @@ def median_along(values: Floats) -> Floats:
         return np.full((*values.shape[:-1], 1), np.nan)
     flat = values.reshape(-1, values.shape[-1]).T  # (n, …)
     return median_of(flat).reshape(*values.shape[:-1], 1)
+
+
+def lengths_of(steps: Sequence[Any]) -> npt.NDArray[np.int64]:
+    """Steps of each interval between samples, shape (intervals, 1); of many places at once, (intervals, places, 1).
+
+    >>> lengths_of([0, 10, 30]).tolist()
+    [[10], [20]]
+    """
+    lengths = np.diff(np.array(steps), axis=0)
+    return lengths[:, None] if lengths.ndim == 1 else lengths
 
 
 def resolution(elements: Floats) -> Floats:
@@ -130,7 +143,7 @@ def rounded(values: Floats) -> Floats:
         size = np.abs(values)
         # Powers of ten from a table: logarithms and powers would take most of the time of a sample.
         binary = np.frexp(np.where(np.isfinite(size), size, 1.0))[1]
-        power = np.floor((binary - 1) * LOG10_2).astype(np.int64)  # that of log10, or one less
+        power = np.floor((binary - 1) * math.log10(2.0)).astype(np.int64)  # that of log10, or one less
         power += size * (1.0 + 1e-15) >= TENS[np.minimum(power + 1 + MOST_TEN, 2 * MOST_TEN)]
         scale = TENS[np.minimum(np.maximum(8 - power, -290), 290) + MOST_TEN]
         result = np.round(values * scale) / scale

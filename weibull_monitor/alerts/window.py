@@ -13,7 +13,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from weibull_monitor.alerts.common_movement import OF_ALL, common_movement
 from weibull_monitor.alerts.component_arrays import ComponentArrays
 from weibull_monitor.alerts.place import Place, Withheld
-from weibull_monitor.alerts.statistics import Bools, Floats, median_along, or_zero, quiet, rounded
+from weibull_monitor.alerts.statistics import Bools, Floats, lengths_of, median_along, or_zero, quiet, rounded
 from weibull_monitor.history.record import RecordedSnapshot, as_array
 from weibull_monitor.history.snapshot import Snapshot
 from weibull_monitor.model.components import AttentionPair, Component, attention_pairs
@@ -276,10 +276,8 @@ class SampleWindow:
         return self.once("jumped", self._jumped)
 
     def _jumped(self) -> Bools:
-        spent, steps = self["eta_sum"], np.array(self.steps)
-        lengths = steps[1:] - steps[:-1]
-        lengths = lengths[:, None] if lengths.ndim == 1 else lengths
-        rates = (spent[1:] - spent[:-1]) / lengths  # (intervals, components)
+        spent = self["eta_sum"]
+        rates = (spent[1:] - spent[:-1]) / lengths_of(self.steps)  # (intervals, components)
         eta = self["eta"]
         jumped: Bools = eta[-1] > MAX_ETA_GROWTH * self.peak
         if len(eta) > 2:  # a jump may come at the end of an interval, so that only the next one shows what it does

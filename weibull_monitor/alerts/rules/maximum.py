@@ -13,8 +13,9 @@ from weibull_monitor.alerts.rules.scale import FEW_VALUES, largest_of
 from weibull_monitor.alerts.rules.scale import impossible_change as impossible_rms
 from weibull_monitor.alerts.rules.steps import SUSTAINED_ONE_WAY
 from weibull_monitor.alerts.rules.words import apart, between, cause_of, decimal, unstepped
+from weibull_monitor.alerts.rules.writes import averaged, made_by_habit, may_be_habit
 from weibull_monitor.alerts.settings import ImpossibleChange
-from weibull_monitor.alerts.statistics import ON_GRIDS, Bools, Floats, or_zero, quiet
+from weibull_monitor.alerts.statistics import ON_GRIDS, Bools, Floats, or_zero, quiet, reaches
 from weibull_monitor.alerts.window import SampleWindow
 
 BIN: Final = 1.0 / 64
@@ -44,7 +45,17 @@ def impossible_change(window: SampleWindow, settings: ImpossibleChange) -> RuleR
         found.append(replace(one, strength=np.where(known, 0.0, one.strength)))
     levels = [np.stack([read("rms"), read("largest")]) for read in (window.now, window.before)]
     found = [found[0], *(result for result in found[1:] if result.strength.any())]  # nearly always one
-    return strongest(found, levels=levels[0], before=levels[1], level_names=("RMS", "largest |w|"), lasting=True)
+    result = strongest(found, levels=levels[0], before=levels[1], level_names=("RMS", "largest |w|"), lasting=True)
+    return _beside_writes(window, result)
+
+
+def _beside_writes(window: SampleWindow, result: RuleResult) -> RuleResult:
+    """The same where the training itself may have written: its optimizer's bound says nothing of that."""
+    if result.strength.ndim > 1 or not reaches(result.strength):  # many samples at once, or nearly always
+        return result
+    strength = np.where(made_by_habit(window), 0.0, result.strength)
+    severity = np.where(may_be_habit(window) | averaged(window), 1, result.severity).astype(np.int8)
+    return replace(result, strength=strength, severity=severity)
 
 
 def changed_while_frozen(window: SampleWindow, settings: ImpossibleChange) -> RuleResult | None:

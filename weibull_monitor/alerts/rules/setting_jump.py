@@ -10,7 +10,7 @@ from weibull_monitor.alerts.rules.movement import MIN_INTERVALS, usual_movement
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result
 from weibull_monitor.alerts.rules.words import SE_LAMBDA, apart, signed
 from weibull_monitor.alerts.settings import SettingJump
-from weibull_monitor.alerts.statistics import Floats, median_along, median_of, or_zero, quiet
+from weibull_monitor.alerts.statistics import Floats, lengths_of, median_along, median_of, or_zero, quiet
 from weibull_monitor.alerts.window import SampleWindow
 
 LATELY: Final = 6
@@ -143,8 +143,7 @@ def outgrown(window: SampleWindow) -> Outgrown:
 def _outgrown(window: SampleWindow) -> Outgrown:
     eta, spent, peak = window["eta"], window["eta_sum"], window.peak
     now, new = eta[-1], lately(window)  # (…, components), as all below
-    lengths = np.diff(np.array(window.steps), axis=0)
-    lengths = lengths[:, None] if lengths.ndim == 1 else lengths
+    lengths = lengths_of(window.steps)
     last, before = (spent[-1] - spent[-2]) / lengths[-1], (spent[-2] - spent[-3]) / lengths[-2]
     rose = now / np.fmin.reduce(eta[-new - 1 : -1], axis=0)
     if not ((rose >= ROSE) | (last >= LEAST_BURST * before)).any():

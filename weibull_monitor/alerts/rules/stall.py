@@ -10,7 +10,7 @@ from weibull_monitor.alerts.rules.decay import IN_GRADIENT, faded
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result
 from weibull_monitor.alerts.rules.words import SE_LAMBDA
 from weibull_monitor.alerts.settings import ScaleStall
-from weibull_monitor.alerts.statistics import median_of, or_zero, quiet
+from weibull_monitor.alerts.statistics import lengths_of, median_of, or_zero, quiet
 from weibull_monitor.alerts.window import SHAPES, SampleWindow
 
 SPEED_SAMPLES: Final = 15
@@ -30,7 +30,7 @@ def scale_stall(window: SampleWindow, settings: ScaleStall) -> RuleResult | None
         return None
     with quiet():
         intervals = min(SPEED_SAMPLES, len(window.steps)) - 1
-        moved = window["moved"][-intervals:]  # (intervals, …), as all that follows but one row
+        moved = window["moved"][-intervals:]  # (intervals, …, components), as all that follows but one row
         k, error, rms, work = (window[c][-intervals:] for c in ("k", "k_se", "rms", "work"))
         by_shape, by_scale = (moved[..., 0, SHAPES.index(column), :] for column in ("k", "log lambda"))
         speed = np.hypot(by_shape, by_scale * k / SE_LAMBDA) / error * rms / work
@@ -40,9 +40,9 @@ def scale_stall(window: SampleWindow, settings: ScaleStall) -> RuleResult | None
         usual = median_of(speed[:-2])
         share = now / usual
         strength = settings.share / np.maximum(share, 1e-3 * settings.share)
-        lengths = np.diff(np.array(window.steps[-intervals - 1 :]), axis=0)
-        lengths = lengths[:, None] if lengths.ndim == 1 else lengths
-        size = window["step_rms"][-intervals:] * lengths / work  # of one step, in units of η
+        size = (
+            window["step_rms"][-intervals:] * lengths_of(window.steps)[-intervals:] / work
+        )  # of one step, in units of η
         goes_on = np.fmin(size[-1], size[-2]) > STEPS * median_of(size[:-2])  # NaN, where it is not watched, is not
         written = or_zero(window["written"][-intervals:]) > 0.0
         goes_on &= ~(written[-2:].any(axis=0) & ~written[:-2].any(axis=0))  # or else something takes the steps back

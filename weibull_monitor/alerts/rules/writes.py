@@ -50,12 +50,8 @@ def of_habit(window: SampleWindow) -> Bools:
     """Matrices that something writes to again and again, as it did in the last interval; shape (components,).
 
     A projection or a clip after each step, noise, an average that is put in now and then. The latest writes are no larger than
-    those before, so that a fault beside a habit is none.
+    those before: a fault beside a habit is not of it.
     """
-    return window.once("of habit", lambda: _of_habit(window))
-
-
-def _of_habit(window: SampleWindow) -> Bools:
     times = or_zero(window["written"])  # (samples, components)
     size = or_zero(window["written_rms"]) / np.sqrt(np.fmax(times, 1.0))  # of one write
     if len(times) < 2 or not times[-1].any():
@@ -80,25 +76,38 @@ def made_by_habit(window: SampleWindow) -> Bools:
 def may_be_habit(window: SampleWindow) -> Bools:
     """Matrices that were written to after each step so far, as the first step or two tell, shape (components,).
 
-    Whether it was a habit is known at the next sample (`written.written_once`). What was written before the first step is none.
+    Whether it was a habit is known at the next sample (`written.written_once`).
     """
-    after = window.now("written_after")
     each = or_zero(window.now("written")) >= np.maximum(window.steps[-1] - window.steps[-2], 1)
-    found: Bools = each & (after >= 1.0) & (after <= BEGINS)
+    found: Bools = each & begins(window)
+    return found
+
+
+def begins(window: SampleWindow, at: int = -1) -> Bools:
+    """Matrices that were written to before a sample, after step 1 or `BEGINS`, shape (components,).
+
+    What was written before the first step begins no habit.
+    """
+    after = window["written_after"][at]
+    found: Bools = (or_zero(window["written"][at]) > 0.0) & (after >= 1.0) & (after <= BEGINS)
     return found
 
 
 def averaged(window: SampleWindow) -> Bools:
     """Matrices whose sizes lie between earlier ones after a write to the whole model: of an average, or of earlier weights."""
-    share = or_zero(window.now("written_rms") / window.before("rms"))  # (components,)
-    written = (or_zero(window.now("written")) > 0.0) & (share > LIKE * share.max(initial=0.0))
-    inside: Bools = written & most_of(window, window.components.trainable, written)
+    inside = alike(window, or_zero(window.now("written")) > 0.0)  # (components,)
+    inside &= most_of(window, window.components.trainable, inside)
     for column in ("rms", "largest") if inside.any() else ():
-        past = window[column][:-1]  # (intervals, components)
-        inside &= (window.now(column) <= np.fmax.reduce(past, axis=0)) & (
-            window.now(column) >= np.fmin.reduce(past, axis=0)
-        )
+        now, past = window.now(column), window[column][:-1]  # (components,), (intervals, components)
+        inside &= (np.fmin.reduce(past, axis=0) <= now) & (now <= np.fmax.reduce(past, axis=0))
     return inside
+
+
+def alike(window: SampleWindow, among: Bools) -> Bools:
+    """Matrices whose values the last writes changed about as much as those ``among`` others, both (components,)."""
+    share = or_zero(window.now("written_rms") / window.before("rms"))
+    found: Bools = share > LIKE * share[among].max(initial=0.0)
+    return found
 
 
 def most_of(window: SampleWindow, judged: Bools, found: Bools) -> bool:

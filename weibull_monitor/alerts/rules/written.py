@@ -10,7 +10,7 @@ import numpy as np
 from weibull_monitor.alerts.rules.lately import moved_lately
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result
 from weibull_monitor.alerts.rules.words import R2_NOISE, SE_LAMBDA, between, decimal, multiplied, same_as, what_wrote
-from weibull_monitor.alerts.rules.writes import BEGINS, HABIT, LIKE, most_of
+from weibull_monitor.alerts.rules.writes import BEGINS, HABIT, alike, begins, most_of
 from weibull_monitor.alerts.settings import OutsideWrite
 from weibull_monitor.alerts.statistics import Floats, or_zero, quiet
 from weibull_monitor.alerts.window import SHAPES, SampleWindow
@@ -63,10 +63,8 @@ def outside_write(window: SampleWindow, settings: OutsideWrite) -> RuleResult:
         grew = or_zero(window.now("step_rms") / most)
         state = first_state & (of_state > 0.0) & (strength < 1.0)
         strength = np.where(state, np.fmax(grew, 1.0), strength)
-        share = or_zero(size / window.before("rms"))
-        alike = unusual & (share > LIKE * share[judged].max(initial=0.0))
         free = judged & (unusual | ~often)  # of no habit, or more than it
-        whole = most_of(window, free, free & alike) and free[judged].mean() >= WITHOUT
+        whole = most_of(window, free, free & unusual & alike(window, judged)) and free[judged].mean() >= WITHOUT
         whole_state = most_of(window, judged, judged & (of_state > 0.0))
     of_whole = np.where(state, whole_state, whole)
 
@@ -102,8 +100,11 @@ def written_once(window: SampleWindow, settings: OutsideWrite) -> RuleResult | N
     """What looked like the first write of a habit at the sample before (`writes.may_be_habit`), and was not repeated."""
     if len(window.steps) < 3 or window.steps[-3] > BEGINS:
         return None
-    times, after = or_zero(window["written"]), window["written_after"][-2]
-    once = (times[-1] == 0.0) & (times[-2] > 0.0) & (after >= 1.0) & (after <= BEGINS) & ~times[:-2].any(axis=0)
+    written, after = (
+        or_zero(window["written"]) > 0.0,
+        window["written_after"][-2],
+    )  # (samples, components), (components,)
+    once = begins(window, -2) & ~written[-1] & ~written[:-2].any(axis=0)
     if not once.any():
         return None  # nearly always
     with quiet():
