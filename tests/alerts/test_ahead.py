@@ -7,7 +7,7 @@ import pytest
 
 from alerts.simulated import ATTENTION, SIDE, Columns, components, healthy, index, samples_of, scale_by
 from weibull_monitor.alerts import AlertSettings, Engine
-from weibull_monitor.alerts.ahead import may_find
+from weibull_monitor.alerts.ahead import may_find_at
 from weibull_monitor.alerts.engine import AHEAD
 from weibull_monitor.alerts.rules import RULES
 from weibull_monitor.alerts.window import CAPACITY, SampleWindow
@@ -64,7 +64,7 @@ def test_no_sample_is_passed_by_at_which_a_rule_finds_something(seed: int) -> No
         window.push(sample)
         places.append(window.place())
     places = places[CAPACITY:]
-    may = may_find(window, places, settings)
+    may = may_find_at(window, places, settings)
     assert may.keys() == RULES.keys()
     found = dict.fromkeys(RULES, 0)
     for n, place in enumerate(places):

@@ -9,6 +9,7 @@ import pytest
 
 from alerts.simulated import ATTENTION, Columns, alerts_in, alerts_of, component, components, healthy, samples_of
 from alerts.test_rules import AT, UP, K, Q, frozen, only_infos, scaled
+from alerts.test_setting_jump import rates
 from weibull_monitor.alerts import AlertSettings, replay
 
 
@@ -41,6 +42,36 @@ def test_a_reset_with_a_new_warm_up_is_meant(share: float, severity: str) -> Non
     found = [a.finding for a in replay(samples, None, [ATTENTION]) if a.finding.rule == "optimizer_reset"]
     assert [f.severity for f in found[:1]] == [severity]
     assert ("new phase" in found[0].meaning) is (severity == "info")
+
+
+def resets(columns: list[Columns], at: int) -> list[str]:
+    """The severities of `optimizer_reset` where the state is lost before sample ``at``."""
+    samples = [
+        replace(s, withheld={"optimizer_reset": 28} if n >= at else {}) for n, s in enumerate(samples_of(columns))
+    ]
+    found = [a for a in replay(samples, None, [ATTENTION]) if a.finding.rule == "optimizer_reset"]
+    return [a.finding.severity for a in found if a.phase == "begins"]
+
+
+def test_a_warm_up_between_two_samples_shows_in_the_sum_of_its_rates() -> None:
+    """η of each step is added up, so that a warm-up that is over at the next sample is seen, too."""
+
+    def phase(step: int) -> float:
+        return 1e-3 * (1.0 - step / 400) * (min(1.0, (step - 150) / 4) if step > 150 else 1.0)
+
+    columns = healthy()
+    rates(columns, phase)
+    assert phase(160) > 0.9 * phase(150)
+    assert resets(columns, 16) == ["info"]
+    rates(columns, lambda step: 1e-3 * (1.0 - step / 400))
+    assert resets(columns, 16) == ["warning"]
+
+
+@pytest.mark.parametrize("at", [12, 16, 20])
+def test_a_reset_in_a_schedule_that_falls_smoothly_is_a_warning(at: int) -> None:
+    columns = healthy()
+    rates(columns, lambda step: 1e-3 * 0.5 * (1.0 + np.cos(np.pi * step / 240)))
+    assert resets(columns, at) == ["warning"]
 
 
 def test_the_bound_of_the_optimizer_is_that_of_the_steps_between_the_samples() -> None:

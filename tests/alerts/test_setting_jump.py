@@ -59,6 +59,19 @@ def test_a_rate_of_one_group_that_jumps_is_found_although_it_is_below_its_peak()
     assert jumps(lambda c: late(c, 2.0)) == []
 
 
+def test_a_rate_that_makes_few_values_grow_is_found_by_the_rms() -> None:
+    """Where some values grow far more than the others, k falls, and λ hardly moves or falls, too."""
+
+    def late(columns: list[Columns]) -> None:
+        rates(columns, lambda step: 1e-3 * (11.0 if step > 10 * AT else 1.0))
+        for n, now in enumerate(columns):
+            now["lambda"] *= np.exp(-0.01 * n)  # about at rest
+            now["rms"] *= np.exp(-0.01 * n + 0.03 * max(0, n - AT))
+
+    alert, *_ = jumps(late)
+    assert "11 times as high as ever before; the RMS moved by +" in alert.finding.meaning
+
+
 def test_a_group_that_does_not_move_further_is_not_told_of() -> None:
     def still(columns: list[Columns]) -> None:
         rates(columns, lambda step: 1e-3 * (8.0 if step > 10 * AT else 1.0), [UP])

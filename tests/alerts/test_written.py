@@ -203,6 +203,18 @@ def test_the_moments_of_the_whole_model_are_an_info() -> None:
     assert found.severity == "info"
 
 
+@pytest.mark.parametrize(("longer", "severity"), [(2.0, "info"), (5.0, "warning")])
+def test_moments_of_the_whole_model_are_a_warning_where_steps_are_longer_than_ever(
+    longer: float, severity: str
+) -> None:
+    columns = watched(healthy())
+    written(columns, *range(len(columns[0]["k"])), at=AT, state=True)
+    for now in columns[AT:]:
+        now["step_rms"] *= longer
+    (found,) = findings(columns)
+    assert (found.severity, found.quantity) == (severity, "RMS of a step")
+
+
 def test_moments_are_named_by_a_stronger_rule_too() -> None:
     columns = watched(healthy())
     for now in columns[AT:]:

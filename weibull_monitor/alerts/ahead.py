@@ -7,17 +7,16 @@ more dimension before it. Only where a strength comes near 1, the rule is asked 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 
 from weibull_monitor.alerts.place import Place, Withheld
 from weibull_monitor.alerts.rules import RULES
-from weibull_monitor.alerts.rules.places import may_be_misplaced
-from weibull_monitor.alerts.rules.whole import common_jump
+from weibull_monitor.alerts.rules.screens import may_find
 from weibull_monitor.alerts.settings import AlertSettings
-from weibull_monitor.alerts.statistics import Bools, Floats
+from weibull_monitor.alerts.statistics import Floats
 from weibull_monitor.alerts.window import SampleWindow
 
 NEARLY: Final = 1.0 - 1e-6
@@ -60,7 +59,7 @@ class SamplesTogether(SampleWindow):
         return earlier
 
 
-def may_find(window: SampleWindow, places: Sequence[Place], settings: AlertSettings) -> dict[str, list[bool]]:
+def may_find_at(window: SampleWindow, places: Sequence[Place], settings: AlertSettings) -> dict[str, list[bool]]:
     """For each enabled rule and each place whether it may find something there.
 
     Args:
@@ -70,48 +69,21 @@ def may_find(window: SampleWindow, places: Sequence[Place], settings: AlertSetti
     """
     together = SamplesTogether(window, places)
     found: dict[str, list[bool]] = {}
-    for name in RULES:
+    for name, rule in RULES.items():
         of_rule = getattr(settings, name)
         if of_rule.enabled:
-            near: Any = np.asarray(_LOOKS.get(name, _strength(name))(together, of_rule) >= NEARLY)
-            near = near.any(axis=-1) if near.ndim else near
+            near = may_find(name, together, of_rule)  # (places,) or ()
+            if near.any() and name not in SINGLE:
+                result = rule(together, of_rule)
+                near = near & (False if result is None else (result.strength >= NEARLY).any(axis=-1))
             found[name] = np.broadcast_to(near, (len(places),)).tolist()
     return found
 
 
-def _strength(name: str) -> Callable[[SampleWindow, Any], Floats]:
-    def strength(window: SampleWindow, settings: Any) -> Floats:
-        result = RULES[name](window, settings)
-        return np.zeros(()) if result is None else result.strength
-
-    return strength
-
-
-def _same(window: SampleWindow, settings: Any) -> Bools:
-    return np.asarray(window.now("rms") == window.before("rms"))
-
-
-def _jump(window: SampleWindow, settings: Any) -> Floats:
-    jump, asked = common_jump(window)
-    strength: Floats = jump / (settings.ratio * asked)
-    return strength
-
-
-def _written(window: SampleWindow, settings: Any) -> Bools:
-    return np.asarray((window.now("written") > 0.0) | (window.now("state_written") > 0.0))
-
-
-def _always(window: SampleWindow, settings: Any) -> Bools:
-    return np.ones((), dtype=bool)
-
-
-_LOOKS: Final[Mapping[str, Callable[[SampleWindow, Any], Floats | Bools]]] = {
-    "unchanged": _same,
-    "all_jumped": _jump,
-    "misplaced": lambda window, settings: may_be_misplaced(window),
-    "outside_write": _written,
-    "initialised_anew": _always,
-    "update_growth": _always,
-    "update_excess": _always,
-}
-"""Rules that look at single samples only, or that return at once where there is nothing to see."""
+SINGLE: Final = frozenset(
+    {
+        *("unchanged", "all_jumped", "misplaced", "outside_write", "initialised_anew"),
+        *("update_growth", "update_excess"),
+    }
+)
+"""Rules that look at single samples only."""

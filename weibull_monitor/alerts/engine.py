@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
 
-from weibull_monitor.alerts.ahead import may_find
+from weibull_monitor.alerts.ahead import may_find_at
 from weibull_monitor.alerts.rule_state import RuleState
 from weibull_monitor.alerts.rules import RULES, RuleResult
+from weibull_monitor.alerts.rules.screens import may_find
 from weibull_monitor.alerts.rules.writes import unwritten
 from weibull_monitor.alerts.settings import AlertSettings, RuleSettings
 from weibull_monitor.alerts.statistics import quiet, reaches
@@ -111,7 +112,9 @@ class Engine:
         """
         with quiet():
             self._push(sample)
-            return self._judged(self._states)
+            window, states = self._window, self._states
+            may = {name for name, s in states.items() if not s.idle or may_find(name, window, self._settings_of(name))}
+            return self._judged(may)
 
     def observe_all(self, samples: Sequence[Sample]) -> list[Alert]:
         """Judges samples one after the other, as `observe` does, many times as fast if few of them raise alerts."""
@@ -146,24 +149,25 @@ class Engine:
         for sample in samples:
             self._push(sample)
             places.append(window.place())
-        may = may_find(window, places, self._settings)
+        may = may_find_at(window, places, self._settings)
         alerts: list[Alert] = []
         for n, place in enumerate(places):
-            asked = {name: state for name, state in self._states.items() if may[name][n] or not state.idle}
+            asked = {name for name, state in self._states.items() if may[name][n] or not state.idle}
             if asked:
                 window.go_to(place)
-                alerts += self._judged(asked)
-            for name, state in self._states.items():
-                if name not in asked and name != "unchanged":  # that says nothing where all matrices move
-                    state.pass_by()
+            alerts += self._judged(asked)
         window.go_to(places[-1])
         return alerts
 
-    def _judged(self, states: Mapping[str, RuleState]) -> list[Alert]:
-        """The new alerts of some rules at the latest sample."""
+    def _judged(self, asked: Set[str]) -> list[Alert]:
+        """The new alerts of some rules at the latest sample; the others are idle and find nothing."""
         alerts: list[Alert] = []
         found: dict[str, RuleResult] = {}
-        for name, state in states.items():
+        for name, state in self._states.items():
+            if name not in asked:
+                if name != "unchanged":  # that says nothing where all matrices move
+                    state.pass_by()
+                continue
             settings = self._settings_of(name)
             result = RULES[name](self._window, settings)
             if result is not None:

@@ -388,9 +388,13 @@ def _values_of(sample: Sample) -> Floats:
 
     They are rounded as the history rounds them, so that live and replayed values are the same.
     """
-    values = _live(sample) if isinstance(sample, Snapshot) else as_array(sample.columns, READ)
-    return rounded(np.where(np.isfinite(values), values, np.nan))
-
-
-def _live(sample: Snapshot) -> Floats:
-    return np.stack([sample.array(name) for name in READ])
+    values = (
+        np.stack([sample.array(name) for name in READ])
+        if isinstance(sample, Snapshot)
+        else as_array(sample.columns, READ)
+    )
+    values = np.where(np.isfinite(values), values, np.nan)
+    first = values[:, :1]
+    one = ((values == first) | np.isnan(values) & np.isnan(first)).all(axis=1) & (values.shape[1] > 0)  # (columns,)
+    values[one], values[~one] = rounded(first[one]), rounded(values[~one])
+    return values

@@ -89,9 +89,7 @@ def attention_scale(window: SampleWindow, settings: AttentionScale) -> RuleResul
     """
     if len(window.steps) < 2 or not window.pairs:
         return None
-    if "attention" not in window.kept:
-        window.kept["attention"] = _Pairs.of(window)
-    pairs: _Pairs = window.kept["attention"]
+    pairs = _pairs(window)
     if not len(pairs.others):
         return None
     rms, decay, path = window["rms"], window["decay"], window["eta_sum"]  # (samples, components) each
@@ -169,6 +167,26 @@ def attention_scale(window: SampleWindow, settings: AttentionScale) -> RuleResul
         high=high,
         together=(pairs.query, pairs.key),
     )
+
+
+def may_have_grown(window: SampleWindow, settings: AttentionScale) -> Bools:
+    """Whether a scale grew by so much that `attention_scale` may find its pair, shape (…, pairs)."""
+    pairs, rms = _pairs(window), window["rms"]  # (samples, components)
+    if not len(pairs.others):
+        return np.zeros(1, dtype=bool)
+    now = pairs.factor * rms[-1][..., pairs.query] * rms[-1][..., pairs.key]  # (pairs,)
+    found = np.zeros(now.shape, dtype=bool)
+    least = np.where(np.atleast_1d(window.steps[-1] <= EARLY), EARLY_ADDED, 1.0) * settings.added
+    for before in (window.baseline["rms"], *(rms[-1 - lag] for lag in LAGS if lag < len(window.steps))):
+        found |= now - pairs.factor * before[..., pairs.query] * before[..., pairs.key] >= least
+    return found
+
+
+def _pairs(window: SampleWindow) -> _Pairs:
+    if "attention" not in window.kept:
+        window.kept["attention"] = _Pairs.of(window)
+    found: _Pairs = window.kept["attention"]
+    return found
 
 
 def _of_others(values: Floats, pairs: _Pairs) -> Floats:

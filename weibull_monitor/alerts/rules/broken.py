@@ -21,6 +21,9 @@ COMPARED: Final = ("k", "lambda", "r2", "rms", "zeros")
 """Columns that are equal to nine digits if the counts are equal."""
 WARMS_UP: Final = 0.5
 """Share of the η of the sample before below which a new phase has begun: a schedule that goes on falls more slowly."""
+WARMED_UP: Final = 0.95
+"""Mean η of an interval, as a share of the mean of both its ends, below which a warm-up lies within it. Schedules that fall
+smoothly are above this until they fall by more than half in one interval."""
 CERTAIN: Final = 1e6
 """Strength of a matrix that has become zero."""
 
@@ -200,13 +203,16 @@ def optimizer_reset(window: SampleWindow, settings: RuleSettings) -> RuleResult:
     """The optimizer's own state was emptied, or replaced by a younger one, since the previous sample.
 
     k and λ may not show it; the optimizer's step count does (`weibull_monitor.scaling.resets`). Only the first sample after
-    the reset raises an alert. It is an info where η has fallen below `WARMS_UP` of what it was, as at the start of a new phase
-    with a warm-up: that is done on purpose, and first steps of another size are small then.
+    the reset raises an alert. It is an info where η has fallen below `WARMS_UP` of what it was, or was lower in between
+    (`WARMED_UP`), as at the start of a new phase with a warm-up: that is done on purpose, and first steps of another size are
+    small then.
     """
     before, now = window.reset
     reset = np.where(window.components.trainable & (now > before), 1.0, 0.0)
     with quiet():
-        warms_up = window.now("eta") < WARMS_UP * window["eta"][-2:][0]  # (components,)
+        first, last = window["eta"][-2:][0], window.now("eta")  # (components,)
+        steps = np.diff(np.array(window.steps[-2:]), axis=0).sum(axis=0)
+        warms_up = (last < WARMS_UP * first) | (window.path < WARMED_UP * steps * (first + last) / 2.0)
     return rule_result(
         strength=reset,
         severity=np.where(warms_up, 1, 2).astype(np.int8),
@@ -215,7 +221,7 @@ def optimizer_reset(window: SampleWindow, settings: RuleSettings) -> RuleResult:
         meaning=lambda i: (
             f"The optimizer of these matrices has lost its state since step {window.steps[-2:][0]}: its "
             "moments start again, and its steps have a different size for a while. "
-            + ("η has fallen at the same time, as when a new phase begins with a warm-up. " if warms_up[i] else "")
+            + ("η was low in this time, as when a new phase begins with a warm-up. " if warms_up[i] else "")
             + "Check first that the optimizer state of the checkpoint was loaded, and into this optimizer. If it was meant, "
             "nothing has to be done."
         ),

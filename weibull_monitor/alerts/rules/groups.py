@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from weibull_monitor.alerts.component_arrays import JudgedGroup
+from weibull_monitor.alerts.component_arrays import Ints, JudgedGroup
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result
 from weibull_monitor.alerts.statistics import Bools, Floats, median_along
 from weibull_monitor.alerts.window import SampleWindow
@@ -42,25 +42,64 @@ class GroupResults:
         return rule_result(self.strength, self.severity, quantity, self.value, meaning, self.low, self.high)
 
 
-def group_median(values: Floats, group: JudgedGroup) -> Floats:
-    """Median of ``values`` (components,) over the members of a group, (1,); NaN if there is no value."""
-    return median_along(values[..., group.members])
+def medians(window: SampleWindow, values: Floats) -> Floats:
+    """Medians of ``values`` (components,) over the members of each group, shape (groups,); NaN if there is no value."""
+    table = _table(window)
+    found: Floats = median_along(np.where(table >= 0, values[..., table], np.nan))[..., 0]
+    return found
+
+
+def medians_of_k(window: SampleWindow) -> Floats:
+    """Median k of each group now, (groups,); several rules ask for it."""
+    return window.once("medians of k", lambda: medians(window, window.now("k")))
+
+
+def medians_at_start(window: SampleWindow) -> Floats:
+    """Median k of each group at the baseline, (groups,)."""
+    if "medians at start" not in window.kept:
+        window.kept["medians at start"] = medians(window, window.baseline["k"])
+    found: Floats = window.kept["medians at start"]
+    return found
+
+
+def drifts_of_k(window: SampleWindow) -> Floats:
+    """Median k/k_baseline - 1 of each group, (groups,)."""
+    return window.once("drifts of k", lambda: medians(window, window.now("k") / window.baseline["k"]) - 1.0)
+
+
+def median_drift(window: SampleWindow, group: JudgedGroup) -> Floats:
+    """Median k/k_baseline - 1 of a group, (1,)."""
+    return drifts_of_k(window)[..., _place(window, group)]
 
 
 def median_k(window: SampleWindow, group: JudgedGroup) -> Floats:
-    """Median k of a group now, (1,); several rules ask for it."""
-    if ("median k", id(group)) not in window.memo:
-        window.memo["median k", id(group)] = group_median(window.now("k"), group)
-    found: Floats = window.memo["median k", id(group)]
-    return found
+    """Median k of a group now, (1,)."""
+    return medians_of_k(window)[..., _place(window, group)]
 
 
 def median_start(window: SampleWindow, group: JudgedGroup) -> Floats:
     """Median k of a group at the baseline, (1,)."""
-    if ("median k", id(group)) not in window.kept:
-        window.kept["median k", id(group)] = group_median(window.baseline["k"], group)
-    found: Floats = window.kept["median k", id(group)]
+    return medians_at_start(window)[_place(window, group)]
+
+
+def _table(window: SampleWindow) -> Ints:
+    """The members of each group, shape (groups, most), -1 after the last one."""
+    if "table of groups" not in window.kept:
+        groups = window.components.groups
+        table = np.full((len(groups), max((len(group.members) for group in groups), default=0)), -1, dtype=np.int64)
+        for row, group in zip(table, groups, strict=True):
+            row[: len(group.members)] = group.members
+        window.kept["table of groups"] = table
+    found: Ints = window.kept["table of groups"]
     return found
+
+
+def _place(window: SampleWindow, group: JudgedGroup) -> slice:
+    """Where a group is among all."""
+    if "places of groups" not in window.kept:
+        window.kept["places of groups"] = {id(other): n for n, other in enumerate(window.components.groups)}
+    n = window.kept["places of groups"][id(group)]
+    return slice(n, n + 1)
 
 
 def part_groups(window: SampleWindow, group: JudgedGroup) -> tuple[JudgedGroup, ...]:

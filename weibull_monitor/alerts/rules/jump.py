@@ -133,7 +133,7 @@ def _jumps(window: SampleWindow, ago: int) -> Floats:
     nothing = np.zeros(window.now("rms").shape)
     if len(window.steps) < MIN_INTERVALS + 2 + ago:
         return nothing
-    if not (_moved(window, ago) >= LEAST).any():
+    if not (moved_both(window, ago) >= LEAST).any():
         return nothing  # nearly always
     rows = [np.log(window[c][-ago - 1 : len(window.steps) + 1 - ago]) for c in SCALES]  # each (2, components)
     # What weight decay takes away in proportion is no jump; LAMB takes away less, so it does not count for rises.
@@ -186,7 +186,7 @@ def rested(window: SampleWindow, settings: ScaleShift) -> Floats:
     """
     components = window.components
     nothing = np.zeros(window.now("rms").shape)
-    if len(window.steps) < MIN_INTERVALS + 4 or not (_moved(window, 2) >= LEAST_ALONE).any():
+    if len(window.steps) < MIN_INTERVALS + 4 or not (moved_both(window, 2) >= LEAST_ALONE).any():
         return nothing  # nearly always, as below
     body = components.body & components.trainable
     judged = body & ~components.expert & (components.numel >= MIN_ELEMENTS)
@@ -230,7 +230,7 @@ def _times(moved: Sequence[Floats], beside: Sequence[Floats], noise: Floats) -> 
     return smaller
 
 
-def _moved(window: SampleWindow, ago: int) -> Floats:
+def moved_both(window: SampleWindow, ago: int) -> Floats:
     """The smaller of |Δ ln λ| and |Δ ln RMS| in an interval, (components,): as they were, and with what weight decay explains."""
     raw = window["moved"][-ago][..., 0, :, :]  # (columns, components)
     smaller: Floats = np.minimum(*(raw[..., SHAPES.index(f"log {column}"), :] for column in SCALES))

@@ -34,9 +34,7 @@ _SHALLOW_CASE: Final = (
 def layer_outlier(window: SampleWindow, settings: LayerOutlier) -> RuleResult:
     """A block whose k or ln λ departs from the blocks beside it and from all others of its kind."""
     size = len(window.components)
-    if "layers" not in window.kept:
-        window.kept["layers"] = _Layers(window, settings.blocks)
-    layers: _Layers = window.kept["layers"]
+    layers = _layers(window, settings)
     if not len(layers.members):
         return rule_result(np.zeros(size), 1, "k", np.full(size, np.nan), "")
     at = np.s_[..., layers.members]  # (members,), as all arrays below
@@ -106,6 +104,25 @@ def layer_outlier(window: SampleWindow, settings: LayerOutlier) -> RuleResult:
         high=full(high),
         z=full(z),
     )
+
+
+def may_depart(window: SampleWindow, settings: LayerOutlier) -> Bools:
+    """Whether a block is so far from the median of its kind that `layer_outlier` may find it, shape (…, kinds)."""
+    layers, found = _layers(window, settings), np.zeros(1, dtype=bool)
+    if not len(layers.members):
+        return found
+    for values, least in ((window.now("k"), settings.k), (np.log(window.now("lambda")), settings.log_lambda)):
+        by_block = np.where(layers.table >= 0, values[..., layers.table], np.nan)  # (kinds, blocks)
+        far = np.abs(by_block - median_along(by_block)) >= least
+        found = found | far.any(axis=-1)
+    return found
+
+
+def _layers(window: SampleWindow, settings: LayerOutlier) -> _Layers:
+    if ("layers", settings.blocks) not in window.kept:
+        window.kept["layers", settings.blocks] = _Layers(window, settings.blocks)
+    found: _Layers = window.kept["layers", settings.blocks]
+    return found
 
 
 class _Layers:

@@ -17,6 +17,8 @@ from weibull_monitor.alerts.window import SampleWindow
 
 MIN_PAIRS: Final = 4
 """Matrices that have to change places together: one may come to where another was by chance."""
+MIN_SAMPLES: Final = 4
+"""Samples that there have to be."""
 YOUNG: Final = 40
 """Up to this step matrices have hardly parted from their initialisation, and are all alike."""
 LARGEST_NOISE: Final = 0.016
@@ -74,7 +76,7 @@ def _exchanged(window: SampleWindow, settings: Misplaced) -> RuleResult | None:
     and those that are not exchanged stay, they have changed places. Where all move, blocks may follow each other on one trail.
     Distances are in units of what the matrices have moved at most before.
     """
-    if len(window.steps) < 4 or not far_moved(window).any():
+    if len(window.steps) < MIN_SAMPLES or not far_moved(window).any():
         return None  # nearly always
     strength, ratios = np.zeros(len(window.components)), np.full(len(window.components), np.nan)
     how, came = "", np.full(len(window.components), -1)

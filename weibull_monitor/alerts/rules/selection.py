@@ -16,9 +16,10 @@ from weibull_monitor.alerts.rules.groups import (
     GroupResults,
     around,
     group_error,
-    group_median,
+    median_drift,
     median_k,
     median_start,
+    medians_at_start,
     of_parts,
     warm,
 )
@@ -57,6 +58,11 @@ RANGE_ERRORS: Final = 4.0
 """Standard errors that a median has to be outside its range."""
 
 
+def lowest_of(group: JudgedGroup) -> float:
+    """The lowest published median of its type of attention; of all, if no published model has it."""
+    return LOWEST_PUBLISHED[group.attention] if group.attention else min(LOWEST_PUBLISHED.values())
+
+
 def selection_range(window: SampleWindow, settings: SelectionRange) -> RuleResult | None:
     """The median k of a kind is outside the range between trained models, the anchor and its own start.
 
@@ -70,8 +76,7 @@ def selection_range(window: SampleWindow, settings: SelectionRange) -> RuleResul
     lowest = min(LOWEST_PUBLISHED.values())
     results, starts = GroupResults(window.now("k").shape), np.full(len(window.components), np.nan)
     for group in _selection(window):
-        types = [group.attention] if group.attention else LOWEST_PUBLISHED
-        published = min(LOWEST_PUBLISHED[kind] for kind in types)
+        published = lowest_of(group)
         now, error = median_k(window, group), group_error(window.now("k_se"), group)
         starts[group.members] = start = median_start(window, group)
         low, high = around(published, start, normal)
@@ -171,7 +176,7 @@ def selection_drift(window: SampleWindow, settings: SelectionDrift) -> RuleResul
     starts, ends = np.full(len(window.components), np.nan), np.full(window.now("k").shape, np.nan)
     for group in _selection(window):
         with quiet():
-            drift = _drift(window, group)
+            drift = median_drift(window, group)
             error, start_error = (
                 group_error(values, group) for values in (window.now("k_se"), window.baseline["k_se"])
             )
@@ -184,7 +189,7 @@ def selection_drift(window: SampleWindow, settings: SelectionDrift) -> RuleResul
         begun = (start > MIN_START) | (not goes_on(window))
         expected = begun & ((group.attention == "mha") | (drift > 0.0)) | group_excused(window, group)
         strong = (size >= settings.strong) & ~expected
-        strong &= of_parts(window, group, lambda part: np.abs(_drift(window, part)) >= settings.strong)
+        strong &= of_parts(window, group, lambda part: np.abs(median_drift(window, part)) >= settings.strong)
         limit = 100.0 * np.where(strong, settings.strong, settings.mild)
         results.set(group, strong, np.where(found, size / settings.mild, 0.0), 100.0 * drift, -limit, limit)
     return results.rule_result(
@@ -213,14 +218,20 @@ def _below(window: SampleWindow, least: Floats, group: JudgedGroup) -> Bools:
     return found
 
 
-def _drift(window: SampleWindow, group: JudgedGroup) -> Floats:
-    return group_median(window.now("k") / window.baseline["k"], group) - 1.0
-
-
 def _selection(window: SampleWindow) -> Iterable[JudgedGroup]:
     """Groups of W_q and W_k. With fused storage the whole fused matrix, because the published values are of that."""
-    return (
-        group
-        for group in window.components.groups
-        if group.component_class == ("mixed" if group.attention == "fused" else "selection")
-    )
+    return (group for group in window.components.groups if selects(group))
+
+
+def selects(group: JudgedGroup) -> bool:
+    """Whether it is a group of W_q or W_k; with fused storage, of the whole fused matrix."""
+    return group.component_class == ("mixed" if group.attention == "fused" else "selection")
+
+
+def ranges_of_k(window: SampleWindow, settings: SelectionRange) -> tuple[Floats, Floats]:
+    """The range of `selection_range` of each group, two arrays of shape (groups,): infinite for those that it does not judge."""
+    groups, normal = window.components.groups, anchors()["normal"].k
+    ends = [(lowest_of(group), normal) if selects(group) else (-np.inf, np.inf) for group in groups]
+    low, high = np.reshape(ends, (-1, 2)).T
+    start = medians_at_start(window)
+    return np.fmin(low, start) - settings.margin, np.fmax(high, start) + settings.margin

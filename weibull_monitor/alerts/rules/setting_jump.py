@@ -11,7 +11,7 @@ from weibull_monitor.alerts.rules.result import RuleResult, rule_result
 from weibull_monitor.alerts.rules.words import SE_LAMBDA, apart, signed
 from weibull_monitor.alerts.settings import SettingJump
 from weibull_monitor.alerts.statistics import Floats, lengths_of, median_along, median_of, or_zero, quiet
-from weibull_monitor.alerts.window import SampleWindow
+from weibull_monitor.alerts.window import SCALES, SampleWindow
 
 LATELY: Final = 6
 """The last samples, in which a setting that jumped counts as new: samples are dense after a jump of η."""
@@ -24,7 +24,7 @@ STEADY: Final = 1.2
 LOOKBACK: Final = 8
 """Past intervals that say how a matrix usually moves."""
 LEAST: Final = 0.015
-"""|Δ ln λ| below which nothing is said of η: it did nothing yet."""
+"""|Δ ln λ| and |Δ ln RMS| below which nothing is said of η: it did nothing yet."""
 MATTERS: Final = 0.01
 """Change of ln λ that another λ_wd has to make …"""
 WITHIN: Final = 1e4
@@ -54,8 +54,8 @@ class Outgrown(NamedTuple):
 def setting_jump(window: SampleWindow, settings: SettingJump) -> RuleResult | None:
     """η, λ_wd, β₁ or β₂ of a parameter group jumped as no schedule makes it.
 
-    These are facts, and no statistics. But η may be higher on purpose, or do nothing, so λ has to move, too: ``moved`` times as
-    far as the root mean square of its recent movements, brought to the length of the interval at the η from before.
+    These are facts, and no statistics. But η may be higher on purpose, or do nothing, so λ or the RMS has to move, too: ``moved``
+    times as far as the root mean square of its recent movements, brought to the length of the interval at the η from before.
     """
     if len(window.steps) < MIN_INTERVALS + 2:
         return None
@@ -67,12 +67,13 @@ def setting_jump(window: SampleWindow, settings: SettingJump) -> RuleResult | No
         jumped = np.fmax(jumped, grown.burst / settings.burst)
         jumped = np.where(window.withheld.own_rate > 0, 0.0, jumped)  # it is not a setting then
         if (jumped[..., trainable] >= 1.0).any():
-            move = usual_movement(window, "log lambda", LOOKBACK)
             noise = SE_LAMBDA * window.now("k_se") / window.now("k")
             shorter = np.sqrt(np.fmin(1.0, grown.usual / window.now("work")))
-            moved = np.abs(move.last)
-            far = moved / (settings.moved * np.hypot(move.recent * shorter, noise))
-            by_rate = or_zero(np.minimum(np.minimum(jumped, far), moved / LEAST))
+            for column in SCALES:  # where some values grow far more than the others, λ hardly moves, or the wrong way
+                move = usual_movement(window, f"log {column}", LOOKBACK)
+                moved = np.abs(move.last)
+                far = moved / (settings.moved * np.hypot(move.recent * shorter, noise))
+                by_rate = np.fmax(by_rate, or_zero(np.minimum(np.minimum(jumped, far), moved / LEAST)))
         # A negative η climbs, and nobody means it.
         by_rate = np.where((window.now("eta") < 0.0) & (window.peak > 0.0), CERTAIN, by_rate)
         decay, of_bound = _decay(window, settings), _bound(window, settings)
@@ -106,9 +107,10 @@ def setting_jump(window: SampleWindow, settings: SettingJump) -> RuleResult | No
             if between[i]
             else f"{times:.3g} times as high as ever before"
         )
-        by = signed(window.log_change("lambda")[i])
-        return f"η of its parameter group {shown}, {how}; λ moved by {by} since step {since}. {correct}"
+        name, by = max((("λ", by_scale[i]), ("the RMS", by_rms[i])), key=lambda of: or_zero(np.abs(of[1])))
+        return f"η of its parameter group {shown}, {how}; {name} moved by {signed(by)} since step {since}. {correct}"
 
+    by_scale, by_rms = (window.log_change(column) for column in SCALES)
     with quiet():
         between = grown.mean > LEAST_BURST * eta
         rate = np.where(between, grown.mean, eta)

@@ -17,6 +17,9 @@ from weibull_monitor.alerts.window import SHAPES, SampleWindow
 
 MIN_INTERVALS: Final = 3
 """Intervals without a write, from which on one is not a habit of the training."""
+LONGER: Final = 3.0
+"""How many times as large as ever steps are from which on a write to the optimizer's state of the whole model does harm, whoever
+meant it."""
 WITHOUT: Final = 0.5
 """Share of the trained matrices that are written to by no habit, at least, for what is done to all of these to be one write."""
 
@@ -29,7 +32,8 @@ def outside_write(window: SampleWindow, settings: OutsideWrite) -> RuleResult:
     moved further than of late. A write in place to what the optimizer keeps has no such measure. Trainings that write to a matrix
     again and again (a projection after each step, a clip, weights that are stored elsewhere) have done so before.
 
-    Not of matrices that no step moves: `maximum.changed_while_frozen` judges those. An info where the whole model was written to.
+    Not of matrices that no step moves: `maximum.changed_while_frozen` judges those. An info where the whole model was written to,
+    unless it is the optimizer's state, and steps are `LONGER` times as large as ever.
     """
     written = or_zero(window.now("written"))  # (components,), as all that follows
     of_state = or_zero(window.now("state_written"))
@@ -66,7 +70,7 @@ def outside_write(window: SampleWindow, settings: OutsideWrite) -> RuleResult:
         free = judged & (unusual | ~often)  # of no habit, or more than it
         whole = most_of(window, free, free & unusual & alike(window, judged)) and free[judged].mean() >= WITHOUT
         whole_state = most_of(window, judged, judged & (of_state > 0.0))
-    of_whole = np.where(state, whole_state, whole)
+    of_whole = np.where(state, whole_state & ~(grew >= LONGER), whole)
 
     def meaning(i: int) -> str:
         wrote = what_wrote(window, i, bool(state[i]))
