@@ -10,7 +10,8 @@ import pytest
 from alerts.simulated import Columns, begun_in, healthy, index, samples_of, scale_by, window_in, window_of
 from weibull_monitor.alerts.rules.alone import at_once
 from weibull_monitor.alerts.rules.decay import gathers, lost_most, scaled_to_zero
-from weibull_monitor.alerts.rules.scale import scale_runaway, scale_shift
+from weibull_monitor.alerts.rules.runaway import scale_runaway
+from weibull_monitor.alerts.rules.scale import scale_shift
 from weibull_monitor.alerts.rules.steps import one_way, unwinds
 from weibull_monitor.alerts.settings import ScaleRunaway, ScaleShift
 from weibull_monitor.alerts.window import SampleWindow

@@ -14,7 +14,7 @@ from weibull_monitor.alerts.rules.maximum import impossible_change
 from weibull_monitor.alerts.rules.places import misplaced
 from weibull_monitor.alerts.rules.result import RuleResult as RuleResult
 from weibull_monitor.alerts.rules.result import finding_of as finding_of
-from weibull_monitor.alerts.rules.scale import scale_runaway
+from weibull_monitor.alerts.rules.runaway import scale_runaway
 from weibull_monitor.alerts.rules.selection import selection_drift, selection_range, selection_shift
 from weibull_monitor.alerts.rules.setting_jump import setting_jump
 from weibull_monitor.alerts.rules.shape import body_break, transmission_exit

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
 import numpy as np
 
@@ -50,6 +51,9 @@ def layer_outlier(window: SampleWindow, settings: LayerOutlier) -> RuleResult:
             strength = np.nan_to_num(np.minimum(np.abs(departs) / (z * usual), np.abs(departs) / least))
             reach = np.maximum(z * usual, least)
             measures.append((strength, departs, departs / usual, now[at], centre - reach, centre + reach))
+        most = np.maximum(measures[0][0], measures[1][0])
+        if not (most >= 1.0).any():
+            return rule_result(_full(most, at, size, 0.0), 1, "k", np.full(size, np.nan), "")  # nearly always
         # Of k and λ, the one that departs more strongly is reported; λ as itself, not as its logarithm.
         by_scale = measures[1][0] > measures[0][0]
         strength, departs, z, *shown = np.where(by_scale, measures[1], measures[0])
@@ -64,13 +68,13 @@ def layer_outlier(window: SampleWindow, settings: LayerOutlier) -> RuleResult:
         tolerated |= own | excused(window)[..., layers.members]
         shallow = layers.shallow & ~as_loaded & (departs < 0) & ~by_scale
 
-    def full(values: Floats | Bools, fill: float = np.nan) -> Floats:
-        out = np.full((*np.shape(values)[:-1], size), fill)
-        out[at] = values
-        return out  # (components,)
-
-    scale_reported, shallow_case, loaded_so = full(by_scale, 0.0), full(shallow, 0.0), full(as_loaded, 0.0)
-    usually, own_rate = full(middle), full(own, 0.0)
+    full = partial(_full, at=at, size=size)
+    scale_reported, shallow_case, loaded_so = (
+        full(by_scale, fill=0.0),
+        full(shallow, fill=0.0),
+        full(as_loaded, fill=0.0),
+    )
+    usually, own_rate = full(middle), full(own, fill=0.0)
 
     def meaning(i: int) -> str:
         column = "lambda" if scale_reported[i] else "k"
@@ -95,8 +99,8 @@ def layer_outlier(window: SampleWindow, settings: LayerOutlier) -> RuleResult:
         )
 
     return rule_result(
-        strength=full(strength, 0.0),
-        severity=full(np.where(tolerated | shallow, 1, 2), 2).astype(np.int8),
+        strength=full(strength, fill=0.0),
+        severity=full(np.where(tolerated | shallow, 1, 2), fill=2).astype(np.int8),
         quantity=lambda i: "λ" if scale_reported[i] else "k",
         value=full(value),
         meaning=meaning,
@@ -104,6 +108,13 @@ def layer_outlier(window: SampleWindow, settings: LayerOutlier) -> RuleResult:
         high=full(high),
         z=full(z),
     )
+
+
+def _full(values: Floats | Bools, at: Any, size: int, fill: float = np.nan) -> Floats:
+    """Values of the members, (…, members), at their places among all components, (…, components)."""
+    out = np.full((*np.shape(values)[:-1], size), fill)
+    out[at] = values
+    return out
 
 
 def may_depart(window: SampleWindow, settings: LayerOutlier) -> Bools:

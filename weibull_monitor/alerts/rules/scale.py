@@ -1,5 +1,4 @@
-"""λ and the RMS against what the optimizer can do, and against their own past: `impossible_change`, `scale_shift`,
-`scale_runaway`."""
+"""λ and the RMS against what the optimizer can do, and against their own past: `impossible_change`, `scale_shift`."""
 
 from __future__ import annotations
 
@@ -52,7 +51,7 @@ from weibull_monitor.alerts.rules.words import (
     signed,
     unstepped,
 )
-from weibull_monitor.alerts.settings import ImpossibleChange, ScaleRunaway, ScaleShift
+from weibull_monitor.alerts.settings import ImpossibleChange, ScaleShift
 from weibull_monitor.alerts.statistics import Floats, median_along, median_of, or_zero, quiet, resolution, spread_of
 from weibull_monitor.alerts.window import SampleWindow
 
@@ -94,9 +93,6 @@ FEW_VALUES: Final = 256
 """Gradients of so few values may all grow and keep their signs, so only the bound is beyond them."""
 SIGN: Final = 1.0
 """Bound of updates that all have one size."""
-AS_ATTENTION: Final = 2.1
-"""How much further W_q and W_k have to be pushed than others: where attention begins to work they go up to eight times as far as
-the rest with the same η, and `attention_scale` warns from 21 times on."""
 
 
 def impossible_change(window: SampleWindow, settings: ImpossibleChange) -> RuleResult | None:
@@ -249,6 +245,15 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
             unusual = suddenness(move.last - centre, usual, settings.z * share, change)[1]
             besides = np.where(against & (unusual >= 1.0), np.fmax(besides, type(settings).sure * unusual), besides)
 
+        of_shape = fallen & falls_in_shape(window, move.last + decay, decay)
+        judged = components.trainable & ~(of_shape & in_gradient(window))
+        known = np.isfinite(window.now("eta"))  # or it may be a warm-up that nobody sees
+        judged &= window.warm | known & ((by_rms >= 1.0) | (besides >= type(settings).sure))
+        factor = np.where(fallen & common, 1.0, caution(window))
+        of_rms = (by_rms >= 1.0) | ((by_fall >= 1.0) & ~(move.last < rose))  # (components,)
+        moved, thresholds = (move.last, centre, usual), (settings.z * share, change)
+        if not (np.fmax(suddenness(move.last - centre, usual, *thresholds)[1], besides) >= 1.0).any():  # nearly always
+            return shift_result(window, "log lambda", moved, thresholds, judged, "λ", str, besides, factor)
         by_decay, steady_fall = explained_by_decay(window) & ~raised, goes_on_falling(window) & fallen
         by_scale, gathering = scaled_to_zero(window) & fallen, gathers(window) & ~driven & ~(fallen & common)
         back = falling & given_back(window) & ~raised & ~negative
@@ -256,7 +261,6 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
             falling[..., body].sum(axis=-1, keepdims=True), 1
         )
         undone = fallen & common & (of_falls >= COMMON)
-        of_shape = fallen & falls_in_shape(window, move.last + decay, decay)
         # Attention takes one direction before it learns.
         straight = components.wakes & ~fallen & one_way(window) & rises_alike(window)
         growing = ~fallen & from_nothing(window)
@@ -309,20 +313,16 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
 
     explained = by_decay | steady_fall | undone | straight | unstepped(window) | growing | undoing
     explained |= by_scale | gathering | learning
-    judged = components.trainable & ~(of_shape & in_gradient(window))
-    known = np.isfinite(window.now("eta"))  # or it may be a warm-up that nobody sees
-    judged &= window.warm | known & ((by_rms >= 1.0) | (besides >= type(settings).sure))
-    of_rms = (by_rms >= 1.0) | ((by_fall >= 1.0) & ~(move.last < rose))  # (components,)
     result = shift_result(
         window,
         "log lambda",
-        (move.last, centre, usual),
-        (settings.z * share, change),
+        moved,
+        thresholds,
         judged,
         "λ",
         meaning,
         besides,
-        np.where(fallen & common, 1.0, caution(window)),
+        factor,
         explained,
     )
     if not of_rms.any():
@@ -358,39 +358,3 @@ def _faster(window: SampleWindow, settings: ScaleShift) -> Floats:
     both = np.minimum(ratio, of_others)
     mean = np.where(all_grew & (both >= A_LITTLE_FASTER), np.sqrt(ratio * of_others) / ON_AVERAGE, 0.0)
     return np.where(judged, or_zero(np.fmax(both, mean) / settings.faster), 0.0)
-
-
-def scale_runaway(window: SampleWindow, settings: ScaleRunaway) -> RuleResult | None:
-    """λ is far above what the same learning rates give the other matrices.
-
-    c = √(λ² - λ₀²·exp(-2S))/√I (`weibull_monitor.scaling.budget`) is similar in all matrices of a model whose steps have the
-    size η. A matrix whose c is ``ratio`` times the median was pushed in one direction, or rescaled. The premise is that λ is
-    mostly what this training has made it: of trained weights that move a little, c says nothing.
-    """
-    components = window.components
-    body = components.body & components.trainable
-    if len(window.steps) < MIN_INTERVALS + 2 or body.sum() <= MIN_INTERVALS:
-        return None
-    with quiet():
-        kept = window.baseline["lambda"] ** 2 * np.exp(-2.0 * window.now("decay"))
-        grown = window.now("lambda") ** 2 - kept
-        c = np.where(
-            np.isfinite(window.now("update_max")), np.sqrt(grown / window.now("budget")), np.nan
-        )  # (components,)
-        ratio = settings.ratio * np.where(components.wakes, AS_ATTENTION, 1.0)
-        middle = median_along(c[..., body])  # (1,)
-        usual = ratio * middle  # (components,)
-        strength = c / usual
-    return rule_result(
-        strength=np.where(body & window.warm & (c > 1.0) & (grown > kept), strength, 0.0),
-        severity=2,
-        quantity="budget ratio c",
-        value=c,
-        high=usual,
-        meaning=lambda i: (
-            f"λ {between(window.baseline['lambda'][i], window.now('lambda')[i], 0)}, {c[i] / middle[0]:.2g} times as far as in "
-            "the other matrices for the same steps. Check first the learning rate of its parameter group against that of the "
-            "others. If it is the same, something rescaled this matrix, or its gradients all point one way"
-            + (": lower the rate of W_q and W_k." if components.wakes[i] else ": go back to the last checkpoint.")
-        ),
-    )

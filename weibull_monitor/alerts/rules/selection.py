@@ -31,6 +31,7 @@ from weibull_monitor.alerts.rules.movement import (
     caution,
     median_if_many,
     shift_result,
+    suddenness,
     unlike_both,
     unlike_others,
     usual_movement,
@@ -83,6 +84,8 @@ def selection_range(window: SampleWindow, settings: SelectionRange) -> RuleResul
         low, high = low - settings.margin, high + settings.margin
         with quiet():
             beyond = np.maximum(low - now, now - high) - RANGE_ERRORS * error
+            if not (beyond > 0.0).any():
+                continue  # nearly always
             lowest_of_all = np.minimum(lowest - settings.margin, low)
             far = lowest_of_all - now > RANGE_ERRORS * error
             far &= of_parts(window, group, partial(_below, window, lowest_of_all))
@@ -129,7 +132,11 @@ def selection_shift(window: SampleWindow, settings: SelectionShift) -> RuleResul
         besides = np.fmax(unlike_others(window, move, error, settings), both)
         moves = np.abs(move.last) >= settings.change
         better = moves & straightens(window) if moves.any() else moves
-    straight = one_way(window)
+        strength = np.fmax(suddenness(move.last - move.centre, usual, settings.z, settings.change)[1], besides)
+    explained = straight = moves & False
+    if (strength >= 1.0).any():
+        straight = one_way(window)
+        explained = straight | better | excused(window)
     return shift_result(
         window,
         "k",
@@ -161,7 +168,7 @@ def selection_shift(window: SampleWindow, settings: SelectionShift) -> RuleResul
         ),
         besides,
         caution(window),
-        straight | better | excused(window),
+        explained,
     )
 
 
@@ -185,13 +192,17 @@ def selection_drift(window: SampleWindow, settings: SelectionDrift) -> RuleResul
             found = np.isfinite(drift) & ~(size < settings.z * noise) & warm(window, group)
         starts[group.members] = start = median_start(window, group)
         ends[..., group.members] = median_k(window, group)
+        strength = np.where(found, size / settings.mild, 0.0)
+        if not (strength >= 1.0).any():
+            results.set(group, strength >= 1.0, strength, 100.0 * drift, np.nan, np.nan)
+            continue  # nearly always
         # Steps of one size make k rise.
         begun = (start > MIN_START) | (not goes_on(window))
         expected = begun & ((group.attention == "mha") | (drift > 0.0)) | group_excused(window, group)
         strong = (size >= settings.strong) & ~expected
         strong &= of_parts(window, group, lambda part: np.abs(median_drift(window, part)) >= settings.strong)
         limit = 100.0 * np.where(strong, settings.strong, settings.mild)
-        results.set(group, strong, np.where(found, size / settings.mild, 0.0), 100.0 * drift, -limit, limit)
+        results.set(group, strong, strength, 100.0 * drift, -limit, limit)
     return results.rule_result(
         "drift of the median k in %",
         lambda i: (

@@ -78,6 +78,8 @@ def transmission_exit(window: SampleWindow, settings: TransmissionExit) -> RuleR
             # far below all of them is a warning.
             far = np.minimum(low, LOWEST) - settings.margin - now > settings.z * error
             strength = np.where(warm(window, group) & (beyond > 1.0), beyond, 0.0)
+        if not (strength > 0.0).any():
+            continue  # nearly always
         of_steps[..., group.members] = made = made_of_steps(window, group)
         faded[..., group.members] = fading = mostly(fades(window), group)
         far &= ~group_excused(window, group) & ~fading & comparable(window)
@@ -156,6 +158,12 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
         # R² below its limit: strength 1 at the limit, whatever was usual.
         below = (1.0 - r2) / (1.0 - settings.r2)
         by_k &= ~(below > strength) | (outside > 0.0)
+        # Of a stored matrix the parts are judged: each is a population of its own.
+        judged = (components.numel >= LEAST_PART) & ~components.whole
+        whole = np.where(components.body, np.fmax(below, strength), outside / caution(window))
+        found = np.where(judged, whole, 0.0)
+        if not (found >= 1.0).any():
+            return rule_result(found, 1, "R²", r2, "")  # nearly always
         # What began at zero comes to the shape of the others by and by, which is not a break.
         normal = anchors()["normal"].k
         nearer = np.abs(window.now("k") - normal) <= np.abs(window.before("k") - normal)
@@ -172,7 +180,6 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
         sudden &= by_k | ~evener
         sudden |= outside > 0.0
         sudden &= ~better
-        strength = np.where(components.body, np.fmax(below, strength), outside / caution(window))
         z = np.where(np.abs(z) < settings.z, np.nan, z)  # found for another reason
         straight = one_way(window) | grows_on(window)
         # A norm that divides a matrix changes its scale, and hardly its shape.
@@ -191,8 +198,7 @@ def body_break(window: SampleWindow, settings: BodyBreak) -> RuleResult:
         return between(before, now, since)
 
     return rule_result(
-        # Of a stored matrix the parts are judged: each is a population of its own.
-        strength=np.where((components.numel >= LEAST_PART) & ~components.whole, strength, 0.0),
+        strength=found,
         # What was not one population at the baseline, such as zeros, has not broken. One that bends slowly is not broken, either:
         # steps like signs do that. A sudden change is a warning, unless steps that go one way explain it.
         severity=np.where(sudden | slow, 2, 1).astype(np.int8),
