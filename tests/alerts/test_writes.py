@@ -10,8 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from alerts.simulated import Columns, alerts_in, begun_in, healthy, index, scale_by, watched, written
+from alerts.simulated import Columns, alerts_in, begun_in, healthy, index, scale_by, watched, window_in, written
 from weibull_monitor import WeibullMonitor, read_history
+from weibull_monitor.alerts import AlertSettings
+from weibull_monitor.alerts.rules.maximum import impossible_change
 
 AT = 16
 UP = index(2, "ffn_up")
@@ -37,6 +39,43 @@ def test_the_bound_of_the_optimizer_says_nothing_of_what_is_written_after_each_s
     for now in columns[AT:]:
         scale_by(now, 8.0)
     assert [found for found in rules(columns) if found[0] == "impossible_change"] == expected
+
+
+@pytest.mark.parametrize(("factor", "expected"), [(1.35, []), (1.6, [("impossible_change", "error")])])
+def test_writes_explain_the_rms_as_far_as_twice_their_sum(factor: float, expected: list[tuple[str, str]]) -> None:
+    """Ten writes of 0.0005: up to 0.01, beside an RMS of 0.024; the optimizer's bound is 0.0073."""
+    columns = after_each_step(watched(healthy(eta=1e-4)), 5e-4)
+    for now in columns[AT:]:
+        scale_by(now, factor, UP, largest=False)
+    assert [found for found in rules(columns) if found[0] == "impossible_change"] == expected
+
+
+@pytest.mark.parametrize(("factor", "expected"), [(1.2, []), (2.0, [("impossible_change", "error")])])
+def test_writes_explain_the_largest_value_as_far_as_16_times_their_size(
+    factor: float, expected: list[tuple[str, str]]
+) -> None:
+    """Ten writes of 0.0005: up to 0.025, beside a largest value of 0.105; the optimizer's bound is 0.0073."""
+    columns = after_each_step(watched(healthy(eta=1e-4)), 5e-4)
+    for now in columns[AT:]:
+        now["largest"][UP] *= factor
+    assert [found for found in rules(columns) if found[0] == "impossible_change"] == expected
+
+
+def test_two_writes_of_a_size_before_are_a_habit_and_one_is_not() -> None:
+    """Such as an average that is put in now and then: seldom, but as large each time."""
+
+    def strength(writes: tuple[int, ...]) -> float:
+        columns = watched(healthy())
+        for n, at in enumerate(writes):
+            written(columns, UP, at=at, rms=0.2)
+            for now in columns[at:]:
+                scale_by(now, 10.0 if n % 2 == 0 else 0.1, UP)
+        result = impossible_change(window_in(columns[: writes[-1] + 1]), AlertSettings().impossible_change)
+        assert result is not None
+        return float(result.strength[UP])
+
+    assert strength((4, 8, 12)) == 0.0
+    assert strength((8, 12)) >= 1.0
 
 
 def test_a_write_that_is_larger_than_the_habit_is_no_habit() -> None:

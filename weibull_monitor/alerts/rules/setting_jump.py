@@ -107,7 +107,7 @@ def setting_jump(window: SampleWindow, settings: SettingJump) -> RuleResult | No
             if between[i]
             else f"{times:.3g} times as high as ever before"
         )
-        name, by = max((("λ", by_scale[i]), ("the RMS", by_rms[i])), key=lambda of: or_zero(np.abs(of[1])))
+        name, by = ("λ", by_scale[i]) if abs(by_scale[i]) >= LEAST else ("the RMS", by_rms[i])
         return f"η of its parameter group {shown}, {how}; {name} moved by {signed(by)} since step {since}. {correct}"
 
     by_scale, by_rms = (window.log_change(column) for column in SCALES)
