@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from alerts.simulated import KINDS, Columns, alerts_in, begun_in, components, healthy, index, scale_by, window_in
+from weibull_monitor.alerts.rules.layers import layer_outlier
 from weibull_monitor.alerts.rules.steps import from_nothing
+from weibull_monitor.alerts.settings import LayerOutlier
 from weibull_monitor.model.components import Part
 
 ETA, AT = 1e-3, 26
@@ -71,6 +73,21 @@ def test_a_kind_that_grows_from_nothing_may_have_any_median_k(grows: bool) -> No
     about = [a for a in begun_in(columns) if a.finding.rule in ("selection_range", "selection_drift", "layer_outlier")]
     assert "info" in {a.finding.severity for a in about} or not grows
     assert ("warning" in {a.finding.severity for a in about}) == (not grows)
+
+
+@pytest.mark.parametrize("nothing", [True, False])
+def test_one_block_of_a_kind_that_grows_from_nothing_wakes_first(nothing: bool) -> None:
+    """However quickly it does: the others have still the size of the start, which is no size to be compared with."""
+    columns, kind = healthy(AT, blocks=8, eta=ETA), [index(block, "attn_q") for block in range(8)]
+    for n, now in enumerate(columns):
+        scale_by(now, 5e-3 if nothing else 1.0, kind)
+        for name in ("lambda", "rms", "largest"):
+            now[name][kind] *= np.exp(-0.01 * n)
+        scale_by(now, 50.0 if n == AT - 1 else 1.0, [index(3, "attn_q")])
+    result, first = layer_outlier(window_in(columns, blocks=8), LayerOutlier()), index(3, "attn_q")
+    assert result.strength[first] >= LayerOutlier.sure
+    assert result.severity[first] == (1 if nothing else 2)
+    assert ("sum of the steps" in result.meaning(first)) == nothing
 
 
 def test_a_fused_matrix_grows_from_nothing_as_long_as_one_of_its_parts_does() -> None:

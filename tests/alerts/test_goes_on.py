@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from alerts.simulated import Columns, begun_in, healthy, index, samples_of, scale_by, window_in, window_of
+from alerts.simulated import Columns, alerts_in, begun_in, healthy, index, samples_of, scale_by, window_in, window_of
 from weibull_monitor.alerts.rules.alone import at_once
 from weibull_monitor.alerts.rules.decay import gathers, lost_most, scaled_to_zero
 from weibull_monitor.alerts.rules.runaway import scale_runaway
@@ -168,6 +168,35 @@ def test_an_embedding_that_comes_to_rest_is_an_info() -> None:
         return {a.finding.severity for a in begun_in(columns, "unchanged")}
 
     assert (rest(1e-7), rest(0.01)) == ({"info"}, {"warning"})
+
+
+@pytest.mark.parametrize(("bound", "severities"), [(np.nan, {"info"}), (7.27, {"info", "warning"})])
+def test_steps_of_the_size_of_the_gradient_may_get_ten_times_as_small(bound: float, severities: set[str]) -> None:
+    """Such as of keys whose attention stays uniform: by half of what shows in an interval, and then not at all."""
+    columns = healthy(AT + 12, eta=ETA)
+    for n, now in enumerate(columns):
+        now["rms"][V] = now["lambda"][V] = 0.02 * (1.0 if n >= AT else np.exp(5e-5 * (n - AT)))
+        now["k"][V], now["r2"][V], now["update_max"][:] = 1.2 + (1e-5 * (n - AT) if n < AT else 0.0), 0.997, bound
+    assert {a.finding.severity for a in alerts_in(columns, "unchanged")} == severities
+
+
+def test_what_rests_for_longer_than_the_window_is_no_worse_for_it() -> None:
+    """When it came to rest, it was known how slow it had been; after 32 samples it is not any more."""
+    columns = healthy(AT + 45, eta=ETA)
+    for n, now in enumerate(columns):
+        now["rms"][V] = now["lambda"][V] = 0.02 * (1.0 if n >= AT else np.exp(1e-7 * (n - AT)))
+        now["k"][V], now["r2"][V] = 1.2 + (1e-5 * (n - AT) if n < AT else 0.0), 0.997
+    assert [(a.phase, a.finding.severity) for a in alerts_in(columns, "unchanged")] == [("begins", "info")]
+
+
+def test_nothing_has_run_away_where_the_sum_of_the_rates_is_not_known() -> None:
+    """As of an optimizer that does not count its steps, called at another pace than the monitor."""
+    columns = healthy(AT + 20, eta=ETA)
+    for now in columns:
+        now["eta_sum"][::3] = np.nan
+    result = scale_runaway(window_in(columns), ScaleRunaway())
+    assert result is not None
+    assert not (result.strength >= 1.0).any()
 
 
 @pytest.mark.parametrize(("i", "severity"), [(V, 2), (Q, 1)])

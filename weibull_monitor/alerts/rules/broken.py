@@ -11,7 +11,7 @@ from weibull_monitor.alerts.rules.result import RuleResult, rule_result
 from weibull_monitor.alerts.rules.words import between, last_clean
 from weibull_monitor.alerts.settings import Dead, NoGradient, RuleSettings, Unchanged
 from weibull_monitor.alerts.statistics import Bools, Floats, median_along, quiet, resolution
-from weibull_monitor.alerts.window import SampleWindow
+from weibull_monitor.alerts.window import CAPACITY, SampleWindow
 
 MIN_ELEMENTS: Final = 1024
 """`unchanged` skips smaller matrices: it can happen that none of their values crosses the edge of a bin."""
@@ -24,6 +24,8 @@ WARMS_UP: Final = 0.5
 WARMED_UP: Final = 0.95
 """Mean η of an interval, as a share of the mean of both its ends, below which a warm-up lies within it. Schedules that fall
 smoothly are above this until they fall by more than half in one interval."""
+SMALLER_GRADIENT: Final = 10.0
+"""How many times as small as before a gradient may get by itself, where a matrix stood nearly still."""
 CERTAIN: Final = 1e6
 """Strength of a matrix that has become zero."""
 
@@ -154,7 +156,11 @@ def _slow(window: SampleWindow, intervals: Floats) -> Bools:
             levels = np.log(window[column])
             moved = np.where(before[1:], np.abs(levels[1:] - levels[:-1]) / work[1:], np.nan)
             faster = np.fmax(faster, np.fmax.reduce(moved, axis=0))
-        found: Bools = (faster * now < resolution(window.components.numel)) & (place[0] < 0)
+        # A gradient may get smaller, and so do the steps that have its size.
+        fell = np.where(np.isfinite(window.now("update_max")), 1.0, SMALLER_GRADIENT)
+        found: Bools = (faster * now < fell * resolution(window.components.numel)) & (place[0] < 0)
+        if len(work) >= CAPACITY:
+            found |= place[0] >= 0  # what was before is no longer known, and was judged then
     return found
 
 

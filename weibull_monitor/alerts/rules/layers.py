@@ -7,8 +7,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from weibull_monitor.alerts.rules.excuse import excused, reason
+from weibull_monitor.alerts.rules.excuse import FROM_NOTHING, excused, reason
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result
+from weibull_monitor.alerts.rules.steps import from_nothing
 from weibull_monitor.alerts.rules.words import apart
 from weibull_monitor.alerts.settings import LayerOutlier
 from weibull_monitor.alerts.statistics import Bools, Floats, median_along, median_of, or_zero, quiet, spread_of
@@ -61,11 +62,12 @@ def layer_outlier(window: SampleWindow, settings: LayerOutlier) -> RuleResult:
         middle = np.where(by_scale, np.sqrt(low * high), (low + high) / 2.0)
         as_loaded = np.abs(np.where(by_scale, layers.start[1], layers.start[0])) >= LOADED_SHARE * np.abs(departs)
         tolerated = as_loaded & (~by_scale | (np.abs(departs) < TOLERATED_RATIO))
-        own = layers.stepped_apart(window)
+        # Where a kind grows from nothing, one block wakes after the other.
+        own, wakes = layers.stepped_apart(window), layers.mostly(from_nothing(window))
         # Steps as large as the gradient make blocks grow as differently as their gradients are.
         unbounded = ~np.isfinite(window.now("update_max"))[..., layers.members]
         tolerated |= unbounded & by_scale & (np.abs(departs) < TOLERATED_RATIO)
-        tolerated |= own | excused(window)[..., layers.members]
+        tolerated |= own | excused(window)[..., layers.members] | wakes
         shallow = layers.shallow & ~as_loaded & (departs < 0) & ~by_scale
 
     full = partial(_full, at=at, size=size)
@@ -74,7 +76,7 @@ def layer_outlier(window: SampleWindow, settings: LayerOutlier) -> RuleResult:
         full(shallow, fill=0.0),
         full(as_loaded, fill=0.0),
     )
-    usually, own_rate = full(middle), full(own, fill=0.0)
+    usually, own_rate, waking = full(middle), full(own, fill=0.0), full(wakes, fill=0.0)
 
     def meaning(i: int) -> str:
         column = "lambda" if scale_reported[i] else "k"
@@ -91,7 +93,7 @@ def layer_outlier(window: SampleWindow, settings: LayerOutlier) -> RuleResult:
             return f"{what}{since}. {_SHALLOW_CASE}"
         if own_rate[i]:
             return f"{what}{since}. It has a learning rate or a schedule of its own: if you set it so, nothing has to be done."
-        if because := reason(window, i):
+        if because := reason(window, i) or (FROM_NOTHING if waking[i] else None):
             return f"{what}{since}. {because}"
         return (
             f"{what}{since}. Check first the learning rate of its parameter group, then whether something rescaled or overwrote "
@@ -170,6 +172,13 @@ class _Layers:
         found = departure(by_block.reshape(-1, by_block.shape[-1]))
         departs, spread, centre = (one.reshape(by_block.shape)[..., there] for one in found)
         return departs, spread, centre
+
+    def mostly(self, found: Bools) -> Bools:
+        """Members of whose kind at least half are ``found`` (components,), shape (members,)."""
+        there = self.table >= 0
+        count = (found[..., self.table] & there).sum(axis=-1, keepdims=True)  # (kinds, 1)
+        many = count >= 0.5 * there.sum(axis=-1, keepdims=True)
+        return np.broadcast_to(many, (*found.shape[:-1], *self.table.shape))[..., there]
 
     def stepped_apart(self, window: SampleWindow) -> Bools:
         """Members whose Σ η is not that of the others of their kind: frozen for a while, or in a group with a rate of its own."""

@@ -23,7 +23,7 @@ def scale_runaway(window: SampleWindow, settings: ScaleRunaway) -> RuleResult | 
 
     c = √(λ² - λ₀²·exp(-2S))/√I (`weibull_monitor.scaling.budget`) is similar in all matrices of a model whose steps have the
     size η. A matrix whose c is ``ratio`` times the median was pushed in one direction, or rescaled. The premise is that λ is
-    mostly what this training has made it: of trained weights that move a little, c says nothing.
+    mostly what this training has made it: of trained weights that move a little, c says nothing. Nor does it without Σ η.
     """
     components = window.components
     body = components.body & components.trainable
@@ -32,9 +32,9 @@ def scale_runaway(window: SampleWindow, settings: ScaleRunaway) -> RuleResult | 
     with quiet():
         kept = window.baseline["lambda"] ** 2 * np.exp(-2.0 * window.now("decay"))
         grown = window.now("lambda") ** 2 - kept
-        c = np.where(
-            np.isfinite(window.now("update_max")), np.sqrt(grown / window.now("budget")), np.nan
-        )  # (components,)
+        budget = window.now("budget")
+        known = np.isfinite(window.now("update_max")) & np.isfinite(window.now("eta_sum")) & (budget > 0.0)
+        c = np.where(known, np.sqrt(grown / budget), np.nan)  # (components,)
         ratio = settings.ratio * np.where(components.wakes, AS_ATTENTION, 1.0)
         middle = median_along(c[..., body])  # (1,)
         usual = ratio * middle  # (components,)
