@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 EXPECT: Final = """\
-At the last first look (seed 10, the last three lines of the first table), 3 to 4 % of the healthy trainings raised an alarm. In
-all but one of them a matrix had been initialised again on purpose, and the alarm names it. Of the visible faults, 96 to 97 % were
-found."""
+At the last three first looks (seeds 10 to 12, the last nine lines of the first table), 2.9 % of the healthy trainings raised an
+alarm, at each of the three intervals between samples. In seven of these eleven, a matrix had been initialised again on purpose,
+and the alarm names it. Of the visible faults, 97 to 99 % were found."""
 """What the last look below says, in a sentence."""
 LOOKS: Final = """Each set was looked at for the first time when the rules had been finished without it. Then the rules were
 changed with it.
@@ -53,13 +53,19 @@ changed with it.
 | the same, seed 10 | 128 | 10 | 4 (3.1 %) | 0.3 | 30 of 31 (97 %) |
 | | | 50 | 4 (3.1 %) | 0.6 | 26 of 27 (96 %) |
 | | | 100 | 5 (3.9 %) | 1.3 | 26 of 27 (96 %) |
+| the same, seed 11 | 129 | 10 | 3 (2.3 %) | 0.2 | 39 of 39 (100 %) |
+| | | 50 | 4 (3.1 %) | 4.4 | 35 of 37 (95 %) |
+| | | 100 | 3 (2.3 %) | 0.7 | 34 of 36 (94 %) |
+| the same, seed 12 | 125 | 10 | 4 (3.2 %) | 1.6 | 32 of 32 (100 %) |
+| | | 50 | 3 (2.4 %) | 3.5 | 27 of 27 (100 %) |
+| | | 100 | 3 (2.4 %) | 4.5 | 27 of 27 (100 %) |
 
 Seven of the eleven alarms of seed 2, three of the four of seed 3, three of the fifteen of seed 5, eight of the 25 of seed 7,
-three of the four of seed 8, six of the 14 of seed 9 and twelve of the 13 of seed 10 are right: they name what was done on purpose
-in mid-run (a matrix was drawn anew, or the optimizer was made anew). In seed 10, the rest are 0, 0 and 0.5 of 10⁴ (matrices
-times samples). Three more of seed 5 were errors that were wrong: the monitor was called at every fourth step of an optimizer
-that does not count its steps, and took them for one. Since then such sums are not known. There are few faults in the sets that
-are drawn at random: one more or less is 2 to 8 %. Seeds 4, 5, 7, 8 and 9 together have 159 of 172, 138 of 154 and 134 of 150 (92,
+three of the four of seed 8, six of the 14 of seed 9, twelve of the 13 of seed 10, six of the ten of seed 11 and three of the ten
+of seed 12 are right: they name what was done on purpose in mid-run (a matrix was drawn anew, or the optimizer was made anew).
+Three more of seed 5 were errors that were wrong: the monitor was called at every fourth step of an optimizer that does not count
+its steps, and took them for one. Since then such sums are not known. There are few faults in the sets that are drawn at random:
+one more or less is 2 to 8 %. Seeds 4, 5, 7, 8 and 9 together have 159 of 172, 138 of 154 and 134 of 150 (92,
 90 and 89 %), and 19, 24 and 28 of 589 alarmed (3.2, 4.1 and 4.8 %).
 
 After the look at seed 9, a rule was added: where the monitor watches for writes and saw none, a sudden change is only an info.
@@ -68,6 +74,13 @@ name a matrix that was drawn anew), and 30 of 30, 26 of 27 and 25 of 26 faults a
 again with the watch: all are found (35, 34 and 33), and none of the 23 healthy twins raises an alarm. Seed 10 was looked at after
 that. Its one wrong alarm, and one of the two of seed 9, were `scale_stall`, which has since been silent while the optimizer's
 steps keep their size.
+
+Few alarms are wrong, but one alarm may name many matrices: in seeds 10 to 12 together, the wrong ones were 0.6, 2.5 and 1.8 of 10⁴
+(matrices times samples, every 10, 50 and 100 steps). Nearly all were three alarms: a new optimizer whose warm-up lay between two
+samples, a comparison with a sum of learning rates that was not known, and blocks that woke one after the other from nothing.
+These have been mended since, as have the misses of seed 11. With the rules of now, seeds 9 to 12 together have 11, 12 and 11 of 513
+healthy trainings alarmed (0.2, 0.5 and 0.5 of 10⁴; nearly all of them name a matrix that was drawn anew), and 131 of 132, 116 of 118
+and 114 of 116 visible faults found. But these trainings are no longer unseen.
 
 The tables below are of the present rules, and of trainings that were recorded before writes were watched: seeds 2 to 5, 7 and
 8, of the first two only a part. So they say what is found where that is not possible. Before the changes that seeds 4, 5 and 7
