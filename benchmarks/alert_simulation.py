@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from weibull_monitor.alerts.window import READ
+from weibull_monitor.alerts.samples import READ
 from weibull_monitor.history.record import RecordedSnapshot
 from weibull_monitor.model.components import Component
 

@@ -20,7 +20,7 @@ import torch
 
 from weibull_monitor import read_history
 from weibull_monitor.alerts import AlertSettings, replay
-from weibull_monitor.alerts.window import READ
+from weibull_monitor.alerts.samples import READ
 from weibull_monitor.history.alert import Alert
 from weibull_monitor.history.record import RecordedSnapshot
 from weibull_monitor.model.components import Component

@@ -10,6 +10,7 @@ sample are those of the thread, whatever else the machine does.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import tempfile
 import time
@@ -182,6 +183,7 @@ def models() -> Iterator[tuple[str, nn.Module, str]]:
 def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
     torch.set_num_threads(1)
+    logging.getLogger("weibull_monitor").setLevel(logging.ERROR)  # an optimizer goes on with each next monitor
     print("| `monitor.step()`, no sample due | µs | target |")
     print("|---|---|---|")
     for groups, optimizers in ((2, 1), (8, 1), (2, 2)):

@@ -1,4 +1,4 @@
-"""The snippets of README and the quickstarts run as they stand, after installing what the page says to install."""
+"""The snippets of README and the quickstarts run as written, after installing what the page says to install."""
 
 from __future__ import annotations
 

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from weibull_monitor.alerts import AlertSettings, replay
-from weibull_monitor.alerts.window import READ, SampleWindow
+from weibull_monitor.alerts.samples import READ
+from weibull_monitor.alerts.window import SampleWindow
 from weibull_monitor.history.alert import Alert
 from weibull_monitor.model.components import Component
 

@@ -11,6 +11,7 @@ from alerts.simulated import ATTENTION, Columns, alerts_in, alerts_of, component
 from alerts.test_rules import AT, UP, K, Q, frozen, only_infos, scaled
 from alerts.test_setting_jump import rates
 from weibull_monitor.alerts import AlertSettings, replay
+from weibull_monitor.history.alert import Alert
 
 
 def decayed(columns: list[Columns]) -> None:
@@ -20,13 +21,18 @@ def decayed(columns: list[Columns]) -> None:
         now["weight_decay"][:] = 10.0
 
 
+def resets(columns: list[Columns], at: int = AT) -> list[Alert]:
+    """The alerts of `optimizer_reset` where the state is lost before sample ``at``."""
+    samples = [
+        replace(s, withheld={"optimizer_reset": 28} if n >= at else {"too_early": 28})
+        for n, s in enumerate(samples_of(columns))
+    ]
+    return [a for a in replay(samples, None, [ATTENTION]) if a.finding.rule == "optimizer_reset"]
+
+
 def test_a_reset_of_the_optimizer_raises_one_alert_at_the_first_sample_after_it() -> None:
     """The count stays for the rest of the run, because the law's budget is no longer known."""
-    samples = samples_of(healthy())
-    lost = [
-        replace(s, withheld={"optimizer_reset": 28} if n >= AT else {"too_early": 28}) for n, s in enumerate(samples)
-    ]
-    found = [a for a in replay(lost, None, [ATTENTION]) if a.finding.rule == "optimizer_reset"]
+    found = resets(healthy())
     assert [(a.phase, a.step) for a in found] == [("begins", 10 * AT), ("ends", 10 * (AT + 3))]
     assert found[0].finding.count == 28
 
@@ -36,21 +42,13 @@ def test_a_reset_with_a_new_warm_up_is_meant(share: float, severity: str) -> Non
     columns = healthy(eta=2e-3)
     for now in columns[AT:]:
         now["eta"] = now["eta"] * share
-    samples = [
-        replace(s, withheld={"optimizer_reset": 28} if n >= AT else {}) for n, s in enumerate(samples_of(columns))
-    ]
-    found = [a.finding for a in replay(samples, None, [ATTENTION]) if a.finding.rule == "optimizer_reset"]
+    found = [a.finding for a in resets(columns)]
     assert [f.severity for f in found[:1]] == [severity]
     assert ("new phase" in found[0].meaning) is (severity == "info")
 
 
-def resets(columns: list[Columns], at: int) -> list[str]:
-    """The severities of `optimizer_reset` where the state is lost before sample ``at``."""
-    samples = [
-        replace(s, withheld={"optimizer_reset": 28} if n >= at else {}) for n, s in enumerate(samples_of(columns))
-    ]
-    found = [a for a in replay(samples, None, [ATTENTION]) if a.finding.rule == "optimizer_reset"]
-    return [a.finding.severity for a in found if a.phase == "begins"]
+def begun(alerts: list[Alert]) -> list[str]:
+    return [a.finding.severity for a in alerts if a.phase == "begins"]
 
 
 def test_a_warm_up_between_two_samples_shows_in_the_sum_of_its_rates() -> None:
@@ -62,16 +60,16 @@ def test_a_warm_up_between_two_samples_shows_in_the_sum_of_its_rates() -> None:
     columns = healthy()
     rates(columns, phase)
     assert phase(160) > 0.9 * phase(150)
-    assert resets(columns, 16) == ["info"]
+    assert begun(resets(columns, 16)) == ["info"]
     rates(columns, lambda step: 1e-3 * (1.0 - step / 400))
-    assert resets(columns, 16) == ["warning"]
+    assert begun(resets(columns, 16)) == ["warning"]
 
 
 @pytest.mark.parametrize("at", [12, 16, 20])
 def test_a_reset_in_a_schedule_that_falls_smoothly_is_a_warning(at: int) -> None:
     columns = healthy()
     rates(columns, lambda step: 1e-3 * 0.5 * (1.0 + np.cos(np.pi * step / 240)))
-    assert resets(columns, at) == ["warning"]
+    assert begun(resets(columns, at)) == ["warning"]
 
 
 def test_the_bound_of_the_optimizer_is_that_of_the_steps_between_the_samples() -> None:

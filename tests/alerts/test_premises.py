@@ -14,7 +14,7 @@ from torch import nn
 from alerts.simulated import KINDS, Columns, alerts_in, alerts_of, begun_in, component, components, healthy, index
 from weibull_monitor import WeibullMonitor, read_history
 from weibull_monitor.alerts import AlertSettings
-from weibull_monitor.alerts.window import READ
+from weibull_monitor.alerts.samples import READ
 from weibull_monitor.history.alert import Alert
 from weibull_monitor.history.columns import WRITES
 from weibull_monitor.monitor.schedule import Schedule

@@ -14,13 +14,15 @@ import numpy as np
 
 from weibull_monitor.alerts.place import Place, Withheld
 from weibull_monitor.alerts.rules import RULES
-from weibull_monitor.alerts.rules.screens import may_find
+from weibull_monitor.alerts.rules.screens import NEARLY, may_find
 from weibull_monitor.alerts.settings import AlertSettings
 from weibull_monitor.alerts.statistics import Floats
 from weibull_monitor.alerts.window import SampleWindow
 
-NEARLY: Final = 1.0 - 1e-6
-"""Strength from which on a rule is asked again: many samples together may be rounded in another way than one."""
+SINGLE: Final = frozenset(
+    {"unchanged", "all_jumped", "misplaced", "outside_write", "initialised_anew", "update_growth", "update_excess"}
+)
+"""Rules that look at single samples only."""
 
 
 class SamplesTogether(SampleWindow):
@@ -78,12 +80,3 @@ def may_find_at(window: SampleWindow, places: Sequence[Place], settings: AlertSe
                 near = near & (False if result is None else (result.strength >= NEARLY).any(axis=-1))
             found[name] = np.broadcast_to(near, (len(places),)).tolist()
     return found
-
-
-SINGLE: Final = frozenset(
-    {
-        *("unchanged", "all_jumped", "misplaced", "outside_write", "initialised_anew"),
-        *("update_growth", "update_excess"),
-    }
-)
-"""Rules that look at single samples only."""

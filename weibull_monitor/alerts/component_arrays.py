@@ -143,6 +143,19 @@ class ComponentArrays:
         )
 
 
+def table_of(rows: Sequence[Sequence[int] | Ints]) -> Ints:
+    """Indices in rows of different lengths, shape (rows, longest), -1 after the last of each."""
+    table = np.full((len(rows), max(map(len, rows), default=0)), -1, dtype=np.int64)
+    for row, indices in zip(table, rows, strict=True):
+        row[: len(indices)] = indices
+    return table
+
+
+def at_table(values: Floats, table: Ints) -> Floats:
+    """The ``values`` (…, components) of a table's indices, in its shape: (…, rows, longest); NaN where it has none."""
+    return np.where(table >= 0, values[..., table], np.nan)
+
+
 def _wholes(components: Sequence[Component]) -> Bools:
     shared = [c for c in components if c.expert is None]
     parts = [c for c in distinct(shared) if c.part is not None]

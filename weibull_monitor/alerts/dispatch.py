@@ -10,9 +10,9 @@ from typing import Any, Final, Protocol
 from weibull_monitor.alerts.delivery import Webhook, log
 from weibull_monitor.alerts.delivery.webhook import check_url
 from weibull_monitor.alerts.engine import Engine
+from weibull_monitor.alerts.samples import Sample
 from weibull_monitor.alerts.settings import AlertSettings
 from weibull_monitor.alerts.stop import StopRequest
-from weibull_monitor.alerts.window import Sample
 from weibull_monitor.errors import ConfigurationError, Guard
 from weibull_monitor.history.alert import SEVERITIES, Alert, Severity, rank
 

@@ -14,9 +14,10 @@ from weibull_monitor.alerts.rule_state import RuleState
 from weibull_monitor.alerts.rules import RULES, RuleResult
 from weibull_monitor.alerts.rules.screens import may_find
 from weibull_monitor.alerts.rules.writes import unwritten
+from weibull_monitor.alerts.samples import Sample
 from weibull_monitor.alerts.settings import AlertSettings, RuleSettings
 from weibull_monitor.alerts.statistics import quiet, reaches
-from weibull_monitor.alerts.window import CAPACITY, Sample, SampleWindow
+from weibull_monitor.alerts.window import CAPACITY, SampleWindow
 from weibull_monitor.errors import ConfigurationError
 from weibull_monitor.history.alert import Alert, rank
 

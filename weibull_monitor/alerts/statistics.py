@@ -78,6 +78,12 @@ def lengths_of(steps: Sequence[Any]) -> npt.NDArray[np.int64]:
     return lengths[:, None] if lengths.ndim == 1 else lengths
 
 
+def rates_of(spent: Floats, steps: Sequence[Any]) -> Floats:
+    """Mean η of each interval, (intervals, …, components), from Σ η at the samples (samples, …, components) and their steps."""
+    rates: Floats = (spent[1:] - spent[:-1]) / lengths_of(steps)
+    return rates
+
+
 def resolution(elements: Floats) -> Floats:
     """What bins cannot tell of the logarithm of an RMS between two samples, for matrices of so many elements."""
     return ON_GRIDS + IN_BINS / np.sqrt(np.fmax(elements, 1.0))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Final, TypeVar
 
@@ -13,26 +13,15 @@ from numpy.lib.stride_tricks import sliding_window_view
 from weibull_monitor.alerts.common_movement import OF_ALL, common_movement
 from weibull_monitor.alerts.component_arrays import ComponentArrays
 from weibull_monitor.alerts.place import Place, Withheld
-from weibull_monitor.alerts.statistics import Bools, Floats, lengths_of, median_along, or_zero, quiet, rounded
-from weibull_monitor.history.record import RecordedSnapshot, as_array
-from weibull_monitor.history.snapshot import Snapshot
+from weibull_monitor.alerts.samples import READ, Sample, values_of
+from weibull_monitor.alerts.statistics import Bools, Floats, median_along, or_zero, quiet, rates_of
 from weibull_monitor.model.components import AttentionPair, Component, attention_pairs
 
 Made = TypeVar("Made")
-Sample = Snapshot | RecordedSnapshot
-"""A sample: live, or of a history."""
-
-READ: Final = (
-    *("k", "lambda", "r2", "k_se", "rms", "zeros", "nonfinite"),
-    *("eta", "weight_decay", "eta_sum", "update_max", "update_ratio"),
-    *("element_max", "largest"),
-    *("step_rms", "written", "written_rms", "state_written", "written_after"),
-)
-"""The recorded columns that rules read."""
 DERIVED: Final = ("work", "budget", "decay", "speed")
-"""Columns computed from them: the `work` of the interval before a sample, I and S of the scaling law at the sample, and the speed
-in the interval before it: the root of the growth of RMS² beyond weight decay, over what steps of size η in random directions make
-of it. It is 0 in the first steps, and for what has shrunk."""
+"""Columns computed from those of `READ`: the `work` of the interval before a sample, I and S of the scaling law at the sample,
+and the speed in the interval before it: the root of the growth of RMS² beyond weight decay, over what steps of size η in random
+directions make of it. It is 0 in the first steps, and for what has shrunk."""
 SHAPES: Final = ("log lambda", "log rms", "k", "r2")
 """Columns whose movements are kept, one after the other, for `SampleWindow.furthest`."""
 SCALES: Final = ("lambda", "rms")
@@ -127,7 +116,7 @@ class SampleWindow:
         self.reset = (self.reset[1], sample.withheld.get("optimizer_reset", 0))
         self.withheld = Withheld.of(sample.withheld, len(sample.components))
         self.memo.clear()
-        values = _values_of(sample)  # (columns, components)
+        values = values_of(sample)  # (columns, components)
         if self._end == self._room:
             self.move_down()
         for name, row in zip(READ, values, strict=True):
@@ -218,11 +207,11 @@ class SampleWindow:
 
     def once(self, name: str, make: Callable[[], Made]) -> Made:
         """What several rules ask about the latest sample, made once."""
-        if name not in self.memo:
-            with quiet():
-                self.memo[name] = make()
-        made: Made = self.memo[name]
-        return made
+        return _made(self.memo, name, make)
+
+    def always(self, name: Hashable, make: Callable[[], Made]) -> Made:
+        """What follows from the components and the baseline, made once while these stay."""
+        return _made(self.kept, name, make)
 
     @property
     def path(self) -> Floats:
@@ -276,9 +265,10 @@ class SampleWindow:
         return self.once("jumped", self._jumped)
 
     def _jumped(self) -> Bools:
-        spent = self["eta_sum"]
-        rates = (spent[1:] - spent[:-1]) / lengths_of(self.steps)  # (intervals, components)
-        eta = self["eta"]
+        rates, eta = (
+            rates_of(self["eta_sum"], self.steps),
+            self["eta"],
+        )  # (intervals, components), (samples, components)
         jumped: Bools = eta[-1] > MAX_ETA_GROWTH * self.peak
         if len(eta) > 2:  # a jump may come at the end of an interval, so that only the next one shows what it does
             late = np.minimum(eta[-1], eta[-2]) > MAX_ETA_GROWTH * np.fmax.reduce(eta[:-2], axis=0)
@@ -383,18 +373,9 @@ class SampleWindow:
         self.kept.clear()
 
 
-def _values_of(sample: Sample) -> Floats:
-    """The columns `READ` of a sample, (columns, components), NaN where there is no value.
-
-    They are rounded as the history rounds them, so that live and replayed values are the same.
-    """
-    values = (
-        np.stack([sample.array(name) for name in READ])
-        if isinstance(sample, Snapshot)
-        else as_array(sample.columns, READ)
-    )
-    values = np.where(np.isfinite(values), values, np.nan)
-    first = values[:, :1]
-    one = ((values == first) | np.isnan(values) & np.isnan(first)).all(axis=1) & (values.shape[1] > 0)  # (columns,)
-    values[one], values[~one] = rounded(first[one]), rounded(values[~one])
-    return values
+def _made(known: dict[Any, Any], name: Hashable, make: Callable[[], Made]) -> Made:
+    if name not in known:
+        with quiet():
+            known[name] = make()
+    made: Made = known[name]
+    return made

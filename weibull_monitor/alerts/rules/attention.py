@@ -7,11 +7,11 @@ from typing import Final
 
 import numpy as np
 
-from weibull_monitor.alerts.component_arrays import Ints
+from weibull_monitor.alerts.component_arrays import Ints, at_table, table_of
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result
 from weibull_monitor.alerts.rules.words import between
 from weibull_monitor.alerts.settings import AttentionScale
-from weibull_monitor.alerts.statistics import Bools, Floats, median_of, or_zero, quiet
+from weibull_monitor.alerts.statistics import Bools, Floats, median_along, or_zero, quiet
 from weibull_monitor.alerts.window import SampleWindow
 
 LAGS: Final = (1, 2, 4, 8)
@@ -43,7 +43,7 @@ class _Pairs:
         query: Indices of what makes queries, shape (pairs,).
         key: Indices of what makes keys, shape (pairs,).
         factor: What RMS_q·RMS_k is multiplied by, shape (pairs,).
-        others: Indices of the other matrices of the block, shape (most, pairs); -1 where there are fewer.
+        others: Indices of the other matrices of the block, shape (pairs, most); -1 where there are fewer.
     """
 
     query: Ints
@@ -66,10 +66,11 @@ class _Pairs:
         for i in query.tolist():
             mine = by_block.get((components.towers[i], int(components.blocks[i])), [])
             chosen.append(mine if len(mine) >= MIN_BODY else free.tolist())
-        others = np.full((max(map(len, chosen), default=0), len(chosen)), -1, dtype=np.int64)
-        for column, members in enumerate(chosen):
-            others[: len(members), column] = members
-        return _Pairs(query, key, np.array([pair.factor for pair in window.pairs]), others)
+        return _Pairs(query, key, np.array([pair.factor for pair in window.pairs]), table_of(chosen))
+
+    def scale(self, rms: Floats) -> Floats:
+        """The scale of attention of each pair, (…, pairs), from the RMS of the matrices (…, components)."""
+        return self.factor * rms[..., self.query] * rms[..., self.key]
 
 
 def attention_scale(window: SampleWindow, settings: AttentionScale) -> RuleResult | None:
@@ -97,14 +98,14 @@ def attention_scale(window: SampleWindow, settings: AttentionScale) -> RuleResul
     none = np.zeros(len(window.components))
     starts = [(np.broadcast_to(window.baseline["rms"], rms[-1].shape), none, none, 0, 0)]
     starts += [(rms[-1 - lag], decay[-1 - lag], or_zero(path[-1 - lag]), window.steps[-1 - lag], lag) for lag in lags]
-    now = pairs.factor * rms[-1][..., pairs.query] * rms[-1][..., pairs.key]  # (pairs,), as all that follows
+    now = pairs.scale(rms[-1])  # (pairs,), as all that follows
     best, usual, limit, ratio, since = (np.full(now.shape, np.nan) for _ in range(5))
     # Steps of the size of the gradient are larger for what wakes, so that only rates tell.
     bounded = np.isfinite(_of_pairs(window.now("update_max"), pairs)).all(axis=0)
     rates, certain = np.full((2, 2, *now.shape), np.nan), np.zeros(now.shape, dtype=bool)
     with quiet():
         earlier = np.stack([before for before, *_ in starts])  # (starts, components)
-        scales = pairs.factor * earlier[..., pairs.query] * earlier[..., pairs.key]  # (starts, pairs)
+        scales = pairs.scale(earlier)  # (starts, pairs)
         early = np.atleast_1d(window.steps[-1] <= EARLY)  # (1,)
         first = np.stack([early, *[np.zeros_like(early)] * len(lags)])  # (starts, 1)
         added = np.where(first, EARLY_ADDED, 1.0) * settings.added
@@ -174,24 +175,21 @@ def may_have_grown(window: SampleWindow, settings: AttentionScale) -> Bools:
     pairs, rms = _pairs(window), window["rms"]  # (samples, components)
     if not len(pairs.others):
         return np.zeros(1, dtype=bool)
-    now = pairs.factor * rms[-1][..., pairs.query] * rms[-1][..., pairs.key]  # (pairs,)
+    now = pairs.scale(rms[-1])  # (pairs,)
     found = np.zeros(now.shape, dtype=bool)
     least = np.where(np.atleast_1d(window.steps[-1] <= EARLY), EARLY_ADDED, 1.0) * settings.added
     for before in (window.baseline["rms"], *(rms[-1 - lag] for lag in LAGS if lag < len(window.steps))):
-        found |= now - pairs.factor * before[..., pairs.query] * before[..., pairs.key] >= least
+        found |= now - pairs.scale(before) >= least
     return found
 
 
 def _pairs(window: SampleWindow) -> _Pairs:
-    if "attention" not in window.kept:
-        window.kept["attention"] = _Pairs.of(window)
-    found: _Pairs = window.kept["attention"]
-    return found
+    return window.always("attention", lambda: _Pairs.of(window))
 
 
 def _of_others(values: Floats, pairs: _Pairs) -> Floats:
     """The median of the other matrices of each pair, shape (pairs,), of values of shape (components,)."""
-    return median_of(np.moveaxis(np.where(pairs.others >= 0, values[..., pairs.others], np.nan), -2, 0))
+    return median_along(at_table(values, pairs.others))[..., 0]
 
 
 def _of_pairs(values: Floats, pairs: _Pairs) -> Floats:

@@ -217,7 +217,7 @@ def optimizer_reset(window: SampleWindow, settings: RuleSettings) -> RuleResult:
     reset = np.where(window.components.trainable & (now > before), 1.0, 0.0)
     with quiet():
         first, last = window["eta"][-2:][0], window.now("eta")  # (components,)
-        steps = np.diff(np.array(window.steps[-2:]), axis=0).sum(axis=0)
+        steps = window.steps[-1] - window.steps[-2:][0]
         warms_up = (last < WARMS_UP * first) | (window.path < WARMED_UP * steps * (first + last) / 2.0)
     return rule_result(
         strength=reset,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from weibull_monitor.alerts.component_arrays import Ints, JudgedGroup
+from weibull_monitor.alerts.component_arrays import JudgedGroup, at_table, table_of
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result
 from weibull_monitor.alerts.statistics import Bools, Floats, median_along
 from weibull_monitor.alerts.window import SampleWindow
@@ -44,9 +44,8 @@ class GroupResults:
 
 def medians(window: SampleWindow, values: Floats) -> Floats:
     """Medians of ``values`` (components,) over the members of each group, shape (groups,); NaN if there is no value."""
-    table = _table(window)
-    found: Floats = median_along(np.where(table >= 0, values[..., table], np.nan))[..., 0]
-    return found
+    table = window.always("table of groups", lambda: table_of([group.members for group in window.components.groups]))
+    return median_along(at_table(values, table))[..., 0]
 
 
 def medians_of_k(window: SampleWindow) -> Floats:
@@ -56,10 +55,7 @@ def medians_of_k(window: SampleWindow) -> Floats:
 
 def medians_at_start(window: SampleWindow) -> Floats:
     """Median k of each group at the baseline, (groups,)."""
-    if "medians at start" not in window.kept:
-        window.kept["medians at start"] = medians(window, window.baseline["k"])
-    found: Floats = window.kept["medians at start"]
-    return found
+    return window.always("medians at start", lambda: medians(window, window.baseline["k"]))
 
 
 def drifts_of_k(window: SampleWindow) -> Floats:
@@ -67,53 +63,41 @@ def drifts_of_k(window: SampleWindow) -> Floats:
     return window.once("drifts of k", lambda: medians(window, window.now("k") / window.baseline["k"]) - 1.0)
 
 
-def median_drift(window: SampleWindow, group: JudgedGroup) -> Floats:
-    """Median k/k_baseline - 1 of a group, (1,)."""
-    return drifts_of_k(window)[..., _place(window, group)]
+def of_group(values: Floats, window: SampleWindow, group: JudgedGroup) -> Floats:
+    """The value of a group, (1,), of those of all groups (groups,)."""
+    places = window.always("places of groups", lambda: {id(g): n for n, g in enumerate(window.components.groups)})
+    n = places[id(group)]
+    return values[..., n : n + 1]
 
 
 def median_k(window: SampleWindow, group: JudgedGroup) -> Floats:
     """Median k of a group now, (1,)."""
-    return medians_of_k(window)[..., _place(window, group)]
+    return of_group(medians_of_k(window), window, group)
 
 
 def median_start(window: SampleWindow, group: JudgedGroup) -> Floats:
     """Median k of a group at the baseline, (1,)."""
-    return medians_at_start(window)[_place(window, group)]
+    return of_group(medians_at_start(window), window, group)
 
 
-def _table(window: SampleWindow) -> Ints:
-    """The members of each group, shape (groups, most), -1 after the last one."""
-    if "table of groups" not in window.kept:
-        groups = window.components.groups
-        table = np.full((len(groups), max((len(group.members) for group in groups), default=0)), -1, dtype=np.int64)
-        for row, group in zip(table, groups, strict=True):
-            row[: len(group.members)] = group.members
-        window.kept["table of groups"] = table
-    found: Ints = window.kept["table of groups"]
-    return found
-
-
-def _place(window: SampleWindow, group: JudgedGroup) -> slice:
-    """Where a group is among all."""
-    if "places of groups" not in window.kept:
-        window.kept["places of groups"] = {id(other): n for n, other in enumerate(window.components.groups)}
-    n = window.kept["places of groups"][id(group)]
-    return slice(n, n + 1)
+def median_drift(window: SampleWindow, group: JudgedGroup) -> Floats:
+    """Median k/k_baseline - 1 of a group, (1,)."""
+    return of_group(drifts_of_k(window), window, group)
 
 
 def part_groups(window: SampleWindow, group: JudgedGroup) -> tuple[JudgedGroup, ...]:
     """The groups of the parts of stored matrices: of W_q, W_k and W_v for fused ones; none if they are not components."""
-    if ("parts", id(group)) not in window.kept:
+
+    def parts() -> tuple[JudgedGroup, ...]:
         owners, whole = window.components.owners, window.components.whole
         stored = set(owners[group.members[whole[group.members]]].tolist())
-        window.kept["parts", id(group)] = tuple(
+        return tuple(
             other
             for other in window.components.groups
             if other is not group and stored.issuperset(owners[other.members].tolist())
         )
-    found: tuple[JudgedGroup, ...] = window.kept["parts", id(group)]
-    return found
+
+    return window.always(("parts", id(group)), parts)
 
 
 def of_parts(window: SampleWindow, group: JudgedGroup, judge: Callable[[JudgedGroup], Bools]) -> Bools:
@@ -130,8 +114,8 @@ def warm(window: SampleWindow, group: JudgedGroup) -> Bools:
     return np.asarray(window.warm[..., group.members].all(axis=-1, keepdims=True), dtype=bool)
 
 
-def around(low: float, start: Floats, high: float) -> tuple[Floats, Floats]:
-    """The range from ``low`` to ``high``, widened to hold ``start`` (1,) if that is known.
+def around(low: float | Floats, start: Floats, high: float | Floats) -> tuple[Floats, Floats]:
+    """The range from ``low`` to ``high``, widened to hold ``start`` (groups,) if that is known.
 
     >>> [end.tolist() for end in around(1.0, np.array([1.5]), 1.2)], [float(end) for end in around(1.0, np.nan, 1.2)]
     ([[1.0], [1.5]], [1.0, 1.2])

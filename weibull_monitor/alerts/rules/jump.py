@@ -22,7 +22,7 @@ from weibull_monitor.alerts.rules.start import back_at_start
 from weibull_monitor.alerts.rules.steps import from_nothing
 from weibull_monitor.alerts.rules.words import BY_STEPS, SE_LAMBDA, between, by_steps, signed, unstepped
 from weibull_monitor.alerts.settings import ScaleShift
-from weibull_monitor.alerts.statistics import Bools, Floats, lengths_of, median_along, or_zero, quiet
+from weibull_monitor.alerts.statistics import Bools, Floats, median_along, or_zero, quiet, rates_of
 from weibull_monitor.alerts.window import EARLY, JUMP, SCALES, SHAPES, SampleWindow
 
 LEAST: Final = 0.08
@@ -257,7 +257,6 @@ def _longer(window: SampleWindow) -> Floats:
 
 def _rate_jumped(window: SampleWindow, ago: int) -> Bools:
     """Whether η of the interval was above all before it by `JUMP`, (components,)."""
-    spent = window["eta_sum"]
-    rates = (spent[1:] - spent[:-1]) / lengths_of(window.steps)
+    rates = rates_of(window["eta_sum"], window.steps)
     found: Bools = (rates[-ago] > JUMP * np.fmax.reduce(rates[:-ago], axis=0)) | (window.jumped if ago == 1 else False)
     return found

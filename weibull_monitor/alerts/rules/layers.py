@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, Final
 
 import numpy as np
 
+from weibull_monitor.alerts.component_arrays import at_table, table_of
+from weibull_monitor.alerts.rules.decay import MOST
 from weibull_monitor.alerts.rules.excuse import FROM_NOTHING, excused, reason
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result
 from weibull_monitor.alerts.rules.steps import from_nothing
@@ -40,6 +41,12 @@ def layer_outlier(window: SampleWindow, settings: LayerOutlier) -> RuleResult:
     if not len(layers.members):
         return rule_result(np.zeros(size), 1, "k", np.full(size, np.nan), "")
     at = np.s_[..., layers.members]  # (members,), as all arrays below
+
+    def full(values: Floats | Bools, fill: float = np.nan) -> Floats:
+        out = np.full((*np.shape(values)[:-1], size), fill)
+        out[at] = values
+        return out  # (components,)
+
     with quiet():
         measures = []
         for now, noise, least in (
@@ -54,7 +61,7 @@ def layer_outlier(window: SampleWindow, settings: LayerOutlier) -> RuleResult:
             measures.append((strength, departs, departs / usual, now[at], centre - reach, centre + reach))
         most = np.maximum(measures[0][0], measures[1][0])
         if not (most >= 1.0).any():
-            return rule_result(_full(most, at, size, 0.0), 1, "k", np.full(size, np.nan), "")  # nearly always
+            return rule_result(full(most, 0.0), 1, "k", np.full(size, np.nan), "")  # nearly always
         # Of k and λ, the one that departs more strongly is reported; λ as itself, not as its logarithm.
         by_scale = measures[1][0] > measures[0][0]
         strength, departs, z, *shown = np.where(by_scale, measures[1], measures[0])
@@ -70,13 +77,8 @@ def layer_outlier(window: SampleWindow, settings: LayerOutlier) -> RuleResult:
         tolerated |= own | excused(window)[..., layers.members] | wakes
         shallow = layers.shallow & ~as_loaded & (departs < 0) & ~by_scale
 
-    full = partial(_full, at=at, size=size)
-    scale_reported, shallow_case, loaded_so = (
-        full(by_scale, fill=0.0),
-        full(shallow, fill=0.0),
-        full(as_loaded, fill=0.0),
-    )
-    usually, own_rate, waking = full(middle), full(own, fill=0.0), full(wakes, fill=0.0)
+    scale_reported, shallow_case, loaded_so = full(by_scale, 0.0), full(shallow, 0.0), full(as_loaded, 0.0)
+    usually, own_rate, waking = full(middle), full(own, 0.0), full(wakes, 0.0)
 
     def meaning(i: int) -> str:
         column = "lambda" if scale_reported[i] else "k"
@@ -101,8 +103,8 @@ def layer_outlier(window: SampleWindow, settings: LayerOutlier) -> RuleResult:
         )
 
     return rule_result(
-        strength=full(strength, fill=0.0),
-        severity=full(np.where(tolerated | shallow, 1, 2), fill=2).astype(np.int8),
+        strength=full(strength, 0.0),
+        severity=full(np.where(tolerated | shallow, 1, 2), 2).astype(np.int8),
         quantity=lambda i: "λ" if scale_reported[i] else "k",
         value=full(value),
         meaning=meaning,
@@ -112,30 +114,20 @@ def layer_outlier(window: SampleWindow, settings: LayerOutlier) -> RuleResult:
     )
 
 
-def _full(values: Floats | Bools, at: Any, size: int, fill: float = np.nan) -> Floats:
-    """Values of the members, (…, members), at their places among all components, (…, components)."""
-    out = np.full((*np.shape(values)[:-1], size), fill)
-    out[at] = values
-    return out
-
-
 def may_depart(window: SampleWindow, settings: LayerOutlier) -> Bools:
     """Whether a block is so far from the median of its kind that `layer_outlier` may find it, shape (…, kinds)."""
     layers, found = _layers(window, settings), np.zeros(1, dtype=bool)
     if not len(layers.members):
         return found
     for values, least in ((window.now("k"), settings.k), (np.log(window.now("lambda")), settings.log_lambda)):
-        by_block = np.where(layers.table >= 0, values[..., layers.table], np.nan)  # (kinds, blocks)
+        by_block = at_table(values, layers.table)  # (kinds, blocks)
         far = np.abs(by_block - median_along(by_block)) >= least
         found = found | far.any(axis=-1)
     return found
 
 
 def _layers(window: SampleWindow, settings: LayerOutlier) -> _Layers:
-    if ("layers", settings.blocks) not in window.kept:
-        window.kept["layers", settings.blocks] = _Layers(window, settings.blocks)
-    found: _Layers = window.kept["layers", settings.blocks]
-    return found
+    return window.always(("layers", settings.blocks), lambda: _Layers(window, settings.blocks))
 
 
 class _Layers:
@@ -152,11 +144,9 @@ class _Layers:
     def __init__(self, window: SampleWindow, least: int) -> None:
         components = window.components
         groups = [group for group in components.groups if len(group.members) >= least]
-        self.table = np.full((len(groups), max((len(g.members) for g in groups), default=0)), -1, dtype=np.int64)
-        for row, group in zip(self.table, groups, strict=True):
-            row[: len(group.members)] = group.members
+        self.table = table_of([group.members for group in groups])
         self.members = self.table[self.table >= 0]
-        blocks = np.broadcast_to((self.table >= 0).sum(axis=1)[:, None], self.table.shape)[self.table >= 0]
+        blocks = self.of_kinds((self.table >= 0).sum(axis=1, keepdims=True))
         self.caution = 1.0 + FEW / np.maximum(blocks, 1)
         forward = np.array([label.startswith("ffn_") for label in components.labels], dtype=bool)
         self.shallow = forward[self.members] & (components.blocks[self.members] <= LAST_SHALLOW_BLOCK)
@@ -167,24 +157,25 @@ class _Layers:
 
     def departures(self, values: Floats) -> tuple[Floats, Floats, Floats]:
         """`departure` of values (components,) for each member: three arrays of shape (members,)."""
-        there = self.table >= 0
-        by_block = np.where(there, values[..., self.table], np.nan)  # (kinds, blocks)
+        by_block = at_table(values, self.table)  # (kinds, blocks)
         found = departure(by_block.reshape(-1, by_block.shape[-1]))
-        departs, spread, centre = (one.reshape(by_block.shape)[..., there] for one in found)
+        departs, spread, centre = (one.reshape(by_block.shape)[..., self.table >= 0] for one in found)
         return departs, spread, centre
+
+    def of_kinds(self, values: Any) -> Any:
+        """The value of its kind for each member, (…, members), of those of the kinds (…, kinds, 1)."""
+        return np.broadcast_to(values, (*values.shape[:-1], self.table.shape[1]))[..., self.table >= 0]
 
     def mostly(self, found: Bools) -> Bools:
         """Members of whose kind at least half are ``found`` (components,), shape (members,)."""
-        there = self.table >= 0
-        count = (found[..., self.table] & there).sum(axis=-1, keepdims=True)  # (kinds, 1)
-        many = count >= 0.5 * there.sum(axis=-1, keepdims=True)
-        return np.broadcast_to(many, (*found.shape[:-1], *self.table.shape))[..., there]
+        share = np.nanmean(at_table(found.astype(float), self.table), axis=-1, keepdims=True)  # (kinds, 1)
+        many: Bools = self.of_kinds(share >= MOST)
+        return many
 
     def stepped_apart(self, window: SampleWindow) -> Bools:
         """Members whose Σ η is not that of the others of their kind: frozen for a while, or in a group with a rate of its own."""
         path = np.where(window.components.trainable, or_zero(window.now("eta_sum")), 0.0)
-        usual = median_along(np.where(self.table >= 0, path[..., self.table], np.nan))  # (kinds, 1)
-        of_kind = np.broadcast_to(usual, (*path.shape[:-1], *self.table.shape))[..., self.table >= 0]
+        of_kind = self.of_kinds(median_along(at_table(path, self.table)))
         mine = path[..., self.members]
         with quiet():
             apart: Bools = (np.abs(np.log(mine / of_kind)) > np.log(OWN_RATE)) & (mine != of_kind)

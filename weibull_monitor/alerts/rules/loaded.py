@@ -92,9 +92,7 @@ def initialised_anew(window: SampleWindow, settings: InitialisedAnew) -> RuleRes
     """
     if window.samples == 0 or not np.isfinite(window.loaded["k"]).any():
         return None
-    if "loaded" not in window.kept:
-        window.kept["loaded"] = _look(window, settings)
-    loaded: _Loaded = window.kept["loaded"]
+    loaded = window.always("loaded", lambda: _look(window, settings))
     if not len(loaded.found):
         return None
     size = len(window.components)

@@ -247,7 +247,7 @@ def shift_result(
     meaning: Callable[[int], str],
     besides: Floats | float,
     factor: Floats,
-    healthy: Bools | bool = False,
+    healthy: Callable[[], Bools],
 ) -> RuleResult:
     """The result of a rule for sudden changes of a column: a warning, with the latest value and the expected range.
 
@@ -261,7 +261,7 @@ def shift_result(
         meaning: What to say of the component with this index.
         besides: Strength for another reason, shape (components,).
         factor: Of all thresholds, shape (components,).
-        healthy: Components for which it is an info, however strong, shape (components,).
+        healthy: Finds the components for which it is an info, however strong, shape (components,); asked if one is found.
     """
     last, centre, usual = moved
     name = column.removeprefix("log ")
@@ -275,7 +275,6 @@ def shift_result(
         low, high, z = (np.where(inside, np.nan, shown) for shown in (low, high, z))
     strength = np.fmax(strength, besides) / factor
     levels = {"levels": window.now(name)[None], "before": before[None], "level_names": (quantity,)}
-    severity = np.broadcast_to(np.where(healthy, 1, 2).astype(np.int8), strength.shape)
-    return rule_result(
-        np.where(judged, strength, 0.0), severity, quantity, window.now(name), meaning, low, high, z, **levels
-    )
+    strength = np.where(judged, strength, 0.0)
+    severity = np.where(healthy(), 1, 2).astype(np.int8) if (strength >= 1.0).any() else 2
+    return rule_result(strength, severity, quantity, window.now(name), meaning, low, high, z, **levels)

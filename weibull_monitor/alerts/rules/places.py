@@ -12,7 +12,7 @@ from weibull_monitor.alerts.rules.result import RuleResult, rule_result, stronge
 from weibull_monitor.alerts.rules.returned import came_back, moved_far, where_back
 from weibull_monitor.alerts.rules.words import SE_LAMBDA, decimal
 from weibull_monitor.alerts.settings import Misplaced
-from weibull_monitor.alerts.statistics import Floats, median_along, quiet
+from weibull_monitor.alerts.statistics import Bools, Floats, median_along, quiet
 from weibull_monitor.alerts.window import SampleWindow
 
 MIN_PAIRS: Final = 4
@@ -45,9 +45,9 @@ def misplaced(window: SampleWindow, settings: Misplaced) -> RuleResult | None:
     return strongest(found) if found else None
 
 
-def may_be_misplaced(window: SampleWindow) -> Floats:
-    """Whether the model moved as far as it has to for `misplaced`, 1 or 0, shape (…, 1)."""
-    return np.fmax(far_moved(window), moved_far(window))
+def may_be_misplaced(window: SampleWindow) -> Bools:
+    """Whether the model moved as far as it has to for `misplaced`, shape (…, 1)."""
+    return far_moved(window) | moved_far(window)
 
 
 def _of_another_time(window: SampleWindow, settings: Misplaced) -> RuleResult | None:
@@ -76,7 +76,7 @@ def _exchanged(window: SampleWindow, settings: Misplaced) -> RuleResult | None:
     and those that are not exchanged stay, they have changed places. Where all move, blocks may follow each other on one trail.
     Distances are in units of what the matrices have moved at most before.
     """
-    if len(window.steps) < MIN_SAMPLES or not far_moved(window).any():
+    if not far_moved(window).any():
         return None  # nearly always
     strength, ratios = np.zeros(len(window.components)), np.full(len(window.components), np.nan)
     how, came = "", np.full(len(window.components), -1)
@@ -119,17 +119,17 @@ def _exchanged(window: SampleWindow, settings: Misplaced) -> RuleResult | None:
     )
 
 
-def far_moved(window: SampleWindow) -> Floats:
-    """Whether as many matrices moved further than ever as half of an exchange has, 1 or 0, shape (…, 1)."""
+def far_moved(window: SampleWindow) -> Bools:
+    """Whether as many matrices moved further than ever as half of an exchange has, shape (…, 1)."""
     least = min((len(places.here) for places in _places(window)), default=0) // 2
-    if not least:
-        return np.zeros(1)
+    if not least or len(window.steps) < MIN_SAMPLES:
+        return np.zeros(1, dtype=bool)
     with quiet():
         now, before, unit = _traits(window)  # (4, …, components)
         far = ((now - before) ** 2 / unit).mean(axis=0) >= 1.0
         far &= window.components.body & window.components.trainable
         old = np.reshape(window.steps[-2], far.shape[:-1]) > YOUNG
-        enough: Floats = ((far.sum(axis=-1) >= least) & old)[..., None].astype(float)
+        enough: Bools = np.asarray((far.sum(axis=-1) >= least) & old)[..., None]
         return enough
 
 
@@ -149,10 +149,7 @@ def _made_traits(window: SampleWindow) -> tuple[Floats, Floats, Floats]:
 
 
 def _places(window: SampleWindow) -> tuple[Places, ...]:
-    if "places" not in window.kept:
-        window.kept["places"] = tuple(_exchanges(window))
-    found: tuple[Places, ...] = window.kept["places"]
-    return found
+    return window.always("places", lambda: tuple(_exchanges(window)))
 
 
 def _exchanges(window: SampleWindow) -> list[Places]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from typing import Final
 
 import numpy as np
@@ -52,7 +53,16 @@ from weibull_monitor.alerts.rules.words import (
     unstepped,
 )
 from weibull_monitor.alerts.settings import ImpossibleChange, ScaleShift
-from weibull_monitor.alerts.statistics import Floats, median_along, median_of, or_zero, quiet, resolution, spread_of
+from weibull_monitor.alerts.statistics import (
+    Bools,
+    Floats,
+    median_along,
+    median_of,
+    or_zero,
+    quiet,
+    resolution,
+    spread_of,
+)
 from weibull_monitor.alerts.window import SampleWindow
 
 BODY_REACH: Final = 0.1
@@ -252,26 +262,37 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         factor = np.where(fallen & common, 1.0, caution(window))
         of_rms = (by_rms >= 1.0) | ((by_fall >= 1.0) & ~(move.last < rose))  # (components,)
         moved, thresholds = (move.last, centre, usual), (settings.z * share, change)
-        if not (np.fmax(suddenness(move.last - centre, usual, *thresholds)[1], besides) >= 1.0).any():  # nearly always
-            return shift_result(window, "log lambda", moved, thresholds, judged, "λ", str, besides, factor)
-        by_decay, steady_fall = explained_by_decay(window) & ~raised, goes_on_falling(window) & fallen
-        by_scale, gathering = scaled_to_zero(window) & fallen, gathers(window) & ~driven & ~(fallen & common)
+        strength = np.fmax(suddenness(move.last - centre, usual, *thresholds)[1], besides)
+
+    @cache  # asked only where something was found
+    def explanations() -> list[tuple[Bools, str]]:
+        """Matrices that something explains, (components,), and what; the first that holds counts."""
         back = falling & given_back(window) & ~raised & ~negative
         of_falls = back[..., body].sum(axis=-1, keepdims=True) / np.fmax(
             falling[..., body].sum(axis=-1, keepdims=True), 1
         )
-        undone = fallen & common & (of_falls >= COMMON)
-        # Attention takes one direction before it learns.
-        straight = components.wakes & ~fallen & one_way(window) & rises_alike(window)
-        growing = ~fallen & from_nothing(window)
-        undoing = fallen & unwinds(window) & (window.now("k") >= ALIKE)  # still nearly of one size, so not drawn anew
         alone_or_young = (by_rms >= 1.0) | (caution(window) > 1.0)
         learning = ~fallen & components.body & alone_or_young & ~driven
-        learning &= may_grow(window, rose + decay, np.fmax(ever, noise))
+        return [
+            (explained_by_decay(window) & ~raised, IN_GRADIENT),
+            (goes_on_falling(window) & fallen, GOES_ON),
+            (fallen & common & (of_falls >= COMMON), GIVEN_BACK),
+            (scaled_to_zero(window) & fallen, SCALED),
+            # Attention takes one direction before it learns.
+            (components.wakes & ~fallen & one_way(window) & rises_alike(window), ONE_WAY_CASE),
+            (~fallen & from_nothing(window), FROM_NOTHING),
+            # Still nearly of one size, so not drawn anew.
+            (fallen & unwinds(window) & (window.now("k") >= ALIKE), UNWINDS),
+            (gathers(window) & ~driven & ~(fallen & common), GATHERING),
+            (learning & may_grow(window, rose + decay, np.fmax(ever, noise)), GRADIENT_GREW),
+        ]
+
+    def explained() -> Bools:
+        with quiet():
+            found: Bools = np.logical_or.reduce([unstepped(window), *(holds for holds, _ in explanations())])
+        return found
 
     def meaning(i: int) -> str:
-        with quiet():
-            strength = np.fmax(suddenness(move.last - centre, usual, settings.z * share, change)[1], besides)
         shrank = by_fall[i] >= 1.0
         column, name, by = ("rms", "RMS", rose[i]) if of_rms[i] else ("lambda", "λ", move.last[i])
         before, now = window.before(column)[i], window.now(column)[i]
@@ -288,43 +309,11 @@ def scale_shift(window: SampleWindow, settings: ScaleShift) -> RuleResult | None
         else:
             usually = f"the usual change in this time is {signed(centre[i])}"
             others = "Most other matrices did not."
-        cause = (
-            IN_GRADIENT
-            if by_decay[i]
-            else GOES_ON
-            if steady_fall[i]
-            else GIVEN_BACK
-            if undone[i]
-            else SCALED
-            if by_scale[i]
-            else ONE_WAY_CASE
-            if straight[i]
-            else FROM_NOTHING
-            if growing[i]
-            else UNWINDS
-            if undoing[i]
-            else GATHERING
-            if gathering[i]
-            else GRADIENT_GREW
-            if learning[i]
-            else cause_of_shift(window, i, strength >= 1.0, others)
-        )
+        causes = (cause for holds, cause in explanations() if holds[i])
+        cause = next(causes, None) or cause_of_shift(window, i, strength >= 1.0, others)
         return f"{name} {between(before, now, window.steps[-2])}, by {signed(by)}; {usually}. {cause}"
 
-    explained = by_decay | steady_fall | undone | straight | unstepped(window) | growing | undoing
-    explained |= by_scale | gathering | learning
-    result = shift_result(
-        window,
-        "log lambda",
-        moved,
-        thresholds,
-        judged,
-        "λ",
-        meaning,
-        besides,
-        factor,
-        explained,
-    )
+    result = shift_result(window, "log lambda", moved, thresholds, judged, "λ", meaning, besides, factor, explained)
     if not of_rms.any():
         return result  # nearly always
     low, high, z = (np.where(of_rms, np.nan, shown) for shown in (result.low, result.high, result.z))

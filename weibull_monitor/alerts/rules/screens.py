@@ -14,13 +14,13 @@ import numpy as np
 
 from weibull_monitor.alerts.rules.alone import LEAST_MIXED, LEAST_OUTSIDE
 from weibull_monitor.alerts.rules.attention import may_have_grown
-from weibull_monitor.alerts.rules.groups import drifts_of_k, medians_at_start, medians_of_k
+from weibull_monitor.alerts.rules.groups import around, drifts_of_k, medians_at_start, medians_of_k
 from weibull_monitor.alerts.rules.jump import LEAST_ALONE, moved_both
 from weibull_monitor.alerts.rules.lately import LEAST_R2
 from weibull_monitor.alerts.rules.layers import may_depart
 from weibull_monitor.alerts.rules.maximum import DOUBLED
 from weibull_monitor.alerts.rules.movement import MIN_INTERVALS
-from weibull_monitor.alerts.rules.places import MIN_SAMPLES, may_be_misplaced
+from weibull_monitor.alerts.rules.places import may_be_misplaced
 from weibull_monitor.alerts.rules.scale import COMMON
 from weibull_monitor.alerts.rules.selection import ranges_of_k, selects
 from weibull_monitor.alerts.rules.shape import LOOKBACK
@@ -124,10 +124,6 @@ def _beside_centre(window: SampleWindow, column: str, lookback: int) -> Floats:
     return np.abs(last) + np.where(most > 0.0, most * np.fmax(longer, 1.0), 0.0)
 
 
-def _misplaced(window: SampleWindow, settings: RuleSettings) -> Bools:
-    return may_be_misplaced(window) > 0.0 if len(window.steps) >= MIN_SAMPLES else np.ones(1, dtype=bool)
-
-
 def _outside_write(window: SampleWindow, settings: RuleSettings) -> Bools:
     writes = np.fmax(window["written"][-2:], window["state_written"][-2:])  # (samples, components)
     found: Bools = np.logical_or.reduce(writes > 0.0, axis=0)
@@ -153,14 +149,14 @@ def _selection_drift(window: SampleWindow, settings: SelectionDrift) -> Bools:
 
 def _transmission_exit(window: SampleWindow, settings: TransmissionExit) -> Bools:
     judged = np.array([group.component_class == "transmission" for group in window.components.groups], dtype=bool)
-    now, start = medians_of_k(window), medians_at_start(window)
-    outside = (now < np.fmin(settings.low, start)) | (now > np.fmax(settings.high, start))
-    return judged & outside
+    now = medians_of_k(window)
+    low, high = around(settings.low, medians_at_start(window), settings.high)
+    return judged & ((now < low) | (now > high))
 
 
 SCREENS: Final[Mapping[str, Callable[[SampleWindow, Any], Bools]]] = {
     "impossible_change": _impossible_change,
-    "misplaced": _misplaced,
+    "misplaced": lambda window, _: may_be_misplaced(window),
     "outside_write": _outside_write,
     "scale_shift": _scale_shift,
     "selection_shift": _selection_shift,

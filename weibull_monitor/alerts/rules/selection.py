@@ -20,6 +20,7 @@ from weibull_monitor.alerts.rules.groups import (
     median_k,
     median_start,
     medians_at_start,
+    of_group,
     of_parts,
     warm,
 )
@@ -31,7 +32,6 @@ from weibull_monitor.alerts.rules.movement import (
     caution,
     median_if_many,
     shift_result,
-    suddenness,
     unlike_both,
     unlike_others,
     usual_movement,
@@ -73,15 +73,13 @@ def selection_range(window: SampleWindow, settings: SelectionRange) -> RuleResul
     attention. Above it is an info: steps like signs lead to the uniform distribution, and a matrix that takes one direction, as
     before attention begins to learn, beyond it.
     """
-    normal = anchors()["normal"].k
     lowest = min(LOWEST_PUBLISHED.values())
     results, starts = GroupResults(window.now("k").shape), np.full(len(window.components), np.nan)
+    ranges = ranges_of_k(window, settings)
     for group in _selection(window):
-        published = lowest_of(group)
         now, error = median_k(window, group), group_error(window.now("k_se"), group)
-        starts[group.members] = start = median_start(window, group)
-        low, high = around(published, start, normal)
-        low, high = low - settings.margin, high + settings.margin
+        starts[group.members] = median_start(window, group)
+        low, high = (of_group(ends, window, group) for ends in ranges)
         with quiet():
             beyond = np.maximum(low - now, now - high) - RANGE_ERRORS * error
             if not (beyond > 0.0).any():
@@ -132,11 +130,6 @@ def selection_shift(window: SampleWindow, settings: SelectionShift) -> RuleResul
         besides = np.fmax(unlike_others(window, move, error, settings), both)
         moves = np.abs(move.last) >= settings.change
         better = moves & straightens(window) if moves.any() else moves
-        strength = np.fmax(suddenness(move.last - move.centre, usual, settings.z, settings.change)[1], besides)
-    explained = straight = moves & False
-    if (strength >= 1.0).any():
-        straight = one_way(window)
-        explained = straight | better | excused(window)
     return shift_result(
         window,
         "k",
@@ -149,7 +142,7 @@ def selection_shift(window: SampleWindow, settings: SelectionShift) -> RuleResul
             f"{np.fmin(usual, move.own)[i]:.2g} from sample to sample. "
             + (
                 ONE_WAY_CASE
-                if straight[i]
+                if one_way(window)[i]
                 else because
                 if (because := reason(window, i))
                 else STRAIGHTENS
@@ -168,7 +161,7 @@ def selection_shift(window: SampleWindow, settings: SelectionShift) -> RuleResul
         ),
         besides,
         caution(window),
-        explained,
+        lambda: one_way(window) | better | excused(window),
     )
 
 
@@ -244,5 +237,5 @@ def ranges_of_k(window: SampleWindow, settings: SelectionRange) -> tuple[Floats,
     groups, normal = window.components.groups, anchors()["normal"].k
     ends = [(lowest_of(group), normal) if selects(group) else (-np.inf, np.inf) for group in groups]
     low, high = np.reshape(ends, (-1, 2)).T
-    start = medians_at_start(window)
-    return np.fmin(low, start) - settings.margin, np.fmax(high, start) + settings.margin
+    low, high = around(low, medians_at_start(window), high)
+    return low - settings.margin, high + settings.margin

@@ -10,7 +10,7 @@ from weibull_monitor.alerts.rules.movement import MIN_INTERVALS, usual_movement
 from weibull_monitor.alerts.rules.result import RuleResult, rule_result
 from weibull_monitor.alerts.rules.words import SE_LAMBDA, apart, signed
 from weibull_monitor.alerts.settings import SettingJump
-from weibull_monitor.alerts.statistics import Floats, lengths_of, median_along, median_of, or_zero, quiet
+from weibull_monitor.alerts.statistics import Floats, lengths_of, median_along, median_of, or_zero, quiet, rates_of
 from weibull_monitor.alerts.window import SCALES, SampleWindow
 
 LATELY: Final = 6
@@ -107,10 +107,10 @@ def setting_jump(window: SampleWindow, settings: SettingJump) -> RuleResult | No
             if between[i]
             else f"{times:.3g} times as high as ever before"
         )
-        name, by = ("λ", by_scale[i]) if abs(by_scale[i]) >= LEAST else ("the RMS", by_rms[i])
+        by_scale, by_rms = (window.log_change(column)[i] for column in SCALES)
+        name, by = ("λ", by_scale) if abs(by_scale) >= LEAST else ("the RMS", by_rms)
         return f"η of its parameter group {shown}, {how}; {name} moved by {signed(by)} since step {since}. {correct}"
 
-    by_scale, by_rms = (window.log_change(column) for column in SCALES)
     with quiet():
         between = grown.mean > LEAST_BURST * eta
         rate = np.where(between, grown.mean, eta)
@@ -151,7 +151,7 @@ def _outgrown(window: SampleWindow) -> Outgrown:
     if not ((rose >= ROSE) | (last >= LEAST_BURST * before)).any():
         none = np.zeros(now.shape)
         return Outgrown(none, none, none, last, window.now("work"))  # nearly always
-    rates = np.diff(spent, axis=0) / lengths  # (intervals, …, components)
+    rates = rates_of(spent, window.steps)  # (intervals, …, components)
     # A monitor that is called at every fourth step of the optimizer sees four times η in each.
     calls = np.fmax(1.0, median_of(rates[:-1] / eta[1:-1]))
     mean = last / calls

@@ -40,9 +40,8 @@ def scale_stall(window: SampleWindow, settings: ScaleStall) -> RuleResult | None
         usual = median_of(speed[:-2])
         share = now / usual
         strength = settings.share / np.maximum(share, 1e-3 * settings.share)
-        size = (
-            window["step_rms"][-intervals:] * lengths_of(window.steps)[-intervals:] / work
-        )  # of one step, in units of η
+        # The size of one step, in units of η.
+        size = window["step_rms"][-intervals:] * lengths_of(window.steps)[-intervals:] / work
         goes_on = np.fmin(size[-1], size[-2]) > STEPS * median_of(size[:-2])  # NaN, where it is not watched, is not
         written = or_zero(window["written"][-intervals:]) > 0.0
         goes_on &= ~(written[-2:].any(axis=0) & ~written[:-2].any(axis=0))  # or else something takes the steps back

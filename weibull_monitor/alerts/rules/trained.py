@@ -49,11 +49,7 @@ def families() -> tuple[Family, ...]:
 
 def goes_on(window: SampleWindow) -> bool:
     """Whether the run goes on from trained weights, or has no sample at step 0 that could tell."""
-    if "goes on" not in window.kept:
-        with quiet():
-            window.kept["goes on"] = window.loaded_at > 0 or were_trained(window)
-    found: bool = window.kept["goes on"]
-    return found
+    return window.always("goes on", lambda: window.loaded_at > 0 or were_trained(window))
 
 
 def were_trained(window: SampleWindow) -> bool:

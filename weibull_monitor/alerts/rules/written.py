@@ -104,10 +104,7 @@ def written_once(window: SampleWindow, settings: OutsideWrite) -> RuleResult | N
     """What looked like the first write of a habit at the sample before (`writes.may_be_habit`), and was not repeated."""
     if len(window.steps) < 3 or window.steps[-3] > BEGINS:
         return None
-    written, after = (
-        or_zero(window["written"]) > 0.0,
-        window["written_after"][-2],
-    )  # (samples, components), (components,)
+    written, after = or_zero(window["written"]) > 0.0, window["written_after"][-2]  # (samples, …), (components,)
     once = begins(window, -2) & ~written[-1] & ~written[:-2].any(axis=0)
     if not once.any():
         return None  # nearly always
