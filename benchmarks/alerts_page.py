@@ -92,9 +92,10 @@ HEAD = """# How good the alerts are
 
 {expect} On a run that nobody has seen, expect the same.
 
-All figures are of small models that were trained on CPUs (0.2 M parameters, two to eight blocks, 100 to 700 steps), replayed
-with a sample every 10, 50 and 100 steps. An alarm is a warning or an error. *Visible* is a fault that has changed a distribution
-by more than five of its own steps; *found*, one that raised an alarm within two samples ([exact definitions](#how-to-read-it)).
+All figures are of small models that were trained on CPUs (0.2 M parameters in the median, one to twelve blocks, 100 to 700
+steps), replayed with a sample every 10, 50 and 100 steps. An alarm is a warning or an error. *Visible* is a fault that has
+changed a distribution by more than five of its own steps; *found*, one that raised an alarm within two samples
+([exact definitions](#how-to-read-it)).
 
 ## First looks
 
