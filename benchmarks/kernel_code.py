@@ -38,9 +38,10 @@ from triton.compiler import ASTSource
 from weibull_monitor.measure.bins import bins_of
 from weibull_monitor.measure.kernels import COUNTED
 from weibull_monitor.measure.kernels import count as counting
+from weibull_monitor.measure.kernels import elements as some
 from weibull_monitor.measure.kernels import evidence as looking
 from weibull_monitor.measure.kernels import solve as solving
-from weibull_monitor.measure.kernels.launch import count_constants, solve_constants, tally_constants
+from weibull_monitor.measure.kernels.launch import ELEMENTS, count_constants, solve_constants, tally_constants
 
 COUNT_ARGUMENTS = {"pieces": "*i64", "starts": "*i64", "counts": "*i64", "row_stride": "i32"}
 SOLVE_ARGUMENTS = {
@@ -54,6 +55,15 @@ SOLVE_ARGUMENTS = {
     "row_stride": "i32",
 }
 TALLY_ARGUMENTS = {"values": "*i64", "places": "*i32", "out": "*i64"}
+COMPARE_ARGUMENTS = {
+    "addresses": "*i64",
+    "offsets": "*i64",
+    "last": "*fp32",
+    "sums": "*fp32",
+    "rows": "i32",
+    "size": "i32",
+    "step": "i32",
+}
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)", re.MULTILINE)
 
@@ -152,6 +162,12 @@ def all_of_them(capability: int) -> list[tuple[dict[str, Any], Any]]:
             looking.tally_kernel, TALLY_ARGUMENTS, tally_constants(bins_of(dtype)), looking.WARPS, capability
         )
         out.append((described(f"tally {str(dtype).removeprefix('torch.')}", kernel, capability), kernel))
+    for dtype, of_step in itertools.product(COUNTED, (False, True)):
+        arguments = COMPARE_ARGUMENTS | {"last": {torch.bfloat16: "*bf16", torch.float16: "*fp16"}.get(dtype, "*fp32")}
+        constants = {"block": ELEMENTS, "of_step": of_step}
+        kernel = compiled(some.compare_kernel, arguments, constants, some.WARPS, capability)
+        name = f"compare {str(dtype).removeprefix('torch.')}, {'a step' if of_step else 'between steps'}"
+        out.append((described(name, kernel, capability), kernel))
     return out
 
 

@@ -20,10 +20,11 @@ from statistics import median
 from typing import Any
 from unittest import mock
 
-os.environ.setdefault("TRITON_INTERPRET", "1")  # the kernels are not run
-
 import torch
 from torch import nn
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # the kernels are not run; read when they are defined
 
 from weibull_monitor import WeibullMonitor
 from weibull_monitor.measure import bins_of, count_magnitudes, solve
@@ -60,18 +61,19 @@ def microseconds(groups: int, optimizers: int = 1, steps: int = 3_000) -> float:
     return 1e6 * median(times)
 
 
-def watch_milliseconds(blocks: int, width: int, steps: int = 130) -> tuple[int, float, float]:
-    """How many matrices a Llama has, and the milliseconds of a training step of 64 tokens without a watch of writes, and with it.
+def watch_milliseconds(blocks: int, width: int, device: str = "cpu", steps: int = 130) -> tuple[int, list[float]]:
+    """How many matrices a Llama has, and the milliseconds of a step of 64 tokens without a watch of writes, and with it.
 
-    One model, with a monitor for each of both, in turns: medians.
+    One model, with a monitor for each of both, in turns: medians until a step is queued on the device, and until it is done. On
+    the host both are the same.
     """
     from transformers import LlamaConfig, LlamaForCausalLM
 
     sizes = {"hidden_size": width, "intermediate_size": 4 * width, "num_attention_heads": 4, "num_key_value_heads": 4}
-    model = LlamaForCausalLM(LlamaConfig(**sizes, num_hidden_layers=blocks, vocab_size=256))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
-    tokens = torch.randint(0, 256, (4, 16))
-    times: dict[bool, list[float]] = {False: [], True: []}
+    model = LlamaForCausalLM(LlamaConfig(**sizes, num_hidden_layers=blocks, vocab_size=256)).to(device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=device != "cpu")
+    tokens = torch.randint(0, 256, (4, 16), device=device)
+    times: dict[bool, list[tuple[float, float]]] = {False: [], True: []}
     count = 0
     with tempfile.TemporaryDirectory() as place:
         for turn in range(4):
@@ -89,10 +91,14 @@ def watch_milliseconds(blocks: int, width: int, steps: int = 130) -> tuple[int, 
                     optimizer.step()
                     optimizer.zero_grad()
                     monitor.step()
+                    queued = time.perf_counter()
+                    if device != "cpu":
+                        torch.cuda.synchronize()
                     if step > 68:  # the samples of the first steps
-                        times[writes].append(time.perf_counter() - begun)
+                        times[writes].append((queued - begun, time.perf_counter() - begun))
                 count = len(monitor.discovery.components)
-    return count, 1e3 * median(times[False]), 1e3 * median(times[True])
+    # (without, with) of (queued, done)
+    return count, [1e3 * median(column) for taken in times.values() for column in zip(*taken, strict=True)]
 
 
 def host_milliseconds(model: nn.Module, resolution: str, rounds: int = 30) -> tuple[int, dict[str, float]]:
@@ -193,8 +199,16 @@ def main() -> None:
     print("\n| matrices, width | a training step, ms | with the watch of writes | more |")
     print("|---|---|---|---|")
     for blocks, width in ((4, 64), (12, 64), (12, 256)):
-        matrices, without, watched = watch_milliseconds(blocks, width)
+        matrices, (_, without, _, watched) = watch_milliseconds(blocks, width)
         print(f"| {matrices}, {width} | {without:.2f} | {watched:.2f} | {100 * (watched / without - 1):.1f} % |")
+    if torch.cuda.is_available():
+        print("\n| matrices, width, on the GPU | queued, done: ms | with the watch of writes | more host time, ms |")
+        print("|---|---|---|---|")
+        for blocks, width in ((12, 256), (32, 256)):
+            matrices, (queued, done, more, done_watched) = watch_milliseconds(blocks, width, "cuda")
+            print(
+                f"| {matrices}, {width} | {queued:.2f}, {done:.2f} | {more:.2f}, {done_watched:.2f} | {more - queued:.2f} |"
+            )
     print("\nA sample on an accelerator, its launches left out: milliseconds of the training thread\n")
     print(f"| model | rows | {' | '.join(PARTS)} |")
     print(f"|---|---|{'---|' * len(PARTS)}")

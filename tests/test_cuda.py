@@ -249,6 +249,90 @@ def test_beside_cuda_graphs_and_a_compiled_optimizer(tmp_path: Path) -> None:
     assert found == pytest.approx(expected, rel=1e-8)  # a history has nine digits
 
 
+@pytest.mark.parametrize("make", MAKES)
+def test_a_write_between_two_steps_is_seen_without_waiting(
+    tmp_path: Path, strictly_asynchronous: Callable[[bool], None], make: str
+) -> None:
+    model = model_of(torch.float32)
+    optimizer = MAKES[make](model.parameters())
+    names = [name for name, p in model.named_parameters() if p.dim() == 2]
+    weights = [p for p in model.parameters() if p.dim() == 2]
+    monitor = WeibullMonitor(model, optimizer, every_n_steps=lambda step: step % 10 == 0, output_dir=tmp_path)
+    squares = []
+    for step in range(1, 51):
+        optimizer.zero_grad()
+        loss_of(model).backward()
+        before = [weight.detach().clone() for weight in weights]
+        strictly_asynchronous(step > 1)  # whatever an optimizer does the first time is its own business
+        optimizer.step()
+        monitor.step()
+        if step == 33:
+            weights[2].data.mul_(1.5)
+        strictly_asynchronous(False)
+        if 10 < step <= 20:
+            squares.append([(a - b).square().mean().item() for a, b in zip(weights, before, strict=True)])
+    monitor.close()
+    snapshots = {s.step: s for s in read_history(tmp_path).snapshots}
+    assert all(snapshots[step].values("written").get(name) is None for step in (10, 20, 30, 50) for name in names)
+    assert [snapshots[40].values("written")[name] for name in names] == [0, 0, 1, 0, 0, 0]
+    assert snapshots[40].values("written_after")[names[2]] == 33
+    found = snapshots[40].values("written_rms")
+    assert found[names[2]] == pytest.approx(0.5 * snapshots[30].values("rms")[names[2]], rel=0.3)
+    # A few elements of each matrix stand for all.
+    moved = torch.tensor(squares).mean(0).sqrt().tolist()
+    assert [snapshots[20].values("step_rms")[name] for name in names] == pytest.approx(moved, rel=0.5)
+
+
+def test_weights_and_moments_that_wait_on_the_host_between_steps_are_let_go(tmp_path: Path) -> None:
+    """As some trainings of images and of preferences do, to make room: the watch keeps no memory of them on the device."""
+    model = model_of(torch.float32, width=2048)
+    optimizer = torch.optim.AdamW(model.parameters())
+    monitor = WeibullMonitor(model, optimizer, every_n_steps=5, output_dir=tmp_path)
+    for step in range(12):
+        loss_of(model, width=2048).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        monitor.step()
+        if step == 7:
+            held = torch.cuda.memory_allocated()
+            for p in model.parameters():
+                p.data = p.data.cpu()
+            freed = held - torch.cuda.memory_allocated()
+            for p in model.parameters():
+                p.data = p.data.cuda()
+    monitor.close()
+    assert freed >= 0.95 * sum(p.nbytes for p in model.parameters())
+    last = read_history(tmp_path).snapshots[-1]
+    assert all(written is None for written in last.values("written").values())
+
+
+def test_steps_that_are_captured_later_are_no_writes(tmp_path: Path) -> None:
+    model = model_of(torch.float32)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, capturable=True)
+    alerts: list[Any] = []
+    monitor = WeibullMonitor(model, optimizer, every_n_steps=10, output_dir=tmp_path, on_alert=alerts.append)
+    graph, side = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+    for step in range(150):
+        if step == 55:
+            optimizer.zero_grad(set_to_none=True)
+            with torch.cuda.graph(graph):
+                loss_of(model).backward()
+                optimizer.step()
+        if step < 55:
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                optimizer.zero_grad(set_to_none=True)
+                loss_of(model).backward()
+                optimizer.step()
+            torch.cuda.current_stream().wait_stream(side)
+        else:
+            graph.replay()
+        monitor.step()
+    monitor.close()
+    assert [alert.finding.rule for alert in alerts] == []
+    assert read_history(tmp_path).snapshots[-1].step == 150
+
+
 def test_extra_memory_is_bounded(tmp_path: Path) -> None:
     model = model_of(width=4096)
     torch.cuda.synchronize()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM
@@ -16,8 +15,14 @@ from gpu_parts.page import Page, ms
 from weibull_monitor import WeibullMonitor
 
 TITLE = "A training"
-MONITORS = {"every 100": (100, False), "every 10": (10, False), "every 1": (1, False), "every 10, updates": (10, True)}
-"""Steps between two samples, and whether the last update of each matrix is read, too."""
+MONITORS: dict[str, tuple[int, dict[str, bool]]] = {
+    "every 100": (100, {}),
+    "every 10": (10, {}),
+    "every 1": (1, {}),
+    "every 10, updates": (10, {"updates": True}),
+    "every 100, writes not watched": (100, {"writes": False}),
+}
+"""Steps between two samples, and what else is asked for."""
 WITHOUT, AGAIN = "without", "without, once more"
 SECONDS = 110.0
 """What the turns may take together."""
@@ -78,7 +83,7 @@ class _Training:
 def run(machine: Machine, page: Page, budget: Budget) -> None:
     """Trains in turns, with a monitor that samples at every 100, 10 or 1 steps and without one.
 
-    One of them reads the last updates, too (`updates=True`).
+    One of them reads the last updates, too (`updates=True`), and one does not watch writes (`writes=False`).
     """
     training = _Training(machine)
     steps = 3 if machine.rehearsal else 100
@@ -90,40 +95,45 @@ def run(machine: Machine, page: Page, budget: Budget) -> None:
         f"and done after {ms(done)} ms: what is between is how far the host may fall behind. The history goes to a temporary "
         f"directory; no trackers, `forces=False`; early samples, which would fall into the first turn, are left out."
     )
-    with tempfile.TemporaryDirectory() as place:
-        monitors: dict[str, WeibullMonitor | None] = {WITHOUT: None}
-        for name, (n, updates) in MONITORS.items():
-            monitors[name] = WeibullMonitor(
-                training.model,
-                training.optimizer,
-                every_n_steps=lambda step, n=n: step % n == 0,
-                output_dir=Path(place, name),
-                process_group=None,
-                updates=updates,
-            )
-        monitors[AGAIN] = None
-        seconds: dict[str, list[float]] = {name: [] for name in monitors}
-        for monitor in monitors.values():
-            training.turn(monitor, machine.repetitions(5))  # untimed: what is done once
-        begin = time.monotonic()
-        rounds = 0
-        while rounds < machine.repetitions(9):
-            order = list(monitors) if rounds % 2 == 0 else list(monitors)[::-1]
-            for name in order:
-                seconds[name].append(training.turn(monitors[name], steps))
-            rounds += 1
-            a_round = (time.monotonic() - begin) / rounds
-            if min(SECONDS - (time.monotonic() - begin), budget.left() - 10) < a_round:
-                break
-        sampled = {name: monitor.last for name, monitor in monitors.items() if monitor is not None}
-        for monitor in monitors.values():
-            if monitor is not None:
-                monitor.close(sample_last=False)
+    seconds: dict[str, list[float]] = {name: [] for name in (WITHOUT, *MONITORS, AGAIN)}
+    begin, rounds = time.monotonic(), 0
+    while rounds < machine.repetitions(9):
+        order = list(seconds) if rounds % 2 == 0 else list(seconds)[::-1]
+        for name in order:
+            seconds[name].append(_turn(training, name, steps, machine.repetitions(5)))
+        rounds += 1
+        a_round = (time.monotonic() - begin) / rounds
+        if min(SECONDS - (time.monotonic() - begin), budget.left() - 10) < a_round:
+            break
     _report(page, seconds, steps, training.tokens)
-    for name, (n, _) in MONITORS.items():
-        last = sampled[name]
-        if n <= steps and (last is None or last.step == 0):
-            raise RuntimeError(f"the monitor of {name} took no sample; the log says why")
+
+
+def _turn(training: _Training, name: str, steps: int, untimed: int) -> float:
+    """Seconds of a turn under a monitor that is there for this turn alone: it has hooks on the optimizer.
+
+    Raises:
+        RuntimeError: If it took no sample.
+    """
+    if name not in MONITORS:
+        training.turn(None, untimed)
+        return training.turn(None, steps)
+    n, options = MONITORS[name]
+    with tempfile.TemporaryDirectory() as place:
+        monitor = WeibullMonitor(
+            training.model,
+            training.optimizer,
+            every_n_steps=lambda step: step % n == 0,
+            output_dir=place,
+            process_group=None,
+            **options,  # type: ignore[arg-type]
+        )
+        training.turn(monitor, untimed)  # what is done once
+        seconds = training.turn(monitor, steps)
+        last = monitor.last
+        monitor.close(sample_last=False)
+    if n <= steps and (last is None or last.step == 0):
+        raise RuntimeError(f"the monitor of {name} took no sample; the log says why")
+    return seconds
 
 
 def _report(page: Page, seconds: dict[str, list[float]], steps: int, tokens: int) -> None:

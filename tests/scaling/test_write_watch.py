@@ -16,8 +16,23 @@ from torch import Tensor, nn
 
 from weibull_monitor import WeibullMonitor, read_history
 from weibull_monitor.history.record import RecordedSnapshot
+from weibull_monitor.scaling import elements
 from weibull_monitor.scaling.elements import LOOKED_AT, some_of
 from weibull_monitor.scaling.write_watch import _Hook
+
+
+@pytest.fixture(autouse=True, params=["views", "kernel"])
+def _way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Elements are read through views, and by the kernel, which is interpreted where there is no GPU."""
+    if request.param == "kernel":
+        pytest.importorskip("triton", reason="Triton is not on this platform: it comes with torch on Linux")
+        if torch.cuda.is_available():
+            pytest.skip("kernels are not interpreted where there is a GPU: test_cuda.py runs them there")
+        from weibull_monitor.measure.kernels.launch import Kernels
+
+        kernels = Kernels(torch.device("cpu"))
+        monkeypatch.setattr(elements, "kernels_for", lambda device, dtype: kernels if device.type == "cpu" else None)
+
 
 Call = Callable[[nn.Sequential, torch.optim.Optimizer], object]
 

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
+from functools import reduce
+from typing import TYPE_CHECKING, Final
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from weibull_monitor.measure.kernels import kernels_for
 from weibull_monitor.model.sharding.layout import step_of
 from weibull_monitor.model.upload import on_device
+
+if TYPE_CHECKING:
+    from weibull_monitor.measure.kernels.launch import Kernels
 
 LOOKED_AT: Final = 64
 """How many elements of a matrix are compared, at most."""
@@ -61,6 +67,7 @@ class ElementRows:
         self.index = on_device(torch.tensor(self.places, device="cpu"), self.last.device)
         self.clear()
 
+    @torch.no_grad()  # a view with a history would keep what autograd accumulates the gradient with, of this stream
     def look(self) -> list[Tensor]:
         """Views of the elements, (1, …) each.
 
@@ -126,6 +133,83 @@ class ElementRows:
         squares, moved = squares / LOOKED_AT, moved / LOOKED_AT
         rows = [weight, squares, times * weight, after * squares, moved, steps * weight]
         out.index_add_(0, self.index, torch.stack(rows, dim=1))
+
+
+@dataclass
+class GatheredRows(ElementRows):
+    """The same on an accelerator with kernels: one launch, at an address, instead of a view of each matrix.
+
+    Attributes:
+        kernels: The kernels of the device.
+        known: Where each parameter is, and how many bytes it has.
+        begin: int64, (rows,): where the parameters are, on the device.
+        offsets: int64, (rows, elements): how far the elements of each are from there.
+        ends: The largest of them in each row.
+    """
+
+    kernels: Kernels = field(kw_only=True)
+    known: list[tuple[int, int]] = field(default_factory=list, init=False)
+    begin: Tensor = field(init=False)
+    offsets: Tensor = field(init=False)
+    ends: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.let_go()
+        self.last = self.last.flatten(1).contiguous()  # (rows, elements)
+        offsets = np.stack([_offsets(spec) for spec in self.specs])
+        self.ends = offsets.max(axis=1).tolist()
+        self.offsets = self.kernels.upload(offsets)
+
+    def locate(self) -> None:
+        """Finds out where the parameters are.
+
+        Raises:
+            ValueError: If one of them is not where its elements can be read. An address that has not changed is good still: the
+                memory there is the parameter's.
+        """
+        held = [here(p) for p in self.parameters] if self.sharded else self.parameters
+        known = [(local.data_ptr(), local.nbytes) for local in held]
+        if known == self.known:
+            return
+        for local, (_, strides, *_), end in zip(held, self.specs, self.ends, strict=True):
+            if local.device != self.last.device or local.dtype != self.last.dtype:
+                raise ValueError("a parameter is on another device or has another dtype")
+            if local.stride() != strides:
+                raise ValueError("a parameter has other strides")
+            if (local.storage_offset() + end) * local.itemsize >= local.untyped_storage().nbytes():
+                raise ValueError("a parameter has fewer elements")
+        self.known = known
+        self.begin = self.kernels.upload(np.array([address for address, _ in known], dtype=np.int64))
+
+    def compare(self, step: int) -> None:
+        """Counts what was written since the last call of this or of `after`, when so many steps had been taken."""
+        self.locate()
+        self.kernels.compare(self.begin, self.offsets, self.last, self.sums, step, of_step=False)
+
+    def after(self) -> None:
+        """Compares the elements with those before the step, right after it."""
+        if self.now is None:
+            self.last.copy_(torch.cat(self.look()).flatten(1))
+            self.let_go()
+            return
+        self.locate()
+        self.kernels.compare(self.begin, self.offsets, self.last, self.sums, 0, of_step=True)
+        self.now = None
+
+
+def rows_of(places: list[int], specs: list[Spec]) -> ElementRows:
+    """Rows of elements, by a kernel where there is one."""
+    local = here(specs[0][0])
+    kernels = kernels_for(local.device, local.dtype)
+    return ElementRows(places, specs) if kernels is None else GatheredRows(places, specs, kernels=kernels)
+
+
+def _offsets(spec: Spec) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
+    """How far the elements of a row are from the first of their parameter."""
+    _, _, size, strides, offset = spec
+    along = (np.arange(n, dtype=np.int64) * stride for n, stride in zip(size, strides, strict=True))
+    return reduce(np.add.outer, along).reshape(-1) + offset
 
 
 def here(p: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ from weibull_monitor.measure.transfer import PendingResult, to_host
 from weibull_monitor.model.components import Component
 from weibull_monitor.model.components.kept import names_of
 from weibull_monitor.model.sharding import Grid, Ranks
-from weibull_monitor.scaling.elements import LOCAL, LOOKED_AT, PACKED, ElementRows, Spec, here, some_of
+from weibull_monitor.scaling.elements import LOCAL, LOOKED_AT, PACKED, ElementRows, Spec, here, rows_of, some_of
 from weibull_monitor.scaling.tracking import BudgetTracker
 from weibull_monitor.scaling.versions import VersionWatch
 
@@ -299,7 +299,7 @@ class WriteWatch:
             chosen = np.array([pair for pair in of if pair[1] >= 0], dtype=np.intp).reshape(-1, 2)
             versions = VersionWatch([p for p, owner in zip(held, owners, strict=True) if owner == place])
             versions.find_states(self._optimizers[place])
-            rows = [ElementRows(places, specs) for places, specs in groups.values()]
+            rows = [rows_of(places, specs) for places, specs in groups.values()]
             self._parts[place] = _Part(rows, versions, chosen[:, 0], chosen[:, 1])
 
     def _specs(self, component: Component) -> Iterator[Spec]:

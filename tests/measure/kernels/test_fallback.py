@@ -61,7 +61,7 @@ def test_a_failure_is_logged_once_and_plain_torch_counts(
     assert what != "no Triton" or "triton" in record.message
 
 
-@pytest.mark.parametrize("wrong", ["count", "solve", "tally"])
+@pytest.mark.parametrize("wrong", ["count", "solve", "tally", "compare"])
 def test_kernels_that_compute_something_else_are_not_used(
     kernels: Kernels, wrong: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -75,6 +75,8 @@ def test_kernels_that_compute_something_else_are_not_used(
             args[2][2, 9000] += 1
         elif wrong == "solve":
             args[3][2, 0] += 1e-3
+        elif wrong == "compare":
+            args[3][1, 2] += 1
         else:
             args[2][1, 3] += 1
 
@@ -82,7 +84,7 @@ def test_kernels_that_compute_something_else_are_not_used(
     monkeypatch.setattr(package, "_kernels", lambda device: broken)
     with caplog.at_level(logging.WARNING, "weibull_monitor"):
         assert kernels_for(GPU, torch.bfloat16) is None
-    what = "find grids of" if wrong == "tally" else wrong
+    what = {"tally": "find grids of", "compare": "compare elements of"}.get(wrong, wrong)
     assert f"the kernel does not {what} torch.bfloat16 as plain torch does" in caplog.text
     monkeypatch.setattr(Kernels, wrong, right)
     assert broken.prepare(torch.bfloat16) is None

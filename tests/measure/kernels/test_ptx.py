@@ -195,7 +195,7 @@ def test_code_that_is_not_understood_is_refused(ptx: dict[str, tuple[str, int]])
 
 
 def test_they_compile_without_spilling(code: list[dict[str, Any]]) -> None:
-    assert len(code) == 2 * 9
+    assert len(code) == 2 * 15
     assert {row["capability"] for row in code} == {80, 90}
     for row in code:
         assert row.get("stack", 0) == 0, row

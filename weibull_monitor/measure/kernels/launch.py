@@ -21,6 +21,7 @@ from weibull_monitor.errors import say, text_of
 from weibull_monitor.measure.bins import Bins, bins_of
 from weibull_monitor.measure.grid import TALLIES, lows_of, roughness, tally
 from weibull_monitor.measure.kernels import count as counting
+from weibull_monitor.measure.kernels import elements as some
 from weibull_monitor.measure.kernels import evidence as looking
 from weibull_monitor.measure.kernels import solve as solving
 from weibull_monitor.measure.kernels.table import COLUMNS, ROWS, TILE, WorkTable, looked_at, rows_of, table_of
@@ -36,6 +37,9 @@ from weibull_monitor.measure.plain.solve import (
 )
 from weibull_monitor.model.sharding.layout import Elements
 from weibull_monitor.model.upload import on_device
+
+ELEMENTS = 64
+"""How many elements of a row `Kernels.compare` reads, at most."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ def window_of(dtype: torch.dtype, shape: Shape) -> SharedBins:
 
 
 class Kernels:
-    """The three kernels on one device.
+    """The kernels on one device.
 
     Args:
         device: A CUDA device; the CPU where Triton interprets its kernels (``TRITON_INTERPRET=1``).
@@ -136,6 +140,23 @@ class Kernels:
                 looking.tally_kernel[(len(values),)](
                     values, places, out, **tally_constants(bins), num_warps=looking.WARPS
                 )
+
+    def compare(self, addresses: Tensor, offsets: Tensor, last: Tensor, sums: Tensor, step: int, of_step: bool) -> None:
+        """Compares a few elements of each matrix with what they were, and keeps them.
+
+        Args:
+            addresses: int64, (rows,): where the matrix of each row begins.
+            offsets: int64, (rows, size): how far its elements are from there, in elements; ``size`` is `ELEMENTS` at most.
+            last: What they were when they were read last, (rows, size).
+            sums: float32, (SUMS, rows): the sums of `weibull_monitor.scaling.elements`, which are added to.
+            step: The number of steps taken.
+            of_step: Whether a step lies between both readings, or anything else.
+        """
+        rows, size = offsets.shape
+        with _on(self.device):
+            some.compare_kernel[(rows,)](
+                addresses, offsets, last, sums, rows, size, step, block=ELEMENTS, of_step=of_step, num_warps=some.WARPS
+            )
 
     def solve(
         self, counts: Tensor, rows: Tensor, bins: Bins, out: Tensor, clear: bool = False, rough: Tensor | None = None
@@ -219,6 +240,25 @@ class Kernels:
         same = torch.equal(tallies.cpu(), tally([some.values().cpu() for some in flat], bins))
         if not same or not torch.equal(rough[1:].cpu(), roughness(expected[1:, 1:-1], bins)):
             raise RuntimeError(f"the kernel does not find grids of {dtype} as plain torch does")
+        if not self._compares(normal):
+            raise RuntimeError(f"the kernel does not compare elements of {dtype} as plain torch does")
+
+    def _compares(self, normal: Tensor) -> bool:
+        """Whether elements of some rows are compared as they are."""
+        offsets = torch.arange(3 * ELEMENTS, device="cpu").view(3, -1) * 7 % normal.numel()
+        here = normal.view(-1)[offsets.to(self.device)]  # (3, ELEMENTS)
+        last, sums = here.clone(), torch.zeros(6, 3, dtype=torch.float32, device=self.device)
+        last[1] = 0.0
+        addresses = self.upload(np.full(3, normal.data_ptr()))
+        for of_step in (False, True):
+            self.compare(addresses, self.upload(offsets.numpy()), last, sums, 5, of_step)
+            if of_step != bool(sums[3].any()) or not torch.equal(last, here):
+                return False
+            last[2] = 0.0
+        squares = here.float().square().sum(dim=1).cpu()
+        of_row = [torch.tensor(chosen, device="cpu") for chosen in ([0, 1, 0], [0, 0, 1])]
+        expected = [squares * of_row[0], of_row[0], 5 * of_row[0], squares * of_row[1], of_row[1], squares * of_row[0]]
+        return torch.allclose(sums.cpu(), torch.stack([one.float() for one in expected]), rtol=1e-5)
 
     def _of(self, bins: Bins) -> tuple[Tensor, Tensor]:
         """ln|w| at the edges, and the hash of each column, on the device."""
