@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from weibull_monitor.measure.kernels import kernels_for
+from weibull_monitor.model.components.storage import ordinary
 from weibull_monitor.model.sharding.layout import step_of
 from weibull_monitor.model.upload import on_device
 
@@ -173,6 +174,8 @@ class GatheredRows(ElementRows):
         if known == self.known:
             return
         for local, (_, strides, *_), end in zip(held, self.specs, self.ends, strict=True):
+            if not ordinary(local):
+                raise ValueError(f"a {type(local).__name__} has no address")
             if local.device != self.last.device or local.dtype != self.last.dtype:
                 raise ValueError("a parameter is on another device or has another dtype")
             if local.stride() != strides:
@@ -200,8 +203,8 @@ class GatheredRows(ElementRows):
 
 def rows_of(places: list[int], specs: list[Spec]) -> ElementRows:
     """Rows of elements, by a kernel where there is one."""
-    local = here(specs[0][0])
-    kernels = kernels_for(local.device, local.dtype)
+    held = [here(p) for p, *_ in specs]
+    kernels = kernels_for(held[0].device, held[0].dtype) if all(map(ordinary, held)) else None
     return ElementRows(places, specs) if kernels is None else GatheredRows(places, specs, kernels=kernels)
 
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from weibull_monitor.measure.kernels import COUNTED
 from weibull_monitor.measure.kernels import elements as some
 from weibull_monitor.measure.kernels.launch import ELEMENTS, Kernels, probes
-from weibull_monitor.scaling.elements import LOOKED_AT, SUMS, ElementRows, GatheredRows, Spec, some_of
+from weibull_monitor.scaling import elements
+from weibull_monitor.scaling.elements import LOOKED_AT, SUMS, ElementRows, GatheredRows, Spec, rows_of, some_of
 
 
 def spec_of(p: Tensor) -> Spec:
@@ -87,6 +88,39 @@ def test_what_cannot_be_read_at_its_address_is_refused(kernels: Kernels) -> None
     with pytest.raises(ValueError, match="fewer elements"):
         rows.compare(2)
     assert torch.equal(rows.sums, begun)
+
+
+class Wrapper(torch.Tensor):
+    """As float8 weights are: other tensors have its values, and it has no memory."""
+
+    @staticmethod
+    def __new__(cls, inner: Tensor) -> Wrapper:
+        made: Wrapper = torch.Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype, device=inner.device)
+        return made
+
+    def __init__(self, inner: Tensor) -> None:
+        self.inner = inner
+
+    @classmethod
+    def __torch_dispatch__(cls, function: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return function(*[arg.inner if isinstance(arg, cls) else arg for arg in args], **(kwargs or {}))
+
+
+def test_a_tensor_without_memory_of_its_own_is_never_read_at_an_address(
+    kernels: Kernels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(elements, "kernels_for", lambda device, dtype: kernels)
+    plain = torch.randn(64, 96, device=kernels.device)
+    wrapper = Wrapper(plain)
+    assert (wrapper.data_ptr(), wrapper.untyped_storage().nbytes()) == (0, plain.nbytes)
+    of_plain = spec_of(plain)
+    assert isinstance(rows_of([0], [of_plain]), GatheredRows)
+    rows = rows_of([0, 1], [of_plain, (wrapper, *of_plain[1:])])
+    assert not isinstance(rows, GatheredRows)
+    rows = rows_of([0], [of_plain])
+    rows.parameters = [wrapper]
+    with pytest.raises(ValueError, match="a Wrapper has no address"):
+        rows.compare(1)
 
 
 def test_each_program_reads_one_row_of_elements() -> None:
