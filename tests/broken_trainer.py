@@ -17,8 +17,8 @@ def scale(parameter: torch.Tensor, factor: float) -> None:
         parameter.mul_(factor)
 
 
-def hf(where: Path, step: int = 4, factor: float = 50.0, **options: Any) -> Any:
-    """A Trainer of ten steps whose W_q is scaled at the beginning of step 4 or another; and its callback."""
+def hf(where: Path, step: int = 4, factor: float = 50.0, announced: bool = False, **options: Any) -> Any:
+    """A Trainer of ten steps whose W_q is scaled at the beginning of step 4 or another, announced or not; and its callback."""
     pytest.importorskip("transformers", reason="needs the transformers extra")
     import transformers
     from tiny_models import llama
@@ -42,6 +42,8 @@ def hf(where: Path, step: int = 4, factor: float = 50.0, **options: Any) -> Any:
     class Fault(transformers.TrainerCallback):  # type: ignore[name-defined,misc]
         def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
             if state.global_step + 1 == step:
+                if announced:
+                    callback.monitor.expect_change(Q0)
                 scale(model.get_parameter(Q0), factor)
 
     callback = WeibullCallback(every_n_steps=1, **options)

@@ -51,8 +51,16 @@ def test_a_stopped_run_can_be_resumed_and_knows_what_stands(tmp_path: Path) -> N
     assert not [a for a in told if a.finding.rule == "impossible_change"]  # it stands: nothing was undone
 
 
-def lightning_run(where: Path, logger: Any = False, **options: Any) -> Any:
-    """A Lightning Trainer of twelve batches whose W_q is scaled before the fifth."""
+def test_a_change_that_is_announced_stops_nothing(tmp_path: Path) -> None:
+    run, _ = hf(tmp_path, announced=True, stop_on="error")
+    run.train()
+    assert run.state.global_step == 10
+    found = {alert.finding.rule: alert.finding.severity for alert in read_history(tmp_path).alerts if alert.step == 4}
+    assert found["impossible_change"] == "info"
+
+
+def lightning_run(where: Path, logger: Any = False, announced: bool = False, **options: Any) -> Any:
+    """A Lightning Trainer of twelve batches whose W_q is scaled before the fifth, announced or not."""
     lightning = pytest.importorskip("lightning", reason="needs the lightning extra")
     from weibull_monitor.integrations.lightning import WeibullCallback
 
@@ -71,8 +79,11 @@ def lightning_run(where: Path, logger: Any = False, **options: Any) -> Any:
     class Fault(lightning.pytorch.Callback):  # type: ignore[name-defined,misc]
         def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
             if batch_idx == 4:
+                if announced:
+                    callback.monitor.expect_change(module.self_attn["q_proj"])
                 scale(module.self_attn["q_proj"].weight, 50.0)
 
+    callback = WeibullCallback(every_n_steps=1, **options)
     run = lightning.Trainer(
         default_root_dir=where,
         accelerator="cpu",
@@ -82,7 +93,7 @@ def lightning_run(where: Path, logger: Any = False, **options: Any) -> Any:
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[WeibullCallback(every_n_steps=1, **options), Fault()],
+        callbacks=[callback, Fault()],
     )
     run.fit(Lit(), torch.utils.data.DataLoader(torch.randn(48, 16), batch_size=4))
     return run
@@ -99,6 +110,12 @@ def test_lightning_saves_and_stops(tmp_path: Path) -> None:
 def test_without_it_lightning_goes_on(tmp_path: Path) -> None:
     assert lightning_run(tmp_path).global_step == 12
     assert not (tmp_path / "weibull/stopped.ckpt").exists()
+
+
+def test_lightning_goes_on_after_a_change_that_is_announced(tmp_path: Path) -> None:
+    assert lightning_run(tmp_path, announced=True, stop_on="error").global_step == 12
+    found = {alert.finding.rule: alert.finding.severity for alert in read_history(tmp_path).alerts if alert.step == 5}
+    assert found["impossible_change"] == "info"
 
 
 def test_lightnings_tensorboard_has_the_alert_where_its_sample_is(tmp_path: Path) -> None:

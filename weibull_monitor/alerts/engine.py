@@ -16,7 +16,7 @@ from weibull_monitor.alerts.rules.screens import may_find
 from weibull_monitor.alerts.rules.writes import unwritten
 from weibull_monitor.alerts.samples import Sample
 from weibull_monitor.alerts.settings import AlertSettings, RuleSettings
-from weibull_monitor.alerts.statistics import quiet, reaches
+from weibull_monitor.alerts.statistics import Floats, quiet, reaches
 from weibull_monitor.alerts.window import CAPACITY, SampleWindow
 from weibull_monitor.errors import ConfigurationError
 from weibull_monitor.history.alert import Alert, rank
@@ -60,6 +60,8 @@ optimizer moved it: they found 3 of 84 replayed faults of gradients and rates, a
 WHOLE: Final = frozenset({"outside_write"})
 """Rules whose infos are about the whole model. These take nothing from rules that say what became of it, nor do infos of those
 from them."""
+EVER: Final = "nonfinite"
+"""The rule whose findings no announced change explains. What others find at the next two samples is an info."""
 
 
 class Engine:
@@ -245,7 +247,20 @@ class Engine:
         severity = np.where(result.strength < settings.sure, 1, np.minimum(result.severity, rank(settings.at_most)))
         if name in BY_WRITING:
             severity = np.where(unwritten(self._window), 1, severity)
+        after = np.fmax.reduce(self._window["expected_after"][-2:])  # (components,); NaN where nothing was announced
+        if name != EVER and np.isfinite(after).any():
+            severity, result = np.where(np.isfinite(after), 1, severity), _announced(result, after)
         return replace(result, strength=np.where(out, 0.0, result.strength), severity=severity.astype(np.int8))
+
+
+def _announced(result: RuleResult, after: Floats) -> RuleResult:
+    """The same, which says of components whose change was announced that it was, and after which step."""
+    found = result.meaning
+
+    def meaning(i: int) -> str:
+        return found(i) if np.isnan(after[i]) else f"A change was expected after step {after[i]:.0f}. {found(i)}"
+
+    return replace(result, meaning=meaning)
 
 
 def replay(

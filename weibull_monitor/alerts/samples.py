@@ -17,7 +17,7 @@ READ: Final = (
     *("k", "lambda", "r2", "k_se", "rms", "zeros", "nonfinite"),
     *("eta", "weight_decay", "eta_sum", "update_max", "update_ratio"),
     *("element_max", "largest"),
-    *("step_rms", "written", "written_rms", "state_written", "written_after"),
+    *("step_rms", "written", "written_rms", "state_written", "written_after", "expected_after"),
 )
 """The recorded columns that rules read."""
 

@@ -39,6 +39,7 @@ _WRITES: Final = {
     "state_written": "state_times",
     "written_after": "after",
 }
+_EXPECTED: Final = {"expected_after": "after"}
 
 SOURCES: Final[dict[str, tuple[str, str]]] = {
     column: (source, path)
@@ -50,6 +51,7 @@ SOURCES: Final[dict[str, tuple[str, str]]] = {
         ("updates", _UPDATES),
         ("deltas", _DELTAS),
         ("writes", _WRITES),
+        ("expected", _EXPECTED),
     )
     for column, path in columns.items()
 }
@@ -70,6 +72,8 @@ WRITES: Final = tuple(_WRITES)
 """The columns that a line has only if writes to weights are watched."""
 WRITTEN: Final = tuple(_WRITES)[1:]
 """The columns that a line has only if something was written to a weight between two steps."""
+EXPECTED: Final = tuple(_EXPECTED)
+"""The columns that a line has only if a change was announced."""
 
 
 def unknown(what: str, name: object, known: Iterable[str]) -> str:

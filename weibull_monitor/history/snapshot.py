@@ -277,6 +277,17 @@ class Writes:
 
 
 @dataclass(frozen=True)
+class Expected:
+    """A change of one component that was announced (`WeibullMonitor.expect_change`).
+
+    Attributes:
+        after: The number of steps taken at that call.
+    """
+
+    after: int
+
+
+@dataclass(frozen=True)
 class Delta:
     """What a low-rank adapter adds to a weight: ΔW = s·B·A.
 
@@ -311,6 +322,7 @@ class Snapshot:
         deltas: What each adapter adds to its weight, by the name of its A.
         writes: What steps did to each component since the sample before, and what was written to it between them, by name; empty
             where that is not watched.
+        expected: The changes that were announced since the sample before, by name.
         unchanged: Number of trainable components with η > 0 whose counts are the same as in the sample before; None in the first
             sample.
         seconds: Wall time of the measurement, in seconds.
@@ -329,6 +341,7 @@ class Snapshot:
     updates: Mapping[str, Update] = field(default_factory=dict)
     deltas: Mapping[str, Delta] = field(default_factory=dict)
     writes: Mapping[str, Writes] = field(default_factory=dict)
+    expected: Mapping[str, Expected] = field(default_factory=dict)
     unchanged: int | None = None
     seconds: float = 0.0
     name: str | None = None

@@ -24,7 +24,7 @@ import numpy as np
 
 from weibull_monitor.errors import ConfigurationError, say, text_of
 from weibull_monitor.history.alert import Alert
-from weibull_monitor.history.columns import COLUMNS, COUNTS, DELTAS, FORCES, UPDATES, WRITES, WRITTEN
+from weibull_monitor.history.columns import COLUMNS, COUNTS, DELTAS, EXPECTED, FORCES, UPDATES, WRITES, WRITTEN
 from weibull_monitor.history.form import MAX_TIME
 from weibull_monitor.history.record import FILE, RunRecord
 from weibull_monitor.history.snapshot import Snapshot
@@ -113,7 +113,7 @@ class HistoryWriter:
     def write_snapshot(self, snapshot: Snapshot) -> None:
         """Writes a ``snapshot`` line: one array per column, aligned with the components; a value that does not exist is null."""
         absent = (() if snapshot.forces else FORCES) + (() if snapshot.updates else UPDATES)
-        absent += () if snapshot.deltas else DELTAS
+        absent += (() if snapshot.deltas else DELTAS) + (() if snapshot.expected else EXPECTED)
         if not np.isfinite(snapshot.array("step_rms")).any():
             absent += WRITES
         elif not any((snapshot.array(name) > 0).any() for name in ("written", "state_written")):

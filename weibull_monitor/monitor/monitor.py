@@ -24,6 +24,7 @@ from weibull_monitor.model.components.finder import Finder
 from weibull_monitor.model.sharding import UNDER_JOIN, JoinWatch, Ranks
 from weibull_monitor.monitor.adaptive import Adaptive
 from weibull_monitor.monitor.ended import Ended
+from weibull_monitor.monitor.expected import ChangeExpecter
 from weibull_monitor.monitor.first_batch import FirstBatch, with_earlier_fits
 from weibull_monitor.monitor.last_step import PASSED, LastStep
 from weibull_monitor.monitor.optimizers import (
@@ -47,7 +48,7 @@ IN_FLIGHT = 4
 far apart; when every step is sampled, waiting for the previous one would let the device run dry."""
 
 
-class WeibullMonitor(Shown, OptimizerFollower, Resuming):
+class WeibullMonitor(Shown, OptimizerFollower, ChangeExpecter, Resuming):
     """Fits every weight matrix of a model at a few optimizer steps, and logs k and λ.
 
     The integrations are thin layers over this class. In your own training loop::

@@ -15,7 +15,7 @@ from torch import nn
 from weibull_monitor.errors import Guard
 from weibull_monitor.history import RunRecord
 from weibull_monitor.history.metrics import groups_of
-from weibull_monitor.history.snapshot import Reference, Scaling, Snapshot
+from weibull_monitor.history.snapshot import Expected, Reference, Scaling, Snapshot
 from weibull_monitor.history.values import aligned
 from weibull_monitor.measure import WeibullFit
 from weibull_monitor.measure.bins import MANTISSA_BITS
@@ -62,6 +62,7 @@ class QueuedSample:
         updates: The fits of the updates; None without updates.
         deltas: What adapters add to weights; None without adapters.
         writes: What was written to weights between steps; None if that could not be watched.
+        expected: The changes that were announced, by component.
         seconds: Time spent on queueing, in seconds.
     """
 
@@ -75,6 +76,7 @@ class QueuedSample:
     updates: PendingUpdates | None
     deltas: PendingDeltas | None
     writes: PendingWrites | None
+    expected: Mapping[str, Expected]
     seconds: float
 
 
@@ -129,9 +131,11 @@ class Sampler:
 
     Attributes:
         name: Name of the model among several in one run; None if it has none.
+        expected: After how many steps a change of each parameter was announced, by name; empty after each sample.
     """
 
     name: str | None = None
+    expected: Mapping[str, int]
 
     def __init__(
         self,
@@ -149,6 +153,7 @@ class Sampler:
         self._forces, self._updates, self._writes, self._ranks, self._guard = forces, updates, writes, ranks, guard
         self._facts_of_model = guard("reading the configuration", facts_of, model) or {"class": type(model).__name__}
         self._deltas = DeltaReader(model)
+        self.expected = {}
         self._begun: set[str] = set()  # matrices that have had a fit
         self._first: int | None = None  # step of the first sample of this process
         self._paired: tuple[tuple[Component, ...], tuple[AttentionPair, ...]] | None = None
@@ -198,7 +203,17 @@ class Sampler:
             updates=updates,
             deltas=deltas,
             writes=writes,
+            expected=self._expected(components, aside),
             seconds=time.perf_counter() - started,
+        )
+
+    def _expected(self, components: tuple[Component, ...], keep: bool) -> dict[str, Expected]:
+        """The changes that were announced, by component; with ``keep`` for the next sample, too."""
+        expected = self.expected
+        if not keep:
+            self.expected = {}
+        return (
+            {c.name: Expected(expected[c.parameter]) for c in components if c.parameter in expected} if expected else {}
         )
 
     def finish(self, queued: QueuedSample, baseline: Mapping[str, Reference], last: Snapshot | None) -> Snapshot | None:
@@ -233,6 +248,7 @@ class Sampler:
             updates=self._updates.updates(queued.updates, fits, stepped) if self._updates and queued.updates else {},
             deltas=self._deltas.deltas(queued.deltas, fits) if queued.deltas else {},
             writes=self._writes.writes(queued.writes) if self._writes and queued.writes else {},
+            expected=queued.expected,
             unchanged=None if last is None or last.step == step else self.count_unchanged(fits, scaling, last),
             seconds=queued.seconds + time.perf_counter() - started,
             name=self.name,
