@@ -97,23 +97,135 @@ WAYS: dict[str, Callable[[nn.Sequential], tuple[Any, ...]]] = {
     "a matrix by name": lambda net: ("4.weight",),
     "a module by name": lambda net: ("4",),
     "several": lambda net: (net[4].weight, net[4]),
+    "all": lambda net: (net,),
+    "nothing": lambda net: (),
 }
+WANTED = {"all": {"0.weight": 1, "2.weight": 1, "4.weight": 1}, "nothing": {}}
 
 
-@pytest.mark.parametrize("way", [*WAYS, "all"])
+@pytest.mark.parametrize("way", WAYS)
 def test_what_can_be_named(tmp_path: Path, way: str) -> None:
     net = network()
     with WeibullMonitor(net, every_n_steps=1, output_dir=tmp_path) as monitor:
         monitor.step()
-        monitor.expect_change(*WAYS[way](net) if way in WAYS else ())
+        monitor.expect_change(*WAYS[way](net))
         aside = monitor.sample()
         monitor.step()
         monitor.step()
     assert aside is not None
-    wanted = {"4.weight": 1} if way in WAYS else {"0.weight": 1, "2.weight": 1, "4.weight": 1}
+    wanted = WANTED.get(way, {"4.weight": 1})
     assert aside.values("expected_after") == wanted
     values = [sample.values("expected_after") for sample in read_history(tmp_path).snapshots]
     assert values == [{}, {}, wanted, {}]
+
+
+class Tied(nn.Module):
+    """An embedding that is the output layer, too, and a matrix that is made of others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(64, 32)
+        self.body = nn.utils.parametrizations.weight_norm(nn.Linear(32, 32))
+        self.lm_head = nn.Linear(32, 64, bias=False)
+        self.lm_head.weight = self.embed.weight
+
+
+TIED: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "the other module": (lambda net: net.lm_head, "embed.weight"),
+    "its name": (lambda net: "lm_head", "embed.weight"),
+    "the name of its parameter": (lambda net: "lm_head.weight", "embed.weight"),
+    "a parametrized module": (lambda net: net.body, "body.weight"),
+    "its name, then": (lambda net: "body", "body.weight"),
+    "what it is made of": (lambda net: net.body.parametrizations.weight.original1, "body.weight"),
+    "the name of that": (lambda net: "body.parametrizations.weight.original1", "body.weight"),
+}
+WRAPPERS: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "none": lambda net: net,
+    "DataParallel": nn.DataParallel,
+    "compiled": lambda net: torch.compile(net, backend="eager"),  # type: ignore[return-value]
+}
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+@pytest.mark.parametrize("way", TIED)
+def test_weights_of_several_names_and_wrapped_models(tmp_path: Path, way: str, wrapper: str) -> None:
+    net = Tied()
+    one, wanted = TIED[way]
+    with WeibullMonitor(WRAPPERS[wrapper](net), every_n_steps=1, output_dir=tmp_path) as monitor:
+        monitor.expect_change(one(net))
+        sample = monitor.sample()
+    assert sample is not None
+    assert list(sample.values("expected_after")) == [wanted]
+
+
+def test_a_module_that_was_replaced_already(tmp_path: Path) -> None:
+    net = network()
+    with WeibullMonitor(net, every_n_steps=1, output_dir=tmp_path) as monitor:
+        monitor.step()
+        net[4] = nn.Linear(128, 64)
+        monitor.expect_change(net[4])
+        monitor.step()
+    assert read_history(tmp_path).snapshots[-1].values("expected_after") == {"4.weight": 1}
+
+
+def test_it_outlives_a_checkpoint_and_samples_beside_the_schedule(tmp_path: Path) -> None:
+    net = network()
+    with WeibullMonitor(net, every_n_steps=10, output_dir=tmp_path / "first") as monitor:
+        for _ in range(75):
+            monitor.step()
+        monitor.expect_change("4")
+        state = monitor.state_dict()
+    with WeibullMonitor(net, every_n_steps=10, output_dir=tmp_path / "second", resume=state) as again:
+        for _ in range(25):
+            again.step()
+    found = {s.step: s.values("expected_after") for s in read_history(tmp_path / "second").snapshots if s.step > 75}
+    assert found == {80: {"4.weight": 75}, 90: {}, 100: {}}
+    broken = state | {"expected": {"4.weight": "x", 3: 4}}
+    with WeibullMonitor(net, output_dir=tmp_path / "third", resume=broken) as third:
+        assert third._sampler.expected == {}
+
+
+@pytest.mark.parametrize("announced", [False, True])
+@pytest.mark.parametrize("every", [1, 10, 50])
+@pytest.mark.parametrize("setting", ["lr", "weight_decay"])
+def test_a_setting_that_jumps_on_purpose_stops_nothing(
+    tmp_path: Path, setting: str, every: int, announced: bool
+) -> None:
+    net = network()
+    data = torch.randn(16, 64)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=3e-4)
+    at, steps = 4 * every + 205, 16 * every + 205
+    with WeibullMonitor(net, optimizer, every_n_steps=every, output_dir=tmp_path, stop_on="warning") as monitor:
+        for step in range(1, steps):
+            if step == at:
+                if announced:
+                    monitor.expect_change(net)
+                optimizer.param_groups[0][setting] *= 40.0
+            (net(data) - data).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            monitor.step()
+        if announced or setting == "weight_decay":  # a jump of η of the whole model may be an info at once
+            assert bool(monitor.stop_requested) is not announced
+
+
+def test_what_comes_later_is_judged_as_always(tmp_path: Path) -> None:
+    net = network()
+    data = torch.randn(16, 64)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3)
+    with WeibullMonitor(net, optimizer, every_n_steps=10, output_dir=tmp_path) as monitor:
+        for step in range(1, 301):
+            (net(data) - data).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            monitor.step()
+            if step == 155:
+                monitor.expect_change(net[4])
+            if step in (155, 255):
+                drawn_anew(net)
+    alerts = [alert for alert in read_history(tmp_path).alerts if alert.phase != "ends"]
+    assert {a.finding.severity for a in alerts if 155 < a.step <= 255} == {"info"}
+    assert "error" in {a.finding.severity for a in alerts if a.step > 255}
 
 
 def test_another_matrix_is_judged_as_always(tmp_path: Path) -> None:
@@ -136,7 +248,7 @@ def test_a_new_phase_with_another_optimizer(tmp_path: Path, announced: bool) -> 
         for step in range(1, 151):
             if step == 101:
                 if announced:
-                    monitor.expect_change()
+                    monitor.expect_change(net)
                 optimizer = torch.optim.AdamW(net.parameters(), lr=9e-3)
                 monitor.follow_optimizers(optimizer)
             (net(data) - data).square().mean().backward()
@@ -153,7 +265,7 @@ def test_nan_is_an_error_as_always(tmp_path: Path) -> None:
     with WeibullMonitor(net, every_n_steps=1, output_dir=tmp_path) as monitor:
         for _ in range(3):
             monitor.step()
-        monitor.expect_change()
+        monitor.expect_change(net)
         with torch.no_grad():
             net[4].weight[0, 0] = torch.nan
         monitor.step()
@@ -166,10 +278,13 @@ def test_what_is_unknown_is_said_and_stops_nothing(tmp_path: Path, caplog: pytes
     monitor = WeibullMonitor(net, output_dir=tmp_path)
     with caplog.at_level(logging.WARNING, "weibull_monitor"):
         monitor.expect_change("heads", nn.Linear(2, 2))
-        monitor.expect_change(3)  # type: ignore[arg-type]
+        monitor.expect_change(None, net[1])  # type: ignore[arg-type]
+        monitor.expect_change()
     assert "expect_change: 'heads' has no weights that are measured" in caplog.text
     assert "expect_change: this Linear has no weights that are measured" in caplog.text
-    assert "expecting a change failed" in caplog.text
+    assert "expect_change: this NoneType has no weights that are measured" in caplog.text
+    assert "expect_change: this GELU has no weights that are measured" in caplog.text
+    assert "expect_change() names nothing" in caplog.text
     monitor.step()
     monitor.close()
     monitor.expect_change(net)

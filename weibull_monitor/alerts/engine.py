@@ -61,7 +61,13 @@ WHOLE: Final = frozenset({"outside_write"})
 """Rules whose infos are about the whole model. These take nothing from rules that say what became of it, nor do infos of those
 from them."""
 EVER: Final = "nonfinite"
-"""The rule whose findings no announced change explains. What others find at the next two samples is an info."""
+"""The rule whose findings no announced change explains."""
+ANNOUNCED: Final = 2
+"""Samples at which what others find is an info, from the first after the announcement on …"""
+REMEMBERED: Final = {"setting_jump": 8, "optimizer_reset": 8, "update_growth": 8, "update_excess": 8}
+"""… and of rules that find the same jump again, as they compare with a number of samples."""
+BY_WARNINGS: Final = frozenset({"attention_scale", "all_jumped"})
+"""Rules that an info about a jump explains nothing of: they find what comes after a change that was announced."""
 
 
 class Engine:
@@ -234,7 +240,8 @@ class Engine:
                 out |= (found[stronger].strength >= 1.0) & sure
         for other in EXPLAINED_BY.get(name, ()):
             if other in self._states:
-                out |= self._states[other].named if other in WHOLE else self._states[other].active
+                state = self._states[other]
+                out |= state.named if other in WHOLE or name in BY_WARNINGS else state.active
         if name == "scale_shift" and "impossible_change" in self._states:  # it finds jumps of the interval before, too
             levels = np.stack([self._window.before("rms"), self._window.before("largest")])
             out |= self._states["impossible_change"].found_at(levels)
@@ -247,7 +254,8 @@ class Engine:
         severity = np.where(result.strength < settings.sure, 1, np.minimum(result.severity, rank(settings.at_most)))
         if name in BY_WRITING:
             severity = np.where(unwritten(self._window), 1, severity)
-        after = np.fmax.reduce(self._window["expected_after"][-2:])  # (components,); NaN where nothing was announced
+        # (components,); NaN where nothing was announced
+        after = np.fmax.reduce(self._window["expected_after"][-REMEMBERED.get(name, ANNOUNCED) :])
         if name != EVER and np.isfinite(after).any():
             severity, result = np.where(np.isfinite(after), 1, severity), _announced(result, after)
         return replace(result, strength=np.where(out, 0.0, result.strength), severity=severity.astype(np.int8))

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-
 import torch
 from torch import Tensor, nn
 
@@ -31,16 +28,17 @@ class LastStep:
         self._reader, self._ranks = reader, ranks
         self._seen: Tensor | None = None
         self._name = ""
-        # The parameter, its address, and what copies some of its values.
-        self._view: tuple[LocalParameter, Tensor, int, Callable[[], object]] | None = None
+        # On the host: the parameter, its address, and a view of some of its values. On an accelerator, such a view would keep the
+        # memory of weights that are moved to the host for a while.
+        self._view: tuple[LocalParameter, Tensor, int, Tensor] | None = None
 
     def remember(self) -> None:
         """Copies the values. It does not wait for the device."""
         held = self._reader.weights.held
         if self._view is not None and self._seen is not None:
-            of, parameter, address, copy = self._view
+            of, parameter, address, values = self._view
             if held.get(self._name) is of and parameter.data_ptr() == address:
-                copy()
+                self._seen.copy_(values)
                 return
         self._seen = self._view = None
         if self._name not in held:
@@ -49,11 +47,11 @@ class LastStep:
             chosen = next((c for c in trained if c.component_class in ("selection", "transmission")), None)
             self._name = (chosen or trained[0]).parameter if trained else ""
         if self._name:
-            self._seen = self._values().clone()
-            local = held[self._name]
-            if type(local.optimized) is nn.Parameter and not local.sources and not local.problem:
-                copy = _copying(local.optimized, self._values(), self._seen)
-                self._view = (local, local.optimized, local.optimized.data_ptr(), copy)
+            values, local = self._values(), held[self._name]
+            self._seen = values.clone()
+            plain = type(local.optimized) is nn.Parameter and not local.sources and not local.problem
+            if plain and values.device.type == "cpu":
+                self._view = (local, local.optimized, local.optimized.data_ptr(), values)
 
     def passed(self) -> bool:
         """Whether the weights have changed since, on any rank. All ranks have to call this."""
@@ -73,16 +71,3 @@ class LastStep:
         if local.dim() == 2:
             local = local.diagonal()
         return local[:: max(1, len(local) // VALUES)]
-
-
-def _copying(of: Tensor, values: Tensor, to: Tensor) -> Callable[[], object]:
-    """What copies some values of a parameter; on the host by NumPy, which takes a fifth of the time, as integers of their size.
-
-    On an accelerator the view is made anew each time: one that stays keeps the memory of weights that are moved to the host for a
-    while.
-    """
-    if values.device.type != "cpu":
-        size, strides, offset = values.size(), values.stride(), values.storage_offset() - of.storage_offset()
-        return lambda: to.copy_(of.detach().as_strided(size, strides, of.storage_offset() + offset))
-    integer = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[values.dtype.itemsize]
-    return partial(to.view(integer).numpy().__setitem__, ..., values.view(integer).numpy())

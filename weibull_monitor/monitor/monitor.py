@@ -27,12 +27,7 @@ from weibull_monitor.monitor.ended import Ended
 from weibull_monitor.monitor.expected import ChangeExpecter
 from weibull_monitor.monitor.first_batch import FirstBatch, with_earlier_fits
 from weibull_monitor.monitor.last_step import PASSED, LastStep
-from weibull_monitor.monitor.optimizers import (
-    OptimizerFollower,
-    explain_step,
-    notice_earlier_steps,
-    notice_other_parameters,
-)
+from weibull_monitor.monitor.optimizers import OptimizerFollower, explain_step, notice_earlier_steps
 from weibull_monitor.monitor.options import MonitorArguments, MonitorOptions, takes_options
 from weibull_monitor.monitor.recorder import Recorder, log_components
 from weibull_monitor.monitor.resuming import Resuming
@@ -168,9 +163,6 @@ class WeibullMonitor(Shown, OptimizerFollower, ChangeExpecter, Resuming):
             self._guard("looking for other parameters", self._notice_other_parameters)
         self._first = FirstBatch(model if wanted else None, self._learn, self._guard)
 
-    def _notice_other_parameters(self) -> None:
-        notice_other_parameters(self._guard, self._budgets.optimizers, self._reader.optimized())
-
     @property
     def discovery(self) -> Discovery:
         """The components that are measured, and what is skipped and why; for all processes together."""
@@ -238,6 +230,8 @@ class WeibullMonitor(Shown, OptimizerFollower, ChangeExpecter, Resuming):
         due = self._due(self._step) if safe else self._guard("asking the schedule", self._due, self._step)
         if (last or extra or due) and not self.over:
             self._guard("sampling", self._sample_and_log)
+            if due:  # samples in between do not use them up
+                self._sampler.expected = {}
         elif self._pending:
             self._guard("receiving a sample", self._receive)
         if self._sampled != self._step and not self.over:
@@ -342,6 +336,7 @@ class WeibullMonitor(Shown, OptimizerFollower, ChangeExpecter, Resuming):
         more = {
             "alerts": self._recorder and self._recorder.alerts(),
             "adaptive": self._adaptive and self._adaptive.state(),
+            "expected": dict(self._sampler.expected),
         }
         return state | {name: one for name, one in more.items() if one}
 

@@ -11,6 +11,7 @@ from weibull_monitor.errors import Guard, counted
 from weibull_monitor.scaling.deepspeed import parameters_of
 
 if TYPE_CHECKING:
+    from weibull_monitor.measure.reader.reader import ModelReader
     from weibull_monitor.monitor.adaptive import Adaptive
     from weibull_monitor.monitor.ended import Ended
     from weibull_monitor.monitor.recorder import Recorder
@@ -101,6 +102,10 @@ class OptimizerFollower:
     _advanced: bool
     _recorder: Recorder | None
     _receive_all: Callable[[], None]
+    _reader: ModelReader
+
+    def _notice_other_parameters(self) -> None:
+        notice_other_parameters(self._guard, self._budgets.optimizers, self._reader.optimized())
 
     @property
     def sampled_step(self) -> int:

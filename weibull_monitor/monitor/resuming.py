@@ -37,6 +37,7 @@ class Resuming:
     _sampled_first: bool
     _recalled: bool
     _take_baseline: Callable[[], None]
+    _restore_expected: Callable[[Any], None]
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continues from `state_dict`, with the history, the baseline and the budgets. Call it before the first `step`.
@@ -51,6 +52,7 @@ class Resuming:
         if self._ended is not None:
             raise ConfigurationError("the monitor is closed; make another one, with resume=")
         self._step = self._sampled = self._resumed_from = step_of(state)
+        self._guard("restoring what is expected", self._restore_expected, state.get("expected"))
         self._guard("restoring the budgets", self._budgets.restore, state.get("budgets"), state.get("watched"))
         if self._adaptive is not None:
             self._adaptive.resume(state.get("adaptive"), self._step)

@@ -131,7 +131,8 @@ class Sampler:
 
     Attributes:
         name: Name of the model among several in one run; None if it has none.
-        expected: After how many steps a change of each parameter was announced, by name; empty after each sample.
+        expected: After how many steps a change of each parameter was announced, by name. Whoever takes samples
+            empties it.
     """
 
     name: str | None = None
@@ -203,18 +204,14 @@ class Sampler:
             updates=updates,
             deltas=deltas,
             writes=writes,
-            expected=self._expected(components, aside),
+            expected=self._expected(components),
             seconds=time.perf_counter() - started,
         )
 
-    def _expected(self, components: tuple[Component, ...], keep: bool) -> dict[str, Expected]:
-        """The changes that were announced, by component; with ``keep`` for the next sample, too."""
-        expected = self.expected
-        if not keep:
-            self.expected = {}
-        return (
-            {c.name: Expected(expected[c.parameter]) for c in components if c.parameter in expected} if expected else {}
-        )
+    def _expected(self, components: tuple[Component, ...]) -> dict[str, Expected]:
+        """The changes that were announced, by component."""
+        after = self.expected
+        return {c.name: Expected(after[c.parameter]) for c in components if c.parameter in after} if after else {}
 
     def finish(self, queued: QueuedSample, baseline: Mapping[str, Reference], last: Snapshot | None) -> Snapshot | None:
         """Waits for the numbers of a sample and returns it. Samples must be finished in the order they were queued.

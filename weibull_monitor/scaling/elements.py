@@ -142,14 +142,16 @@ class GatheredRows(ElementRows):
 
     Attributes:
         kernels: The kernels of the device.
-        known: Where each parameter is, and how many bytes it has.
+        known: Where each parameter is, how many bytes it has, and its strides.
+        stream: The stream of the last launch.
         begin: int64, (rows,): where the parameters are, on the device.
         offsets: int64, (rows, elements): how far the elements of each are from there.
         ends: The largest of them in each row.
     """
 
     kernels: Kernels = field(kw_only=True)
-    known: list[tuple[int, int]] = field(default_factory=list, init=False)
+    known: list[tuple[int, int, tuple[int, ...]]] = field(default_factory=list, init=False)
+    stream: torch.cuda.Stream = field(init=False)
     begin: Tensor = field(init=False)
     offsets: Tensor = field(init=False)
     ends: list[int] = field(init=False)
@@ -161,18 +163,20 @@ class GatheredRows(ElementRows):
         offsets = np.stack([_offsets(spec) for spec in self.specs])
         self.ends = offsets.max(axis=1).tolist()
         self.offsets = self.kernels.upload(offsets)
+        if self.last.device.type == "cuda":
+            self.stream = torch.cuda.current_stream(self.last.device)
 
     def locate(self) -> None:
         """Finds out where the parameters are.
 
         Raises:
-            ValueError: If one of them is not where its elements can be read. An address that has not changed is good still: the
-                memory there is the parameter's.
+            ValueError: If one of them is not where its elements can be read.
         """
         held = [here(p) for p in self.parameters] if self.sharded else self.parameters
-        known = [(local.data_ptr(), local.nbytes) for local in held]
+        known = [(local.data_ptr(), local.nbytes, local.stride()) for local in held]
         if known == self.known:
             return
+        self.known = []  # until the addresses are on the device
         for local, (_, strides, *_), end in zip(held, self.specs, self.ends, strict=True):
             if not ordinary(local):
                 raise ValueError(f"a {type(local).__name__} has no address")
@@ -182,13 +186,24 @@ class GatheredRows(ElementRows):
                 raise ValueError("a parameter has other strides")
             if (local.storage_offset() + end) * local.itemsize >= local.untyped_storage().nbytes():
                 raise ValueError("a parameter has fewer elements")
+        self.begin = self.kernels.upload(np.array([address for address, *_ in known], dtype=np.int64))
         self.known = known
-        self.begin = self.kernels.upload(np.array([address for address, _ in known], dtype=np.int64))
+
+    def launch(self, step: int, of_step: bool) -> None:
+        """Queues the kernel."""
+        self.locate()
+        held = (self.begin, self.offsets, self.last, self.sums)
+        if self.last.device.type == "cuda" and (now := torch.cuda.current_stream(self.last.device)) != self.stream:
+            # Steps may be queued on another stream than samples: addresses have to have arrived, and stay until they are read.
+            now.wait_stream(self.stream)
+            for tensor in held:
+                tensor.record_stream(now)
+            self.stream = now
+        self.kernels.compare(*held, step, of_step)
 
     def compare(self, step: int) -> None:
         """Counts what was written since the last call of this or of `after`, when so many steps had been taken."""
-        self.locate()
-        self.kernels.compare(self.begin, self.offsets, self.last, self.sums, step, of_step=False)
+        self.launch(step, of_step=False)
 
     def after(self) -> None:
         """Compares the elements with those before the step, right after it."""
@@ -196,8 +211,7 @@ class GatheredRows(ElementRows):
             self.last.copy_(torch.cat(self.look()).flatten(1))
             self.let_go()
             return
-        self.locate()
-        self.kernels.compare(self.begin, self.offsets, self.last, self.sums, 0, of_step=True)
+        self.launch(0, of_step=True)
         self.now = None
 
 

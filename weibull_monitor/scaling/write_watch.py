@@ -215,7 +215,9 @@ class WriteWatch:
             keep: Whether to keep it for the next call, too.
         """
         components, makes_up = self._components, self._makes_up
-        sums = self._guard("reading what was written to weights", self._summed, keep) or []
+        sums = self._guard("reading what was written to weights", self._summed, keep)
+        if sums is None:  # half of it may be done: begin anew
+            self._parts, self._ended, sums = {}, True, []
         if self._ranks is not None:
             total = torch.zeros(len(components), PACKED, dtype=torch.float32, device=self._ranks.device)
             for one in sums:

@@ -90,6 +90,7 @@ class ModelReader:
             `FrozenWatch` sees that they have changed.
 
     Attributes:
+        model: The model.
         table: What is measured, on all ranks together.
         weights: What this rank holds of it.
         different: Parameters whose values differ between ranks that have them whole: those of the lowest rank are read.
@@ -104,7 +105,7 @@ class ModelReader:
         ranks: Ranks | None = None,
         frozen: Frozen = "read",
     ) -> None:
-        self._model, self._find = model, find
+        self.model, self._find = model, find
         self._counter = LocalCounter() if ranks is None else DistributedCounter(ranks)
         self.weights = LocalWeights(model)
         self._watch = FrozenWatch() if frozen == "once" else None
@@ -169,7 +170,7 @@ class ModelReader:
             inputs: The arguments of the module's ``forward``.
         """
         before = self.discovery.components
-        if not find.learn(self._model, module, inputs):
+        if not find.learn(self.model, module, inputs):
             return False
         self._find_anew()
         return self.discovery.components != before
@@ -193,7 +194,7 @@ class ModelReader:
 
     def _find_anew(self) -> None:
         try:
-            self.table = inventory_of(self._model, self.weights.held, self._find)
+            self.table = inventory_of(self.model, self.weights.held, self._find)
         except Exception as error:
             if isinstance(self._counter, LocalCounter):
                 raise
