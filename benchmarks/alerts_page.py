@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Final
 
 EXPECT: Final = """\
-At the last three first looks (seeds 10 to 12, the last nine lines of the first table), 2.9 % of the healthy trainings raised an
-alarm, at each of the three intervals between samples. In seven of these eleven, a matrix had been initialised again on purpose,
+At the last five first looks (seeds 10 to 14, the last 15 lines of the first table), 2.0 % of the healthy trainings raised an
+alarm, at each of the three intervals between samples. In nine of these thirteen, a matrix had been initialised again on purpose,
 and the alarm names it. Of the visible faults, 97 to 99 % were found."""
 """What the last look below says, in a sentence."""
 LOOKS: Final = """Each set was looked at for the first time when the rules had been finished without it. Then the rules were
-changed with it.
+changed with it, but not with the last two.
 
 | set | trainings | every | alarmed | of 10⁴ | visible faults found |
 |---|---|---|---|---|---|
@@ -59,10 +59,17 @@ changed with it.
 | the same, seed 12 | 125 | 10 | 4 (3.2 %) | 1.6 | 32 of 32 (100 %) |
 | | | 50 | 3 (2.4 %) | 3.5 | 27 of 27 (100 %) |
 | | | 100 | 3 (2.4 %) | 4.5 | 27 of 27 (100 %) |
+| the same, seed 13 | 129 | 10 | 1 (0.8 %) | 0.1 | 38 of 38 (100 %) |
+| | | 50 | 1 (0.8 %) | 0.3 | 29 of 30 (97 %) |
+| | | 100 | 1 (0.8 %) | 0.4 | 27 of 28 (96 %) |
+| the same, seed 14, with the rules of seed 13 | 129 | 10 | 1 (0.8 %) | 0.1 | 27 of 27 (100 %) |
+| | | 50 | 1 (0.8 %) | 0.1 | 28 of 29 (97 %) |
+| | | 100 | 1 (0.8 %) | 0.2 | 28 of 29 (97 %) |
 
 Seven of the eleven alarms of seed 2, three of the four of seed 3, three of the fifteen of seed 5, eight of the 25 of seed 7,
-three of the four of seed 8, six of the 14 of seed 9, twelve of the 13 of seed 10, six of the ten of seed 11 and three of the ten
-of seed 12 are right: they name what was done on purpose in mid-run (a matrix was drawn anew, or the optimizer was made anew).
+three of the four of seed 8, six of the 14 of seed 9, twelve of the 13 of seed 10, six of the ten of seed 11, three of the ten of
+seed 12 and all of seeds 13 and 14 are right: they name what was done on purpose in mid-run (a matrix was drawn anew, or the
+optimizer was made anew).
 Three more of seed 5 were errors that were wrong: the monitor was called at every fourth step of an optimizer that does not count
 its steps, and took them for one. Since then such sums are not known. There are few faults in the sets that are drawn at random:
 one more or less is 2 to 8 %. Seeds 4, 5, 7, 8 and 9 together have 159 of 172, 138 of 154 and 134 of 150 (92,
@@ -81,6 +88,12 @@ two samples, a comparison with a sum of learning rates that was not known, and b
 These have been mended since, as have the misses of seed 11. With the rules of now, seeds 9 to 12 together have 11, 12 and 11 of
 513 healthy trainings alarmed (0.2, 0.5 and 0.5 of 10⁴; nearly all of them name a matrix that was drawn anew), and 131 of 132, 116
 of 118 and 114 of 116 visible faults found. But these trainings are no longer unseen.
+
+Seeds 13 and 14 are: no rule has been changed with them. Of their 258 healthy trainings two were alarmed, at each of the three
+intervals, and the alarms name a matrix that was drawn anew on purpose. That is 0.1, 0.2 and 0.3 of 10⁴. Of the faults, 65 of 65,
+57 of 59 and 55 of 57 were found (100, 97 and 96 %). Where the fault was in certain matrices, the first alert named one of them.
+Missed were, every 50 and 100 steps, the pruning of matrices with spectral norm, and a learning rate that was a few times too high
+in all blocks.
 
 The tables below are of the present rules, and of trainings that were recorded before writes were watched: seeds 2 to 5, 7 and
 8, of the first two only a part. So they say what is found where that is not possible. Before the changes that seeds 4, 5 and 7
