@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import reduce
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import torch
@@ -151,7 +151,7 @@ class GatheredRows(ElementRows):
 
     kernels: Kernels = field(kw_only=True)
     known: list[tuple[int, int, tuple[int, ...]]] = field(default_factory=list, init=False)
-    stream: torch.cuda.Stream = field(init=False)
+    stream: Any = field(init=False)
     begin: Tensor = field(init=False)
     offsets: Tensor = field(init=False)
     ends: list[int] = field(init=False)
@@ -163,8 +163,7 @@ class GatheredRows(ElementRows):
         offsets = np.stack([_offsets(spec) for spec in self.specs])
         self.ends = offsets.max(axis=1).tolist()
         self.offsets = self.kernels.upload(offsets)
-        if self.last.device.type == "cuda":
-            self.stream = torch.cuda.current_stream(self.last.device)
+        self.stream = stream_of(self.last.device)
 
     def locate(self) -> None:
         """Finds out where the parameters are.
@@ -193,7 +192,7 @@ class GatheredRows(ElementRows):
         """Queues the kernel."""
         self.locate()
         held = (self.begin, self.offsets, self.last, self.sums)
-        if self.last.device.type == "cuda" and (now := torch.cuda.current_stream(self.last.device)) != self.stream:
+        if (now := stream_of(self.last.device)) != self.stream:
             # Steps may be queued on another stream than samples: addresses have to have arrived, and stay until they are read.
             now.wait_stream(self.stream)
             for tensor in held:
@@ -220,6 +219,11 @@ def rows_of(places: list[int], specs: list[Spec]) -> ElementRows:
     held = [here(p) for p, *_ in specs]
     kernels = kernels_for(held[0].device, held[0].dtype) if all(map(ordinary, held)) else None
     return ElementRows(places, specs) if kernels is None else GatheredRows(places, specs, kernels=kernels)
+
+
+def stream_of(device: torch.device) -> Any:
+    """The stream that work on a device is queued on now; None where there are no streams."""
+    return torch.cuda.current_stream(device) if device.type == "cuda" else None
 
 
 def _offsets(spec: Spec) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:

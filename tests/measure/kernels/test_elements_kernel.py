@@ -123,6 +123,48 @@ def test_a_tensor_without_memory_of_its_own_is_never_read_at_an_address(
         rows.compare(1)
 
 
+def test_another_stream_waits_for_the_one_before(kernels: Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With streams that only take notes: there may be no GPU here."""
+    notes: list[tuple[str, ...]] = []
+
+    class Stream:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def wait_stream(self, other: Stream) -> None:
+            notes.append((self.name, "waits for", other.name))
+
+    now = Stream("first")
+    monkeypatch.setattr(elements, "stream_of", lambda device: now)
+    monkeypatch.setattr(Tensor, "record_stream", lambda self, stream: notes.append(("kept for", stream.name)))
+    rows = GatheredRows([0], [spec_of(torch.randn(64, 96, device=kernels.device))], kernels=kernels)
+    rows.before(0)
+    rows.after()
+    assert notes == []
+    now = Stream("second")
+    rows.before(1)
+    rows.after()
+    assert notes == [("second", "waits for", "first"), *[("kept for", "second")] * 4]
+
+
+def test_addresses_that_did_not_arrive_are_asked_for_again(kernels: Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
+    p = torch.nn.Parameter(torch.randn(64, 96, device=kernels.device))
+    rows = GatheredRows([0], [spec_of(p)], kernels=kernels)
+    rows.compare(1)
+    p.data = p.data.clone()
+
+    def full(values: object) -> Tensor:
+        raise MemoryError("no memory is left")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(kernels, "upload", full)
+        for _ in range(2):
+            with pytest.raises(MemoryError):
+                rows.compare(2)
+    rows.compare(2)
+    assert rows.begin.item() == p.data_ptr()
+
+
 def test_each_program_reads_one_row_of_elements() -> None:
     assert some_of(torch.zeros(4096), LOOKED_AT).numel() == ELEMENTS
     assert some.WARPS * 32 <= ELEMENTS
