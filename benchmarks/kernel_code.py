@@ -41,7 +41,8 @@ from weibull_monitor.measure.kernels import count as counting
 from weibull_monitor.measure.kernels import elements as some
 from weibull_monitor.measure.kernels import evidence as looking
 from weibull_monitor.measure.kernels import solve as solving
-from weibull_monitor.measure.kernels.launch import ELEMENTS, count_constants, solve_constants, tally_constants
+from weibull_monitor.measure.kernels.launch import count_constants, solve_constants, tally_constants
+from weibull_monitor.measure.kernels.table import ELEMENTS
 
 COUNT_ARGUMENTS = {"pieces": "*i64", "starts": "*i64", "counts": "*i64", "row_stride": "i32"}
 SOLVE_ARGUMENTS = {

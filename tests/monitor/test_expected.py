@@ -29,6 +29,16 @@ def drawn_anew(net: nn.Sequential) -> None:
         net[4].weight.normal_(std=0.3)
 
 
+def train(monitor: WeibullMonitor, net: nn.Sequential, optimizer: torch.optim.Optimizer, steps: int) -> None:
+    """Steps on one batch."""
+    data = torch.randn(16, 64, generator=torch.Generator().manual_seed(1))
+    for _ in range(steps):
+        (net(data) - data).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        monitor.step()
+
+
 def run(
     place: Path,
     change: Callable[[nn.Sequential], None],
@@ -39,19 +49,11 @@ def run(
     """The alerts and the samples of a small training that is changed in the midst."""
     net = network()
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3)
-    alerts: list[Any] = []
-    data = torch.randn(16, 64)
-    with WeibullMonitor(
-        net, optimizer, every_n_steps=every, output_dir=place, on_alert=alerts.append, **options
-    ) as monitor:
-        for step in range(1, 201):
-            (net(data) - data).square().mean().backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            monitor.step()
-            if step == AT:
-                announce(monitor, net)
-                change(net)
+    with WeibullMonitor(net, optimizer, every_n_steps=every, output_dir=place, **options) as monitor:
+        train(monitor, net, optimizer, AT)
+        announce(monitor, net)
+        change(net)
+        train(monitor, net, optimizer, 200 - AT)
     samples = list(read_history(place).snapshots)
     of_step = [a for a in read_history(place).alerts if a.step > AT]
     again = [a for a in replay(samples, AlertSettings()) if a.step > AT]
@@ -192,37 +194,27 @@ def test_a_setting_that_jumps_on_purpose_stops_nothing(
     tmp_path: Path, setting: str, every: int, announced: bool
 ) -> None:
     net = network()
-    data = torch.randn(16, 64)
     optimizer = torch.optim.AdamW(net.parameters(), lr=3e-4)
-    at, steps = 4 * every + 205, 16 * every + 205
     with WeibullMonitor(net, optimizer, every_n_steps=every, output_dir=tmp_path, stop_on="warning") as monitor:
-        for step in range(1, steps):
-            if step == at:
-                if announced:
-                    monitor.expect_change(net)
-                optimizer.param_groups[0][setting] *= 40.0
-            (net(data) - data).square().mean().backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            monitor.step()
+        train(monitor, net, optimizer, 4 * every + 204)
+        if announced:
+            monitor.expect_change(net)
+        optimizer.param_groups[0][setting] *= 40.0
+        train(monitor, net, optimizer, 12 * every)
         if announced or setting == "weight_decay":  # a jump of η of the whole model may be an info at once
             assert bool(monitor.stop_requested) is not announced
 
 
 def test_what_comes_later_is_judged_as_always(tmp_path: Path) -> None:
     net = network()
-    data = torch.randn(16, 64)
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3)
     with WeibullMonitor(net, optimizer, every_n_steps=10, output_dir=tmp_path) as monitor:
-        for step in range(1, 301):
-            (net(data) - data).square().mean().backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            monitor.step()
-            if step == 155:
-                monitor.expect_change(net[4])
-            if step in (155, 255):
-                drawn_anew(net)
+        train(monitor, net, optimizer, 155)
+        monitor.expect_change(net[4])
+        drawn_anew(net)
+        train(monitor, net, optimizer, 100)
+        drawn_anew(net)
+        train(monitor, net, optimizer, 45)
     alerts = [alert for alert in read_history(tmp_path).alerts if alert.phase != "ends"]
     assert {a.finding.severity for a in alerts if 155 < a.step <= 255} == {"info"}
     assert "error" in {a.finding.severity for a in alerts if a.step > 255}
@@ -242,19 +234,14 @@ def test_another_matrix_is_judged_as_always(tmp_path: Path) -> None:
 @pytest.mark.parametrize("announced", [False, True])
 def test_a_new_phase_with_another_optimizer(tmp_path: Path, announced: bool) -> None:
     net = network()
-    data = torch.randn(16, 64)
     optimizer = torch.optim.AdamW(net.parameters(), lr=3e-4)
     with WeibullMonitor(net, optimizer, every_n_steps=5, output_dir=tmp_path) as monitor:
-        for step in range(1, 151):
-            if step == 101:
-                if announced:
-                    monitor.expect_change(net)
-                optimizer = torch.optim.AdamW(net.parameters(), lr=9e-3)
-                monitor.follow_optimizers(optimizer)
-            (net(data) - data).square().mean().backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            monitor.step()
+        train(monitor, net, optimizer, 100)
+        if announced:
+            monitor.expect_change(net)
+        optimizer = torch.optim.AdamW(net.parameters(), lr=9e-3)
+        monitor.follow_optimizers(optimizer)
+        train(monitor, net, optimizer, 50)
     alerts = [alert for alert in read_history(tmp_path).alerts if 100 < alert.step <= 110]
     assert "setting_jump" in {alert.finding.rule for alert in alerts}
     assert ({alert.finding.severity for alert in alerts} == {"info"}) is announced

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from weibull_monitor import WeibullMonitor, read_history
 from weibull_monitor.history.record import RecordedSnapshot
+from weibull_monitor.measure.kernels.table import ELEMENTS
 from weibull_monitor.scaling import elements
-from weibull_monitor.scaling.elements import LOOKED_AT, some_of
+from weibull_monitor.scaling.elements import some_of
 from weibull_monitor.scaling.write_watch import _Hook
 
 
@@ -294,8 +295,8 @@ def test_a_step_that_is_compiled_still_compiles(tmp_path: Path) -> None:
     ],
 )
 def test_the_elements_lie_all_over_a_matrix(piece: Tensor) -> None:
-    some = some_of(piece, LOOKED_AT)
-    assert 0.4 * min(LOOKED_AT, piece.numel()) <= some.numel() <= LOOKED_AT
+    some = some_of(piece, ELEMENTS)
+    assert 0.4 * min(ELEMENTS, piece.numel()) <= some.numel() <= ELEMENTS
     some.fill_(1.0)
     assert piece.sum() == some.numel()  # none of them twice
     if piece.dim() == 2 and min(piece.shape) >= 64:

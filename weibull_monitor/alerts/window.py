@@ -265,10 +265,8 @@ class SampleWindow:
         return self.once("jumped", self._jumped)
 
     def _jumped(self) -> Bools:
-        rates, eta = (
-            rates_of(self["eta_sum"], self.steps),
-            self["eta"],
-        )  # (intervals, components), (samples, components)
+        rates = rates_of(self["eta_sum"], self.steps)  # (intervals, components)
+        eta = self["eta"]  # (samples, components)
         jumped: Bools = eta[-1] > MAX_ETA_GROWTH * self.peak
         if len(eta) > 2:  # a jump may come at the end of an interval, so that only the next one shows what it does
             late = np.minimum(eta[-1], eta[-2]) > MAX_ETA_GROWTH * np.fmax.reduce(eta[:-2], axis=0)

@@ -30,14 +30,14 @@ class LastStep:
         self._name = ""
         # On the host: the parameter, its address, and a view of some of its values. On an accelerator, such a view would keep the
         # memory of weights that are moved to the host for a while.
-        self._view: tuple[LocalParameter, Tensor, int, Tensor] | None = None
+        self._view: tuple[LocalParameter, int, Tensor] | None = None
 
     def remember(self) -> None:
         """Copies the values. It does not wait for the device."""
         held = self._reader.weights.held
         if self._view is not None and self._seen is not None:
-            of, parameter, address, values = self._view
-            if held.get(self._name) is of and parameter.data_ptr() == address:
+            of, address, values = self._view
+            if held.get(self._name) is of and of.optimized.data_ptr() == address:
                 self._seen.copy_(values)
                 return
         self._seen = self._view = None
@@ -51,7 +51,7 @@ class LastStep:
             self._seen = values.clone()
             plain = type(local.optimized) is nn.Parameter and not local.sources and not local.problem
             if plain and values.device.type == "cpu":
-                self._view = (local, local.optimized, local.optimized.data_ptr(), values)
+                self._view = (local, local.optimized.data_ptr(), values)
 
     def passed(self) -> bool:
         """Whether the weights have changed since, on any rank. All ranks have to call this."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from weibull_monitor.measure.kernels import kernels_for
+from weibull_monitor.measure.kernels.table import ELEMENTS, SUMS
 from weibull_monitor.model.components.storage import ordinary
 from weibull_monitor.model.sharding.layout import step_of
 from weibull_monitor.model.upload import on_device
@@ -18,13 +19,8 @@ from weibull_monitor.model.upload import on_device
 if TYPE_CHECKING:
     from weibull_monitor.measure.kernels.launch import Kernels
 
-LOOKED_AT: Final = 64
-"""How many elements of a matrix are compared, at most."""
 LOCAL: Final = "_local_tensor"
 """The attribute in which a DTensor keeps what this rank holds."""
-SUMS: Final = 6
-"""Sums of a row: squares and number of writes, the step after which the largest came, squares and number of steps, and the
-squares of that write."""
 PACKED: Final = 6
 """What adds up over rows: their weight; squares and times of writes; the step, times the squares; squares and number of steps."""
 
@@ -130,8 +126,8 @@ class ElementRows:
     def packed(self, out: Tensor) -> None:
         """Adds the sums to those of the components, (components, PACKED)."""
         squares, times, after, moved, steps, _ = self.sums
-        weight = torch.full_like(times, self.last[0].numel() / LOOKED_AT)
-        squares, moved = squares / LOOKED_AT, moved / LOOKED_AT
+        weight = torch.full_like(times, self.last[0].numel() / ELEMENTS)
+        squares, moved = squares / ELEMENTS, moved / ELEMENTS
         rows = [weight, squares, times * weight, after * squares, moved, steps * weight]
         out.index_add_(0, self.index, torch.stack(rows, dim=1))
 

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from weibull_monitor.errors import Guard
 from weibull_monitor.history.snapshot import Writes
+from weibull_monitor.measure.kernels.table import ELEMENTS
 from weibull_monitor.measure.reader.reader import ModelReader
 from weibull_monitor.measure.reader.sums import Sums
 from weibull_monitor.measure.rows import Numbers, Rows
@@ -29,7 +30,7 @@ from weibull_monitor.measure.transfer import PendingResult, to_host
 from weibull_monitor.model.components import Component
 from weibull_monitor.model.components.kept import names_of
 from weibull_monitor.model.sharding import Grid, Ranks
-from weibull_monitor.scaling.elements import LOCAL, LOOKED_AT, PACKED, ElementRows, Spec, here, rows_of, some_of
+from weibull_monitor.scaling.elements import LOCAL, PACKED, ElementRows, Spec, here, rows_of, some_of
 from weibull_monitor.scaling.tracking import BudgetTracker
 from weibull_monitor.scaling.versions import VersionWatch
 
@@ -317,7 +318,7 @@ class WriteWatch:
             return
         p, chosen = held.optimized, pieces[:: math.ceil(len(pieces) / PIECES)]
         for piece in chosen:
-            some = some_of(piece, LOOKED_AT // len(chosen)).unsqueeze(0)
+            some = some_of(piece, ELEMENTS // len(chosen)).unsqueeze(0)
             local = here(p)
             yield (
                 p,

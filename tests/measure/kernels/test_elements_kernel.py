@@ -10,9 +10,10 @@ from torch import Tensor
 
 from weibull_monitor.measure.kernels import COUNTED
 from weibull_monitor.measure.kernels import elements as some
-from weibull_monitor.measure.kernels.launch import ELEMENTS, Kernels, probes
+from weibull_monitor.measure.kernels.launch import Kernels, probes
+from weibull_monitor.measure.kernels.table import ELEMENTS, SUMS
 from weibull_monitor.scaling import elements
-from weibull_monitor.scaling.elements import LOOKED_AT, SUMS, ElementRows, GatheredRows, Spec, rows_of, some_of
+from weibull_monitor.scaling.elements import ElementRows, GatheredRows, Spec, rows_of, some_of
 
 
 def spec_of(p: Tensor) -> Spec:
@@ -166,5 +167,5 @@ def test_addresses_that_did_not_arrive_are_asked_for_again(kernels: Kernels, mon
 
 
 def test_each_program_reads_one_row_of_elements() -> None:
-    assert some_of(torch.zeros(4096), LOOKED_AT).numel() == ELEMENTS
+    assert some_of(torch.zeros(4096), ELEMENTS).numel() == ELEMENTS
     assert some.WARPS * 32 <= ELEMENTS

@@ -17,7 +17,7 @@ def compare_kernel(addresses, offsets, last, sums, rows, size, step, block: tl.c
         addresses: int64, (rows,): where the matrix of each row begins.
         offsets: int64, (rows, size): how far its elements are from there, in elements.
         last: The elements as they were read last, (rows, size).
-        sums: float32, (SUMS, rows): the sums of `weibull_monitor.scaling.elements`.
+        sums: float32, (SUMS, rows): the sums of `weibull_monitor.measure.kernels.table`.
         rows: How many rows there are.
         size: Elements of a row, at most ``block``.
         step: The number of steps taken.

@@ -24,7 +24,17 @@ from weibull_monitor.measure.kernels import count as counting
 from weibull_monitor.measure.kernels import elements as some
 from weibull_monitor.measure.kernels import evidence as looking
 from weibull_monitor.measure.kernels import solve as solving
-from weibull_monitor.measure.kernels.table import COLUMNS, ROWS, TILE, WorkTable, looked_at, rows_of, table_of
+from weibull_monitor.measure.kernels.table import (
+    COLUMNS,
+    ELEMENTS,
+    ROWS,
+    SUMS,
+    TILE,
+    WorkTable,
+    looked_at,
+    rows_of,
+    table_of,
+)
 from weibull_monitor.measure.plain.count import count_by_bincount
 from weibull_monitor.measure.plain.solve import (
     LEVELS,
@@ -37,9 +47,6 @@ from weibull_monitor.measure.plain.solve import (
 )
 from weibull_monitor.model.sharding.layout import Elements
 from weibull_monitor.model.upload import on_device
-
-ELEMENTS = 64
-"""How many elements of a row `Kernels.compare` reads, at most."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +155,7 @@ class Kernels:
             addresses: int64, (rows,): where the matrix of each row begins.
             offsets: int64, (rows, size): how far its elements are from there, in elements; ``size`` is `ELEMENTS` at most.
             last: What they were when they were read last, (rows, size).
-            sums: float32, (SUMS, rows): the sums of `weibull_monitor.scaling.elements`, which are added to.
+            sums: float32, (SUMS, rows), which are added to.
             step: The number of steps taken.
             of_step: Whether a step lies between both readings, or anything else.
         """
@@ -247,7 +254,7 @@ class Kernels:
         """Whether elements of some rows are compared as they are."""
         offsets = torch.arange(3 * ELEMENTS, device="cpu").view(3, -1) * 7 % normal.numel()
         here = normal.view(-1)[offsets.to(self.device)]  # (3, ELEMENTS)
-        last, sums = here.clone(), torch.zeros(6, 3, dtype=torch.float32, device=self.device)
+        last, sums = here.clone(), torch.zeros(SUMS, 3, dtype=torch.float32, device=self.device)
         last[1] = 0.0
         addresses = self.upload(np.full(3, normal.data_ptr()))
         for of_step in (False, True):

@@ -29,6 +29,11 @@ ADDRESS, BEGIN, END, RUN, STRIDE, FIRST_TILE, LAYOUT, FIRST_ROW = range(8)
 COLUMNS = FIRST_ROW + ROWS
 STEP, FIRST, NUMBER, LOOKED_AT_COLUMNS = range(1, 5)
 """The columns of the table of values that are looked at, after their matrix's address; and how many there are."""
+ELEMENTS = 64
+"""Elements of a matrix that are compared with what they were, at most."""
+SUMS = 6
+"""Sums of such a row: squares and number of writes, the step after which the largest came, squares and number of steps, and the
+squares of that write."""
 
 Integers = npt.NDArray[np.int64]
 
